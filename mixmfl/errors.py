@@ -1,0 +1,25 @@
+"""What goes wrong for a user, one class per kind of remedy.
+
+Every message says what was looked at, what was found, what is needed and what to do. Commands
+print it without a traceback; anything else that is raised is a fault of ours.
+"""
+
+
+class MixmflError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class DataError(MixmflError):
+    """A folder, an image or a label is not what is needed."""
+
+
+class PlansError(MixmflError):
+    """Plans, presets or fingerprints are missing, damaged, or do not fit together."""
+
+
+class AggregationError(MixmflError):
+    """What the sites sent cannot be merged."""
+
+
+class ModelError(MixmflError):
+    """A model file or a run is missing, damaged, or of another version."""

@@ -1,0 +1,1 @@
+"""Shipped plan presets (JSON), read by `mixmfl.plan.load_preset`."""
