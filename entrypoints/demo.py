@@ -1,0 +1,157 @@
+"""``mixmfl_demo``: the main job on a phantom federation, from images to a page of results."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl import cli
+from mixmfl.errors import MixmflError
+
+if TYPE_CHECKING:
+    from mixmfl.labels import Labels
+    from mixmfl.subsets import SubsetScores
+
+DESCRIPTION = """\
+Run the main job on a phantom: write four hospitals with different modalities, plan and preprocess,
+train federated, and predict the cases of a fifth, unseen hospital from every subset of modalities.
+Ends with a table of Dice and a page to look at. Run again, it goes on or says what is there."""
+
+INTRODUCTION = """\
+Simulated MRI of simulated tumours: a phantom, no patients. The model was trained on four \
+hospitals with different modalities; none had all four. Here it segments cases of a fifth \
+hospital that it never saw, from every subset of modalities."""
+
+# what identifies a demo: with other settings an old folder is set aside, not mixed with
+SETTINGS = {"version": 1, "seed": 0, "spacing_mm": 2.0, "preset": "demo", "configuration": "2d"}
+UNSEEN = "unseen"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_demo", DESCRIPTION)
+    made.add_argument("-o", "--out", type=Path, default=Path("demo"), help="folder; default: demo")
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    out: Path = options.out
+    _claim(out)
+    # the demo's model must not become the one that a clinician's mixmfl_predict takes
+    os.environ["MIXMFL_HOME"] = str(out / "settings")
+
+    federation, work, run = out / "federation", out / "work", out / "run"
+    configuration, preset = str(SETTINGS["configuration"]), str(SETTINGS["preset"])
+    _command(
+        "mixmfl_demo_data", "-o", federation, "--seed", SETTINGS["seed"],
+        "--spacing", SETTINGS["spacing_mm"],
+    )  # fmt: skip
+    _command(
+        "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset,
+        "-c", configuration,
+    )  # fmt: skip
+    resume = ["--resume"] if (run / "run.json").is_file() else []
+    _command("mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, *resume)
+    _predict_and_show(out)
+    print(f"{time.monotonic() - began:.0f} s in all")
+    return 0
+
+
+def _command(name: str, *arguments: object) -> None:
+    """Run a command as a user would, showing it."""
+    argv = [str(argument) for argument in arguments]
+    print(f"\n$ {name} {' '.join(argv)}", flush=True)
+    (found,) = entry_points(group="console_scripts", name=name)
+    if found.load()(argv) != 0:
+        raise MixmflError(f"{name} failed; see above")
+
+
+def _predict_and_show(out: Path) -> None:
+    from mixmfl.cases import find_cases, read_site_labels
+    from mixmfl.files import read_json, write_json, write_text
+    from mixmfl.model import load_model
+    from mixmfl.registry import registered_model
+    from mixmfl.subsets import all_subsets, predict_subsets, score_subsets, subset_page
+
+    unseen, masks = out / "federation" / UNSEEN, out / "masks"
+    model_file = registered_model(cli.home())
+    model = load_model(model_file, cli.device("auto"))
+    labels = read_site_labels(unseen, unseen.parent)
+    cases = find_cases(unseen, labels_needed=True).cases
+    subsets = all_subsets(model.plans.modalities)
+    print(f"\n{len(cases)} cases of hospital {UNSEEN!r}, from {len(subsets)} subsets of modalities")
+
+    digest = read_json(cli.home() / "model.json")["sha256"]
+    record = masks / "made_by.json"
+    fresh = record.is_file() and read_json(record) == {"model_sha256": digest}
+    outcomes = predict_subsets(model, cases, masks, overwrite=not fresh)
+    for _, outcome in cli.progress(outcomes, len(cases) * len(subsets), "predicting"):
+        if outcome.status == "failed":
+            raise MixmflError(f"case {outcome.name}: {outcome.reason}")
+    write_json(record, {"model_sha256": digest})
+
+    scores = score_subsets(
+        model.plans.modalities,
+        masks,
+        unseen,
+        labels,
+        lambda each: cli.progress(each, len(each), "evaluating"),
+    )
+    shown = [subset for subset in subsets if len(subset) in (1, len(model.plans.modalities))]
+    text = subset_page(
+        "mixmfl demo: a phantom hospital that was never seen",
+        INTRODUCTION,
+        scores,
+        cases,
+        masks,
+        labels,
+        shown[::-1],
+    )
+    write_text(out / "report.html", text)
+    _print_table(scores, labels)
+    print(f"masks  {masks}\nmodel  {model_file}\npage   {out / 'report.html'}")
+
+
+def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("modalities given", title="Dice on the unseen phantom hospital")
+    names = list(labels.foreground)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for item in scores:
+        table.add_row(", ".join(item.subset), *(f"{item.mean_dice(name):.3f}" for name in names))
+    table.add_section()
+    means = [sum(item.mean_dice(name) for item in scores) / len(scores) for name in names]
+    table.add_row(f"mean of {len(scores)} subsets", *(f"{mean:.3f}" for mean in means))
+    Console().print(table)
+
+
+def _claim(out: Path) -> None:
+    """Take a folder for this demo; one of other settings is set aside, one not ours refused."""
+    from mixmfl.errors import DataError
+    from mixmfl.files import read_json, write_json
+
+    record = out / "demo.json"
+    if record.is_file():
+        if read_json(record) == SETTINGS:
+            print(f"{out}: a demo is there; going on with it")
+            return
+        number = 1
+        while (aside := out.with_name(f"{out.name}-old-{number}")).exists():
+            number += 1
+        out.rename(aside)
+        print(f"{out}: was a demo of another version; it is now {aside}")
+    elif out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: holds files that are no demo; name another folder by -o")
+    write_json(record, SETTINGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

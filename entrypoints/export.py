@@ -1,0 +1,37 @@
+"""``mixmfl_export``: write the model file of any saved round of a run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixmfl import cli
+from mixmfl.errors import MixmflError
+
+DESCRIPTION = "Write one file with weights, memory and plans, from a saved round of a run."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_export", DESCRIPTION)
+    made.add_argument("-i", "--input", type=Path, required=True, metavar="RUN")
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.safetensors")
+    made.add_argument("--round", default="best", help="best (default), last or a number")
+    made.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl.runs import export_model
+
+    if options.out.suffix != ".safetensors":
+        raise MixmflError(f"{options.out}: a model file ends in .safetensors")
+    if options.out.exists() and not options.overwrite:
+        raise MixmflError(f"{options.out}: is there already; --overwrite replaces it")
+    number, digest = export_model(options.input, options.round, options.out)
+    print(f"model of round {number}: {options.out} (sha256 {digest})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

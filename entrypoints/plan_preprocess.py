@@ -1,0 +1,181 @@
+"""``mixmfl_plan_preprocess``: fingerprints, one plan for all, and preprocessed cases."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl import cli
+from mixmfl.errors import MixmflError
+
+if TYPE_CHECKING:
+    from mixmfl.preprocess import SiteFolder
+
+DESCRIPTION = """\
+Take every site's fingerprint (statistics, no row per case), make one plan from their sum with
+nnU-Net's planner, and preprocess each site's cases with the modalities they have.
+
+  all sites on this machine    mixmfl_plan_preprocess -i FEDERATION -o WORK
+  at one hospital, first       mixmfl_plan_preprocess -i FOLDER --site -o WORK --fingerprint-only
+  at the coordinator           mixmfl_plan_preprocess --merge A.json B.json -o WORK
+  at one hospital, then        mixmfl_plan_preprocess -i FOLDER --site -o WORK --plans plans.json
+
+FEDERATION holds a folder per site. What is done and valid is kept, so the same command goes on
+after an interruption.
+Exit code 0: all cases; 1: some cases were refused; 2: nothing could start."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_plan_preprocess", DESCRIPTION)
+    made.add_argument("-i", "--input", type=Path, metavar="FEDERATION", help="folder of sites")
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
+    made.add_argument("--site", action="store_true", help="the input is one site's own folder")
+    made.add_argument("--fingerprint-only", action="store_true", help="stop after fingerprints")
+    made.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="sites' fingerprints")
+    made.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
+    made.add_argument(
+        "--replan", action="store_true", help="make plans anew although WORK has some"
+    )
+    made.add_argument("--preset", default="default", help="shipped preset or a .json of your own")
+    made.add_argument(
+        "-c",
+        "--configurations",
+        nargs="+",
+        choices=("2d", "3d_fullres"),
+        default=["2d", "3d_fullres"],
+        help="which to preprocess (default: both)",
+    )
+    made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
+    made.add_argument(
+        "-n",
+        "--processes",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="to work with (default: one per core, at most 8)",
+    )
+    cli.add_alias(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    if (options.input is None) == (options.merge is None):
+        raise MixmflError("give either -i FEDERATION, or --merge with the sites' fingerprints")
+    return _merge(options) if options.merge else _process(options)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from mixmfl.files import read_json, write_json
+    from mixmfl.labels import Labels
+    from mixmfl.plan import load_preset
+    from mixmfl.preprocess import make_plans, merge_received
+
+    if options.labels is None:
+        raise MixmflError(
+            "--merge needs --labels dataset.json: fingerprints do not name the labels"
+        )
+    plans_file = options.out / "plans.json"
+    if plans_file.exists() and not options.replan:
+        raise MixmflError(f"{plans_file}: is there already; --replan makes it anew")
+    merged = merge_received(options.merge)
+    labels = Labels.from_dataset_json(read_json(options.labels), str(options.labels))
+    plans = make_plans(merged, labels, load_preset(options.preset))
+    write_json(options.out / "fingerprint.json", merged.to_json())
+    plans.save(plans_file)
+    print(f"plans for {merged.cases} cases of {len(options.merge)} sites: {plans_file}")
+    return 0
+
+
+def _process(options: argparse.Namespace) -> int:
+    from mixmfl.cases import agree_on_labels, describe
+    from mixmfl.files import write_json
+    from mixmfl.fingerprint import merge_fingerprints
+    from mixmfl.jobs import Workers
+    from mixmfl.modalities import Modalities
+    from mixmfl.plan import Plans, load_preset
+    from mixmfl.preprocess import (
+        find_site,
+        find_sites,
+        fingerprint_site,
+        make_plans,
+        preprocess_site,
+    )
+
+    preset = load_preset(options.preset)
+    modalities = Modalities().with_aliases(options.alias)
+    held_out: tuple[str, ...] = ()
+    if options.site:
+        sites = [find_site(options.input, modalities, options.labels)]
+    else:
+        sites, held_out = find_sites(options.input, modalities, options.labels)
+    for site in sites:
+        print(f"site {site.name}: {describe(site.found)}")
+    for name in held_out:
+        print(f"folder {name}: held out (federation.json)")
+    labels = agree_on_labels({site.name: site.labels for site in sites})
+
+    refused = {site.name: list(site.found.refused) for site in sites}
+    with cli.bars() as report, Workers(options.processes, report) as workers:
+        if options.plans is None or options.fingerprint_only:
+            fingerprints = []
+            for site in sites:
+                folder = _site_folder(options, site)
+                fingerprint, bad = fingerprint_site(site, folder, workers)
+                fingerprints.append(fingerprint)
+                refused[site.name] += bad
+                print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
+            if options.fingerprint_only:
+                return _tell_refused(refused)
+        plans_file = options.out / "plans.json"
+        if options.plans is not None:
+            plans = Plans.load(options.plans)
+            if not plans_file.exists() or not plans_file.samefile(options.plans):
+                if plans_file.exists() and Plans.load(plans_file) != plans:
+                    raise MixmflError(f"{plans_file}: other plans are there; use another WORK")
+                plans.save(plans_file)
+        elif plans_file.exists() and not options.replan:
+            plans = Plans.load(plans_file)
+            print(f"plans: {plans_file} is kept (--replan makes it anew)")
+        else:
+            merged = merge_fingerprints(fingerprints)
+            plans = make_plans(merged, labels, preset)
+            write_json(options.out / "fingerprint.json", merged.to_json())
+            plans.save(plans_file)
+            print(f"plans: {plans_file}")
+        for name in plans.configurations:
+            planned = plans.configuration(name)
+            spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
+            size = " x ".join(map(str, planned["patch_size"]))
+            print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
+        for site in sites:
+            for name in options.configurations:
+                if name not in plans.configurations:
+                    print(f"site {site.name}, {name}: not planned for these images")
+                    continue
+                folder = _site_folder(options, site)
+                came = preprocess_site(site, plans, name, folder, workers)
+                bad_names = {item.name for item in refused[site.name]}
+                refused[site.name] += [x for x in came.refused if x.name not in bad_names]
+                kept = f", {len(came.kept)} kept" if came.kept else ""
+                print(f"site {site.name}, {name}: {len(came.done)} cases preprocessed{kept}")
+    return _tell_refused(refused)
+
+
+def _site_folder(options: argparse.Namespace, site: "SiteFolder") -> Path:
+    return options.out / "sites" / site.name
+
+
+def _tell_refused(refused: dict[str, list]) -> int:  # type: ignore[type-arg]
+    lines = [
+        f"  {site}/{item.name}: {item.reason}" for site, items in refused.items() for item in items
+    ]
+    if not lines:
+        return 0
+    print(f"{len(lines)} cases were refused:", *lines, sep="\n", file=sys.stderr)
+    return cli.SOME_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

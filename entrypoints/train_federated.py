@@ -1,0 +1,113 @@
+"""``mixmfl_train_federated``: train MDM-MixMFL over all sites, embedded on one machine."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl import cli
+from mixmfl.errors import MixmflError
+
+if TYPE_CHECKING:
+    from mixmfl.runs import Run
+
+DESCRIPTION = """\
+Train over the sites that mixmfl_plan_preprocess prepared in WORK, all in this process, one after
+another. Sites exchange with the server what they would exchange over a network, and nothing else.
+The same seed on one CPU gives the same weights. RUN gets the state of every round (--resume goes
+on), progress.csv and .png, and at the end model.safetensors of the best round, which is also
+registered as the model that mixmfl_predict takes."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_train_federated", DESCRIPTION)
+    made.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
+    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="3d_fullres")
+    made.add_argument("--rounds", type=int, help="default: the plans'")
+    made.add_argument(
+        "--local-steps", type=int, help="of each site in a round; default: the plans'"
+    )
+    made.add_argument("--learning-rate", type=float, help="in the first round; default: the plans'")
+    made.add_argument("--seed", type=int, default=0, help="default: 0")
+    made.add_argument("--sites", nargs="+", default=[], help="default: all in WORK")
+    made.add_argument(
+        "--fold",
+        choices=(*"01234", "all"),
+        default="0",
+        help="each site validates on this fifth of its cases; all: trains on every case",
+    )
+    made.add_argument(
+        "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
+    )
+    made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    cli.add_device(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl.embedded import open_sites, train_embedded
+    from mixmfl.plan import Plans
+    from mixmfl.registry import use_model
+    from mixmfl.rounds import RunSettings, register
+
+    plans = Plans.load(options.input / "plans.json")
+    planned = plans.training
+    settings = RunSettings(
+        configuration=options.configuration,
+        seed=options.seed,
+        rounds=planned.rounds if options.rounds is None else options.rounds,
+        local_steps=planned.local_steps if options.local_steps is None else options.local_steps,
+        learning_rate=(
+            planned.learning_rate if options.learning_rate is None else options.learning_rate
+        ),
+    )
+    for name in ("rounds", "local_steps", "learning_rate"):
+        if not getattr(settings, name) > 0:
+            raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
+    device = cli.device(options.device)
+    workers = options.workers
+    if workers is None:
+        workers = 4 if device.type == "cuda" else 0
+    sites = open_sites(
+        options.input,
+        options.configuration,
+        options.fold,
+        options.seed,
+        device,
+        workers,
+        options.sites,
+    )
+    for site in sites:
+        told = register(site)
+        held = ", ".join(f"{name} {count}" for name, count in told.modality_cases.items())
+        print(f"site {site.name}: {told.cases} training cases ({held}), ", end="")
+        print(f"{len(site.validation)} validation cases")
+    run = train_embedded(
+        plans,
+        sites,
+        settings,
+        options.fold,
+        options.out,
+        resume=options.resume,
+        report=_print_round,
+    )
+    model = options.out / "model.safetensors"
+    print(f"model of round {run.best_round or len(run.history)}: {model}")
+    use_model(model, cli.home())
+    print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
+    return 0
+
+
+def _print_round(run: "Run") -> None:
+    number, sites = len(run.history), run.history[-1]
+    loss = "  ".join(f"{site} {told.loss:.3f}" for site, told in sites.items())
+    dice = f"  Dice {run.dice[number]:.3f}" if number in run.dice else ""
+    seconds = sum(told.seconds for told in sites.values())
+    print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""``mixmfl_use_model``: choose the model that ``mixmfl_predict`` takes where none is named."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixmfl import cli
+
+DESCRIPTION = """\
+Register a model file as the one that mixmfl_predict takes without -m; without a file, say which
+one that is. Kept per user, in MIXMFL_HOME or the system's settings folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_use_model", DESCRIPTION)
+    made.add_argument("model", type=Path, nargs="?", metavar="MODEL.safetensors")
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl.registry import registered_model, use_model
+
+    if options.model is not None:
+        from mixmfl.model import load_model
+
+        load_model(options.model)  # what cannot predict is not registered
+        use_model(options.model, cli.home())
+    print(f"mixmfl_predict takes {registered_model(cli.home())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

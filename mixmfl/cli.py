@@ -1,0 +1,134 @@
+"""What all commands share: the parser's manners, progress bars, and errors without traceback."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mixmfl import __version__
+from mixmfl.errors import MixmflError
+
+if TYPE_CHECKING:
+    import torch
+
+NOTHING_COULD_START = 2
+SOME_FAILED = 1
+INTERRUPTED = 130  # the shell's convention for Ctrl-C
+
+T = TypeVar("T")
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with ``--version`` and ``--verbose``, as every command has them."""
+    made = argparse.ArgumentParser(
+        prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    made.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
+    return made
+
+
+def add_alias(made: argparse.ArgumentParser) -> None:
+    """Add ``--alias``, for commands that find cases in a folder."""
+    made.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=ALIAS[,ALIAS]",
+        help="another word for a modality in file names, or a new modality (repeatable)",
+    )
+
+
+def add_device(made: argparse.ArgumentParser) -> None:
+    """Add ``--device``, for commands that run the network."""
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one"
+    )
+
+
+def device(named: str) -> "torch.device":
+    """Return the device that ``--device`` means.
+
+    Raises:
+        MixmflError: There is no such device here.
+    """
+    import torch
+
+    if named == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(named)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise MixmflError(f"--device {named}: cannot be used here ({reason})") from None
+    return found
+
+
+def home() -> Path:
+    """Return the user's settings folder: ``MIXMFL_HOME``, else ``mixmfl`` in the system's place."""
+    if named := os.environ.get("MIXMFL_HOME"):
+        return Path(named)
+    system = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
+    return Path(system or Path.home() / ".config") / "mixmfl"
+
+
+def run(
+    made: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    work: Callable[[argparse.Namespace], int],
+) -> int:
+    """Parse, do the work, and turn errors that a user can mend into one line on stderr.
+
+    Returns:
+        The exit code: what ``work`` returns; 2 where nothing could start; 130 after Ctrl-C.
+    """
+    options = made.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    # other libraries' debug logs are never what the user asked for
+    logging.getLogger("mixmfl").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
+    try:
+        return work(options)
+    except (MixmflError, OSError) as error:
+        print(f"{made.prog}: {error}", file=sys.stderr)
+        return NOTHING_COULD_START
+    except KeyboardInterrupt:
+        print(f"{made.prog}: interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
+    """Iterate with a progress bar on stderr; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        items, description=label, total=total, console=console, disable=not console.is_terminal
+    )
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function (what, done, total) that draws a progress bar per ``what`` on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    drawn = Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+    )
+    tasks: dict[str, int] = {}
+    with drawn:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = drawn.add_task(what, total=total)
+            drawn.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report

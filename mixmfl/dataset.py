@@ -1,0 +1,154 @@
+"""Preprocessed cases on disk: Blosc2 arrays with only the modalities a case has, and JSON.
+
+A case is three files: ``<case>.b2nd`` (images), ``<case>_labels.b2nd`` and ``<case>.json``. The
+JSON is written last; a case without it was left half done and does not exist for readers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from mixmfl.errors import DataError
+from mixmfl.files import read_json, replacing, write_json
+from mixmfl.nnunet import storage_blocks
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case; arrays are read from disk where they are sliced.
+
+    Attributes:
+        name: Of the case.
+        modalities: Those that the case has, in the order of the first axis of ``images``.
+        images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
+        labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
+        class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
+            which foreground patches are chosen.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    images: Any
+    labels: Any
+    class_locations: Mapping[Any, np.ndarray]
+
+
+def save_case(
+    folder: Path,
+    name: str,
+    modalities: Sequence[str],
+    images: np.ndarray,
+    labels: np.ndarray,
+    properties: Mapping[str, Any],
+    patch_size: Sequence[int],
+    origin: str,
+) -> None:
+    """Write a case, its record last.
+
+    Args:
+        folder: Of the site and configuration.
+        name: Of the case.
+        modalities: In the order of ``images``.
+        images: ``(K, Z, Y, X)``
+        labels: ``(1, Z, Y, X)``
+        properties: As ``nnunet.preprocess`` returns them.
+        patch_size: Of the network; arrays are stored in blocks that suit it.
+        origin: What the case was made from, as ``preprocess.origin`` tells it.
+    """
+    (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
+    for suffix, array in (("", images.astype(np.float32)), ("_labels", labels)):
+        blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
+        with replacing(folder / f"{name}{suffix}.b2nd") as temporary:
+            blosc2.asarray(
+                np.ascontiguousarray(array),
+                urlpath=str(temporary),
+                chunks=chunks,
+                blocks=blocks,
+                cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5},
+            )
+    locations = {
+        ",".join(map(str, np.atleast_1d(key))): (
+            np.ravel_multi_index(np.asarray(voxels).T[1:], labels.shape[1:]).tolist()
+            if len(voxels)
+            else []
+        )
+        for key, voxels in properties["class_locations"].items()
+    }
+    write_json(
+        folder / f"{name}.json",
+        {
+            "format": FORMAT,
+            "modalities": list(modalities),
+            "shape": list(labels.shape[1:]),
+            "origin": origin,
+            "class_locations": locations,
+        },
+    )
+
+
+def is_stored(folder: Path, name: str, origin: str) -> bool:
+    """Say whether a whole and readable case made from ``origin`` is there."""
+    try:
+        return read_json(folder / f"{name}.json")["origin"] == origin and bool(
+            open_case(folder, name).name
+        )
+    except (DataError, KeyError):
+        return False
+
+
+def case_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the whole cases in a folder, sorted."""
+    return tuple(sorted(file.stem for file in folder.glob("*.json")))
+
+
+def open_case(folder: Path, name: str) -> StoredCase:
+    """Open a case; its arrays stay on disk.
+
+    Raises:
+        DataError: A file is missing or damaged, or was written in another format.
+    """
+    record = read_json(folder / f"{name}.json")
+    if record.get("format") != FORMAT:
+        raise DataError(
+            f"{folder / name}.json: format {record.get('format')!r} was found, {FORMAT} is needed; "
+            "run mixmfl_plan_preprocess again"
+        )
+    shape = tuple(record["shape"])
+    try:
+        images, labels = (
+            blosc2.open(str(folder / f"{name}{suffix}.b2nd"), mode="r")
+            for suffix in ("", "_labels")
+        )
+    except (OSError, RuntimeError, FileNotFoundError) as error:
+        raise DataError(
+            f"{folder / name}: cannot be read ({error}); run mixmfl_plan_preprocess again"
+        ) from None
+    if images.shape != (len(record["modalities"]), *shape) or labels.shape != (1, *shape):
+        raise DataError(
+            f"{folder / name}: arrays {images.shape} and {labels.shape} do not fit the record "
+            f"({len(record['modalities'])} modalities, {shape}); run mixmfl_plan_preprocess again"
+        )
+    return StoredCase(
+        name,
+        tuple(record["modalities"]),
+        images,
+        labels,
+        {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},
+    )
+
+
+def _class_key(text: str) -> int | tuple[int, ...]:
+    """Return a class, or the classes of a region, from their form as a JSON key."""
+    values = tuple(int(value) for value in text.split(","))
+    return values if len(values) > 1 else values[0]
+
+
+def _voxels(flat: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    places = np.stack(np.unravel_index(np.asarray(flat, dtype=np.int64), shape), axis=1)
+    return np.concatenate([np.zeros((len(places), 1), dtype=np.int64), places], axis=1)

@@ -1,0 +1,211 @@
+"""The embedded federation: all sites in this process, one after another, on one device."""
+
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixmfl.dataset import StoredCase, case_names, open_case
+from mixmfl.errors import DataError, ModelError
+from mixmfl.memory import State
+from mixmfl.plan import Plans
+from mixmfl.progress import draw_progress
+from mixmfl.rounds import (
+    RunSettings,
+    ServerState,
+    Site,
+    first_state,
+    mean_dice,
+    merge_round,
+    read_dice,
+    register,
+    train_at_site,
+    train_task,
+    validate_at_site,
+    validation_task,
+)
+from mixmfl.runs import (
+    Run,
+    SiteRound,
+    export_model,
+    load_optimizers,
+    load_state_of,
+    open_run,
+    save_round,
+    start_run,
+)
+from mixmfl.wire import decode, encode
+
+FOLDS = 5
+
+
+def split_cases(
+    names: Sequence[str], fold: str, seed: int, site: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split a site's cases into those that train and those that validate.
+
+    Args:
+        names: Of the cases, in any order.
+        fold: ``"0"`` to ``"4"``, or ``"all"``: every case trains and none validates. A site with
+            fewer than five cases has as many folds as cases, used in turn; a single case trains.
+        seed: Of the run.
+        site: Its name.
+    """
+    shuffled = sorted(names)
+    generator = np.random.default_rng([seed, zlib.crc32(site.encode())])
+    generator.shuffle(shuffled)
+    folds = min(FOLDS, len(shuffled))
+    if fold == "all" or folds < 2:
+        return tuple(sorted(shuffled)), ()
+    held = set(shuffled[int(fold) % folds :: folds])
+    return tuple(n for n in sorted(names) if n not in held), tuple(sorted(held))
+
+
+def open_sites(
+    work: Path,
+    configuration: str,
+    fold: str,
+    seed: int,
+    device: torch.device,
+    workers: int,
+    wanted: Sequence[str] = (),
+) -> list[Site]:
+    """Open the preprocessed cases of the sites in ``WORK/sites``.
+
+    Raises:
+        DataError: A wanted site is not there, or a site has no preprocessed case.
+    """
+    there = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
+    missing = sorted(set(wanted) - set(there))
+    if missing or not there:
+        raise DataError(
+            f"{work / 'sites'}: {', '.join(missing) or 'any site'} has no cases preprocessed for "
+            f"{configuration}; there are: {', '.join(there) or 'none'}. Run mixmfl_plan_preprocess"
+        )
+    sites = []
+    for name in wanted or there:
+        folder = work / "sites" / name / configuration
+        training, validation = split_cases(case_names(folder), fold, seed, name)
+        if not training:
+            raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
+
+        def opened(names: Sequence[str], folder: Path = folder) -> tuple[StoredCase, ...]:
+            return tuple(open_case(folder, case) for case in names)
+
+        sites.append(Site(name, opened(training), opened(validation), device, workers))
+    return sorted(sites, key=lambda site: site.name)
+
+
+def train_embedded(
+    plans: Plans,
+    sites: Sequence[Site],
+    settings: RunSettings,
+    fold: str,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """Run the federation and export its model.
+
+    Everything that crosses between server and sites crosses as bytes, as it would on a network.
+
+    Args:
+        plans: Of the run.
+        sites: At least one.
+        settings: Of the run.
+        fold: As ``split_cases`` took it.
+        out: The run's folder; new, unless ``resume``.
+        resume: Go on with the run in ``out``, which must have the same settings and sites.
+        report: Called after every round.
+
+    Returns:
+        The run; its model is ``out/model.safetensors``.
+
+    Raises:
+        ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
+    """
+    registrations = {site.name: register(site) for site in sites}
+    asked = Run(out, plans, settings, fold, registrations)
+    if resume:
+        run = open_run(out)
+        _check_same_run(run, asked)
+        done = len(run.history)
+        state = load_state_of(run, done) if done else first_state(plans, settings)
+        optimizers: dict[str, State] = load_optimizers(run, done) if done else {}
+    else:
+        run, state, optimizers = asked, first_state(plans, settings), {}
+        start_run(run)
+    while state.round < settings.rounds:
+        state = _one_round(run, state, sites, optimizers)
+        report(run)
+    draw_progress(run, out / "progress.png")
+    export_model(out, "best", out / "model.safetensors")
+    return run
+
+
+def _one_round(
+    run: Run, state: ServerState, sites: Sequence[Site], optimizers: dict[str, State]
+) -> ServerState:
+    """Train at every site, merge, validate where it is time to, save."""
+    replies, sizes, seconds = {}, {}, {}
+    for site in sites:
+        began = time.monotonic()
+        task = encode(train_task(state, run.registrations[site.name]))
+        reply, optimizers[site.name] = train_at_site(
+            decode(task), site, run.plans, run.settings, optimizers.get(site.name, {})
+        )
+        sent = encode(reply)
+        replies[site.name] = decode(sent)
+        sizes[site.name] = len(sent), len(task)
+        seconds[site.name] = time.monotonic() - began
+    state, diagnostics = merge_round(state, replies, run.registrations)
+    every = run.plans.training.validate_every
+    due = state.round % every == 0 or state.round == run.settings.rounds
+    dice = {}
+    for site in sites if due else ():
+        began = time.monotonic()
+        task = encode(validation_task(state, run.registrations[site.name]))
+        judged = validate_at_site(decode(task), site, run.plans, run.settings)
+        dice[site.name] = read_dice(decode(encode(judged)))
+        seconds[site.name] += time.monotonic() - began
+    save_round(
+        run,
+        state,
+        optimizers,
+        {
+            site.name: SiteRound(
+                diagnostics.loss[site.name],
+                {
+                    name: found.total / found.cases if found.cases else None
+                    for name, found in dice.get(site.name, {}).items()
+                },
+                *sizes[site.name],
+                seconds[site.name],
+            )
+            for site in sites
+        },
+        mean_dice(dice.values()) if due else None,
+    )
+    return state
+
+
+def _check_same_run(there: Run, asked: Run) -> None:
+    for what in ("settings", "fold", "registrations", "plans"):
+        before, now = getattr(there, what), getattr(asked, what)
+        if what == "plans":
+            before, now = before.to_json(), now.to_json()
+        if before != now:
+            detail = "" if what == "plans" else f": {before} before, {now} now"
+            raise ModelError(
+                f"{there.folder}: the run was started with other {what}{detail}. Resume it with "
+                "the same, or start a new run in another folder"
+            )
+
+
+def site_modalities(sites: Sequence[Site]) -> Mapping[str, Mapping[str, int]]:
+    """Return how many training cases of each site have each modality."""
+    return {site.name: register(site).modality_cases for site in sites}

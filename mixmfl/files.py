@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all, and JSON that is checked when read."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mixmfl.errors import DataError, MixmflError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; it replaces ``path`` if the block succeeds.
+
+    The temporary name keeps the suffixes of ``path``, which libraries choose a format by, and
+    starts with a dot, so that a reader of the folder never takes it for a finished file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that people can read, whole or not at all.
+
+    NaN is no JSON: a ``ValueError`` is a fault of the caller.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as reason:
+        raise error(f"{path}: cannot be read as JSON ({reason})") from None
+    if not isinstance(content, dict):
+        raise error(f"{path}: holds a JSON {type(content).__name__}, an object {{…}} is needed")
+    return content

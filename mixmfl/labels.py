@@ -1,0 +1,236 @@
+"""What the numbers in a label file mean: nnU-Net's description, checked once when read.
+
+Files hold *values* (BraTS: 0, 1, 2, 4); networks count in *indices* (0, 1, 2, 3). Values live in
+files and messages, indices everywhere else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.errors import DataError
+
+LARGEST_VALUE = 65535  # label files are written with at most 16 bits
+EXAMPLE = '{"labels": {"background": 0, "lesion": 1}}'
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label description.
+
+    Attributes:
+        declared: nnU-Net's ``labels``: each name's value, or the values whose union is that
+            region. Holds ``"background": 0`` and may hold ``"ignore"``, which is never a region.
+        regions_class_order: For each region the value painted for it, later over earlier;
+            None where every name is one value.
+    """
+
+    declared: Mapping[str, int | tuple[int, ...]]
+    regions_class_order: tuple[int, ...] | None = None
+
+    @staticmethod
+    def from_dataset_json(content: Mapping[str, Any], source: str) -> "Labels":
+        """Check and take the label description out of a dataset.json.
+
+        Args:
+            content: The whole file; only ``labels`` and ``regions_class_order`` are looked at.
+            source: What messages call the file.
+
+        Raises:
+            DataError: The description is missing, or contradicts itself.
+        """
+        written = content.get("labels")
+        if not isinstance(written, Mapping) or not written:
+            raise DataError(f'{source}: "labels" is missing or empty; write it as {EXAMPLE}')
+        if written.get("0") == "background":
+            raise DataError(
+                f'{source}: "labels" maps values to names, the form before nnU-Net v2; '
+                f"names must come first, as in {EXAMPLE}"
+            )
+        declared = {
+            str(name): _read_values(
+                value, f"{source}: label {name!r}", 0 if name == "background" else 1
+            )
+            for name, value in written.items()
+        }
+        if declared.get("background") != 0:
+            found = declared.get("background", "not declared")
+            raise DataError(f'{source}: "background" is {found}; it must be declared as 0')
+        ignore = declared.get("ignore")
+        if isinstance(ignore, tuple):
+            raise DataError(f'{source}: "ignore" is {list(ignore)}; it must be a single value')
+
+        order = _read_order(content.get("regions_class_order"), declared, source)
+        labels = Labels(declared, order)
+        if not labels.foreground:
+            raise DataError(f'{source}: "labels" names nothing but background; see {EXAMPLE}')
+        if ignore in labels.values:
+            raise DataError(f'{source}: "ignore" is {ignore}, which another label uses as well')
+        if not labels.has_regions:
+            name_of: dict[int | tuple[int, ...], str] = {}
+            for name, value in declared.items():
+                if value in name_of:
+                    raise DataError(
+                        f"{source}: labels {name_of[value]!r} and {name!r} both have value {value}"
+                    )
+                name_of[value] = name
+        return labels
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description in nnU-Net's form, as dataset.json holds it."""
+        written: dict[str, Any] = {
+            "labels": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in self.declared.items()
+            }
+        }
+        if self.regions_class_order is not None:
+            written["regions_class_order"] = list(self.regions_class_order)
+        return written
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All values a case may hold, sorted, with 0 and without the ignore value."""
+        found = {0}
+        for value in self.foreground.values():
+            found.update(value)
+        return tuple(sorted(found))
+
+    @property
+    def ignore(self) -> int | None:
+        """The value of voxels that nobody labelled, if one is declared."""
+        value = self.declared.get("ignore")
+        return value if isinstance(value, int) else None
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether some name stands for more than one value."""
+        return _has_regions(self.declared)
+
+    @property
+    def foreground(self) -> dict[str, tuple[int, ...]]:
+        """The values of each foreground label or region, in the order declared."""
+        return {
+            name: value if isinstance(value, tuple) else (value,)
+            for name, value in self.declared.items()
+            if name not in ("background", "ignore")
+        }
+
+    def to_indices(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+        """Replace values by indices 0..K-1; the ignore value becomes K.
+
+        Raises:
+            DataError: The array holds values that are not declared.
+        """
+        known = self._values_by_index()
+        lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        if lowest >= 0 and highest <= LARGEST_VALUE:
+            found = np.flatnonzero(np.bincount(array.ravel(), minlength=1))
+        else:
+            found = np.unique(array)
+        strange = sorted(set(found.tolist()) - set(known))
+        if strange:
+            raise DataError(
+                f"holds the label values {_shorten(strange)}, but only {_shorten(sorted(known))} "
+                "are declared"
+            )
+        table = np.zeros(max(known) + 1, dtype=np.int16)
+        table[list(known)] = np.arange(len(known))
+        return table[array]
+
+    def to_values(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Replace indices 0..K-1, and K where an ignore value is declared, by values."""
+        return np.asarray(self._values_by_index(), dtype=np.int32)[array]
+
+    def consecutive(self) -> "Labels":
+        """Return the same description in indices, which is the form nnU-Net accepts."""
+        index = {value: i for i, value in enumerate(self._values_by_index())}
+        order = self.regions_class_order
+        return Labels(
+            {
+                name: tuple(index[v] for v in value) if isinstance(value, tuple) else index[value]
+                for name, value in self.declared.items()
+            },
+            None if order is None else tuple(index[value] for value in order),
+        )
+
+    def difference(self, other: "Labels") -> str | None:
+        """Say in words how another description differs; None where both mean the same."""
+        for name in sorted(self.declared.keys() | other.declared.keys()):
+            mine, theirs = self.declared.get(name), other.declared.get(name)
+            if mine != theirs:
+                return f"label {name!r} is {_say(mine)} against {_say(theirs)}"
+        # plain labels mean the same in any order; regions are painted one over the other
+        if self.has_regions and list(self.foreground) != list(other.foreground):
+            return f"regions are listed as {list(self.foreground)} against {list(other.foreground)}"
+        if self.regions_class_order != other.regions_class_order:
+            return (
+                f"regions_class_order is {_say(self.regions_class_order)} "
+                f"against {_say(other.regions_class_order)}"
+            )
+        return None
+
+    def _values_by_index(self) -> tuple[int, ...]:
+        return self.values if self.ignore is None else (*self.values, self.ignore)
+
+
+def _has_regions(declared: Mapping[str, int | tuple[int, ...]]) -> bool:
+    return any(isinstance(value, tuple) for value in declared.values())
+
+
+def _read_values(written: Any, what: str, least: int) -> int | tuple[int, ...]:
+    """Return one value, or the sorted values of a region; a list of one is one value.
+
+    Args:
+        written: What the file has.
+        what: The label's name for messages.
+        least: The smallest value allowed: 0 for background, 1 for all others.
+    """
+    values = written if isinstance(written, (list, tuple)) else [written]
+    for value in values:
+        # bool is an int to Python, but "lesion": true is a mistake
+        if type(value) is not int or not least <= value <= LARGEST_VALUE:
+            raise DataError(
+                f"{what} is {written!r}; needed is an integer from {least} to {LARGEST_VALUE}, "
+                "or a list of such integers for a region"
+            )
+    unique = tuple(sorted(set(values)))
+    if not unique:
+        raise DataError(f"{what} is an empty list; a region needs at least one value")
+    return unique if len(unique) > 1 else unique[0]
+
+
+def _read_order(
+    written: Any, declared: Mapping[str, int | tuple[int, ...]], source: str
+) -> tuple[int, ...] | None:
+    """Check ``regions_class_order`` against the regions; without regions it has no meaning."""
+    if not _has_regions(declared):
+        return None
+    regions = Labels(declared).foreground
+    example = [values[0] for values in regions.values()]
+    if not isinstance(written, list) or len(written) != len(regions):
+        raise DataError(
+            f'{source}: "regions_class_order" is {written!r}; the regions {list(regions)} need one '
+            f"value each, such as {example}: the value to paint for it, later over earlier"
+        )
+    for value, (name, values) in zip(written, regions.items(), strict=True):
+        if type(value) is not int or value not in values:
+            raise DataError(
+                f'{source}: "regions_class_order" paints {value!r} for region {name!r}, '
+                f"which holds the values {list(values)} only"
+            )
+    return tuple(written)
+
+
+def _say(value: int | tuple[int, ...] | None) -> str:
+    if value is None:
+        return "not declared"
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _shorten(values: list[int], limit: int = 10) -> str:
+    shown = ", ".join(map(str, values[:limit]))
+    return f"{shown}, … ({len(values)} in all)" if len(values) > limit else shown

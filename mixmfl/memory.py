@@ -1,0 +1,165 @@
+"""The memory of modality prototypes: how it is observed, merged, and read for absent modalities.
+
+Pure functions on tensors. A prototype is the mean feature of one class in one modality at one
+encoder level: its key in the shared encoder's terms, its value in the tailored encoder's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+State = dict[str, Tensor]
+"""Tensors by name."""
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Prototypes of one modality at one level, a row per class.
+
+    Attributes:
+        keys: ``(K, C_shared)`` mean shared features.
+        values: ``(K, C_tailored)`` mean tailored features.
+        counts: ``(K,)`` voxels behind each row; 0: the class was never seen and the row is zero.
+    """
+
+    keys: Tensor
+    values: Tensor
+    counts: Tensor
+
+    def to(self, device: torch.device) -> "Prototypes":
+        """Return the prototypes on another device."""
+        return Prototypes(self.keys.to(device), self.values.to(device), self.counts.to(device))
+
+
+Memory = Mapping[tuple[str, int], Prototypes]
+"""Prototypes by modality and encoder level."""
+
+
+def observe(shared: Tensor, tailored: Tensor, classes: Tensor, num_classes: int) -> Prototypes:
+    """Return the prototypes of one batch.
+
+    Args:
+        shared: ``(B, C_shared, *P)`` features of one modality.
+        tailored: ``(B, C_tailored, *P)`` features of the same images.
+        classes: ``(B, *P)`` integer class of each voxel at this level; a class outside
+            ``0 … num_classes - 1`` (the ignore label) is left out.
+        num_classes: K.
+    """
+    flat = classes.flatten().long()
+    known = (flat >= 0) & (flat < num_classes)
+    membership = functional.one_hot(flat[known], num_classes).to(shared.dtype)  # (V, K)
+    counts = membership.sum(dim=0)
+    share = membership / counts.clamp(min=1)
+
+    def mean(features: Tensor) -> Tensor:  # (B, C, *P) -> (K, C)
+        return share.T @ features.movedim(1, -1).flatten(0, -2)[known]
+
+    return Prototypes(mean(shared), mean(tailored), counts)
+
+
+def fade(prototypes: Prototypes, share: float) -> Prototypes:
+    """Return the prototypes with ``share`` of their counts, so that later ones weigh more."""
+    return Prototypes(prototypes.keys, prototypes.values, prototypes.counts * share)
+
+
+def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
+    """Return the mean of several sites' prototypes, weighted by their counts, row by row."""
+    counts = torch.stack([part.counts for part in parts]).double()  # (S, K)
+    total = counts.sum(dim=0)
+    share = counts / total.clamp(min=torch.finfo(torch.float64).tiny)  # all zero where none saw it
+
+    def mean(rows: list[Tensor]) -> Tensor:
+        merged = torch.einsum("sk,skc->kc", share, torch.stack(rows).double())
+        return merged.to(rows[0].dtype)
+
+    return Prototypes(
+        mean([part.keys for part in parts]),
+        mean([part.values for part in parts]),
+        total.to(parts[0].counts.dtype),
+    )
+
+
+def merge_memories(before: Memory, replies: Mapping[str, Memory]) -> Memory:
+    """Return the memory after a round.
+
+    A modality's prototypes are the count-weighted mean over the sites that replied with it; a
+    class that none of them saw this round, or a modality without a reply, stays as it was.
+
+    Args:
+        before: The memory that the round started from.
+        replies: By site.
+    """
+    merged = dict(before)
+    for place in sorted({place for memory in replies.values() for place in memory}):
+        new = merge_prototypes(
+            [replies[site][place] for site in sorted(replies) if place in replies[site]]
+        )
+        if place in before:
+            seen = new.counts > 0
+            old = before[place]
+            new = Prototypes(
+                torch.where(seen[:, None], new.keys, old.keys),
+                torch.where(seen[:, None], new.values, old.values),
+                torch.where(seen, new.counts, old.counts),
+            )
+        merged[place] = new
+    return merged
+
+
+def can_recall(memory: Memory, modality: str, level: int) -> bool:
+    """Say whether the memory knows any class of a modality at a level."""
+    place = (modality, level)
+    return place in memory and bool((memory[place].counts > 0).any())
+
+
+def recall(query: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
+    """Read what an absent modality's tailored features would be.
+
+    Every voxel's shared feature attends over the modality's keys; the answer mixes its values:
+    ``softmax(cos(q - k̄, k - k̄) / temperature) @ v`` over the classes seen, where ``k̄`` is the
+    mean key. Features of one level have much in common whatever the class; taking ``k̄`` off
+    leaves what tells the classes apart. (The attention is DESIGN's; centring is our choice.)
+
+    Args:
+        query: ``(B, C_shared, *P)``, mean shared feature over the modalities at hand.
+        prototypes: Of the absent modality, at least one class seen.
+        temperature: Above 0; the smaller, the nearer to picking one prototype.
+
+    Returns:
+        ``(B, C_tailored, *P)``
+    """
+    seen = prototypes.counts > 0
+    keys = prototypes.keys[seen].to(query.dtype)  # (K, C_shared)
+    values = prototypes.values[seen].to(query.dtype)  # (K, C_tailored)
+    centre = keys.mean(dim=0)
+    asked = functional.normalize(query.movedim(1, -1) - centre, dim=-1)  # (B, *P, C_shared)
+    likeness = asked @ functional.normalize(keys - centre, dim=-1).T  # (B, *P, K)
+    attention = torch.softmax(likeness / temperature, dim=-1)
+    return (attention @ values).movedim(-1, 1)
+
+
+def memory_to_state(memory: Memory) -> State:
+    """Return the memory as tensors by name, ``memory.<modality>.<level>.<keys|values|counts>``."""
+    return {
+        f"memory.{modality}.{level}.{part}": getattr(prototypes, part)
+        for (modality, level), prototypes in sorted(memory.items())
+        for part in ("keys", "values", "counts")
+    }
+
+
+def memory_from_state(state: Mapping[str, Tensor]) -> Memory:
+    """Return the memory that ``memory_to_state`` wrote; other names are left alone."""
+    places: Iterable[tuple[str, int]] = {
+        (name.split(".")[1], int(name.split(".")[2]))
+        for name in state
+        if name.startswith("memory.")
+    }
+    return {
+        (modality, level): Prototypes(
+            *(state[f"memory.{modality}.{level}.{part}"] for part in ("keys", "values", "counts"))
+        )
+        for modality, level in sorted(places)
+    }

@@ -1,0 +1,133 @@
+"""The model file: weights and memory as safetensors, all that they mean in its header."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from mixmfl import __version__
+from mixmfl.errors import ModelError, PlansError
+from mixmfl.files import replacing
+from mixmfl.memory import Memory, memory_from_state, memory_to_state
+from mixmfl.network import MDMNet, build_network, load_state
+from mixmfl.plan import Plans
+from mixmfl.rounds import ServerState
+
+FORMAT = "mixmfl model 1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to predict.
+
+    Attributes:
+        plans: That it was trained with; they name its modalities and labels.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        network: In prediction mode, on ``device``.
+        memory: On ``device``.
+        device: Where it computes.
+        record: What the header says of its origin: version, round, sites' modalities.
+    """
+
+    plans: Plans
+    configuration: str
+    network: MDMNet
+    memory: Memory
+    device: torch.device
+    record: Mapping[str, Any]
+
+
+def save_model(
+    path: Path,
+    state: ServerState,
+    plans: Plans,
+    configuration: str,
+    modality_cases: Mapping[str, int],
+) -> str:
+    """Write a model file, whole or not at all.
+
+    The same state gives the same bytes.
+
+    Args:
+        path: Ends in ``.safetensors``.
+        state: Weights and memory.
+        plans: Of the run.
+        configuration: Of the run.
+        modality_cases: How many training cases of the federation had each modality.
+
+    Returns:
+        The file's SHA-256.
+    """
+    header = {
+        "format": FORMAT,
+        "mixmfl_version": __version__,
+        "configuration": configuration,
+        "round": str(state.round),
+        "modalities": json.dumps(list(plans.modalities)),
+        "modality_cases": json.dumps(dict(modality_cases), sort_keys=True),
+        "labels": json.dumps(plans.labels.to_json()),
+        "plans": json.dumps(plans.to_json()),
+    }
+    tensors = {
+        **{f"network.{name}": tensor for name, tensor in state.weights.items()},
+        **memory_to_state(state.memory),
+    }
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
+        )
+        return hashlib.sha256(temporary.read_bytes()).hexdigest()
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Read a model file. Nothing in it is run: tensors and JSON only.
+
+    Raises:
+        ModelError: The file is missing, is no model, is damaged or is of another format.
+    """
+    device = torch.device(device)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ModelError(
+                    f"{path}: format {header.get('format')!r} was found, {FORMAT!r} is needed; "
+                    "export the run again with mixmfl_export, or install the version of mixmfl "
+                    f"that wrote it ({header.get('mixmfl_version', 'not told')})"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such model file") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
+            "mixmfl_export"
+        ) from None
+    try:
+        plans = Plans.from_json(json.loads(header["plans"]), str(path))
+        network = build_network(plans, header["configuration"], seed=0)
+        weights = {
+            name.removeprefix("network."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("network.")
+        }
+        missing = {name for name, _ in network.named_parameters()} - set(weights)
+        if missing:
+            raise ModelError(f"{path}: lacks {len(missing)} tensors, such as {min(missing)}")
+        load_state(network, weights)
+        record = {
+            "mixmfl_version": header["mixmfl_version"],
+            "round": int(header["round"]),
+            "modality_cases": json.loads(header["modality_cases"]),
+        }
+    except (KeyError, ValueError, RuntimeError, PlansError) as error:
+        raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
+    memory = {p: prototypes.to(device) for p, prototypes in memory_from_state(tensors).items()}
+    network = network.to(device).eval()
+    return Model(plans, header["configuration"], network, memory, device, record)

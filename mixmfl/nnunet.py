@@ -1,0 +1,414 @@
+"""The one door to nnU-Net: its planner, preprocessing, labels, augmentation, loss and geometry.
+
+nnU-Net wants folders named by environment variables, folder names of its own form, and prints.
+None of that is our users' concern; it ends in this module.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from pydoc import locate
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+)
+from nnunetv2.inference.sliding_window_prediction import (
+    compute_gaussian,
+    compute_steps_for_sliding_window,
+)
+from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_kept_share
+from mixmfl.labels import Labels
+from mixmfl.plan import NetworkSettings, PlannerSettings
+
+log = logging.getLogger(__name__)
+
+__all__ = [
+    "compute_gaussian",
+    "compute_steps_for_sliding_window",
+    "crop_and_pad_nd",
+    "nonzero_box",
+    "plan",
+    "preprocess",
+    "restore",
+    "storage_blocks",
+    "supervision_loss",
+    "training_transforms",
+]
+
+
+# --- planning ----------------------------------------------------------------------------------
+
+
+def plan(
+    fingerprint: Fingerprint,
+    modalities: Sequence[str],
+    labels: Labels,
+    planner: PlannerSettings,
+    network: NetworkSettings,
+) -> dict[str, Any]:
+    """Run nnU-Net's planner on merged statistics and return its plans, 2-D and 3-D full resolution.
+
+    Patch and batch size are planned for the memory of our network (see ``_Planner``). Channel
+    ``i`` of the plans is ``modalities[i]``; every modality is z-scored.
+    """
+    spacings, sizes = grids(fingerprint)
+    dataset = {
+        "channel_names": {str(i): name for i, name in enumerate(modalities)},
+        "numTraining": fingerprint.cases,
+        "file_ending": ".nii.gz",
+        "dataset": {},  # the planner would list files otherwise; there are none to list
+        **labels.consecutive().to_json(),
+    }
+    properties = {
+        str(i): intensity_properties(fingerprint.intensities[name])
+        for i, name in enumerate(modalities)
+    }
+    content = {
+        "spacings": spacings.tolist(),
+        "shapes_after_crop": sizes.tolist(),
+        "median_relative_size_after_cropping": median_kept_share(fingerprint),
+        "foreground_intensity_properties_per_channel": properties,
+    }
+    with tempfile.TemporaryDirectory(prefix="mixmfl-plan-") as folder, _nnunet_folders(folder):
+        from batchgenerators.utilities.file_and_folder_operations import save_json
+
+        name = "Dataset001_federation"
+        for kind in ("nnUNet_raw", "nnUNet_preprocessed"):
+            (Path(folder) / kind / name).mkdir(parents=True)
+        save_json(dataset, str(Path(folder) / "nnUNet_raw" / name / "dataset.json"))
+        fingerprint_file = Path(folder) / "nnUNet_preprocessed" / name / "dataset_fingerprint.json"
+        save_json(content, str(fingerprint_file))
+        with _captured_output():
+            plans = _Planner(name, planner, network).plan_experiment()
+    plans["configurations"] = {
+        name: content
+        for name, content in plans["configurations"].items()
+        if name in ("2d", "3d_fullres")
+    }
+    return plans
+
+
+class _Planner(ExperimentPlanner):
+    """nnU-Net's planner, told how much memory the features of our network take.
+
+    nnU-Net counts the features of one encoder over all channels. With ``M`` modalities ours keeps
+    ``M`` tailored encodings and ``M`` runs of the shared encoder, each as wide as its share of
+    the planned channels, the slots of all modalities gathered per level, and one fused map.
+    """
+
+    def __init__(self, name: str, planner: PlannerSettings, network: NetworkSettings) -> None:
+        super().__init__(
+            name,
+            gpu_memory_target_in_gb=planner.memory_gb,
+            plans_name="mixmfl",
+            overwrite_target_spacing=planner.target_spacing,
+        )
+        self.UNet_base_num_features = planner.base_features
+        self.UNet_max_features_2d = planner.max_features_2d
+        self.UNet_max_features_3d = planner.max_features_3d
+        self.network = network
+
+    def determine_reader_writer(self) -> type:
+        """Name any reader: files are read by ``image.py``."""
+        from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+        return SimpleITKIO
+
+    def static_estimate_VRAM_usage(  # noqa: N802
+        self,
+        patch_size: Sequence[int],
+        input_channels: int,
+        output_channels: int,
+        arch_class_name: str,
+        arch_kwargs: Mapping[str, Any],
+        arch_kwargs_req_import: Sequence[str],
+    ) -> float:
+        """Return the feature map voxels of our network on one patch, all modalities present."""
+        return feature_map_size(
+            patch_size, input_channels, output_channels, arch_kwargs, self.network
+        )
+
+
+def feature_map_size(
+    patch_size: Sequence[int],
+    modalities: int,
+    heads: int,
+    arch_kwargs: Mapping[str, Any],
+    network: NetworkSettings,
+) -> float:
+    """Return how many feature map voxels the network keeps for one patch with all modalities.
+
+    Counted as nnU-Net counts its own (outputs of convolutions), so that its reference values
+    for 8 GB hold.
+    """
+    width = network.tailored_width + network.shared_width
+    unet = PlainConvUNet(1, num_classes=heads, **resolve_architecture(arch_kwargs))
+    encoder = float(unet.encoder.compute_conv_feature_map_size(patch_size))
+    decoder = float(unet.decoder.compute_conv_feature_map_size(patch_size))
+    skips, size = 0.0, np.array(patch_size)
+    for stride, channels in zip(
+        arch_kwargs["strides"], arch_kwargs["features_per_stage"], strict=True
+    ):
+        size = size // np.array(stride)
+        skips += float(np.prod(size)) * channels
+    return (
+        modalities * width * encoder + modalities * network.tailored_width * skips + skips + decoder
+    )
+
+
+def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the dotted names of torch classes in planned ``arch_kwargs`` by the classes."""
+    resolved = dict(arch_kwargs)
+    for key in ("conv_op", "norm_op", "dropout_op", "nonlin"):
+        if isinstance(resolved[key], str):
+            if not resolved[key].startswith("torch.nn."):  # plans are data: they name no other code
+                raise ValueError(f"{key}: {resolved[key]!r} is no part of torch.nn")
+            resolved[key] = locate(resolved[key])
+    return resolved
+
+
+@contextlib.contextmanager
+def _nnunet_folders(folder: str) -> Iterator[None]:
+    names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(Path(folder) / name) for name in names})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _captured_output() -> Iterator[None]:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        yield
+    log.debug("nnU-Net: %s", text.getvalue())
+
+
+# --- preprocessing and its inverse -------------------------------------------------------------
+
+
+def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
+    """Return the box around the voxels that are non-zero in any image, holes filled."""
+    mask = create_nonzero_mask(np.stack(images))
+    where = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    z, y, x = (slice(int(found[0]), int(found[-1]) + 1) for found in where)
+    return z, y, x
+
+
+def preprocess(
+    images: Sequence[np.ndarray],
+    labels: np.ndarray | None,
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Transpose, crop to non-zero, z-score and resample a case by nnU-Net's own code.
+
+    Args:
+        images: One ``(Z, Y, X)`` array per modality that the case has.
+        labels: ``(Z, Y, X)`` class indices, or None.
+        spacing: mm, (Z, Y, X).
+        plans: nnU-Net's plans.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        described: What the labels mean.
+
+    Returns:
+        The images ``(K, Z', Y', X')`` float32; the labels ``(1, Z', Y', X')``, -1 outside the
+        head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
+    """
+    manager = PlansManager(_with_channels(plans, configuration, len(images)))
+    data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        np.stack(images),
+        None if labels is None else labels[None].astype(np.int16),
+        {"spacing": [float(mm) for mm in spacing]},
+        manager,
+        manager.get_configuration(configuration),
+        described.consecutive().to_json(),
+    )
+    return data, seg, properties
+
+
+def restore(
+    logits: Tensor,
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+    *,
+    probabilities: bool = False,
+) -> np.ndarray:
+    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')`` by nnU-Net's own code.
+
+    Returns:
+        Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given; with
+        ``probabilities`` instead these, ``(heads, Z, Y, X)``.
+    """
+    manager = PlansManager(dict(plans))
+    found = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits,
+        manager,
+        manager.get_configuration(configuration),
+        label_manager(described),
+        dict(properties),
+        return_probabilities=probabilities,
+        num_threads_torch=torch.get_num_threads(),
+    )
+    return found[1] if probabilities else found
+
+
+def label_manager(described: Labels) -> LabelManager:
+    """Return nnU-Net's label manager for consecutive class indices."""
+    content = described.consecutive().to_json()
+    return LabelManager(content["labels"], content.get("regions_class_order"))
+
+
+def storage_blocks(
+    shape: Sequence[int], patch_size: Sequence[int], itemsize: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return nnU-Net's Blosc2 block and chunk shapes for an array ``(C, Z, Y, X)``."""
+    return comp_blosc2_params(shape, patch_size, itemsize)
+
+
+def _with_channels(plans: Mapping[str, Any], configuration: str, count: int) -> dict[str, Any]:
+    """Return the plans for a case with ``count`` modalities; all modalities are z-scored alike."""
+    planned = plans["configurations"][configuration]
+    cut = {
+        **planned,
+        "normalization_schemes": planned["normalization_schemes"][:count],
+        "use_mask_for_norm": planned["use_mask_for_norm"][:count],
+    }
+    return {**plans, "configurations": {configuration: cut}}
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+class PatchChooser:
+    """Where nnU-Net's data loader would take a patch from, in random or in foreground places."""
+
+    def __init__(self, patch_size: Sequence[int], described: Labels) -> None:
+        """Args: patch_size: of the network, in voxels; described: what the labels mean."""
+        geometry = _augmentation_geometry(tuple(patch_size))
+        cases = SimpleNamespace(identifiers=["any"])
+        self._loader = nnUNetDataLoader(
+            cases, 1, geometry.initial_patch_size, patch_size, label_manager(described)
+        )
+
+    def box(
+        self, shape: Sequence[int], foreground: bool, locations: Mapping[Any, np.ndarray]
+    ) -> list[list[int]]:
+        """Return ``[[start, end], …]`` per axis, beyond the image where it is smaller.
+
+        Draws from numpy's global generator, as nnU-Net does: call it inside ``sampling.seeded``.
+        """
+        starts, ends = self._loader.get_bbox(np.array(shape), foreground, locations)
+        return [[int(a), int(b)] for a, b in zip(starts, ends, strict=True)]
+
+
+@cache
+def training_transforms(
+    patch_size: tuple[int, ...],
+    strides: tuple[tuple[int, ...], ...],
+    modalities: int,
+    masked: bool,
+) -> Any:
+    """Return nnU-Net's augmentation for an image with ``modalities`` channels.
+
+    Labels come out as class indices at every resolution of deep supervision.
+    """
+    geometry = _augmentation_geometry(patch_size)
+    composed = nnUNetTrainer.get_training_transforms(
+        patch_size,
+        geometry.rotation,
+        supervision_scales(strides),
+        geometry.mirror_axes,
+        geometry.flat,
+        use_mask_for_norm=[masked] * modalities,
+    )
+    for transform in composed.transforms:
+        inner = getattr(transform, "transform", transform)
+        if isinstance(inner, GaussianBlurTransform):
+            # it would time direct against Fourier convolution and keep the faster: results
+            # would depend on what else the machine was doing
+            inner.benchmark = False
+    return composed
+
+
+@cache
+def _augmentation_geometry(patch_size: tuple[int, ...]) -> SimpleNamespace:
+    trainer = SimpleNamespace(
+        configuration_manager=SimpleNamespace(patch_size=list(patch_size)),
+        print_to_log_file=lambda *_: None,
+    )
+    rotation, flat, initial, mirror = (
+        nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)
+    )
+    return SimpleNamespace(
+        rotation=rotation, flat=flat, initial_patch_size=initial, mirror_axes=mirror
+    )
+
+
+def supervision_scales(strides: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the resolution of every supervised output as a share of the patch's, finest first."""
+    return [[float(s) for s in row] for row in 1 / np.cumprod(np.vstack(strides), axis=0)][:-1]
+
+
+def supervision_loss(described: Labels, outputs: int, batch_dice: bool) -> nn.Module:
+    """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
+
+    It takes the lists of logits and of targets, finest first; targets as ``loss_targets`` gives.
+    """
+    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "ddp": False}
+    ignored = described.consecutive().ignore
+    if described.has_regions:
+        loss = DC_and_BCE_loss(
+            {},
+            {**dice, "do_bg": True},
+            use_ignore_label=ignored is not None,
+            dice_class=MemoryEfficientSoftDiceLoss,
+        )
+    else:
+        loss = DC_and_CE_loss(
+            {**dice, "do_bg": False},
+            {},
+            ignore_label=ignored,
+            dice_class=MemoryEfficientSoftDiceLoss,
+        )
+    weights = np.array([0.5**i for i in range(outputs)])
+    if outputs > 1:
+        weights[-1] = 0  # as nnU-Net: the coarsest output is too coarse to learn from
+    return DeepSupervisionWrapper(loss, weights / weights.sum())

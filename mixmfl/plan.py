@@ -1,0 +1,243 @@
+"""The plans of a run: one JSON file, read once, then frozen; and the presets they start from."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mixmfl.errors import PlansError
+from mixmfl.files import read_json, write_json
+from mixmfl.labels import Labels
+
+FORMAT = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """What nnU-Net's planner is told.
+
+    Attributes:
+        memory_gb: GPU memory that patch and batch size aim at. nnU-Net's own default is 8.
+        base_features: Channels of the first stage; doubled at every stage.
+        max_features_2d: Channels at most, 2-D.
+        max_features_3d: Channels at most, 3-D.
+        target_spacing: mm, (Z, Y, X); None: nnU-Net's choice (the median of the cases).
+    """
+
+    memory_gb: float
+    base_features: int
+    max_features_2d: int
+    max_features_3d: int
+    target_spacing: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What is ours to choose in the network, beyond the stages that the planner lays out.
+
+    Attributes:
+        tailored_width: Channels of a tailored encoder, as a share of the planned channels.
+        shared_width: Channels of the shared encoder, likewise.
+        compensation_levels: Encoder levels at which the memory stands in for absent modalities;
+            0 is full resolution, -1 the deepest. At the others absent modalities are left out.
+        temperature: Of the attention over prototypes; cosine similarities are divided by it.
+    """
+
+    tailored_width: float
+    shared_width: float
+    compensation_levels: tuple[int, ...]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How sites train.
+
+    Attributes:
+        rounds: Exchanges with the server.
+        local_steps: Gradient steps of each site in a round.
+        learning_rate: Of AdamW in the first round; falls polynomially (power 0.9) to the last.
+        weight_decay: Of AdamW.
+        gradient_norm: Gradients are clipped to this norm (nnU-Net: 12).
+        foreground_share: Share of a batch whose patch is centred on foreground (nnU-Net: 1/3).
+        modality_dropping: Probability that a case is shown with some of its modalities hidden,
+            every non-empty proper subset being equally likely.
+        memory_decay: What earlier steps of a round still count for in the site's prototypes,
+            per step: features drift while the encoders learn.
+        validate_every: Rounds between two validations; the last round is always validated.
+        keep_every: Rounds between two states that are kept for good, beside last and best.
+    """
+
+    rounds: int
+    local_steps: int
+    learning_rate: float
+    weight_decay: float
+    gradient_norm: float
+    foreground_share: float
+    modality_dropping: float
+    memory_decay: float
+    validate_every: int
+    keep_every: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings that plans are made with."""
+
+    planner: PlannerSettings
+    network: NetworkSettings
+    training: TrainingSettings
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Everything that sites must agree on to train together.
+
+    Attributes:
+        modalities: Those of the federation; the order of the network's input.
+        labels: What the labels mean.
+        nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
+        network: Our part of the architecture.
+        training: How sites train.
+    """
+
+    modalities: tuple[str, ...]
+    labels: Labels
+    nnunet: Mapping[str, Any]
+    network: NetworkSettings
+    training: TrainingSettings
+
+    @property
+    def configurations(self) -> tuple[str, ...]:
+        """Return the planned configurations among ``2d`` and ``3d_fullres``."""
+        return tuple(name for name in ("2d", "3d_fullres") if name in self.nnunet["configurations"])
+
+    def configuration(self, name: str) -> Mapping[str, Any]:
+        """Return nnU-Net's settings of a configuration.
+
+        Raises:
+            PlansError: It was not planned.
+        """
+        if name not in self.configurations:
+            raise PlansError(
+                f"configuration {name!r} is not in these plans, which have "
+                f"{', '.join(self.configurations)}"
+            )
+        return self.nnunet["configurations"][name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plans as JSON content."""
+        return {
+            "format": FORMAT,
+            "modalities": list(self.modalities),
+            "labels": self.labels.to_json(),
+            "network": dataclasses.asdict(self.network),
+            "training": dataclasses.asdict(self.training),
+            "nnunet": dict(self.nnunet),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":
+        """Check and take plans.
+
+        Raises:
+            PlansError: Another format; an unknown, missing or wrong field.
+        """
+        if content.get("format") != FORMAT:
+            raise PlansError(
+                f"{source}: plans of format {content.get('format')!r} were found, this version of "
+                f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
+            )
+        wanted = {"format", "modalities", "labels", "network", "training", "nnunet"}
+        _check_names(set(content), wanted, source)
+        made = cls(
+            modalities=tuple(content["modalities"]),
+            labels=Labels.from_dataset_json(content["labels"], source),
+            nnunet=content["nnunet"],
+            network=_settings(NetworkSettings, content["network"], f"{source}: network"),
+            training=_settings(TrainingSettings, content["training"], f"{source}: training"),
+        )
+        if not made.configurations:
+            raise PlansError(f"{source}: neither 2d nor 3d_fullres is planned in it; plan again")
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write the plans, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "Plans":
+        """Read plans.
+
+        Raises:
+            PlansError: The file is missing or is not plans of this version.
+        """
+        return cls.from_json(read_json(path, PlansError), str(path))
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the shipped presets."""
+    found = files("mixmfl.plans").iterdir()
+    return tuple(sorted(f.name.removesuffix(".json") for f in found if f.name.endswith(".json")))
+
+
+def load_preset(name: str) -> Preset:
+    """Read a shipped preset by its name, or a user's by its path.
+
+    Raises:
+        PlansError: There is none of that name, or a field is unknown, missing or wrong.
+    """
+    if name in preset_names():
+        content = json.loads(files("mixmfl.plans").joinpath(f"{name}.json").read_text("utf-8"))
+    elif name.endswith(".json"):
+        content = read_json(Path(name), PlansError)
+    else:
+        raise PlansError(
+            f"preset {name!r}: there are {', '.join(preset_names())}, or give the path of a .json"
+        )
+    return _settings(Preset, content, name)
+
+
+def _settings(kind: type[T], content: Any, source: str) -> T:
+    """Build a settings dataclass from JSON, refusing what it does not have."""
+    if not isinstance(content, Mapping):
+        raise PlansError(f"{source}: an object with fields is needed, not {content!r}")
+    types_by_name = typing.get_type_hints(kind)
+    _check_names(set(content), set(types_by_name), source)
+    return kind(
+        **{
+            name: _value(expected, content[name], f"{source}: {name}")
+            for name, expected in types_by_name.items()
+        }
+    )
+
+
+def _value(expected: Any, given: Any, source: str) -> Any:
+    """Check one JSON value against a field's type: int, float, tuple of them, or settings."""
+    if dataclasses.is_dataclass(expected):
+        return _settings(typing.cast(type, expected), given, source)
+    if isinstance(expected, types.UnionType):  # only ever `something | None`
+        return None if given is None else _value(typing.get_args(expected)[0], given, source)
+    if typing.get_origin(expected) is tuple:
+        if not isinstance(given, list | tuple):
+            raise PlansError(f"{source}: a list is needed, not {given!r}")
+        return tuple(_value(typing.get_args(expected)[0], item, source) for item in given)
+    number = int if expected is int else (int, float)
+    if isinstance(given, bool) or not isinstance(given, number):
+        raise PlansError(f"{source}: {expected.__name__} is needed, not {given!r}")
+    return expected(given)
+
+
+def _check_names(given: set[str], wanted: set[str], source: str) -> None:
+    if given != wanted:
+        raise PlansError(
+            f"{source}: unknown fields {sorted(given - wanted)}, missing fields "
+            f"{sorted(wanted - given)}"
+        )

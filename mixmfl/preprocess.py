@@ -1,0 +1,276 @@
+"""From a federation's folders to fingerprints, one plan, and every site's preprocessed cases."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixmfl.cases import Case, Found, Refused, find_cases, load_case, read_site_labels
+from mixmfl.errors import DataError, PlansError
+from mixmfl.files import read_json, write_json
+from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.jobs import Workers
+from mixmfl.labels import Labels
+from mixmfl.modalities import Modalities
+from mixmfl.plan import Plans, Preset
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """A site's cases and what its labels mean.
+
+    Attributes:
+        name: Of the site: its folder's.
+        found: Its cases, and what was refused.
+        labels: What its labels mean.
+    """
+
+    name: str
+    found: Found
+    labels: Labels
+
+
+def find_sites(
+    federation: Path, modalities: Modalities | None = None, labels_file: Path | None = None
+) -> tuple[list[SiteFolder], tuple[str, ...]]:
+    """Find the training sites of a federation: its folders, but those that are held out.
+
+    ``federation.json`` may name folders that are no training sites: ``{"held_out": ["unseen"]}``.
+
+    Returns:
+        The sites, by name; and the names held out.
+
+    Raises:
+        DataError: No site, or one without a usable case or label description.
+    """
+    if not federation.is_dir():
+        raise DataError(
+            f"{federation}: there is no such folder; one with a folder per site is needed"
+        )
+    held_out = _held_out(federation / "federation.json")
+    folders = sorted(
+        folder
+        for folder in federation.iterdir()
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in held_out
+    )
+    if not folders:
+        raise DataError(f"{federation}: holds no folder; one folder per site is needed")
+    return [find_site(folder, modalities, labels_file) for folder in folders], held_out
+
+
+def find_site(
+    folder: Path, modalities: Modalities | None = None, labels_file: Path | None = None
+) -> SiteFolder:
+    """Find the training cases of one site.
+
+    Labels are described by ``labels_file``, else by dataset.json in the folder or beside it.
+
+    Raises:
+        DataError: There is no usable case, or nothing says what its labels mean.
+    """
+    found = find_cases(folder, modalities, labels_needed=True)
+    if not found.cases:
+        reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
+        raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
+    if labels_file is not None:
+        labels = Labels.from_dataset_json(read_json(labels_file), str(labels_file))
+    else:
+        labels = found.labels or read_site_labels(folder, folder.parent)
+    return SiteFolder(folder.resolve().name, found, labels)
+
+
+def _held_out(file: Path) -> tuple[str, ...]:
+    if not file.is_file():
+        return ()
+    content = read_json(file)
+    names = content.get("held_out")
+    if set(content) != {"held_out"} or not isinstance(names, list):
+        raise DataError(
+            f'{file}: holds {sorted(content)}; {{"held_out": ["folder", …]}} is what it may hold'
+        )
+    return tuple(str(name) for name in names)
+
+
+# --- fingerprints ------------------------------------------------------------------------------
+
+
+def fingerprint_site(
+    site: SiteFolder, out: Path, workers: Workers
+) -> tuple[Fingerprint, list[Refused]]:
+    """Take a site's fingerprint, or read the one that is there if its cases are unchanged.
+
+    ``out/fingerprint.json`` is what the site tells; ``out/cases.json`` stays at the site.
+
+    Args:
+        site: To look at.
+        out: The site's folder in WORK.
+        workers: To read cases with.
+
+    Returns:
+        The fingerprint, and the cases that could not be read.
+
+    Raises:
+        DataError: None of its cases could be read.
+    """
+    sources = {case.name: origin(case, site.labels) for case in site.found.cases}
+    record, told = out / "cases.json", out / "fingerprint.json"
+    if record.is_file() and told.is_file():
+        before = read_json(record)
+        if before.get("sources") == sources:
+            refused = [Refused(name, reason) for name, reason in before["refused"].items()]
+            return Fingerprint.from_json(read_json(told, PlansError), str(told)), refused
+    jobs = {case.name: (_fingerprint_job, case, site.labels) for case in site.found.cases}
+    done, refused = workers.run(jobs, f"{site.name}: fingerprint")
+    if not done:
+        reasons = "\n".join(f"  {item.name}: {item.reason}" for item in refused)
+        raise DataError(f"{site.found.folder}: none of its cases can be used\n{reasons}")
+    fingerprint = merge_fingerprints(done.values())
+    write_json(told, fingerprint.to_json())
+    write_json(
+        record, {"sources": sources, "refused": {item.name: item.reason for item in refused}}
+    )
+    return fingerprint, refused
+
+
+def _fingerprint_job(case: Case, labels: Labels) -> Fingerprint:
+    from mixmfl.nnunet import nonzero_box
+
+    loaded = load_case(case, labels)
+    assert loaded.labels is not None  # only cases with a label are taken for training
+    return fingerprint_case(
+        loaded.images,
+        labels.to_values(loaded.labels),
+        loaded.canonical.spacing,
+        nonzero_box(list(loaded.images.values())),
+    )
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plans:
+    """Make one plan for all from the merged fingerprint.
+
+    The modalities of the federation are those that any site has, in alphabetical order.
+    """
+    from mixmfl import nnunet
+
+    modalities = tuple(sorted(fingerprint.modality_cases))
+    planned = nnunet.plan(fingerprint, modalities, labels, preset.planner, preset.network)
+    return Plans(
+        modalities,
+        labels,
+        json.loads(json.dumps(planned)),  # as it will be read: lists, not tuples
+        preset.network,
+        preset.training,
+    )
+
+
+# --- preprocessing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What preprocessing a site came to.
+
+    Attributes:
+        done: Cases preprocessed now.
+        kept: Cases that were there, whole and made from the same files and plans.
+        refused: Cases that could not be used, and why.
+    """
+
+    done: tuple[str, ...]
+    kept: tuple[str, ...]
+    refused: tuple[Refused, ...]
+
+
+def preprocess_site(
+    site: SiteFolder,
+    plans: Plans,
+    configuration: str,
+    out: Path,
+    workers: Workers,
+) -> Preprocessed:
+    """Preprocess a site's cases for one configuration, leaving those alone that are done.
+
+    Args:
+        site: Whose cases.
+        plans: Of the federation.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        out: The site's folder in WORK; cases come into its folder ``configuration``.
+        workers: To work with.
+
+    Raises:
+        PlansError: The site's labels or modalities are not those of the plans.
+    """
+    from mixmfl import dataset
+
+    if (words := site.labels.difference(plans.labels)) is not None:
+        raise PlansError(f"site {site.name}: its labels are not those of the plans: {words}")
+    held = {modality for case in site.found.cases for modality in case.images}
+    if strange := sorted(held - set(plans.modalities)):
+        raise PlansError(
+            f"site {site.name}: has {', '.join(strange)}, but the plans know only "
+            f"{', '.join(plans.modalities)}; plan again with this site's fingerprint"
+        )
+    folder = out / configuration
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = json.dumps(plans.nnunet["configurations"][configuration], sort_keys=True)
+    origins = {case.name: origin(case, site.labels, planned) for case in site.found.cases}
+    kept = [
+        name for name, made_from in origins.items() if dataset.is_stored(folder, name, made_from)
+    ]
+    jobs = {
+        case.name: (_preprocess_job, case, plans, configuration, folder, origins[case.name])
+        for case in site.found.cases
+        if case.name not in kept
+    }
+    done, refused = workers.run(jobs, f"{site.name}: {configuration}")
+    for stale in set(dataset.case_names(folder)) - set(kept) - set(done):
+        # its files are gone or changed beyond use: it must not be trained on
+        (folder / f"{stale}.json").unlink()
+    return Preprocessed(tuple(sorted(done)), tuple(kept), tuple(refused))
+
+
+def _preprocess_job(
+    case: Case, plans: Plans, configuration: str, folder: Path, made_from: str
+) -> str:
+    from mixmfl import dataset, nnunet
+
+    loaded = load_case(case, plans.labels)
+    names = [name for name in plans.modalities if name in loaded.images]
+    images, labels, properties = nnunet.preprocess(
+        [loaded.images[name] for name in names],
+        loaded.labels,
+        loaded.canonical.spacing,
+        plans.nnunet,
+        configuration,
+        plans.labels,
+    )
+    patch_size = plans.configuration(configuration)["patch_size"]
+    dataset.save_case(folder, case.name, names, images, labels, properties, patch_size, made_from)
+    return case.name
+
+
+def origin(case: Case, labels: Labels, planned: str = "") -> str:
+    """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
+    files = {**case.images, "label": case.label}
+    told: list[Any] = [planned, labels.to_json()]
+    for kind, file in sorted(files.items()):
+        if file is not None:
+            status = file.stat()
+            told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def merge_received(files: Sequence[Path]) -> Fingerprint:
+    """Merge fingerprints that sites sent as files.
+
+    Raises:
+        PlansError: A file is missing or is no fingerprint.
+    """
+    return merge_fingerprints(
+        Fingerprint.from_json(read_json(file, PlansError), str(file)) for file in files
+    )

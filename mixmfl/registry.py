@@ -1,0 +1,46 @@
+"""Which model predicts when none is named: the one registered last on this machine."""
+
+import hashlib
+from pathlib import Path
+
+from mixmfl.errors import ModelError
+from mixmfl.files import read_json, write_json
+
+
+def use_model(model: Path, home: Path) -> None:
+    """Register a model file; ``home`` is the user's settings folder of mixmfl.
+
+    Raises:
+        ModelError: The file is not there.
+    """
+    if not model.is_file():
+        raise ModelError(f"{model}: there is no such model file")
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    write_json(home / "model.json", {"model": str(model.resolve()), "sha256": digest})
+
+
+def registered_model(home: Path) -> Path:
+    """Return the registered model file.
+
+    Raises:
+        ModelError: None is registered, or its file is gone or is another one by now.
+    """
+    record = home / "model.json"
+    if not record.is_file():
+        raise ModelError(
+            "no model is registered on this machine; give one by -m MODEL, register one by "
+            "mixmfl_use_model MODEL, or train one"
+        )
+    content = read_json(record, ModelError)
+    model = Path(str(content.get("model")))
+    if not model.is_file():
+        raise ModelError(
+            f"{model}: the registered model is gone; give one by -m MODEL or register one by "
+            "mixmfl_use_model MODEL"
+        )
+    if hashlib.sha256(model.read_bytes()).hexdigest() != content.get("sha256"):
+        raise ModelError(
+            f"{model}: is not what was registered, its contents changed; if that is meant, "
+            f"register it again by mixmfl_use_model {model}"
+        )
+    return model

@@ -1,0 +1,314 @@
+"""The folder of a run: what was asked, how it went, and the states it can go on or export from.
+
+::
+
+    RUN/run.json                       settings, sites, history; names the states below
+    RUN/plans.json                     the plans it was started with
+    RUN/rounds/00012/server.safetensors
+    RUN/rounds/00012/<site>.safetensors    the site's optimiser
+    RUN/progress.csv, progress.png
+    RUN/model.safetensors
+
+``run.json`` is written after the states it names, so an interrupted round leaves the one before.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from mixmfl.errors import ModelError
+from mixmfl.files import read_json, replacing, write_json, write_text
+from mixmfl.memory import State, memory_from_state, memory_to_state
+from mixmfl.model import save_model
+from mixmfl.plan import Plans
+from mixmfl.rounds import Registration, RunSettings, ServerState
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """What a round was at one site.
+
+    Attributes:
+        loss: Mean training loss.
+        dice: Validation Dice of the merged model by label or region; None where no validation
+            case has it; empty where this round was not validated.
+        sent_bytes: By the site.
+        received_bytes: By the site, for training.
+        seconds: Of training and validation.
+    """
+
+    loss: float
+    dice: Mapping[str, float | None]
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+
+
+@dataclass
+class Run:
+    """A run and how far it is.
+
+    Attributes:
+        folder: Of the run.
+        plans: It was started with.
+        settings: It was started with.
+        fold: Validation fold, or ``"all"``: every case trains.
+        registrations: By site.
+        history: Per round, per site.
+        dice: Mean validation Dice per validated round.
+    """
+
+    folder: Path
+    plans: Plans
+    settings: RunSettings
+    fold: str
+    registrations: Mapping[str, Registration]
+    history: list[Mapping[str, SiteRound]] = field(default_factory=list)
+    dice: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def best_round(self) -> int | None:
+        """Return the round with the highest mean validation Dice, the first of equals."""
+        judged = {number: dice for number, dice in self.dice.items() if not math.isnan(dice)}
+        return min(judged, key=lambda number: (-judged[number], number)) if judged else None
+
+    @property
+    def modality_cases(self) -> dict[str, int]:
+        """Return how many training cases of all sites have each modality of the plans."""
+        return {
+            name: sum(r.modality_cases.get(name, 0) for r in self.registrations.values())
+            for name in self.plans.modalities
+        }
+
+
+def holds_run(folder: Path) -> bool:
+    """Say whether a run was started in a folder."""
+    return (folder / "run.json").is_file()
+
+
+def start_run(run: Run) -> None:
+    """Write a new run's record.
+
+    Raises:
+        ModelError: The folder holds a run, or anything else.
+    """
+    if run.folder.is_dir() and any(run.folder.iterdir()):
+        found = "a run" if holds_run(run.folder) else "files that are no run"
+        raise ModelError(
+            f"{run.folder}: holds {found}; nothing was written. Go on with it by --resume, or "
+            "name another folder"
+        )
+    run.plans.save(run.folder / "plans.json")
+    _write_record(run)
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        ModelError: The folder holds none, or one of another format.
+    """
+    if not holds_run(folder):
+        raise ModelError(f"{folder}: holds no run (there is no run.json in it)")
+    record = read_json(folder / "run.json", ModelError)
+    if record.get("format") != FORMAT:
+        raise ModelError(
+            f"{folder / 'run.json'}: format {record.get('format')!r} was found, {FORMAT} is needed"
+        )
+    try:
+        return Run(
+            folder,
+            Plans.load(folder / "plans.json"),
+            RunSettings(**record["settings"]),
+            record["fold"],
+            {site: Registration(**told) for site, told in record["sites"].items()},
+            [
+                {site: SiteRound(**told) for site, told in sites.items()}
+                for sites in record["history"]
+            ],
+            {
+                int(number): math.nan if dice is None else dice
+                for number, dice in record["dice"].items()
+            },
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
+
+
+def save_round(
+    run: Run,
+    state: ServerState,
+    optimizers: Mapping[str, State],
+    sites: Mapping[str, SiteRound],
+    dice: float | None,
+) -> None:
+    """Save all that is needed to go on after a round, then record it and drop older states.
+
+    Args:
+        run: Changed: the round is added to its history.
+        state: After the round.
+        optimizers: By site.
+        sites: How the round went.
+        dice: Mean validation Dice, None where the round was not validated.
+    """
+    folder = _round_folder(run, state.round)
+    _save_tensors(folder / "server.safetensors", {**state.weights, **memory_to_state(state.memory)})
+    for site, optimizer in optimizers.items():
+        _save_tensors(folder / f"{site}.safetensors", optimizer)
+    run.history.append(sites)
+    if dice is not None:
+        run.dice[state.round] = dice
+    _write_record(run)
+    _drop_states(run)
+    write_text(run.folder / "progress.csv", progress_table(run))
+
+
+def load_state_of(run: Run, number: int) -> ServerState:
+    """Return the server's state after a round.
+
+    Raises:
+        ModelError: That round's state is not kept, or damaged.
+    """
+    file = _round_folder(run, number) / "server.safetensors"
+    if not file.is_file():
+        kept = ", ".join(map(str, kept_rounds(run))) or "none yet"
+        raise ModelError(
+            f"{run.folder}: the state of round {number} is not there; kept are: {kept}"
+        )
+    tensors = _load_tensors(file)
+    weights = {name: t for name, t in tensors.items() if not name.startswith("memory.")}
+    return ServerState(number, weights, memory_from_state(tensors))
+
+
+def load_optimizers(run: Run, number: int) -> dict[str, State]:
+    """Return the sites' optimiser states after a round."""
+    folder = _round_folder(run, number)
+    return {site: _load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
+
+
+def kept_rounds(run: Run) -> list[int]:
+    """Return the rounds whose states are there and recorded."""
+    found = (run.folder / "rounds").glob("*/server.safetensors")
+    numbers = sorted(int(file.parent.name) for file in found)
+    return [number for number in numbers if number <= len(run.history)]
+
+
+def choose_round(run: Run, wanted: str) -> int:
+    """Return the round that ``best``, ``last`` or a number means.
+
+    Raises:
+        ModelError: There is no such round.
+    """
+    if not run.history:
+        raise ModelError(f"{run.folder}: no round is done yet")
+    if wanted == "last":
+        return len(run.history)
+    if wanted == "best":
+        # without validation cases nothing is known to be better than the last
+        return run.best_round or len(run.history)
+    if not wanted.isdecimal():
+        raise ModelError(f"round {wanted!r}: give best, last or a number")
+    return int(wanted)
+
+
+def export_model(run_folder: Path, wanted: str, out: Path) -> tuple[int, str]:
+    """Write the model of a saved round to a file.
+
+    Args:
+        run_folder: Of the run.
+        wanted: ``"best"``, ``"last"`` or a round's number.
+        out: The file to write; replaced if it is there.
+
+    Returns:
+        The round, and the file's SHA-256.
+
+    Raises:
+        ModelError: There is no such run or round.
+    """
+    run = open_run(run_folder)
+    number = choose_round(run, wanted)
+    digest = save_model(
+        out, load_state_of(run, number), run.plans, run.settings.configuration, run.modality_cases
+    )
+    return number, digest
+
+
+def progress_table(run: Run) -> str:
+    """Return the history as CSV: a row per round and site."""
+    names = list(run.plans.labels.foreground)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"dice_{name}" for name in names]
+    writer.writerow(["round", "site", "loss", *columns, "sent_bytes", "received_bytes", "seconds"])
+    for number, sites in enumerate(run.history, start=1):
+        for site, told in sites.items():
+            dice: Sequence[float | None] = [told.dice.get(name) for name in names]
+            writer.writerow(
+                [
+                    number,
+                    site,
+                    f"{told.loss:.5f}",
+                    *("" if value is None else f"{value:.4f}" for value in dice),
+                    told.sent_bytes,
+                    told.received_bytes,
+                    f"{told.seconds:.2f}",
+                ]
+            )
+    return text.getvalue()
+
+
+def _write_record(run: Run) -> None:
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(run.settings),
+        "fold": run.fold,
+        "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
+        "dice": {str(n): None if math.isnan(dice) else dice for n, dice in run.dice.items()},
+        "history": [
+            {site: dataclasses.asdict(told) for site, told in sites.items()}
+            for sites in run.history
+        ],
+    }
+    write_json(run.folder / "run.json", content)
+
+
+def _drop_states(run: Run) -> None:
+    """Remove the states that are neither last, nor best, nor kept for good."""
+    last, keep_every = len(run.history), run.plans.training.keep_every
+    for folder in (run.folder / "rounds").iterdir():
+        number = int(folder.name)
+        if number < last and number != run.best_round and number % keep_every:
+            shutil.rmtree(folder)
+        elif number < last:  # only the last can be gone on from; it alone needs the optimisers
+            for file in folder.glob("*.safetensors"):
+                if file.name != "server.safetensors":
+                    file.unlink()
+
+
+def _round_folder(run: Run, number: int) -> Path:
+    return run.folder / "rounds" / f"{number:05d}"
+
+
+def _save_tensors(path: Path, state: State) -> None:
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(
+            {name: tensor.contiguous() for name, tensor in state.items()}, temporary
+        )
+
+
+def _load_tensors(path: Path) -> State:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from None

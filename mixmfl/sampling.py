@@ -1,0 +1,137 @@
+"""Training batches: which case, which of its modalities, which patch; every draw from a seed."""
+
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mixmfl.dataset import StoredCase
+from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, training_transforms
+from mixmfl.plan import Plans
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one gradient step sees.
+
+    Attributes:
+        images: ``(B, M, *P)``, z-scored; zero where a modality is absent.
+        present: ``(B, M)`` bool, at least one True per row.
+        classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
+    """
+
+    images: Tensor
+    present: Tensor
+    classes: list[Tensor]
+
+
+def seed_of(seed: int, round_number: int, site: str, step: int) -> list[int]:
+    """Return the entropy that step draws from; a site's name counts, not its place in a list."""
+    return [seed, round_number, zlib.crc32(site.encode()), step]
+
+
+def choose_modalities(
+    available: Sequence[str], dropping: float, generator: np.random.Generator
+) -> tuple[str, ...]:
+    """Return the modalities to show of a case: all, or with probability ``dropping`` fewer.
+
+    Then every non-empty proper subset is equally likely, so that every subset that a site can
+    form is trained. A single modality is never dropped.
+    """
+    count = len(available)
+    if count < 2 or generator.random() >= dropping:
+        return tuple(available)
+    chosen = int(generator.integers(1, 2**count - 1))  # bits of a proper, non-empty subset
+    return tuple(name for index, name in enumerate(available) if chosen >> index & 1)
+
+
+class Batches(Dataset[Batch]):
+    """The batches of one round at one site; item ``step`` is the same however it is fetched.
+
+    So any number of loader processes, or none, gives the same training.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        plans: Plans,
+        configuration: str,
+        entropy: tuple[int, int, str],
+        steps: int,
+    ) -> None:
+        """Args: training cases; plans; configuration; (seed, round, site); steps of the round."""
+        planned = plans.configuration(configuration)
+        self.cases = list(cases)
+        self.modalities = plans.modalities
+        self.settings = plans.training
+        self.entropy = entropy
+        self.steps = steps
+        self.batch_size = int(planned["batch_size"])
+        self.patch_size = tuple(planned["patch_size"])
+        self.strides = tuple(
+            tuple(row) for row in planned["architecture"]["arch_kwargs"]["strides"]
+        )
+        self.masked = bool(planned["use_mask_for_norm"][0])
+        self.chooser = PatchChooser(self.patch_size, plans.labels)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        generator = np.random.default_rng(seed_of(*self.entropy, step))
+        # nnU-Net: the last third of a batch is centred on foreground
+        plain = round(self.batch_size * (1 - self.settings.foreground_share))
+        picked = generator.integers(0, len(self.cases), self.batch_size)
+        with seeded(generator):
+            items = [
+                self._sample(self.cases[case], index >= plain, generator)
+                for index, case in enumerate(picked)
+            ]
+        return Batch(
+            torch.stack([images for images, _, _ in items]),
+            torch.stack([present for _, present, _ in items]),
+            [torch.stack(classes) for classes in zip(*(c for _, _, c in items), strict=True)],
+        )
+
+    def _sample(
+        self, case: StoredCase, foreground: bool, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
+        box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
+        images = crop_and_pad_nd(case.images, box, 0)[[case.modalities.index(m) for m in shown]]
+        classes = crop_and_pad_nd(case.labels, box, -1)
+        if len(self.patch_size) == 2:  # the box is one slice thick
+            images, classes = images[:, 0], classes[:, 0]
+        augment = training_transforms(self.patch_size, self.strides, len(shown), self.masked)
+        augmented = augment(
+            image=torch.from_numpy(images).float(), segmentation=torch.from_numpy(classes).short()
+        )
+        present = torch.tensor([m in shown for m in self.modalities])
+        placed = torch.zeros((len(self.modalities), *augmented["image"].shape[1:]))
+        for channel, modality in enumerate(shown):
+            placed[self.modalities.index(modality)] = augmented["image"][channel]
+        return placed, present, augmented["segmentation"]
+
+
+@contextmanager
+def seeded(generator: np.random.Generator) -> Iterator[None]:
+    """Seed the global generators, which nnU-Net's augmentation draws from; then restore them."""
+    seed = int(generator.integers(0, 2**31))
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -1,0 +1,232 @@
+"""A site's gradient steps and its validation, on one device. Knows no server."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixmfl.aggregate import block_of
+from mixmfl.dataset import StoredCase
+from mixmfl.errors import MixmflError
+from mixmfl.loss import loss_targets
+from mixmfl.memory import Memory, Prototypes, State, fade, merge_prototypes, observe
+from mixmfl.network import Encoding, MDMNet
+from mixmfl.nnunet import label_manager, supervision_loss
+from mixmfl.plan import Plans
+from mixmfl.sampling import Batch
+from mixmfl.sliding_window import predict_volume
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round of local training gives beside the network's new weights.
+
+    Attributes:
+        loss: Mean over the steps.
+        memory: Prototypes of the site's own modalities.
+        optimizer: AdamW's moments, by ``<parameter>.<moment>``.
+    """
+
+    loss: float
+    memory: Memory
+    optimizer: State
+
+
+def train_locally(
+    network: MDMNet,
+    memory: Memory,
+    optimizer_state: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    plans: Plans,
+    configuration: str,
+    blocks: Iterable[str],
+    learning_rate: float,
+    device: torch.device,
+) -> Trained:
+    """Take one gradient step per batch, changing ``network`` in place.
+
+    Args:
+        network: With the round's weights, on ``device``.
+        memory: Of the federation; read for absent and hidden modalities, not changed.
+        optimizer_state: Of this site's last round, or empty.
+        batches: One per step.
+        plans: Of the run.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        blocks: Those that the site trains; the other parameters are left alone.
+        learning_rate: Of this round.
+        device: Where to compute.
+
+    Raises:
+        MixmflError: The loss became NaN or infinite.
+    """
+    settings = plans.training
+    wanted = set(blocks)
+    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=learning_rate, weight_decay=settings.weight_decay
+    )
+    _load_moments(optimizer, parameters, optimizer_state)
+    planned = plans.configuration(configuration)
+    outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
+    compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+    mixed = device.type == "cuda"
+    scaler = torch.amp.GradScaler(device.type, enabled=mixed)
+
+    network.train()
+    memory = {place: prototypes.to(device) for place, prototypes in memory.items()}
+    seen: dict[tuple[str, int], Prototypes] = {}
+    losses: list[Tensor] = []
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        images, present = batch.images.to(device), batch.present.to(device)
+        classes = [item.to(device) for item in batch.classes]
+        with torch.autocast(device.type, dtype=torch.float16, enabled=mixed):
+            encoding = network.encode(images, present)
+            observed = _observe_batch(network, encoding, classes[0], len(plans.labels.values))
+            logits = network.decode(encoding, memory)
+            loss = compare(logits, loss_targets(classes, plans.labels))
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.detach())
+        for place, new in observed.items():
+            old = [fade(seen[place], settings.memory_decay)] if place in seen else []
+            seen[place] = merge_prototypes([*old, new])
+    mean_loss = torch.stack(losses).float().mean().item()
+    if not np.isfinite(mean_loss):
+        raise MixmflError(
+            f"the loss became {mean_loss} in {len(losses)} steps at learning rate "
+            f"{learning_rate:g}; start anew with a smaller --learning-rate"
+        )
+    return Trained(
+        mean_loss,
+        {place: prototypes.to(torch.device("cpu")) for place, prototypes in seen.items()},
+        _save_moments(optimizer, parameters),
+    )
+
+
+@torch.no_grad()
+def _observe_batch(
+    network: MDMNet, encoding: Encoding, classes: Tensor, num_classes: int
+) -> dict[tuple[str, int], Prototypes]:
+    """Return the prototypes that a batch shows, of the modalities at hand in it."""
+    observed = {}
+    for level in sorted(network.compensated):
+        tailored, shared = encoding.tailored[level].detach(), encoding.shared[level].detach()
+        at_level = nn.functional.interpolate(classes.float(), tailored.shape[3:], mode="nearest")
+        for index, modality in enumerate(network.modalities):
+            rows = encoding.present[:, index]
+            if rows.any():
+                observed[modality, level] = observe(
+                    shared[rows, index].float(),
+                    tailored[rows, index].float(),
+                    at_level[rows],
+                    num_classes,
+                )
+    return observed
+
+
+@dataclass(frozen=True)
+class DiceSum:
+    """Dice of one label or region, summed over cases, so that sites' sums add up.
+
+    Attributes:
+        total: Sum over the cases in which it is defined.
+        cases: How many these are; a case where neither mask nor reference has it is none.
+    """
+
+    total: float
+    cases: int
+
+
+@torch.inference_mode()
+def validate(
+    network: MDMNet,
+    memory: Memory,
+    cases: Iterable[StoredCase],
+    plans: Plans,
+    configuration: str,
+    device: torch.device,
+) -> dict[str, DiceSum]:
+    """Return the Dice of every label or region over whole preprocessed cases.
+
+    Every case is predicted from all modalities that it has, patches side by side, not mirrored:
+    a quick and slightly pessimistic estimate of what ``predict`` does.
+    """
+    planned = plans.configuration(configuration)
+    manager = label_manager(plans.labels)
+    indices = plans.labels.consecutive()
+    network.eval()
+    sums = dict.fromkeys(indices.foreground, DiceSum(0.0, 0))
+    for case in cases:
+        predictor = case_predictor(network, memory, case.modalities, plans.modalities)
+        logits = predict_volume(
+            predictor,
+            torch.from_numpy(case.images[:]),
+            planned["patch_size"],
+            step=1.0,
+            batch_size=patches_at_a_time(planned),
+            device=device,
+        )
+        predicted = manager.convert_logits_to_segmentation(logits.cpu()).numpy()
+        reference = case.labels[:][0]
+        judged = np.ones(reference.shape, dtype=bool)
+        if indices.ignore is not None:
+            judged = reference != indices.ignore
+        for name, values in indices.foreground.items():
+            a, b = (np.isin(found, values) & judged for found in (predicted, reference))
+            size = int(a.sum()) + int(b.sum())
+            if size:
+                dice = 2 * int((a & b).sum()) / size
+                sums[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+    return sums
+
+
+def case_predictor(
+    network: MDMNet, memory: Memory, available: tuple[str, ...], modalities: tuple[str, ...]
+) -> Any:
+    """Return a function from ``(B, K, *P)`` images of the modalities at hand to logits."""
+    slots = [modalities.index(name) for name in available]
+
+    def predict(images: Tensor) -> Tensor:
+        placed = images.new_zeros((len(images), len(modalities), *images.shape[2:]))
+        placed[:, slots] = images
+        present = torch.zeros(
+            (len(images), len(modalities)), dtype=torch.bool, device=images.device
+        )
+        present[:, slots] = True
+        with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
+            return network(placed, present, memory)
+
+    return predict
+
+
+def patches_at_a_time(planned: Mapping[str, Any]) -> int:
+    """Return how many patches fit where training fits the planned batch with its gradients."""
+    return int(planned["batch_size"])
+
+
+def _save_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
+    return {
+        f"{name}.{moment}": value.detach().to("cpu", copy=True)
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load_moments(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor],
+) -> None:
+    for key, value in saved.items():
+        name, moment = key.rsplit(".", 1)
+        parameter = parameters[name]
+        # AdamW keeps its step counter on the CPU, its moments with the parameter
+        place = torch.device("cpu") if moment == "step" else parameter.device
+        optimizer.state[parameter][moment] = value.to(place, copy=True)

@@ -1,0 +1,44 @@
+"""What tests share: commands as users run them, and a home of their own."""
+
+import os
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixmfl.labels import Labels
+
+torch.set_num_threads(2)
+
+MODALITIES = ("flair", "t1", "t2")
+LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the user's registered model out of reach of tests."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("MIXMFL_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def command() -> Callable[..., int]:
+    """Run a command as users do: by its entry point."""
+
+    def run(name: str, *arguments: object) -> int:
+        (found,) = entry_points(group="console_scripts", name=name)
+        return found.load()([str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_mri() -> Path:
+    """Return the folder of real MRI that ``MIXMFL_TEST_DATA`` names."""
+    folder = os.environ.get("MIXMFL_TEST_DATA")
+    if not folder:
+        pytest.skip("MIXMFL_TEST_DATA names no folder with ms_mni/ and brats2015/")
+    return Path(folder)

@@ -1,0 +1,105 @@
+"""A small plan, made by hand, and small cases for it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mixmfl.labels import Labels
+from mixmfl.plan import NetworkSettings, Plans, TrainingSettings
+
+MODALITIES = ("flair", "t1", "t2")
+LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
+
+
+def small_plans(
+    modalities: Sequence[str] = MODALITIES,
+    labels: Labels = LABELS,
+    patch: Sequence[int] = (16, 16),
+    **training: float,
+) -> Plans:
+    """Return plans for a tiny network of three stages, 2-D or 3-D by the patch."""
+    dim = len(patch)
+    planned = {
+        "data_identifier": "small",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 4,
+        "patch_size": list(patch),
+        "median_image_size_in_voxels": [20.0] * dim,
+        "spacing": [1.0] * dim,
+        "normalization_schemes": ["ZScoreNormalization"] * len(modalities),
+        "use_mask_for_norm": [True] * len(modalities),
+        "batch_dice": dim == 2,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": 3,
+                "features_per_stage": [4, 8, 8],
+                "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+                "kernel_sizes": [[3] * dim] * 3,
+                "strides": [[1] * dim, [2] * dim, [2] * dim],
+                "n_conv_per_stage": [1, 1, 1],
+                "n_conv_per_stage_decoder": [1, 1],
+                "conv_bias": True,
+                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    for part in ("data", "seg", "probabilities"):
+        planned[f"resampling_fn_{part}"] = "resample_data_or_seg_to_shape"
+        planned[f"resampling_fn_{part}_kwargs"] = {
+            "is_seg": part == "seg",
+            "order": 3 if part == "data" else 1,
+            "order_z": 0,
+            "force_separate_z": None,
+        }
+    defaults = TrainingSettings(
+        rounds=2,
+        local_steps=2,
+        learning_rate=1e-2,
+        weight_decay=1e-4,
+        gradient_norm=12.0,
+        foreground_share=0.33,
+        modality_dropping=0.5,
+        memory_decay=0.9,
+        validate_every=1,
+        keep_every=100,
+    )
+    return Plans(
+        tuple(modalities),
+        labels,
+        {
+            "plans_name": "small",
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": {
+                str(i): {} for i in range(len(modalities))
+            },
+            "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
+        },
+        NetworkSettings(0.5, 0.5, (-1,), 0.1),
+        dataclasses.replace(defaults, **training),  # type: ignore[arg-type]
+    )
+
+
+def small_case(
+    modalities: Sequence[str], seed: int, shape: Sequence[int] = (6, 20, 18)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return images and labels ``(Z, Y, X)``: a bright lesion with a core in noise."""
+    generator = np.random.default_rng(seed)
+    labels = np.zeros(shape, dtype=np.int16)
+    labels[1:-1, 5:14, 4:12] = 1
+    labels[2:-2, 8:11, 6:9] = 2
+    images = {
+        name: (generator.normal(10, 1, shape) + 4 * labels).astype(np.float32)
+        for name in modalities
+    }
+    return images, labels

@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from mixmfl.memory import (
+    Prototypes,
+    can_recall,
+    fade,
+    memory_from_state,
+    memory_to_state,
+    merge_memories,
+    merge_prototypes,
+    observe,
+    recall,
+)
+
+
+def prototypes(
+    keys: list[list[float]], values: list[list[float]], counts: list[float]
+) -> Prototypes:
+    return Prototypes(tensor(keys), tensor(values), tensor(counts))
+
+
+def test_prototypes_are_the_mean_feature_of_each_class() -> None:
+    shared = tensor([[[1.0, 3.0, 5.0, 7.0]]])  # (B=1, C=1, P=4)
+    tailored = tensor([[[2.0, 4.0, 6.0, 80.0]]])
+    found = observe(shared, tailored, tensor([[0, 0, 1, 9]]), num_classes=3)  # 9: ignored
+    assert found.keys.tolist() == [[2.0], [5.0], [0.0]]
+    assert found.values.tolist() == [[3.0], [6.0], [0.0]]
+    assert found.counts.tolist() == [2.0, 1.0, 0.0]
+
+
+def test_observing_several_cases_of_several_dimensions_agrees_with_a_loop() -> None:
+    generator = torch.Generator().manual_seed(1)
+    shared = torch.randn(2, 3, 4, 5, 6, generator=generator)
+    tailored = torch.randn(2, 2, 4, 5, 6, generator=generator)
+    classes = torch.randint(0, 3, (2, 1, 4, 5, 6), generator=generator)[:, 0]
+    found = observe(shared, tailored, classes[:, None], num_classes=3)
+    for index in range(3):
+        inside = classes == index
+        want = torch.stack([shared[:, c][inside].mean() for c in range(3)])
+        assert torch.allclose(found.keys[index], want, atol=1e-6)
+        want = torch.stack([tailored[:, c][inside].mean() for c in range(2)])
+        assert torch.allclose(found.values[index], want, atol=1e-6)
+        assert found.counts[index] == inside.sum()
+
+
+def test_merging_weighs_by_counts_and_leaves_unseen_classes_zero() -> None:
+    merged = merge_prototypes(
+        [
+            prototypes([[1.0], [4.0], [0.0]], [[10.0], [1.0], [0.0]], [1.0, 2.0, 0.0]),
+            prototypes([[5.0], [0.0], [0.0]], [[30.0], [0.0], [0.0]], [3.0, 0.0, 0.0]),
+        ]
+    )
+    assert merged.keys.tolist() == [[4.0], [4.0], [0.0]]  # (1*1 + 3*5) / 4
+    assert merged.values.tolist() == [[25.0], [1.0], [0.0]]
+    assert merged.counts.tolist() == [4.0, 2.0, 0.0]
+
+
+def test_fading_makes_later_batches_count_more() -> None:
+    old = prototypes([[0.0]], [[0.0]], [10.0])
+    new = prototypes([[1.0]], [[2.0]], [5.0])
+    merged = merge_prototypes([fade(old, 0.5), new])
+    assert merged.keys.item() == pytest.approx(0.5)
+    assert merged.values.item() == pytest.approx(1.0)
+
+
+def test_a_class_or_modality_that_no_site_saw_this_round_stays_as_it_was() -> None:
+    before = {
+        ("t1", 2): prototypes([[1.0], [2.0]], [[3.0], [4.0]], [5.0, 6.0]),
+        ("t2", 2): prototypes([[7.0], [8.0]], [[9.0], [1.0]], [2.0, 3.0]),
+    }
+    reply = {("t1", 2): prototypes([[10.0], [0.0]], [[20.0], [0.0]], [4.0, 0.0])}
+    after = merge_memories(before, {"north": reply})
+    assert after["t1", 2].keys.tolist() == [[10.0], [2.0]]
+    assert after["t1", 2].values.tolist() == [[20.0], [4.0]]
+    assert after["t1", 2].counts.tolist() == [4.0, 6.0]
+    assert after["t2", 2] is before["t2", 2]
+
+
+def test_recall_is_the_attention_worked_out_by_hand() -> None:
+    memory = prototypes([[2.0, 0.0], [-2.0, 0.0]], [[1.0], [5.0]], [3.0, 3.0])
+    query = tensor([[[1.0], [1.0]]])  # (1, 2, P=1); centred keys are (±2, 0), so cosines ±1/sqrt(2)
+    near, far = math.exp(1 / math.sqrt(2) / 0.5), math.exp(-1 / math.sqrt(2) / 0.5)
+    want = (near * 1.0 + far * 5.0) / (near + far)
+    assert recall(query, memory, temperature=0.5).item() == pytest.approx(want, rel=1e-5)
+
+
+def test_recall_ignores_what_all_classes_have_in_common() -> None:
+    memory = prototypes([[100.0, 1.0], [100.0, -1.0]], [[1.0], [5.0]], [3.0, 3.0])
+    query = tensor([[[100.0, 100.0], [0.9, -0.9]]])  # two voxels, one like each class
+    assert recall(query, memory, temperature=0.05)[0, 0].tolist() == pytest.approx([1.0, 5.0])
+
+
+def test_recall_never_reads_a_class_that_was_not_seen() -> None:
+    memory = prototypes([[1.0], [0.0], [-1.0]], [[2.0], [999.0], [4.0]], [1.0, 0.0, 1.0])
+    query = torch.linspace(-2, 2, 9)[None, None]
+    found = recall(query, memory, temperature=1.0)
+    assert 2.0 <= found.min() <= found.max() <= 4.0
+
+
+def test_recall_keeps_the_shape_of_space() -> None:
+    memory = prototypes([[1.0, 2.0], [0.0, 1.0]], [[1.0] * 5, [2.0] * 5], [1.0, 1.0])
+    assert recall(torch.randn(3, 2, 4, 6, 8), memory, 0.1).shape == (3, 5, 4, 6, 8)
+
+
+def test_an_empty_memory_recalls_nothing() -> None:
+    memory = {("t1", 1): prototypes([[0.0]], [[0.0]], [0.0])}
+    assert not can_recall(memory, "t1", 1)
+    assert not can_recall(memory, "t2", 1)
+    assert can_recall({("t1", 1): prototypes([[0.0]], [[0.0]], [1.0])}, "t1", 1)
+
+
+def test_a_memory_survives_its_form_as_named_tensors() -> None:
+    memory = {
+        ("t2_star", 4): prototypes([[1.0]], [[2.0]], [3.0]),
+        ("t1", 0): prototypes([[4.0]], [[5.0]], [6.0]),
+    }
+    state = {**memory_to_state(memory), "decoder.w": tensor(0)}
+    back = memory_from_state(state)
+    assert set(back) == set(memory)
+    for place in memory:
+        assert back[place].keys.tolist() == memory[place].keys.tolist()
+        assert back[place].values.tolist() == memory[place].values.tolist()
+        assert back[place].counts.tolist() == memory[place].counts.tolist()

@@ -1,0 +1,170 @@
+import pytest
+import torch
+from small import LABELS, MODALITIES, small_plans
+from torch import Tensor
+
+from mixmfl import nnunet
+from mixmfl.memory import Memory, Prototypes
+from mixmfl.network import MDMNet, SlotFusion, build_network, load_state, network_state
+
+CONFIGURATIONS = [("2d", (16, 16)), ("3d_fullres", (8, 16, 16))]
+
+
+def build(configuration: str, patch: tuple[int, ...], seed: int = 0) -> MDMNet:
+    return build_network(small_plans(patch=patch), configuration, seed)
+
+
+def some_memory(network: MDMNet, modalities: tuple[str, ...] = MODALITIES) -> Memory:
+    generator = torch.Generator().manual_seed(3)
+    (level,) = network.compensated
+    return {
+        (name, level): Prototypes(
+            torch.randn(3, 4, generator=generator),
+            torch.randn(3, 4, generator=generator),
+            torch.ones(3),
+        )
+        for name in modalities
+    }
+
+
+def presence(*rows: str) -> Tensor:
+    return torch.tensor([[name in row.split("+") for name in MODALITIES] for row in rows])
+
+
+@pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
+def test_logits_come_at_every_resolution_in_training_and_at_one_in_prediction(
+    configuration: str, patch: tuple[int, ...]
+) -> None:
+    network = build(configuration, patch)
+    images, present = torch.randn(2, 3, *patch), presence("t1", "t1+t2+flair")
+    shapes = [tuple(logits.shape) for logits in network.train()(images, present, {})]
+    half = tuple(n // 2 for n in patch)
+    assert shapes == [(2, 3, *patch), (2, 3, *half)]
+    assert network.eval()(images, present, {}).shape == (2, 3, *patch)
+
+
+@pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
+@pytest.mark.parametrize("hidden", [float("nan"), 7.0])
+def test_what_an_absent_modality_holds_does_not_change_a_bit(
+    configuration: str, patch: tuple[int, ...], hidden: float
+) -> None:
+    network = build(configuration, patch).eval()
+    memory, present = some_memory(network), presence("t1", "t2+flair")
+    images = torch.randn(2, 3, *patch)
+    spoilt = images.clone()
+    spoilt[~present] = hidden
+    assert torch.equal(network(images, present, memory), network(spoilt, present, memory))
+
+
+def test_encoders_of_absent_modalities_are_not_computed() -> None:
+    network = build("2d", (16, 16))
+    ran: list[str] = []
+    for name, encoder in network.tailored.items():
+        encoder.register_forward_hook(lambda *_, name=name: ran.append(name))
+    network(torch.randn(2, 3, 16, 16), presence("t1", "t1+flair"), some_memory(network))
+    assert sorted(ran) == ["flair", "t1"]
+
+
+def test_a_case_does_not_see_the_others_of_its_batch() -> None:
+    network = build("2d", (16, 16)).eval()
+    memory, images = some_memory(network), torch.randn(3, 3, 16, 16)
+    present = presence("t1", "t2+flair", "t1+t2+flair")
+    together = network(images, present, memory)
+    for row in range(3):
+        alone = network(images[row : row + 1], present[row : row + 1], memory)
+        assert torch.allclose(together[row], alone[0], atol=1e-5)
+
+
+def test_memory_stands_in_for_absent_modalities_and_only_for_them() -> None:
+    network = build("2d", (16, 16)).eval()
+    images, everything = torch.randn(1, 3, 16, 16), presence("t1+t2+flair")
+    memory = some_memory(network)
+    assert torch.equal(network(images, everything, {}), network(images, everything, memory))
+    without, lacking = network(images, presence("t1"), {}), presence("t1")
+    assert not torch.allclose(without, network(images, lacking, memory))
+    of_t1_alone = some_memory(network, ("t1",))
+    assert torch.equal(without, network(images, lacking, of_t1_alone))
+
+
+def test_the_order_of_modalities_changes_nothing() -> None:
+    network = build("2d", (16, 16)).eval()
+    turned = ("t2", "flair", "t1")
+    other = build_network(small_plans(modalities=turned), "2d", seed=5).eval()
+    load_state(other, network_state(network))
+    images, present = torch.randn(2, 3, 16, 16), presence("t1+t2", "flair")
+    memory = some_memory(network)
+    order = [MODALITIES.index(name) for name in turned]
+    assert torch.allclose(
+        network(images, present, memory),
+        other(images[:, order], present[:, order], memory),
+        atol=1e-5,
+    )
+
+
+def test_fusion_of_equal_slots_does_not_depend_on_how_many_there_are() -> None:
+    planned = nnunet.resolve_architecture(
+        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
+    )
+    fusion = SlotFusion(2, 2, 4, planned).eval()
+    slots = torch.randn(1, 1, 2, 8, 8).expand(1, 3, 2, 8, 8)
+    shared, nothing = torch.randn(1, 2, 8, 8), presence("x")
+    one = fusion(slots, shared, presence("t1"), nothing)
+    assert torch.allclose(one, fusion(slots, shared, presence("t1+t2+flair"), nothing), atol=1e-5)
+
+
+def test_a_remembered_slot_weighs_an_eighth_of_a_measured_one_at_first() -> None:
+    planned = nnunet.resolve_architecture(
+        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
+    )
+    fusion = SlotFusion(2, 2, 4, planned)
+    torch.nn.init.zeros_(fusion.score.weight)
+    torch.nn.init.zeros_(fusion.score.bias)
+    slots = torch.zeros(1, 3, 2, 8, 8)
+    slots[:, 1], slots[:, 2] = 1.0, 9.0  # t1 measured, t2 remembered, flair unknown
+    pooled: list[Tensor] = []
+    fusion.mix.register_forward_pre_hook(lambda _, given: pooled.append(given[0][:, :2]))
+    fusion(slots, torch.zeros(1, 2, 8, 8), presence("t1"), presence("t2"))
+    small = torch.exp(torch.tensor(-2.0))
+    want = (1.0 + 9.0 * small) / (1 + small)
+    assert torch.allclose(pooled[0], want.expand(1, 2, 8, 8), atol=1e-5)
+
+
+def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    one, same, other = (network_state(build("2d", (16, 16), seed)) for seed in (4, 4, 5))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_parameter_travels_under_one_name() -> None:
+    network = build("2d", (16, 16))
+    state = network_state(network)
+    assert sum(t.numel() for t in state.values()) == sum(p.numel() for p in network.parameters())
+    assert len({t.data_ptr() for t in state.values()}) == len(state)
+
+
+@pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
+def test_the_planned_memory_is_that_of_the_features_really_kept(
+    configuration: str, patch: tuple[int, ...]
+) -> None:
+    plans = small_plans(patch=patch)
+    network = build(configuration, patch)
+    kept = 0
+
+    def count(_: object, __: object, output: Tensor) -> None:
+        nonlocal kept
+        kept += output.numel()
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.conv._ConvNd):
+            module.register_forward_hook(count)
+    encoding = network.encode(torch.randn(1, 3, *patch), presence("t1+t2+flair"))
+    slots = sum(level.numel() for level in encoding.tailored)
+    network.decode(encoding, {})
+    planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
+    estimate = nnunet.feature_map_size(patch, 3, len(LABELS.values), planned, plans.network)
+    # the gate's one-channel scores are what the estimate leaves out
+    assert estimate == pytest.approx(kept + slots, rel=0.1)
