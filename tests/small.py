@@ -1,12 +1,18 @@
 """A small plan, made by hand, and small cases for it."""
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from mixmfl import nnunet
+from mixmfl.dataset import open_case, save_case
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, Plans, TrainingSettings
+from mixmfl.rounds import Site
 
 MODALITIES = ("flair", "t1", "t2")
 LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
@@ -103,3 +109,29 @@ def small_case(
         for name in modalities
     }
     return images, labels
+
+
+def stored_site(
+    folder: Path,
+    name: str,
+    cases: Sequence[Sequence[str]],
+    plans: Plans,
+    configuration: str = "2d",
+    validation: int = 0,
+) -> Site:
+    """Store a site's cases, given by their modalities, and open it; the last ones validate."""
+    stored = []
+    for number, modalities in enumerate(cases):
+        ordered = [m for m in plans.modalities if m in modalities]
+        seed = zlib.crc32(f"{name} {number}".encode())
+        images, labels = small_case(ordered, seed, (10, 20, 18))
+        data, seg, properties = nnunet.preprocess(
+            list(images.values()), labels, (1, 1, 1), plans.nnunet, configuration, plans.labels
+        )
+        place = folder / "sites" / name / configuration
+        place.mkdir(parents=True, exist_ok=True)
+        patch = plans.configuration(configuration)["patch_size"]
+        save_case(place, f"p{number}", ordered, data, seg, properties, patch, "small")
+        stored.append(open_case(place, f"p{number}"))
+    cut = len(stored) - validation
+    return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))

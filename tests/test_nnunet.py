@@ -1,0 +1,177 @@
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from small import LABELS, small_case, small_plans
+
+from mixmfl import nnunet
+from mixmfl.fingerprint import fingerprint_case, merge_fingerprints
+from mixmfl.labels import Labels
+from mixmfl.loss import loss_targets
+from mixmfl.plan import NetworkSettings, PlannerSettings, load_preset
+from mixmfl.preprocess import make_plans
+
+REGIONS = Labels({"background": 0, "whole": (1, 2), "core": 2, "ignore": 3}, (1, 2))
+
+
+def fingerprints(count: int = 6) -> list[Any]:
+    made = []
+    for seed in range(count):
+        images, labels = small_case(("t1", "t2"), seed, (32, 60 + 4 * seed, 56))
+        spacing = (1.0 + 0.5 * (seed % 2), 1.0, 1.0)
+        box = nnunet.nonzero_box(list(images.values()))
+        made.append(fingerprint_case(images, labels, spacing, box))
+    return made
+
+
+def test_sites_fingerprints_give_the_plans_of_the_pooled_cases() -> None:
+    cases, preset = fingerprints(), load_preset("demo")
+    sites = [merge_fingerprints(cases[:1]), merge_fingerprints(cases[1:4]), *cases[4:]]
+    pooled = make_plans(merge_fingerprints(cases), LABELS, preset)
+    merged = make_plans(merge_fingerprints(sites), LABELS, preset)
+    assert merged == pooled
+
+
+def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = merge_fingerprints(fingerprints())
+    planner = PlannerSettings(8.0, 32, 512, 320, None)
+    ours = nnunet.plan(merged, ["t1", "t2"], LABELS, planner, NetworkSettings(0.5, 0.5, (-1,), 0.1))
+    monkeypatch.setattr(nnunet, "_Planner", lambda name, *_: _plain_planner(name))
+    theirs = nnunet.plan(
+        merged, ["t1", "t2"], LABELS, planner, NetworkSettings(0.5, 0.5, (-1,), 0.1)
+    )
+    for name in ("2d", "3d_fullres"):
+        one, other = ours["configurations"][name], theirs["configurations"][name]
+        assert list(one["spacing"]) == list(other["spacing"])
+        assert list(one["median_image_size_in_voxels"]) == list(
+            other["median_image_size_in_voxels"]
+        )
+        assert one["normalization_schemes"] == other["normalization_schemes"]
+        assert one["batch_size"] <= other["batch_size"]
+    assert ours["transpose_forward"] == theirs["transpose_forward"]
+
+
+def _plain_planner(name: str) -> Any:
+    planner = ExperimentPlanner(name)
+    planner.determine_reader_writer = lambda: dict  # there is no image to find a reader for
+    return planner
+
+
+def test_planning_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_raw", "/theirs")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    make_plans(merge_fingerprints(fingerprints(2)), LABELS, load_preset("demo"))
+    assert os.environ["nnUNet_raw"] == "/theirs"  # noqa: SIM112
+    assert "nnUNet_results" not in os.environ
+
+
+def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> None:
+    merged = merge_fingerprints(fingerprints())
+    planner = PlannerSettings(1.0, 32, 512, 320, None)
+    sizes = []
+    for settings in (NetworkSettings(0.25, 0.25, (-1,), 0.1), NetworkSettings(1, 1, (-1,), 0.1)):
+        plans = nnunet.plan(merged, ["t1", "t2"], LABELS, planner, settings)
+        planned = plans["configurations"]["3d_fullres"]
+        sizes.append(planned["batch_size"] * np.prod(planned["patch_size"]))
+    assert sizes[1] < sizes[0]
+
+
+def test_plans_name_no_code_outside_torch() -> None:
+    planned = copy.deepcopy(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
+    planned["conv_op"] = "os.system"
+    with pytest.raises(ValueError, match=r"'os\.system' is no part of torch\.nn"):
+        nnunet.resolve_architecture(planned)
+
+
+def test_a_case_is_scored_within_its_head_whatever_modalities_it_has() -> None:
+    plans = small_plans()
+    images, labels = small_case(("t1", "t2"), 0)
+    for image in images.values():
+        image[:, :3] = 0  # outside the head
+    one, seg, _ = nnunet.preprocess(
+        [images["t2"]], labels, (1, 1, 1), plans.nnunet, "2d", plans.labels
+    )
+    both, _, _ = nnunet.preprocess(
+        [images["t1"], images["t2"]], labels, (1, 1, 1), plans.nnunet, "2d", plans.labels
+    )
+    assert one.shape == (1, 6, 17, 18)
+    assert np.array_equal(one[0], both[1])
+    assert one[0].mean() == pytest.approx(0, abs=1e-5)
+    assert one[0].std() == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(seg[0], labels[:, 3:])
+
+
+def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
+    plans = small_plans()
+    images, labels = small_case(("t1",), 0)
+    images["t1"][:, :3] = 0
+    _, seg, properties = nnunet.preprocess(
+        [images["t1"]], labels, (1, 2, 2), plans.nnunet, "2d", plans.labels
+    )
+    assert seg.shape == (1, 6, 34, 36)  # resampled to 1 mm within the slice
+    logits = torch.nn.functional.one_hot(torch.from_numpy(seg[0].clip(0)).long(), 3).movedim(-1, 0)
+    restored = nnunet.restore(logits.float(), properties, plans.nnunet, "2d", plans.labels)
+    assert restored.shape == labels.shape
+    assert (restored == labels).mean() > 0.99
+    probabilities = nnunet.restore(
+        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels, probabilities=True
+    )
+    assert probabilities.shape == (3, *labels.shape)
+    assert probabilities.sum(axis=0) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_loss_is_nnunets_and_halves_per_resolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 3, n, n, generator=generator) for n in (16, 8, 4)]
+    classes = [torch.randint(0, 3, (2, 1, n, n), generator=generator) for n in (16, 8, 4)]
+    single = DC_and_CE_loss({"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}, {})
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+    from nnunetv2.utilities.helpers import softmax_helper_dim1
+
+    single.dc = MemoryEfficientSoftDiceLoss(
+        softmax_helper_dim1, batch_dice=True, smooth=1e-5, do_bg=False, ddp=False
+    )
+    want = (2 * single(logits[0], classes[0]) + single(logits[1], classes[1])) / 3
+    found = nnunet.supervision_loss(LABELS, 3, batch_dice=True)(
+        logits, loss_targets(classes, LABELS)
+    )
+    assert found.item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_regions_become_channels_and_the_ignored_voxels_the_last_one() -> None:
+    (target,) = loss_targets([torch.tensor([[[0, 1, 2, 3]]])], REGIONS)
+    assert target.tolist() == [
+        [
+            [False, True, True, False],
+            [False, False, True, False],
+            [False, False, False, True],
+        ]
+    ]
+
+
+def test_ignored_voxels_do_not_count_in_the_loss() -> None:
+    compare = nnunet.supervision_loss(REGIONS, 1, batch_dice=True)
+    logits = torch.randn(1, 2, 4, 4)
+    classes = torch.randint(0, 3, (1, 1, 4, 4))
+    classes[..., 0] = 3
+    changed = logits.clone()
+    changed[..., 0] += 5
+    targets = loss_targets([classes], REGIONS)
+    assert compare([logits], targets) == compare([changed], targets)
+
+
+def test_augmentation_does_not_depend_on_how_busy_the_machine_is() -> None:
+    composed = nnunet.training_transforms((16, 16), ((1, 1), (2, 2), (2, 2)), 2, True)
+    blurs = [getattr(t, "transform", t) for t in composed.transforms]
+    (blur,) = [t for t in blurs if type(t).__name__ == "GaussianBlurTransform"]
+    assert blur.benchmark is False

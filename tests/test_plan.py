@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small_plans
+
+from mixmfl.errors import PlansError
+from mixmfl.plan import Plans, load_preset, preset_names
+
+
+def content() -> dict[str, Any]:
+    return json.loads(json.dumps(small_plans().to_json()))
+
+
+def test_plans_survive_their_file(tmp_path: Path) -> None:
+    plans = small_plans()
+    plans.save(tmp_path / "plans.json")
+    assert Plans.load(tmp_path / "plans.json").to_json() == plans.to_json()
+
+
+def test_every_shipped_preset_is_whole() -> None:
+    assert set(preset_names()) == {"default", "demo"}
+    for name in preset_names():
+        assert load_preset(name).training.rounds > 0
+
+
+def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
+    preset = json.loads((Path(__file__).parents[1] / "plans" / "default.json").read_text())
+    preset["planner"]["target_spacing"] = [2, 2, 2]
+    (tmp_path / "mine.json").write_text(json.dumps(preset))
+    assert load_preset(str(tmp_path / "mine.json")).planner.target_spacing == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("format",), 0, "plans of format 0 were found"),
+        (("patch",), 3, r"unknown fields \['patch'\]"),
+        (("training", "epochs"), 3, r"training: unknown fields \['epochs'\]"),
+        (("training", "rounds"), "many", "training: rounds: int is needed, not 'many'"),
+        (("training", "rounds"), 2.5, "training: rounds: int is needed, not 2.5"),
+        (("network", "temperature"), True, "temperature: float is needed"),
+        (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
+        (("network",), [], "network: an object with fields is needed"),
+        (("nnunet", "configurations"), {}, "neither 2d nor 3d_fullres is planned"),
+    ],
+)
+def test_plans_that_are_not_whole_are_refused(
+    place: tuple[str, ...], value: object, message: str
+) -> None:
+    spoilt = content()
+    inner = spoilt
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    with pytest.raises(PlansError, match=message):
+        Plans.from_json(spoilt, "plans.json")
+
+
+def test_a_missing_field_is_named() -> None:
+    spoilt = content()
+    del spoilt["training"]["learning_rate"]
+    with pytest.raises(PlansError, match=r"missing fields \['learning_rate'\]"):
+        Plans.from_json(spoilt, "plans.json")
+
+
+def test_what_was_not_planned_cannot_be_asked_for() -> None:
+    with pytest.raises(PlansError, match="'3d_fullres' is not in these plans, which have 2d"):
+        small_plans().configuration("3d_fullres")
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+    with pytest.raises(PlansError, match="there are default, demo"):
+        load_preset("huge")
+    with pytest.raises(PlansError, match="there is no such file"):
+        load_preset("/nowhere/mine.json")
