@@ -23,7 +23,10 @@ FORMAT = 1
 class StoredCase:
     """A preprocessed case; arrays are read from disk where they are sliced.
 
+    It travels to another process as its place on disk.
+
     Attributes:
+        folder: Where its files are.
         name: Of the case.
         modalities: Those that the case has, in the order of the first axis of ``images``.
         images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
@@ -32,11 +35,15 @@ class StoredCase:
             which foreground patches are chosen.
     """
 
+    folder: Path
     name: str
     modalities: tuple[str, ...]
     images: Any
     labels: Any
     class_locations: Mapping[Any, np.ndarray]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_case, (self.folder, self.name)
 
 
 def save_case(
@@ -135,6 +142,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
             f"({len(record['modalities'])} modalities, {shape}); run mixmfl_plan_preprocess again"
         )
     return StoredCase(
+        folder,
         name,
         tuple(record["modalities"]),
         images,

@@ -1,14 +1,11 @@
-"""The model file: weights and memory as safetensors, all that they mean in its header."""
+"""The model file: weights and memory, and in its header all that they mean."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
 from mixmfl import __version__
@@ -18,6 +15,7 @@ from mixmfl.memory import Memory, memory_from_state, memory_to_state
 from mixmfl.network import MDMNet, build_network, load_state
 from mixmfl.plan import Plans
 from mixmfl.rounds import ServerState
+from mixmfl.tensors import pack, read
 
 FORMAT = "mixmfl model 1"
 
@@ -68,21 +66,18 @@ def save_model(
         "format": FORMAT,
         "mixmfl_version": __version__,
         "configuration": configuration,
-        "round": str(state.round),
-        "modalities": json.dumps(list(plans.modalities)),
-        "modality_cases": json.dumps(dict(modality_cases), sort_keys=True),
-        "labels": json.dumps(plans.labels.to_json()),
-        "plans": json.dumps(plans.to_json()),
+        "round": state.round,
+        "modality_cases": dict(modality_cases),
+        "plans": plans.to_json(),
     }
     tensors = {
         **{f"network.{name}": tensor for name, tensor in state.weights.items()},
         **memory_to_state(state.memory),
     }
+    content = pack(tensors, header)
     with replacing(path) as temporary:
-        safetensors.torch.save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
-        )
-        return hashlib.sha256(temporary.read_bytes()).hexdigest()
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
@@ -93,24 +88,22 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """
     device = torch.device(device)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ModelError(
-                    f"{path}: format {header.get('format')!r} was found, {FORMAT!r} is needed; "
-                    "export the run again with mixmfl_export, or install the version of mixmfl "
-                    f"that wrote it ({header.get('mixmfl_version', 'not told')})"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, header = read(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: there is no such model file") from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except ValueError as error:
         raise ModelError(
             f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
             "mixmfl_export"
         ) from None
+    if header.get("format") != FORMAT:
+        raise ModelError(
+            f"{path}: format {header.get('format')!r} was found, {FORMAT!r} is needed; export the "
+            "run again with mixmfl_export, or install the version of mixmfl that wrote it "
+            f"({header.get('mixmfl_version', 'not told')})"
+        )
     try:
-        plans = Plans.from_json(json.loads(header["plans"]), str(path))
+        plans = Plans.from_json(header["plans"], str(path))
         network = build_network(plans, header["configuration"], seed=0)
         weights = {
             name.removeprefix("network."): tensor
@@ -121,11 +114,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         if missing:
             raise ModelError(f"{path}: lacks {len(missing)} tensors, such as {min(missing)}")
         load_state(network, weights)
-        record = {
-            "mixmfl_version": header["mixmfl_version"],
-            "round": int(header["round"]),
-            "modality_cases": json.loads(header["modality_cases"]),
-        }
+        record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
     except (KeyError, ValueError, RuntimeError, PlansError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     memory = {p: prototypes.to(device) for p, prototypes in memory_from_state(tensors).items()}

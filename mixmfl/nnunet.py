@@ -53,6 +53,7 @@ __all__ = [
     "compute_gaussian",
     "compute_steps_for_sliding_window",
     "crop_and_pad_nd",
+    "head_mask",
     "nonzero_box",
     "plan",
     "preprocess",
@@ -220,9 +221,14 @@ def _captured_output() -> Iterator[None]:
 # --- preprocessing and its inverse -------------------------------------------------------------
 
 
+def head_mask(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return where any image is not zero, ``(Z, Y, X)`` bool, holes filled."""
+    return create_nonzero_mask(np.stack(images))
+
+
 def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
     """Return the box around the voxels that are non-zero in any image, holes filled."""
-    mask = create_nonzero_mask(np.stack(images))
+    mask = head_mask(images)
     where = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     z, y, x = (slice(int(found[0]), int(found[-1]) + 1) for found in where)
     return z, y, x

@@ -14,7 +14,7 @@ from mixmfl.cases import Case, LoadedCase, Refused, load_case
 from mixmfl.errors import DataError, MixmflError, ModelError
 from mixmfl.image import from_canonical, write_labels
 from mixmfl.model import Model
-from mixmfl.nnunet import label_manager, preprocess, restore
+from mixmfl.nnunet import head_mask, label_manager, preprocess, restore
 from mixmfl.sliding_window import predict_volume
 from mixmfl.train import case_predictor, patches_at_a_time
 
@@ -119,7 +119,18 @@ def predict_case(
         DataError: A model knows none of the case's modalities.
     """
     if len(models) == 1:
-        return _predict_one(models[0], case, step, mirror, probabilities=False)
+        found = _predict_one(models[0], case, step, mirror, probabilities=False)
+    else:
+        found = _predict_mean(models, case, step, mirror)
+    if all(m.plans.configuration(m.configuration)["use_mask_for_norm"][0] for m in models):
+        # planned for images that are zero outside the head: there is nothing to find there
+        found[~head_mask(list(case.images.values()))] = 0
+    return found
+
+
+def _predict_mean(
+    models: Sequence[Model], case: LoadedCase, step: float, mirror: bool
+) -> npt.NDArray[Any]:
     total: npt.NDArray[Any] | None = None
     for model in models:
         found = _predict_one(model, case, step, mirror, probabilities=True)

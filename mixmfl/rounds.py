@@ -9,6 +9,7 @@
 Messages are plain (see ``wire``); nothing here knows what carries them.
 """
 
+import multiprocessing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -160,7 +161,7 @@ def train_at_site(
         network,
         memory_from_state(task.tensors),
         optimizer_state,
-        _loader(batches, site.workers),
+        loader(batches, site.workers),
         plans,
         settings.configuration,
         weights,
@@ -280,8 +281,18 @@ def _site_network(task: Message, site: Site, plans: Plans, settings: RunSettings
     return network.to(site.device)
 
 
-def _loader(batches: Batches, workers: int) -> Iterable[Batch]:
-    return DataLoader(batches, batch_size=None, num_workers=workers)
+def loader(batches: Batches, workers: int) -> Iterable[Batch]:
+    """Return the batches, prepared by ``workers`` processes or here: the same either way."""
+    if not workers:
+        return DataLoader(batches, batch_size=None)
+    # not fork, the default: a forked process can hang in the threads that torch left behind
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["mixmfl.sampling"])  # importing it takes seconds
+    return DataLoader(
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=context
+    )
 
 
 def _shares(weights: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -22,15 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-
 from mixmfl.errors import ModelError
 from mixmfl.files import read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
 from mixmfl.plan import Plans
 from mixmfl.rounds import Registration, RunSettings, ServerState
+from mixmfl.tensors import pack, read
 
 FORMAT = 1
 
@@ -301,14 +299,13 @@ def _round_folder(run: Run, number: int) -> Path:
 
 
 def _save_tensors(path: Path, state: State) -> None:
+    content = pack(state, {"format": FORMAT})
     with replacing(path) as temporary:
-        safetensors.torch.save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()}, temporary
-        )
+        temporary.write_bytes(content)
 
 
 def _load_tensors(path: Path) -> State:
     try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+        return read(path)[0]
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None

@@ -175,6 +175,8 @@ def validate(
         )
         predicted = manager.convert_logits_to_segmentation(logits.cpu()).numpy()
         reference = case.labels[:][0]
+        if planned["use_mask_for_norm"][0]:
+            predicted[reference < 0] = 0  # outside the head, as ``predict`` has it
         judged = np.ones(reference.shape, dtype=bool)
         if indices.ignore is not None:
             judged = reference != indices.ignore

@@ -1,17 +1,14 @@
 """What travels between server and sites: named tensors and a JSON record, as bytes. No pickles."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import safetensors
-import safetensors.torch
-
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
+from mixmfl.tensors import pack, unpack
 
-FORMAT = "1"
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,9 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as safetensors, its record in the header."""
-    header = {"format": FORMAT, "kind": message.kind, "record": json.dumps(message.record)}
-    return safetensors.torch.save(
-        {name: tensor.contiguous() for name, tensor in message.tensors.items()}, header
-    )
+    """Return the message as bytes."""
+    header = {"format": FORMAT, "kind": message.kind, "record": message.record}
+    return pack(message.tensors, header)
 
 
 def decode(content: bytes) -> Message:
@@ -44,12 +39,9 @@ def decode(content: bytes) -> Message:
         AggregationError: Not a message, or one of another format.
     """
     try:
-        tensors = safetensors.torch.load(content)
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])["__metadata__"]
-        record = json.loads(header["record"])
-        kind, found = header["kind"], header["format"]
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        tensors, header = unpack(content)
+        kind, record, found = header["kind"], header["record"], header["format"]
+    except (KeyError, ValueError) as error:
         raise AggregationError(f"a message of {len(content)} bytes is damaged: {error}") from None
     if found != FORMAT:
         raise AggregationError(

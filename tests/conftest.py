@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# what tests compute is too small for several threads, which would only wait for each other
+torch.set_num_threads(1)
+import torch
+
 from mixmfl.labels import Labels
 
 torch.set_num_threads(2)

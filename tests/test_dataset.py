@@ -57,7 +57,7 @@ def test_a_missing_or_damaged_array_is_told_and_made_again(tmp_path: Path, suffi
     file = tmp_path / suffix
     file.write_bytes(file.read_bytes()[:40])
     assert not is_stored(tmp_path, "p01", "made from this")
-    with pytest.raises(DataError, match="p01: cannot be read.*run mixmfl_plan_preprocess again"):
+    with pytest.raises(DataError, match=r"p01: cannot be read.*run mixmfl_plan_preprocess again"):
         open_case(tmp_path, "p01")
     file.unlink()
     with pytest.raises(DataError, match="cannot be read"):

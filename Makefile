@@ -1,0 +1,89 @@
+# Every target does its own set-up in .venv; nothing has to be done first. `make help` lists them.
+
+# The first Python on the path that fits and can make virtual environments.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+# Where CPU builds of torch are offered; used where it can be reached. Make it empty to get the
+# build that pip takes by itself, on Linux the one for NVIDIA GPUs.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# What users install: this checkout, or a wheel made from it.
+PACKAGE ?= .
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt \
+	$(wildcard mixmfl/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
+
+# An installed package, and this checkout with the tools that develop it. Only one of them is in
+# an environment; the second serves whoever wants the first.
+INSTALLED := $(VENV)/.installed
+DEVELOPED := $(VENV)/.developed
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help install develop demo test slow check format clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
+
+install: $(if $(wildcard $(DEVELOPED)),$(DEVELOPED),$(INSTALLED)) ## the commands, in .venv/bin
+
+develop: $(DEVELOPED) ## the same with tests and tools, running from this checkout
+
+demo: install ## the main job on simulated data; ends with a table and a page
+	$(BIN)/mixmfl_demo -o demo
+
+test: develop ## the tests, without those marked slow or gpu
+	$(BIN)/pytest
+
+slow: develop ## the slow tests; those on real MRI need MIXMFL_TEST_DATA
+	$(BIN)/pytest -m slow
+
+check: develop ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: develop ## put the code in the project's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was built, never demo/
+	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(INSTALLED): $(SOURCES)
+	$(environment)
+	rm -rf build # setuptools would install what it finds there, deleted modules too
+	$(PIP) $(PACKAGE)
+	$(done)
+
+$(DEVELOPED): pyproject.toml constraints.txt
+	$(environment)
+	$(PIP) --editable '.[dev]'
+	$(done)
+
+# Make the environment, with torch in it, and mark it as being worked on. pip takes a package that
+# it was interrupted at for one that is there, so after an interruption all is made anew.
+define environment
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed and was not found;" \
+		"install one (Debian, Ubuntu: apt install python3-venv), or name it: make PYTHON=…" >&2; \
+		exit 1; }
+	@mkdir -p $(VENV)
+	@if [ -e $(VENV)/.unfinished ]; then \
+		find $(VENV) -mindepth 1 -maxdepth 1 ! -name .unfinished -exec rm -rf {} +; fi
+	@touch $(VENV)/.unfinished
+	@rm -f $(INSTALLED) $(DEVELOPED)
+	$(PYTHON) -m venv $(VENV)
+	@index="$(TORCH_INDEX)"; \
+	if [ -n "$$index" ] && ! $(BIN)/python -c 'import sys, urllib.request as web; \
+		web.urlopen(sys.argv[1] + "/torch/", timeout=10)' "$$index" 2>/dev/null; then \
+		echo "$$index cannot be reached; torch comes from where pip finds it"; index=; fi; \
+	set -x; $(PIP) $${index:+--extra-index-url "$$index"} torch
+endef
+
+define done
+	@mv $(VENV)/.unfinished $@ && touch $@
+endef

@@ -1,0 +1,220 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small import small_plans, stored_site
+from torch import Tensor
+
+from mixmfl.aggregate import block_of
+from mixmfl.errors import AggregationError
+from mixmfl.memory import State
+from mixmfl.plan import Plans
+from mixmfl.rounds import (
+    Registration,
+    RunSettings,
+    ServerState,
+    Site,
+    first_state,
+    learning_rate_of,
+    mean_dice,
+    merge_round,
+    read_dice,
+    register,
+    train_at_site,
+    train_task,
+    validate_at_site,
+    validation_task,
+)
+from mixmfl.train import DiceSum
+from mixmfl.wire import Message, decode, encode
+
+SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
+
+
+@pytest.fixture
+def plans() -> Plans:
+    return small_plans()
+
+
+@pytest.fixture
+def sites(tmp_path: Path, plans: Plans) -> dict[str, Site]:
+    return {
+        "north": stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1),
+        "south": stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans),
+    }
+
+
+def crossed(message: Message) -> Message:
+    """Return the message as it arrives."""
+    return decode(encode(message))
+
+
+def one_round(
+    state: ServerState, sites: dict[str, Site], plans: Plans
+) -> tuple[ServerState, dict[str, Message]]:
+    told = {name: register(site) for name, site in sites.items()}
+    replies = {}
+    for name, site in sites.items():
+        task = crossed(train_task(state, told[name]))
+        reply, _ = train_at_site(task, site, plans, SETTINGS, {})
+        replies[name] = crossed(reply)
+    return merge_round(state, replies, told)[0], replies
+
+
+def test_a_site_tells_how_many_training_cases_have_each_modality(sites: dict[str, Site]) -> None:
+    assert register(sites["north"]) == Registration(1, {"t1": 1, "t2": 1})
+    assert register(sites["south"]) == Registration(2, {"flair": 2, "t1": 1})
+
+
+def test_a_site_is_sent_its_own_blocks_and_the_memory_of_all(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    state, _ = one_round(first_state(plans, SETTINGS), sites, plans)
+    task = train_task(state, register(sites["north"]))
+    blocks = {block_of(name) for name in task.tensors if not name.startswith("memory.")}
+    assert blocks == {"tailored.t1", "tailored.t2", "shared", "fusion", "decoder"}
+    remembered = {name.split(".")[1] for name in task.tensors if name.startswith("memory.")}
+    assert remembered == {"t1", "t2", "flair"}
+    assert task.record == {"round": 1}
+
+
+def test_a_reply_holds_the_blocks_the_prototypes_and_the_loss_and_nothing_else(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    _, replies = one_round(first_state(plans, SETTINGS), sites, plans)
+    reply = replies["south"]
+    assert set(reply.record) == {"round", "loss"}
+    assert math.isfinite(reply.record["loss"])
+    blocks = {block_of(name) for name in reply.tensors if not name.startswith("memory.")}
+    assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
+    places = {tuple(n.split(".")[1:3]) for n in reply.tensors if n.startswith("memory.")}
+    assert places == {("flair", "2"), ("t1", "2")}
+
+
+def test_a_round_leaves_encoders_and_prototypes_of_absent_modalities_untouched(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    after, _ = one_round(start, {"south": sites["south"]}, plans)
+
+    def changed(block: str) -> bool:
+        names = [name for name in start.weights if block_of(name) == block]
+        return any(not torch.equal(start.weights[n], after.weights[n]) for n in names)
+
+    assert not changed("tailored.t2")
+    assert all(changed(b) for b in ("tailored.flair", "tailored.t1", "shared", "decoder", "fusion"))
+    assert {modality for modality, _ in after.memory} == {"flair", "t1"}
+    assert after.round == 1
+    assert start.round == 0
+
+
+def test_the_merge_is_the_weighted_mean_worked_out_by_hand(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    after, replies = one_round(start, sites, plans)
+
+    def of(site: str, name: str) -> Tensor:
+        return replies[site].tensors[name].double()
+
+    name = "decoder.seg_layers.0.bias"  # north 1 case, south 2
+    want = (of("north", name) + 2 * of("south", name)) / 3
+    assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
+    (name, *_) = [n for n in start.weights if n.startswith("shared.")]  # pairs: 2 and 3
+    want = (2 * of("north", name) + 3 * of("south", name)) / 5
+    assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
+    (name, *_) = [n for n in start.weights if n.startswith("tailored.t1.")]  # cases: 1 and 1
+    want = (of("north", name) + of("south", name)) / 2
+    assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
+    counts = [replies[s].tensors["memory.t1.2.counts"] for s in ("north", "south")]
+    assert torch.allclose(after.memory["t1", 2].counts, counts[0] + counts[1])
+
+
+def test_the_order_in_which_sites_reply_changes_nothing(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    told = {name: register(site) for name, site in sites.items()}
+    _, replies = one_round(start, sites, plans)
+    one, _ = merge_round(start, replies, told)
+    other, _ = merge_round(start, dict(reversed(replies.items())), told)
+    assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
+    assert all(torch.equal(one.memory[p].keys, other.memory[p].keys) for p in one.memory)
+
+
+def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    settings = dataclasses.replace(SETTINGS, local_steps=15, rounds=4)
+    told = {"south": register(sites["south"])}
+    state, losses = first_state(plans, settings), []
+    optimizer: State = {}
+    for _ in range(3):
+        task = train_task(state, told["south"])
+        reply, optimizer = train_at_site(task, sites["south"], plans, settings, optimizer)
+        losses.append(reply.record["loss"])
+        state, _ = merge_round(state, {"south": reply}, told)
+    assert losses[2] < losses[0] - 0.2
+    steps = {v.item() for k, v in optimizer.items() if k.endswith(".step") and "decoder" in k}
+    assert steps == {45.0}
+
+
+def test_validation_adds_up_dice_of_the_cases_that_have_a_label(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    told = register(sites["north"])
+    task = crossed(validation_task(first_state(plans, SETTINGS), told))
+    found = read_dice(crossed(validate_at_site(task, sites["north"], plans, SETTINGS)))
+    assert set(found) == {"lesion", "core"}
+    assert all(item.cases == 1 and 0 <= item.total <= 1 for item in found.values())
+
+
+def test_mean_dice_is_over_labels_of_the_mean_over_cases() -> None:
+    north = {"lesion": DiceSum(1.5, 2), "core": DiceSum(0.0, 0)}
+    south = {"lesion": DiceSum(0.3, 1), "core": DiceSum(0.4, 1)}
+    assert mean_dice([north, south]) == pytest.approx((1.8 / 3 + 0.4) / 2)
+    assert math.isnan(mean_dice([{"core": DiceSum(0.0, 0)}]))
+
+
+def test_the_learning_rate_falls_as_nnunets() -> None:
+    settings = dataclasses.replace(SETTINGS, rounds=10, learning_rate=0.1)
+    assert learning_rate_of(0, settings) == pytest.approx(0.1)
+    assert learning_rate_of(5, settings) == pytest.approx(0.1 * 0.5**0.9)
+
+
+def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: Plans) -> None:
+    start = first_state(plans, SETTINGS)
+    told = {name: register(site) for name, site in sites.items()}
+    _, replies = one_round(start, sites, plans)
+    good = replies["north"]
+    with pytest.raises(AggregationError, match="no site replied"):
+        merge_round(start, {}, told)
+    with pytest.raises(AggregationError, match="'east' replied but never registered"):
+        merge_round(start, {"east": good}, told)
+    late = dataclasses.replace(good, record={**good.record, "round": 5})
+    with pytest.raises(AggregationError, match="reply to round 5; a 'train' reply to round 0"):
+        merge_round(start, {"north": late}, told)
+    for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.keys"):
+        tensors = dict(good.tensors)
+        if stray.startswith("memory."):
+            for part in ("keys", "values", "counts"):
+                tensors[f"memory.flair.2.{part}"] = torch.zeros(1)
+        else:
+            tensors[stray] = torch.zeros(1)
+        with pytest.raises(AggregationError, match="'north' sent what it does not hold"):
+            merge_round(start, {"north": dataclasses.replace(good, tensors=tensors)}, told)
+
+
+def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
+    message = Message("train", {"round": 3, "loss": 0.5}, {"decoder.w": torch.arange(4.0)})
+    content = encode(message)
+    back = decode(content)
+    assert (back.kind, back.record) == (message.kind, message.record)
+    assert torch.equal(back.tensors["decoder.w"], message.tensors["decoder.w"])
+    for damaged in (content[:-3], b"", b"\x80\x04pickle", content[:20]):
+        with pytest.raises(AggregationError, match="is damaged"):
+            decode(damaged)
+    with pytest.raises(AggregationError, match="format 9 came, 1 is needed"):
+        decode(content.replace(b'"format\\": 1', b'"format\\": 9'))
