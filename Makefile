@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PACKAGE ?= .
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt \
 	$(wildcard mixmfl/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
 

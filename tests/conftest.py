@@ -10,14 +10,6 @@ import torch
 
 # what tests compute is too small for several threads, which would only wait for each other
 torch.set_num_threads(1)
-import torch
-
-from mixmfl.labels import Labels
-
-torch.set_num_threads(2)
-
-MODALITIES = ("flair", "t1", "t2")
-LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,142 @@
+"""The package as installed, and the shape of its code: who may import what."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points, metadata
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "mixmfl").glob("*.py"))
+COMMANDS = sorted(
+    found.name
+    for found in entry_points(group="console_scripts")
+    if found.value.startswith("mixmfl.")
+)
+HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matplotlib", "scipy")
+
+# The modules that may import a large dependency: its doors.
+DOORS = {
+    "SimpleITK": {"image"},
+    "nibabel": {"image"},
+    "nnunetv2": {"nnunet"},
+    "batchgenerators": {"nnunet"},
+    "batchgeneratorsv2": {"nnunet"},
+    "acvl_utils": {"nnunet"},
+    "dynamic_network_architectures": {"nnunet", "network"},
+    "nilearn": {"phantom"},
+    "monai": {"evaluate"},
+    "blosc2": {"dataset"},
+    "safetensors": {"tensors"},
+    "matplotlib": {"page", "progress"},
+    "rich": {"cli"},
+}
+
+# From the ground up; a module imports from its own layer and from those before it.
+LAYERS = (
+    ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
+     "registry tensors"),
+    "aggregate memory network loss sampling sliding_window",
+    "wire train rounds model runs preprocess predict evaluate page subsets progress phantom",
+    "embedded cli",
+)  # fmt: skip
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield what a file imports when it is imported or run, as ``package.module``."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(file: Path) -> set[str]:
+    """Return the modules of ours that a file imports, by their name in the folder."""
+    known = {module.stem for module in MODULES}
+    ours = [name.split(".") for name in imports(file) if name.split(".")[0] == "mixmfl"]
+    return {parts[1] if parts[1:] and parts[1] in known else "__init__" for parts in ours}
+
+
+def run_python(code: str) -> str:
+    """Run code in a Python of its own, so that what this one has imported does not count."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    shown = run_python(f"import mixmfl, sys; print(sorted(set({HEAVY}) & set(sys.modules)))")
+    assert shown == "[]\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_does_not_wait_for_heavy_libraries(name: str) -> None:
+    shown = run_python(
+        "import sys\n"
+        "from importlib.metadata import entry_points\n"
+        f"(found,) = entry_points(group='console_scripts', name={name!r})\n"
+        "try:\n"
+        "    found.load()(['--help'])\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0\n"
+        f"print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))\n"
+    )
+    assert shown.startswith(f"usage: {name} ")
+    assert shown.endswith("heavy: []\n")
+
+
+def test_every_module_of_entrypoints_is_a_command() -> None:
+    files_there = {f"mixmfl_{file.stem}" for file in (ROOT / "entrypoints").glob("*.py")}
+    assert files_there - {"mixmfl___init__"} == set(COMMANDS)
+
+
+def test_types_presets_and_licence_come_along() -> None:
+    assert files("mixmfl").joinpath("py.typed").is_file()
+    presets = {file.name for file in files("mixmfl.plans").iterdir()}
+    assert {"default.json", "demo.json"} <= presets
+    assert metadata("mixmfl")["License-Expression"] == "Apache-2.0"
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
+
+
+def test_no_module_of_the_package_imports_a_command() -> None:
+    for file in (*MODULES, *(ROOT / "entrypoints").glob("*.py")):
+        assert not [name for name in imports(file) if name.startswith("mixmfl.entrypoints")], file
+
+
+def test_imports_point_down_only() -> None:
+    layer_of = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+    assert layer_of.keys() == {file.stem for file in MODULES}, "a module is in no layer"
+    graph = {file.stem: own_imports(file) for file in MODULES}
+    assert sum(map(len, graph.values())) > 50  # that imports were found at all
+    for name, imported in graph.items():
+        above = sorted(other for other in imported if layer_of[other] > layer_of[name])
+        assert not above, f"{name} imports {above}, which are above it"
+    graphlib.TopologicalSorter(graph).prepare()  # raises where modules import in a circle
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_large_library_is_imported_by_its_door_only(library: str) -> None:
+    users = {
+        file.stem
+        for file in MODULES
+        if any(name.split(".")[0] == library for name in imports(file))
+    }
+    assert users == DOORS[library]
