@@ -1,0 +1,426 @@
+"""The main job as a user runs it: from two sites' folders to masks, by the commands."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import small_case
+
+from mixmfl.files import read_json
+from mixmfl.image import Grid, read_grid, read_labels, write_image, write_labels
+
+Command = Callable[..., int]
+
+LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+SHAPE = (12, 28, 24)
+LABELS = {"labels": {"background": 0, "lesion": 1, "core": 4}}  # values need not be consecutive
+
+
+def write_case(folder: Path, modalities: tuple[str, ...], seed: int) -> None:
+    images, labels = small_case(modalities, seed, SHAPE)
+    grid = Grid(SHAPE, (2.0, 1.0, 1.0), (-10.0, 5.0, 3.0), LPS)
+    folder.mkdir(parents=True)
+    for name, image in images.items():
+        image[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", image, grid)
+    write_labels(folder / "seg.nii.gz", np.where(labels == 2, 4, labels), grid)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "federation"
+    for number in range(3):
+        write_case(folder / "north" / f"n{number}", ("t1", "t2"), number)
+        write_case(folder / "south" / f"s{number}", ("flair", "t1"), 10 + number)
+    shutil.rmtree(folder / "north" / "n2")
+    write_case(folder / "north" / "n2", ("t2",), 2)
+    write_case(folder / "clinic" / "c0", ("flair", "t1", "t2"), 20)
+    write_case(folder / "clinic" / "c1", ("flair",), 21)
+    (folder / "dataset.json").write_text(json.dumps(LABELS))
+    (folder / "federation.json").write_text('{"held_out": ["clinic"]}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content = json.loads((Path(__file__).parents[1] / "plans" / "demo.json").read_text())
+    content["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
+    content["planner"] |= {"max_features_3d": 8}
+    content["training"] |= {"rounds": 2, "local_steps": 12, "learning_rate": 0.01}
+    file = tmp_path_factory.mktemp("preset") / "tiny.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mixmfl.jobs import Workers
+    from mixmfl.plan import load_preset
+    from mixmfl.preprocess import (
+        find_sites,
+        fingerprint_site,
+        make_plans,
+        merge_fingerprints,
+        preprocess_site,
+    )
+
+    out = tmp_path_factory.mktemp("work")
+    sites, _ = find_sites(federation)
+    with Workers() as workers:
+        told = [fingerprint_site(s, out / "sites" / s.name, workers)[0] for s in sites]
+        plans = make_plans(merge_fingerprints(told), sites[0].labels, load_preset(str(preset)))
+        plans.save(out / "plans.json")
+        for site in sites:
+            for name in plans.configurations:
+                preprocess_site(site, plans, name, out / "sites" / site.name, workers)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train once for all tests of prediction."""
+    import torch
+
+    from mixmfl.embedded import open_sites, train_embedded
+    from mixmfl.plan import Plans
+    from mixmfl.rounds import RunSettings
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    plans = Plans.load(work / "plans.json")
+    settings = RunSettings("2d", 0, 4, 40, 0.01)
+    sites = open_sites(work, "2d", "all", 0, torch.device("cpu"), 0)
+    train_embedded(plans, sites, settings, "all", out)
+    return out
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_two_sites_go_from_images_to_evaluated_masks(
+    federation: Path,
+    preset: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    configuration: str,
+) -> None:
+    work, run, masks = tmp_path / "work", tmp_path / "run", tmp_path / "masks"
+    assert command(
+        "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset, "-n", 1,
+        "-c", configuration,
+    ) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "clinic: held out" in said
+    assert f"site north, {configuration}: 3 cases preprocessed" in said
+    assert command(
+        "mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, "--fold", 0
+    ) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "site north: 2 training cases" in said
+    assert "round 2/2  loss north" in said
+    assert command("mixmfl_predict", "-i", federation / "clinic", "-o", masks) == 0
+    said = capsys.readouterr().out
+    assert "c0: done from flair, t1, t2 (" in said
+    assert "c1: done from flair, without t1, t2 (" in said
+    assert f"model {run / 'model.safetensors'}" in said  # the one registered by training
+    assert command(
+        "mixmfl_evaluate", "-i", masks, "-r", federation / "clinic", "-o", tmp_path / "scores.csv"
+    ) == 0  # fmt: skip
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["label"]) for row in rows] == [
+        (case, label) for case in ("c0", "c1") for label in ("lesion", "core")
+    ]
+    for case in ("c0", "c1"):
+        mask, grid = read_labels(masks / f"{case}.nii.gz")
+        assert grid == read_grid(federation / "clinic" / case / "flair.nii.gz")
+        assert set(np.unique(mask)) <= {0, 1, 4}
+        assert not mask[:, :2].any()  # outside the head
+
+
+def test_training_learns_the_lesion(run: Path, federation: Path, tmp_path: Path) -> None:
+    from mixmfl.cases import find_cases
+    from mixmfl.evaluate import evaluate_folder
+    from mixmfl.labels import Labels
+    from mixmfl.model import load_model
+    from mixmfl.predict import predict_folder
+
+    found = find_cases(federation / "clinic")
+    model = load_model(run / "model.safetensors")
+    outcomes = list(predict_folder([model], found.cases, (), tmp_path))
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
+    labels = Labels.from_dataset_json(LABELS, "here")
+    scores = evaluate_folder(tmp_path, federation / "clinic", labels).scores
+    assert all(case[0].dice > 0.6 for case in scores.values())
+
+
+def test_a_second_run_keeps_what_is_done_and_redoes_what_is_not(
+    federation: Path, preset: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ours = tmp_path / "federation"
+    shutil.copytree(federation, ours)
+    arguments = ("mixmfl_plan_preprocess", "-i", ours, "-o", tmp_path / "work", "-n", 1)
+    arguments += ("--preset", preset, "-c", "2d")
+    assert command(*arguments) == 0
+    plans = (tmp_path / "work" / "plans.json").read_bytes()
+    stored = tmp_path / "work" / "sites" / "north" / "2d"
+    (stored / "n0.json").unlink()  # as an interruption leaves it
+    shutil.rmtree(ours / "south" / "s1")  # gone: must not be trained on
+    write_case(ours / "south" / "s7", ("t1",), 99)
+    capsys.readouterr()
+    assert command(*arguments) == 0
+    said = capsys.readouterr().out
+    assert "is kept (--replan makes it anew)" in said
+    assert "site north, 2d: 1 cases preprocessed, 2 kept" in said
+    assert "site south, 2d: 1 cases preprocessed, 2 kept" in said
+    assert (tmp_path / "work" / "plans.json").read_bytes() == plans
+    names = {f.stem for f in (stored.parents[1] / "south" / "2d").glob("*.json")}
+    assert names == {"s0", "s2", "s7"}
+
+
+def test_hospitals_plan_and_preprocess_apart_as_they_would_together(
+    federation: Path, preset: Path, tmp_path: Path, command: Command
+) -> None:
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    assert command(
+        "mixmfl_plan_preprocess", "-i", federation, "-o", together, "--preset", preset, "-n", 1,
+    ) == 0  # fmt: skip
+    for site in ("north", "south"):
+        assert command(
+            "mixmfl_plan_preprocess", "-i", federation / site, "--site", "-o", apart / site,
+            "--fingerprint-only", "-n", 1,
+        ) == 0  # fmt: skip
+    told = [apart / s / "sites" / s / "fingerprint.json" for s in ("north", "south")]
+    assert command(
+        "mixmfl_plan_preprocess", "--merge", *told, "-o", apart / "server", "--preset", preset,
+        "--labels", federation / "dataset.json",
+    ) == 0  # fmt: skip
+    plans = apart / "server" / "plans.json"
+    assert read_json(plans) == read_json(together / "plans.json")
+    assert command(
+        "mixmfl_plan_preprocess", "-i", federation / "north", "--site", "-o", apart / "north",
+        "--plans", plans, "-n", 1, "-c", "2d",
+    ) == 0  # fmt: skip
+    for suffix in (".b2nd", "_labels.b2nd"):
+        one, other = (
+            (where / "sites" / "north" / "2d" / f"n0{suffix}").read_bytes()
+            for where in (together, apart / "north")
+        )
+        assert one == other
+
+
+def test_processes_change_nothing(
+    federation: Path, preset: Path, work: Path, tmp_path: Path, command: Command
+) -> None:
+    assert command(
+        "mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path, "--preset", preset, "-n", 2,
+        "-c", "2d",
+    ) == 0  # fmt: skip
+    assert read_json(tmp_path / "plans.json") == read_json(work / "plans.json")
+    stored = sorted((work / "sites").glob("*/2d/*.b2nd"))
+    assert len(stored) == 12
+    for file in stored:
+        assert (tmp_path / file.relative_to(work)).read_bytes() == file.read_bytes()
+
+
+def test_a_site_that_grows_a_modality_must_be_planned_for(
+    federation: Path, work: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ours = tmp_path / "site"
+    write_case(ours / "x0", ("t1", "pd"), 3)
+    (ours / "dataset.json").write_text(json.dumps(LABELS))
+    assert command(
+        "mixmfl_plan_preprocess", "-i", ours, "--site", "-o", tmp_path / "w", "-n", 1,
+        "--plans", work / "plans.json",
+    ) == 2  # fmt: skip
+    assert "has pd, but the plans know only flair, t1, t2" in capsys.readouterr().err
+
+
+def test_every_orientation_of_a_case_gives_the_mask_of_its_twin(
+    run: Path, federation: Path, tmp_path: Path
+) -> None:
+    from mixmfl.cases import Case
+    from mixmfl.model import load_model
+    from mixmfl.predict import predict_folder
+
+    model = load_model(run / "model.safetensors")
+    source = federation / "clinic" / "c0"
+    original = read_grid(source / "t1.nii.gz")
+    from mixmfl.image import read_image, to_canonical
+
+    cases = []
+    for code, direction in {
+        "LPS": LPS,
+        "RAS": (-1.0, 0, 0, 0, -1, 0, 0, 0, 1),
+        "LAS": (1.0, 0, 0, 0, -1, 0, 0, 0, 1),
+        "coronal": (1.0, 0, 0, 0, 0, 1, 0, -1, 0),
+        "sagittal": (0, 0, -1.0, 1, 0, 0, 0, -1, 0),
+    }.items():
+        for name in ("flair", "t1", "t2"):
+            voxels, _ = read_image(source / f"{name}.nii.gz")
+            turned, grid = turn(voxels, original, direction)
+            back, there = to_canonical(turned, grid)
+            assert np.array_equal(back, voxels)
+            assert there.spacing == original.spacing
+            (tmp_path / code).mkdir(exist_ok=True)
+            write_image(tmp_path / code / f"{name}.nii.gz", turned, grid)
+        files = {n: tmp_path / code / f"{n}.nii.gz" for n in ("flair", "t1", "t2")}
+        cases.append(Case(code, files))
+    outcomes = list(predict_folder([model], cases, (), tmp_path / "masks"))
+    assert [o.reason for o in outcomes] == [""] * len(cases)
+    masks = {}
+    for case in cases:
+        mask, grid = read_labels(tmp_path / "masks" / f"{case.name}.nii.gz")
+        assert grid == read_grid(case.images["t1"])
+        masks[case.name], _ = to_canonical(mask, grid)
+    assert masks["LPS"].any()
+    for code, mask in masks.items():
+        assert np.array_equal(mask, masks["LPS"]), code
+
+
+def turn(
+    canonical: np.ndarray, grid: Grid, direction: tuple[float, ...]
+) -> tuple[np.ndarray, Grid]:
+    """Store canonical voxels on axes of another direction, without moving them in space."""
+    columns = np.array(direction).reshape(3, 3)
+    axes = [int(np.argmax(np.abs(columns[:, i]))) for i in range(3)]  # stored x, y, z run along
+    signs = [int(np.sign(columns[axes[i], i])) for i in range(3)]
+    xyz = canonical.transpose(2, 1, 0)
+    stored = xyz.transpose(axes)
+    spacing = np.array(grid.spacing[::-1])
+    first = np.zeros(3)
+    for i, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        if sign < 0:
+            stored = np.flip(stored, i)
+            first[axis] = (xyz.shape[axis] - 1) * spacing[axis]
+    origin = np.array(grid.origin) + first
+    turned = np.ascontiguousarray(stored.transpose(2, 1, 0))
+    return turned, Grid(
+        turned.shape,  # type: ignore[arg-type]
+        tuple(float(spacing[a]) for a in axes[::-1]),  # type: ignore[arg-type]
+        tuple(float(v) for v in origin),  # type: ignore[arg-type]
+        direction,
+    )
+
+
+def test_one_bad_case_does_not_stop_the_others_nor_leave_half_a_mask(
+    run: Path, federation: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    cases, masks = tmp_path / "cases", tmp_path / "masks"
+    shutil.copytree(federation / "clinic", cases)
+    write_case(cases / "a_bad", ("t1",), 5)
+    file = cases / "a_bad" / "t1.nii.gz"
+    file.write_bytes(file.read_bytes()[:500])
+    write_case(cases / "b_foreign", ("pd",), 6)
+    model = run / "model.safetensors"
+    arguments = ("mixmfl_predict", "-i", cases, "-o", masks, "-m", model)
+    assert command(*arguments) == 1
+    said = capsys.readouterr()
+    assert "a_bad: FAILED: " in said.err
+    assert "b_foreign: FAILED: has pd; the model needs at least one of flair, t1, t2" in said.err
+    assert "2 masks in" in said.out
+    assert "2 of 4 cases failed" in said.out
+    assert sorted(f.name for f in masks.iterdir()) == ["c0.nii.gz", "c1.nii.gz"]
+
+
+def test_masks_that_are_there_are_kept_unless_asked(
+    run: Path, federation: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "c0.nii.gz").write_text("drawn by a colleague")
+    arguments = ("mixmfl_predict", "-i", federation / "clinic", "-o", tmp_path)
+    arguments += ("-m", run / "model.safetensors")
+    assert command(*arguments) == 0
+    assert "c0: a mask is there already; --overwrite predicts it again" in capsys.readouterr().out
+    assert (tmp_path / "c0.nii.gz").read_text() == "drawn by a colleague"
+    assert command(*arguments, "--overwrite") == 0
+    assert read_labels(tmp_path / "c0.nii.gz")[0].shape == SHAPE
+
+
+def test_hiding_a_modality_is_as_if_the_case_never_had_it(
+    run: Path, federation: Path, tmp_path: Path, command: Command
+) -> None:
+    model = run / "model.safetensors"
+    lacking = tmp_path / "lacking" / "c0"
+    shutil.copytree(federation / "clinic" / "c0", lacking)
+    (lacking / "t2.nii.gz").unlink()
+    (lacking / "flair.nii.gz").unlink()
+    source = tmp_path / "full"
+    shutil.copytree(federation / "clinic" / "c0", source / "c0")
+    for cases, extra, out in (
+        (lacking.parent, (), "a"),
+        (source, ("--modalities", "t1"), "b"),
+    ):
+        arguments = ("mixmfl_predict", "-i", cases, "-o", tmp_path / out, "-m", model)
+        assert command(*arguments, *extra) == 0
+    one, other = ((tmp_path / out / "c0.nii.gz").read_bytes() for out in "ab")
+    assert one == other
+
+
+def test_several_models_are_averaged(run: Path, federation: Path, tmp_path: Path) -> None:
+    from mixmfl.cases import find_cases, load_case
+    from mixmfl.model import load_model
+    from mixmfl.predict import predict_case
+    from mixmfl.runs import export_model
+
+    export_model(run, "last", tmp_path / "m.safetensors")
+    model = load_model(tmp_path / "m.safetensors")
+    case = load_case(find_cases(federation / "clinic").cases[0])
+    one = predict_case([model], case)
+    assert np.array_equal(predict_case([model, model], case), one)
+    other = load_model(tmp_path / "m.safetensors")
+    for parameter in other.network.decoder.seg_layers.parameters():
+        parameter.data.zero_()  # a model that is sure of nothing
+    assert not np.array_equal(predict_case([other], case), one)
+    assert predict_case([model, other], case).shape == one.shape
+
+
+def test_a_model_can_be_chosen_for_this_machine(
+    run: Path, federation: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = ("mixmfl_predict", "-i", federation / "clinic", "-o", tmp_path / "masks")
+    assert command(*arguments) == 2
+    assert "no model is registered on this machine" in capsys.readouterr().err
+    assert command("mixmfl_use_model") == 2
+    mine = tmp_path / "mine.safetensors"
+    assert command("mixmfl_export", "-i", run, "-o", mine, "--round", "last") == 0
+    assert command("mixmfl_export", "-i", run, "-o", mine) == 2
+    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
+    assert command("mixmfl_use_model", mine) == 0
+    assert f"mixmfl_predict takes {mine}" in capsys.readouterr().out
+    assert command(*arguments) == 0
+    mine.write_bytes(b"something else")
+    assert command(*arguments, "--overwrite") == 2
+    assert "is not what was registered, its contents changed" in capsys.readouterr().err
+    mine.unlink()
+    assert command(*arguments) == 2
+    assert "the registered model is gone" in capsys.readouterr().err
+
+
+def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
+    import pickle
+
+    from mixmfl.errors import ModelError
+    from mixmfl.model import load_model
+    from mixmfl.tensors import pack
+
+    content = (run / "model.safetensors").read_bytes()
+    file = tmp_path / "m.safetensors"
+    for spoilt, message in (
+        (content[: len(content) // 2], "cannot be read as a model"),
+        (pickle.dumps({"weights": 1}), "cannot be read as a model"),
+        (b"", "cannot be read as a model"),
+        (pack({}, {"format": "mixmfl model 9", "mixmfl_version": "9.0"}), r"wrote it \(9\.0\)"),
+        (pack({}, {"format": "mixmfl model 1"}), "do not fit together"),
+    ):
+        file.write_bytes(spoilt)
+        with pytest.raises(ModelError, match=message):
+            load_model(file)
+    with pytest.raises(ModelError, match="there is no such model file"):
+        load_model(tmp_path / "none.safetensors")
