@@ -149,9 +149,9 @@ class MDMNet(nn.Module):
                     rows = (~present[:, index]).nonzero()[:, 0]
                     if len(rows) and can_recall(memory, modality, level):
                         prototypes = memory[modality, level].to(slots.device)
-                        slots[rows, index] = recall(shared[rows], prototypes, self.temperature).to(
-                            slots.dtype
-                        )
+                        read = recall(shared[rows], prototypes, self.temperature)
+                        slot = torch.full_like(rows, index)
+                        slots = slots.index_put((rows, slot), read.to(slots.dtype))
                         remembered[rows, index] = True
             skips.append(self.fusion[level](slots, shared, present, remembered))
         return self.decoder(skips)

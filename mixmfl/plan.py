@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,15 @@ from mixmfl.files import read_json, write_json
 from mixmfl.labels import Labels
 
 FORMAT = 1
+
+# the least and the greatest value of settings that may be other than above 0
+RANGES = {
+    "compensation_levels": (-math.inf, math.inf),
+    "weight_decay": (0, math.inf),
+    "foreground_share": (0, 1),
+    "modality_dropping": (0, 1),
+    "memory_decay": (0, 1),
+}
 
 T = TypeVar("T")
 
@@ -157,6 +167,7 @@ class Plans:
             )
         wanted = {"format", "modalities", "labels", "network", "training", "nnunet"}
         _check_names(set(content), wanted, source)
+        _check_planned(content, source)
         made = cls(
             modalities=tuple(content["modalities"]),
             labels=Labels.from_dataset_json(content["labels"], source),
@@ -166,6 +177,13 @@ class Plans:
         )
         if not made.configurations:
             raise PlansError(f"{source}: neither 2d nor 3d_fullres is planned in it; plan again")
+        for name in made.configurations:
+            stages = made.configuration(name)["architecture"]["arch_kwargs"]["n_stages"]
+            if bad := [n for n in made.network.compensation_levels if not -stages <= n < stages]:
+                raise PlansError(
+                    f"{source}: network: compensation_levels: {name} has {stages} levels, from 0 "
+                    f"to {stages - 1} or from -{stages} to -1; {bad[0]} is none of them"
+                )
         return made
 
     def save(self, path: Path) -> None:
@@ -205,6 +223,29 @@ def load_preset(name: str) -> Preset:
     return _settings(Preset, content, name)
 
 
+def _check_planned(content: Mapping[str, Any], source: str) -> None:
+    """Check the parts of plans that are not settings, as far as we read them ourselves."""
+    modalities = content["modalities"]
+    if (
+        not isinstance(modalities, list)
+        or not modalities
+        or not all(isinstance(name, str) for name in modalities)
+    ):
+        raise PlansError(f"{source}: modalities: a list of names is needed, not {modalities!r}")
+    for name in ("labels", "nnunet"):
+        if not isinstance(content[name], Mapping):
+            raise PlansError(f"{source}: {name}: an object is needed, not {content[name]!r}")
+    try:
+        for name, planned in content["nnunet"]["configurations"].items():
+            if name in ("2d", "3d_fullres"):
+                sizes = [*planned["patch_size"], planned["batch_size"]]
+                stages = planned["architecture"]["arch_kwargs"]["n_stages"]
+                if not all(isinstance(size, int) and size > 0 for size in [*sizes, stages]):
+                    raise TypeError("sizes are whole numbers above 0")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PlansError(f"{source}: nnunet: is damaged ({error}); plan again") from None
+
+
 def _settings(kind: type[T], content: Any, source: str) -> T:
     """Build a settings dataclass from JSON, refusing what it does not have."""
     if not isinstance(content, Mapping):
@@ -232,6 +273,10 @@ def _value(expected: Any, given: Any, source: str) -> Any:
     number = int if expected is int else (int, float)
     if isinstance(given, bool) or not isinstance(given, number):
         raise PlansError(f"{source}: {expected.__name__} is needed, not {given!r}")
+    least, greatest = RANGES.get(source.rpartition(": ")[2], (None, math.inf))
+    if not math.isfinite(given) or not (given > 0 if least is None else least <= given <= greatest):
+        wanted = "above 0" if least is None else f"from {least:g} to {greatest:g}"
+        raise PlansError(f"{source}: is {given:g}; it must be {wanted}")
     return expected(given)
 
 

@@ -159,13 +159,9 @@ def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plan
 
     modalities = tuple(sorted(fingerprint.modality_cases))
     planned = nnunet.plan(fingerprint, modalities, labels, preset.planner, preset.network)
-    return Plans(
-        modalities,
-        labels,
-        json.loads(json.dumps(planned)),  # as it will be read: lists, not tuples
-        preset.network,
-        preset.training,
-    )
+    plans = Plans(modalities, labels, planned, preset.network, preset.training)
+    # as they will be read: checked, and with lists for tuples
+    return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
 
 
 # --- preprocessing -----------------------------------------------------------------------------

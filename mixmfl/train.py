@@ -85,7 +85,6 @@ def train_locally(
         classes = [item.to(device) for item in batch.classes]
         with torch.autocast(device.type, dtype=torch.float16, enabled=mixed):
             encoding = network.encode(images, present)
-            observed = _observe_batch(network, encoding, classes[0], len(plans.labels.values))
             logits = network.decode(encoding, memory)
             loss = compare(logits, loss_targets(classes, plans.labels))
         scaler.scale(loss).backward()
@@ -94,6 +93,7 @@ def train_locally(
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
+        observed = _observe_batch(network, encoding, classes[0], len(plans.labels.values))
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])

@@ -14,8 +14,9 @@ from mixmfl.files import read_json
 from mixmfl.image import Grid, read_grid, read_labels, write_image, write_labels
 
 Command = Callable[..., int]
+Direction = tuple[float, float, float, float, float, float, float, float, float]
 
-LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+LPS: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (12, 28, 24)
 LABELS = {"labels": {"background": 0, "lesion": 1, "core": 4}}  # values need not be consecutive
 
@@ -58,13 +59,13 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mixmfl.fingerprint import merge_fingerprints
     from mixmfl.jobs import Workers
     from mixmfl.plan import load_preset
     from mixmfl.preprocess import (
         find_sites,
         fingerprint_site,
         make_plans,
-        merge_fingerprints,
         preprocess_site,
     )
 
@@ -162,8 +163,8 @@ def test_a_second_run_keeps_what_is_done_and_redoes_what_is_not(
 ) -> None:  # fmt: skip
     ours = tmp_path / "federation"
     shutil.copytree(federation, ours)
-    arguments = ("mixmfl_plan_preprocess", "-i", ours, "-o", tmp_path / "work", "-n", 1)
-    arguments += ("--preset", preset, "-c", "2d")
+    arguments = ["mixmfl_plan_preprocess", "-i", ours, "-o", tmp_path / "work", "-n", 1]
+    arguments += ["--preset", preset, "-c", "2d"]
     assert command(*arguments) == 0
     plans = (tmp_path / "work" / "plans.json").read_bytes()
     stored = tmp_path / "work" / "sites" / "north" / "2d"
@@ -282,9 +283,7 @@ def test_every_orientation_of_a_case_gives_the_mask_of_its_twin(
         assert np.array_equal(mask, masks["LPS"]), code
 
 
-def turn(
-    canonical: np.ndarray, grid: Grid, direction: tuple[float, ...]
-) -> tuple[np.ndarray, Grid]:
+def turn(canonical: np.ndarray, grid: Grid, direction: Direction) -> tuple[np.ndarray, Grid]:
     """Store canonical voxels on axes of another direction, without moving them in space."""
     columns = np.array(direction).reshape(3, 3)
     axes = [int(np.argmax(np.abs(columns[:, i]))) for i in range(3)]  # stored x, y, z run along
@@ -299,12 +298,9 @@ def turn(
             first[axis] = (xyz.shape[axis] - 1) * spacing[axis]
     origin = np.array(grid.origin) + first
     turned = np.ascontiguousarray(stored.transpose(2, 1, 0))
-    return turned, Grid(
-        turned.shape,  # type: ignore[arg-type]
-        tuple(float(spacing[a]) for a in axes[::-1]),  # type: ignore[arg-type]
-        tuple(float(v) for v in origin),  # type: ignore[arg-type]
-        direction,
-    )
+    z, y, x = (float(spacing[axis]) for axis in axes[::-1])
+    place = (float(origin[0]), float(origin[1]), float(origin[2]))
+    return turned, Grid(turned.shape, (z, y, x), place, direction)
 
 
 def test_one_bad_case_does_not_stop_the_others_nor_leave_half_a_mask(
@@ -333,8 +329,8 @@ def test_masks_that_are_there_are_kept_unless_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "c0.nii.gz").write_text("drawn by a colleague")
-    arguments = ("mixmfl_predict", "-i", federation / "clinic", "-o", tmp_path)
-    arguments += ("-m", run / "model.safetensors")
+    arguments = ["mixmfl_predict", "-i", federation / "clinic", "-o", tmp_path]
+    arguments += ["-m", run / "model.safetensors"]
     assert command(*arguments) == 0
     assert "c0: a mask is there already; --overwrite predicts it again" in capsys.readouterr().out
     assert (tmp_path / "c0.nii.gz").read_text() == "drawn by a colleague"

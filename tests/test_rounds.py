@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mixmfl.aggregate import block_of
 from mixmfl.errors import AggregationError
+from mixmfl.labels import Labels
 from mixmfl.memory import State
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
@@ -142,6 +143,35 @@ def test_the_order_in_which_sites_reply_changes_nothing(
     other, _ = merge_round(start, dict(reversed(replies.items())), told)
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
     assert all(torch.equal(one.memory[p].keys, other.memory[p].keys) for p in one.memory)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "patch"), [("2d", (16, 16)), ("3d_fullres", (8, 16, 16))]
+)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels({"background": 0, "lesion": 1, "ignore": 2}),
+        Labels({"background": 0, "whole": (1, 2), "core": 2}, (1, 2)),
+        Labels({"background": 0, "whole": (1, 5), "core": 1, "ignore": 7}, (5, 1)),
+    ],
+)
+def test_regions_and_the_ignore_label_train_and_validate(
+    tmp_path: Path, labels: Labels, configuration: str, patch: tuple[int, ...]
+) -> None:
+    plans = small_plans(labels=labels, patch=patch)
+    modalities = [("t1",), ("t1", "t2"), ("t2",)]
+    site = stored_site(tmp_path, "north", modalities, plans, configuration, validation=1)
+    settings = dataclasses.replace(SETTINGS, configuration=configuration)
+    state, told = first_state(plans, settings), register(site)
+    reply, _ = train_at_site(train_task(state, told), site, plans, settings, {})
+    state, _ = merge_round(state, {"north": reply}, {"north": told})
+    assert math.isfinite(reply.record["loss"])
+    ((place, prototypes), *_) = state.memory.items()
+    assert place[0] == "t1"
+    assert len(prototypes.counts) == len(labels.values)  # the ignored voxels are no class
+    found = read_dice(validate_at_site(validation_task(state, told), site, plans, settings))
+    assert set(found) == set(labels.foreground)
 
 
 def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
