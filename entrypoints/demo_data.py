@@ -30,21 +30,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace) -> int:
-    from mixmfl import phantom
+    from mixmfl import phantom_federation
+    from mixmfl.phantom import HELD_OUT, HOSPITALS
 
-    settings = phantom.Settings(options.seed, options.spacing, options.cases)
+    settings = phantom_federation.Settings(options.seed, options.spacing, options.cases)
     cases = settings.list_cases()
-    written = phantom.write_federation(
+    written = phantom_federation.write_federation(
         options.out, settings, lambda each: cli.progress(each, len(each), "phantom cases")
     )
     if not written:
         print(f"phantom federation of {len(cases)} cases is already there: {options.out}")
         return 0
     print(f"phantom federation in {options.out}: {len(written)} of {len(cases)} cases written")
-    for hospital in phantom.HOSPITALS:
+    for hospital in HOSPITALS:
         count = sum(case.hospital is hospital for case in cases)
         names = ", ".join(hospital.modalities)
-        held_out = ", held out for testing" if hospital.name in phantom.HELD_OUT else ""
+        held_out = ", held out for testing" if hospital.name in HELD_OUT else ""
         plural = "" if count == 1 else "s"
         print(f"  {hospital.name}: {count} case{plural}, {names}{held_out}")
     return 0

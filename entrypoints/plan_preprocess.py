@@ -96,6 +96,7 @@ def _process(options: argparse.Namespace) -> int:
     from mixmfl.modalities import Modalities
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (
+        check_site,
         find_site,
         find_sites,
         fingerprint_site,
@@ -131,6 +132,8 @@ def _process(options: argparse.Namespace) -> int:
         plans_file = options.out / "plans.json"
         if options.plans is not None:
             plans = Plans.load(options.plans)
+            for site in sites:
+                check_site(site, plans)
             if not plans_file.exists() or not plans_file.samefile(options.plans):
                 if plans_file.exists() and Plans.load(plans_file) != plans:
                     raise MixmflError(f"{plans_file}: other plans are there; use another WORK")

@@ -1,6 +1,7 @@
 """``mixmfl_train_federated``: train MDM-MixMFL over all sites, embedded on one machine."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,12 +66,16 @@ def _work(options: argparse.Namespace) -> int:
         ),
     )
     for name in ("rounds", "local_steps", "learning_rate"):
-        if not getattr(settings, name) > 0:
+        if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
+    if not 0 <= settings.seed < 2**63:
+        raise MixmflError("--seed: must be from 0 to 2^63 - 1")
     device = cli.device(options.device)
     workers = options.workers
     if workers is None:
         workers = 4 if device.type == "cuda" else 0
+    if workers < 0:
+        raise MixmflError("--workers: must be 0 or more")
     sites = open_sites(
         options.input,
         options.configuration,
@@ -104,7 +109,7 @@ def _work(options: argparse.Namespace) -> int:
 def _print_round(run: "Run") -> None:
     number, sites = len(run.history), run.history[-1]
     loss = "  ".join(f"{site} {told.loss:.3f}" for site, told in sites.items())
-    dice = f"  Dice {run.dice[number]:.3f}" if number in run.dice else ""
+    dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     seconds = sum(told.seconds for told in sites.values())
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
 

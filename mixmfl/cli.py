@@ -62,8 +62,8 @@ def device(named: str) -> "torch.device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(named)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=found).item()  # "meta", say, is a device that holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise MixmflError(f"--device {named}: cannot be used here ({reason})") from None
     return found

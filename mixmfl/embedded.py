@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mixmfl.dataset import StoredCase, case_names, open_case
-from mixmfl.errors import DataError, ModelError
+from mixmfl.errors import DataError, ModelError, PlansError
 from mixmfl.memory import State
 from mixmfl.plan import Plans
 from mixmfl.progress import draw_progress
@@ -86,7 +86,7 @@ def open_sites(
             f"{configuration}; there are: {', '.join(there) or 'none'}. Run mixmfl_plan_preprocess"
         )
     sites = []
-    for name in wanted or there:
+    for name in sorted(set(wanted)) or there:
         folder = work / "sites" / name / configuration
         training, validation = split_cases(case_names(folder), fold, seed, name)
         if not training:
@@ -126,8 +126,16 @@ def train_embedded(
         The run; its model is ``out/model.safetensors``.
 
     Raises:
+        PlansError: A site's cases have a modality that the plans do not know.
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
+    for site in sites:
+        held = {name for case in (*site.training, *site.validation) for name in case.modalities}
+        if strange := sorted(held - set(plans.modalities)):
+            raise PlansError(
+                f"site {site.name}: its cases have {', '.join(strange)}, but the plans know only "
+                f"{', '.join(plans.modalities)}; run mixmfl_plan_preprocess again"
+            )
     registrations = {site.name: register(site) for site in sites}
     asked = Run(out, plans, settings, fold, registrations)
     if resume:

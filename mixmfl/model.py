@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mixmfl import __version__
-from mixmfl.errors import ModelError, PlansError
+from mixmfl.errors import MixmflError, ModelError
 from mixmfl.files import replacing
 from mixmfl.memory import Memory, memory_from_state, memory_to_state
 from mixmfl.network import MDMNet, build_network, load_state
@@ -112,11 +112,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         }
         missing = {name for name, _ in network.named_parameters()} - set(weights)
         if missing:
-            raise ModelError(f"{path}: lacks {len(missing)} tensors, such as {min(missing)}")
+            raise ValueError(f"{len(missing)} tensors are missing, such as {min(missing)}")
         load_state(network, weights)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
-    except (KeyError, ValueError, RuntimeError, PlansError) as error:
+        memory = memory_from_state(tensors)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    memory = {p: prototypes.to(device) for p, prototypes in memory_from_state(tensors).items()}
+    memory = {place: prototypes.to(device) for place, prototypes in memory.items()}
     network = network.to(device).eval()
     return Model(plans, header["configuration"], network, memory, device, record)

@@ -220,7 +220,11 @@ def load_preset(name: str) -> Preset:
         raise PlansError(
             f"preset {name!r}: there are {', '.join(preset_names())}, or give the path of a .json"
         )
-    return _settings(Preset, content, name)
+    preset = _settings(Preset, content, name)
+    spacing = preset.planner.target_spacing
+    if spacing is not None and len(spacing) != 3:
+        raise PlansError(f"{name}: planner: target_spacing: (Z, Y, X) in mm is needed")
+    return preset
 
 
 def _check_planned(content: Mapping[str, Any], source: str) -> None:

@@ -50,6 +50,12 @@ def find_sites(
             f"{federation}: there is no such folder; one with a folder per site is needed"
         )
     held_out = _held_out(federation / "federation.json")
+    for name in held_out:
+        if not (federation / name).is_dir():  # a slip of the pen would train on what it meant
+            raise DataError(
+                f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
+                "folder; mend or remove the name"
+            )
     folders = sorted(
         folder
         for folder in federation.iterdir()
@@ -182,6 +188,22 @@ class Preprocessed:
     refused: tuple[Refused, ...]
 
 
+def check_site(site: SiteFolder, plans: Plans) -> None:
+    """Check that plans are for this site's cases, too.
+
+    Raises:
+        PlansError: The site's labels or modalities are not those of the plans.
+    """
+    if (words := site.labels.difference(plans.labels)) is not None:
+        raise PlansError(f"site {site.name}: its labels are not those of the plans: {words}")
+    held = {modality for case in site.found.cases for modality in case.images}
+    if strange := sorted(held - set(plans.modalities)):
+        raise PlansError(
+            f"site {site.name}: has {', '.join(strange)}, but the plans know only "
+            f"{', '.join(plans.modalities)}; plan again with this site's fingerprint"
+        )
+
+
 def preprocess_site(
     site: SiteFolder,
     plans: Plans,
@@ -199,18 +221,11 @@ def preprocess_site(
         workers: To work with.
 
     Raises:
-        PlansError: The site's labels or modalities are not those of the plans.
+        PlansError: As ``check_site``.
     """
     from mixmfl import dataset
 
-    if (words := site.labels.difference(plans.labels)) is not None:
-        raise PlansError(f"site {site.name}: its labels are not those of the plans: {words}")
-    held = {modality for case in site.found.cases for modality in case.images}
-    if strange := sorted(held - set(plans.modalities)):
-        raise PlansError(
-            f"site {site.name}: has {', '.join(strange)}, but the plans know only "
-            f"{', '.join(plans.modalities)}; plan again with this site's fingerprint"
-        )
+    check_site(site, plans)
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
     planned = json.dumps(plans.nnunet["configurations"][configuration], sort_keys=True)

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from mixmfl import phantom
+from mixmfl import phantom, phantom_federation
 from mixmfl.errors import DataError
 from mixmfl.image import read_grid, read_image, read_labels, to_canonical
 from mixmfl.labels import Labels
-from mixmfl.phantom import HOSPITALS, Case, Patient, Settings
+from mixmfl.phantom import HOSPITALS, Patient
+from mixmfl.phantom_federation import Case, Settings
 
 COARSE = (4.0, 4.0, 4.0)
 SMALL = Settings(spacing_mm=6, cases=3)  # the third case of each training hospital lacks one
@@ -44,7 +45,7 @@ def scans() -> Scans:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "federation"
-    written = phantom.write_federation(folder, SMALL)
+    written = phantom_federation.write_federation(folder, SMALL)
     assert len(written) == 15
     return folder
 
@@ -235,7 +236,7 @@ def test_stored_images_turn_back_to_the_head_up_and_the_face_to_the_front(
 
 
 def test_the_same_seed_gives_the_same_bytes(federation: Path, tmp_path: Path) -> None:
-    phantom.write_federation(tmp_path / "again", SMALL)
+    phantom_federation.write_federation(tmp_path / "again", SMALL)
     again = bytes_of(tmp_path / "again")
     assert again == bytes_of(federation)
     stamps = {content[4:8] for name, content in again.items() if name.endswith(".gz")}
@@ -244,7 +245,7 @@ def test_the_same_seed_gives_the_same_bytes(federation: Path, tmp_path: Path) ->
 
 def test_another_seed_gives_other_patients(federation: Path, tmp_path: Path) -> None:
     case = SMALL.list_cases()[0]
-    phantom.write_case(tmp_path, case, Settings(seed=1, spacing_mm=6, cases=3))
+    phantom_federation.write_case(tmp_path, case, Settings(seed=1, spacing_mm=6, cases=3))
     ours = bytes_of(tmp_path)
     assert all((federation / name).read_bytes() != content for name, content in ours.items())
 
@@ -253,7 +254,7 @@ def test_a_case_does_not_depend_on_how_many_others_there_are(
     federation: Path, tmp_path: Path
 ) -> None:
     fewer = Settings(spacing_mm=6, cases=1)
-    phantom.write_federation(tmp_path / "fewer", fewer)
+    phantom_federation.write_federation(tmp_path / "fewer", fewer)
     for case in fewer.list_cases():
         part = Path(case.hospital.name, case.name)
         assert bytes_of(tmp_path / "fewer" / part) == bytes_of(federation / part)
@@ -267,7 +268,7 @@ def test_an_interrupted_federation_is_completed_with_the_same_bytes(
     shutil.rmtree(broken / "east" / "east_phantom02")
     (broken / "unseen" / "unseen_phantom01" / "T2.nii.gz").unlink()
     (broken / "dataset.json").unlink()
-    written = phantom.write_federation(broken, SMALL)
+    written = phantom_federation.write_federation(broken, SMALL)
     assert [case.name for case in written] == ["east_phantom02", "unseen_phantom01"]
     assert bytes_of(broken) == bytes_of(federation)
 
@@ -275,10 +276,10 @@ def test_an_interrupted_federation_is_completed_with_the_same_bytes(
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match=r"holds thesis\.txt and no phantom\.json"):
-        phantom.write_federation(tmp_path, SMALL)
+        phantom_federation.write_federation(tmp_path, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(DataError, match=r"is a file; give a new folder"):
-        phantom.write_federation(tmp_path / "thesis.txt", SMALL)
+        phantom_federation.write_federation(tmp_path / "thesis.txt", SMALL)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_a_phantom_of_other_settings_is_refused_and_left_alone(
 ) -> None:
     before = bytes_of(federation)
     with pytest.raises(DataError, match=said):
-        phantom.write_federation(federation, other)
+        phantom_federation.write_federation(federation, other)
     assert bytes_of(federation) == before
 
 

@@ -90,9 +90,7 @@ def dice_from(
     compared = ["-i", masks, "-r", federation / "unseen", "-o", table]
     assert command("mixmfl_evaluate", *compared) == 0
     with table.open(newline="") as file:
-        dice = {row["label"]: float(row["dice"]) for row in csv.DictReader(file)}
-    print(f"Dice from {', '.join(modalities)}: {dice}")
-    return dice
+        return {row["label"]: float(row["dice"]) for row in csv.DictReader(file)}
 
 
 def assert_on_grid_of(image: Path, mask: Path, orientation: str) -> None:
