@@ -51,7 +51,10 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
 
-    found = find_cases(options.input, Modalities().with_aliases(options.alias))
+    modalities = Modalities().with_aliases(options.alias)
+    found = find_cases(options.input, modalities)
+    if options.out.resolve() == options.input.resolve():
+        raise MixmflError(f"{options.out}: holds the cases; masks need a folder of their own")
     print(describe(found))
     files = options.model or [registered_model(cli.home())]
     from mixmfl.model import load_model
@@ -62,7 +65,8 @@ def _work(options: argparse.Namespace) -> int:
     for file, model in zip(files, models, strict=True):
         print(f"model {file}: {model.configuration}, {', '.join(model.plans.modalities)}")
 
-    only = tuple(options.modalities.split(",")) if options.modalities else ()
+    words = [word.strip() for word in (options.modalities or "").split(",")]
+    only = tuple(modalities.find(word) or word for word in words if word)
     outcomes = predict_folder(
         models,
         found.cases,

@@ -113,10 +113,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         missing = {name for name, _ in network.named_parameters()} - set(weights)
         if missing:
             raise ValueError(f"{len(missing)} tensors are missing, such as {min(missing)}")
+        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         load_state(network, weights)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
         memory = memory_from_state(tensors)
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, MixmflError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     memory = {place: prototypes.to(device) for place, prototypes in memory.items()}
     network = network.to(device).eval()

@@ -68,12 +68,12 @@ def predict_folder(
 
     Raises:
         ModelError: The models do not mean the same by their labels.
-        DataError: ``only`` names no modality of the models.
+        DataError: ``only`` names what is no modality of the models.
     """
     check_models_agree(models)
     known = sorted({name for model in models for name in model.plans.modalities})
-    if only and not set(only) & set(known):
-        raise DataError(f"--modalities {','.join(only)}: the model knows {', '.join(known)}")
+    if unknown := [name for name in only if name not in known]:
+        raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     for item in refused:
         yield Outcome(item.name, "failed", item.reason, (), (), 0.0)

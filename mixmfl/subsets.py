@@ -12,7 +12,8 @@ from mixmfl.evaluate import Evaluation, evaluate_folder
 from mixmfl.image import read_labels, to_canonical
 from mixmfl.labels import Labels
 from mixmfl.model import Model
-from mixmfl.page import Picture, Section, heat_table, legend, overlay, page
+from mixmfl.page import Picture, Section, heat_table, legend, page
+from mixmfl.picture import overlay
 from mixmfl.predict import Outcome, predict_folder
 
 Subset = tuple[str, ...]

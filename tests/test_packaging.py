@@ -33,7 +33,6 @@ DOORS = {
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
     "safetensors": {"tensors"},
-    "matplotlib": {"page", "progress"},
     "rich": {"cli"},
 }
 
@@ -42,7 +41,8 @@ LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window",
-    "wire train rounds model runs preprocess predict evaluate page subsets progress phantom",
+    ("wire train rounds model runs preprocess predict evaluate page picture subsets progress "
+     "phantom phantom_federation"),
     "embedded cli",
 )  # fmt: skip
 

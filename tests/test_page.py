@@ -10,19 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from mixmfl.page import (
-    PALETTE,
-    Picture,
-    Section,
-    heat_table,
-    legend,
-    lesion_planes,
-    luminance,
-    overlay,
-    page,
-    shade,
-    table,
-)
+from mixmfl.page import Picture, Section, heat_table, legend, luminance, page, shade
+from mixmfl.picture import PALETTE, lesion_planes, overlay
 
 Array = npt.NDArray[Any]
 
@@ -185,7 +174,6 @@ def sample() -> str:
         [
             Section(NASTY, NASTY, heat, [picture]),
             Section("Legend", html=legend([NASTY])),
-            Section("Table", html=table(["case", NASTY], [[NASTY, 0.5], ["p02", math.nan]])),
         ],
     )
 
