@@ -12,7 +12,6 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PACKAGE ?= .
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt \
 	$(wildcard mixmfl/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
 
@@ -55,19 +54,16 @@ clean: ## remove what was built, never demo/
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(INSTALLED): $(SOURCES)
-	$(environment)
-	rm -rf build # setuptools would install what it finds there, deleted modules too
-	$(PIP) $(PACKAGE)
-	$(done)
+	@rm -rf build # setuptools would install what it finds there, deleted modules too
+	$(call install_in_environment,$(PACKAGE))
 
 $(DEVELOPED): pyproject.toml constraints.txt
-	$(environment)
-	$(PIP) --editable '.[dev]'
-	$(done)
+	$(call install_in_environment,--editable '.[dev]')
 
-# Make the environment, with torch in it, and mark it as being worked on. pip takes a package that
-# it was interrupted at for one that is there, so after an interruption all is made anew.
-define environment
+# Make the environment and install into it. Meanwhile it is marked as unfinished: pip takes what it
+# was interrupted at for installed, so an environment that still has the mark is emptied first.
+# The index serves the whole install, not torch alone, so that torchvision is of the same build.
+define install_in_environment
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed and was not found;" \
 		"install one (Debian, Ubuntu: apt install python3-venv), or name it: make PYTHON=…" >&2; \
 		exit 1; }
@@ -81,9 +77,7 @@ define environment
 	if [ -n "$$index" ] && ! $(BIN)/python -c 'import sys, urllib.request as web; \
 		web.urlopen(sys.argv[1] + "/torch/", timeout=10)' "$$index" 2>/dev/null; then \
 		echo "$$index cannot be reached; torch comes from where pip finds it"; index=; fi; \
-	set -x; $(PIP) $${index:+--extra-index-url "$$index"} torch
-endef
-
-define done
+	set -x; $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+		$${index:+--extra-index-url "$$index"} $(1)
 	@mv $(VENV)/.unfinished $@ && touch $@
 endef

@@ -270,7 +270,7 @@ def origin(case: Case, labels: Labels, planned: str = "") -> str:
     files = {**case.images, "label": case.label}
     told: list[Any] = [planned, labels.to_json()]
     for kind, file in sorted(files.items()):
-        if file is not None:
+        if file is not None and file.exists():  # a broken link is refused when it is read
             status = file.stat()
             told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

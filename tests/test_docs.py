@@ -92,6 +92,14 @@ def test_every_option_shown_with_a_command_exists(
         assert given <= options_of(command, capsys), line
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_named_alone_is_one_of_some_command(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = set().union(*(options_of(command, capsys) for command in COMMANDS))
+    assert set(re.findall(r"`(--[a-z-]+)\b[^`]*`", BLOCK.sub("", read(name)))) <= known
+
+
 def test_the_readme_names_every_command() -> None:
     # mixmfl_demo is there as `make demo`
     named = set(re.findall(r"\bmixmfl_[a-z_]+", read("README.md"))) | {"mixmfl_demo"}
