@@ -83,7 +83,7 @@ def _predict_and_show(out: Path) -> None:
     model = load_model(model_file, cli.device("auto"))
     labels = read_site_labels(unseen, unseen.parent)
     cases = find_cases(unseen, labels_needed=True).cases
-    subsets = all_subsets(model.plans.modalities)
+    subsets = all_subsets(model.modalities)
     print(f"\n{len(cases)} cases of hospital {UNSEEN!r}, from {len(subsets)} subsets of modalities")
 
     digest = read_json(cli.home() / "model.json")["sha256"]
@@ -96,13 +96,13 @@ def _predict_and_show(out: Path) -> None:
     write_json(record, {"model_sha256": digest})
 
     scores = score_subsets(
-        model.plans.modalities,
+        model.modalities,
         masks,
         unseen,
         labels,
         lambda each: cli.progress(each, len(each), "evaluating"),
     )
-    shown = [subset for subset in subsets if len(subset) in (1, len(model.plans.modalities))]
+    shown = [subset for subset in subsets if len(subset) in (1, len(model.modalities))]
     text = subset_page(
         "mixmfl demo: a phantom hospital that was never seen",
         INTRODUCTION,

@@ -111,6 +111,7 @@ def _process(options: argparse.Namespace) -> int:
         sites = [find_site(options.input, modalities, options.labels)]
     else:
         sites, held_out = find_sites(options.input, modalities, options.labels)
+        _check_work(options.out, {site.name for site in sites})
     for site in sites:
         print(f"site {site.name}: {describe(site.found)}")
     for name in held_out:
@@ -164,6 +165,16 @@ def _process(options: argparse.Namespace) -> int:
                 kept = f", {len(came.kept)} kept" if came.kept else ""
                 print(f"site {site.name}, {name}: {len(came.done)} cases preprocessed{kept}")
     return _tell_refused(refused)
+
+
+def _check_work(work: Path, sites: set[str]) -> None:
+    """Refuse a WORK with sites that are no longer in the federation: they would be trained on."""
+    strange = sorted({folder.name for folder in (work / "sites").glob("*")} - sites)
+    if strange:
+        raise MixmflError(
+            f"{work / 'sites'}: holds {', '.join(strange)}, which the federation does not train on "
+            "(any more); remove these folders and give --replan, or name another WORK"
+        )
 
 
 def _site_folder(options: argparse.Namespace, site: "SiteFolder") -> Path:

@@ -63,7 +63,7 @@ def _work(options: argparse.Namespace) -> int:
     device = cli.device(options.device)
     models = [load_model(file, device) for file in files]
     for file, model in zip(files, models, strict=True):
-        print(f"model {file}: {model.configuration}, {', '.join(model.plans.modalities)}")
+        print(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
 
     words = [word.strip() for word in (options.modalities or "").split(",")]
     only = tuple(modalities.find(word) or word for word in words if word)

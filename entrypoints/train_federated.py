@@ -53,6 +53,7 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.plan import Plans
     from mixmfl.registry import use_model
     from mixmfl.rounds import RunSettings, register
+    from mixmfl.runs import choose_round
 
     plans = Plans.load(options.input / "plans.json")
     planned = plans.training
@@ -100,7 +101,7 @@ def _work(options: argparse.Namespace) -> int:
         report=_print_round,
     )
     model = options.out / "model.safetensors"
-    print(f"model of round {run.best_round or len(run.history)}: {model}")
+    print(f"model of round {choose_round(run, 'best')}: {model}")
     use_model(model, cli.home())
     print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
     return 0

@@ -103,32 +103,43 @@ def run(
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
     """Iterate with a progress bar on stderr; silent where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(
-        items, description=label, total=total, console=console, disable=not console.is_terminal
-    )
+    with bars() as report:
+        report(label, 0, total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            report(label, done, total)
 
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
     """Give a function (what, done, total) that draws a progress bar per ``what`` on stderr."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     drawn = Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        # results stay on stdout where that leads to a file; on a terminal they go above the bar
+        redirect_stdout=sys.stdout.isatty(),
     )
-    tasks: dict[str, int] = {}
+    tasks: dict[str, TaskID] = {}
     with drawn:
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = drawn.add_task(what, total=total)
-            drawn.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+            drawn.update(tasks[what], completed=done, total=total)
 
         yield report

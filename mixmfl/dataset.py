@@ -1,7 +1,7 @@
 """Preprocessed cases on disk: Blosc2 arrays with only the modalities a case has, and JSON.
 
-A case is three files: ``<case>.b2nd`` (images), ``<case>_labels.b2nd`` and ``<case>.json``. The
-JSON is written last; a case without it was left half done and does not exist for readers.
+A case is ``<case>.images.b2nd``, ``<case>.labels.b2nd`` and ``<case>.json``. The JSON is written
+last; a case without it was left half done and does not exist for readers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,9 +69,9 @@ def save_case(
         origin: What the case was made from, as ``preprocess.origin`` tells it.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
-    for suffix, array in (("", images.astype(np.float32)), ("_labels", labels)):
+    for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
         blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
-        with replacing(folder / f"{name}{suffix}.b2nd") as temporary:
+        with replacing(folder / f"{name}.{kind}.b2nd") as temporary:
             blosc2.asarray(
                 np.ascontiguousarray(array),
                 urlpath=str(temporary),
@@ -129,8 +129,8 @@ def open_case(folder: Path, name: str) -> StoredCase:
     shape = tuple(record["shape"])
     try:
         images, labels = (
-            blosc2.open(str(folder / f"{name}{suffix}.b2nd"), mode="r")
-            for suffix in ("", "_labels")
+            blosc2.open(str(folder / f"{name}.{kind}.b2nd"), mode="r")
+            for kind in ("images", "labels")
         )
     except (OSError, RuntimeError, FileNotFoundError) as error:
         raise DataError(

@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +81,12 @@ def open_sites(
     there = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
     missing = sorted(set(wanted) - set(there))
     if missing or not there:
+        others = sorted({p.parent.name for p in (work / "sites").glob("*/*/*.json")})
         raise DataError(
-            f"{work / 'sites'}: {', '.join(missing) or 'any site'} has no cases preprocessed for "
-            f"{configuration}; there are: {', '.join(there) or 'none'}. Run mixmfl_plan_preprocess"
+            f"{work / 'sites'}: configuration {configuration} is not preprocessed for "
+            f"{', '.join(missing) or 'any site'}; it is for these sites: "
+            f"{', '.join(there) or 'none'}; configurations that are: "
+            f"{', '.join(others) or 'none'}. Choose one of these by -c, or run mixmfl_plan_preprocess -c {configuration}"
         )
     sites = []
     for name in sorted(set(wanted)) or there:
@@ -176,7 +179,7 @@ def _one_round(
     dice = {}
     for site in sites if due else ():
         began = time.monotonic()
-        task = encode(validation_task(state, run.registrations[site.name]))
+        task = encode(validation_task(state, site.name, run.registrations))
         judged = validate_at_site(decode(task), site, run.plans, run.settings)
         dice[site.name] = read_dice(decode(encode(judged)))
         seconds[site.name] += time.monotonic() - began
@@ -212,8 +215,3 @@ def _check_same_run(there: Run, asked: Run) -> None:
                 f"{there.folder}: the run was started with other {what}{detail}. Resume it with "
                 "the same, or start a new run in another folder"
             )
-
-
-def site_modalities(sites: Sequence[Site]) -> Mapping[str, Mapping[str, int]]:
-    """Return how many training cases of each site have each modality."""
-    return {site.name: register(site).modality_cases for site in sites}

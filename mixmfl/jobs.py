@@ -76,6 +76,8 @@ class Workers:
                 if error.errno == errno.ENOSPC:
                     raise
                 refused.append(Refused(name, f"cannot be read or written: {error}"))
+            except (ValueError, RuntimeError, MemoryError) as error:  # of nnU-Net, torch or ITK
+                refused.append(Refused(name, f"{type(error).__name__}: {error}"))
             self._report(what, count, len(jobs))
         ordered = {name: done[name] for name in jobs if name in done}
         return ordered, sorted(refused, key=lambda item: item.name)

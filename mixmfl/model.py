@@ -40,6 +40,15 @@ class Model:
     device: torch.device
     record: Mapping[str, Any]
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return the modalities that a training case had, in the order of the plans.
+
+        The encoder of another one was never trained, and must not be used.
+        """
+        counts = self.record["modality_cases"]
+        return tuple(name for name in self.plans.modalities if counts.get(name, 0))
+
 
 def save_model(
     path: Path,

@@ -14,6 +14,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, State, can_recall, recall
 from mixmfl.nnunet import label_manager, resolve_architecture
 from mixmfl.plan import NetworkSettings, Plans
@@ -55,6 +56,9 @@ class MDMNet(nn.Module):
             heads: Output channels.
             architecture: nnU-Net's planned ``arch_kwargs``.
             settings: Ours.
+
+        Raises:
+            PlansError: A modality has a name that torch's containers have taken.
         """
         super().__init__()
         planned = resolve_architecture(architecture)
@@ -68,6 +72,8 @@ class MDMNet(nn.Module):
                 1, **{**planned, "features_per_stage": scaled}, return_skips=True
             )
 
+        if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
+            raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
         self.modalities = tuple(modalities)
         self.temperature = settings.temperature
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)

@@ -43,6 +43,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from mixmfl.errors import DataError, PlansError
 from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_kept_share
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
@@ -190,7 +191,7 @@ def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("conv_op", "norm_op", "dropout_op", "nonlin"):
         if isinstance(resolved[key], str):
             if not resolved[key].startswith("torch.nn."):  # plans are data: they name no other code
-                raise ValueError(f"{key}: {resolved[key]!r} is no part of torch.nn")
+                raise PlansError(f"plans: {key} is {resolved[key]!r}, which is no part of torch.nn")
             resolved[key] = locate(resolved[key])
     return resolved
 
@@ -257,6 +258,7 @@ def preprocess(
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
     manager = PlansManager(_with_channels(plans, configuration, len(images)))
+    _check_thickness(images, spacing, plans, configuration)
     data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
         np.stack(images),
         None if labels is None else labels[None].astype(np.int16),
@@ -266,6 +268,26 @@ def preprocess(
         described.consecutive().to_json(),
     )
     return data, seg, properties
+
+
+def _check_thickness(
+    images: Sequence[np.ndarray],
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+) -> None:
+    """Refuse a case that would be resampled to nothing."""
+    box = nonzero_box(images)
+    order = plans["transpose_forward"]
+    target = plans["configurations"][configuration]["spacing"]
+    for axis, wanted in zip(order[-len(target) :], target, strict=True):
+        count = box[axis].stop - box[axis].start
+        if round(count * spacing[axis] / wanted) < 1:
+            raise DataError(
+                f"the head is {count} voxels of {spacing[axis]:g} mm thick along {'ZYX'[axis]}, "
+                f"less than half a voxel of the {wanted:g} mm that were planned; it is too thin "
+                f"for configuration {configuration}"
+            )
 
 
 def restore(

@@ -79,8 +79,8 @@ class TrainingSettings:
         foreground_share: Share of a batch whose patch is centred on foreground (nnU-Net: 1/3).
         modality_dropping: Probability that a case is shown with some of its modalities hidden,
             every non-empty proper subset being equally likely.
-        memory_decay: What earlier steps of a round still count for in the site's prototypes,
-            per step: features drift while the encoders learn.
+        memory_decay: What a modality's earlier batches of a round still count for in the site's
+            prototypes, per later batch that shows it: features drift while the encoders learn.
         validate_every: Rounds between two validations; the last round is always validated.
         keep_every: Rounds between two states that are kept for good, beside last and best.
     """
@@ -143,15 +143,16 @@ class Plans:
         return self.nnunet["configurations"][name]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plans as JSON content."""
-        return {
+        """Return the plans as JSON content, as reading it gives it: lists, no tuples."""
+        content = {
             "format": FORMAT,
-            "modalities": list(self.modalities),
+            "modalities": self.modalities,
             "labels": self.labels.to_json(),
             "network": dataclasses.asdict(self.network),
             "training": dataclasses.asdict(self.training),
-            "nnunet": dict(self.nnunet),
+            "nnunet": self.nnunet,
         }
+        return json.loads(json.dumps(content))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":

@@ -71,7 +71,7 @@ def predict_folder(
         DataError: ``only`` names what is no modality of the models.
     """
     check_models_agree(models)
-    known = sorted({name for model in models for name in model.plans.modalities})
+    known = sorted({name for model in models for name in model.modalities})
     if unknown := [name for name in only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def predict_folder(
             indices = predict_case(models, loaded, step=step, mirror=mirror)
             values = models[0].plans.labels.to_values(indices)
             write_labels(mask, from_canonical(values, loaded.grid), loaded.grid)
-        except (MixmflError, OSError, RuntimeError, MemoryError) as error:
-            # RuntimeError: what torch and ITK raise, out of memory on the device included
+        except (MixmflError, OSError, RuntimeError, ValueError, MemoryError) as error:
+            # what is not ours is what torch, ITK and nnU-Net raise, out of memory included
             reason = str(error) or type(error).__name__
             yield Outcome(case.name, "failed", reason, (), absent, time.monotonic() - began)
             continue
@@ -156,11 +156,11 @@ def check_models_agree(models: Sequence[Model]) -> None:
 def _predict_one(
     model: Model, case: LoadedCase, step: float, mirror: bool, *, probabilities: bool
 ) -> npt.NDArray[Any]:
-    available = tuple(name for name in model.plans.modalities if name in case.images)
+    available = tuple(name for name in model.modalities if name in case.images)
     if not available:
         raise DataError(
             f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
-            f"{', '.join(model.plans.modalities)}"
+            f"{', '.join(model.modalities)}"
         )
     plans, planned = model.plans, model.plans.configuration(model.configuration)
     images, _, properties = preprocess(
@@ -172,7 +172,7 @@ def _predict_one(
         plans.labels,
     )
     logits = predict_volume(
-        case_predictor(model.network, model.memory, available, plans.modalities),
+        case_predictor(model.network, model.memory, available),
         torch.from_numpy(images),
         planned["patch_size"],
         step=step,

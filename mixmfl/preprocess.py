@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mixmfl.cases import Case, Found, Refused, find_cases, load_case, read_site_labels
-from mixmfl.errors import DataError, PlansError
+from mixmfl.errors import DataError, MixmflError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
 from mixmfl.modalities import Modalities
 from mixmfl.plan import Plans, Preset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ def find_sites(
             f"{federation}: there is no such folder; one with a folder per site is needed"
         )
     held_out = _held_out(federation / "federation.json")
+    there = {path.name for path in federation.iterdir() if path.is_dir()}
     for name in held_out:
-        if not (federation / name).is_dir():  # a slip of the pen would train on what it meant
+        if name not in there:  # a slip of the pen would train on what it meant
             raise DataError(
                 f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
                 "folder; mend or remove the name"
@@ -83,8 +87,9 @@ def find_site(
     if labels_file is not None:
         labels = Labels.from_dataset_json(read_json(labels_file), str(labels_file))
     else:
-        labels = found.labels or read_site_labels(folder, folder.parent)
-    return SiteFolder(folder.resolve().name, found, labels)
+        labels = found.labels or read_site_labels(folder, folder.absolute().parent)
+    # not resolve(): a link is named by itself, not by what it points to
+    return SiteFolder(folder.absolute().name, found, labels)
 
 
 def _held_out(file: Path) -> tuple[str, ...]:
@@ -122,11 +127,13 @@ def fingerprint_site(
     """
     sources = {case.name: origin(case, site.labels) for case in site.found.cases}
     record, told = out / "cases.json", out / "fingerprint.json"
-    if record.is_file() and told.is_file():
+    try:
         before = read_json(record)
-        if before.get("sources") == sources:
+        if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
             return Fingerprint.from_json(read_json(told, PlansError), str(told)), refused
+    except (MixmflError, KeyError, AttributeError) as reason:
+        log.info("%s: is taken anew (%s)", told, reason)
     jobs = {case.name: (_fingerprint_job, case, site.labels) for case in site.found.cases}
     done, refused = workers.run(jobs, f"{site.name}: fingerprint")
     if not done:
@@ -228,7 +235,8 @@ def preprocess_site(
     check_site(site, plans)
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
-    planned = json.dumps(plans.nnunet["configurations"][configuration], sort_keys=True)
+    nnunet_plans = plans.nnunet["configurations"][configuration], plans.nnunet["transpose_forward"]
+    planned = json.dumps(nnunet_plans, sort_keys=True)
     origins = {case.name: origin(case, site.labels, planned) for case in site.found.cases}
     kept = [
         name for name, made_from in origins.items() if dataset.is_stored(folder, name, made_from)

@@ -2,15 +2,16 @@
 
 ::
 
-    task = train_task(state, registration, plans, …)       server
-    reply, site_state = train_at_site(task, site, …)       site
-    state, diagnostics = merge_round(state, replies, …)    server
+    task = train_task(state, registration)                        server
+    reply, optimizer_state = train_at_site(task, site, …)         site
+    state, diagnostics = merge_round(state, replies, registrations)    server
 
 Messages are plain (see ``wire``); nothing here knows what carries them.
 """
 
+import math
 import multiprocessing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +68,21 @@ class Site:
 
 @dataclass(frozen=True)
 class Registration:
-    """What the server knows of a site: how many training cases, and how many have a modality."""
+    """What the server knows of a site.
+
+    Attributes:
+        cases: Training cases.
+        modality_cases: How many of them have each modality.
+        validated: Modalities that its validation cases have.
+    """
 
     cases: int
     modality_cases: Mapping[str, int]
+    validated: Sequence[str] = ()
 
     @property
     def weights(self) -> dict[str, int]:
-        """Return the weight of the site's word per block that it uses."""
+        """Return the weight of the site's word per block that it trains."""
         return block_weights(self.cases, self.modality_cases)
 
 
@@ -99,18 +107,18 @@ class Diagnostics:
 
     Attributes:
         loss: Mean training loss by site.
-        shares: By block, each contributing site's share of the average.
     """
 
     loss: Mapping[str, float]
-    shares: Mapping[str, Mapping[str, float]]
 
 
 def register(site: Site) -> Registration:
     """Return what a site tells the server before the first round."""
     held = [modality for case in site.training for modality in case.modalities]
     return Registration(
-        len(site.training), {modality: held.count(modality) for modality in sorted(set(held))}
+        len(site.training),
+        {modality: held.count(modality) for modality in sorted(set(held))},
+        sorted({modality for case in site.validation for modality in case.modalities}),
     )
 
 
@@ -123,12 +131,23 @@ def first_state(plans: Plans, settings: RunSettings) -> ServerState:
 
 def train_task(state: ServerState, registration: Registration) -> Message:
     """Return what a site is sent to train: its own blocks, and the memory of all modalities."""
-    return Message("train", {"round": state.round}, _own_blocks(state, registration))
+    own = select_blocks(state.weights, registration.weights)
+    return Message("train", {"round": state.round}, {**own, **memory_to_state(state.memory)})
 
 
-def validation_task(state: ServerState, registration: Registration) -> Message:
-    """Return what a site is sent to validate: its own blocks, and the whole memory."""
-    return Message("validate", {"round": state.round}, _own_blocks(state, registration))
+def validation_task(
+    state: ServerState, site: str, registrations: Mapping[str, Registration]
+) -> Message:
+    """Return what a site is sent to validate.
+
+    The blocks of the modalities that its validation cases have, as far as any site trains them;
+    a validation case may have what no training case of its site has.
+    """
+    trained = {m for told in registrations.values() for m, n in told.modality_cases.items() if n}
+    usable = [m for m in registrations[site].validated if m in trained]
+    blocks = block_weights(1, dict.fromkeys(usable, 1))
+    tensors = {**select_blocks(state.weights, blocks), **memory_to_state(state.memory)}
+    return Message("validate", {"round": state.round, "modalities": usable}, tensors)
 
 
 def train_at_site(
@@ -177,14 +196,17 @@ def train_at_site(
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
-    """Return the summed Dice of the site's validation cases, each with the modalities it has."""
+    """Return the summed Dice of the site's validation cases.
+
+    Each is predicted from the modalities that it has and that the task names; a case with none
+    of these is left out.
+    """
+    memory = memory_from_state(task.tensors)
     sums = validate(
         _site_network(task, site, plans, settings),
-        {
-            p: prototypes.to(site.device)
-            for p, prototypes in memory_from_state(task.tensors).items()
-        },
+        {place: prototypes.to(site.device) for place, prototypes in memory.items()},
         site.validation,
+        task.record["modalities"],
         plans,
         settings.configuration,
         site.device,
@@ -215,33 +237,48 @@ def merge_round(
         raise AggregationError(f"round {state.round + 1}: no site replied")
     weights, blocks, memories = {}, {}, {}
     for site in sorted(replies):
-        reply = replies[site]
         if site not in registrations:
             raise AggregationError(f"site {site!r} replied but never registered")
-        if reply.kind != "train" or reply.record.get("round") != state.round:
-            raise AggregationError(
-                f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; "
-                f"a 'train' reply to round {state.round} was asked for"
-            )
+        _check_reply(site, replies[site], state, registrations[site])
         weights[site] = registrations[site].weights
-        memories[site] = memory_from_state(reply.tensors)
-        blocks[site] = select_blocks(reply.tensors, weights[site])
-        stray = {name for name in reply.tensors if not name.startswith("memory.")}
-        stray -= blocks[site].keys() & state.weights.keys()
-        stray |= {
-            f"memory.{modality}"
-            for modality, _ in memories[site]
-            if f"tailored.{modality}" not in weights[site]
-        }
-        if stray:
-            raise AggregationError(f"site {site!r} sent what it does not hold: {sorted(stray)[:5]}")
+        blocks[site] = select_blocks(replies[site].tensors, weights[site])
+        memories[site] = memory_from_state(replies[site].tensors)
     merged = ServerState(
         state.round + 1,
         {**state.weights, **average(blocks, weights)},
         merge_memories(state.memory, memories),
     )
     loss = {site: float(replies[site].record["loss"]) for site in sorted(replies)}
-    return merged, Diagnostics(loss, _shares(weights))
+    return merged, Diagnostics(loss)
+
+
+def _check_reply(site: str, reply: Message, state: ServerState, told: Registration) -> None:
+    """Check at the server's door that a reply is what its site was asked for, and is sound."""
+    if reply.kind != "train" or reply.record.get("round") != state.round:
+        raise AggregationError(
+            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; "
+            f"a 'train' reply to round {state.round} was asked for"
+        )
+    loss = reply.record.get("loss")
+    if not isinstance(loss, float) or not math.isfinite(loss):
+        raise AggregationError(f"site {site!r} sent the loss {loss!r}; a finite number is needed")
+    own = select_blocks(state.weights, told.weights)
+    parts = ("keys", "values", "counts")
+    places = {name.rpartition(".")[0] for name in reply.tensors if name.startswith("memory.")}
+    wanted = own.keys() | {f"{place}.{part}" for place in places for part in parts}
+    if missing := sorted(wanted - reply.tensors.keys()):
+        raise AggregationError(f"site {site!r} did not send {', '.join(missing[:5])}")
+    foreign = {place for place in places if f"tailored.{place.split('.')[1]}" not in told.weights}
+    if stray := sorted((reply.tensors.keys() - wanted) | foreign):
+        raise AggregationError(f"site {site!r} sent what it does not hold: {stray[:5]}")
+    for name, tensor in reply.tensors.items():
+        if name in own and (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
+            raise AggregationError(
+                f"site {site!r} sent {name} as {tuple(tensor.shape)} {tensor.dtype}, needed is "
+                f"{tuple(own[name].shape)} {own[name].dtype}; was it started from the same plans?"
+            )
+        if not tensor.isfinite().all() or (name.endswith(".counts") and (tensor < 0).any()):
+            raise AggregationError(f"site {site!r} sent {name} with NaN, infinity or a count < 0")
 
 
 def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:
@@ -268,14 +305,8 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
     return settings.learning_rate * (1 - round_number / settings.rounds) ** 0.9
 
 
-def _own_blocks(state: ServerState, registration: Registration) -> State:
-    own = select_blocks(state.weights, registration.weights)
-    return {**own, **memory_to_state(state.memory)}
-
-
 def _site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> MDMNet:
-    # encoders of modalities that the site never has keep their first random weights: nothing
-    # runs them, and they are neither trained nor sent
+    # encoders that the task does not bring keep their first random weights: nothing runs them
     network = build_network(plans, settings.configuration, settings.seed)
     load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})
     return network.to(site.device)
@@ -293,12 +324,3 @@ def loader(batches: Batches, workers: int) -> Iterable[Batch]:
     return DataLoader(
         batches, batch_size=None, num_workers=workers, multiprocessing_context=context
     )
-
-
-def _shares(weights: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    blocks = sorted({block for own in weights.values() for block in own})
-    totals = {block: sum(own.get(block, 0) for own in weights.values()) for block in blocks}
-    return {
-        block: {site: own[block] / totals[block] for site, own in weights.items() if block in own}
-        for block in blocks
-    }

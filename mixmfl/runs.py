@@ -5,7 +5,7 @@
     RUN/run.json                       settings, sites, history; names the states below
     RUN/plans.json                     the plans it was started with
     RUN/rounds/00012/server.safetensors
-    RUN/rounds/00012/<site>.safetensors    the site's optimiser
+    RUN/rounds/00012/optimizers/<site>.safetensors
     RUN/progress.csv, progress.png
     RUN/model.safetensors
 
@@ -101,13 +101,21 @@ def start_run(run: Run) -> None:
     Raises:
         ModelError: The folder holds a run, or anything else.
     """
-    if run.folder.is_dir() and any(run.folder.iterdir()):
-        found = "a run" if holds_run(run.folder) else "files that are no run"
+    if holds_run(run.folder):
         raise ModelError(
-            f"{run.folder}: holds {found}; nothing was written. Go on with it by --resume, or "
-            "name another folder"
+            f"{run.folder}: holds a run; nothing was written. Go on with it by --resume, or name "
+            "another folder"
         )
-    run.plans.save(run.folder / "plans.json")
+    plans_file = run.folder / "plans.json"
+    begun = plans_file.is_file() and read_json(plans_file) == run.plans.to_json()
+    names = run.folder.iterdir() if run.folder.is_dir() else ()
+    found = sorted(path.name for path in names if not path.name.startswith("."))
+    if found and not (begun and found == ["plans.json"]):  # as a kill at the very start leaves it
+        raise ModelError(
+            f"{run.folder}: holds files that are no run ({', '.join(found[:3])}); nothing was "
+            "written. Name another folder"
+        )
+    run.plans.save(plans_file)
     _write_record(run)
 
 
@@ -163,7 +171,7 @@ def save_round(
     folder = _round_folder(run, state.round)
     _save_tensors(folder / "server.safetensors", {**state.weights, **memory_to_state(state.memory)})
     for site, optimizer in optimizers.items():
-        _save_tensors(folder / f"{site}.safetensors", optimizer)
+        _save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
     if dice is not None:
         run.dice[state.round] = dice
@@ -191,15 +199,13 @@ def load_state_of(run: Run, number: int) -> ServerState:
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
     """Return the sites' optimiser states after a round."""
-    folder = _round_folder(run, number)
+    folder = _round_folder(run, number) / "optimizers"
     return {site: _load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
 
 
 def kept_rounds(run: Run) -> list[int]:
     """Return the rounds whose states are there and recorded."""
-    found = (run.folder / "rounds").glob("*/server.safetensors")
-    numbers = sorted(int(file.parent.name) for file in found)
-    return [number for number in numbers if number <= len(run.history)]
+    return [number for number in _stored_rounds(run) if number <= len(run.history)]
 
 
 def choose_round(run: Run, wanted: str) -> int:
@@ -284,14 +290,17 @@ def _write_record(run: Run) -> None:
 def _drop_states(run: Run) -> None:
     """Remove the states that are neither last, nor best, nor kept for good."""
     last, keep_every = len(run.history), run.plans.training.keep_every
-    for folder in (run.folder / "rounds").iterdir():
-        number = int(folder.name)
+    for number in _stored_rounds(run):
+        folder = _round_folder(run, number)
         if number < last and number != run.best_round and number % keep_every:
             shutil.rmtree(folder)
         elif number < last:  # only the last can be gone on from; it alone needs the optimisers
-            for file in folder.glob("*.safetensors"):
-                if file.name != "server.safetensors":
-                    file.unlink()
+            shutil.rmtree(folder / "optimizers", ignore_errors=True)
+
+
+def _stored_rounds(run: Run) -> list[int]:
+    found = (run.folder / "rounds").glob("*/server.safetensors")
+    return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
 
 
 def _round_folder(run: Run, number: int) -> Path:

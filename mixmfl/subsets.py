@@ -60,9 +60,9 @@ def predict_subsets(
         DataError: A case lacks a modality, so that subsets would not mean what they say.
     """
     for case in cases:
-        if missing := set(model.plans.modalities) - set(case.images):
+        if missing := set(model.modalities) - set(case.images):
             raise DataError(f"case {case.name!r}: lacks {', '.join(sorted(missing))}")
-    for subset in all_subsets(model.plans.modalities):
+    for subset in all_subsets(model.modalities):
         folder = masks_folder(out, subset)
         for outcome in predict_folder([model], cases, (), folder, only=subset, overwrite=overwrite):
             yield subset, outcome

@@ -1,6 +1,6 @@
 """A site's gradient steps and its validation, on one device. Knows no server."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from mixmfl.network import Encoding, MDMNet
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch
-from mixmfl.sliding_window import predict_volume
+from mixmfl.sliding_window import Predictor, predict_volume
+
+_SCALE = "gradient_scale"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Trained:
     Attributes:
         loss: Mean over the steps.
         memory: Prototypes of the site's own modalities.
-        optimizer: AdamW's moments, by ``<parameter>.<moment>``.
+        optimizer: AdamW's moments, by ``<parameter>.<moment>``, and with half precision the
+            gradients' scale.
     """
 
     loss: float
@@ -73,7 +76,9 @@ def train_locally(
     outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
     compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
     mixed = device.type == "cuda"
-    scaler = torch.amp.GradScaler(device.type, enabled=mixed)
+    # the scale is taken up again like the moments: finding it costs steps
+    scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
+    scaler = torch.amp.GradScaler(device.type, init_scale=scale, enabled=mixed)
 
     network.train()
     memory = {place: prototypes.to(device) for place, prototypes in memory.items()}
@@ -106,7 +111,10 @@ def train_locally(
     return Trained(
         mean_loss,
         {place: prototypes.to(torch.device("cpu")) for place, prototypes in seen.items()},
-        _save_moments(optimizer, parameters),
+        {
+            **_save_moments(optimizer, parameters),
+            **({_SCALE: torch.tensor(scaler.get_scale())} if mixed else {}),
+        },
     )
 
 
@@ -149,14 +157,15 @@ def validate(
     network: MDMNet,
     memory: Memory,
     cases: Iterable[StoredCase],
+    modalities: Collection[str],
     plans: Plans,
     configuration: str,
     device: torch.device,
 ) -> dict[str, DiceSum]:
     """Return the Dice of every label or region over whole preprocessed cases.
 
-    Every case is predicted from all modalities that it has, patches side by side, not mirrored:
-    a quick and slightly pessimistic estimate of what ``predict`` does.
+    Every case is predicted from all of ``modalities`` that it has, patches side by side and not
+    mirrored: a quick and slightly pessimistic estimate of what ``predict`` does.
     """
     planned = plans.configuration(configuration)
     manager = label_manager(plans.labels)
@@ -164,10 +173,13 @@ def validate(
     network.eval()
     sums = dict.fromkeys(indices.foreground, DiceSum(0.0, 0))
     for case in cases:
-        predictor = case_predictor(network, memory, case.modalities, plans.modalities)
+        used = tuple(name for name in case.modalities if name in modalities)
+        if not used:
+            continue
+        channels = [case.modalities.index(name) for name in used]
         logits = predict_volume(
-            predictor,
-            torch.from_numpy(case.images[:]),
+            case_predictor(network, memory, used),
+            torch.from_numpy(case.images[:][channels]),
             planned["patch_size"],
             step=1.0,
             batch_size=patches_at_a_time(planned),
@@ -189,10 +201,9 @@ def validate(
     return sums
 
 
-def case_predictor(
-    network: MDMNet, memory: Memory, available: tuple[str, ...], modalities: tuple[str, ...]
-) -> Any:
-    """Return a function from ``(B, K, *P)`` images of the modalities at hand to logits."""
+def case_predictor(network: MDMNet, memory: Memory, available: Sequence[str]) -> Predictor:
+    """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+    modalities = network.modalities
     slots = [modalities.index(name) for name in available]
 
     def predict(images: Tensor) -> Tensor:
@@ -227,6 +238,8 @@ def _load_moments(
     saved: Mapping[str, Tensor],
 ) -> None:
     for key, value in saved.items():
+        if key == _SCALE:
+            continue
         name, moment = key.rsplit(".", 1)
         parameter = parameters[name]
         # AdamW keeps its step counter on the CPU, its moments with the parameter

@@ -137,6 +137,28 @@ def test_a_folder_that_holds_a_run_or_anything_else_is_not_written_to(
         train_embedded(plans, sites, SETTINGS, "0", tmp_path / "nothing", resume=True)
 
 
+def test_a_run_killed_before_its_first_record_starts_again(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    plans.save(out / "plans.json")
+    (out / ".DS_Store").touch()
+    assert len(train_embedded(plans, sites, SETTINGS, "0", out).history) == 3
+
+
+def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
+    tmp_path: Path, plans: Plans
+) -> None:
+    sites = [stored_site(tmp_path, "server", [("t1",), ("t1", "t2")], plans)]
+    out = tmp_path / "run"
+    run = train_embedded(plans, sites, SETTINGS, "0", out)
+    (out / "rounds" / ".DS_Store").touch()
+    (out / "rounds" / "notes").mkdir()
+    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    assert equal(weights(run), weights(resumed))
+    assert kept_rounds(resumed) == [2, 3]
+
+
 def test_a_run_is_resumed_only_as_it_was_started(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:

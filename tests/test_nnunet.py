@@ -13,6 +13,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from small import LABELS, small_case, small_plans
 
 from mixmfl import nnunet
+from mixmfl.errors import PlansError
 from mixmfl.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.labels import Labels
 from mixmfl.loss import loss_targets
@@ -89,7 +90,7 @@ def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> 
 def test_plans_name_no_code_outside_torch() -> None:
     planned = copy.deepcopy(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
     planned["conv_op"] = "os.system"
-    with pytest.raises(ValueError, match=r"'os\.system' is no part of torch\.nn"):
+    with pytest.raises(PlansError, match=r"'os\.system', which is no part of torch\.nn"):
         nnunet.resolve_architecture(planned)
 
 

@@ -205,7 +205,7 @@ def test_hospitals_plan_and_preprocess_apart_as_they_would_together(
         "mixmfl_plan_preprocess", "-i", federation / "north", "--site", "-o", apart / "north",
         "--plans", plans, "-n", 1, "-c", "2d",
     ) == 0  # fmt: skip
-    for suffix in (".b2nd", "_labels.b2nd"):
+    for suffix in (".images.b2nd", ".labels.b2nd"):
         one, other = (
             (where / "sites" / "north" / "2d" / f"n0{suffix}").read_bytes()
             for where in (together, apart / "north")
@@ -356,6 +356,90 @@ def test_hiding_a_modality_is_as_if_the_case_never_had_it(
         assert command(*arguments, *extra) == 0
     one, other = ((tmp_path / out / "c0.nii.gz").read_bytes() for out in "ab")
     assert one == other
+
+
+def test_a_modality_that_nobody_trained_is_not_predicted_from(
+    work: Path, federation: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run, cases = tmp_path / "run", tmp_path / "cases"
+    assert command(
+        "mixmfl_train_federated", "-i", work, "-o", run, "-c", "2d", "--sites", "south",
+        "--rounds", 1, "--local-steps", 1,
+    ) == 0  # fmt: skip
+    shutil.copytree(federation / "clinic", cases)
+    write_case(cases / "t2_only", ("t2",), 5)
+    capsys.readouterr()
+    assert command("mixmfl_predict", "-i", cases, "-o", tmp_path / "masks") == 1
+    said = capsys.readouterr()
+    assert "t2_only: FAILED: has t2; the model needs at least one of flair, t1" in said.err
+    assert "c0: done from flair, t1 (" in said.out
+
+
+def test_a_case_thinner_than_a_voxel_costs_that_case_alone(
+    run: Path, federation: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    cases = tmp_path / "cases"
+    shutil.copytree(federation / "clinic", cases)
+    generator = np.random.default_rng(0)
+    for name, shape in (("a_thin", (6, 20, 1)), ("b_slice", (1, 20, 18))):
+        (cases / name).mkdir()
+        voxels = generator.normal(10, 1, shape).astype(np.float32)
+        grid = Grid(shape, (2.0, 1.0, 0.2), (0.0, 0.0, 0.0), LPS)
+        write_image(cases / name / "t1.nii.gz", voxels, grid)
+    model = run / "model.safetensors"
+    assert command("mixmfl_predict", "-i", cases, "-o", tmp_path / "masks", "-m", model) == 1
+    said = capsys.readouterr()
+    assert "a_thin: FAILED: the head is 1 voxels of 0.2 mm thick along X" in said.err
+    assert "3 masks in" in said.out
+
+
+def test_links_are_sites_by_their_own_names_and_held_out_names_must_be_folders(
+    federation: Path, tmp_path: Path
+) -> None:
+    from mixmfl.errors import DataError
+    from mixmfl.preprocess import find_sites
+
+    ours = tmp_path / "federation"
+    ours.mkdir()
+    for name in ("north", "south"):
+        data = tmp_path / name / "data"
+        data.parent.mkdir()
+        shutil.copytree(federation / name, data)
+        (ours / name).symlink_to(data)
+    (ours / "dataset.json").write_text(json.dumps(LABELS))
+    assert [site.name for site in find_sites(ours)[0]] == ["north", "south"]
+    for slip in ("north/", "./north", "", "nort"):
+        (ours / "federation.json").write_text(json.dumps({"held_out": [slip]}))
+        with pytest.raises(DataError, match="there is no such folder; mend or remove the name"):
+            find_sites(ours)
+
+
+def test_a_site_that_left_the_federation_is_not_trained_on(
+    federation: Path, work: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(work, tmp_path / "work")
+    ours = tmp_path / "federation"
+    shutil.copytree(federation, ours)
+    (ours / "federation.json").write_text('{"held_out": ["clinic", "south"]}')
+    assert command("mixmfl_plan_preprocess", "-i", ours, "-o", tmp_path / "work", "-n", 1) == 2
+    assert "holds south, which the federation does not train on" in capsys.readouterr().err
+
+
+def test_a_damaged_fingerprint_is_taken_anew(
+    federation: Path, preset: Path, tmp_path: Path, command: Command
+) -> None:
+    arguments = ["mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path, "-n", 1]
+    arguments += ["--preset", preset, "--fingerprint-only"]
+    assert command(*arguments) == 0
+    for name in ("fingerprint.json", "cases.json"):
+        file = tmp_path / "sites" / "north" / name
+        before = file.read_bytes()
+        file.write_bytes(before[:50])
+        assert command(*arguments) == 0
+        assert file.read_bytes() == before
 
 
 def test_several_models_are_averaged(run: Path, federation: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Two hospitals with a patient or two each, and minutes of training: far from a good model, but the
 lesions that it finds are there. Floors of Dice are well below what was reached, so that another
 machine's rounding cannot fail a test, and well above what a model that learnt nothing reaches.
+Where the floor is 0, so few cases trained the modality that a mask is all that can be asked for.
 """
 
 import csv
@@ -165,8 +166,8 @@ def test_lesions_are_found_by_hospitals_that_have_no_modality_in_common(
 @pytest.mark.parametrize(
     ("configuration", "floors"),
     [
-        ("2d", {"flair": 0.3, "t1c": 0.0, "flair+t1c": 0.3}),
-        ("3d_fullres", {"flair": 0.3, "t1c": 0.0, "flair+t1c": 0.3}),
+        ("2d", {"flair": 0.5, "t1c": 0.0, "flair+t1c": 0.5}),
+        ("3d_fullres", {"flair": 0.4, "t1c": 0.0, "flair+t1c": 0.4}),
     ],
 )
 def test_tumours_and_their_overlapping_regions_are_found(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small import MODALITIES, small_plans, stored_site
 from torch import Tensor
 
 from mixmfl.aggregate import block_of
@@ -65,8 +65,8 @@ def one_round(
 
 
 def test_a_site_tells_how_many_training_cases_have_each_modality(sites: dict[str, Site]) -> None:
-    assert register(sites["north"]) == Registration(1, {"t1": 1, "t2": 1})
-    assert register(sites["south"]) == Registration(2, {"flair": 2, "t1": 1})
+    assert register(sites["north"]) == Registration(1, {"t1": 1, "t2": 1}, ["t1"])
+    assert register(sites["south"]) == Registration(2, {"flair": 2, "t1": 1}, [])
 
 
 def test_a_site_is_sent_its_own_blocks_and_the_memory_of_all(
@@ -170,7 +170,9 @@ def test_regions_and_the_ignore_label_train_and_validate(
     ((place, prototypes), *_) = state.memory.items()
     assert place[0] == "t1"
     assert len(prototypes.counts) == len(labels.values)  # the ignored voxels are no class
-    found = read_dice(validate_at_site(validation_task(state, told), site, plans, settings))
+    found = read_dice(
+        validate_at_site(validation_task(state, "north", {"north": told}), site, plans, settings)
+    )
     assert set(found) == set(labels.foreground)
 
 
@@ -194,11 +196,33 @@ def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
 def test_validation_adds_up_dice_of_the_cases_that_have_a_label(
     sites: dict[str, Site], plans: Plans
 ) -> None:
-    told = register(sites["north"])
-    task = crossed(validation_task(first_state(plans, SETTINGS), told))
+    told = {"north": register(sites["north"])}
+    task = crossed(validation_task(first_state(plans, SETTINGS), "north", told))
     found = read_dice(crossed(validate_at_site(task, sites["north"], plans, SETTINGS)))
     assert set(found) == {"lesion", "core"}
     assert all(item.cases == 1 and 0 <= item.total <= 1 for item in found.values())
+
+
+def test_validation_uses_what_any_site_trained_and_only_that(tmp_path: Path, plans: Plans) -> None:
+    # north validates on a case with all three modalities, but trains t1 alone; nobody trains t2
+    sites = {
+        "north": stored_site(tmp_path, "north", [("t1",), MODALITIES], plans, validation=1),
+        "south": stored_site(tmp_path, "south", [("flair",)], plans),
+    }
+    told = {name: register(site) for name, site in sites.items()}
+    state = first_state(plans, SETTINGS)
+    task = validation_task(state, "north", told)
+    assert task.record["modalities"] == ["flair", "t1"]
+    blocks = {block_of(name) for name in task.tensors}
+    assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
+    found = read_dice(validate_at_site(task, sites["north"], plans, SETTINGS))
+    assert found["lesion"].cases == 1
+    # its own random first weights, of t2 and of the blocks it was not sent, must not matter
+    other = validate_at_site(task, sites["north"], plans, dataclasses.replace(SETTINGS, seed=9))
+    assert read_dice(other) == found
+    nothing = dataclasses.replace(task, record={**task.record, "modalities": ["pd"]})
+    left_out = read_dice(validate_at_site(nothing, sites["north"], plans, SETTINGS))
+    assert left_out["lesion"].cases == 0
 
 
 def test_mean_dice_is_over_labels_of_the_mean_over_cases() -> None:
@@ -226,6 +250,24 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
     late = dataclasses.replace(good, record={**good.record, "round": 5})
     with pytest.raises(AggregationError, match="reply to round 5; a 'train' reply to round 0"):
         merge_round(start, {"north": late}, told)
+    name = next(name for name in good.tensors if name.startswith("shared."))
+    for spoilt, message in (
+        (good.tensors[name] * math.nan, "'north' sent shared.* with NaN, infinity or a count < 0"),
+        (good.tensors[name][:1], "was it started from the same plans"),
+        (good.tensors[name].half(), "torch.float16, needed is"),
+        (None, "'north' did not send shared"),
+    ):
+        tensors = {n: t for n, t in good.tensors.items() if n != name}
+        if spoilt is not None:
+            tensors[name] = spoilt
+        with pytest.raises(AggregationError, match=message):
+            merge_round(start, {"north": dataclasses.replace(good, tensors=tensors)}, told)
+    fewer = {**good.tensors, "memory.t1.2.counts": -good.tensors["memory.t1.2.counts"]}
+    with pytest.raises(AggregationError, match="or a count < 0"):
+        merge_round(start, {"north": dataclasses.replace(good, tensors=fewer)}, told)
+    without = dataclasses.replace(good, record={"round": 0})
+    with pytest.raises(AggregationError, match="sent the loss None; a finite number is needed"):
+        merge_round(start, {"north": without}, told)
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.keys"):
         tensors = dict(good.tensors)
         if stray.startswith("memory."):
