@@ -79,6 +79,7 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError("--workers: must be 0 or more")
     sites = open_sites(
         options.input,
+        plans,
         options.configuration,
         options.fold,
         options.seed,

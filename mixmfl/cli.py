@@ -97,7 +97,11 @@ def run(
         print(f"{made.prog}: {error}", file=sys.stderr)
         return NOTHING_COULD_START
     except KeyboardInterrupt:
-        print(f"{made.prog}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(
+            f"{made.prog}: interrupted; what is done is kept: run the same command again "
+            "(mixmfl_train_federated with --resume) to go on",
+            file=sys.stderr,
+        )
         return INTERRUPTED
 
 

@@ -29,6 +29,7 @@ class StoredCase:
         folder: Where its files are.
         name: Of the case.
         modalities: Those that the case has, in the order of the first axis of ``images``.
+        planned: The ``Plans.preprocessing`` that it was made by.
         images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
         labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
         class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
@@ -38,6 +39,7 @@ class StoredCase:
     folder: Path
     name: str
     modalities: tuple[str, ...]
+    planned: str
     images: Any
     labels: Any
     class_locations: Mapping[Any, np.ndarray]
@@ -55,6 +57,7 @@ def save_case(
     properties: Mapping[str, Any],
     patch_size: Sequence[int],
     origin: str,
+    planned: str,
 ) -> None:
     """Write a case, its record last.
 
@@ -67,6 +70,7 @@ def save_case(
         properties: As ``nnunet.preprocess`` returns them.
         patch_size: Of the network; arrays are stored in blocks that suit it.
         origin: What the case was made from, as ``preprocess.origin`` tells it.
+        planned: How it was made, as ``Plans.preprocessing`` tells it.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
     for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
@@ -94,6 +98,7 @@ def save_case(
             "modalities": list(modalities),
             "shape": list(labels.shape[1:]),
             "origin": origin,
+            "planned": planned,
             "class_locations": locations,
         },
     )
@@ -145,6 +150,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
         folder,
         name,
         tuple(record["modalities"]),
+        record["planned"],
         images,
         labels,
         {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},

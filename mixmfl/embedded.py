@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixmfl.dataset import StoredCase, case_names, open_case
-from mixmfl.errors import DataError, ModelError, PlansError
+from mixmfl.dataset import case_names, open_case
+from mixmfl.errors import DataError, ModelError
 from mixmfl.memory import State
 from mixmfl.plan import Plans
 from mixmfl.progress import draw_progress
@@ -66,6 +66,7 @@ def split_cases(
 
 def open_sites(
     work: Path,
+    plans: Plans,
     configuration: str,
     fold: str,
     seed: int,
@@ -76,7 +77,7 @@ def open_sites(
     """Open the preprocessed cases of the sites in ``WORK/sites``.
 
     Raises:
-        DataError: A wanted site is not there, or a site has no preprocessed case.
+        DataError: A wanted site is not there, or a site has no case preprocessed by these plans.
     """
     there = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
     missing = sorted(set(wanted) - set(there))
@@ -86,7 +87,8 @@ def open_sites(
             f"{work / 'sites'}: configuration {configuration} is not preprocessed for "
             f"{', '.join(missing) or 'any site'}; it is for these sites: "
             f"{', '.join(there) or 'none'}; configurations that are: "
-            f"{', '.join(others) or 'none'}. Choose one of these by -c, or run mixmfl_plan_preprocess -c {configuration}"
+            f"{', '.join(others) or 'none'}. Choose one of these by -c, or run "
+            f"mixmfl_plan_preprocess -c {configuration}"
         )
     sites = []
     for name in sorted(set(wanted)) or there:
@@ -95,11 +97,15 @@ def open_sites(
         if not training:
             raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
 
-        def opened(names: Sequence[str], folder: Path = folder) -> tuple[StoredCase, ...]:
-            return tuple(open_case(folder, case) for case in names)
-
-        sites.append(Site(name, opened(training), opened(validation), device, workers))
-    return sorted(sites, key=lambda site: site.name)
+        cases = {case: open_case(folder, case) for case in (*training, *validation)}
+        if any(case.planned != plans.preprocessing(configuration) for case in cases.values()):
+            raise DataError(
+                f"{folder}: was preprocessed with other plans than {work / 'plans.json'}; run "
+                f"mixmfl_plan_preprocess -c {configuration} again"
+            )
+        trained, held = (tuple(cases[n] for n in names) for names in (training, validation))
+        sites.append(Site(name, trained, held, device, workers))
+    return sites
 
 
 def train_embedded(
@@ -132,13 +138,6 @@ def train_embedded(
         PlansError: A site's cases have a modality that the plans do not know.
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
-    for site in sites:
-        held = {name for case in (*site.training, *site.validation) for name in case.modalities}
-        if strange := sorted(held - set(plans.modalities)):
-            raise PlansError(
-                f"site {site.name}: its cases have {', '.join(strange)}, but the plans know only "
-                f"{', '.join(plans.modalities)}; run mixmfl_plan_preprocess again"
-            )
     registrations = {site.name: register(site) for site in sites}
     asked = Run(out, plans, settings, fold, registrations)
     if resume:

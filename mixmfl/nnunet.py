@@ -82,7 +82,8 @@ def plan(
     """
     spacings, sizes = grids(fingerprint)
     dataset = {
-        "channel_names": {str(i): name for i, name in enumerate(modalities)},
+        # not our names: nnU-Net would take "ct" for computed tomography and not z-score it
+        "channel_names": {str(i): "MRI" for i in range(len(modalities))},
         "numTraining": fingerprint.cases,
         "file_ending": ".nii.gz",
         "dataset": {},  # the planner would list files otherwise; there are none to list

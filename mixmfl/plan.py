@@ -1,6 +1,7 @@
 """The plans of a run: one JSON file, read once, then frozen; and the presets they start from."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import types
@@ -141,6 +142,16 @@ class Plans:
                 f"{', '.join(self.configurations)}"
             )
         return self.nnunet["configurations"][name]
+
+    def preprocessing(self, name: str) -> str:
+        """Return a digest of all that decides what a preprocessed case looks like."""
+        decides = [
+            self.configuration(name),
+            self.nnunet["transpose_forward"],
+            self.labels.to_json(),
+            self.modalities,
+        ]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plans as JSON content, as reading it gives it: lists, no tuples."""

@@ -235,8 +235,7 @@ def preprocess_site(
     check_site(site, plans)
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
-    nnunet_plans = plans.nnunet["configurations"][configuration], plans.nnunet["transpose_forward"]
-    planned = json.dumps(nnunet_plans, sort_keys=True)
+    planned = plans.preprocessing(configuration)
     origins = {case.name: origin(case, site.labels, planned) for case in site.found.cases}
     kept = [
         name for name, made_from in origins.items() if dataset.is_stored(folder, name, made_from)
@@ -268,8 +267,17 @@ def _preprocess_job(
         configuration,
         plans.labels,
     )
-    patch_size = plans.configuration(configuration)["patch_size"]
-    dataset.save_case(folder, case.name, names, images, labels, properties, patch_size, made_from)
+    dataset.save_case(
+        folder,
+        case.name,
+        names,
+        images,
+        labels,
+        properties,
+        plans.configuration(configuration)["patch_size"],
+        made_from,
+        plans.preprocessing(configuration),
+    )
     return case.name
 
 

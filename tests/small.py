@@ -131,7 +131,17 @@ def stored_site(
         place = folder / "sites" / name / configuration
         place.mkdir(parents=True, exist_ok=True)
         patch = plans.configuration(configuration)["patch_size"]
-        save_case(place, f"p{number}", ordered, data, seg, properties, patch, "small")
+        save_case(
+            place,
+            f"p{number}",
+            ordered,
+            data,
+            seg,
+            properties,
+            patch,
+            "small",
+            plans.preprocessing(configuration),
+        )
         stored.append(open_case(place, f"p{number}"))
     cut = len(stored) - validation
     return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))

@@ -196,13 +196,13 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_cases_with_a_modality_that_the_plans_lack_are_refused(
+def test_cases_that_other_plans_preprocessed_are_refused(
     work: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
     small_plans(("t1",)).save(work / "plans.json")
     assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path / "run", "-c", "2d") == 2
     told = capsys.readouterr().err
-    assert "site north: its cases have t2, but the plans know only t1" in told
+    assert "was preprocessed with other plans than" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -4,6 +4,7 @@ from small import LABELS, MODALITIES, small_plans
 from torch import Tensor
 
 from mixmfl import nnunet
+from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, Prototypes
 from mixmfl.network import MDMNet, SlotFusion, build_network, load_state, network_state
 
@@ -137,6 +138,11 @@ def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_modality_cannot_have_a_name_that_torch_has_taken() -> None:
+    with pytest.raises(PlansError, match="'values' cannot name a modality here"):
+        build_network(small_plans(modalities=("t1", "values")), "2d", 0)
 
 
 def test_every_parameter_travels_under_one_name() -> None:

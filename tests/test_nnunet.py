@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,17 @@ def test_planning_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPat
     make_plans(merge_fingerprints(fingerprints(2)), LABELS, load_preset("demo"))
     assert os.environ["nnUNet_raw"] == "/theirs"  # noqa: SIM112
     assert "nnUNet_results" not in os.environ
+
+
+def test_every_modality_is_z_scored_whatever_it_is_called() -> None:
+    (told,) = fingerprints(1)
+    renamed = dataclasses.replace(
+        told, intensities={"ct": told.intensities["t1"], "nonorm": told.intensities["t2"]}
+    )
+    preset = load_preset("demo")
+    plans = nnunet.plan(renamed, ["ct", "nonorm"], LABELS, preset.planner, preset.network)
+    for planned in plans["configurations"].values():
+        assert planned["normalization_schemes"] == ["ZScoreNormalization"] * 2
 
 
 def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> None:

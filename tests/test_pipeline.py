@@ -93,7 +93,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     plans = Plans.load(work / "plans.json")
     settings = RunSettings("2d", 0, 4, 40, 0.01)
-    sites = open_sites(work, "2d", "all", 0, torch.device("cpu"), 0)
+    sites = open_sites(work, plans, "2d", "all", 0, torch.device("cpu"), 0)
     train_embedded(plans, sites, settings, "all", out)
     return out
 
@@ -426,6 +426,24 @@ def test_a_site_that_left_the_federation_is_not_trained_on(
     (ours / "federation.json").write_text('{"held_out": ["clinic", "south"]}')
     assert command("mixmfl_plan_preprocess", "-i", ours, "-o", tmp_path / "work", "-n", 1) == 2
     assert "holds south, which the federation does not train on" in capsys.readouterr().err
+
+
+def test_cases_of_other_plans_are_not_trained_on(
+    federation: Path, work: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    ours = tmp_path / "work"
+    shutil.copytree(work, ours)
+    content = json.loads((ours / "plans.json").read_text())
+    content["nnunet"]["configurations"]["2d"]["spacing"] = [2.0, 2.0]
+    (ours / "plans.json").write_text(json.dumps(content))
+    train = ["mixmfl_train_federated", "-i", ours, "-c", "2d", "--rounds", 1, "--local-steps", 1]
+    assert command(*train, "-o", tmp_path / "run") == 2
+    assert "was preprocessed with other plans than" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert command("mixmfl_plan_preprocess", "-i", federation, "-o", ours, "-c", "2d", "-n", 1) == 0
+    assert "site north, 2d: 3 cases preprocessed" in capsys.readouterr().out
+    assert command(*train, "-o", tmp_path / "run") == 0
 
 
 def test_a_damaged_fingerprint_is_taken_anew(
