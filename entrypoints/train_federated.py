@@ -55,6 +55,11 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.rounds import RunSettings, register
     from mixmfl.runs import choose_round
 
+    if not (options.input / "plans.json").is_file():
+        raise MixmflError(
+            f"{options.input}: holds no plans.json; make it by mixmfl_plan_preprocess "
+            f"-i FEDERATION -o {options.input}"
+        )
     plans = Plans.load(options.input / "plans.json")
     planned = plans.training
     settings = RunSettings(

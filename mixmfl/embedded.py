@@ -1,5 +1,6 @@
 """The embedded federation: all sites in this process, one after another, on one device."""
 
+import dataclasses
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -204,13 +205,22 @@ def _one_round(
 
 
 def _check_same_run(there: Run, asked: Run) -> None:
-    for what in ("settings", "fold", "registrations", "plans"):
-        before, now = getattr(there, what), getattr(asked, what)
-        if what == "plans":
-            before, now = before.to_json(), now.to_json()
-        if before != now:
-            detail = "" if what == "plans" else f": {before} before, {now} now"
-            raise ModelError(
-                f"{there.folder}: the run was started with other {what}{detail}. Resume it with "
-                "the same, or start a new run in another folder"
-            )
+    before, now = (
+        {
+            **dataclasses.asdict(run.settings),
+            "fold": run.fold,
+            **{f"site {name}": str(told) for name, told in sorted(run.registrations.items())},
+            "plans": run.plans.to_json(),
+        }
+        for run in (there, asked)
+    )
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        told = (
+            name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
+            for name in changed
+        )
+        raise ModelError(
+            f"{there.folder}: the run was started with other {', '.join(told)}. Resume it with "
+            "the same, or start a new run in another folder"
+        )

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from mixmfl.aggregate import average, block_weights, select_blocks
 from mixmfl.dataset import StoredCase
-from mixmfl.errors import AggregationError
+from mixmfl.errors import AggregationError, MixmflError
 from mixmfl.memory import Memory, State, memory_from_state, memory_to_state, merge_memories
 from mixmfl.network import MDMNet, build_network, load_state, network_state
 from mixmfl.plan import Plans
@@ -165,6 +165,9 @@ def train_at_site(
     Returns:
         The reply: the site's blocks, the prototypes of its modalities, its mean loss. And the
         optimiser's moments, which stay at the site.
+
+    Raises:
+        MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
     round_number = int(task.record["round"])
     network = _site_network(task, site, plans, settings)
@@ -176,17 +179,23 @@ def train_at_site(
         settings.local_steps,
     )
     weights = register(site).weights
-    trained = train_locally(
-        network,
-        memory_from_state(task.tensors),
-        optimizer_state,
-        loader(batches, site.workers),
-        plans,
-        settings.configuration,
-        weights,
-        learning_rate_of(round_number, settings),
-        site.device,
-    )
+    try:
+        trained = train_locally(
+            network,
+            memory_from_state(task.tensors),
+            optimizer_state,
+            loader(batches, site.workers),
+            plans,
+            settings.configuration,
+            weights,
+            learning_rate_of(round_number, settings),
+            site.device,
+        )
+    except torch.cuda.OutOfMemoryError:
+        raise MixmflError(
+            f"site {site.name}: the memory of {site.device} ran out; plan again with a preset of "
+            "smaller memory_gb, free the device, or train on the CPU by --device cpu"
+        ) from None
     tensors = {
         **select_blocks(network_state(network), weights),
         **memory_to_state(trained.memory),

@@ -165,9 +165,9 @@ def test_a_run_is_resumed_only_as_it_was_started(
     out = tmp_path / "run"
     train_embedded(plans, sites, SETTINGS, "0", out)
     faster = dataclasses.replace(SETTINGS, learning_rate=1.0)
-    with pytest.raises(ModelError, match="started with other settings"):
+    with pytest.raises(ModelError, match=r"other learning_rate \(0\.01, now 1\.0\)\. Resume"):
         train_embedded(plans, sites, faster, "0", out, resume=True)
-    with pytest.raises(ModelError, match="started with other registrations"):
+    with pytest.raises(ModelError, match="started with other site south"):
         train_embedded(plans, sites[:1], SETTINGS, "0", out, resume=True)
     with pytest.raises(ModelError, match="started with other plans"):
         train_embedded(small_plans(keep_every=3), sites, SETTINGS, "0", out, resume=True)
