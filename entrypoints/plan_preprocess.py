@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> int:
     if (options.input is None) == (options.merge is None):
         raise MixmflError("give either -i FEDERATION, or --merge with the sites' fingerprints")
+    if options.processes < 1:
+        raise MixmflError(f"-n {options.processes}: at least 1 process is needed")
     return _merge(options) if options.merge else _process(options)
 
 

@@ -522,3 +522,21 @@ def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
             load_model(file)
     with pytest.raises(ModelError, match="there is no such model file"):
         load_model(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give either -i FEDERATION, or --merge"),
+        (("-i", "x", "--merge", "y"), "give either -i FEDERATION, or --merge"),
+        (("-i", "x", "-n", 0), "-n 0: at least 1 process is needed"),
+        (("--merge", "y"), "--merge needs --labels"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: tuple[object, ...], message: str, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert command("mixmfl_plan_preprocess", "-o", tmp_path / "work", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
