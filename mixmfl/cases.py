@@ -18,18 +18,13 @@ from mixmfl import image
 from mixmfl.errors import DataError
 from mixmfl.files import read_json
 from mixmfl.image import Grid
-from mixmfl.labels import Labels
+from mixmfl.labels import EXAMPLE, REGIONS_EXAMPLE, Labels
 from mixmfl.modalities import FileName, Modalities
 
 LAYOUTS = """\
   nnU-Net         imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
   case folders    case/T1.nii.gz, case/t1ce.nii.gz, ..., label case/seg.nii.gz
   modality names  case_t1ce.nii.gz, sub-01/anat/sub-01_T1w.nii.gz, ..., label case_seg.nii.gz"""
-EXAMPLE = """\
-  {"labels": {"background": 0, "lesion": 1}}
-or, for regions that overlap,
-  {"labels": {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3},
-   "regions_class_order": [1, 2, 3]}"""
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 _CHANNELS = (
@@ -263,7 +258,8 @@ def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
             return Labels.from_dataset_json(content, str(folder / "dataset.json"))
     raise DataError(
         f"{site_folder}: what do its labels mean? Needed is a dataset.json there, or for all "
-        f"sites in {federation_folder}, such as\n{EXAMPLE}"
+        f"sites in {federation_folder}, such as\n  {EXAMPLE}\n"
+        f"or, for regions that overlap,\n  {REGIONS_EXAMPLE}"
     )
 
 

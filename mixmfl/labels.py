@@ -15,6 +15,10 @@ from mixmfl.errors import DataError
 
 LARGEST_VALUE = 65535  # label files are written with at most 16 bits
 EXAMPLE = '{"labels": {"background": 0, "lesion": 1}}'
+REGIONS_EXAMPLE = (
+    '{"labels": {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}, '
+    '"regions_class_order": [1, 2, 3]}'
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd as crop_and_pad_nd
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
@@ -27,9 +27,9 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.inference.export_prediction import (
     convert_predicted_logits_to_segmentation_with_correct_shape,
 )
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian as compute_gaussian
 from nnunetv2.inference.sliding_window_prediction import (
-    compute_gaussian,
-    compute_steps_for_sliding_window,
+    compute_steps_for_sliding_window as compute_steps_for_sliding_window,
 )
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -49,20 +49,6 @@ from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "compute_gaussian",
-    "compute_steps_for_sliding_window",
-    "crop_and_pad_nd",
-    "head_mask",
-    "nonzero_box",
-    "plan",
-    "preprocess",
-    "restore",
-    "storage_blocks",
-    "supervision_loss",
-    "training_transforms",
-]
 
 
 # --- planning ----------------------------------------------------------------------------------

@@ -9,15 +9,12 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, NewType
-
-import numpy.typing as npt
+from typing import NewType
 
 from mixmfl import __version__
 from mixmfl.picture import PALETTE, REFERENCE_COLOUR
 
 Html = NewType("Html", str)
-Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
 
 
