@@ -11,6 +11,7 @@ from mixmfl import cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
+    from mixmfl.cases import Refused
     from mixmfl.preprocess import SiteFolder
 
 DESCRIPTION = """\
@@ -183,7 +184,7 @@ def _site_folder(options: argparse.Namespace, site: "SiteFolder") -> Path:
     return options.out / "sites" / site.name
 
 
-def _tell_refused(refused: dict[str, list]) -> int:  # type: ignore[type-arg]
+def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     lines = [
         f"  {site}/{item.name}: {item.reason}" for site, items in refused.items() for item in items
     ]

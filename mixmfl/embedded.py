@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from mixmfl.runs import (
     save_round,
     start_run,
 )
+from mixmfl.sampling import site_number
 from mixmfl.wire import decode, encode
 
 FOLDS = 5
@@ -56,7 +56,7 @@ def split_cases(
         site: Its name.
     """
     shuffled = sorted(names)
-    generator = np.random.default_rng([seed, zlib.crc32(site.encode())])
+    generator = np.random.default_rng([seed, site_number(site)])
     generator.shuffle(shuffled)
     folds = min(FOLDS, len(shuffled))
     if fold == "all" or folds < 2:
@@ -91,15 +91,14 @@ def open_sites(
             f"{', '.join(others) or 'none'}. Choose one of these by -c, or run "
             f"mixmfl_plan_preprocess -c {configuration}"
         )
-    sites = []
+    sites, planned = [], plans.preprocessing(configuration)
     for name in sorted(set(wanted)) or there:
         folder = work / "sites" / name / configuration
         training, validation = split_cases(case_names(folder), fold, seed, name)
         if not training:
             raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
-
         cases = {case: open_case(folder, case) for case in (*training, *validation)}
-        if any(case.planned != plans.preprocessing(configuration) for case in cases.values()):
+        if any(case.planned != planned for case in cases.values()):
             raise DataError(
                 f"{folder}: was preprocessed with other plans than {work / 'plans.json'}; run "
                 f"mixmfl_plan_preprocess -c {configuration} again"
@@ -136,7 +135,6 @@ def train_embedded(
         The run; its model is ``out/model.safetensors``.
 
     Raises:
-        PlansError: A site's cases have a modality that the plans do not know.
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
     registrations = {site.name: register(site) for site in sites}

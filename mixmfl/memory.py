@@ -109,6 +109,11 @@ def merge_memories(before: Memory, replies: Mapping[str, Memory]) -> Memory:
     return merged
 
 
+def memory_to(memory: Memory, device: torch.device) -> Memory:
+    """Return the memory on another device."""
+    return {place: prototypes.to(device) for place, prototypes in memory.items()}
+
+
 def can_recall(memory: Memory, modality: str, level: int) -> bool:
     """Say whether the memory knows any class of a modality at a level."""
     place = (modality, level)

@@ -11,7 +11,7 @@ import torch
 from mixmfl import __version__
 from mixmfl.errors import MixmflError, ModelError
 from mixmfl.files import replacing
-from mixmfl.memory import Memory, memory_from_state, memory_to_state
+from mixmfl.memory import Memory, memory_from_state, memory_to, memory_to_state
 from mixmfl.network import MDMNet, build_network, load_state
 from mixmfl.plan import Plans
 from mixmfl.rounds import ServerState
@@ -126,9 +126,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         load_state(network, weights)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
-        memory = memory_from_state(tensors)
+        memory = memory_to(memory_from_state(tensors), device)
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    memory = {place: prototypes.to(device) for place, prototypes in memory.items()}
     network = network.to(device).eval()
     return Model(plans, header["configuration"], network, memory, device, record)

@@ -154,8 +154,7 @@ class MDMNet(nn.Module):
                     # This is what happens when a case has no T2: its slot is read from memory.
                     rows = (~present[:, index]).nonzero()[:, 0]
                     if len(rows) and can_recall(memory, modality, level):
-                        prototypes = memory[modality, level].to(slots.device)
-                        read = recall(shared[rows], prototypes, self.temperature)
+                        read = recall(shared[rows], memory[modality, level], self.temperature)
                         slot = torch.full_like(rows, index)
                         slots = slots.index_put((rows, slot), read.to(slots.dtype))
                         remembered[rows, index] = True

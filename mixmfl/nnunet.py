@@ -44,6 +44,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from mixmfl.errors import DataError, PlansError
+from mixmfl.files import write_json
 from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_kept_share
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
@@ -86,14 +87,10 @@ def plan(
         "foreground_intensity_properties_per_channel": properties,
     }
     with tempfile.TemporaryDirectory(prefix="mixmfl-plan-") as folder, _nnunet_folders(folder):
-        from batchgenerators.utilities.file_and_folder_operations import save_json
-
         name = "Dataset001_federation"
-        for kind in ("nnUNet_raw", "nnUNet_preprocessed"):
-            (Path(folder) / kind / name).mkdir(parents=True)
-        save_json(dataset, str(Path(folder) / "nnUNet_raw" / name / "dataset.json"))
-        fingerprint_file = Path(folder) / "nnUNet_preprocessed" / name / "dataset_fingerprint.json"
-        save_json(content, str(fingerprint_file))
+        write_json(Path(folder) / "nnUNet_raw" / name / "dataset.json", dataset)
+        preprocessed = Path(folder) / "nnUNet_preprocessed" / name
+        write_json(preprocessed / "dataset_fingerprint.json", content)
         with _captured_output():
             plans = _Planner(name, planner, network).plan_experiment()
     plans["configurations"] = {

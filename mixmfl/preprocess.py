@@ -53,18 +53,18 @@ def find_sites(
             f"{federation}: there is no such folder; one with a folder per site is needed"
         )
     held_out = _held_out(federation / "federation.json")
-    there = {path.name for path in federation.iterdir() if path.is_dir()}
+    there = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
     for name in held_out:
         if name not in there:  # a slip of the pen would train on what it meant
             raise DataError(
                 f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
                 "folder; mend or remove the name"
             )
-    folders = sorted(
+    folders = [
         folder
-        for folder in federation.iterdir()
-        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in held_out
-    )
+        for name, folder in there.items()
+        if not name.startswith(".") and name not in held_out
+    ]
     if not folders:
         raise DataError(f"{federation}: holds no folder; one folder per site is needed")
     return [find_site(folder, modalities, labels_file) for folder in folders], held_out

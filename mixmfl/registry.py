@@ -15,8 +15,7 @@ def use_model(model: Path, home: Path) -> None:
     """
     if not model.is_file():
         raise ModelError(f"{model}: there is no such model file")
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    write_json(home / "model.json", {"model": str(model.resolve()), "sha256": digest})
+    write_json(home / "model.json", {"model": str(model.resolve()), "sha256": _digest(model)})
 
 
 def registered_model(home: Path) -> Path:
@@ -38,9 +37,13 @@ def registered_model(home: Path) -> Path:
             f"{model}: the registered model is gone; give one by -m MODEL or register one by "
             "mixmfl_use_model MODEL"
         )
-    if hashlib.sha256(model.read_bytes()).hexdigest() != content.get("sha256"):
+    if _digest(model) != content.get("sha256"):
         raise ModelError(
             f"{model}: is not what was registered, its contents changed; if that is meant, "
             f"register it again by mixmfl_use_model {model}"
         )
     return model
+
+
+def _digest(model: Path) -> str:
+    return hashlib.sha256(model.read_bytes()).hexdigest()

@@ -20,7 +20,14 @@ from torch.utils.data import DataLoader
 from mixmfl.aggregate import average, block_weights, select_blocks
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import AggregationError, MixmflError
-from mixmfl.memory import Memory, State, memory_from_state, memory_to_state, merge_memories
+from mixmfl.memory import (
+    Memory,
+    State,
+    memory_from_state,
+    memory_to,
+    memory_to_state,
+    merge_memories,
+)
 from mixmfl.network import MDMNet, build_network, load_state, network_state
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch, Batches
@@ -210,10 +217,9 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
     Each is predicted from the modalities that it has and that the task names; a case with none
     of these is left out.
     """
-    memory = memory_from_state(task.tensors)
     sums = validate(
         _site_network(task, site, plans, settings),
-        {place: prototypes.to(site.device) for place, prototypes in memory.items()},
+        memory_to(memory_from_state(task.tensors), site.device),
         site.validation,
         task.record["modalities"],
         plans,

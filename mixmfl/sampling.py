@@ -31,9 +31,14 @@ class Batch:
     classes: list[Tensor]
 
 
+def site_number(site: str) -> int:
+    """Return the number that stands for a site in seeds: of its name, not its place in a list."""
+    return zlib.crc32(site.encode())
+
+
 def seed_of(seed: int, round_number: int, site: str, step: int) -> list[int]:
-    """Return the entropy that step draws from; a site's name counts, not its place in a list."""
-    return [seed, round_number, zlib.crc32(site.encode()), step]
+    """Return the entropy that a step draws from."""
+    return [seed, round_number, site_number(site), step]
 
 
 def choose_modalities(

@@ -12,7 +12,15 @@ from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
 from mixmfl.loss import loss_targets
-from mixmfl.memory import Memory, Prototypes, State, fade, merge_prototypes, observe
+from mixmfl.memory import (
+    Memory,
+    Prototypes,
+    State,
+    fade,
+    memory_to,
+    merge_prototypes,
+    observe,
+)
 from mixmfl.network import Encoding, MDMNet
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
@@ -81,7 +89,7 @@ def train_locally(
     scaler = torch.amp.GradScaler(device.type, init_scale=scale, enabled=mixed)
 
     network.train()
-    memory = {place: prototypes.to(device) for place, prototypes in memory.items()}
+    memory = memory_to(memory, device)
     seen: dict[tuple[str, int], Prototypes] = {}
     losses: list[Tensor] = []
     for batch in batches:
@@ -110,7 +118,7 @@ def train_locally(
         )
     return Trained(
         mean_loss,
-        {place: prototypes.to(torch.device("cpu")) for place, prototypes in seen.items()},
+        memory_to(seen, torch.device("cpu")),
         {
             **_save_moments(optimizer, parameters),
             **({_SCALE: torch.tensor(scaler.get_scale())} if mixed else {}),

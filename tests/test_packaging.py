@@ -25,7 +25,7 @@ DOORS = {
     "SimpleITK": {"image"},
     "nibabel": {"image"},
     "nnunetv2": {"nnunet"},
-    "batchgenerators": {"nnunet"},
+    "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
     "acvl_utils": {"nnunet"},
     "dynamic_network_architectures": {"nnunet", "network"},
