@@ -26,6 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--cases", type=int, metavar="N", help="cases at every hospital (default: 4 to 12 each)"
     )
+    made.add_argument(
+        "--setting",
+        choices=("mix-modal", "multi-modal", "cross-modal"),
+        default="mix-modal",
+        help="hospitals hold different modalities (default), all hold all, or each holds one",
+    )
+    made.add_argument(
+        "--tests",
+        type=int,
+        default=0,
+        metavar="N",
+        help="test cases of every training hospital, for mixmfl_benchmark (default: 0)",
+    )
     return cli.run(made, argv, _write)
 
 
@@ -33,7 +46,9 @@ def _write(options: argparse.Namespace) -> int:
     from mixmfl import phantom_federation
     from mixmfl.phantom import HELD_OUT, HOSPITALS
 
-    settings = phantom_federation.Settings(options.seed, options.spacing, options.cases)
+    settings = phantom_federation.Settings(
+        options.seed, options.spacing, options.cases, options.setting, options.tests
+    )
     cases = settings.list_cases()
     written = phantom_federation.write_federation(
         options.out, settings, lambda each: cli.progress(each, len(each), "phantom cases")
@@ -43,8 +58,8 @@ def _write(options: argparse.Namespace) -> int:
         return 0
     print(f"phantom federation in {options.out}: {len(written)} of {len(cases)} cases written")
     for hospital in HOSPITALS:
-        count = sum(case.hospital is hospital for case in cases)
-        names = ", ".join(hospital.modalities)
+        count = sum(case.hospital is hospital and not case.is_test for case in cases)
+        names = ", ".join(settings.modalities_of(hospital))
         held_out = ", held out for testing" if hospital.name in HELD_OUT else ""
         plural = "" if count == 1 else "s"
         print(f"  {hospital.name}: {count} case{plural}, {names}{held_out}")

@@ -109,27 +109,35 @@ def _process(options: argparse.Namespace) -> int:
 
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
+    sites: tuple[SiteFolder, ...]
+    tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
     if options.site:
-        sites = [find_site(options.input, modalities, options.labels)]
+        sites = (find_site(options.input, modalities, options.labels),)
     else:
-        sites, held_out = find_sites(options.input, modalities, options.labels)
+        there = find_sites(options.input, modalities, options.labels)
+        sites, tests, held_out = there.sites, there.tests, there.held_out
         _check_work(options.out, {site.name for site in sites})
     for site in sites:
         print(f"site {site.name}: {describe(site.found)}")
     for name in held_out:
         print(f"folder {name}: held out (federation.json)")
+    for site in tests:
+        print(f"tests of {site.name}: {describe(site.found)}")
     labels = agree_on_labels({site.name: site.labels for site in sites})
 
-    refused = {site.name: list(site.found.refused) for site in sites}
+    refused = {
+        **{f"site {site.name}": list(site.found.refused) for site in sites},
+        **{f"tests of {site.name}": list(site.found.refused) for site in tests},
+    }
     with cli.bars() as report, Workers(options.processes, report) as workers:
         if options.plans is None or options.fingerprint_only:
             fingerprints = []
             for site in sites:
-                folder = _site_folder(options, site)
+                folder = options.out / "sites" / site.name
                 fingerprint, bad = fingerprint_site(site, folder, workers)
                 fingerprints.append(fingerprint)
-                refused[site.name] += bad
+                refused[f"site {site.name}"] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:
                 return _tell_refused(refused)
@@ -156,17 +164,19 @@ def _process(options: argparse.Namespace) -> int:
             spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
             size = " x ".join(map(str, planned["patch_size"]))
             print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
-        for site in sites:
+        asked = [("site", site, options.out / "sites" / site.name) for site in sites]
+        asked += [("tests of", site, options.out / "tests" / site.name) for site in tests]
+        for what, site, folder in asked:
+            told = refused[f"{what} {site.name}"]
             for name in options.configurations:
                 if name not in plans.configurations:
-                    print(f"site {site.name}, {name}: not planned for these images")
+                    print(f"{what} {site.name}, {name}: not planned for these images")
                     continue
-                folder = _site_folder(options, site)
                 came = preprocess_site(site, plans, name, folder, workers)
-                bad_names = {item.name for item in refused[site.name]}
-                refused[site.name] += [x for x in came.refused if x.name not in bad_names]
+                bad_names = {item.name for item in told}
+                told += [x for x in came.refused if x.name not in bad_names]
                 kept = f", {len(came.kept)} kept" if came.kept else ""
-                print(f"site {site.name}, {name}: {len(came.done)} cases preprocessed{kept}")
+                print(f"{what} {site.name}, {name}: {len(came.done)} cases preprocessed{kept}")
     return _tell_refused(refused)
 
 
@@ -180,13 +190,9 @@ def _check_work(work: Path, sites: set[str]) -> None:
         )
 
 
-def _site_folder(options: argparse.Namespace, site: "SiteFolder") -> Path:
-    return options.out / "sites" / site.name
-
-
 def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     lines = [
-        f"  {site}/{item.name}: {item.reason}" for site, items in refused.items() for item in items
+        f"  {site}, {item.name}: {item.reason}" for site, items in refused.items() for item in items
     ]
     if not lines:
         return 0

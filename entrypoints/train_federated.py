@@ -43,13 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
     )
+    made.add_argument(
+        "--personalize",
+        action="store_true",
+        help="after the last round every site fine-tunes its own copy of the model, and keeps it "
+        "where its validation cases say that it is better (mixmfl_export --site)",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.embedded import open_sites, train_embedded
+    from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
     from mixmfl.plan import Plans
     from mixmfl.registry import use_model
     from mixmfl.rounds import RunSettings, register
@@ -108,6 +114,14 @@ def _work(options: argparse.Namespace) -> int:
     )
     model = options.out / "model.safetensors"
     print(f"model of round {choose_round(run, 'best')}: {model}")
+    if options.personalize:
+        personalize_embedded(run, sites)
+        for name, own in run.personal.items():
+            kept = f"kept: mixmfl_export -i {options.out} --site {name}" if own.kept else "not kept"
+            print(
+                f"site {name}: own copy, validation Dice {own.dice:.3f}, model of all "
+                f"{own.dice_before:.3f}; {kept}"
+            )
     use_model(model, cli.home())
     print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
     return 0

@@ -19,7 +19,7 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     """Return what a site's word counts for, per block that it uses.
 
     A tailored encoder by the site's training cases that have the modality, the shared encoder by
-    its (case, modality) pairs, fusion and decoder by its cases.
+    its (case, modality) pairs, fusion, decoder and a stacked network's encoder by its cases.
 
     Args:
         cases: Training cases of the site.
@@ -28,7 +28,8 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     weights = {
         f"tailored.{name}": count for name, count in sorted(modality_cases.items()) if count > 0
     }
-    return {**weights, "shared": sum(modality_cases.values()), "fusion": cases, "decoder": cases}
+    by_cases = dict.fromkeys(("encoder", "fusion", "decoder"), cases)
+    return {**weights, "shared": sum(modality_cases.values()), **by_cases}
 
 
 def select_blocks(state: Mapping[str, Tensor], blocks: Mapping[str, int]) -> State:

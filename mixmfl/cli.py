@@ -69,6 +69,11 @@ def device(named: str) -> "torch.device":
     return found
 
 
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def home() -> Path:
     """Return the user's settings folder: ``MIXMFL_HOME``, else ``mixmfl`` in the system's place."""
     if named := os.environ.get("MIXMFL_HOME"):

@@ -16,7 +16,7 @@ from mixmfl.errors import DataError
 from mixmfl.files import read_json, replacing, write_json
 from mixmfl.nnunet import storage_blocks
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class StoredCase:
         name: Of the case.
         modalities: Those that the case has, in the order of the first axis of ``images``.
         planned: The ``Plans.preprocessing`` that it was made by.
+        spacing: mm, (Z, Y, X) of the arrays.
         images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
         labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
         class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
@@ -40,6 +41,7 @@ class StoredCase:
     name: str
     modalities: tuple[str, ...]
     planned: str
+    spacing: tuple[float, ...]
     images: Any
     labels: Any
     class_locations: Mapping[Any, np.ndarray]
@@ -55,6 +57,7 @@ def save_case(
     images: np.ndarray,
     labels: np.ndarray,
     properties: Mapping[str, Any],
+    spacing: Sequence[float],
     patch_size: Sequence[int],
     origin: str,
     planned: str,
@@ -68,6 +71,7 @@ def save_case(
         images: ``(K, Z, Y, X)``
         labels: ``(1, Z, Y, X)``
         properties: As ``nnunet.preprocess`` returns them.
+        spacing: mm, in the order of the arrays' axes, as ``nnunet.preprocessed_spacing`` tells.
         patch_size: Of the network; arrays are stored in blocks that suit it.
         origin: What the case was made from, as ``preprocess.origin`` tells it.
         planned: How it was made, as ``Plans.preprocessing`` tells it.
@@ -97,6 +101,7 @@ def save_case(
             "format": FORMAT,
             "modalities": list(modalities),
             "shape": list(labels.shape[1:]),
+            "spacing": list(spacing),
             "origin": origin,
             "planned": planned,
             "class_locations": locations,
@@ -151,6 +156,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
         name,
         tuple(record["modalities"]),
         record["planned"],
+        tuple(record["spacing"]),
         images,
         labels,
         {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},

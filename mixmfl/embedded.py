@@ -10,7 +10,7 @@ import torch
 
 from mixmfl.dataset import case_names, open_case
 from mixmfl.errors import DataError, ModelError
-from mixmfl.memory import State
+from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
 from mixmfl.progress import draw_progress
 from mixmfl.rounds import (
@@ -20,6 +20,8 @@ from mixmfl.rounds import (
     first_state,
     mean_dice,
     merge_round,
+    personalization_task,
+    personalize_at_site,
     read_dice,
     register,
     train_at_site,
@@ -30,10 +32,12 @@ from mixmfl.rounds import (
 from mixmfl.runs import (
     Run,
     SiteRound,
+    choose_round,
     export_model,
     load_optimizers,
     load_state_of,
     open_run,
+    save_personal,
     save_round,
     start_run,
 )
@@ -117,6 +121,7 @@ def train_embedded(
     *,
     resume: bool = False,
     report: Callable[[Run], None] = lambda run: None,
+    edit_memory: Callable[[Memory], Memory] | None = None,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -130,6 +135,7 @@ def train_embedded(
         out: The run's folder; new, unless ``resume``.
         resume: Go on with the run in ``out``, which must have the same settings and sites.
         report: Called after every round.
+        edit_memory: What an ablation makes of the merged memory, after every round.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -149,15 +155,36 @@ def train_embedded(
         run, state, optimizers = asked, first_state(plans, settings), {}
         start_run(run)
     while state.round < settings.rounds:
-        state = _one_round(run, state, sites, optimizers)
+        state = _one_round(run, state, sites, optimizers, edit_memory)
         report(run)
     draw_progress(run, out / "progress.png")
     export_model(out, "best", out / "model.safetensors")
     return run
 
 
+def personalize_embedded(run: Run, sites: Sequence[Site], wanted: str = "best") -> None:
+    """Let every site fine-tune its own copy of the run's model, as far as not done yet.
+
+    Args:
+        run: That is finished.
+        sites: Of the run.
+        wanted: The round to start from: ``"best"``, ``"last"`` or a number.
+    """
+    state = load_state_of(run, choose_round(run, wanted))
+    for site in sites:
+        if site.name in run.personal:
+            continue
+        task = encode(personalization_task(state, site.name, run.registrations))
+        personal, own = personalize_at_site(decode(task), site, run.plans, run.settings)
+        save_personal(run, site.name, personal, own)
+
+
 def _one_round(
-    run: Run, state: ServerState, sites: Sequence[Site], optimizers: dict[str, State]
+    run: Run,
+    state: ServerState,
+    sites: Sequence[Site],
+    optimizers: dict[str, State],
+    edit_memory: Callable[[Memory], Memory] | None,
 ) -> ServerState:
     """Train at every site, merge, validate where it is time to, save."""
     replies, sizes, seconds = {}, {}, {}
@@ -165,13 +192,19 @@ def _one_round(
         began = time.monotonic()
         task = encode(train_task(state, run.registrations[site.name]))
         reply, optimizers[site.name] = train_at_site(
-            decode(task), site, run.plans, run.settings, optimizers.get(site.name, {})
+            decode(task),
+            site,
+            run.plans,
+            run.settings,
+            optimizers.get(site.name, {}),
         )
         sent = encode(reply)
         replies[site.name] = decode(sent)
         sizes[site.name] = len(sent), len(task)
         seconds[site.name] = time.monotonic() - began
     state, diagnostics = merge_round(state, replies, run.registrations)
+    if edit_memory is not None:
+        state = dataclasses.replace(state, memory=edit_memory(state.memory))
     every = run.plans.training.validate_every
     due = state.round % every == 0 or state.round == run.settings.rounds
     dice = {}

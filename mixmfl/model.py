@@ -12,7 +12,7 @@ from mixmfl import __version__
 from mixmfl.errors import MixmflError, ModelError
 from mixmfl.files import replacing
 from mixmfl.memory import Memory, memory_from_state, memory_to, memory_to_state
-from mixmfl.network import MDMNet, build_network, load_state
+from mixmfl.network import SegmentationNet, build_network, load_state
 from mixmfl.plan import Plans
 from mixmfl.rounds import ServerState
 from mixmfl.tensors import pack, read
@@ -35,7 +35,7 @@ class Model:
 
     plans: Plans
     configuration: str
-    network: MDMNet
+    network: SegmentationNet
     memory: Memory
     device: torch.device
     record: Mapping[str, Any]

@@ -1,8 +1,9 @@
-"""The MDM network: what is computed from the modalities that a case has, and from memory.
+"""The networks: what is computed from the modalities that a case has, and from memory.
 
 ``P`` stands for the patch's axes, (Y, X) or (Z, Y, X). Level 0 is full resolution.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,8 +26,10 @@ class Encoding:
     """What both streams see in the modalities at hand, a list entry per level.
 
     Attributes:
-        tailored: ``(B, M, C_tailored, *P)``; what an absent modality holds is zero.
-        shared: ``(B, M, C_shared, *P)``, likewise.
+        tailored: ``(B, M, C_tailored, *P)``; what an absent modality holds is zero. Empty where
+            the network has no such stream.
+        shared: ``(B, M, C_shared, *P)``, likewise. A stacked network has one map for all
+            modalities, ``(B, C, *P)``.
         present: ``(B, M)`` bool.
     """
 
@@ -35,7 +38,77 @@ class Encoding:
     present: Tensor
 
 
-class MDMNet(nn.Module):
+class SegmentationNet(nn.Module, ABC):
+    """What training, validation and prediction need of a network.
+
+    Attributes:
+        modalities: Those of the federation; the order of the input's axis M.
+        compensated: Levels at which memory stands in for absent modalities, from 0.
+        decoder: nnU-Net's, with deep supervision in training.
+    """
+
+    modalities: tuple[str, ...]
+    compensated: frozenset[int]
+    decoder: UNetDecoder
+
+    def train(self, mode: bool = True) -> "SegmentationNet":
+        """Switch to training, where every resolution is supervised, or to prediction."""
+        super().train(mode)
+        self.decoder.deep_supervision = mode
+        return self
+
+    @abstractmethod
+    def encode(self, images: Tensor, present: Tensor) -> Encoding:
+        """Encode the modalities at hand.
+
+        Args:
+            images: ``(B, M, *P)``; what an absent modality holds is never looked at.
+            present: ``(B, M)`` bool.
+        """
+
+    @abstractmethod
+    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+        """Decode what ``encode`` returned.
+
+        Returns:
+            Logits ``(B, heads, *P)``; in training a list of them, finest first.
+        """
+
+    def forward(self, images: Tensor, present: Tensor, memory: Memory) -> Tensor | list[Tensor]:
+        """Return logits; see ``encode`` and ``decode``."""
+        return self.decode(self.encode(images, present), memory)
+
+
+class StackedNet(SegmentationNet):
+    """nnU-Net's plain U-Net with a channel per modality, zero where that is absent.
+
+    What federated averaging is given where nobody thinks of modalities: the baseline.
+    """
+
+    def __init__(
+        self, modalities: Sequence[str], heads: int, architecture: Mapping[str, Any]
+    ) -> None:
+        """Build the network with random weights; arguments as ``MDMNet``'s."""
+        super().__init__()
+        planned = resolve_architecture(architecture)
+        decoder_convs = planned.pop("n_conv_per_stage_decoder")
+        self.modalities = tuple(modalities)
+        self.compensated = frozenset()
+        self.encoder = PlainConvEncoder(len(self.modalities), **planned, return_skips=True)
+        self.decoder = _decoder(self.encoder, planned["features_per_stage"], heads, decoder_convs)
+        _initialise(self)
+
+    def encode(self, images: Tensor, present: Tensor) -> Encoding:
+        """Encode all modalities as one image; its features come as the shared ones."""
+        at_hand = _over(present, images.ndim)
+        return Encoding([], self.encoder(torch.where(at_hand, images, 0)), present)
+
+    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+        """Decode; memory is not looked at."""
+        return self.decoder(encoding.shared)
+
+
+class MDMNet(SegmentationNet):
     """Modality-decoupled U-Net: tailored and shared encoders, memory, slot fusion, one decoder.
 
     After the idea of MDM-MixMFL (Hu et al., arXiv 2509.02541); the building blocks are those of
@@ -67,7 +140,7 @@ class MDMNet(nn.Module):
         levels = len(features)
 
         def encoder(width: float) -> PlainConvEncoder:
-            scaled = [max(1, round(width * channels)) for channels in features]
+            scaled = [_scaled(width, channels) for channels in features]
             return PlainConvEncoder(
                 1, **{**planned, "features_per_stage": scaled}, return_skips=True
             )
@@ -77,41 +150,22 @@ class MDMNet(nn.Module):
         self.modalities = tuple(modalities)
         self.temperature = settings.temperature
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
-        self.tailored = nn.ModuleDict({m: encoder(settings.tailored_width) for m in modalities})
-        self.shared = encoder(settings.shared_width)
+        self.tailored = nn.ModuleDict()
+        if settings.tailored_width:
+            self.tailored.update({name: encoder(settings.tailored_width) for name in modalities})
+        self.shared = encoder(settings.shared_width) if settings.shared_width else None
         self.fusion = nn.ModuleList(
             SlotFusion(
-                max(1, round(settings.tailored_width * channels)),
-                max(1, round(settings.shared_width * channels)),
+                _scaled(settings.tailored_width, channels),
+                _scaled(settings.shared_width, channels),
                 channels,
                 planned,
             )
             for channels in features
         )
-        # the decoder only reads sizes and operators off "its encoder"; given as a namespace it
-        # does not register that encoder's weights as its own
-        self.decoder = UNetDecoder(
-            SimpleNamespace(
-                output_channels=features,
-                strides=self.shared.strides,
-                kernel_sizes=self.shared.kernel_sizes,
-                **{name: getattr(self.shared, name) for name in _DECODER_READS},
-            ),
-            heads,
-            decoder_convs,
-            deep_supervision=True,
-        )
-        for module in self.modules():
-            if isinstance(module, nn.modules.conv._ConvNd):  # as nnU-Net initialises
-                nn.init.kaiming_normal_(module.weight, a=1e-2)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def train(self, mode: bool = True) -> "MDMNet":
-        """Switch to training, where every resolution is supervised, or to prediction."""
-        super().train(mode)
-        self.decoder.deep_supervision = mode
-        return self
+        any_encoder = next(m for m in self.modules() if isinstance(m, PlainConvEncoder))
+        self.decoder = _decoder(any_encoder, features, heads, decoder_convs)
+        _initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
         """Run the encoders of the modalities at hand, and only those.
@@ -121,21 +175,15 @@ class MDMNet(nn.Module):
             present: ``(B, M)`` bool.
         """
         row, slot = present.nonzero(as_tuple=True)  # N pairs (case, modality)
-        shared = self.shared(images[row, slot][:, None])
-        batch, count = present.shape
-        seen = [f.new_zeros((batch, count, *f.shape[1:])) for f in shared]
-        for level, features in enumerate(shared):
-            seen[level][row, slot] = features
-        kept: list[Tensor] = []
-        for index, modality in enumerate(self.modalities):
+        shared, tailored = _Slots(present), _Slots(present)
+        if self.shared is not None:
+            shared.put(self.shared(images[row, slot][:, None]), row, slot)
+        for modality, encoder in self.tailored.items():
+            index = self.modalities.index(modality)
             rows = row[slot == index]
-            if len(rows) == 0:
-                continue
-            for level, features in enumerate(self.tailored[modality](images[rows, index][:, None])):
-                if len(kept) == level:
-                    kept.append(features.new_zeros((batch, count, *features.shape[1:])))
-                kept[level][rows, index] = features
-        return Encoding(kept, seen, present)
+            if len(rows):
+                tailored.put(encoder(images[rows, index][:, None]), rows, slot[slot == index])
+        return Encoding(tailored.levels, shared.levels, present)
 
     def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
         """Fill the slots of absent modalities from memory, fuse, decode.
@@ -145,25 +193,40 @@ class MDMNet(nn.Module):
         """
         present = encoding.present
         skips = []
-        for level, (slots, seen) in enumerate(zip(encoding.tailored, encoding.shared, strict=True)):
-            count = present.sum(dim=1)
-            shared = seen.sum(dim=1) / _over(count, seen.ndim - 1)  # (B, C_shared, *P)
+        for level, fusion in enumerate(self.fusion):
+            slots = encoding.tailored[level] if encoding.tailored else None
+            shared = None
+            if encoding.shared:
+                seen = encoding.shared[level]
+                shared = seen.sum(dim=1) / _over(present.sum(dim=1), seen.ndim - 1)
             remembered = torch.zeros_like(present)
-            if level in self.compensated:
-                for index, modality in enumerate(self.modalities):
-                    # This is what happens when a case has no T2: its slot is read from memory.
-                    rows = (~present[:, index]).nonzero()[:, 0]
-                    if len(rows) and can_recall(memory, modality, level):
-                        read = recall(shared[rows], memory[modality, level], self.temperature)
-                        slot = torch.full_like(rows, index)
-                        slots = slots.index_put((rows, slot), read.to(slots.dtype))
-                        remembered[rows, index] = True
-            skips.append(self.fusion[level](slots, shared, present, remembered))
+            if level in self.compensated and slots is not None and shared is not None:
+                slots, remembered = self._compensate(level, slots, shared, present, memory)
+            skips.append(fusion(slots, shared, present, remembered))
         return self.decoder(skips)
 
-    def forward(self, images: Tensor, present: Tensor, memory: Memory) -> Tensor | list[Tensor]:
-        """Return logits; see ``encode`` and ``decode``."""
-        return self.decode(self.encode(images, present), memory)
+    def _compensate(
+        self, level: int, slots: Tensor, shared: Tensor, present: Tensor, memory: Memory
+    ) -> tuple[Tensor, Tensor]:
+        """Return the slots with those of absent modalities read from memory, and which these are.
+
+        Args:
+            level: Of the encoders.
+            slots: ``(B, M, C_tailored, *P)``
+            shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
+            present: ``(B, M)`` bool.
+            memory: Where a modality is not in it, its slot stays empty.
+        """
+        remembered = torch.zeros_like(present)
+        for index, modality in enumerate(self.modalities):
+            # This is what happens when a case has no T2: its slot is read from memory.
+            rows = (~present[:, index]).nonzero()[:, 0]
+            if len(rows) and can_recall(memory, modality, level):
+                read = recall(shared[rows], memory[modality, level], self.temperature)
+                slot = torch.full_like(rows, index)
+                slots = slots.index_put((rows, slot), read.to(slots.dtype))
+                remembered[rows, index] = True
+        return slots, remembered
 
 
 _DECODER_READS = (
@@ -178,6 +241,21 @@ _DECODER_READS = (
 )
 
 
+class _Slots:
+    """Feature maps of single images, gathered into ``(B, M, C, *P)`` per level."""
+
+    def __init__(self, present: Tensor) -> None:
+        self.shape = present.shape
+        self.levels: list[Tensor] = []
+
+    def put(self, features: Sequence[Tensor], rows: Tensor, slots: Tensor) -> None:
+        """Put the maps ``(N, C, *P)`` of every level at their rows and slots."""
+        if not self.levels:
+            self.levels = [f.new_zeros((*self.shape, *f.shape[1:])) for f in features]
+        for level, found in zip(self.levels, features, strict=True):
+            level[rows, slots] = found
+
+
 class SlotFusion(nn.Module):
     """Fuse one slot per modality and the mean shared feature into one feature map.
 
@@ -187,9 +265,16 @@ class SlotFusion(nn.Module):
     """
 
     def __init__(self, tailored: int, shared: int, fused: int, planned: Mapping[str, Any]) -> None:
-        """Args: channels of a slot, of the shared feature, of the result; planned operators."""
+        """Build it with random weights.
+
+        Args:
+            tailored: Channels of a slot; 0: there are no slots.
+            shared: Channels of the shared feature; 0: there is none.
+            fused: Channels of the result.
+            planned: nnU-Net's planned operators.
+        """
         super().__init__()
-        self.score = planned["conv_op"](tailored, 1, 1)
+        self.score = planned["conv_op"](tailored, 1, 1) if tailored else nn.Identity()
         # what being remembered adds to a slot's score; at -2 a memory weighs an eighth of a
         # measurement until training finds out what it is worth
         self.trust = nn.Parameter(torch.tensor(-2.0))
@@ -204,31 +289,39 @@ class SlotFusion(nn.Module):
         )
 
     def forward(
-        self, slots: Tensor, shared: Tensor, measured: Tensor, remembered: Tensor
+        self, slots: Tensor | None, shared: Tensor | None, measured: Tensor, remembered: Tensor
     ) -> Tensor:
         """Return the fused feature map ``(B, C_fused, *P)``.
 
         Args:
-            slots: ``(B, M, C_tailored, *P)``
-            shared: ``(B, C_shared, *P)``
+            slots: ``(B, M, C_tailored, *P)``, or None without a tailored stream.
+            shared: ``(B, C_shared, *P)``, or None without a shared stream.
             measured: ``(B, M)`` bool, at least one True per row.
             remembered: ``(B, M)`` bool, never True where ``measured`` is.
         """
+        streams = [] if shared is None else [shared]
+        if slots is not None:
+            streams.insert(0, self._pool(slots, measured, remembered))
+        return self.mix(torch.cat(streams, dim=1))
+
+    def _pool(self, slots: Tensor, measured: Tensor, remembered: Tensor) -> Tensor:
+        """Return the gated mean of the slots, ``(B, C_tailored, *P)``."""
         batch, count = measured.shape
         score = self.score(slots.flatten(0, 1)).unflatten(0, (batch, count))  # (B, M, 1, *P)
         score = score + _over(self.trust * remembered, score.ndim)
         score = score.masked_fill(~_over(measured | remembered, score.ndim), float("-inf"))
         weight = torch.softmax(score, dim=1)
-        pooled = (weight * slots).sum(dim=1)  # (B, C_tailored, *P)
-        return self.mix(torch.cat([pooled, shared], dim=1))
+        return (weight * slots).sum(dim=1)
 
 
-def build_network(plans: Plans, configuration: str, seed: int) -> MDMNet:
+def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNet:
     """Build the planned network, weights drawn from ``seed``; torch's generator is left alone."""
     planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
     heads = label_manager(plans.labels).num_segmentation_heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if plans.network.form == "stacked":
+            return StackedNet(plans.modalities, heads, planned)
         return MDMNet(plans.modalities, heads, planned, plans.network)
 
 
@@ -252,6 +345,35 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             parameters[name].copy_(tensor)
+
+
+def _decoder(
+    encoder: PlainConvEncoder, features: Sequence[int], heads: int, convs: Sequence[int]
+) -> UNetDecoder:
+    """Return nnU-Net's decoder for skips of ``features`` channels."""
+    # the decoder only reads sizes and operators off "its encoder"; given as a namespace it
+    # does not register that encoder's weights as its own
+    read = SimpleNamespace(
+        output_channels=list(features),
+        strides=encoder.strides,
+        kernel_sizes=encoder.kernel_sizes,
+        **{name: getattr(encoder, name) for name in _DECODER_READS},
+    )
+    return UNetDecoder(read, heads, convs, deep_supervision=True)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Draw the weights of convolutions as nnU-Net does."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            nn.init.kaiming_normal_(module.weight, a=1e-2)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _scaled(width: float, channels: int) -> int:
+    """Return a stream's share of the planned channels: at least one, or none where it is off."""
+    return max(1, round(width * channels)) if width else 0
 
 
 def _over(tensor: Tensor, ndim: int) -> Tensor:

@@ -254,6 +254,18 @@ def preprocess(
     return data, seg, properties
 
 
+def preprocessed_spacing(
+    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
+) -> tuple[float, ...]:
+    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives.
+
+    A 2-D configuration leaves the first axis as it was.
+    """
+    planned = plans["configurations"][configuration]["spacing"]
+    kept = [spacing[axis] for axis in plans["transpose_forward"]][: 3 - len(planned)]
+    return tuple(float(mm) for mm in (*kept, *planned))
+
+
 def _check_thickness(
     images: Sequence[np.ndarray],
     spacing: Sequence[float],

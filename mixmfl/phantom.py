@@ -64,7 +64,9 @@ class Hospital:
     Attributes:
         name: The folder.
         cases: How many patients, unless the caller wants another number.
-        pulses: The sequences by modality; their keys are what the site has.
+        modalities: What the site has where sites hold different mixes.
+        alone: The one modality it has where every site has a single one.
+        pulses: What its scanner does for each of the four modalities.
         core_mm: Smallest and largest radius of the tumour core.
         oedema_mm: How far oedema reaches into white matter, from and to.
         tesla: Field strength; T1 of tissue grows with it.
@@ -78,6 +80,8 @@ class Hospital:
 
     name: str
     cases: int
+    modalities: tuple[str, ...]
+    alone: str
     pulses: Mapping[str, Pulses]
     core_mm: tuple[float, float]
     oedema_mm: tuple[float, float]
@@ -89,17 +93,21 @@ class Hospital:
     thickness: tuple[float, float, float]
     axes: str
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The site's modalities, in their usual order."""
-        return tuple(self.pulses)
 
+MODALITIES = ("t1", "t1c", "t2", "flair")
 
 HOSPITALS = (
     Hospital(
         name="north",
         cases=10,
-        pulses={"t1": Pulses(2000, 3, 950), "t2": Pulses(5200, 100)},
+        modalities=("t1", "t2"),
+        alone="t1",
+        pulses={
+            "t1": Pulses(2000, 3, 950),
+            "t1c": Pulses(2000, 3, 950),
+            "t2": Pulses(5200, 100),
+            "flair": Pulses(9500, 125, 2500),
+        },
         core_mm=(10, 19),
         oedema_mm=(8, 18),
         tesla=3.0,
@@ -113,7 +121,14 @@ HOSPITALS = (
     Hospital(
         name="east",
         cases=8,
-        pulses={"t1c": Pulses(560, 12), "flair": Pulses(9000, 110, 2420)},
+        modalities=("t1c", "flair"),
+        alone="t1c",
+        pulses={
+            "t1": Pulses(540, 14),
+            "t1c": Pulses(560, 12),
+            "t2": Pulses(3900, 98),
+            "flair": Pulses(9000, 110, 2420),
+        },
         core_mm=(14, 25),
         oedema_mm=(10, 26),
         tesla=1.5,
@@ -127,9 +142,12 @@ HOSPITALS = (
     Hospital(
         name="south",
         cases=12,
+        modalities=("t1", "t1c", "flair"),
+        alone="flair",
         pulses={
             "t1": Pulses(620, 10),
             "t1c": Pulses(1900, 3, 900),
+            "t2": Pulses(4800, 88),
             "flair": Pulses(8500, 130, 2350),
         },
         core_mm=(9, 23),
@@ -145,7 +163,14 @@ HOSPITALS = (
     Hospital(
         name="west",
         cases=6,
-        pulses={"t2": Pulses(3600, 84), "flair": Pulses(10000, 92, 2500)},
+        modalities=("t2", "flair"),
+        alone="t2",
+        pulses={
+            "t1": Pulses(580, 12),
+            "t1c": Pulses(600, 13),
+            "t2": Pulses(3600, 84),
+            "flair": Pulses(10000, 92, 2500),
+        },
         core_mm=(11, 20),
         oedema_mm=(12, 28),
         tesla=1.5,
@@ -159,6 +184,8 @@ HOSPITALS = (
     Hospital(
         name="unseen",
         cases=4,
+        modalities=MODALITIES,
+        alone="flair",  # never asked: the unseen hospital always has all four
         pulses={
             "t1": Pulses(1900, 3, 900),
             "t1c": Pulses(650, 11),

@@ -15,6 +15,7 @@ from mixmfl.phantom import (
     ENHANCING,
     HELD_OUT,
     HOSPITALS,
+    MODALITIES,
     NECROSIS,
     OEDEMA,
     TISSUES,
@@ -42,7 +43,8 @@ DATASET = {
     "regions_class_order": [OEDEMA, NECROSIS, ENHANCING],
     "file_ending": ".nii.gz",
 }
-FEDERATION = {"held_out": list(HELD_OUT)}
+SETTINGS = ("mix-modal", "multi-modal", "cross-modal")
+FIRST_TEST = 10_000  # number of a hospital's first test patient, far from those it trains on
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Case:
     """One case to be written: which hospital's, which number, and what it has."""
 
     site: int  # index in HOSPITALS
-    number: int  # from 0
+    number: int  # from 0; a test patient's from FIRST_TEST
     modalities: tuple[str, ...]
 
     @property
@@ -61,7 +63,18 @@ class Case:
     @property
     def name(self) -> str:
         """The folder, which says what it is wherever it is copied."""
-        return f"{self.hospital.name}_phantom{self.number + 1:02d}"
+        kind, number = ("test", self.number - FIRST_TEST) if self.is_test else ("", self.number)
+        return f"{self.hospital.name}_{kind}phantom{number + 1:02d}"
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it tests its hospital's models and is not trained on."""
+        return self.number >= FIRST_TEST
+
+    @property
+    def folder(self) -> str:
+        """The folder of the federation that it lies in."""
+        return tests_folder(self.hospital.name) if self.is_test else self.hospital.name
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,9 @@ class Settings:
         seed: Of all random numbers.
         spacing_mm: Voxel size; a hospital with thick slices stores a multiple of it.
         cases: Cases at every hospital; None leaves each its own number.
+        setting: ``"mix-modal"``: hospitals hold different modalities, and every third case lacks
+            one of these; ``"multi-modal"``: all hold all; ``"cross-modal"``: each holds one.
+        tests: Test cases of every training hospital, by its scanner and with all modalities.
 
     Raises:
         DataError: A value is out of range.
@@ -80,6 +96,8 @@ class Settings:
     seed: int = 0
     spacing_mm: float = 2.0
     cases: int | None = None
+    setting: str = SETTINGS[0]
+    tests: int = 0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -88,18 +106,42 @@ class Settings:
             raise DataError(f"spacing is {self.spacing_mm} mm; it must be between 0.5 and 8 mm")
         if self.cases is not None and self.cases < 1:
             raise DataError(f"cases is {self.cases}; every hospital needs at least 1")
+        if self.setting not in SETTINGS:
+            raise DataError(f"setting {self.setting!r}: there are {', '.join(SETTINGS)}")
+        if self.tests < 0:
+            raise DataError(f"tests is {self.tests}; it must be 0 or more")
+
+    def modalities_of(self, hospital: Hospital) -> tuple[str, ...]:
+        """Return what a hospital holds."""
+        if hospital.name in HELD_OUT or self.setting == "multi-modal":
+            return MODALITIES
+        return (hospital.alone,) if self.setting == "cross-modal" else hospital.modalities
 
     def list_cases(self) -> list[Case]:
-        """Return all cases. Every third lacks one of its training hospital's modalities."""
+        """Return all cases, a hospital's test cases after those that it trains on."""
         listed = []
         for site, hospital in enumerate(HOSPITALS):
             for number in range(self.cases or hospital.cases):
-                has = hospital.modalities
-                if number % 3 == 2 and hospital.name not in HELD_OUT:
+                has = self.modalities_of(hospital)
+                mixed = self.setting == "mix-modal" and hospital.name not in HELD_OUT
+                if mixed and number % 3 == 2:
                     lacking = has[number // 3 % len(has)]
                     has = tuple(modality for modality in has if modality != lacking)
                 listed.append(Case(site, number, has))
+            if hospital.name not in HELD_OUT:
+                numbers = range(FIRST_TEST, FIRST_TEST + self.tests)
+                listed += [Case(site, number, MODALITIES) for number in numbers]
         return listed
+
+    def federation(self) -> dict[str, Any]:
+        """Return what ``federation.json`` holds."""
+        if not self.tests:
+            return {"held_out": list(HELD_OUT)}
+        training = [hospital.name for hospital in HOSPITALS if hospital.name not in HELD_OUT]
+        return {
+            "held_out": list(HELD_OUT),
+            "tests": {name: tests_folder(name) for name in training},
+        }
 
     def describe(self) -> dict[str, Any]:
         """Return what ``phantom.json`` holds: settings, scanners and tissues."""
@@ -108,11 +150,18 @@ class Settings:
             "version": VERSION,
             "seed": self.seed,
             "spacing_mm": self.spacing_mm,
+            "setting": self.setting,
+            "tests": self.tests,
             "hospitals": [
                 asdict(hospital) | {"cases": self.cases or hospital.cases} for hospital in HOSPITALS
             ],
             "tissues": {name: asdict(tissue) for name, tissue in TISSUES.items()},
         }
+
+
+def tests_folder(hospital: str) -> str:
+    """Return the folder of a hospital's test cases."""
+    return f"{hospital}_tests"
 
 
 def write_federation(
@@ -135,7 +184,7 @@ def write_federation(
     """
     _claim(folder, settings)
     cases = settings.list_cases()
-    for name, content in (("dataset.json", DATASET), ("federation.json", FEDERATION)):
+    for name, content in (("dataset.json", DATASET), ("federation.json", settings.federation())):
         if not (folder / name).exists():
             write_json(folder / name, content)
     if not (folder / "README.md").exists():
@@ -150,7 +199,7 @@ def write_case(folder: Path, case: Case, settings: Settings) -> bool:
     have random numbers of their own: neither depends on what else is written.
     """
     hospital = case.hospital
-    place = folder / hospital.name / case.name
+    place = folder / case.folder / case.name
     labels = place / "seg.nii.gz"
     images = {modality: place / f"{FILE_NAMES[modality]}.nii.gz" for modality in case.modalities}
     missing = [path for path in (labels, *images.values()) if not path.exists()]
@@ -247,18 +296,29 @@ def _readme(settings: Settings, cases: Sequence[Case]) -> str:
     """Return the README of the federation's folder."""
     rows = []
     for site, hospital in enumerate(HOSPITALS):
-        own = [case for case in cases if case.site == site]
-        lacking = sum(len(case.modalities) < len(hospital.modalities) for case in own)
-        names = ", ".join(FILE_NAMES[modality] for modality in hospital.modalities)
+        own = [case for case in cases if case.site == site and not case.is_test]
+        has = settings.modalities_of(hospital)
+        lacking = sum(len(case.modalities) < len(has) for case in own)
+        names = ", ".join(FILE_NAMES[modality] for modality in has)
         use = "testing" if hospital.name in HELD_OUT else "training"
         rows.append(
             f"| {hospital.name} | {use} | {len(own)} | {lacking} | {names} "
             f"| {hospital.tesla:g} T | {hospital.axes} |"
         )
     return README.format(
-        table="\n".join(rows), seed=settings.seed, spacing=settings.spacing_mm, version=VERSION
+        table="\n".join(rows),
+        tests=TESTS.format(tests=settings.tests) if settings.tests else "",
+        setting=settings.setting,
+        seed=settings.seed,
+        spacing=settings.spacing_mm,
+        version=VERSION,
     )
 
+
+TESTS = """
+Every hospital that trains also has {tests} cases for testing, in a folder of their own
+(`federation.json` says which), taken by its scanner and with all four modalities.
+"""
 
 README = """# A phantom federation
 
@@ -268,9 +328,9 @@ on real MRI. It is for trying and testing software.
 | hospital | for | cases | of these lacking a modality | modalities | field | stored axes |
 | --- | --- | --- | --- | --- | --- | --- |
 {table}
-
-Seed {seed}, voxels of {spacing:g} mm (some hospitals have thicker slices), phantom version
-{version}. `phantom.json` holds all settings. The same settings give the same files.
+{tests}
+Setting {setting}, seed {seed}, voxels of {spacing:g} mm (some hospitals have thicker slices),
+phantom version {version}. `phantom.json` holds all settings. The same settings give the same files.
 
 Labels (`seg.nii.gz`, `dataset.json`): 1 oedema, 2 necrosis, 3 enhancing tumour. Regions: the
 whole tumour (1, 2, 3), its core (2, 3) and the enhancing part (3).

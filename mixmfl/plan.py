@@ -20,11 +20,20 @@ FORMAT = 1
 
 # the least and the greatest value of settings that may be other than above 0
 RANGES = {
+    "tailored_width": (0, math.inf),
+    "shared_width": (0, math.inf),
     "compensation_levels": (-math.inf, math.inf),
     "weight_decay": (0, math.inf),
     "foreground_share": (0, 1),
     "modality_dropping": (0, 1),
     "memory_decay": (0, 1),
+}
+
+# the words that a setting may be
+CHOICES = {
+    "form": ("decoupled", "stacked"),
+    "fusion": ("gated", "concatenated"),
+    "site_weights": ("cases", "uniform"),
 }
 
 T = TypeVar("T")
@@ -54,15 +63,21 @@ class NetworkSettings:
     """What is ours to choose in the network, beyond the stages that the planner lays out.
 
     Attributes:
-        tailored_width: Channels of a tailored encoder, as a share of the planned channels.
+        form: ``"decoupled"``: MDM's encoders per modality; ``"stacked"``: one plain U-Net with a
+            channel per modality, zero where it is absent. The rest is of the decoupled form.
+        tailored_width: Channels of a tailored encoder, as a share of the planned channels; 0:
+            there is none.
         shared_width: Channels of the shared encoder, likewise.
+        fusion: How slots become one: ``"gated"`` mean, or ``"concatenated"``.
         compensation_levels: Encoder levels at which the memory stands in for absent modalities;
             0 is full resolution, -1 the deepest. At the others absent modalities are left out.
         temperature: Of the attention over prototypes; cosine similarities are divided by it.
     """
 
+    form: str
     tailored_width: float
     shared_width: float
+    fusion: str
     compensation_levels: tuple[int, ...]
     temperature: float
 
@@ -84,6 +99,8 @@ class TrainingSettings:
             prototypes, per later batch that shows it: features drift while the encoders learn.
         validate_every: Rounds between two validations; the last round is always validated.
         keep_every: Rounds between two states that are kept for good, beside last and best.
+        personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its own copy.
+        personal_learning_rate: Of AdamW in the first of these; falls as that of a run does.
     """
 
     rounds: int
@@ -96,6 +113,8 @@ class TrainingSettings:
     memory_decay: float
     validate_every: int
     keep_every: int
+    personal_rounds: int
+    personal_learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -189,6 +208,7 @@ class Plans:
         )
         if not made.configurations:
             raise PlansError(f"{source}: neither 2d nor 3d_fullres is planned in it; plan again")
+        _check_streams(made.network, f"{source}: network")
         for name in made.configurations:
             stages = made.configuration(name)["architecture"]["arch_kwargs"]["n_stages"]
             if bad := [n for n in made.network.compensation_levels if not -stages <= n < stages]:
@@ -210,6 +230,21 @@ class Plans:
             PlansError: The file is missing or is not plans of this version.
         """
         return cls.from_json(read_json(path, PlansError), str(path))
+
+
+def replace_settings(
+    plans: Plans, network: Mapping[str, Any], training: Mapping[str, Any]
+) -> Plans:
+    """Return plans with some settings replaced, checked as if read.
+
+    Raises:
+        PlansError: A name or a value is wrong.
+    """
+    content = plans.to_json()
+    for part, changes in (("network", network), ("training", training)):
+        _check_names(set(content[part]) | set(changes), set(content[part]), part)
+        content[part] = {**content[part], **changes}
+    return Plans.from_json(content, "settings")
 
 
 def preset_names() -> tuple[str, ...]:
@@ -237,6 +272,18 @@ def load_preset(name: str) -> Preset:
     if spacing is not None and len(spacing) != 3:
         raise PlansError(f"{name}: planner: target_spacing: (Z, Y, X) in mm is needed")
     return preset
+
+
+def _check_streams(network: NetworkSettings, source: str) -> None:
+    """Check that there is an encoder, and what compensation reads where there is compensation."""
+    if not network.tailored_width and not network.shared_width:
+        raise PlansError(f"{source}: tailored_width and shared_width are both 0; one is needed")
+    if network.compensation_levels and (
+        network.form == "stacked" or not network.tailored_width or not network.shared_width
+    ):
+        raise PlansError(
+            f"{source}: compensation_levels: a memory needs both streams; leave it empty"
+        )
 
 
 def _check_planned(content: Mapping[str, Any], source: str) -> None:
@@ -277,7 +324,7 @@ def _settings(kind: type[T], content: Any, source: str) -> T:
 
 
 def _value(expected: Any, given: Any, source: str) -> Any:
-    """Check one JSON value against a field's type: int, float, tuple of them, or settings."""
+    """Check one JSON value against a field's type: number, word, tuple of numbers, settings."""
     if dataclasses.is_dataclass(expected):
         return _settings(typing.cast(type, expected), given, source)
     if isinstance(expected, types.UnionType):  # only ever `something | None`
@@ -286,6 +333,11 @@ def _value(expected: Any, given: Any, source: str) -> Any:
         if not isinstance(given, list | tuple):
             raise PlansError(f"{source}: a list is needed, not {given!r}")
         return tuple(_value(typing.get_args(expected)[0], item, source) for item in given)
+    if expected is str:
+        words = CHOICES[source.rpartition(": ")[2]]
+        if given not in words:
+            raise PlansError(f"{source}: is {given!r}; it must be {' or '.join(words)}")
+        return given
     number = int if expected is int else (int, float)
     if isinstance(given, bool) or not isinstance(given, number):
         raise PlansError(f"{source}: {expected.__name__} is needed, not {given!r}")

@@ -1,5 +1,6 @@
 """From a federation's folders to fingerprints, one plan, and every site's preprocessed cases."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -35,15 +36,28 @@ class SiteFolder:
     labels: Labels
 
 
+@dataclass(frozen=True)
+class FederationFolder:
+    """What a federation's folder holds.
+
+    Attributes:
+        sites: That train, by name.
+        tests: Cases that test a training site's models, under that site's name.
+        held_out: Names of folders that neither train nor test a site.
+    """
+
+    sites: tuple[SiteFolder, ...]
+    tests: tuple[SiteFolder, ...]
+    held_out: tuple[str, ...]
+
+
 def find_sites(
     federation: Path, modalities: Modalities | None = None, labels_file: Path | None = None
-) -> tuple[list[SiteFolder], tuple[str, ...]]:
-    """Find the training sites of a federation: its folders, but those that are held out.
+) -> FederationFolder:
+    """Find the training sites of a federation: its folders, but those that are kept from training.
 
-    ``federation.json`` may name folders that are no training sites: ``{"held_out": ["unseen"]}``.
-
-    Returns:
-        The sites, by name; and the names held out.
+    ``federation.json`` may name these: ``{"held_out": ["unseen"], "tests": {"north":
+    "north_tests"}}``. Folders in ``tests`` hold the test cases of a training site.
 
     Raises:
         DataError: No site, or one without a usable case or label description.
@@ -52,22 +66,29 @@ def find_sites(
         raise DataError(
             f"{federation}: there is no such folder; one with a folder per site is needed"
         )
-    held_out = _held_out(federation / "federation.json")
+    held_out, tests = _kept_from_training(federation / "federation.json")
     there = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
-    for name in held_out:
+    for name in (*held_out, *tests.values()):
         if name not in there:  # a slip of the pen would train on what it meant
             raise DataError(
                 f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
                 "folder; mend or remove the name"
             )
-    folders = [
-        folder
-        for name, folder in there.items()
-        if not name.startswith(".") and name not in held_out
-    ]
+    kept = {*held_out, *tests.values()}
+    folders = {n: f for n, f in there.items() if not n.startswith(".") and n not in kept}
     if not folders:
         raise DataError(f"{federation}: holds no folder; one folder per site is needed")
-    return [find_site(folder, modalities, labels_file) for folder in folders], held_out
+    if strange := sorted(set(tests) - set(folders)):
+        raise DataError(
+            f"{federation / 'federation.json'}: tests: {strange[0]!r} is no site that trains; "
+            f"these are: {', '.join(folders)}"
+        )
+    sites = [find_site(folder, modalities, labels_file) for folder in folders.values()]
+    tested = [
+        dataclasses.replace(find_site(there[folder], modalities, labels_file), name=site)
+        for site, folder in sorted(tests.items())
+    ]
+    return FederationFolder(tuple(sites), tuple(tested), held_out)
 
 
 def find_site(
@@ -92,16 +113,23 @@ def find_site(
     return SiteFolder(folder.absolute().name, found, labels)
 
 
-def _held_out(file: Path) -> tuple[str, ...]:
+def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the folders held out, and the folder of test cases by site."""
     if not file.is_file():
-        return ()
+        return (), {}
     content = read_json(file)
-    names = content.get("held_out")
-    if set(content) != {"held_out"} or not isinstance(names, list):
+    held_out, tests = content.get("held_out", []), content.get("tests", {})
+    if (
+        not set(content) <= {"held_out", "tests"}
+        or not isinstance(held_out, list)
+        or not isinstance(tests, dict)
+        or not all(isinstance(name, str) for name in (*held_out, *tests.values()))
+    ):
         raise DataError(
-            f'{file}: holds {sorted(content)}; {{"held_out": ["folder", …]}} is what it may hold'
+            f'{file}: holds {sorted(content)}; {{"held_out": ["folder", …], "tests": '
+            '{"site": "folder", …}} is what it may hold'
         )
-    return tuple(str(name) for name in names)
+    return tuple(held_out), tests
 
 
 # --- fingerprints ------------------------------------------------------------------------------
@@ -274,6 +302,7 @@ def _preprocess_job(
         images,
         labels,
         properties,
+        nnunet.preprocessed_spacing(loaded.canonical.spacing, plans.nnunet, configuration),
         plans.configuration(configuration)["patch_size"],
         made_from,
         plans.preprocessing(configuration),

@@ -9,6 +9,7 @@
 Messages are plain (see ``wire``); nothing here knows what carries them.
 """
 
+import dataclasses
 import math
 import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from mixmfl.memory import (
     memory_to_state,
     merge_memories,
 )
-from mixmfl.network import MDMNet, build_network, load_state, network_state
+from mixmfl.network import SegmentationNet, build_network, load_state, network_state
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch, Batches
 from mixmfl.train import DiceSum, train_locally, validate
@@ -230,6 +231,71 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
     return Message("validate", {"round": task.record["round"], "dice": dice}, {})
 
 
+def personalization_task(
+    state: ServerState, site: str, registrations: Mapping[str, Registration]
+) -> Message:
+    """Return what a site is sent to make its own copy from: to train, and to validate."""
+    trained = train_task(state, registrations[site])
+    judged = validation_task(state, site, registrations)
+    return Message("personalize", judged.record, {**judged.tensors, **trained.tensors})
+
+
+@dataclass(frozen=True)
+class Personal:
+    """What became of a site's own copy.
+
+    Attributes:
+        dice: Mean validation Dice of the copy; NaN where the site has nothing to validate on.
+        dice_before: Of the model that it was made from.
+        kept: Whether the site uses its copy: only where that is better.
+    """
+
+    dice: float
+    dice_before: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the site uses its copy."""
+        return self.dice > self.dice_before
+
+
+def personalize_at_site(
+    task: Message, site: Site, plans: Plans, settings: RunSettings
+) -> tuple[Personal, State]:
+    """Fine-tune a copy of the model at a site, for itself; nothing of it is sent.
+
+    ``personal_rounds`` rounds of the run's local steps on all blocks that the site trains; the
+    learning rate starts at ``personal_learning_rate`` and falls as a run's does.
+
+    Args:
+        task: From ``personalization_task``.
+        site: With at least one training case.
+        plans: Of the run.
+        settings: Of the run.
+
+    Returns:
+        What became of it, and the copy's blocks.
+
+    Raises:
+        MixmflError: As ``train_at_site``.
+    """
+    rounds = plans.training.personal_rounds
+    own = dataclasses.replace(
+        settings, rounds=rounds, learning_rate=plans.training.personal_learning_rate
+    )
+    weights = register(site).weights
+    tensors, optimizer = {**task.tensors}, State()
+    for number in range(rounds):
+        step = Message("train", {"round": number}, tensors)
+        reply, optimizer = train_at_site(step, site, plans, own, optimizer)
+        tensors = {**tensors, **select_blocks(reply.tensors, weights)}
+    before, after = (
+        read_dice(validate_at_site(Message("validate", task.record, found), site, plans, settings))
+        for found in (task.tensors, tensors)
+    )
+    return Personal(mean_dice([after]), mean_dice([before])), select_blocks(tensors, weights)
+
+
 def merge_round(
     state: ServerState,
     replies: Mapping[str, Message],
@@ -320,7 +386,9 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
     return settings.learning_rate * (1 - round_number / settings.rounds) ** 0.9
 
 
-def _site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> MDMNet:
+def _site_network(
+    task: Message, site: Site, plans: Plans, settings: RunSettings
+) -> SegmentationNet:
     # encoders that the task does not bring keep their first random weights: nothing runs them
     network = build_network(plans, settings.configuration, settings.seed)
     load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})

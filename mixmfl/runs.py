@@ -6,6 +6,7 @@
     RUN/plans.json                     the plans it was started with
     RUN/rounds/00012/server.safetensors
     RUN/rounds/00012/optimizers/<site>.safetensors
+    RUN/personal/<site>.safetensors
     RUN/progress.csv, progress.png
     RUN/model.safetensors
 
@@ -27,10 +28,10 @@ from mixmfl.files import read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
 from mixmfl.plan import Plans
-from mixmfl.rounds import Registration, RunSettings, ServerState
+from mixmfl.rounds import Personal, Registration, RunSettings, ServerState
 from mixmfl.tensors import pack, read
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Run:
         registrations: By site.
         history: Per round, per site.
         dice: Mean validation Dice per validated round.
+        personal: By site, what became of its own copy; empty where none was asked for.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Run:
     registrations: Mapping[str, Registration]
     history: list[Mapping[str, SiteRound]] = field(default_factory=list)
     dice: dict[int, float] = field(default_factory=dict)
+    personal: dict[str, Personal] = field(default_factory=dict)
 
     @property
     def best_round(self) -> int | None:
@@ -147,6 +150,10 @@ def open_run(folder: Path) -> Run:
                 int(number): math.nan if dice is None else dice
                 for number, dice in record["dice"].items()
             },
+            {
+                site: Personal(*(math.nan if dice is None else dice for dice in told))
+                for site, told in record["personal"].items()
+            },
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
@@ -180,6 +187,13 @@ def save_round(
     write_text(run.folder / "progress.csv", progress_table(run))
 
 
+def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
+    """Save a site's own copy, then record what became of it."""
+    _save_tensors(_personal_file(run, site), own)
+    run.personal[site] = personal
+    _write_record(run)
+
+
 def load_state_of(run: Run, number: int) -> ServerState:
     """Return the server's state after a round.
 
@@ -195,6 +209,26 @@ def load_state_of(run: Run, number: int) -> ServerState:
     tensors = _load_tensors(file)
     weights = {name: t for name, t in tensors.items() if not name.startswith("memory.")}
     return ServerState(number, weights, memory_from_state(tensors))
+
+
+def load_personal(run: Run, site: str) -> State:
+    """Return the blocks of a site's own copy.
+
+    Raises:
+        ModelError: The site has none, or its validation cases say that the model of all is better.
+    """
+    if site not in run.personal:
+        there = ", ".join(run.personal) or "none; train with --personalize"
+        raise ModelError(
+            f"{run.folder}: site {site!r} has no copy of its own; sites that have: {there}"
+        )
+    told = run.personal[site]
+    if not told.kept:
+        raise ModelError(
+            f"{run.folder}: site {site!r} does better with the model of all (validation Dice "
+            f"{told.dice_before:.3f}, its own copy {told.dice:.3f}); export that, without --site"
+        )
+    return _load_tensors(_personal_file(run, site))
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
@@ -226,25 +260,28 @@ def choose_round(run: Run, wanted: str) -> int:
     return int(wanted)
 
 
-def export_model(run_folder: Path, wanted: str, out: Path) -> tuple[int, str]:
-    """Write the model of a saved round to a file.
+def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tuple[int, str]:
+    """Write the model of a saved round, or a site's own copy of one, to a file.
 
     Args:
         run_folder: Of the run.
         wanted: ``"best"``, ``"last"`` or a round's number.
         out: The file to write; replaced if it is there.
+        site: Whose own copy, which was made from ``wanted``; empty: the model of all.
 
     Returns:
         The round, and the file's SHA-256.
 
     Raises:
-        ModelError: There is no such run or round.
+        ModelError: There is no such run, round or copy, or the site does not use its copy.
     """
     run = open_run(run_folder)
     number = choose_round(run, wanted)
-    digest = save_model(
-        out, load_state_of(run, number), run.plans, run.settings.configuration, run.modality_cases
-    )
+    state = load_state_of(run, number)
+    if site:
+        own = load_personal(run, site)
+        state = dataclasses.replace(state, weights={**state.weights, **own})
+    digest = save_model(out, state, run.plans, run.settings.configuration, run.modality_cases)
     return number, digest
 
 
@@ -278,13 +315,21 @@ def _write_record(run: Run) -> None:
         "settings": dataclasses.asdict(run.settings),
         "fold": run.fold,
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
-        "dice": {str(n): None if math.isnan(dice) else dice for n, dice in run.dice.items()},
+        "dice": {str(n): _or_none(dice) for n, dice in run.dice.items()},
+        "personal": {
+            site: [_or_none(told.dice), _or_none(told.dice_before)]
+            for site, told in run.personal.items()
+        },
         "history": [
             {site: dataclasses.asdict(told) for site, told in sites.items()}
             for sites in run.history
         ],
     }
     write_json(run.folder / "run.json", content)
+
+
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else number  # JSON has no NaN
 
 
 def _drop_states(run: Run) -> None:
@@ -305,6 +350,10 @@ def _stored_rounds(run: Run) -> list[int]:
 
 def _round_folder(run: Run, number: int) -> Path:
     return run.folder / "rounds" / f"{number:05d}"
+
+
+def _personal_file(run: Run, site: str) -> Path:
+    return run.folder / "personal" / f"{site}.safetensors"
 
 
 def _save_tensors(path: Path, state: State) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from mixmfl.memory import (
     merge_prototypes,
     observe,
 )
-from mixmfl.network import Encoding, MDMNet
+from mixmfl.network import Encoding, SegmentationNet
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch
@@ -47,7 +48,7 @@ class Trained:
 
 
 def train_locally(
-    network: MDMNet,
+    network: SegmentationNet,
     memory: Memory,
     optimizer_state: Mapping[str, Tensor],
     batches: Iterable[Batch],
@@ -128,7 +129,7 @@ def train_locally(
 
 @torch.no_grad()
 def _observe_batch(
-    network: MDMNet, encoding: Encoding, classes: Tensor, num_classes: int
+    network: SegmentationNet, encoding: Encoding, classes: Tensor, num_classes: int
 ) -> dict[tuple[str, int], Prototypes]:
     """Return the prototypes that a batch shows, of the modalities at hand in it."""
     observed = {}
@@ -162,7 +163,7 @@ class DiceSum:
 
 @torch.inference_mode()
 def validate(
-    network: MDMNet,
+    network: SegmentationNet,
     memory: Memory,
     cases: Iterable[StoredCase],
     modalities: Collection[str],
@@ -175,28 +176,14 @@ def validate(
     Every case is predicted from all of ``modalities`` that it has, patches side by side and not
     mirrored: a quick and slightly pessimistic estimate of what ``predict`` does.
     """
-    planned = plans.configuration(configuration)
-    manager = label_manager(plans.labels)
     indices = plans.labels.consecutive()
-    network.eval()
     sums = dict.fromkeys(indices.foreground, DiceSum(0.0, 0))
     for case in cases:
         used = tuple(name for name in case.modalities if name in modalities)
         if not used:
             continue
-        channels = [case.modalities.index(name) for name in used]
-        logits = predict_volume(
-            case_predictor(network, memory, used),
-            torch.from_numpy(case.images[:][channels]),
-            planned["patch_size"],
-            step=1.0,
-            batch_size=patches_at_a_time(planned),
-            device=device,
-        )
-        predicted = manager.convert_logits_to_segmentation(logits.cpu()).numpy()
+        predicted = segment_stored(network, memory, case, used, plans, configuration, device)
         reference = case.labels[:][0]
-        if planned["use_mask_for_norm"][0]:
-            predicted[reference < 0] = 0  # outside the head, as ``predict`` has it
         judged = np.ones(reference.shape, dtype=bool)
         if indices.ignore is not None:
             judged = reference != indices.ignore
@@ -209,7 +196,45 @@ def validate(
     return sums
 
 
-def case_predictor(network: MDMNet, memory: Memory, available: Sequence[str]) -> Predictor:
+@torch.inference_mode()
+def segment_stored(
+    network: SegmentationNet,
+    memory: Memory,
+    case: StoredCase,
+    used: Sequence[str],
+    plans: Plans,
+    configuration: str,
+    device: torch.device,
+) -> npt.NDArray[Any]:
+    """Return class indices ``(Z, Y, X)`` of a preprocessed case, predicted from ``used``.
+
+    Args:
+        network: On ``device``; is put into prediction mode.
+        memory: On ``device``.
+        case: That has all of ``used``.
+        used: At least one modality.
+        plans: Of the network.
+        configuration: Of the network.
+        device: Where to compute.
+    """
+    planned = plans.configuration(configuration)
+    network.eval()
+    channels = [case.modalities.index(name) for name in used]
+    logits = predict_volume(
+        case_predictor(network, memory, used),
+        torch.from_numpy(case.images[:][channels]),
+        planned["patch_size"],
+        step=1.0,
+        batch_size=patches_at_a_time(planned),
+        device=device,
+    )
+    predicted = label_manager(plans.labels).convert_logits_to_segmentation(logits.cpu()).numpy()
+    if planned["use_mask_for_norm"][0]:
+        predicted[case.labels[:][0] < 0] = 0  # outside the head, as ``predict`` has it
+    return predicted
+
+
+def case_predictor(network: SegmentationNet, memory: Memory, available: Sequence[str]) -> Predictor:
     """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
     modalities = network.modalities
     slots = [modalities.index(name) for name in available]

@@ -76,6 +76,8 @@ def small_plans(
         memory_decay=0.9,
         validate_every=1,
         keep_every=100,
+        personal_rounds=2,
+        personal_learning_rate=1e-3,
     )
     return Plans(
         tuple(modalities),
@@ -91,7 +93,7 @@ def small_plans(
             },
             "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
         },
-        NetworkSettings(0.5, 0.5, (-1,), 0.1),
+        NetworkSettings("decoupled", 0.5, 0.5, "gated", (-1,), 0.1),
         dataclasses.replace(defaults, **training),  # type: ignore[arg-type]
     )
 
@@ -138,6 +140,7 @@ def stored_site(
             data,
             seg,
             properties,
+            (1, 1, 1),
             patch,
             "small",
             plans.preprocessing(configuration),

@@ -19,6 +19,7 @@ def test_a_site_counts_by_cases_with_the_modality_by_pairs_and_by_cases() -> Non
         "tailored.t1": 10,
         "tailored.flair": 4,
         "shared": 14,
+        "encoder": 10,
         "fusion": 10,
         "decoder": 10,
     }

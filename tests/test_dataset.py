@@ -22,6 +22,7 @@ def store(folder: Path, name: str = "p01") -> tuple[np.ndarray, np.ndarray]:
         data,
         seg,
         properties,
+        (1, 1, 1),
         (16, 16),
         "made from this",
         "by these plans",
@@ -83,7 +84,7 @@ def test_a_region_keeps_its_places(tmp_path: Path) -> None:
     data, seg, properties = nnunet.preprocess(
         list(images.values()), labels, (1, 1, 1), plans.nnunet, "2d", regions
     )
-    save_case(tmp_path, "p", ("t1",), data, seg, properties, (16, 16), "x", "y")
+    save_case(tmp_path, "p", ("t1",), data, seg, properties, (1, 1, 1), (16, 16), "x", "y")
     places = open_case(tmp_path, "p").class_locations
     assert set(places) == {(1, 2), 2}
     assert len(places[1, 2]) == np.count_nonzero(seg > 0)

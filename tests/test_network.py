@@ -12,7 +12,9 @@ CONFIGURATIONS = [("2d", (16, 16)), ("3d_fullres", (8, 16, 16))]
 
 
 def build(configuration: str, patch: tuple[int, ...], seed: int = 0) -> MDMNet:
-    return build_network(small_plans(patch=patch), configuration, seed)
+    network = build_network(small_plans(patch=patch), configuration, seed)
+    assert isinstance(network, MDMNet)
+    return network
 
 
 def some_memory(network: MDMNet, modalities: tuple[str, ...] = MODALITIES) -> Memory:
@@ -118,8 +120,8 @@ def test_a_remembered_slot_weighs_an_eighth_of_a_measured_one_at_first() -> None
         small_plans().configuration("2d")["architecture"]["arch_kwargs"]
     )
     fusion = SlotFusion(2, 2, 4, planned)
-    torch.nn.init.zeros_(fusion.score.weight)
-    torch.nn.init.zeros_(fusion.score.bias)
+    for parameter in fusion.score.parameters():
+        torch.nn.init.zeros_(parameter)
     slots = torch.zeros(1, 3, 2, 8, 8)
     slots[:, 1], slots[:, 2] = 1.0, 9.0  # t1 measured, t2 remembered, flair unknown
     pooled: list[Tensor] = []

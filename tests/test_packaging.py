@@ -42,8 +42,9 @@ LAYERS = (
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window",
     ("wire train rounds model runs preprocess predict evaluate page picture subsets progress "
-     "phantom phantom_federation"),
+     "phantom phantom_federation partition comparison comparison_page comparison_plots methods"),
     "embedded cli",
+    "benchmark",
 )  # fmt: skip
 
 

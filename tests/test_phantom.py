@@ -177,6 +177,50 @@ def test_some_patients_of_each_training_hospital_lack_a_modality_and_none_of_the
     assert lacking == {"north": 3, "east": 2, "south": 4, "west": 2, "unseen": 0}
 
 
+@pytest.mark.parametrize(
+    ("setting", "held"),
+    [
+        ("mix-modal", {"t1 t2", "t1c flair", "t1 t1c flair", "t2 flair"}),
+        ("multi-modal", {"t1 t1c t2 flair"}),
+        ("cross-modal", {"t1", "t1c", "t2", "flair"}),
+    ],
+)
+def test_a_setting_decides_what_the_training_hospitals_hold(setting: str, held: set[str]) -> None:
+    settings = Settings(setting=setting)
+    training = [case for case in settings.list_cases() if case.hospital.name != "unseen"]
+    hospitals = {case.hospital.name: case.hospital for case in training}.values()
+    assert {" ".join(settings.modalities_of(hospital)) for hospital in hospitals} == held
+    lacking = [
+        case
+        for case in training
+        if len(case.modalities) < len(settings.modalities_of(case.hospital))
+    ]
+    assert bool(lacking) == (setting == "mix-modal")
+    unseen = [case for case in settings.list_cases() if case.hospital.name == "unseen"]
+    assert all(case.modalities == MODALITIES for case in unseen)
+
+
+def test_test_patients_are_others_with_all_modalities_in_folders_of_their_own() -> None:
+    settings = Settings(tests=3)
+    cases = settings.list_cases()
+    tests = [case for case in cases if case.is_test]
+    assert len(tests) == 4 * 3
+    assert len({case.name for case in cases}) == len(cases)
+    assert {case.number for case in tests}.isdisjoint(
+        case.number for case in cases if not case.is_test
+    )
+    assert all(case.modalities == MODALITIES for case in tests)
+    assert {case.folder for case in tests} == set(settings.federation()["tests"].values())
+    assert [case for case in cases if not case.is_test] == Settings().list_cases()
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(DataError, match=r"mixed-modal.*mix-modal, multi-modal, cross-modal"):
+        Settings(setting="mixed-modal")
+    with pytest.raises(DataError, match="tests is -1"):
+        Settings(tests=-1)
+
+
 def test_the_folder_holds_what_each_case_has(federation: Path) -> None:
     names = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
     for case in SMALL.list_cases():

@@ -70,7 +70,7 @@ def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactor
     )
 
     out = tmp_path_factory.mktemp("work")
-    sites, _ = find_sites(federation)
+    sites = find_sites(federation).sites
     with Workers() as workers:
         told = [fingerprint_site(s, out / "sites" / s.name, workers)[0] for s in sites]
         plans = make_plans(merge_fingerprints(told), sites[0].labels, load_preset(str(preset)))
@@ -395,6 +395,36 @@ def test_a_case_thinner_than_a_voxel_costs_that_case_alone(
     assert "3 masks in" in said.out
 
 
+def test_test_cases_are_preprocessed_by_the_plans_and_tell_them_nothing(
+    federation: Path, preset: Path, tmp_path: Path, command: Command
+) -> None:
+    ours = tmp_path / "ours"
+
+    def plan(out: str) -> int:
+        return command(
+            "mixmfl_plan_preprocess", "-i", ours, "-o", tmp_path / out, "--preset", preset,
+            "-c", "2d", "-n", 1,
+        )  # fmt: skip
+
+    shutil.copytree(federation, ours)
+    (ours / "federation.json").write_text('{"held_out": ["clinic"]}')
+    assert plan("without") == 0
+    shutil.copytree(ours / "south", ours / "north_tests")
+    (ours / "federation.json").write_text(
+        '{"held_out": ["clinic"], "tests": {"north": "north_tests"}}'
+    )
+    assert plan("work") == 0
+    without, plans = (tmp_path / name / "plans.json" for name in ("without", "work"))
+    assert without.read_bytes() == plans.read_bytes()
+    tested = {file.stem for file in (tmp_path / "work" / "tests" / "north" / "2d").glob("*.json")}
+    trained = {file.stem for file in (tmp_path / "work" / "sites" / "south" / "2d").glob("*.json")}
+    assert tested == trained != set()
+    assert not (tmp_path / "work" / "sites" / "north_tests").exists()
+
+    (ours / "federation.json").write_text('{"tests": {"nroth": "north_tests"}}')
+    assert plan("work2") == 2
+
+
 def test_links_are_sites_by_their_own_names_and_held_out_names_must_be_folders(
     federation: Path, tmp_path: Path
 ) -> None:
@@ -409,7 +439,7 @@ def test_links_are_sites_by_their_own_names_and_held_out_names_must_be_folders(
         shutil.copytree(federation / name, data)
         (ours / name).symlink_to(data)
     (ours / "dataset.json").write_text(json.dumps(LABELS))
-    assert [site.name for site in find_sites(ours)[0]] == ["north", "south"]
+    assert [site.name for site in find_sites(ours).sites] == ["north", "south"]
     for slip in ("north/", "./north", "", "nort"):
         (ours / "federation.json").write_text(json.dumps({"held_out": [slip]}))
         with pytest.raises(DataError, match="there is no such folder; mend or remove the name"):

@@ -1,0 +1,100 @@
+"""``mixmfl_benchmark``: train and score methods on equal terms."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixmfl import cli
+from mixmfl.errors import MixmflError
+
+DESCRIPTION = """\
+Train every method on the sites in WORK with the same plans, cases, gradient steps, augmentation and
+validation, and score each on the sites' test cases from every subset of modalities. OUT gets
+table.md, cases.csv (a row per prediction and region), subsets.png and sites.png. Run again, it goes
+on; with more methods or seeds, it adds them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_benchmark", DESCRIPTION)
+    made.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        metavar="WORK",
+        help="made by mixmfl_plan_preprocess of a federation with test cases",
+    )
+    made.add_argument("-o", "--out", type=Path, required=True)
+    made.add_argument(
+        "--methods",
+        default="baselines",
+        help="comma-separated; baselines (default) and ablation stand for many; NAME+site: also "
+        "fine-tuned by each site for itself; ? lists all",
+    )
+    made.add_argument("--seeds", default="0,1,2", help="comma-separated; default: 0,1,2")
+    made.add_argument(
+        "--size",
+        choices=("quick", "full"),
+        default="quick",
+        help="quick (default): a few minutes per method and seed on a small phantom; full: the "
+        "plans' own rounds and steps",
+    )
+    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    made.add_argument(
+        "-n",
+        "--processes",
+        type=int,
+        help="trainings side by side; default: CPU cores, with a GPU 1",
+    )
+    made.add_argument(
+        "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
+    )
+    cli.add_device(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl import benchmark, methods
+    from mixmfl.jobs import Workers
+
+    if options.methods == "?":
+        for name, method in methods.ALL.items():
+            print(f"{name:24} {method.what}")
+        return 0
+    names = methods.choose(options.methods.split(","))
+    try:
+        seeds = sorted({int(seed) for seed in options.seeds.split(",")})
+    except ValueError:
+        seeds = []
+    if not seeds or seeds[0] < 0:
+        raise MixmflError(f"--seeds {options.seeds}: whole numbers from 0 are needed, as in 0,1,2")
+    device = cli.device(options.device)
+    gpu = device.type == "cuda"
+    processes = options.processes
+    if processes is None:
+        processes = 1 if gpu else cli.cores()
+    if processes < 1:
+        raise MixmflError(f"-n {processes}: at least 1 process is needed")
+    workers = options.workers
+    if workers is None:
+        workers = 4 if gpu else 0
+    if workers < 0:
+        raise MixmflError("--workers: must be 0 or more")
+    asked = benchmark.open_benchmark(
+        options.input, options.out, options.configuration, options.size, str(device), workers
+    )
+    with cli.bars() as report, Workers(processes, report) as pool:
+        failed = benchmark.run_all(asked, names, seeds, pool)
+    done = benchmark.summarise(asked, names, seeds)
+    for path in done:
+        print(path)
+    if failed:
+        print(f"{len(failed)} trainings failed:", *failed, sep="\n  ", file=sys.stderr)
+        return cli.SOME_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

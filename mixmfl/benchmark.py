@@ -1,0 +1,373 @@
+"""Every method on equal terms: trained, scored on the sites' test cases, one folder each.
+
+::
+
+    OUT/benchmark.json                    what is compared; must be the same to go on
+    OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``
+    OUT/runs/<method>/seed<k>/scores.csv  written last: it is there, so all of this is done
+    OUT/runs/<method>/seed<k>/cost.json
+    OUT/cases.csv, table.md, subsets.png, sites.png
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixmfl import __version__
+from mixmfl.comparison import Cost, Row, Scores, read_rows, write_rows
+from mixmfl.comparison_page import markdown
+from mixmfl.comparison_plots import draw_sites, draw_subsets
+from mixmfl.dataset import StoredCase, case_names, open_case
+from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
+from mixmfl.errors import DataError
+from mixmfl.evaluate import score
+from mixmfl.files import read_json, write_json, write_text
+from mixmfl.jobs import Workers
+from mixmfl.methods import SITE, Method, find_method
+from mixmfl.model import Model, load_model
+from mixmfl.plan import Plans
+from mixmfl.rounds import RunSettings, Site
+from mixmfl.runs import Run, SiteRound, export_model, holds_run
+from mixmfl.subsets import Subset, all_subsets
+from mixmfl.train import segment_stored
+
+REFERENCE = "mdm"
+FOLD = "0"
+ALL = "all"
+"""The one run of a method that is not trained at each site alone."""
+QUICK_ROUNDS, QUICK_STEPS = 12, 25
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared, and where.
+
+    Attributes:
+        work: As ``mixmfl_plan_preprocess`` made it, with test cases.
+        out: Where everything is written.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        rounds: Of every method.
+        local_steps: Of a site in a round; a network on pooled data takes them for all sites.
+        device: Where to compute, as torch names it.
+        workers: Processes that prepare batches, per method.
+    """
+
+    work: Path
+    out: Path
+    configuration: str
+    rounds: int
+    local_steps: int
+    device: str
+    workers: int = 0
+
+    @property
+    def plans(self) -> Plans:
+        """The plans in ``work``."""
+        return Plans.load(self.work / "plans.json")
+
+    def folder(self, method: str, seed: int) -> Path:
+        """Return where a method's runs of a seed lie."""
+        return self.out / "runs" / method / f"seed{seed}"
+
+    def is_done(self, method: str, seed: int) -> bool:
+        """Say whether a method is trained and scored."""
+        return (self.folder(method, seed) / "scores.csv").is_file()
+
+
+def open_benchmark(
+    work: Path, out: Path, configuration: str, size: str, device: str, workers: int
+) -> Benchmark:
+    """Describe a benchmark, and make its folder or find that it is there.
+
+    Args:
+        work: As ``mixmfl_plan_preprocess`` made it, with test cases.
+        out: New, or of the same benchmark.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        size: ``"quick"``, or ``"full"``: rounds and steps as planned.
+        device: Where to compute.
+        workers: Processes that prepare batches, per method.
+
+    Raises:
+        PlansError: There are no plans.
+        DataError: ``out`` holds something else, or a benchmark of other plans or another budget;
+            or there is no test case.
+    """
+    plans = Plans.load(work / "plans.json")
+    planned = (plans.training.rounds, plans.training.local_steps)
+    rounds, local_steps = planned if size == "full" else (QUICK_ROUNDS, QUICK_STEPS)
+    made = Benchmark(work, out, configuration, rounds, local_steps, device, workers)
+    tests = {site: [case.name for case in cases] for site, cases in test_cases(made).items()}
+    sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
+    if strange := sorted(set(tests) - {site.name for site in sites}):
+        raise DataError(f"{work / 'tests'}: {strange[0]!r} is no site that trains in {work}")
+    record = out / "benchmark.json"
+    asked = {
+        "configuration": configuration,
+        "rounds": rounds,
+        "local_steps": local_steps,
+        "plans": plans.to_json(),
+        "own": {site: list(names) for site, names in own_modalities(sites, plans).items()},
+        "tests": tests,
+    }
+    if record.is_file():
+        before = read_json(record)
+        if changed := [name for name in asked if before.get(name) != asked[name]]:
+            raise DataError(
+                f"{out}: holds a benchmark with other {', '.join(changed)}; its numbers would not "
+                "compare. Name another folder by -o"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: holds files that are no benchmark; name another folder by -o")
+    else:
+        write_json(record, asked)
+    return made
+
+
+def test_cases(benchmark: Benchmark) -> dict[str, list[StoredCase]]:
+    """Return the test cases of every site that has some.
+
+    Raises:
+        DataError: No site has.
+    """
+    folders = sorted((benchmark.work / "tests").glob(f"*/{benchmark.configuration}"))
+    found = {f.parent.name: [open_case(f, name) for name in case_names(f)] for f in folders}
+    found = {site: cases for site, cases in found.items() if cases}
+    planned = benchmark.plans.preprocessing(benchmark.configuration)
+    if any(case.planned != planned for cases in found.values() for case in cases):
+        raise DataError(
+            f"{benchmark.work / 'tests'}: was preprocessed with other plans; run "
+            f"mixmfl_plan_preprocess -c {benchmark.configuration} again"
+        )
+    if not found:
+        raise DataError(
+            f"{benchmark.work}: holds no test cases for {benchmark.configuration}. Put them in "
+            'folders of the federation that federation.json names, {"tests": {"SITE": "FOLDER"}}, '
+            "and run mixmfl_plan_preprocess again; mixmfl_demo_data --tests and "
+            "mixmfl_split_federation do that"
+        )
+    return found
+
+
+def run_all(
+    benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int], workers: Workers
+) -> list[str]:
+    """Train and score what is not done yet; one that fails does not stop the others.
+
+    Args:
+        benchmark: What to run; its folder is claimed.
+        methods: Their names, with or without ``+site``.
+        seeds: Of the first weights, the validation split and every draw.
+        workers: Processes for methods side by side.
+
+    Returns:
+        What failed, and why.
+    """
+    trained = list(dict.fromkeys(name.removesuffix(SITE) for name in methods))
+    personal = {name.removesuffix(SITE) for name in methods if name.endswith(SITE)}
+    jobs = {
+        f"{name}, seed {seed}": (run_one, benchmark, name, seed, name in personal)
+        for seed in seeds
+        for name in trained
+        if not all(
+            benchmark.is_done(wanted, seed)
+            for wanted in methods
+            if wanted.removesuffix(SITE) == name
+        )
+    }
+    _, failed = workers.run(jobs, "methods x seeds")
+    return [f"{item.name}: {item.reason}" for item in failed]
+
+
+def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
+    """Train and score one method, going on with what was begun.
+
+    Args:
+        benchmark: Which.
+        name: Of the method, without ``+site``.
+        seed: Of everything random.
+        personal: Whether to fine-tune and score the sites' own copies, too.
+    """
+    method = find_method(name)
+    plans = method.apply(benchmark.plans)
+    sites = open_sites(
+        benchmark.work,
+        plans,
+        benchmark.configuration,
+        FOLD,
+        seed,
+        torch.device(benchmark.device),
+        benchmark.workers,
+    )
+    own = own_modalities(sites, plans)
+    folder = benchmark.folder(name, seed)
+    runs: dict[str, Run] = {}
+    for federation, members in _federations(method, sites).items():
+        settings = RunSettings(
+            benchmark.configuration,
+            seed,
+            benchmark.rounds,
+            benchmark.local_steps * (len(sites) if method.sites == "pooled" else 1),
+            plans.training.learning_rate,
+        )
+        runs[federation] = train_embedded(
+            plans,
+            members,
+            settings,
+            FOLD,
+            folder / federation,
+            resume=holds_run(folder / federation),
+            edit_memory=method.edit_memory,
+        )
+    files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
+    cost = Cost(
+        name, seed, _sent_bytes(method, runs), sum(told.seconds for told in _site_rounds(runs))
+    )
+    _score(
+        benchmark,
+        cost,
+        {site.name: files[site.name if site.name in files else ALL] for site in sites},
+        own,
+    )
+    if not personal:
+        return
+    run = runs[ALL]
+    began = time.monotonic()
+    personalize_embedded(run, sites)
+    copies = {}
+    for site in sites:
+        copies[site.name] = files[ALL]
+        if run.personal[site.name].kept:
+            copies[site.name] = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
+            export_model(run.folder, "best", copies[site.name], site.name)
+    seconds = cost.seconds + time.monotonic() - began
+    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), copies, own)
+
+
+def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, ...]]:
+    """Return by site the modalities that any of its cases has, in the order of the plans."""
+    return {
+        site.name: tuple(
+            name
+            for name in plans.modalities
+            if any(name in case.modalities for case in (*site.training, *site.validation))
+        )
+        for site in sites
+    }
+
+
+def summarise(benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int]) -> list[Path]:
+    """Write tables and plots of what is done, and return the files.
+
+    Raises:
+        DataError: Nothing is done.
+    """
+    rows, costs = [], []
+    for method in methods:
+        for seed in seeds:
+            if benchmark.is_done(method, seed):
+                folder = benchmark.folder(method, seed)
+                rows += read_rows(folder / "scores.csv")
+                told = read_json(folder / "cost.json")
+                sent = math.nan if told["sent_bytes"] is None else told["sent_bytes"]
+                costs.append(Cost(method, seed, sent, told["seconds"]))
+    own = read_json(benchmark.out / "benchmark.json")["own"]
+    scores = Scores(rows, {site: tuple(names) for site, names in own.items()})
+    reference = REFERENCE if REFERENCE in scores.methods else scores.methods[0]
+    files = [benchmark.out / name for name in ("cases.csv", "table.md", "subsets.png", "sites.png")]
+    write_rows(rows, files[0])
+    write_text(
+        files[1], markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
+    )
+    draw_subsets(scores, files[2])
+    draw_sites(scores, files[3])
+    return files
+
+
+def _introduction(benchmark: Benchmark, scores: Scores) -> str:
+    """Return what the page says before its tables: the budget, and what each method is."""
+    lines = [
+        f"Every method took {benchmark.rounds} rounds of {benchmark.local_steps} gradient steps "
+        f"at each site ({benchmark.configuration}), or as many in all on pooled data, with the "
+        f"same plans, cases, augmentation and validation. mixmfl {__version__}, torch "
+        f"{torch.__version__}.",
+        "",
+    ]
+    for name in scores.methods:
+        copies = "; then each site fine-tunes its own copy" if name.endswith(SITE) else ""
+        lines.append(f"- `{name}`: {find_method(name.removesuffix(SITE)).what}{copies}")
+    return "\n".join(lines)
+
+
+def _sent_bytes(method: Method, runs: Mapping[str, Run]) -> float:
+    """Return what a site sent in the whole training, mean over sites; NaN where images were."""
+    if method.sites != "together":
+        return 0.0 if method.sites == "alone" else math.nan
+    run = runs[ALL]
+    return sum(told.sent_bytes for told in _site_rounds(runs)) / len(run.registrations)
+
+
+def _site_rounds(runs: Mapping[str, Run]) -> list[SiteRound]:
+    return [told for run in runs.values() for sites in run.history for told in sites.values()]
+
+
+def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]:
+    """Return what trains together, by name of the run."""
+    if method.sites == "alone":
+        return {site.name: [site] for site in sites}
+    if method.sites == "pooled":
+        training = tuple(case for site in sites for case in site.training)
+        validation = tuple(case for site in sites for case in site.validation)
+        return {
+            ALL: [dataclasses.replace(sites[0], name=ALL, training=training, validation=validation)]
+        }
+    return {ALL: list(sites)}
+
+
+def _score(
+    benchmark: Benchmark, cost: Cost, files: Mapping[str, Path], own: Mapping[str, Subset]
+) -> None:
+    """Score a method's models on the test cases of their sites; that it is done is written last."""
+    rows: list[Row] = []
+    loaded: dict[Path, Model] = {}
+    for site, cases in test_cases(benchmark).items():
+        file = files[site]
+        if file not in loaded:
+            loaded[file] = load_model(file, benchmark.device)
+        for case in cases:
+            rows += score_case(loaded[file], case, site, cost.method, cost.seed)
+    folder = benchmark.folder(cost.method, cost.seed)
+    sent = None if math.isnan(cost.sent_bytes) else cost.sent_bytes  # JSON has no NaN
+    write_json(folder / "cost.json", {"sent_bytes": sent, "seconds": cost.seconds})
+    write_rows(rows, folder / "scores.csv")
+
+
+def score_case(model: Model, case: StoredCase, site: str, method: str, seed: int) -> Iterator[Row]:
+    """Yield a row per subset of the case's modalities and label or region.
+
+    Scored on the grid of preprocessing. A model that knows none of a subset's modalities finds
+    nothing: Dice is 0 where there was something to find.
+    """
+    labels = model.plans.labels.consecutive()
+    reference = case.labels[:][0]
+    truth = np.maximum(reference, 0)  # -1 is outside the head
+    for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities]):
+        used = tuple(name for name in subset if name in model.modalities)
+        found = np.zeros_like(truth)
+        if used:
+            found = segment_stored(
+                model.network,
+                model.memory,
+                case,
+                used,
+                model.plans,
+                model.configuration,
+                model.device,
+            )
+        for each in score(found, truth, labels, case.spacing):
+            yield Row(method, seed, site, case.name, subset, each.label, each.dice, each.hd95_mm)
