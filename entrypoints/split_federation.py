@@ -1,0 +1,182 @@
+"""``mixmfl_split_federation``: one folder of cases, such as BraTS, made into a federation."""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl import cli
+from mixmfl.errors import DataError, MixmflError
+
+if TYPE_CHECKING:
+    from mixmfl.labels import Labels
+    from mixmfl.modalities import Modalities
+    from mixmfl.partition import Split
+
+DESCRIPTION = """\
+Make a federation out of one folder of cases, such as BraTS or FeTS: a folder per site with links
+to the modalities that the site holds, and <site>_tests with test cases that have all.
+
+Sites come from --partition, FeTS' CSV with the columns Partition_ID and Subject_ID. Without it
+cases are dealt at random to sites whose sizes are as 1 : 2 : ... : N. The same options give the
+same split; split.json says which case went where.
+
+Exit code 0: all is well; 1: files were refused or subjects of the partition are not there, the
+rest is written; 2: nothing is written."""
+
+LABELS_NEEDED = """\
+{folder}: what do its labels mean? Needed is a dataset.json there, or another file by --labels.
+If enhancing tumour is 4 (BraTS 2017 to 2021, FeTS), write
+  {{"labels": {{"background": 0, "whole_tumour": [1, 2, 4], "tumour_core": [1, 4], "enhancing": 4}},
+   "regions_class_order": [2, 1, 4]}}
+and if it is 3 (BraTS 2023),
+  {{"labels": {{"background": 0, "whole_tumour": [1, 2, 3], "tumour_core": [1, 3], "enhancing": 3}},
+   "regions_class_order": [2, 1, 3]}}"""
+
+NAMES_SHOWN = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_split_federation", DESCRIPTION)
+    made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES", help="folder")
+    made.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FEDERATION", help="new or empty folder"
+    )
+    made.add_argument("--partition", type=Path, metavar="FILE", help="CSV: the site of each case")
+    made.add_argument("--sites", type=int, metavar="N", help="to deal cases to (default: 4)")
+    made.add_argument(
+        "--setting",
+        choices=("mix-modal", "multi-modal", "cross-modal"),
+        default="mix-modal",
+        help="sites hold different modalities (default), all hold all, or each holds one",
+    )
+    made.add_argument(
+        "--hold",
+        action="append",
+        default=[],
+        metavar="SITE:t1,t2",
+        help="what a site holds in mix-modal (repeatable; default: drawn)",
+    )
+    made.add_argument(
+        "--test-share",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of each site's cases, at least 1 of 5 (default: 0.2)",
+    )
+    made.add_argument(
+        "--least",
+        type=int,
+        default=5,
+        metavar="N",
+        help="sites with fewer cases are left out (default: 5)",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    made.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
+    made.add_argument("--copy", action="store_true", help="copy files instead of linking to them")
+    cli.add_alias(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl.cases import describe, find_cases
+    from mixmfl.modalities import Modalities
+    from mixmfl.partition import Settings, split_cases, write_federation
+
+    if options.partition is not None and options.sites is not None:
+        raise MixmflError("give either --partition, which says the sites, or --sites")
+    modalities = Modalities().with_aliases(options.alias)
+    settings = Settings(
+        setting=options.setting,
+        partition=options.partition,
+        sites=4 if options.sites is None else options.sites,
+        holds=_read_holds(options.hold, modalities),
+        test_share=options.test_share,
+        least=options.least,
+        seed=options.seed,
+    )
+    found = find_cases(options.input, modalities, labels_needed=True)
+    print(describe(found))
+    if not found.cases:
+        raise DataError(f"{options.input}: holds no case with a label, so nothing can be split")
+    labels = _read_labels(options.labels) if options.labels else found.labels
+    if labels is None:
+        raise DataError(LABELS_NEEDED.format(folder=options.input))
+    split = split_cases(found, settings)
+    write_federation(
+        options.out,
+        split,
+        labels,
+        options.copy,
+        lambda each: cli.progress(each, len(each), "cases"),
+    )
+    _tell(split, options.out)
+    return cli.SOME_FAILED if split.refused or split.unknown else 0
+
+
+def _read_holds(given: Sequence[str], modalities: "Modalities") -> dict[str, tuple[str, ...]]:
+    """Read ``--hold SITE:t1,t2``; modalities may be called by any of their aliases."""
+    holds: dict[str, tuple[str, ...]] = {}
+    for option in given:
+        site, _, words = option.partition(":")
+        names = [modalities.find(word) for word in words.split(",")]
+        known = {name for name in names if name is not None}
+        if not site or len(known) < len(names):
+            raise MixmflError(
+                f"--hold {option!r}: needed is SITE:MODALITY[,MODALITY], each modality once; "
+                f"known are {', '.join(modalities.names)}"
+            )
+        if site in holds:
+            raise MixmflError(f"--hold {option!r}: site {site} is given twice; give all it holds")
+        holds[site] = tuple(sorted(known))
+    return holds
+
+
+def _read_labels(file: Path) -> "Labels":
+    from mixmfl.files import read_json
+    from mixmfl.labels import Labels
+
+    return Labels.from_dataset_json(read_json(file), str(file))
+
+
+def _tell(split: "Split", out: Path) -> None:
+    for site in split.sites:
+        print(
+            f"{site.name}: holds {', '.join(site.holds)}; {len(site.train)} to train on, "
+            f"{len(site.tests)} to test"
+        )
+    for count, meaning in (
+        (0, "no site: nobody trains it, and test cases go without it"),
+        (1, "one site only: there is nothing to average it with"),
+    ):
+        if rare := [name for name, holders in split.holders.items() if holders == count]:
+            print(f"{', '.join(rare)}: held by {meaning}")
+    _tell_left_out(split.left_out)
+    if split.unknown:
+        print(
+            f"{len(split.unknown)} subjects of the partition are not among the cases: "
+            f"{_shorten(split.unknown)}",
+            file=sys.stderr,
+        )
+    print(f"federation of {len(split.sites)} sites: {out} (split.json says which case is where)")
+
+
+def _tell_left_out(left_out: Mapping[str, str]) -> None:
+    by_reason = defaultdict(list)
+    for name, reason in left_out.items():
+        by_reason[reason].append(name)
+    for reason, names in sorted(by_reason.items()):
+        plural = "" if len(names) == 1 else "s"
+        print(f"left out {len(names)} case{plural}: {reason}: {_shorten(names)}")
+
+
+def _shorten(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+    return f"{shown}, …" if len(names) > NAMES_SHOWN else shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
