@@ -41,7 +41,7 @@ REFERENCE = "mdm"
 FOLD = "0"
 ALL = "all"
 """The one run of a method that is not trained at each site alone."""
-QUICK_ROUNDS, QUICK_STEPS = 12, 25
+QUICK_ROUNDS, QUICK_STEPS = 30, 10
 
 
 @dataclass(frozen=True)

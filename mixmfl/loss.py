@@ -1,9 +1,10 @@
-"""What a prediction is compared with."""
+"""What a prediction is compared with, and losses on features."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mixmfl.labels import Labels
 
@@ -31,3 +32,44 @@ def loss_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tensor]:
         torch.cat([torch.isin(item, region.to(item)) for region in members], dim=1)
         for item in classes
     ]
+
+
+def alignment(shared: Tensor, present: Tensor) -> Tensor:
+    """Return how far the shared features of a case's modalities are apart.
+
+    Per voxel the mean of ``1 - cos`` between each modality's feature and their mean direction,
+    over the cases that show two or more; 0 where none does.
+
+    Args:
+        shared: ``(B, M, C, *P)``
+        present: ``(B, M)`` bool.
+    """
+    several = present.sum(dim=1) > 1
+    if not several.any():
+        return shared.new_zeros(())
+    direction = functional.normalize(shared[several].float(), dim=2)
+    weight = present[several].float()
+    weight = weight.reshape(*weight.shape, *[1] * (shared.ndim - 2))
+    mean = functional.normalize((direction * weight).sum(dim=1, keepdim=True), dim=2)
+    apart = 1 - (direction * mean).sum(dim=2, keepdim=True)
+    return (apart * weight).sum() / (weight * torch.ones_like(apart)).sum()
+
+
+def separation(tailored: Tensor, shared: Tensor, present: Tensor) -> Tensor:
+    """Return how much the tailored features of images repeat their shared ones.
+
+    The mean squared correlation, over all images and voxels, between each channel of one and each
+    of the other: 0 where neither can be told linearly from the other, 1 where all are the same.
+
+    Args:
+        tailored: ``(B, M, C, *P)``
+        shared: ``(B, M, C_shared, *P)``
+        present: ``(B, M)`` bool.
+    """
+
+    def standardised(features: Tensor) -> Tensor:  # (B, M, C, *P) -> (V, C)
+        flat = features[present].float().movedim(1, -1).flatten(0, -2)
+        flat = flat - flat.mean(dim=0)
+        return flat / flat.norm(dim=0).clamp(min=1e-6)
+
+    return (standardised(tailored).T @ standardised(shared)).square().mean()

@@ -5,11 +5,14 @@ only which network it trains, what it trains on together, and what it switches o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from mixmfl.errors import DataError
-from mixmfl.memory import Memory
+from mixmfl.memory import Memory, Prototypes
 from mixmfl.plan import Plans, replace_settings
 
 
@@ -23,6 +26,7 @@ class Method:
             is exchanged; ``"pooled"``: one network on all cases at one place.
         network: Settings of the network that it replaces.
         training: Settings of training that it replaces.
+        uniform: Whether every site's word counts the same, however many cases it has.
         edit_memory: What an ablation makes of the memory after every round.
     """
 
@@ -30,6 +34,7 @@ class Method:
     sites: Literal["together", "alone", "pooled"] = "together"
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    uniform: bool = False
     edit_memory: Callable[[Memory], Memory] | None = None
 
     def apply(self, plans: Plans) -> Plans:
@@ -60,7 +65,66 @@ BASELINES = {
     "mdm": Method("as planned: tailored and shared encoders, and the memory as far as it helps"),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
 }
-ABLATIONS: dict[str, Method] = {}
+
+
+def _values(memory: Memory, change: Callable[[Prototypes], Prototypes]) -> Memory:
+    return {place: change(prototypes) for place, prototypes in memory.items()}
+
+
+def _no_values(memory: Memory) -> Memory:
+    """Return the memory with values of zero."""
+    return _values(memory, lambda p: replace(p, values=torch.zeros_like(p.values)))
+
+
+def _random_values(memory: Memory) -> Memory:
+    """Return the memory with random values of the true ones' size, the same in every round."""
+    return _values(memory, lambda p: replace(p, values=_noise_like(p.values)))
+
+
+def _random_keys(memory: Memory) -> Memory:
+    """Return the memory with random keys of the true ones' size, the same in every round."""
+    return _values(memory, lambda p: replace(p, keys=_noise_like(p.keys)))
+
+
+def _noise_like(rows: Tensor) -> Tensor:
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+
+
+_DEEP = {"compensation_levels": [-1, -2]}
+ABLATIONS = {
+    "no-shared": BASELINES["tailored"],
+    "no-tailored": Method(
+        "the shared stream alone", network={"tailored_width": 0, "compensation_levels": []}
+    ),
+    "gated": Method(
+        "a gated mean of the slots instead of their concatenation", network={"fusion": "gated"}
+    ),
+    "no-dropping": Method(
+        "no second look with modalities hidden", training={"modality_dropping": 0}
+    ),
+    "alignment": Method("shared features drawn together", training={"alignment": 0.1}),
+    "separation": Method("tailored features kept from shared ones", training={"separation": 1}),
+    "uniform": Method("every site's word counts the same", uniform=True),
+    "no-memory": Method("memory off", network={"compensation_levels": []}),
+    "memory": Method("memory at the two deepest levels", network=_DEEP),
+    **{
+        f"memory-level{level}": Method(
+            f"memory at level {level} alone, from the deepest",
+            network={"compensation_levels": [level]},
+        )
+        for level in (-1, -2, -3)
+    },
+    "memory-zero": Method("its values zero", network=_DEEP, edit_memory=_no_values),
+    "memory-random-values": Method("its values random", network=_DEEP, edit_memory=_random_values),
+    "memory-random-keys": Method("its keys random", network=_DEEP, edit_memory=_random_keys),
+    "memory-slow": Method(
+        "earlier batches of a round count in full", network=_DEEP, training={"memory_decay": 1}
+    ),
+    "memory-fast": Method(
+        "earlier batches of a round count for half", network=_DEEP, training={"memory_decay": 0.5}
+    ),
+}
 ALL = {**BASELINES, **ABLATIONS}
 GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
 SITE = "+site"

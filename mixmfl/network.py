@@ -3,6 +3,7 @@
 ``P`` stands for the patch's axes, (Y, X) or (Z, Y, X). Level 0 is full resolution.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,19 +24,22 @@ from mixmfl.plan import NetworkSettings, Plans
 
 @dataclass(frozen=True)
 class Encoding:
-    """What both streams see in the modalities at hand, a list entry per level.
+    """What a network sees in the modalities at hand, a list entry per level.
 
     Attributes:
-        tailored: ``(B, M, C_tailored, *P)``; what an absent modality holds is zero. Empty where
-            the network has no such stream.
-        shared: ``(B, M, C_shared, *P)``, likewise. A stacked network has one map for all
-            modalities, ``(B, C, *P)``.
-        present: ``(B, M)`` bool.
+        tailored: ``(B, M, C_tailored, *P)``; zero where a modality is absent. Empty where the
+            network has no such stream.
+        shared: ``(B, M, C_shared, *P)``, likewise. A stacked network keeps the images here.
+        present: ``(B, M)`` bool; what is not present is not looked at by ``decode``.
     """
 
     tailored: list[Tensor]
     shared: list[Tensor]
     present: Tensor
+
+    def showing(self, shown: Tensor) -> "Encoding":
+        """Return the encoding as if only ``shown``, ``(B, M)`` bool, were at hand."""
+        return dataclasses.replace(self, present=self.present & shown)
 
 
 class SegmentationNet(nn.Module, ABC):
@@ -99,17 +103,18 @@ class StackedNet(SegmentationNet):
         _initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
-        """Encode all modalities as one image; its features come as the shared ones."""
-        at_hand = _over(present, images.ndim)
-        return Encoding([], self.encoder(torch.where(at_hand, images, 0)), present)
+        """Keep the images: what they are encoded to depends on which others are shown."""
+        return Encoding([], [images], present)
 
     def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
-        """Decode; memory is not looked at."""
-        return self.decoder(encoding.shared)
+        """Run the U-Net; memory is not looked at."""
+        (images,) = encoding.shared
+        at_hand = _over(encoding.present, images.ndim)
+        return self.decoder(self.encoder(torch.where(at_hand, images, 0)))
 
 
 class MDMNet(SegmentationNet):
-    """Modality-decoupled U-Net: tailored and shared encoders, memory, slot fusion, one decoder.
+    """Modality-decoupled U-Net: tailored and shared encoders, memory, fusion, one decoder.
 
     After the idea of MDM-MixMFL (Hu et al., arXiv 2509.02541); the building blocks are those of
     nnU-Net's plain convolutional U-Net, and the forms of fusion and read-out are our choice.
@@ -137,7 +142,12 @@ class MDMNet(SegmentationNet):
         planned = resolve_architecture(architecture)
         decoder_convs = planned.pop("n_conv_per_stage_decoder")
         features = list(planned["features_per_stage"])
+        if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
+            raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
+        self.modalities = tuple(modalities)
+        self.temperature = settings.temperature
         levels = len(features)
+        self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
         def encoder(width: float) -> PlainConvEncoder:
             scaled = [_scaled(width, channels) for channels in features]
@@ -145,21 +155,18 @@ class MDMNet(SegmentationNet):
                 1, **{**planned, "features_per_stage": scaled}, return_skips=True
             )
 
-        if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
-            raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
-        self.modalities = tuple(modalities)
-        self.temperature = settings.temperature
-        self.compensated = frozenset(level % levels for level in settings.compensation_levels)
         self.tailored = nn.ModuleDict()
         if settings.tailored_width:
             self.tailored.update({name: encoder(settings.tailored_width) for name in modalities})
         self.shared = encoder(settings.shared_width) if settings.shared_width else None
         self.fusion = nn.ModuleList(
-            SlotFusion(
+            Fusion(
+                len(modalities),
                 _scaled(settings.tailored_width, channels),
                 _scaled(settings.shared_width, channels),
                 channels,
                 planned,
+                gated=settings.fusion == "gated",
             )
             for channels in features
         )
@@ -179,10 +186,10 @@ class MDMNet(SegmentationNet):
         if self.shared is not None:
             shared.put(self.shared(images[row, slot][:, None]), row, slot)
         for modality, encoder in self.tailored.items():
-            index = self.modalities.index(modality)
-            rows = row[slot == index]
-            if len(rows):
-                tailored.put(encoder(images[rows, index][:, None]), rows, slot[slot == index])
+            mine = slot == self.modalities.index(modality)
+            if mine.any():
+                features = encoder(images[row[mine], slot[mine]][:, None])
+                tailored.put(features, row[mine], slot[mine])
         return Encoding(tailored.levels, shared.levels, present)
 
     def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
@@ -195,38 +202,37 @@ class MDMNet(SegmentationNet):
         skips = []
         for level, fusion in enumerate(self.fusion):
             slots = encoding.tailored[level] if encoding.tailored else None
-            shared = None
+            shared, recalled = None, None
             if encoding.shared:
                 seen = encoding.shared[level]
-                shared = seen.sum(dim=1) / _over(present.sum(dim=1), seen.ndim - 1)
-            remembered = torch.zeros_like(present)
-            if level in self.compensated and slots is not None and shared is not None:
-                slots, remembered = self._compensate(level, slots, shared, present, memory)
-            skips.append(fusion(slots, shared, present, remembered))
+                share = present / present.sum(dim=1, keepdim=True)
+                shared = (seen * _over(share, seen.ndim)).sum(dim=1)  # (B, C_shared, *P)
+                if level in self.compensated and slots is not None:
+                    recalled = self.recall_absent(level, slots, shared, present, memory)
+            skips.append(fusion(slots, present, shared, recalled))
         return self.decoder(skips)
 
-    def _compensate(
+    def recall_absent(
         self, level: int, slots: Tensor, shared: Tensor, present: Tensor, memory: Memory
-    ) -> tuple[Tensor, Tensor]:
-        """Return the slots with those of absent modalities read from memory, and which these are.
+    ) -> Tensor:
+        """Return what memory tells of absent modalities, ``(B, M, C_tailored, *P)``, else zero.
 
         Args:
             level: Of the encoders.
-            slots: ``(B, M, C_tailored, *P)``
+            slots: ``(B, M, C_tailored, *P)``; only its shape counts.
             shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
             present: ``(B, M)`` bool.
-            memory: Where a modality is not in it, its slot stays empty.
+            memory: Of the federation; of a modality that it lacks it tells nothing.
         """
-        remembered = torch.zeros_like(present)
+        recalled = torch.zeros_like(slots)
         for index, modality in enumerate(self.modalities):
             # This is what happens when a case has no T2: its slot is read from memory.
             rows = (~present[:, index]).nonzero()[:, 0]
             if len(rows) and can_recall(memory, modality, level):
                 read = recall(shared[rows], memory[modality, level], self.temperature)
                 slot = torch.full_like(rows, index)
-                slots = slots.index_put((rows, slot), read.to(slots.dtype))
-                remembered[rows, index] = True
-        return slots, remembered
+                recalled = recalled.index_put((rows, slot), read.to(slots.dtype))
+        return recalled
 
 
 _DECODER_READS = (
@@ -253,35 +259,44 @@ class _Slots:
         if not self.levels:
             self.levels = [f.new_zeros((*self.shape, *f.shape[1:])) for f in features]
         for level, found in zip(self.levels, features, strict=True):
-            level[rows, slots] = found
+            level[rows, slots] = found.to(level.dtype)
 
 
-class SlotFusion(nn.Module):
+class Fusion(nn.Module):
     """Fuse one slot per modality and the mean shared feature into one feature map.
 
-    A gated mean: at every voxel each slot gets a score, slots that are neither measured nor
-    remembered none, and a softmax over the slots weighs them. So one modality and four give
-    features of one scale, and the order of modalities does not matter.
+    Concatenated, in the order of the modalities, or in the gated form as a mean of the slots,
+    weighed at every voxel by a softmax over those at hand. An absent modality's slot is empty, or
+    holds what memory recalls times a trust that training finds out and that is 0 at first.
     """
 
-    def __init__(self, tailored: int, shared: int, fused: int, planned: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        modalities: int,
+        tailored: int,
+        shared: int,
+        fused: int,
+        planned: Mapping[str, Any],
+        *,
+        gated: bool,
+    ) -> None:
         """Build it with random weights.
 
         Args:
+            modalities: How many slots there are.
             tailored: Channels of a slot; 0: there are no slots.
             shared: Channels of the shared feature; 0: there is none.
             fused: Channels of the result.
             planned: nnU-Net's planned operators.
+            gated: The form.
         """
         super().__init__()
-        self.score = planned["conv_op"](tailored, 1, 1) if tailored else nn.Identity()
-        # what being remembered adds to a slot's score; at -2 a memory weighs an eighth of a
-        # measurement until training finds out what it is worth
-        self.trust = nn.Parameter(torch.tensor(-2.0))
+        self.score = planned["conv_op"](tailored, 1, 1) if gated and tailored else None
+        self.trust = nn.Parameter(torch.zeros(()))
         self.mix = StackedConvBlocks(
             1,
             planned["conv_op"],
-            tailored + shared,
+            (1 if gated else modalities) * tailored + shared,
             fused,
             1,
             1,
@@ -289,29 +304,32 @@ class SlotFusion(nn.Module):
         )
 
     def forward(
-        self, slots: Tensor | None, shared: Tensor | None, measured: Tensor, remembered: Tensor
+        self,
+        slots: Tensor | None,
+        present: Tensor,
+        shared: Tensor | None,
+        recalled: Tensor | None,
     ) -> Tensor:
         """Return the fused feature map ``(B, C_fused, *P)``.
 
         Args:
             slots: ``(B, M, C_tailored, *P)``, or None without a tailored stream.
+            present: ``(B, M)`` bool, at least one True per row; other slots are not looked at.
             shared: ``(B, C_shared, *P)``, or None without a shared stream.
-            measured: ``(B, M)`` bool, at least one True per row.
-            remembered: ``(B, M)`` bool, never True where ``measured`` is.
+            recalled: ``(B, M, C_tailored, *P)``, zero where ``present``; or None.
         """
-        streams = [] if shared is None else [shared]
+        parts = [] if shared is None else [shared]
         if slots is not None:
-            streams.insert(0, self._pool(slots, measured, remembered))
-        return self.mix(torch.cat(streams, dim=1))
-
-    def _pool(self, slots: Tensor, measured: Tensor, remembered: Tensor) -> Tensor:
-        """Return the gated mean of the slots, ``(B, C_tailored, *P)``."""
-        batch, count = measured.shape
-        score = self.score(slots.flatten(0, 1)).unflatten(0, (batch, count))  # (B, M, 1, *P)
-        score = score + _over(self.trust * remembered, score.ndim)
-        score = score.masked_fill(~_over(measured | remembered, score.ndim), float("-inf"))
-        weight = torch.softmax(score, dim=1)
-        return (weight * slots).sum(dim=1)
+            at_hand = _over(present, slots.ndim)
+            weight = at_hand.to(slots.dtype)
+            if self.score is not None:
+                score = self.score(slots.flatten(0, 1)).unflatten(0, present.shape)
+                weight = score.masked_fill(~at_hand, -torch.inf).softmax(dim=1)
+            filled = weight * slots
+            if recalled is not None:
+                filled = filled + self.trust * recalled
+            parts.append(filled.flatten(1, 2) if self.score is None else filled.sum(dim=1))
+        return self.mix(torch.cat(parts, dim=1))
 
 
 def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNet:

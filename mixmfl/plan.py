@@ -26,14 +26,16 @@ RANGES = {
     "weight_decay": (0, math.inf),
     "foreground_share": (0, 1),
     "modality_dropping": (0, 1),
+    "alignment": (0, math.inf),
+    "separation": (0, math.inf),
     "memory_decay": (0, 1),
+    "personal_share": (0, 1),
 }
 
 # the words that a setting may be
 CHOICES = {
     "form": ("decoupled", "stacked"),
-    "fusion": ("gated", "concatenated"),
-    "site_weights": ("cases", "uniform"),
+    "fusion": ("concatenated", "gated"),
 }
 
 T = TypeVar("T")
@@ -68,7 +70,7 @@ class NetworkSettings:
         tailored_width: Channels of a tailored encoder, as a share of the planned channels; 0:
             there is none.
         shared_width: Channels of the shared encoder, likewise.
-        fusion: How slots become one: ``"gated"`` mean, or ``"concatenated"``.
+        fusion: How slots become one: ``"concatenated"``, or a ``"gated"`` mean.
         compensation_levels: Encoder levels at which the memory stands in for absent modalities;
             0 is full resolution, -1 the deepest. At the others absent modalities are left out.
         temperature: Of the attention over prototypes; cosine similarities are divided by it.
@@ -93,14 +95,20 @@ class TrainingSettings:
         weight_decay: Of AdamW.
         gradient_norm: Gradients are clipped to this norm (nnU-Net: 12).
         foreground_share: Share of a batch whose patch is centred on foreground (nnU-Net: 1/3).
-        modality_dropping: Probability that a case is shown with some of its modalities hidden,
-            every non-empty proper subset being equally likely.
+        modality_dropping: Probability that the second look at a case is with some of its
+            modalities hidden, every non-empty proper subset being equally likely; 0: there is no
+            second look.
+        alignment: Weight of the loss that draws the shared features of a case's modalities
+            together; 0: there is none. See ``loss.alignment``.
+        separation: Weight of the loss that keeps tailored features from repeating the shared
+            ones, likewise. See ``loss.separation``.
         memory_decay: What a modality's earlier batches of a round still count for in the site's
             prototypes, per later batch that shows it: features drift while the encoders learn.
         validate_every: Rounds between two validations; the last round is always validated.
         keep_every: Rounds between two states that are kept for good, beside last and best.
         personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its own copy.
         personal_learning_rate: Of AdamW in the first of these; falls as that of a run does.
+        personal_share: How far the copy goes from the model of all to the fine-tuned weights.
     """
 
     rounds: int
@@ -110,11 +118,14 @@ class TrainingSettings:
     gradient_norm: float
     foreground_share: float
     modality_dropping: float
+    alignment: float
+    separation: float
     memory_decay: float
     validate_every: int
     keep_every: int
     personal_rounds: int
     personal_learning_rate: float
+    personal_share: float
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,14 @@ class Batch:
     Attributes:
         images: ``(B, M, *P)``, z-scored; zero where a modality is absent.
         present: ``(B, M)`` bool, at least one True per row.
+        shown: ``(B, M)`` bool, at least one True per row and only where ``present`` is: what the
+            second look at the batch is given.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
     """
 
     images: Tensor
     present: Tensor
+    shown: Tensor
     classes: list[Tensor]
 
 
@@ -44,7 +47,7 @@ def seed_of(seed: int, round_number: int, site: str, step: int) -> list[int]:
 def choose_modalities(
     available: Sequence[str], dropping: float, generator: np.random.Generator
 ) -> tuple[str, ...]:
-    """Return the modalities to show of a case: all, or with probability ``dropping`` fewer.
+    """Return what the second look is given: all, or with probability ``dropping`` fewer.
 
     Then every non-empty proper subset is equally likely, so that every subset that a site can
     form is trained. A single modality is never dropped.
@@ -101,29 +104,35 @@ class Batches(Dataset[Batch]):
                 for index, case in enumerate(picked)
             ]
         return Batch(
-            torch.stack([images for images, _, _ in items]),
-            torch.stack([present for _, present, _ in items]),
-            [torch.stack(classes) for classes in zip(*(c for _, _, c in items), strict=True)],
+            torch.stack([item[0] for item in items]),
+            torch.stack([item[1] for item in items]),
+            torch.stack([item[2] for item in items]),
+            [torch.stack(classes) for classes in zip(*(item[3] for item in items), strict=True)],
         )
 
     def _sample(
         self, case: StoredCase, foreground: bool, generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
         box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
-        images = crop_and_pad_nd(case.images, box, 0)[[case.modalities.index(m) for m in shown]]
+        images = crop_and_pad_nd(case.images, box, 0)
         classes = crop_and_pad_nd(case.labels, box, -1)
         if len(self.patch_size) == 2:  # the box is one slice thick
             images, classes = images[:, 0], classes[:, 0]
-        augment = training_transforms(self.patch_size, self.strides, len(shown), self.masked)
+        augment = training_transforms(
+            self.patch_size, self.strides, len(case.modalities), self.masked
+        )
         augmented = augment(
             image=torch.from_numpy(images).float(), segmentation=torch.from_numpy(classes).short()
         )
-        present = torch.tensor([m in shown for m in self.modalities])
         placed = torch.zeros((len(self.modalities), *augmented["image"].shape[1:]))
-        for channel, modality in enumerate(shown):
+        for channel, modality in enumerate(case.modalities):
             placed[self.modalities.index(modality)] = augmented["image"][channel]
-        return placed, present, augmented["segmentation"]
+        present, seen = (
+            torch.tensor([name in names for name in self.modalities])
+            for names in (case.modalities, shown)
+        )
+        return placed, present, seen, augmented["segmentation"]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
-from mixmfl.loss import loss_targets
+from mixmfl.loss import alignment, loss_targets, separation
 from mixmfl.memory import (
     Memory,
     Prototypes,
@@ -60,6 +60,9 @@ def train_locally(
 ) -> Trained:
     """Take one gradient step per batch, changing ``network`` in place.
 
+    A batch is encoded once and decoded twice: from all modalities at hand, and from those that
+    the batch shows in its second look. The loss is the mean of both.
+
     Args:
         network: With the round's weights, on ``device``.
         memory: Of the federation; read for absent and hidden modalities, not changed.
@@ -99,8 +102,16 @@ def train_locally(
         classes = [item.to(device) for item in batch.classes]
         with torch.autocast(device.type, dtype=torch.float16, enabled=mixed):
             encoding = network.encode(images, present)
-            logits = network.decode(encoding, memory)
-            loss = compare(logits, loss_targets(classes, plans.labels))
+            targets = loss_targets(classes, plans.labels)
+            loss = compare(network.decode(encoding, memory), targets)
+            if not torch.equal(batch.shown, batch.present):
+                hiding = network.decode(encoding.showing(batch.shown.to(device)), memory)
+                loss = (loss + compare(hiding, targets)) / 2
+            if settings.alignment and encoding.shared:
+                loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
+            if settings.separation and encoding.tailored and encoding.shared:
+                apart = separation(encoding.tailored[-1], encoding.shared[-1], present)
+                loss = loss + settings.separation * apart
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)

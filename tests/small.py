@@ -73,11 +73,14 @@ def small_plans(
         gradient_norm=12.0,
         foreground_share=0.33,
         modality_dropping=0.5,
+        alignment=0.0,
+        separation=0.0,
         memory_decay=0.9,
         validate_every=1,
         keep_every=100,
         personal_rounds=2,
         personal_learning_rate=1e-3,
+        personal_share=0.5,
     )
     return Plans(
         tuple(modalities),
@@ -93,7 +96,7 @@ def small_plans(
             },
             "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
         },
-        NetworkSettings("decoupled", 0.5, 0.5, "gated", (-1,), 0.1),
+        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1),
         dataclasses.replace(defaults, **training),  # type: ignore[arg-type]
     )
 
