@@ -23,7 +23,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo test slow check format clean
+.PHONY: help install develop demo benchmark test slow check format clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
@@ -34,6 +34,14 @@ develop: $(DEVELOPED) ## the same with tests and tools, running from this checko
 
 demo: install ## the main job on simulated data; ends with a table and a page
 	$(BIN)/mixmfl_demo -o demo
+
+benchmark: install ## compare the methods on the phantom's three settings; an hour on two cores
+	for setting in mix-modal multi-modal cross-modal; do \
+	folder=benchmark/$$setting && \
+	$(BIN)/mixmfl_demo_data -o $$folder/federation --setting $$setting --spacing 4 --tests 4 && \
+	$(BIN)/mixmfl_plan_preprocess -i $$folder/federation -o $$folder/work --preset phantom -c 2d && \
+	$(BIN)/mixmfl_benchmark -i $$folder/work -o $$folder/out --methods baselines,mdm+site || exit 1; \
+	done
 
 test: develop ## the tests, without those marked slow or gpu
 	$(BIN)/pytest

@@ -17,12 +17,12 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Prototypes of one modality at one level, a row per class.
+    """Prototypes of one modality at one level: for every class as many rows as are planned.
 
     Attributes:
         keys: ``(K, C_shared)`` mean shared features.
         values: ``(K, C_tailored)`` mean tailored features.
-        counts: ``(K,)`` voxels behind each row; 0: the class was never seen and the row is zero.
+        counts: ``(K,)`` voxels behind each row; 0: it was never seen and the row is zero.
     """
 
     keys: Tensor
@@ -38,19 +38,35 @@ Memory = Mapping[tuple[str, int], Prototypes]
 """Prototypes by modality and encoder level."""
 
 
-def observe(shared: Tensor, tailored: Tensor, classes: Tensor, num_classes: int) -> Prototypes:
+def observe(
+    shared: Tensor,
+    tailored: Tensor,
+    classes: Tensor,
+    num_classes: int,
+    per_class: int = 1,
+    before: Prototypes | None = None,
+) -> Prototypes:
     """Return the prototypes of one batch.
+
+    With several per class a voxel belongs to that of its class whose key in ``before`` is
+    nearest, as in k-means, once all of these are known; until then its image decides.
 
     Args:
         shared: ``(B, C_shared, *P)`` features of one modality.
         tailored: ``(B, C_tailored, *P)`` features of the same images.
         classes: ``(B, *P)`` integer class of each voxel at this level; a class outside
             ``0 … num_classes - 1`` (the ignore label) is left out.
-        num_classes: K.
+        num_classes: How many there are.
+        per_class: Prototypes of each; K is ``num_classes`` times this, class by class.
+        before: Of the federation's memory.
     """
     flat = classes.flatten().long()
     known = (flat >= 0) & (flat < num_classes)
-    membership = functional.one_hot(flat[known], num_classes).to(shared.dtype)  # (V, K)
+    row = flat[known] * per_class
+    if per_class > 1:
+        image = torch.arange(len(classes), device=flat.device).repeat_interleave(classes[0].numel())
+        row = row + _nearest(shared, known, flat, image % per_class, per_class, before)
+    membership = functional.one_hot(row, num_classes * per_class).to(shared.dtype)  # (V, K)
     counts = membership.sum(dim=0)
     share = membership / counts.clamp(min=1)
 
@@ -58,6 +74,27 @@ def observe(shared: Tensor, tailored: Tensor, classes: Tensor, num_classes: int)
         return share.T @ features.movedim(1, -1).flatten(0, -2)[known]
 
     return Prototypes(mean(shared), mean(tailored), counts)
+
+
+def _nearest(
+    shared: Tensor,
+    known: Tensor,
+    classes: Tensor,
+    otherwise: Tensor,
+    per_class: int,
+    before: Prototypes | None,
+) -> Tensor:
+    """Return for each known voxel which prototype of its class is nearest, ``(V,)``."""
+    chosen = otherwise[known]
+    if before is None:
+        return chosen
+    # (classes, per_class, C_shared)
+    keys = before.keys.reshape(-1, per_class, before.keys.shape[1])
+    complete = (before.counts.reshape(-1, per_class) > 0).all(dim=1)
+    features = shared.movedim(1, -1).flatten(0, -2)[known].to(keys.dtype)
+    of_class = classes[known]
+    apart = torch.cdist(features[:, None], keys[of_class])[:, 0]  # (V, per_class)
+    return torch.where(complete[of_class], apart.argmin(dim=1), chosen)
 
 
 def fade(prototypes: Prototypes, share: float) -> Prototypes:

@@ -106,7 +106,6 @@ ABLATIONS = {
     "alignment": Method("shared features drawn together", training={"alignment": 0.1}),
     "separation": Method("tailored features kept from shared ones", training={"separation": 1}),
     "uniform": Method("every site's word counts the same", uniform=True),
-    "no-memory": Method("memory off", network={"compensation_levels": []}),
     "memory": Method("memory at the two deepest levels", network=_DEEP),
     **{
         f"memory-level{level}": Method(
@@ -115,6 +114,9 @@ ABLATIONS = {
         )
         for level in (-1, -2, -3)
     },
+    "memory-prototypes4": Method(
+        "four prototypes per class instead of one", network={**_DEEP, "prototypes": 4}
+    ),
     "memory-zero": Method("its values zero", network=_DEEP, edit_memory=_no_values),
     "memory-random-values": Method("its values random", network=_DEEP, edit_memory=_random_values),
     "memory-random-keys": Method("its keys random", network=_DEEP, edit_memory=_random_keys),

@@ -73,6 +73,7 @@ class NetworkSettings:
         fusion: How slots become one: ``"concatenated"``, or a ``"gated"`` mean.
         compensation_levels: Encoder levels at which the memory stands in for absent modalities;
             0 is full resolution, -1 the deepest. At the others absent modalities are left out.
+        prototypes: Per modality, level and class.
         temperature: Of the attention over prototypes; cosine similarities are divided by it.
     """
 
@@ -81,6 +82,7 @@ class NetworkSettings:
     shared_width: float
     fusion: str
     compensation_levels: tuple[int, ...]
+    prototypes: int
     temperature: float
 
 

@@ -118,7 +118,7 @@ def train_locally(
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
-        observed = _observe_batch(network, encoding, classes[0], len(plans.labels.values))
+        observed = _observe_batch(network, encoding, classes[0], plans, memory)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -140,7 +140,7 @@ def train_locally(
 
 @torch.no_grad()
 def _observe_batch(
-    network: SegmentationNet, encoding: Encoding, classes: Tensor, num_classes: int
+    network: SegmentationNet, encoding: Encoding, classes: Tensor, plans: Plans, memory: Memory
 ) -> dict[tuple[str, int], Prototypes]:
     """Return the prototypes that a batch shows, of the modalities at hand in it."""
     observed = {}
@@ -154,7 +154,9 @@ def _observe_batch(
                     shared[rows, index].float(),
                     tailored[rows, index].float(),
                     at_level[rows],
-                    num_classes,
+                    len(plans.labels.values),
+                    plans.network.prototypes,
+                    memory.get((modality, level)),
                 )
     return observed
 

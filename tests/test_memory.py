@@ -47,6 +47,22 @@ def test_observing_several_cases_of_several_dimensions_agrees_with_a_loop() -> N
         assert found.counts[index] == inside.sum()
 
 
+def test_several_prototypes_of_a_class_gather_what_is_near_their_keys() -> None:
+    shared = tensor([[[1.0, 9.0]], [[2.0, 11.0]]])  # two images of two voxels
+    tailored, classes = shared * 10, tensor([[0, 0], [0, 0]])
+    by_image = observe(shared, tailored, classes, 2, per_class=2)
+    assert by_image.keys.tolist() == [[5.0], [6.5], [0.0], [0.0]]
+    assert by_image.counts.tolist() == [2.0, 2.0, 0.0, 0.0]
+    before = prototypes([[0.0], [10.0], [0.0], [0.0]], [[0.0]] * 4, [5.0, 5.0, 0.0, 0.0])
+    by_key = observe(shared, tailored, classes, 2, per_class=2, before=before)
+    assert by_key.keys.tolist() == [[1.5], [10.0], [0.0], [0.0]]
+    assert by_key.values.tolist() == [[15.0], [100.0], [0.0], [0.0]]
+    half_known = prototypes([[0.0], [10.0], [0.0], [0.0]], [[0.0]] * 4, [5.0, 0.0, 0.0, 0.0])
+    assert torch.equal(
+        observe(shared, tailored, classes, 2, per_class=2, before=half_known).keys, by_image.keys
+    )
+
+
 def test_merging_weighs_by_counts_and_leaves_unseen_classes_zero() -> None:
     merged = merge_prototypes(
         [

@@ -24,7 +24,7 @@ def some_memory(network: SegmentationNet, modalities: tuple[str, ...] = MODALITI
     return {
         (name, level): Prototypes(
             torch.randn(3, 4, generator=generator),
-            torch.randn(3, 8, generator=generator),
+            torch.randn(3, 4, generator=generator),
             torch.ones(3),
         )
         for name in modalities
@@ -71,10 +71,8 @@ def test_what_an_absent_modality_holds_does_not_change_a_bit(
 def test_encoders_of_absent_modalities_are_not_computed() -> None:
     network = build("2d", (16, 16))
     ran: list[str] = []
-    for name, stream in network.tailored.items():
-        stream.get_submodule("encoder").register_forward_hook(
-            lambda *_, name=name: ran.append(name)
-        )
+    for name, encoder in network.tailored.items():
+        encoder.register_forward_hook(lambda *_, name=name: ran.append(name))
     network(torch.randn(2, 3, 16, 16), presence("t1", "t1+flair"), some_memory(network))
     assert sorted(ran) == ["flair", "t1"]
 
@@ -100,10 +98,15 @@ def test_memory_stands_in_for_absent_modalities_and_only_for_them() -> None:
     assert torch.equal(without, network(images, lacking, of_t1_alone))
 
 
-def test_the_order_of_modalities_changes_nothing() -> None:
-    network = build("2d", (16, 16)).eval()
+def test_the_order_of_modalities_changes_nothing_in_the_gated_form() -> None:
+    # concatenation has an order: that of the plans, which is alphabetical however sites have it
     turned = ("t2", "flair", "t1")
-    other = build_network(small_plans(modalities=turned), "2d", seed=5).eval()
+    plans, others = (
+        replace_settings(small_plans(modalities=names), {"fusion": "gated"}, {})
+        for names in (MODALITIES, turned)
+    )
+    network = build_network(plans, "2d", 0).eval()
+    other = build_network(others, "2d", 5).eval()
     load_state(other, network_state(network))
     images, present = torch.randn(2, 3, 16, 16), presence("t1+t2", "flair")
     memory = some_memory(network)
@@ -131,41 +134,50 @@ def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
     assert not torch.allclose(second, network(images, torch.ones_like(shown), memory), atol=1e-2)
 
 
-def fusion_of_two_channels(*, gated: bool) -> Fusion:
+def fusion_of(*, gated: bool, seen: list[Tensor]) -> Fusion:
+    """Return a fusion of three slots of one channel; ``seen`` gets what its last block is given."""
     planned = nnunet.resolve_architecture(
         small_plans().configuration("2d")["architecture"]["arch_kwargs"]
     )
-    fusion = Fusion(2, planned, gated=gated)
-    fusion.norm, fusion.nonlin = torch.nn.Identity(), torch.nn.Identity()
+    fusion = Fusion(3, 1, 2, 4, planned, gated=gated)
+    fusion.mix.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     return fusion
 
 
-def test_what_is_at_hand_is_summed_and_what_is_recalled_counts_by_its_trust() -> None:
-    fusion = fusion_of_two_channels(gated=False)
-    slots = torch.ones(1, 3, 2, 4, 4) * torch.tensor([3.0, 5.0, 100.0]).reshape(1, 3, 1, 1, 1)
-    shared, recalled = torch.full((1, 2, 4, 4), 10.0), torch.full((1, 2, 4, 4), 8.0)
+def levels(*values: float) -> Tensor:
+    """Return maps ``(1, n, 8, 8)`` that are constant."""
+    return torch.ones(1, len(values), 8, 8) * torch.tensor(values).reshape(1, -1, 1, 1)
+
+
+def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled() -> None:
+    seen: list[Tensor] = []
+    fusion = fusion_of(gated=False, seen=seen)
+    slots, shared = levels(3.0, 5.0, 100.0)[:, :, None], levels(1.0, 2.0)
     at_hand = presence("flair+t1")  # t2, which holds 100, is absent
-    assert (fusion(slots, at_hand, shared, None) == 3 + 5 + 10).all()
-    assert (fusion(slots, at_hand, shared, recalled) == 18).all()  # trust is 0 at first
+    recalled = levels(0.0, 0.0, 8.0)[:, :, None]
+    fusion(slots, at_hand, shared, None)
+    fusion(slots, at_hand, shared, recalled)  # trust is 0 at first
     with torch.no_grad():
         fusion.trust.fill_(0.5)
-    assert (fusion(slots, at_hand, shared, recalled) == 18 + 4).all()
-    assert (fusion(None, at_hand, shared, None) == 10).all()
-    assert (fusion(slots, at_hand, None, None) == 8).all()
+    fusion(slots, at_hand, shared, recalled)
+    assert torch.equal(seen[0], levels(1.0, 2.0, 3.0, 5.0, 0.0))
+    assert torch.equal(seen[1], seen[0])
+    assert torch.equal(seen[2], levels(1.0, 2.0, 3.0, 5.0, 4.0))
 
 
 def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
-    fusion = fusion_of_two_channels(gated=True)
+    seen: list[Tensor] = []
+    fusion = fusion_of(gated=True, seen=seen)
     assert isinstance(fusion.score, torch.nn.Conv2d)
     assert fusion.score.bias is not None
     with torch.no_grad():
-        fusion.score.weight.fill_(0.5)  # the score of a slot that is v everywhere is v
+        fusion.score.weight.fill_(1.0)  # the score of a slot is what it holds
         fusion.score.bias.zero_()
-    slots = torch.ones(1, 3, 2, 4, 4) * torch.tensor([1.0, 2.0, 100.0]).reshape(1, 3, 1, 1, 1)
+    slots = levels(1.0, 2.0, 100.0)[:, :, None]
+    fusion(slots, presence("flair+t1"), levels(7.0, 7.0), None)
     first, second = torch.exp(torch.tensor([1.0, 2.0]))
-    want = (first * 1 + second * 2) / (first + second)
-    got = fusion(slots, presence("flair+t1"), None, None)
-    assert torch.allclose(got, want.expand_as(got))
+    want = ((first * 1 + second * 2) / (first + second)).item()
+    assert torch.allclose(seen[0], levels(7.0, 7.0, want))
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:
@@ -206,7 +218,8 @@ def test_the_planned_memory_is_that_of_the_features_really_kept(
         if isinstance(module, torch.nn.modules.conv._ConvNd):
             module.register_forward_hook(count)
     encoding = network.encode(torch.randn(1, 3, *patch), presence("t1+t2+flair"))
+    slots = sum(level.numel() for level in encoding.tailored)
     network.decode(encoding, {})
     planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
     estimate = nnunet.feature_map_size(patch, 3, len(LABELS.values), planned, plans.network)
-    assert estimate == pytest.approx(kept, rel=0.02)
+    assert estimate == pytest.approx(kept + slots, rel=0.02)

@@ -52,7 +52,7 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         ["t1", "t2"],
         LABELS,
         planner,
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1),
+        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1),
     )
     monkeypatch.setattr(nnunet, "_Planner", lambda name, *_: _plain_planner(name))
     theirs = nnunet.plan(
@@ -60,7 +60,7 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         ["t1", "t2"],
         LABELS,
         planner,
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1),
+        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1),
     )
     for name in ("2d", "3d_fullres"):
         one, other = ours["configurations"][name], theirs["configurations"][name]
@@ -103,8 +103,8 @@ def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> 
     planner = PlannerSettings(1.0, 32, 512, 320, None)
     sizes = []
     for settings in (
-        NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 0.1),
-        NetworkSettings("decoupled", 1, 1, "concatenated", (-1,), 0.1),
+        NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 1, 0.1),
+        NetworkSettings("decoupled", 1, 1, "concatenated", (-1,), 1, 0.1),
     ):
         plans = nnunet.plan(merged, ["t1", "t2"], LABELS, planner, settings)
         planned = plans["configurations"]["3d_fullres"]
