@@ -32,6 +32,7 @@ from mixmfl.jobs import Workers
 from mixmfl.methods import SITE, Method, find_method
 from mixmfl.model import Model, load_model
 from mixmfl.plan import Plans
+from mixmfl.recall_quality import recall_quality
 from mixmfl.rounds import RunSettings, Site
 from mixmfl.runs import Run, SiteRound, export_model, holds_run
 from mixmfl.subsets import Subset, all_subsets
@@ -281,12 +282,41 @@ def summarise(benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int]
     reference = REFERENCE if REFERENCE in scores.methods else scores.methods[0]
     files = [benchmark.out / name for name in ("cases.csv", "table.md", "subsets.png", "sites.png")]
     write_rows(rows, files[0])
-    write_text(
-        files[1], markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
-    )
+    page = markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
+    write_text(files[1], page + _memory_section(benchmark, scores))
     draw_subsets(scores, files[2])
     draw_sites(scores, files[3])
     return files
+
+
+def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
+    """Return what recall came to in the methods that have a memory, mean over their seeds."""
+    lines = []
+    for method in scores.methods:
+        found: dict[tuple[str, int], list[list[float]]] = {}
+        for seed in scores.seeds[method]:
+            for told in read_json(benchmark.folder(method, seed) / "memory.json")["recall"]:
+                numbers = [told[n] for n in ("accuracy", "error", "blind_error", "trust")]
+                found.setdefault((told["modality"], told["level"]), []).append(numbers)
+        for (modality, level), seeds in sorted(found.items()):
+            means = " | ".join(f"{mean:.2f}" for mean in np.mean(seeds, axis=0))
+            lines.append(f"| {method} | {modality} | {level} | {means} |")
+    if not lines:
+        return ""
+    head = [
+        "",
+        "## Memory",
+        "",
+        "| method | modality | level | right class | error | error of class-blind mean | trust |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    words = (
+        "Each modality of the test cases hidden in turn and recalled from the others. Right class: "
+        "share of a class's voxels whose nearest key is of that class, mean over classes. Error: "
+        "squared distance to the true tailored features as a share of that of zeros. Trust: what "
+        "the network multiplies recalled features by. Level 0 is full resolution."
+    )
+    return "\n".join([*head, *lines, "", words, ""])
 
 
 def _introduction(benchmark: Benchmark, scores: Scores) -> str:
@@ -335,13 +365,18 @@ def _score(
     """Score a method's models on the test cases of their sites; that it is done is written last."""
     rows: list[Row] = []
     loaded: dict[Path, Model] = {}
+    every: list[StoredCase] = []  # that one model for all sites is asked about
     for site, cases in test_cases(benchmark).items():
         file = files[site]
         if file not in loaded:
             loaded[file] = load_model(file, benchmark.device)
         for case in cases:
             rows += score_case(loaded[file], case, site, cost.method, cost.seed)
+        if len(set(files.values())) == 1:
+            every += cases
     folder = benchmark.folder(cost.method, cost.seed)
+    quality = recall_quality(loaded[files[site]], every) if every else []
+    write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
     sent = None if math.isnan(cost.sent_bytes) else cost.sent_bytes  # JSON has no NaN
     write_json(folder / "cost.json", {"sent_bytes": sent, "seconds": cost.seconds})
     write_rows(rows, folder / "scores.csv")

@@ -42,7 +42,8 @@ LAYERS = (
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window",
     ("wire train rounds model runs preprocess predict evaluate page picture subsets progress "
-     "phantom phantom_federation partition comparison comparison_page comparison_plots methods"),
+     "phantom phantom_federation partition comparison comparison_page comparison_plots methods "
+     "recall_quality"),
     "embedded cli",
     "benchmark",
 )  # fmt: skip
