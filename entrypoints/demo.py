@@ -27,7 +27,7 @@ hospitals with different modalities; none had all four. Here it segments cases o
 hospital that it never saw, from every subset of modalities."""
 
 # what identifies a demo: with other settings an old folder is set aside, not mixed with
-SETTINGS = {"version": 1, "seed": 0, "spacing_mm": 2.0, "preset": "demo", "configuration": "2d"}
+SETTINGS = {"version": 2, "seed": 0, "spacing_mm": 3.0, "preset": "demo", "configuration": "2d"}
 UNSEEN = "unseen"
 
 

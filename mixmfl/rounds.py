@@ -237,7 +237,11 @@ def personalization_task(
     """Return what a site is sent to make its own copy from: to train, and to validate."""
     trained = train_task(state, registrations[site])
     judged = validation_task(state, site, registrations)
-    return Message("personalize", judged.record, {**judged.tensors, **trained.tensors})
+    return Message(
+        "personalize",
+        {"round": state.round, "modalities": judged.record["modalities"]},
+        {**judged.tensors, **trained.tensors},
+    )
 
 
 @dataclass(frozen=True)
@@ -288,7 +292,7 @@ def personalize_at_site(
     weights = register(site).weights
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
-        step = Message("train", {"round": number}, tensors)
+        step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
         reply, optimizer = train_at_site(step, site, plans, own, optimizer)
         tensors = {**tensors, **select_blocks(reply.tensors, weights)}
     share = plans.training.personal_share
@@ -296,9 +300,10 @@ def personalize_at_site(
         name: torch.lerp(task.tensors[name], tensors[name], share)
         for name in select_blocks(task.tensors, weights)
     }
+    judge = dataclasses.replace(task, kind="validate")
     before, after = (
-        read_dice(validate_at_site(Message("validate", task.record, found), site, plans, settings))
-        for found in (task.tensors, {**task.tensors, **copy})
+        read_dice(validate_at_site(asked, site, plans, settings))
+        for asked in (judge, dataclasses.replace(judge, tensors={**task.tensors, **copy}))
     )
     return Personal(mean_dice([after]), mean_dice([before])), copy
 

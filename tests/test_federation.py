@@ -60,6 +60,21 @@ def test_the_same_seed_gives_equal_weights_and_another_seed_does_not(
     assert one == other
 
 
+def test_the_order_in_which_sites_are_given_changes_nothing(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    east = stored_site(tmp_path, "east", [("t2",), ("t1", "t2"), ("t1",)], plans, validation=1)
+    one = train_embedded(plans, [*sites, east], SETTINGS, "0", tmp_path / "a")
+    other = train_embedded(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
+    assert one.best_round == other.best_round
+    for mine, turned in zip(one.history, other.history, strict=True):
+        assert {site: told.loss for site, told in mine.items()} == {
+            site: told.loss for site, told in turned.items()
+        }
+    models = [(r.folder / "model.safetensors").read_bytes() for r in (one, other)]
+    assert models[0] == models[1]
+
+
 class _KilledError(Exception):
     """Stands for the process being killed."""
 

@@ -6,7 +6,7 @@ import pytest
 from small import small_plans
 
 from mixmfl.errors import PlansError
-from mixmfl.plan import Plans, load_preset, preset_names
+from mixmfl.plan import Plans, load_preset, preset_names, replace_settings
 
 
 def content() -> dict[str, Any]:
@@ -20,7 +20,7 @@ def test_plans_survive_their_file(tmp_path: Path) -> None:
 
 
 def test_every_shipped_preset_is_whole() -> None:
-    assert set(preset_names()) == {"default", "demo"}
+    assert set(preset_names()) == {"brats", "default", "demo", "phantom"}
     for name in preset_names():
         assert load_preset(name).training.rounds > 0
 
@@ -43,6 +43,10 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("network", "temperature"), True, "temperature: float is needed"),
         (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
         (("network", "temperature"), 0, "network: temperature: is 0; it must be above 0"),
+        (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
+        (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
+        (("network", "shared_width"), 0, "compensation_levels: a memory needs both streams"),
+        (("training", "personal_share"), 1.5, "personal_share: is 1.5; it must be from 0 to 1"),
         (("network", "compensation_levels"), [3], "2d has 3 levels, .* 3 is none of them"),
         (("training", "memory_decay"), 1.5, "memory_decay: is 1.5; it must be from 0 to 1"),
         (("network",), [], "network: an object with fields is needed"),
@@ -61,6 +65,21 @@ def test_plans_that_are_not_whole_are_refused(
         Plans.from_json(spoilt, "plans.json")
 
 
+def test_a_network_without_any_stream_is_refused() -> None:
+    nothing = {"tailored_width": 0, "shared_width": 0, "compensation_levels": []}
+    with pytest.raises(PlansError, match="tailored_width and shared_width are both 0"):
+        replace_settings(small_plans(), nothing, {})
+
+
+def test_replaced_settings_are_checked_as_if_read() -> None:
+    plans = replace_settings(small_plans(), {"fusion": "gated"}, {"rounds": 7})
+    assert (plans.network.fusion, plans.training.rounds) == ("gated", 7)
+    with pytest.raises(PlansError, match=r"unknown fields \['epochs'\]"):
+        replace_settings(small_plans(), {}, {"epochs": 7})
+    with pytest.raises(PlansError, match="rounds: is 0; it must be above 0"):
+        replace_settings(small_plans(), {}, {"rounds": 0})
+
+
 def test_a_missing_field_is_named() -> None:
     spoilt = content()
     del spoilt["training"]["learning_rate"]
@@ -74,7 +93,7 @@ def test_what_was_not_planned_cannot_be_asked_for() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(PlansError, match="there are default, demo"):
+    with pytest.raises(PlansError, match="there are brats, default, demo, phantom"):
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")
