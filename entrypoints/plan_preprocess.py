@@ -127,7 +127,7 @@ def _process(options: argparse.Namespace) -> int:
     labels = agree_on_labels({site.name: site.labels for site in sites})
 
     refused = {
-        **{f"site {site.name}": list(site.found.refused) for site in sites},
+        **{site.name: list(site.found.refused) for site in sites},
         **{f"tests of {site.name}": list(site.found.refused) for site in tests},
     }
     with cli.bars() as report, Workers(options.processes, report) as workers:
@@ -137,7 +137,7 @@ def _process(options: argparse.Namespace) -> int:
                 folder = options.out / "sites" / site.name
                 fingerprint, bad = fingerprint_site(site, folder, workers)
                 fingerprints.append(fingerprint)
-                refused[f"site {site.name}"] += bad
+                refused[site.name] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:
                 return _tell_refused(refused)
@@ -164,19 +164,20 @@ def _process(options: argparse.Namespace) -> int:
             spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
             size = " x ".join(map(str, planned["patch_size"]))
             print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
-        asked = [("site", site, options.out / "sites" / site.name) for site in sites]
-        asked += [("tests of", site, options.out / "tests" / site.name) for site in tests]
-        for what, site, folder in asked:
-            told = refused[f"{what} {site.name}"]
+        asked = [("", site, options.out / "sites" / site.name) for site in sites]
+        asked += [("tests of ", site, options.out / "tests" / site.name) for site in tests]
+        for kind, site, folder in asked:
+            told = refused[f"{kind}{site.name}"]
+            what = f"{kind or 'site '}{site.name}"
             for name in options.configurations:
                 if name not in plans.configurations:
-                    print(f"{what} {site.name}, {name}: not planned for these images")
+                    print(f"{what}, {name}: not planned for these images")
                     continue
                 came = preprocess_site(site, plans, name, folder, workers)
                 bad_names = {item.name for item in told}
                 told += [x for x in came.refused if x.name not in bad_names]
                 kept = f", {len(came.kept)} kept" if came.kept else ""
-                print(f"{what} {site.name}, {name}: {len(came.done)} cases preprocessed{kept}")
+                print(f"{what}, {name}: {len(came.done)} cases preprocessed{kept}")
     return _tell_refused(refused)
 
 
@@ -192,7 +193,7 @@ def _check_work(work: Path, sites: set[str]) -> None:
 
 def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     lines = [
-        f"  {site}, {item.name}: {item.reason}" for site, items in refused.items() for item in items
+        f"  {site}/{item.name}: {item.reason}" for site, items in refused.items() for item in items
     ]
     if not lines:
         return 0

@@ -277,8 +277,7 @@ def test_a_site_of_five_cases_with_tiny_lesions_learns_to_find_them(
         state, _ = merge_round(state, {"north": reply}, told)
     judged = validate_at_site(validation_task(state, "north", told), site, plans, settings)
     # nothing everywhere has a Dice of 0, the lesion everywhere one of 2 * 8 / (8 + 3600)
-    print("DICE", read_dice(judged), reply.record)
-    assert 0
+    assert mean_dice([read_dice(judged)]) > 0.5
 
 
 def test_validation_adds_up_dice_of_the_cases_that_have_a_label(
