@@ -114,16 +114,19 @@ def _work(options: argparse.Namespace) -> int:
     )
     model = options.out / "model.safetensors"
     print(f"model of round {choose_round(run, 'best')}: {model}")
+    use_model(model, cli.home())
+    print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
     if options.personalize:
         personalize_embedded(run, sites)
         for name, own in run.personal.items():
-            kept = f"kept: mixmfl_export -i {options.out} --site {name}" if own.kept else "not kept"
+            kept = "kept" if own.kept else "not kept"
             print(
                 f"site {name}: own copy, validation Dice {own.dice:.3f}, model of all "
                 f"{own.dice_before:.3f}; {kept}"
             )
-    use_model(model, cli.home())
-    print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
+        if without := [site.name for site in sites if site.name not in run.personal]:
+            print(f"no own copy without validation cases: {', '.join(without)}")
+        print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept copy")
     return 0
 
 

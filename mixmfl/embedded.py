@@ -162,17 +162,18 @@ def train_embedded(
     return run
 
 
-def personalize_embedded(run: Run, sites: Sequence[Site], wanted: str = "best") -> None:
-    """Let every site fine-tune its own copy of the run's model, as far as not done yet.
+def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
+    """Let every site fine-tune its own copy of the best round's model, as far as not done yet.
+
+    A site without validation cases is left out: nothing could tell whether its copy is better.
 
     Args:
         run: That is finished.
         sites: Of the run.
-        wanted: The round to start from: ``"best"``, ``"last"`` or a number.
     """
-    state = load_state_of(run, choose_round(run, wanted))
+    state = load_state_of(run, choose_round(run, "best"))
     for site in sites:
-        if site.name in run.personal:
+        if site.name in run.personal or not site.validation:
             continue
         task = encode(personalization_task(state, site.name, run.registrations))
         personal, own = personalize_at_site(decode(task), site, run.plans, run.settings)

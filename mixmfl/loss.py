@@ -47,10 +47,11 @@ def alignment(shared: Tensor, present: Tensor) -> Tensor:
     several = present.sum(dim=1) > 1
     if not several.any():
         return shared.new_zeros(())
-    direction = functional.normalize(shared[several].float(), dim=2)
+    # a blank slice has features of exactly zero: the eps keeps their gradient within bounds
+    direction = functional.normalize(shared[several].float(), dim=2, eps=1e-3)
     weight = present[several].float()
     weight = weight.reshape(*weight.shape, *[1] * (shared.ndim - 2))
-    mean = functional.normalize((direction * weight).sum(dim=1, keepdim=True), dim=2)
+    mean = functional.normalize((direction * weight).sum(dim=1, keepdim=True), dim=2, eps=1e-3)
     apart = 1 - (direction * mean).sum(dim=2, keepdim=True)
     return (apart * weight).sum() / (weight * torch.ones_like(apart)).sum()
 

@@ -376,13 +376,17 @@ def _check_reply(site: str, reply: Message, state: ServerState, told: Registrati
 
 def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:
     """Return the mean over labels and regions of their Dice over all cases; NaN without any."""
-    totals: dict[str, DiceSum] = {}
+    found: dict[str, list[DiceSum]] = {}
     for part in sums:
-        for name, found in part.items():
-            before = totals.get(name, DiceSum(0.0, 0))
-            totals[name] = DiceSum(before.total + found.total, before.cases + found.cases)
-    means = [found.total / found.cases for found in totals.values() if found.cases]
-    return sum(means) / len(means) if means else float("nan")
+        for name, each in part.items():
+            found.setdefault(name, []).append(each)
+    # fsum rounds once, so that the order of sites changes no bit
+    means = [
+        math.fsum(each.total for each in parts) / cases
+        for parts in found.values()
+        if (cases := sum(each.cases for each in parts))
+    ]
+    return math.fsum(means) / len(means) if means else math.nan
 
 
 def read_dice(reply: Message) -> dict[str, DiceSum]:

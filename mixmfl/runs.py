@@ -218,9 +218,10 @@ def load_personal(run: Run, site: str) -> State:
         ModelError: The site has none, or its validation cases say that the model of all is better.
     """
     if site not in run.personal:
-        there = ", ".join(run.personal) or "none; train with --personalize"
+        there = ", ".join(run.personal) or "none"
         raise ModelError(
-            f"{run.folder}: site {site!r} has no copy of its own; sites that have: {there}"
+            f"{run.folder}: site {site!r} has no copy of its own; sites that have: {there}. Copies "
+            "are made by mixmfl_train_federated --personalize, where a site has validation cases"
         )
     told = run.personal[site]
     if not told.kept:
@@ -267,7 +268,7 @@ def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tu
         run_folder: Of the run.
         wanted: ``"best"``, ``"last"`` or a round's number.
         out: The file to write; replaced if it is there.
-        site: Whose own copy, which was made from ``wanted``; empty: the model of all.
+        site: Whose own copy, which is one of the best round; empty: the model of all.
 
     Returns:
         The round, and the file's SHA-256.
@@ -279,6 +280,8 @@ def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tu
     number = choose_round(run, wanted)
     state = load_state_of(run, number)
     if site:
+        if number != choose_round(run, "best"):
+            raise ModelError(f"{run_folder}: sites' own copies are made from the best round only")
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
     digest = save_model(out, state, run.plans, run.settings.configuration, run.modality_cases)

@@ -87,6 +87,7 @@ def train_locally(
     planned = plans.configuration(configuration)
     outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
     compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+    decoupled = plans.network.form == "decoupled"
     mixed = device.type == "cuda"
     # the scale is taken up again like the moments: finding it costs steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
@@ -107,7 +108,7 @@ def train_locally(
             if not torch.equal(batch.shown, batch.present):
                 hiding = network.decode(encoding.showing(batch.shown.to(device)), memory)
                 loss = (loss + compare(hiding, targets)) / 2
-            if settings.alignment and encoding.shared:
+            if settings.alignment and decoupled and encoding.shared:
                 loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
             if settings.separation and encoding.tailored and encoding.shared:
                 apart = separation(encoding.tailored[-1], encoding.shared[-1], present)
