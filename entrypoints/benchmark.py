@@ -87,13 +87,11 @@ def _work(options: argparse.Namespace) -> int:
     )
     with cli.bars() as report, Workers(processes, report) as pool:
         failed = benchmark.run_all(asked, names, seeds, pool)
-    done = benchmark.summarise(asked, names, seeds)
-    for path in done:
-        print(path)
     if failed:
         print(f"{len(failed)} trainings failed:", *failed, sep="\n  ", file=sys.stderr)
-        return cli.SOME_FAILED
-    return 0
+    for path in benchmark.summarise(asked, names, seeds):
+        print(path)
+    return cli.SOME_FAILED if failed else 0
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from mixmfl.plan import Plans
 from mixmfl.recall_quality import recall_quality
 from mixmfl.rounds import RunSettings, Site
 from mixmfl.runs import Run, SiteRound, export_model, holds_run
-from mixmfl.subsets import Subset, all_subsets
+from mixmfl.subsets import all_subsets
 from mixmfl.train import segment_stored
 
 REFERENCE = "mdm"
@@ -205,7 +205,6 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
         torch.device(benchmark.device),
         benchmark.workers,
     )
-    own = own_modalities(sites, plans)
     folder = benchmark.folder(name, seed)
     runs: dict[str, Run] = {}
     for federation, members in _federations(method, sites).items():
@@ -223,18 +222,15 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
             FOLD,
             folder / federation,
             resume=holds_run(folder / federation),
+            uniform=method.uniform,
             edit_memory=method.edit_memory,
         )
     files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
     cost = Cost(
         name, seed, _sent_bytes(method, runs), sum(told.seconds for told in _site_rounds(runs))
     )
-    _score(
-        benchmark,
-        cost,
-        {site.name: files[site.name if site.name in files else ALL] for site in sites},
-        own,
-    )
+    of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
+    _score(benchmark, cost, of_site)
     if not personal:
         return
     run = runs[ALL]
@@ -247,7 +243,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
             copies[site.name] = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
             export_model(run.folder, "best", copies[site.name], site.name)
     seconds = cost.seconds + time.monotonic() - began
-    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), copies, own)
+    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), copies)
 
 
 def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, ...]]:
@@ -359,9 +355,7 @@ def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]
     return {ALL: list(sites)}
 
 
-def _score(
-    benchmark: Benchmark, cost: Cost, files: Mapping[str, Path], own: Mapping[str, Subset]
-) -> None:
+def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     """Score a method's models on the test cases of their sites; that it is done is written last."""
     rows: list[Row] = []
     loaded: dict[Path, Model] = {}

@@ -121,6 +121,7 @@ def train_embedded(
     *,
     resume: bool = False,
     report: Callable[[Run], None] = lambda run: None,
+    uniform: bool = False,
     edit_memory: Callable[[Memory], Memory] | None = None,
 ) -> Run:
     """Run the federation and export its model.
@@ -135,6 +136,7 @@ def train_embedded(
         out: The run's folder; new, unless ``resume``.
         resume: Go on with the run in ``out``, which must have the same settings and sites.
         report: Called after every round.
+        uniform: Whether every site's word counts the same; see ``register``.
         edit_memory: What an ablation makes of the merged memory, after every round.
 
     Returns:
@@ -143,7 +145,7 @@ def train_embedded(
     Raises:
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
-    registrations = {site.name: register(site) for site in sites}
+    registrations = {site.name: register(site, uniform=uniform) for site in sites}
     asked = Run(out, plans, settings, fold, registrations)
     if resume:
         run = open_run(out)

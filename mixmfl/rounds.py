@@ -120,12 +120,15 @@ class Diagnostics:
     loss: Mapping[str, float]
 
 
-def register(site: Site) -> Registration:
-    """Return what a site tells the server before the first round."""
+def register(site: Site, *, uniform: bool = False) -> Registration:
+    """Return what a site tells the server before the first round.
+
+    Where all sites are to count alike, ``uniform``, it tells 1 for every count above 0.
+    """
     held = [modality for case in site.training for modality in case.modalities]
     return Registration(
-        len(site.training),
-        {modality: held.count(modality) for modality in sorted(set(held))},
+        1 if uniform else len(site.training),
+        {name: 1 if uniform else held.count(name) for name in sorted(set(held))},
         sorted({modality for case in site.validation for modality in case.modalities}),
     )
 
