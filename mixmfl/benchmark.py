@@ -239,7 +239,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
     copies = {}
     for site in sites:
         copies[site.name] = files[ALL]
-        if run.personal[site.name].kept:
+        if site.name in run.personal and run.personal[site.name].kept:
             copies[site.name] = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
             export_model(run.folder, "best", copies[site.name], site.name)
     seconds = cost.seconds + time.monotonic() - began

@@ -44,7 +44,7 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
         cases: Those with fewer than two of the model's modalities are left out.
     """
     network = model.network
-    if not isinstance(network, MDMNet):
+    if not isinstance(network, MDMNet) or not model.memory:
         return []
     found: dict[tuple[str, int], list[Tensor]] = {}
     for case in cases:
@@ -122,7 +122,8 @@ def _compare(
     per_class: int,
 ) -> Tensor:
     """Return sums over voxels: squared true, error, blind error; then right and all by class."""
-    inside = classes[:, 0] >= 0
+    number = len(prototypes.counts) // per_class
+    inside = (classes[:, 0] >= 0) & (classes[:, 0] < number)  # in the head, and not ignored
     recalled = recall(query, prototypes, temperature)
     weight = (prototypes.counts / prototypes.counts.sum())[:, None]
     blind = (prototypes.values * weight).sum(dim=0)
@@ -136,6 +137,5 @@ def _compare(
     named = Prototypes(prototypes.keys, rows, prototypes.counts)
     picked = recall(query, named, 1e-4).argmax(dim=1)[inside] // per_class
     of = classes[:, 0][inside].long()
-    number = len(rows) // per_class
     right = torch.bincount(of[picked == of], minlength=number)
     return torch.cat([torch.stack(squares), right, torch.bincount(of, minlength=number)])

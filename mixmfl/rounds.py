@@ -82,16 +82,19 @@ class Registration:
         cases: Training cases.
         modality_cases: How many of them have each modality.
         validated: Modalities that its validation cases have.
+        uniform: Whether its word counts as every other site's, whatever the numbers.
     """
 
     cases: int
     modality_cases: Mapping[str, int]
     validated: Sequence[str] = ()
+    uniform: bool = False
 
     @property
     def weights(self) -> dict[str, int]:
         """Return the weight of the site's word per block that it trains."""
-        return block_weights(self.cases, self.modality_cases)
+        weights = block_weights(self.cases, self.modality_cases)
+        return dict.fromkeys(weights, 1) if self.uniform else weights
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,16 @@ class Diagnostics:
 def register(site: Site, *, uniform: bool = False) -> Registration:
     """Return what a site tells the server before the first round.
 
-    Where all sites are to count alike, ``uniform``, it tells 1 for every count above 0.
+    Args:
+        site: Which.
+        uniform: Whether every site's word counts the same in this run.
     """
     held = [modality for case in site.training for modality in case.modalities]
     return Registration(
-        1 if uniform else len(site.training),
-        {name: 1 if uniform else held.count(name) for name in sorted(set(held))},
+        len(site.training),
+        {name: held.count(name) for name in sorted(set(held))},
         sorted({modality for case in site.validation for modality in case.modalities}),
+        uniform,
     )
 
 

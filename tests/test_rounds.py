@@ -379,8 +379,10 @@ def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
         decode(content.replace(b'"format\\": 1', b'"format\\": 9'))
 
 
-def test_where_sites_count_alike_each_tells_one_for_what_it_has(tmp_path: Path) -> None:
+def test_where_sites_count_alike_all_their_weights_are_one(tmp_path: Path) -> None:
     site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], small_plans())
-    told = register(site, uniform=True)
-    assert (told.cases, told.modality_cases) == (1, {"t1": 1, "t2": 1})
-    assert register(site).modality_cases == {"t1": 2, "t2": 1}
+    told, alike = register(site), register(site, uniform=True)
+    assert told.modality_cases == alike.modality_cases == {"t1": 2, "t2": 1}
+    assert told.weights["shared"] == 3
+    assert alike.weights.keys() == told.weights.keys()
+    assert set(alike.weights.values()) == {1}
