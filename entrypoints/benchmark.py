@@ -31,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--methods",
         default="baselines",
         help="comma-separated; baselines (default) and ablation stand for many; NAME+site: also "
-        "fine-tuned by each site for itself; ? lists all",
+        "fine-tuned by each site for itself",
+    )
+    made.add_argument("--list", action=_List, nargs=0, help="list the methods and exit")
+    made.add_argument(
+        "--reference", default="mdm", help="method that others are compared with; default: mdm"
     )
     made.add_argument("--seeds", default="0,1,2", help="comma-separated; default: 0,1,2")
     made.add_argument(
@@ -55,14 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(made, argv, _work)
 
 
+class _List(argparse.Action):
+    """``--list``: as ``--help``, needs nothing else."""
+
+    def __call__(self, *_: object) -> None:
+        from mixmfl import methods
+
+        for name, method in methods.ALL.items():
+            print(f"{name:24} {method.what}")
+        raise SystemExit(0)
+
+
 def _work(options: argparse.Namespace) -> int:
     from mixmfl import benchmark, methods
     from mixmfl.jobs import Workers
 
-    if options.methods == "?":
-        for name, method in methods.ALL.items():
-            print(f"{name:24} {method.what}")
-        return 0
     names = methods.choose(options.methods.split(","))
     try:
         seeds = sorted({int(seed) for seed in options.seeds.split(",")})
@@ -89,7 +100,7 @@ def _work(options: argparse.Namespace) -> int:
         failed = benchmark.run_all(asked, names, seeds, pool)
     if failed:
         print(f"{len(failed)} trainings failed:", *failed, sep="\n  ", file=sys.stderr)
-    for path in benchmark.summarise(asked, names, seeds):
+    for path in benchmark.summarise(asked, options.reference):
         print(path)
     return cli.SOME_FAILED if failed else 0
 

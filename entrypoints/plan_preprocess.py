@@ -1,7 +1,6 @@
 """``mixmfl_plan_preprocess``: fingerprints, one plan for all, and preprocessed cases."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-n",
         "--processes",
         type=int,
-        default=min(8, os.cpu_count() or 1),
+        default=min(8, cli.cores()),
         help="to work with (default: one per core, at most 8)",
     )
     cli.add_alias(made)
@@ -117,7 +116,8 @@ def _process(options: argparse.Namespace) -> int:
     else:
         there = find_sites(options.input, modalities, options.labels)
         sites, tests, held_out = there.sites, there.tests, there.held_out
-        _check_work(options.out, {site.name for site in sites})
+        _check_work(options.out / "sites", {site.name for site in sites})
+        _check_work(options.out / "tests", {site.name for site in tests})
     for site in sites:
         print(f"site {site.name}: {describe(site.found)}")
     for name in held_out:
@@ -159,6 +159,8 @@ def _process(options: argparse.Namespace) -> int:
             write_json(options.out / "fingerprint.json", merged.to_json())
             plans.save(plans_file)
             print(f"plans: {plans_file}")
+        for site in tests:
+            check_site(site, plans, "tests of")
         for name in plans.configurations:
             planned = plans.configuration(name)
             spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
@@ -181,12 +183,13 @@ def _process(options: argparse.Namespace) -> int:
     return _tell_refused(refused)
 
 
-def _check_work(work: Path, sites: set[str]) -> None:
-    """Refuse a WORK with sites that are no longer in the federation: they would be trained on."""
-    strange = sorted({folder.name for folder in (work / "sites").glob("*")} - sites)
+def _check_work(folder: Path, names: set[str]) -> None:
+    """Refuse a WORK with sites or tests that the federation has no more: they would be used."""
+    strange = sorted({path.name for path in folder.glob("*")} - names)
     if strange:
+        use = "train on" if folder.name == "sites" else "test with"
         raise MixmflError(
-            f"{work / 'sites'}: holds {', '.join(strange)}, which the federation does not train on "
+            f"{folder}: holds {', '.join(strange)}, which the federation does not {use} "
             "(any more); remove these folders and give --replan, or name another WORK"
         )
 

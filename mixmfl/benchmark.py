@@ -10,6 +10,7 @@
 """
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from mixmfl.errors import DataError
 from mixmfl.evaluate import score
 from mixmfl.files import read_json, write_json, write_text
 from mixmfl.jobs import Workers
+from mixmfl.methods import ALL as METHODS
 from mixmfl.methods import SITE, Method, find_method
 from mixmfl.model import Model, load_model
 from mixmfl.plan import Plans
@@ -38,7 +40,6 @@ from mixmfl.runs import Run, SiteRound, export_model, holds_run
 from mixmfl.subsets import all_subsets
 from mixmfl.train import segment_stored
 
-REFERENCE = "mdm"
 FOLD = "0"
 ALL = "all"
 """The one run of a method that is not trained at each site alone."""
@@ -77,8 +78,22 @@ class Benchmark:
         return self.out / "runs" / method / f"seed{seed}"
 
     def is_done(self, method: str, seed: int) -> bool:
-        """Say whether a method is trained and scored."""
-        return (self.folder(method, seed) / "scores.csv").is_file()
+        """Say whether a method is trained and scored as it is described today."""
+        folder = self.folder(method, seed)
+        if not (folder / "scores.csv").is_file():
+            return False
+        described = find_method(method.removesuffix(SITE)).describe()
+        return read_json(folder / "cost.json")["method"] == described
+
+    def done(self) -> list[tuple[str, int]]:
+        """Return all that is done: method and seed, methods in the order of their table."""
+        return [
+            (name, int(folder.name.removeprefix("seed")))
+            for base in METHODS
+            for name in (base, base + SITE)
+            for folder in sorted((self.out / "runs" / name).glob("seed*"))
+            if self.is_done(name, int(folder.name.removeprefix("seed")))
+        ]
 
 
 def open_benchmark(
@@ -115,6 +130,7 @@ def open_benchmark(
         "plans": plans.to_json(),
         "own": {site: list(names) for site, names in own_modalities(sites, plans).items()},
         "tests": tests,
+        "cases": _digest(work, configuration),
     }
     if record.is_file():
         before = read_json(record)
@@ -128,6 +144,14 @@ def open_benchmark(
     else:
         write_json(record, asked)
     return made
+
+
+def _digest(work: Path, configuration: str) -> str:
+    """Return a digest of what all training and test cases were made from."""
+    files = sorted(work.glob(f"sites/*/{configuration}/*.json"))
+    files += sorted(work.glob(f"tests/*/{configuration}/*.json"))
+    origins = [f"{file.relative_to(work)} {read_json(file)['origin']}" for file in files]
+    return hashlib.sha256("\n".join(origins).encode()).hexdigest()
 
 
 def test_cases(benchmark: Benchmark) -> dict[str, list[StoredCase]]:
@@ -258,24 +282,27 @@ def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, 
     }
 
 
-def summarise(benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-    """Write tables and plots of what is done, and return the files.
+def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
+    """Write tables and plots of all that is done, and return the files.
+
+    Args:
+        benchmark: Which.
+        reference: The method that others are compared with, if it is done.
 
     Raises:
         DataError: Nothing is done.
     """
     rows, costs = [], []
-    for method in methods:
-        for seed in seeds:
-            if benchmark.is_done(method, seed):
-                folder = benchmark.folder(method, seed)
-                rows += read_rows(folder / "scores.csv")
-                told = read_json(folder / "cost.json")
-                sent = math.nan if told["sent_bytes"] is None else told["sent_bytes"]
-                costs.append(Cost(method, seed, sent, told["seconds"]))
+    for method, seed in benchmark.done():
+        folder = benchmark.folder(method, seed)
+        rows += read_rows(folder / "scores.csv")
+        told = read_json(folder / "cost.json")
+        sent = math.nan if told["sent_bytes"] is None else told["sent_bytes"]
+        costs.append(Cost(method, seed, sent, told["seconds"]))
     own = read_json(benchmark.out / "benchmark.json")["own"]
     scores = Scores(rows, {site: tuple(names) for site, names in own.items()})
-    reference = REFERENCE if REFERENCE in scores.methods else scores.methods[0]
+    if reference not in scores.methods:
+        reference = scores.methods[0]
     files = [benchmark.out / name for name in ("cases.csv", "table.md", "subsets.png", "sites.png")]
     write_rows(rows, files[0])
     page = markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
@@ -372,7 +399,11 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     quality = recall_quality(loaded[files[site]], every) if every else []
     write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
     sent = None if math.isnan(cost.sent_bytes) else cost.sent_bytes  # JSON has no NaN
-    write_json(folder / "cost.json", {"sent_bytes": sent, "seconds": cost.seconds})
+    described = find_method(cost.method.removesuffix(SITE)).describe()
+    write_json(
+        folder / "cost.json",
+        {"sent_bytes": sent, "seconds": cost.seconds, "method": described},
+    )
     write_rows(rows, folder / "scores.csv")
 
 

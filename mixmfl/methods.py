@@ -38,6 +38,17 @@ class Method:
     uniform: bool = False
     edit_memory: Callable[[Memory], Memory] | None = None
 
+    def describe(self) -> dict[str, Any]:
+        """Return what defines the method, as JSON content."""
+        edited = self.edit_memory.__name__ if self.edit_memory else ""
+        return {
+            "sites": self.sites,
+            "network": dict(self.network),
+            "training": dict(self.training),
+            "uniform": self.uniform,
+            "edit_memory": edited,
+        }
+
     def apply(self, plans: Plans) -> Plans:
         """Return the plans as the method has them."""
         return replace_settings(plans, self.network, self.training)

@@ -223,19 +223,20 @@ class Preprocessed:
     refused: tuple[Refused, ...]
 
 
-def check_site(site: SiteFolder, plans: Plans) -> None:
-    """Check that plans are for this site's cases, too.
+def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> None:
+    """Check that plans are for this site's cases, too; ``what`` it is called in errors.
 
     Raises:
         PlansError: The site's labels or modalities are not those of the plans.
     """
     if (words := site.labels.difference(plans.labels)) is not None:
-        raise PlansError(f"site {site.name}: its labels are not those of the plans: {words}")
+        raise PlansError(f"{what} {site.name}: the labels are not those of the plans: {words}")
     held = {modality for case in site.found.cases for modality in case.images}
     if strange := sorted(held - set(plans.modalities)):
         raise PlansError(
-            f"site {site.name}: has {', '.join(strange)}, but the plans know only "
-            f"{', '.join(plans.modalities)}; plan again with this site's fingerprint"
+            f"{what} {site.name}: has {', '.join(strange)}, but the plans know only "
+            f"{', '.join(plans.modalities)}; plan again with a site that trains these, or remove "
+            "these images"
         )
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 from small import small_plans, stored_site
 
 from mixmfl import benchmark, methods
+from mixmfl.embedded import train_embedded
 from mixmfl.errors import DataError
 from mixmfl.jobs import Workers
 from mixmfl.model import load_model
 from mixmfl.network import MDMNet, StackedNet, build_network
+from mixmfl.plan import replace_settings
+from mixmfl.rounds import RunSettings
 
 Command = Callable[..., int]
 NAMES = ("local", "fedavg", "mdm", "mdm+site", "central")
@@ -42,7 +46,7 @@ def done(work: Path, tmp_path_factory: pytest.TempPathFactory) -> benchmark.Benc
         work, tmp_path_factory.mktemp("out") / "out", "2d", "full", "cpu", 0
     )
     assert benchmark.run_all(made, NAMES, [0], Workers()) == []
-    benchmark.summarise(made, NAMES, [0])
+    benchmark.summarise(made, "mdm")
     return made
 
 
@@ -90,7 +94,9 @@ def test_budgets_are_equal_and_pooled_data_take_the_steps_of_all_sites(
 def test_tables_and_plots_are_there_and_name_every_method(done: benchmark.Benchmark) -> None:
     table = (done.out / "table.md").read_text()
     for name in NAMES:
-        assert f"`{name}`" in table or f"| {name} " in table
+        assert f"- `{name}`: " in table
+        assert f"\n| {name} | " in table
+    assert "## Difference to mdm" in table
     for name in ("subsets.png", "sites.png"):
         assert (done.out / name).read_bytes().startswith(b"\x89PNG")
 
@@ -100,6 +106,84 @@ def test_what_is_done_is_not_done_again(done: benchmark.Benchmark) -> None:
     before = scores.stat().st_mtime_ns
     assert benchmark.run_all(done, NAMES, [0], Workers()) == []
     assert scores.stat().st_mtime_ns == before
+
+
+def test_a_method_that_is_described_otherwise_now_is_not_done(
+    done: benchmark.Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert done.is_done("fedavg", 0)
+    changed = dataclasses.replace(methods.ALL["fedavg"], training={"modality_dropping": 0.5})
+    monkeypatch.setitem(methods.ALL, "fedavg", changed)
+    assert not done.is_done("fedavg", 0)
+    assert ("fedavg", 0) not in done.done()
+
+
+def test_tables_hold_all_that_is_done_whatever_was_asked_last(work: Path, tmp_path: Path) -> None:
+    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    for names in (["local"], ["fedavg"]):
+        assert benchmark.run_all(made, names, [0], Workers()) == []
+        benchmark.summarise(made, "mdm")
+    assert {row["method"] for row in rows_of(made)} == {"local", "fedavg"}
+    assert "## Difference to local" in (made.out / "table.md").read_text()
+
+
+def test_an_interrupted_method_goes_on_to_the_same_scores(
+    done: benchmark.Benchmark, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(benchmark, "_score", killed)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.run_one(made, "mdm", 0, False)
+    assert not made.is_done("mdm", 0)
+    benchmark.run_one(made, "mdm", 0, False)
+    one, other = (b.folder("mdm", 0) / "scores.csv" for b in (done, made))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_cases_that_changed_make_it_another_benchmark(work: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "work"
+    shutil.copytree(work, ours)
+    benchmark.open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
+    file = next((ours / "tests" / "north" / "2d").glob("*.json"))
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "origin": "a mended label"}))
+    with pytest.raises(DataError, match="a benchmark with other cases"):
+        benchmark.open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("memory-zero", "values"), ("memory-random-values", "values"), ("memory-random-keys", "keys")],
+)
+def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in_it(
+    tmp_path: Path, name: str, part: str
+) -> None:
+    plans = replace_settings(small_plans(local_steps=2), {"compensation_levels": [-1]}, {})
+    sites = [
+        stored_site(tmp_path, "north", [("flair", "t1")] * 2, plans),
+        stored_site(tmp_path, "south", [("t1", "t2")] * 2, plans),
+    ]
+    settings = RunSettings("2d", 0, rounds=1, local_steps=2, learning_rate=0.01)
+    models = []
+    for folder, edit in (("true", None), (name, methods.ALL[name].edit_memory)):
+        run = train_embedded(plans, sites, settings, "all", tmp_path / folder, edit_memory=edit)
+        models.append(load_model(run.folder / "model.safetensors"))
+    true, edited = models
+    assert true.memory.keys() == edited.memory.keys() != set()
+    for place, prototypes in true.memory.items():
+        other = "values" if part == "keys" else "keys"
+        assert torch.equal(getattr(prototypes, other), getattr(edited.memory[place], other))
+        rows, wrong = getattr(prototypes, part), getattr(edited.memory[place], part)
+        assert not torch.equal(rows, wrong)
+        if name == "memory-zero":
+            assert not wrong.any()
+        else:
+            assert torch.allclose(rows.norm(dim=1), wrong.norm(dim=1), atol=1e-5)
 
 
 def test_a_folder_of_another_budget_is_refused(done: benchmark.Benchmark, work: Path) -> None:
@@ -198,7 +282,9 @@ def test_the_command_lists_methods_and_refuses_what_it_cannot_do(
     work: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert command("mixmfl_benchmark", "-i", work, "-o", out, "--methods", "?") == 0
+    with pytest.raises(SystemExit) as ended:
+        command("mixmfl_benchmark", "--list")
+    assert ended.value.code == 0
     assert "central" in capsys.readouterr().out
     for bad in (["--methods", "best"], ["--seeds", "a"], ["--seeds", "-1"], ["-n", "0"]):
         assert command("mixmfl_benchmark", "-i", work, "-o", out, *bad) == 2

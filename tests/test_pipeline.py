@@ -421,6 +421,9 @@ def test_test_cases_are_preprocessed_by_the_plans_and_tell_them_nothing(
     assert tested == trained != set()
     assert not (tmp_path / "work" / "sites" / "north_tests").exists()
 
+    # what tested before must not silently test, or train, otherwise
+    (ours / "federation.json").write_text('{"held_out": ["clinic", "north_tests"]}')
+    assert plan("work") == 2
     (ours / "federation.json").write_text('{"tests": {"nroth": "north_tests"}}')
     assert plan("work2") == 2
 
