@@ -154,6 +154,11 @@ def _tell(split: "Split", out: Path) -> None:
     ):
         if rare := [name for name, holders in split.holders.items() if holders == count]:
             print(f"{', '.join(rare)}: held by {meaning}")
+    if not any(site.tests for site in split.sites):
+        print(
+            "no test cases: none was asked for, or sites are too small, or no case has all "
+            "modalities; mixmfl_benchmark needs some"
+        )
     _tell_left_out(split.left_out)
     if split.unknown:
         print(

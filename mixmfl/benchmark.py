@@ -5,7 +5,8 @@
     OUT/benchmark.json                    what is compared; must be the same to go on
     OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``
     OUT/runs/<method>/seed<k>/scores.csv  written last: it is there, so all of this is done
-    OUT/runs/<method>/seed<k>/cost.json
+    OUT/runs/<method>/seed<k>/cost.json, memory.json
+    OUT/runs/<method>+site/seed<k>/       the same, and the own copies that sites kept
     OUT/cases.csv, table.md, subsets.png, sites.png
 """
 
@@ -351,8 +352,11 @@ def _introduction(benchmark: Benchmark, scores: Scores) -> str:
         f"{torch.__version__}.",
         "",
     ]
+    more = benchmark.plans.training.personal_rounds
     for name in scores.methods:
-        copies = "; then each site fine-tunes its own copy" if name.endswith(SITE) else ""
+        copies = ""
+        if name.endswith(SITE):
+            copies = f"; then each site fine-tunes its own copy in {more} rounds more"
         lines.append(f"- `{name}`: {find_method(name.removesuffix(SITE)).what}{copies}")
     return "\n".join(lines)
 
