@@ -30,7 +30,7 @@ class Encoding:
         tailored: ``(B, M, C_tailored, *P)``; zero where a modality is absent. Empty where the
             network has no such stream.
         shared: ``(B, M, C_shared, *P)``, likewise. A stacked network keeps the images here.
-        present: ``(B, M)`` bool; what is not present is not looked at by ``decode``.
+        present: ``(B, M)`` bool; what is not present weighs nothing in ``decode``.
     """
 
     tailored: list[Tensor]

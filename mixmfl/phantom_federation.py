@@ -11,6 +11,7 @@ import numpy as np
 from mixmfl.errors import DataError
 from mixmfl.files import read_json, write_json, write_text
 from mixmfl.image import Grid, from_canonical, write_image, write_labels
+from mixmfl.partition import SETTINGS
 from mixmfl.phantom import (
     ENHANCING,
     HELD_OUT,
@@ -43,7 +44,6 @@ DATASET = {
     "regions_class_order": [OEDEMA, NECROSIS, ENHANCING],
     "file_ending": ".nii.gz",
 }
-SETTINGS = ("mix-modal", "multi-modal", "cross-modal")
 FIRST_TEST = 10_000  # number of a hospital's first test patient, far from those it trains on
 
 
