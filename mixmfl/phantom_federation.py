@@ -29,7 +29,7 @@ from mixmfl.phantom import (
     render,
 )
 
-VERSION = 1  # raise it whenever the same seed gives other files
+VERSION = 2  # raise it whenever the same seed gives other files
 FILE_NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 DATASET = {
     "name": "phantom federation",
