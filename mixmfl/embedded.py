@@ -47,7 +47,7 @@ from mixmfl.wire import decode, encode
 FOLDS = 5
 
 
-def split_cases(
+def split_fold(
     names: Sequence[str], fold: str, seed: int, site: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split a site's cases into those that train and those that validate.
@@ -98,7 +98,7 @@ def open_sites(
     sites, planned = [], plans.preprocessing(configuration)
     for name in sorted(set(wanted)) or there:
         folder = work / "sites" / name / configuration
-        training, validation = split_cases(case_names(folder), fold, seed, name)
+        training, validation = split_fold(case_names(folder), fold, seed, name)
         if not training:
             raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
         cases = {case: open_case(folder, case) for case in (*training, *validation)}
@@ -132,7 +132,7 @@ def train_embedded(
         plans: Of the run.
         sites: At least one.
         settings: Of the run.
-        fold: As ``split_cases`` took it.
+        fold: As ``split_fold`` took it.
         out: The run's folder; new, unless ``resume``.
         resume: Go on with the run in ``out``, which must have the same settings and sites.
         report: Called after every round.

@@ -11,7 +11,7 @@ import torch
 from small import small_plans, stored_site
 
 from mixmfl import embedded, runs
-from mixmfl.embedded import split_cases, train_embedded
+from mixmfl.embedded import split_fold, train_embedded
 from mixmfl.errors import ModelError
 from mixmfl.memory import State
 from mixmfl.model import load_model
@@ -251,20 +251,20 @@ def test_a_damaged_run_is_told(tmp_path: Path, plans: Plans, sites: list[Site]) 
 
 def test_sites_split_their_cases_into_five_that_cover_all_once() -> None:
     names = [f"p{n:02d}" for n in range(12)]
-    held = [split_cases(names, str(fold), 0, "north")[1] for fold in range(5)]
+    held = [split_fold(names, str(fold), 0, "north")[1] for fold in range(5)]
     assert sorted(case for fold in held for case in fold) == names
     assert [len(fold) for fold in held] == [3, 3, 2, 2, 2]
     for fold in range(5):
-        training, validation = split_cases(names, str(fold), 0, "north")
+        training, validation = split_fold(names, str(fold), 0, "north")
         assert sorted((*training, *validation)) == names
-    assert split_cases(names[::-1], "1", 0, "north") == split_cases(names, "1", 0, "north")
-    assert split_cases(names, "1", 1, "north") != split_cases(names, "1", 0, "north")
-    assert split_cases(names, "1", 0, "south") != split_cases(names, "1", 0, "north")
+    assert split_fold(names[::-1], "1", 0, "north") == split_fold(names, "1", 0, "north")
+    assert split_fold(names, "1", 1, "north") != split_fold(names, "1", 0, "north")
+    assert split_fold(names, "1", 0, "south") != split_fold(names, "1", 0, "north")
 
 
 def test_few_cases_are_split_as_far_as_they_go() -> None:
-    assert split_cases(["a"], "0", 0, "s") == (("a",), ())
-    training, validation = split_cases(["a", "b", "c"], "4", 0, "s")
+    assert split_fold(["a"], "0", 0, "s") == (("a",), ())
+    training, validation = split_fold(["a", "b", "c"], "4", 0, "s")
     assert len(training) == 2
     assert len(validation) == 1
-    assert split_cases(["a", "b"], "all", 0, "s") == (("a", "b"), ())
+    assert split_fold(["a", "b"], "all", 0, "s") == (("a", "b"), ())
