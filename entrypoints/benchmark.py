@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         help="trainings side by side; default: CPU cores, with a GPU 1",
     )
-    made.add_argument(
-        "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
-    )
+    cli.add_workers(made)
     cli.add_device(made)
     return cli.run(made, argv, _work)
 
@@ -65,7 +63,7 @@ class _List(argparse.Action):
     def __call__(self, *_: object) -> None:
         from mixmfl import methods
 
-        for name, method in methods.ALL.items():
+        for name, method in methods.METHODS.items():
             print(f"{name:24} {method.what}")
         raise SystemExit(0)
 
@@ -82,17 +80,12 @@ def _work(options: argparse.Namespace) -> int:
     if not seeds or seeds[0] < 0:
         raise MixmflError(f"--seeds {options.seeds}: whole numbers from 0 are needed, as in 0,1,2")
     device = cli.device(options.device)
-    gpu = device.type == "cuda"
     processes = options.processes
     if processes is None:
-        processes = 1 if gpu else cli.cores()
+        processes = 1 if device.type == "cuda" else cli.cores()
     if processes < 1:
         raise MixmflError(f"-n {processes}: at least 1 process is needed")
-    workers = options.workers
-    if workers is None:
-        workers = 4 if gpu else 0
-    if workers < 0:
-        raise MixmflError("--workers: must be 0 or more")
+    workers = cli.workers(options.workers, device)
     asked = benchmark.open_benchmark(
         options.input, options.out, options.configuration, options.size, str(device), workers
     )

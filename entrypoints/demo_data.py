@@ -26,12 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--cases", type=int, metavar="N", help="cases at every hospital (default: 4 to 12 each)"
     )
-    made.add_argument(
-        "--setting",
-        choices=("mix-modal", "multi-modal", "cross-modal"),
-        default="mix-modal",
-        help="hospitals hold different modalities (default), all hold all, or each holds one",
-    )
+    cli.add_setting(made)
     made.add_argument(
         "--tests",
         type=int,

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from mixmfl import evaluate
     from mixmfl.errors import DataError
+    from mixmfl.labels import Labels
     from mixmfl.modalities import Modalities
 
     if options.out and options.out.exists() and not options.overwrite:
@@ -52,7 +53,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     description = options.labels or evaluate.find_label_description(
         options.masks, options.reference
     )
-    labels = evaluate.read_label_description(description)
+    labels = Labels.load(description)
     print(f"labels: {', '.join(labels.foreground)} (from {description})")
     evaluation = evaluate.evaluate_folder(
         options.masks,

@@ -69,7 +69,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from mixmfl.files import read_json, write_json
+    from mixmfl.files import write_json
     from mixmfl.labels import Labels
     from mixmfl.plan import load_preset
     from mixmfl.preprocess import make_plans, merge_received
@@ -82,7 +82,7 @@ def _merge(options: argparse.Namespace) -> int:
     if plans_file.exists() and not options.replan:
         raise MixmflError(f"{plans_file}: is there already; --replan makes it anew")
     merged = merge_received(options.merge)
-    labels = Labels.from_dataset_json(read_json(options.labels), str(options.labels))
+    labels = Labels.load(options.labels)
     plans = make_plans(merged, labels, load_preset(options.preset))
     write_json(options.out / "fingerprint.json", merged.to_json())
     plans.save(plans_file)

@@ -11,7 +11,6 @@ from mixmfl import cli
 from mixmfl.errors import DataError, MixmflError
 
 if TYPE_CHECKING:
-    from mixmfl.labels import Labels
     from mixmfl.modalities import Modalities
     from mixmfl.partition import Split
 
@@ -47,12 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("--partition", type=Path, metavar="FILE", help="CSV: the site of each case")
     made.add_argument("--sites", type=int, metavar="N", help="to deal cases to (default: 4)")
-    made.add_argument(
-        "--setting",
-        choices=("mix-modal", "multi-modal", "cross-modal"),
-        default="mix-modal",
-        help="sites hold different modalities (default), all hold all, or each holds one",
-    )
+    cli.add_setting(made)
     made.add_argument(
         "--hold",
         action="append",
@@ -83,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.cases import describe, find_cases
+    from mixmfl.labels import Labels
     from mixmfl.modalities import Modalities
     from mixmfl.partition import Settings, split_cases, write_federation
 
@@ -102,7 +97,7 @@ def _work(options: argparse.Namespace) -> int:
     print(describe(found))
     if not found.cases:
         raise DataError(f"{options.input}: holds no case with a label, so nothing can be split")
-    labels = _read_labels(options.labels) if options.labels else found.labels
+    labels = Labels.load(options.labels) if options.labels else found.labels
     if labels is None:
         raise DataError(LABELS_NEEDED.format(folder=options.input))
     split = split_cases(found, settings)
@@ -133,13 +128,6 @@ def _read_holds(given: Sequence[str], modalities: "Modalities") -> dict[str, tup
             raise MixmflError(f"--hold {option!r}: site {site} is given twice; give all it holds")
         holds[site] = tuple(sorted(known))
     return holds
-
-
-def _read_labels(file: Path) -> "Labels":
-    from mixmfl.files import read_json
-    from mixmfl.labels import Labels
-
-    return Labels.from_dataset_json(read_json(file), str(file))
 
 
 def _tell(split: "Split", out: Path) -> None:

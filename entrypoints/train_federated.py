@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="0",
         help="each site validates on this fifth of its cases; all: trains on every case",
     )
-    made.add_argument(
-        "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
-    )
+    cli.add_workers(made)
     made.add_argument(
         "--personalize",
         action="store_true",
@@ -83,11 +81,7 @@ def _work(options: argparse.Namespace) -> int:
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
     device = cli.device(options.device)
-    workers = options.workers
-    if workers is None:
-        workers = 4 if device.type == "cuda" else 0
-    if workers < 0:
-        raise MixmflError("--workers: must be 0 or more")
+    workers = cli.workers(options.workers, device)
     sites = open_sites(
         options.input,
         plans,

@@ -29,13 +29,12 @@ from mixmfl.dataset import StoredCase, case_names, open_case
 from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError
 from mixmfl.evaluate import score
-from mixmfl.files import read_json, write_json, write_text
+from mixmfl.files import or_nan, or_none, read_json, write_json, write_text
 from mixmfl.jobs import Workers
-from mixmfl.methods import ALL as METHODS
-from mixmfl.methods import SITE, Method, find_method
+from mixmfl.methods import METHODS, SITE, Method, base_of, find_method
 from mixmfl.model import Model, load_model
 from mixmfl.plan import Plans
-from mixmfl.recall_quality import recall_quality
+from mixmfl.recall_quality import RecallQuality, recall_quality
 from mixmfl.rounds import RunSettings, Site
 from mixmfl.runs import Run, SiteRound, export_model, holds_run
 from mixmfl.subsets import all_subsets
@@ -54,6 +53,7 @@ class Benchmark:
     Attributes:
         work: As ``mixmfl_plan_preprocess`` made it, with test cases.
         out: Where everything is written.
+        plans: Those in ``work``.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         rounds: Of every method.
         local_steps: Of a site in a round; a network on pooled data takes them for all sites.
@@ -63,16 +63,12 @@ class Benchmark:
 
     work: Path
     out: Path
+    plans: Plans
     configuration: str
     rounds: int
     local_steps: int
     device: str
     workers: int = 0
-
-    @property
-    def plans(self) -> Plans:
-        """The plans in ``work``."""
-        return Plans.load(self.work / "plans.json")
 
     def folder(self, method: str, seed: int) -> Path:
         """Return where a method's runs of a seed lie."""
@@ -83,7 +79,7 @@ class Benchmark:
         folder = self.folder(method, seed)
         if not (folder / "scores.csv").is_file():
             return False
-        described = find_method(method.removesuffix(SITE)).describe()
+        described = find_method(method).describe()
         return read_json(folder / "cost.json")["method"] == described
 
     def done(self) -> list[tuple[str, int]]:
@@ -118,7 +114,7 @@ def open_benchmark(
     plans = Plans.load(work / "plans.json")
     planned = (plans.training.rounds, plans.training.local_steps)
     rounds, local_steps = planned if size == "full" else (QUICK_ROUNDS, QUICK_STEPS)
-    made = Benchmark(work, out, configuration, rounds, local_steps, device, workers)
+    made = Benchmark(work, out, plans, configuration, rounds, local_steps, device, workers)
     tests = {site: [case.name for case in cases] for site, cases in test_cases(made).items()}
     sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
     if strange := sorted(set(tests) - {site.name for site in sites}):
@@ -194,17 +190,13 @@ def run_all(
     Returns:
         What failed, and why.
     """
-    trained = list(dict.fromkeys(name.removesuffix(SITE) for name in methods))
-    personal = {name.removesuffix(SITE) for name in methods if name.endswith(SITE)}
+    trained = list(dict.fromkeys(map(base_of, methods)))
+    personal = {base_of(name) for name in methods if name.endswith(SITE)}
     jobs = {
         f"{name}, seed {seed}": (run_one, benchmark, name, seed, name in personal)
         for seed in seeds
         for name in trained
-        if not all(
-            benchmark.is_done(wanted, seed)
-            for wanted in methods
-            if wanted.removesuffix(SITE) == name
-        )
+        if not all(benchmark.is_done(wanted, seed) for wanted in methods if base_of(wanted) == name)
     }
     _, failed = workers.run(jobs, "methods x seeds")
     return [f"{item.name}: {item.reason}" for item in failed]
@@ -254,8 +246,9 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
     cost = Cost(
         name, seed, _sent_bytes(method, runs), sum(told.seconds for told in _site_rounds(runs))
     )
-    of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
-    _score(benchmark, cost, of_site)
+    if not benchmark.is_done(name, seed):
+        of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
+        _score(benchmark, cost, of_site)
     if not personal:
         return
     run = runs[ALL]
@@ -298,8 +291,7 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
         folder = benchmark.folder(method, seed)
         rows += read_rows(folder / "scores.csv")
         told = read_json(folder / "cost.json")
-        sent = math.nan if told["sent_bytes"] is None else told["sent_bytes"]
-        costs.append(Cost(method, seed, sent, told["seconds"]))
+        costs.append(Cost(method, seed, or_nan(told["sent_bytes"]), told["seconds"]))
     own = read_json(benchmark.out / "benchmark.json")["own"]
     scores = Scores(rows, {site: tuple(names) for site, names in own.items()})
     if reference not in scores.methods:
@@ -357,7 +349,7 @@ def _introduction(benchmark: Benchmark, scores: Scores) -> str:
         copies = ""
         if name.endswith(SITE):
             copies = f"; then each site fine-tunes its own copy in {more} rounds more"
-        lines.append(f"- `{name}`: {find_method(name.removesuffix(SITE)).what}{copies}")
+        lines.append(f"- `{name}`: {find_method(name).what}{copies}")
     return "\n".join(lines)
 
 
@@ -388,26 +380,26 @@ def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]
 
 def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     """Score a method's models on the test cases of their sites; that it is done is written last."""
-    rows: list[Row] = []
-    loaded: dict[Path, Model] = {}
-    every: list[StoredCase] = []  # that one model for all sites is asked about
-    for site, cases in test_cases(benchmark).items():
-        file = files[site]
-        if file not in loaded:
-            loaded[file] = load_model(file, benchmark.device)
-        for case in cases:
-            rows += score_case(loaded[file], case, site, cost.method, cost.seed)
-        if len(set(files.values())) == 1:
-            every += cases
+    tests = test_cases(benchmark)
+    models = {file: load_model(file, benchmark.device) for file in set(files.values())}
+    rows = [
+        row
+        for site, cases in tests.items()
+        for case in cases
+        for row in score_case(models[files[site]], case, site, cost.method, cost.seed)
+    ]
+    quality: list[RecallQuality] = []
+    if len(models) == 1:  # one model for all sites can be asked about all cases
+        (model,) = models.values()
+        quality = recall_quality(model, [case for cases in tests.values() for case in cases])
     folder = benchmark.folder(cost.method, cost.seed)
-    quality = recall_quality(loaded[files[site]], every) if every else []
     write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
-    sent = None if math.isnan(cost.sent_bytes) else cost.sent_bytes  # JSON has no NaN
-    described = find_method(cost.method.removesuffix(SITE)).describe()
-    write_json(
-        folder / "cost.json",
-        {"sent_bytes": sent, "seconds": cost.seconds, "method": described},
-    )
+    told = {
+        "sent_bytes": or_none(cost.sent_bytes),
+        "seconds": cost.seconds,
+        "method": find_method(cost.method).describe(),
+    }
+    write_json(folder / "cost.json", told)
     write_rows(rows, folder / "scores.csv")
 
 

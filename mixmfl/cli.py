@@ -43,6 +43,16 @@ def add_alias(made: argparse.ArgumentParser) -> None:
     )
 
 
+def add_setting(made: argparse.ArgumentParser) -> None:
+    """Add ``--setting``, for commands that make a federation."""
+    made.add_argument(
+        "--setting",
+        choices=("mix-modal", "multi-modal", "cross-modal"),
+        default="mix-modal",
+        help="sites hold different modalities (default), all hold all, or each holds one",
+    )
+
+
 def add_device(made: argparse.ArgumentParser) -> None:
     """Add ``--device``, for commands that run the network."""
     made.add_argument(
@@ -67,6 +77,26 @@ def device(named: str) -> "torch.device":
         reason = str(error).splitlines()[0]
         raise MixmflError(f"--device {named}: cannot be used here ({reason})") from None
     return found
+
+
+def add_workers(made: argparse.ArgumentParser) -> None:
+    """Add ``--workers``, for commands that train."""
+    made.add_argument(
+        "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
+    )
+
+
+def workers(asked: int | None, device: "torch.device") -> int:
+    """Return how many processes ``--workers`` means.
+
+    Raises:
+        MixmflError: It is below 0.
+    """
+    if asked is None:
+        return 4 if device.type == "cuda" else 0
+    if asked < 0:
+        raise MixmflError("--workers: must be 0 or more")
+    return asked
 
 
 def cores() -> int:

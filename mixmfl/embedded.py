@@ -195,11 +195,7 @@ def _one_round(
         began = time.monotonic()
         task = encode(train_task(state, run.registrations[site.name]))
         reply, optimizers[site.name] = train_at_site(
-            decode(task),
-            site,
-            run.plans,
-            run.settings,
-            optimizers.get(site.name, {}),
+            decode(task), site, run.plans, run.settings, optimizers.get(site.name, {})
         )
         sent = encode(reply)
         replies[site.name] = decode(sent)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mixmfl import image
 from mixmfl.cases import find_cases
 from mixmfl.errors import DataError, MixmflError
-from mixmfl.files import read_json, replacing
+from mixmfl.files import replacing
 from mixmfl.labels import EXAMPLE, Labels
 from mixmfl.modalities import Modalities
 
@@ -187,15 +187,6 @@ def find_label_description(masks: Path, reference: Path) -> Path:
         f"{', '.join(str(folder) for folder in folders)}. Write one such as {EXAMPLE} and name it "
         "with --labels"
     )
-
-
-def read_label_description(path: Path) -> Labels:
-    """Read the labels of a dataset.json.
-
-    Raises:
-        DataError: It is missing, damaged or contradicts itself.
-    """
-    return Labels.from_dataset_json(read_json(path), str(path))
 
 
 def _compare(found: Mask, wanted: Mask, spacing: Sequence[float]) -> tuple[float, float]:

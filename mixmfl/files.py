@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and JSON that is checked when read."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +38,16 @@ def write_json(path: Path, content: Any) -> None:
     NaN is no JSON: a ``ValueError`` is a fault of the caller.
     """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def or_none(number: float) -> float | None:
+    """Return a number as JSON can hold it: NaN as None."""
+    return None if math.isnan(number) else number
+
+
+def or_nan(number: float | None) -> float:
+    """Return the number that ``or_none`` was given."""
+    return math.nan if number is None else number
 
 
 def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:

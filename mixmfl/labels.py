@@ -6,12 +6,14 @@ files and messages, indices everywhere else.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mixmfl.errors import DataError
+from mixmfl.files import read_json
 
 LARGEST_VALUE = 65535  # label files are written with at most 16 bits
 EXAMPLE = '{"labels": {"background": 0, "lesion": 1}}'
@@ -82,6 +84,15 @@ class Labels:
                     )
                 name_of[value] = name
         return labels
+
+    @classmethod
+    def load(cls, path: Path) -> "Labels":
+        """Read the labels of a dataset.json.
+
+        Raises:
+            DataError: It is missing, damaged or contradicts itself.
+        """
+        return cls.from_dataset_json(read_json(path), str(path))
 
     def to_json(self) -> dict[str, Any]:
         """Return the description in nnU-Net's form, as dataset.json holds it."""

@@ -54,21 +54,22 @@ class Method:
         return replace_settings(plans, self.network, self.training)
 
 
+_STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
         "each site trains a U-Net alone, a channel per modality and zeros for absent ones",
         sites="alone",
-        network={"form": "stacked", "compensation_levels": []},
+        network=_STACKED,
         training={"modality_dropping": 0},
     ),
     "fedavg": Method(
         "that U-Net by federated averaging",
-        network={"form": "stacked", "compensation_levels": []},
+        network=_STACKED,
         training={"modality_dropping": 0},
     ),
     "union": Method(
         "the same, with modalities hidden at random in training",
-        network={"form": "stacked", "compensation_levels": []},
+        network=_STACKED,
     ),
     "tailored": Method(
         "an encoder per modality, averaged over those who have it; no shared stream, no memory",
@@ -142,15 +143,20 @@ ABLATIONS = {
         "earlier batches of a round count for half", network=_DEEP, training={"memory_decay": 0.5}
     ),
 }
-ALL = {**BASELINES, **ABLATIONS}
+METHODS = {**BASELINES, **ABLATIONS}
 GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
 SITE = "+site"
 """Behind a method's name: the same after each site fine-tuned its own copy."""
 
 
+def base_of(name: str) -> str:
+    """Return a method's name without ``+site``: what is trained before sites fine-tune it."""
+    return name.removesuffix(SITE)
+
+
 def find_method(name: str) -> Method:
-    """Return a method by its name without ``+site``."""
-    return ALL[name]
+    """Return a method by its name, with or without ``+site``."""
+    return METHODS[base_of(name)]
 
 
 def choose(names: Sequence[str]) -> tuple[str, ...]:
@@ -161,9 +167,9 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     """
     chosen = [method for name in names for method in GROUPS.get(name, (name,))]
     for name in chosen:
-        base = name.removesuffix(SITE)
-        if base not in ALL:
-            raise DataError(f"method {name!r}: there are {', '.join((*GROUPS, *ALL))}")
-        if base != name and ALL[base].sites != "together":
+        base = base_of(name)
+        if base not in METHODS:
+            raise DataError(f"method {name!r}: there are {', '.join((*GROUPS, *METHODS))}")
+        if base != name and METHODS[base].sites != "together":
             raise DataError(f"method {name!r}: {base} has no federated model to fine-tune")
     return tuple(dict.fromkeys(chosen))

@@ -29,13 +29,15 @@ class Encoding:
     Attributes:
         tailored: ``(B, M, C_tailored, *P)``; zero where a modality is absent. Empty where the
             network has no such stream.
-        shared: ``(B, M, C_shared, *P)``, likewise. A stacked network keeps the images here.
+        shared: ``(B, M, C_shared, *P)``, likewise.
         present: ``(B, M)`` bool; what is not present weighs nothing in ``decode``.
+        images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
     """
 
     tailored: list[Tensor]
     shared: list[Tensor]
     present: Tensor
+    images: Tensor | None = None
 
     def showing(self, shown: Tensor) -> "Encoding":
         """Return the encoding as if only ``shown``, ``(B, M)`` bool, were at hand."""
@@ -104,13 +106,13 @@ class StackedNet(SegmentationNet):
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
         """Keep the images: what they are encoded to depends on which others are shown."""
-        return Encoding([], [images], present)
+        return Encoding([], [], present, images)
 
     def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
         """Run the U-Net; memory is not looked at."""
-        (images,) = encoding.shared
-        at_hand = _over(encoding.present, images.ndim)
-        return self.decoder(self.encoder(torch.where(at_hand, images, 0)))
+        assert encoding.images is not None  # as ``encode`` made it
+        at_hand = _over(encoding.present, encoding.images.ndim)
+        return self.decoder(self.encoder(torch.where(at_hand, encoding.images, 0)))
 
 
 class MDMNet(SegmentationNet):
@@ -363,6 +365,27 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             parameters[name].copy_(tensor)
+
+
+def place_modalities(
+    images: Tensor, available: Sequence[str], modalities: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return what a network is given of images of the modalities at hand.
+
+    Args:
+        images: ``(B, K, *P)``
+        available: The K modalities.
+        modalities: The network's M.
+
+    Returns:
+        Images ``(B, M, *P)``, zero where a modality is absent, and ``(B, M)`` bool: the present.
+    """
+    slots = [modalities.index(name) for name in available]
+    placed = images.new_zeros((len(images), len(modalities), *images.shape[2:]))
+    placed[:, slots] = images
+    present = torch.zeros((len(images), len(modalities)), dtype=torch.bool, device=images.device)
+    present[:, slots] = True
+    return placed, present
 
 
 def _decoder(

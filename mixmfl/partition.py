@@ -37,6 +37,21 @@ _EXAMINATION = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+|(sub-[^_]+)_ses-.+")
 _DEAL, _MODALITIES, _TEST = range(3)
 
 
+def check_setting(setting: str) -> None:
+    """Check that a setting is one of ``SETTINGS``.
+
+    Raises:
+        DataError: It is not.
+    """
+    if setting not in SETTINGS:
+        raise DataError(f"setting {setting!r}: there are {', '.join(SETTINGS)}")
+
+
+def tests_folder(site: str) -> str:
+    """Return the name of the folder of a site's test cases."""
+    return site + _TESTS
+
+
 @dataclass(frozen=True)
 class Settings:
     """What, with the cases' names and modalities, decides a split.
@@ -64,8 +79,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.setting not in SETTINGS:
-            raise DataError(f"setting {self.setting!r}: there are {', '.join(SETTINGS)}")
+        check_setting(self.setting)
         if self.holds and self.setting != "mix-modal":
             raise DataError(f"what a site holds can be chosen in mix-modal, not in {self.setting}")
         if self.sites < 1:
@@ -451,8 +465,8 @@ def write_federation(
     """
     _check_new(folder, split.source)
     placed = [(site.name, case) for site in split.sites for case in site.train]
-    placed += [(site.name + _TESTS, case) for site in split.sites for case in site.tests]
-    tests = {site.name: site.name + _TESTS for site in split.sites if site.tests}
+    placed += [(tests_folder(site.name), case) for site in split.sites for case in site.tests]
+    tests = {site.name: tests_folder(site.name) for site in split.sites if site.tests}
     with replacing(folder.resolve()) as temporary:
         temporary.mkdir()
         for place, case in watch(placed):

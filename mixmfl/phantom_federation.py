@@ -11,7 +11,7 @@ import numpy as np
 from mixmfl.errors import DataError
 from mixmfl.files import read_json, write_json, write_text
 from mixmfl.image import Grid, from_canonical, write_image, write_labels
-from mixmfl.partition import SETTINGS
+from mixmfl.partition import SETTINGS, check_setting, tests_folder
 from mixmfl.phantom import (
     ENHANCING,
     HELD_OUT,
@@ -106,8 +106,7 @@ class Settings:
             raise DataError(f"spacing is {self.spacing_mm} mm; it must be between 0.5 and 8 mm")
         if self.cases is not None and self.cases < 1:
             raise DataError(f"cases is {self.cases}; every hospital needs at least 1")
-        if self.setting not in SETTINGS:
-            raise DataError(f"setting {self.setting!r}: there are {', '.join(SETTINGS)}")
+        check_setting(self.setting)
         if self.tests < 0:
             raise DataError(f"tests is {self.tests}; it must be 0 or more")
 
@@ -157,11 +156,6 @@ class Settings:
             ],
             "tissues": {name: asdict(tissue) for name, tissue in TISSUES.items()},
         }
-
-
-def tests_folder(hospital: str) -> str:
-    """Return the folder of a hospital's test cases."""
-    return f"{hospital}_tests"
 
 
 def write_federation(

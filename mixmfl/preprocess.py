@@ -106,7 +106,7 @@ def find_site(
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     if labels_file is not None:
-        labels = Labels.from_dataset_json(read_json(labels_file), str(labels_file))
+        labels = Labels.load(labels_file)
     else:
         labels = found.labels or read_site_labels(folder, folder.absolute().parent)
     # not resolve(): a link is named by itself, not by what it points to

@@ -10,7 +10,7 @@ from torch.nn import functional
 from mixmfl.dataset import StoredCase
 from mixmfl.memory import Prototypes, can_recall, recall
 from mixmfl.model import Model
-from mixmfl.network import Fusion, MDMNet
+from mixmfl.network import Fusion, MDMNet, place_modalities
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
         known = [name for name in model.modalities if name in case.modalities]
         if len(known) < 2:
             continue
-        images, classes = _slices(case, known, model)
-        present = torch.zeros(images.shape[:2], dtype=torch.bool, device=images.device)
-        present[:, [network.modalities.index(name) for name in known]] = True
+        seen, classes = _slices(case, known, model)
+        images, present = place_modalities(seen, known, network.modalities)
         encoding = network.encode(images, present)
         for modality in known:
             index = network.modalities.index(modality)
@@ -61,8 +60,8 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
             others[:, index] = False
             for level in sorted(network.compensated):
                 if can_recall(model.memory, modality, level):
-                    seen = encoding.shared[level]
-                    query = seen[others].reshape(len(images), -1, *seen.shape[2:]).mean(dim=1)
+                    shared = encoding.shared[level]
+                    query = shared[others].reshape(len(images), -1, *shared.shape[2:]).mean(dim=1)
                     at_level = functional.interpolate(classes, query.shape[2:], mode="nearest")
                     sums = _compare(
                         query,
@@ -93,7 +92,7 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
 
 
 def _slices(case: StoredCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
-    """Return the case as one batch: images ``(B, M, *P)`` and classes ``(B, 1, *P)``, padded.
+    """Return the case as one batch: images ``(B, K, *P)`` and classes ``(B, 1, *P)``, padded.
 
     A 2-D network gets its slices, a 3-D one the whole case.
     """
@@ -108,9 +107,7 @@ def _slices(case: StoredCase, known: Sequence[str], model: Model) -> tuple[Tenso
     strides = torch.tensor(planned["architecture"]["arch_kwargs"]["strides"]).prod(dim=0).tolist()
     sizes = zip(images.shape[2:], strides, strict=True)
     pad = [n for size, stride in reversed(list(sizes)) for n in (0, -size % stride)]
-    placed = images.new_zeros((len(images), len(model.network.modalities), *images.shape[2:]))
-    placed[:, [model.network.modalities.index(name) for name in known]] = images
-    return functional.pad(placed, pad), functional.pad(classes, pad, value=-1)
+    return functional.pad(images, pad), functional.pad(classes, pad, value=-1)
 
 
 def _compare(

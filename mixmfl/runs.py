@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.errors import ModelError
-from mixmfl.files import read_json, replacing, write_json, write_text
+from mixmfl.files import or_nan, or_none, read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
 from mixmfl.plan import Plans
@@ -146,14 +146,8 @@ def open_run(folder: Path) -> Run:
                 {site: SiteRound(**told) for site, told in sites.items()}
                 for sites in record["history"]
             ],
-            {
-                int(number): math.nan if dice is None else dice
-                for number, dice in record["dice"].items()
-            },
-            {
-                site: Personal(*(math.nan if dice is None else dice for dice in told))
-                for site, told in record["personal"].items()
-            },
+            {int(number): or_nan(dice) for number, dice in record["dice"].items()},
+            {site: Personal(*map(or_nan, told)) for site, told in record["personal"].items()},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
@@ -318,9 +312,9 @@ def _write_record(run: Run) -> None:
         "settings": dataclasses.asdict(run.settings),
         "fold": run.fold,
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
-        "dice": {str(n): _or_none(dice) for n, dice in run.dice.items()},
+        "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
         "personal": {
-            site: [_or_none(told.dice), _or_none(told.dice_before)]
+            site: [or_none(told.dice), or_none(told.dice_before)]
             for site, told in run.personal.items()
         },
         "history": [
@@ -329,10 +323,6 @@ def _write_record(run: Run) -> None:
         ],
     }
     write_json(run.folder / "run.json", content)
-
-
-def _or_none(number: float) -> float | None:
-    return None if math.isnan(number) else number  # JSON has no NaN
 
 
 def _drop_states(run: Run) -> None:

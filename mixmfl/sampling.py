@@ -103,11 +103,12 @@ class Batches(Dataset[Batch]):
                 self._sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(picked)
             ]
+        images, present, shown, classes = zip(*items, strict=True)
         return Batch(
-            torch.stack([item[0] for item in items]),
-            torch.stack([item[1] for item in items]),
-            torch.stack([item[2] for item in items]),
-            [torch.stack(classes) for classes in zip(*(item[3] for item in items), strict=True)],
+            torch.stack(images),
+            torch.stack(present),
+            torch.stack(shown),
+            [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
         )
 
     def _sample(

@@ -22,7 +22,7 @@ from mixmfl.memory import (
     merge_prototypes,
     observe,
 )
-from mixmfl.network import Encoding, SegmentationNet
+from mixmfl.network import Encoding, SegmentationNet, place_modalities
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch
@@ -87,7 +87,6 @@ def train_locally(
     planned = plans.configuration(configuration)
     outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
     compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
-    decoupled = plans.network.form == "decoupled"
     mixed = device.type == "cuda"
     # the scale is taken up again like the moments: finding it costs steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
@@ -108,7 +107,7 @@ def train_locally(
             if not torch.equal(batch.shown, batch.present):
                 hiding = network.decode(encoding.showing(batch.shown.to(device)), memory)
                 loss = (loss + compare(hiding, targets)) / 2
-            if settings.alignment and decoupled and encoding.shared:
+            if settings.alignment and encoding.shared:
                 loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
             if settings.separation and encoding.tailored and encoding.shared:
                 apart = separation(encoding.tailored[-1], encoding.shared[-1], present)
@@ -250,16 +249,9 @@ def segment_stored(
 
 def case_predictor(network: SegmentationNet, memory: Memory, available: Sequence[str]) -> Predictor:
     """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
-    modalities = network.modalities
-    slots = [modalities.index(name) for name in available]
 
     def predict(images: Tensor) -> Tensor:
-        placed = images.new_zeros((len(images), len(modalities), *images.shape[2:]))
-        placed[:, slots] = images
-        present = torch.zeros(
-            (len(images), len(modalities)), dtype=torch.bool, device=images.device
-        )
-        present[:, slots] = True
+        placed, present = place_modalities(images, available, network.modalities)
         with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
             return network(placed, present, memory)
 

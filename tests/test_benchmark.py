@@ -112,8 +112,8 @@ def test_a_method_that_is_described_otherwise_now_is_not_done(
     done: benchmark.Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert done.is_done("fedavg", 0)
-    changed = dataclasses.replace(methods.ALL["fedavg"], training={"modality_dropping": 0.5})
-    monkeypatch.setitem(methods.ALL, "fedavg", changed)
+    changed = dataclasses.replace(methods.METHODS["fedavg"], training={"modality_dropping": 0.5})
+    monkeypatch.setitem(methods.METHODS, "fedavg", changed)
     assert not done.is_done("fedavg", 0)
     assert ("fedavg", 0) not in done.done()
 
@@ -170,7 +170,7 @@ def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in
     ]
     settings = RunSettings("2d", 0, rounds=1, local_steps=2, learning_rate=0.01)
     models = []
-    for folder, edit in (("true", None), (name, methods.ALL[name].edit_memory)):
+    for folder, edit in (("true", None), (name, methods.METHODS[name].edit_memory)):
         run = train_embedded(plans, sites, settings, "all", tmp_path / folder, edit_memory=edit)
         models.append(load_model(run.folder / "model.safetensors"))
     true, edited = models
@@ -236,7 +236,7 @@ def test_an_own_copy_is_scored_only_where_its_site_keeps_it(done: benchmark.Benc
         assert same or dice > before
 
 
-@pytest.mark.parametrize("name", methods.ALL)
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_gives_plans_that_build_a_network_which_runs(name: str) -> None:
     plans = methods.find_method(name).apply(small_plans())
     network = build_network(plans, "2d", 0).eval()
@@ -248,7 +248,7 @@ def test_every_method_gives_plans_that_build_a_network_which_runs(name: str) -> 
 
 def test_a_method_replaces_only_what_it_names() -> None:
     plans = small_plans()
-    for name in methods.ALL:
+    for name in methods.METHODS:
         method = methods.find_method(name)
         made = method.apply(plans)
         for part, changes in (("network", method.network), ("training", method.training)):

@@ -46,22 +46,16 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged = merge_fingerprints(fingerprints())
-    planner = PlannerSettings(8.0, 32, 512, 320, None)
-    ours = nnunet.plan(
+    asked = (
         merged,
         ["t1", "t2"],
         LABELS,
-        planner,
+        PlannerSettings(8.0, 32, 512, 320, None),
         NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1),
     )
+    ours = nnunet.plan(*asked)
     monkeypatch.setattr(nnunet, "_Planner", lambda name, *_: _plain_planner(name))
-    theirs = nnunet.plan(
-        merged,
-        ["t1", "t2"],
-        LABELS,
-        planner,
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1),
-    )
+    theirs = nnunet.plan(*asked)
     for name in ("2d", "3d_fullres"):
         one, other = ours["configurations"][name], theirs["configurations"][name]
         assert list(one["spacing"]) == list(other["spacing"])
