@@ -1,48 +1,28 @@
 """The embedded federation: all sites in this process, one after another, on one device."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mixmfl.coordinate import Answer, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
-from mixmfl.errors import DataError, ModelError
+from mixmfl.errors import DataError
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
-from mixmfl.progress import draw_progress
 from mixmfl.rounds import (
     RunSettings,
-    ServerState,
     Site,
-    first_state,
-    mean_dice,
-    merge_round,
+    perform,
     personalization_task,
     personalize_at_site,
-    read_dice,
     register,
-    train_at_site,
-    train_task,
-    validate_at_site,
-    validation_task,
 )
-from mixmfl.runs import (
-    Run,
-    SiteRound,
-    choose_round,
-    export_model,
-    load_optimizers,
-    load_state_of,
-    open_run,
-    save_personal,
-    save_round,
-    start_run,
-)
+from mixmfl.runs import Run, choose_round, load_optimizers, load_state_of, save_personal
 from mixmfl.sampling import site_number
-from mixmfl.wire import decode, encode
+from mixmfl.wire import Message, decode, encode
 
 FOLDS = 5
 
@@ -146,21 +126,18 @@ def train_embedded(
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
     registrations = {site.name: register(site, uniform=uniform) for site in sites}
-    asked = Run(out, plans, settings, fold, registrations)
-    if resume:
-        run = open_run(out)
-        _check_same_run(run, asked)
-        done = len(run.history)
-        state = load_state_of(run, done) if done else first_state(plans, settings)
-        optimizers: dict[str, State] = load_optimizers(run, done) if done else {}
-    else:
-        run, state, optimizers = asked, first_state(plans, settings), {}
-        start_run(run)
-    while state.round < settings.rounds:
-        state = _one_round(run, state, sites, optimizers, edit_memory)
-        report(run)
-    draw_progress(run, out / "progress.png")
-    export_model(out, "best", out / "model.safetensors")
+    run, state = begin(Run(out, plans, settings, fold, registrations), resume=resume)
+    optimizers = load_optimizers(run, state.round) if state.round else {}
+
+    def ask(tasks: Mapping[str, Message]) -> dict[str, Answer]:
+        return {
+            site.name: _ask_here(site, tasks[site.name], run, optimizers)
+            for site in sites
+            if site.name in tasks
+        }
+
+    train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
+    finish(run)
     return run
 
 
@@ -182,75 +159,14 @@ def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
         save_personal(run, site.name, personal, own)
 
 
-def _one_round(
-    run: Run,
-    state: ServerState,
-    sites: Sequence[Site],
-    optimizers: dict[str, State],
-    edit_memory: Callable[[Memory], Memory] | None,
-) -> ServerState:
-    """Train at every site, merge, validate where it is time to, save."""
-    replies, sizes, seconds = {}, {}, {}
-    for site in sites:
-        began = time.monotonic()
-        task = encode(train_task(state, run.registrations[site.name]))
-        reply, optimizers[site.name] = train_at_site(
-            decode(task), site, run.plans, run.settings, optimizers.get(site.name, {})
-        )
-        sent = encode(reply)
-        replies[site.name] = decode(sent)
-        sizes[site.name] = len(sent), len(task)
-        seconds[site.name] = time.monotonic() - began
-    state, diagnostics = merge_round(state, replies, run.registrations)
-    if edit_memory is not None:
-        state = dataclasses.replace(state, memory=edit_memory(state.memory))
-    every = run.plans.training.validate_every
-    due = state.round % every == 0 or state.round == run.settings.rounds
-    dice = {}
-    for site in sites if due else ():
-        began = time.monotonic()
-        task = encode(validation_task(state, site.name, run.registrations))
-        judged = validate_at_site(decode(task), site, run.plans, run.settings)
-        dice[site.name] = read_dice(decode(encode(judged)))
-        seconds[site.name] += time.monotonic() - began
-    save_round(
-        run,
-        state,
-        optimizers,
-        {
-            site.name: SiteRound(
-                diagnostics.loss[site.name],
-                {
-                    name: found.total / found.cases if found.cases else None
-                    for name, found in dice.get(site.name, {}).items()
-                },
-                *sizes[site.name],
-                seconds[site.name],
-            )
-            for site in sites
-        },
-        mean_dice(dice.values()) if due else None,
+def _ask_here(site: Site, task: Message, run: Run, optimizers: dict[str, State]) -> Answer:
+    """Have a task done by a site in this process; what crosses, crosses as bytes."""
+    began = time.monotonic()
+    received = encode(task)
+    reply, optimizer = perform(
+        decode(received), site, run.plans, run.settings, optimizers.get(site.name, {})
     )
-    return state
-
-
-def _check_same_run(there: Run, asked: Run) -> None:
-    before, now = (
-        {
-            **dataclasses.asdict(run.settings),
-            "fold": run.fold,
-            **{f"site {name}": str(told) for name, told in sorted(run.registrations.items())},
-            "plans": run.plans.to_json(),
-        }
-        for run in (there, asked)
-    )
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
-        told = (
-            name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
-            for name in changed
-        )
-        raise ModelError(
-            f"{there.folder}: the run was started with other {', '.join(told)}. Resume it with "
-            "the same, or start a new run in another folder"
-        )
+    if optimizer:
+        optimizers[site.name] = optimizer
+    sent = encode(reply)
+    return Answer(decode(sent), len(sent), len(received), time.monotonic() - began)
