@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.errors import ModelError
@@ -19,6 +19,9 @@ from mixmfl.rounds import (
 )
 from mixmfl.runs import Run, SiteRound, export_model, load_state_of, open_run, save_round, start_run
 from mixmfl.wire import Message
+
+NOT_CONNECTED = "is not connected"
+"""How the reason begins where a site was absent because it could not be reached."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,21 @@ class Answer:
     seconds: float
 
 
-Ask = Callable[[Mapping[str, Message]], Mapping[str, Answer]]
-"""Brings tasks to sites, by name, and their answers back; who does not answer is left out."""
+@dataclass(frozen=True)
+class Answers:
+    """What came of asking.
+
+    Attributes:
+        came: By site.
+        absent: Why nothing usable came from the other sites that were asked.
+    """
+
+    came: Mapping[str, Answer]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+Ask = Callable[[Mapping[str, Message]], Answers]
+"""Brings tasks to sites, by name, and their answers back."""
 
 
 def begin(asked: Run, *, resume: bool) -> tuple[Run, ServerState]:
@@ -112,7 +128,8 @@ def _one_round(
     edit_memory: Callable[[Memory], Memory] | None,
 ) -> ServerState:
     """Let the sites train, merge, validate where it is time to, save."""
-    trained = ask({site: train_task(state, told) for site, told in run.registrations.items()})
+    asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
+    trained = asked.came
     state, diagnostics = merge_round(
         state, {site: answer.message for site, answer in trained.items()}, run.registrations
     )
@@ -124,7 +141,7 @@ def _one_round(
     if due:
         judged = ask(
             {site: validation_task(state, site, run.registrations) for site in run.registrations}
-        )
+        ).came
     dice = {site: read_dice(answer.message) for site, answer in judged.items()}
     sites = {
         site: SiteRound(

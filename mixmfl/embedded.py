@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixmfl.coordinate import Answer, begin, finish, train_rounds
+from mixmfl.coordinate import Answer, Answers, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
 from mixmfl.errors import DataError
 from mixmfl.memory import Memory, State
@@ -129,12 +129,14 @@ def train_embedded(
     run, state = begin(Run(out, plans, settings, fold, registrations), resume=resume)
     optimizers = load_optimizers(run, state.round) if state.round else {}
 
-    def ask(tasks: Mapping[str, Message]) -> dict[str, Answer]:
-        return {
-            site.name: _ask_here(site, tasks[site.name], run, optimizers)
-            for site in sites
-            if site.name in tasks
-        }
+    def ask(tasks: Mapping[str, Message]) -> Answers:
+        return Answers(
+            {
+                site.name: _ask_here(site, tasks[site.name], run, optimizers)
+                for site in sites
+                if site.name in tasks
+            }
+        )
 
     train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
     finish(run)

@@ -21,5 +21,9 @@ class AggregationError(MixmflError):
     """What the sites sent cannot be merged."""
 
 
+class QuorumError(AggregationError):
+    """Fewer sites answered than a round needs."""
+
+
 class ModelError(MixmflError):
     """A model file or a run is missing, damaged, or of another version."""

@@ -170,9 +170,9 @@ def save_round(
         dice: Mean validation Dice, None where the round was not validated.
     """
     folder = _round_folder(run, state.round)
-    _save_tensors(folder / "server.safetensors", {**state.weights, **memory_to_state(state.memory)})
+    save_tensors(folder / "server.safetensors", {**state.weights, **memory_to_state(state.memory)})
     for site, optimizer in optimizers.items():
-        _save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
+        save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
     if dice is not None:
         run.dice[state.round] = dice
@@ -183,7 +183,12 @@ def save_round(
 
 def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
     """Save a site's own copy, then record what became of it."""
-    _save_tensors(_personal_file(run, site), own)
+    save_tensors(_personal_file(run, site), own)
+    record_personal(run, site, personal)
+
+
+def record_personal(run: Run, site: str, personal: Personal) -> None:
+    """Record what became of a site's own copy, which lies at the site itself."""
     run.personal[site] = personal
     _write_record(run)
 
@@ -200,7 +205,7 @@ def load_state_of(run: Run, number: int) -> ServerState:
         raise ModelError(
             f"{run.folder}: the state of round {number} is not there; kept are: {kept}"
         )
-    tensors = _load_tensors(file)
+    tensors = load_tensors(file)
     weights = {name: t for name, t in tensors.items() if not name.startswith("memory.")}
     return ServerState(number, weights, memory_from_state(tensors))
 
@@ -223,13 +228,13 @@ def load_personal(run: Run, site: str) -> State:
             f"{run.folder}: site {site!r} does better with the model of all (validation Dice "
             f"{told.dice_before:.3f}, its own copy {told.dice:.3f}); export that, without --site"
         )
-    return _load_tensors(_personal_file(run, site))
+    return load_tensors(_personal_file(run, site))
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
     """Return the sites' optimiser states after a round."""
     folder = _round_folder(run, number) / "optimizers"
-    return {site: _load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
+    return {site: load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
 
 
 def kept_rounds(run: Run) -> list[int]:
@@ -349,13 +354,19 @@ def _personal_file(run: Run, site: str) -> Path:
     return run.folder / "personal" / f"{site}.safetensors"
 
 
-def _save_tensors(path: Path, state: State) -> None:
+def save_tensors(path: Path, state: State) -> None:
+    """Write tensors by name, whole or not at all."""
     content = pack(state, {"format": FORMAT})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def _load_tensors(path: Path) -> State:
+def load_tensors(path: Path) -> State:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        ModelError: The file is missing or damaged.
+    """
     try:
         return read(path)[0]
     except (OSError, ValueError) as error:
