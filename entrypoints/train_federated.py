@@ -125,8 +125,13 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _print_round(run: "Run") -> None:
+    from mixmfl.files import or_nan
+
     number, sites = len(run.history), run.history[-1]
-    loss = "  ".join(f"{site} {told.loss:.3f}" for site, told in sites.items())
+    loss = "  ".join(
+        f"{site} rejected" if told.absent else f"{site} {or_nan(told.loss):.3f}"
+        for site, told in sites.items()
+    )
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     seconds = sum(told.seconds for told in sites.values())
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)

@@ -1,6 +1,7 @@
 """The embedded federation: all sites in this process, one after another, on one device."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 
 from mixmfl.dataset import case_names, open_case
-from mixmfl.errors import DataError, ModelError
+from mixmfl.door import check_registration, check_validation
+from mixmfl.errors import AggregationError, DataError, ModelError
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
 from mixmfl.progress import draw_progress
@@ -42,7 +44,9 @@ from mixmfl.runs import (
     start_run,
 )
 from mixmfl.sampling import site_number
-from mixmfl.wire import decode, encode
+from mixmfl.wire import decode, decode_replies, encode, most_reply_bytes
+
+log = logging.getLogger(__name__)
 
 FOLDS = 5
 
@@ -146,6 +150,8 @@ def train_embedded(
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
     registrations = {site.name: register(site, uniform=uniform) for site in sites}
+    for name, told in registrations.items():
+        check_registration(name, told, plans)
     asked = Run(out, plans, settings, fold, registrations)
     if resume:
         run = open_run(out)
@@ -190,18 +196,21 @@ def _one_round(
     edit_memory: Callable[[Memory], Memory] | None,
 ) -> ServerState:
     """Train at every site, merge, validate where it is time to, save."""
-    replies, sizes, seconds = {}, {}, {}
+    replies, sizes, seconds, limits = {}, {}, {}, {}
     for site in sites:
         began = time.monotonic()
         task = encode(train_task(state, run.registrations[site.name]))
         reply, optimizers[site.name] = train_at_site(
             decode(task), site, run.plans, run.settings, optimizers.get(site.name, {})
         )
-        sent = encode(reply)
-        replies[site.name] = decode(sent)
-        sizes[site.name] = len(sent), len(task)
+        replies[site.name] = encode(reply)
+        limits[site.name] = most_reply_bytes(task)
+        sizes[site.name] = len(replies[site.name]), len(task)
         seconds[site.name] = time.monotonic() - began
-    state, diagnostics = merge_round(state, replies, run.registrations)
+    read, refused = decode_replies(replies, limits)
+    state, diagnostics = merge_round(
+        state, read, run.registrations, run.plans, run.settings, refused=refused
+    )
     if edit_memory is not None:
         state = dataclasses.replace(state, memory=edit_memory(state.memory))
     every = run.plans.training.validate_every
@@ -210,8 +219,12 @@ def _one_round(
     for site in sites if due else ():
         began = time.monotonic()
         task = encode(validation_task(state, site.name, run.registrations))
-        judged = validate_at_site(decode(task), site, run.plans, run.settings)
-        dice[site.name] = read_dice(decode(encode(judged)))
+        judged = decode(encode(validate_at_site(decode(task), site, run.plans, run.settings)))
+        try:
+            check_validation(site.name, judged, state.round, None, run.plans)
+            dice[site.name] = read_dice(judged)
+        except AggregationError as error:
+            log.warning("round %d: %s: validation rejected: %s", state.round, site.name, error)
         seconds[site.name] += time.monotonic() - began
     save_round(
         run,
@@ -219,13 +232,14 @@ def _one_round(
         optimizers,
         {
             site.name: SiteRound(
-                diagnostics.loss[site.name],
+                diagnostics.loss.get(site.name),
                 {
                     name: found.total / found.cases if found.cases else None
                     for name, found in dice.get(site.name, {}).items()
                 },
                 *sizes[site.name],
                 seconds[site.name],
+                diagnostics.rejected.get(site.name, ""),
             )
             for site in sites
         },

@@ -41,7 +41,7 @@ LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window",
-    ("wire train rounds model runs preprocess predict evaluate page picture subsets progress "
+    ("wire door train rounds model runs preprocess predict evaluate page picture subsets progress "
      "phantom phantom_federation partition comparison comparison_page comparison_plots methods "
      "recall_quality"),
     "embedded cli",
