@@ -1,52 +1,29 @@
 """The embedded federation: all sites in this process, one after another, on one device."""
 
-import dataclasses
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mixmfl.coordinate import Answer, Answers, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
-from mixmfl.door import check_registration, check_validation
-from mixmfl.errors import AggregationError, DataError, ModelError
+from mixmfl.door import check_registration
+from mixmfl.errors import AggregationError, DataError
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
-from mixmfl.progress import draw_progress
 from mixmfl.rounds import (
     RunSettings,
-    ServerState,
     Site,
-    first_state,
-    mean_dice,
-    merge_round,
+    perform,
     personalization_task,
     personalize_at_site,
-    read_dice,
     register,
-    train_at_site,
-    train_task,
-    validate_at_site,
-    validation_task,
 )
-from mixmfl.runs import (
-    Run,
-    SiteRound,
-    choose_round,
-    export_model,
-    load_optimizers,
-    load_state_of,
-    open_run,
-    save_personal,
-    save_round,
-    start_run,
-)
+from mixmfl.runs import Run, choose_round, load_optimizers, load_state_of, save_personal
 from mixmfl.sampling import site_number
-from mixmfl.wire import decode, decode_replies, encode, most_reply_bytes
-
-log = logging.getLogger(__name__)
+from mixmfl.wire import Message, decode, encode, most_reply_bytes
 
 FOLDS = 5
 
@@ -152,21 +129,21 @@ def train_embedded(
     registrations = {site.name: register(site, uniform=uniform) for site in sites}
     for name, told in registrations.items():
         check_registration(name, told, plans)
-    asked = Run(out, plans, settings, fold, registrations)
-    if resume:
-        run = open_run(out)
-        _check_same_run(run, asked)
-        done = len(run.history)
-        state = load_state_of(run, done) if done else first_state(plans, settings)
-        optimizers: dict[str, State] = load_optimizers(run, done) if done else {}
-    else:
-        run, state, optimizers = asked, first_state(plans, settings), {}
-        start_run(run)
-    while state.round < settings.rounds:
-        state = _one_round(run, state, sites, optimizers, edit_memory)
-        report(run)
-    draw_progress(run, out / "progress.png")
-    export_model(out, "best", out / "model.safetensors")
+    run, state = begin(Run(out, plans, settings, fold, registrations), resume=resume)
+    optimizers = load_optimizers(run, state.round) if state.round else {}
+
+    def ask(tasks: Mapping[str, Message]) -> Answers:
+        came, absent = {}, {}
+        for site in sites:
+            if site.name in tasks:
+                try:
+                    came[site.name] = _ask_here(site, tasks[site.name], run, optimizers)
+                except AggregationError as error:
+                    absent[site.name] = str(error)
+        return Answers(came, absent)
+
+    train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
+    finish(run)
     return run
 
 
@@ -188,83 +165,19 @@ def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
         save_personal(run, site.name, personal, own)
 
 
-def _one_round(
-    run: Run,
-    state: ServerState,
-    sites: Sequence[Site],
-    optimizers: dict[str, State],
-    edit_memory: Callable[[Memory], Memory] | None,
-) -> ServerState:
-    """Train at every site, merge, validate where it is time to, save."""
-    replies, sizes, seconds, limits = {}, {}, {}, {}
-    for site in sites:
-        began = time.monotonic()
-        task = encode(train_task(state, run.registrations[site.name]))
-        reply, optimizers[site.name] = train_at_site(
-            decode(task), site, run.plans, run.settings, optimizers.get(site.name, {})
-        )
-        replies[site.name] = encode(reply)
-        limits[site.name] = most_reply_bytes(task)
-        sizes[site.name] = len(replies[site.name]), len(task)
-        seconds[site.name] = time.monotonic() - began
-    read, refused = decode_replies(replies, limits)
-    state, diagnostics = merge_round(
-        state, read, run.registrations, run.plans, run.settings, refused=refused
-    )
-    if edit_memory is not None:
-        state = dataclasses.replace(state, memory=edit_memory(state.memory))
-    every = run.plans.training.validate_every
-    due = state.round % every == 0 or state.round == run.settings.rounds
-    dice = {}
-    for site in sites if due else ():
-        began = time.monotonic()
-        task = encode(validation_task(state, site.name, run.registrations))
-        judged = decode(encode(validate_at_site(decode(task), site, run.plans, run.settings)))
-        try:
-            check_validation(site.name, judged, state.round, None, run.plans)
-            dice[site.name] = read_dice(judged)
-        except AggregationError as error:
-            log.warning("round %d: %s: validation rejected: %s", state.round, site.name, error)
-        seconds[site.name] += time.monotonic() - began
-    save_round(
-        run,
-        state,
-        optimizers,
-        {
-            site.name: SiteRound(
-                diagnostics.loss.get(site.name),
-                {
-                    name: found.total / found.cases if found.cases else None
-                    for name, found in dice.get(site.name, {}).items()
-                },
-                *sizes[site.name],
-                seconds[site.name],
-                diagnostics.rejected.get(site.name, ""),
-            )
-            for site in sites
-        },
-        mean_dice(dice.values()) if due else None,
-    )
-    return state
+def _ask_here(site: Site, task: Message, run: Run, optimizers: dict[str, State]) -> Answer:
+    """Have a task done by a site in this process; what crosses, crosses as bytes.
 
-
-def _check_same_run(there: Run, asked: Run) -> None:
-    before, now = (
-        {
-            **dataclasses.asdict(run.settings),
-            "fold": run.fold,
-            **{f"site {name}": str(told) for name, told in sorted(run.registrations.items())},
-            "plans": run.plans.to_json(),
-        }
-        for run in (there, asked)
+    Raises:
+        AggregationError: What came from the site is no message.
+    """
+    began = time.monotonic()
+    received = encode(task)
+    reply, optimizer = perform(
+        decode(received), site, run.plans, run.settings, optimizers.get(site.name, {})
     )
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
-        told = (
-            name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
-            for name in changed
-        )
-        raise ModelError(
-            f"{there.folder}: the run was started with other {', '.join(told)}. Resume it with "
-            "the same, or start a new run in another folder"
-        )
+    if optimizer:
+        optimizers[site.name] = optimizer
+    sent = encode(reply)
+    answer = decode(sent, most_reply_bytes(received))
+    return Answer(answer, len(sent), len(received), time.monotonic() - began)

@@ -331,6 +331,25 @@ def personalize_at_site(
     return Personal(mean_dice([after]), mean_dice([before])), copy
 
 
+def perform(
+    task: Message, site: Site, plans: Plans, settings: RunSettings, optimizer_state: State
+) -> tuple[Message, State]:
+    """Do what a task of a round asks of a site, ``train`` or ``validate``.
+
+    Returns:
+        The reply, and the optimiser's moments after training, else nothing.
+
+    Raises:
+        AggregationError: The task is of another kind.
+        MixmflError: As ``train_at_site``.
+    """
+    if task.kind == "train":
+        return train_at_site(task, site, plans, settings, optimizer_state)
+    if task.kind == "validate":
+        return validate_at_site(task, site, plans, settings), {}
+    raise AggregationError(f"a task {task.kind!r} came; a round has 'train' and 'validate'")
+
+
 def merge_round(
     state: ServerState,
     replies: Mapping[str, Message],
@@ -352,7 +371,7 @@ def merge_round(
         registrations: By site.
         plans: Of the run.
         settings: Of the run.
-        refused: By site, why what it sent is no message at all; see ``wire.decode_replies``.
+        refused: By site, why no message came from it at all.
         quorum: Sites that must have a part in the round.
 
     Raises:

@@ -76,24 +76,3 @@ def most_reply_bytes(task: bytes) -> int:
     Masked, a number of 4 bytes becomes one of 8.
     """
     return 2 * len(task) + _REPLY_SLACK
-
-
-def decode_replies(
-    contents: Mapping[str, bytes], most_bytes: Mapping[str, int]
-) -> tuple[dict[str, Message], dict[str, str]]:
-    """Read the sites' replies.
-
-    Args:
-        contents: By site.
-        most_bytes: By site.
-
-    Returns:
-        The messages, and why the other sites' could not be read.
-    """
-    messages, refused = {}, {}
-    for site, content in contents.items():
-        try:
-            messages[site] = decode(content, most_bytes[site])
-        except AggregationError as error:
-            refused[site] = str(error)
-    return messages, refused

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl import embedded
+from mixmfl import embedded, rounds
 from mixmfl.door import (
     NORM_FACTOR,
     NORM_ROUNDS,
@@ -245,7 +245,7 @@ def test_a_run_goes_on_without_a_site_that_sends_nonsense_and_says_so(
         reply, optimizer = train_at_site(task, site, *rest)  # type: ignore[arg-type]
         return (longer(1e3)(reply) if site.name == "north" else reply), optimizer
 
-    monkeypatch.setattr(embedded, "train_at_site", hostile)
+    monkeypatch.setattr(rounds, "train_at_site", hostile)
     run = train_embedded(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
     for told in open_run(run.folder).history:
         assert told["north"].loss is None

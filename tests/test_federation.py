@@ -10,7 +10,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl import embedded, runs
+from mixmfl import coordinate, runs
 from mixmfl.embedded import split_fold, train_embedded
 from mixmfl.errors import ModelError
 from mixmfl.memory import State
@@ -116,10 +116,10 @@ def test_a_round_cut_off_while_it_is_saved_is_done_again(
             raise _KilledError
         real(run, state, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(embedded, "save_round", cut_short)
+    monkeypatch.setattr(coordinate, "save_round", cut_short)
     with pytest.raises(_KilledError):
         train_embedded(plans, sites, SETTINGS, "0", out)
-    monkeypatch.setattr(embedded, "save_round", real)
+    monkeypatch.setattr(coordinate, "save_round", real)
     assert equal(
         weights(whole), weights(train_embedded(plans, sites, SETTINGS, "0", out, resume=True))
     )

@@ -1,0 +1,204 @@
+"""The server's side of a run, however its sites are reached: tasks out, answers in."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixmfl.door import check_validation
+from mixmfl.errors import AggregationError, ModelError
+from mixmfl.memory import Memory, State
+from mixmfl.progress import draw_progress
+from mixmfl.rounds import (
+    ServerState,
+    first_state,
+    mean_dice,
+    merge_round,
+    read_dice,
+    train_task,
+    validation_task,
+)
+from mixmfl.runs import Run, SiteRound, export_model, load_state_of, open_run, save_round, start_run
+from mixmfl.train import DiceSum
+from mixmfl.wire import Message
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back from a site.
+
+    Attributes:
+        message: Its reply.
+        sent_bytes: By the site.
+        received_bytes: By the site.
+        seconds: From the task to the reply.
+    """
+
+    message: Message
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of asking.
+
+    Attributes:
+        came: By site.
+        absent: Why nothing usable came from the other sites that were asked.
+    """
+
+    came: Mapping[str, Answer]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+Ask = Callable[[Mapping[str, Message]], Answers]
+"""Brings tasks to sites, by name, and their answers back."""
+
+
+def begin(asked: Run, *, resume: bool) -> tuple[Run, ServerState]:
+    """Start a run, or take up the one in its folder.
+
+    Args:
+        asked: With no history.
+        resume: Whether the folder holds the run already; its settings and sites must be the same.
+
+    Raises:
+        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
+    """
+    if not resume:
+        start_run(asked)
+        return asked, first_state(asked.plans, asked.settings)
+    run = open_run(asked.folder)
+    _check_same_run(run, asked)
+    done = len(run.history)
+    return run, load_state_of(run, done) if done else first_state(run.plans, run.settings)
+
+
+def train_rounds(
+    run: Run,
+    state: ServerState,
+    ask: Ask,
+    optimizers: Mapping[str, State],
+    *,
+    report: Callable[[Run], None] = lambda run: None,
+    pause: Callable[[], bool] = lambda: False,
+    edit_memory: Callable[[Memory], Memory] | None = None,
+) -> bool:
+    """Do the rounds that are left.
+
+    Args:
+        run: Changed: every round is added and saved.
+        state: After the rounds that are done.
+        ask: Reaches the sites.
+        optimizers: Of sites whose moments are kept with the run; ``ask`` changes them.
+        report: Called after every round.
+        pause: Asked before every round whether to stop here.
+        edit_memory: What an ablation makes of the merged memory, after every round.
+
+    Returns:
+        Whether all rounds are done.
+
+    Raises:
+        AggregationError: No site answered with what can be merged.
+    """
+    while state.round < run.settings.rounds:
+        if pause():
+            return False
+        state = _one_round(run, state, ask, optimizers, edit_memory)
+        report(run)
+    return True
+
+
+def finish(run: Run) -> Path:
+    """Draw how a run went and export the model of its best round; return the model's file."""
+    draw_progress(run, run.folder / "progress.png")
+    model = run.folder / "model.safetensors"
+    export_model(run.folder, "best", model)
+    return model
+
+
+def _one_round(
+    run: Run,
+    state: ServerState,
+    ask: Ask,
+    optimizers: Mapping[str, State],
+    edit_memory: Callable[[Memory], Memory] | None,
+) -> ServerState:
+    """Let the sites train, merge, validate where it is time to, save."""
+    asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
+    trained = asked.came
+    state, diagnostics = merge_round(
+        state,
+        {site: answer.message for site, answer in trained.items()},
+        run.registrations,
+        run.plans,
+        run.settings,
+        refused=asked.absent,
+    )
+    if edit_memory is not None:
+        state = dataclasses.replace(state, memory=edit_memory(state.memory))
+    every = run.plans.training.validate_every
+    due = state.round % every == 0 or state.round == run.settings.rounds
+    judged: Mapping[str, Answer] = {}
+    if due:
+        judged = ask(
+            {site: validation_task(state, site, run.registrations) for site in run.registrations}
+        ).came
+    dice = _read_validation(run, state.round, judged)
+    sites = {
+        site: SiteRound(
+            diagnostics.loss.get(site),
+            {
+                name: found.total / found.cases if found.cases else None
+                for name, found in dice.get(site, {}).items()
+            },
+            trained[site].sent_bytes if site in trained else 0,
+            trained[site].received_bytes if site in trained else 0,
+            sum(answers[site].seconds for answers in (trained, judged) if site in answers),
+            diagnostics.rejected.get(site, ""),
+        )
+        for site in run.registrations
+    }
+    save_round(run, state, optimizers, sites, mean_dice(dice.values()) if due else None)
+    return state
+
+
+def _read_validation(
+    run: Run, number: int, judged: Mapping[str, Answer]
+) -> dict[str, dict[str, DiceSum]]:
+    """Return the sums of Dice by site; those that cannot be true are left out."""
+    dice = {}
+    for site, answer in judged.items():
+        try:
+            check_validation(site, answer.message, number, None, run.plans)
+            dice[site] = read_dice(answer.message)
+        except AggregationError as error:
+            log.warning("round %d: %s: validation rejected: %s", number, site, error)
+    return dice
+
+
+def _check_same_run(there: Run, asked: Run) -> None:
+    before, now = (
+        {
+            **dataclasses.asdict(run.settings),
+            "fold": run.fold,
+            **{f"site {name}": str(told) for name, told in sorted(run.registrations.items())},
+            "plans": run.plans.to_json(),
+        }
+        for run in (there, asked)
+    )
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        told = (
+            name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
+            for name in changed
+        )
+        raise ModelError(
+            f"{there.folder}: the run was started with other {', '.join(told)}. Resume it with "
+            "the same, or start a new run in another folder"
+        )
