@@ -145,7 +145,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     import uuid
 
-    from mixmfl.remote import TrainOrders, load_orders
+    from mixmfl.remote import TrainOrders, load_orders, orders_file
     from mixmfl.runs import holds_run, open_run
 
     flare = cli.network_engine()
@@ -157,17 +157,20 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
     if options.deadline <= 0:
         raise MixmflError("--deadline: must be above 0")
     out = options.out.resolve()
-    if holds_run(out) != options.resume:
-        raise MixmflError(
-            f"{out}: holds {'a' if holds_run(out) else 'no'} run; "
-            f"{'go on with it by --resume, or name another folder' if holds_run(out) else 'leave out --resume'}"
-        )
-    before = out / "orders.json"
-    name = load_orders(before).name if options.resume else uuid.uuid4().hex[:12]
+    file = orders_file(out)
+    if file.is_file() and not options.resume:
+        raise MixmflError(f"{out}: holds a run; go on with it by --resume, or name another folder")
+    before = load_orders(file) if options.resume else None
     orders = TrainOrders(
-        options.input.resolve(), out, name, settings, options.fold, quorum, options.personalize
+        options.input.resolve(),
+        out,
+        before.name if isinstance(before, TrainOrders) else uuid.uuid4().hex[:12],
+        settings,
+        options.fold,
+        quorum,
+        options.personalize,
     )
-    told = len(open_run(out).history) if options.resume else 0
+    told = len(open_run(out).history) if holds_run(out) else 0
 
     def report() -> None:
         nonlocal told
@@ -207,8 +210,13 @@ def _tell_own(site: str, own: "Personal") -> str:
 
 
 def _print_round(run: "Run", number: int) -> None:
+    from mixmfl.files import or_nan
+
     sites = run.history[number - 1]
-    loss = "  ".join(f"{site} {told.loss:.3f}" for site, told in sites.items())
+    loss = "  ".join(
+        f"{site} absent" if told.absent else f"{site} {or_nan(told.loss):.3f}"
+        for site, told in sites.items()
+    )
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     seconds = sum(told.seconds for told in sites.values())
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)

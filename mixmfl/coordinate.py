@@ -1,11 +1,13 @@
 """The server's side of a run, however its sites are reached: tasks out, answers in."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixmfl.errors import ModelError
+from mixmfl.door import check_validation
+from mixmfl.errors import AggregationError, ModelError
 from mixmfl.memory import Memory, State
 from mixmfl.progress import draw_progress
 from mixmfl.rounds import (
@@ -18,7 +20,10 @@ from mixmfl.rounds import (
     validation_task,
 )
 from mixmfl.runs import Run, SiteRound, export_model, load_state_of, open_run, save_round, start_run
+from mixmfl.train import DiceSum
 from mixmfl.wire import Message
+
+log = logging.getLogger(__name__)
 
 NOT_CONNECTED = "is not connected"
 """How the reason begins where a site was absent because it could not be reached."""
@@ -86,6 +91,7 @@ def train_rounds(
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
     edit_memory: Callable[[Memory], Memory] | None = None,
+    quorum: int = 1,
 ) -> bool:
     """Do the rounds that are left.
 
@@ -97,17 +103,18 @@ def train_rounds(
         report: Called after every round.
         pause: Asked before every round whether to stop here.
         edit_memory: What an ablation makes of the merged memory, after every round.
+        quorum: Sites that must have a part in a round.
 
     Returns:
         Whether all rounds are done.
 
     Raises:
-        AggregationError: No site answered with what can be merged.
+        QuorumError: Fewer than ``quorum`` sites answered with what can be merged.
     """
     while state.round < run.settings.rounds:
         if pause():
             return False
-        state = _one_round(run, state, ask, optimizers, edit_memory)
+        state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
         report(run)
     return True
 
@@ -126,12 +133,19 @@ def _one_round(
     ask: Ask,
     optimizers: Mapping[str, State],
     edit_memory: Callable[[Memory], Memory] | None,
+    quorum: int,
 ) -> ServerState:
     """Let the sites train, merge, validate where it is time to, save."""
     asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
     trained = asked.came
     state, diagnostics = merge_round(
-        state, {site: answer.message for site, answer in trained.items()}, run.registrations
+        state,
+        {site: answer.message for site, answer in trained.items()},
+        run.registrations,
+        run.plans,
+        run.settings,
+        refused=asked.absent,
+        quorum=quorum,
     )
     if edit_memory is not None:
         state = dataclasses.replace(state, memory=edit_memory(state.memory))
@@ -142,22 +156,37 @@ def _one_round(
         judged = ask(
             {site: validation_task(state, site, run.registrations) for site in run.registrations}
         ).came
-    dice = {site: read_dice(answer.message) for site, answer in judged.items()}
+    dice = _read_validation(run, state.round, judged)
     sites = {
         site: SiteRound(
-            diagnostics.loss[site],
+            diagnostics.loss.get(site),
             {
                 name: found.total / found.cases if found.cases else None
                 for name, found in dice.get(site, {}).items()
             },
-            answer.sent_bytes,
-            answer.received_bytes,
-            answer.seconds + (judged[site].seconds if site in judged else 0.0),
+            trained[site].sent_bytes if site in trained else 0,
+            trained[site].received_bytes if site in trained else 0,
+            sum(answers[site].seconds for answers in (trained, judged) if site in answers),
+            diagnostics.rejected.get(site, ""),
         )
-        for site, answer in trained.items()
+        for site in run.registrations
     }
     save_round(run, state, optimizers, sites, mean_dice(dice.values()) if due else None)
     return state
+
+
+def _read_validation(
+    run: Run, number: int, judged: Mapping[str, Answer]
+) -> dict[str, dict[str, DiceSum]]:
+    """Return the sums of Dice by site; those that cannot be true are left out."""
+    dice = {}
+    for site, answer in judged.items():
+        try:
+            check_validation(site, answer.message, number, None, run.plans)
+            dice[site] = read_dice(answer.message)
+        except AggregationError as error:
+            log.warning("round %d: %s: validation rejected: %s", number, site, error)
+    return dice
 
 
 def _check_same_run(there: Run, asked: Run) -> None:

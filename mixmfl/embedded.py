@@ -9,7 +9,8 @@ import torch
 
 from mixmfl.coordinate import Answer, Answers, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
-from mixmfl.errors import DataError
+from mixmfl.door import check_registration
+from mixmfl.errors import AggregationError, DataError
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
@@ -22,7 +23,7 @@ from mixmfl.rounds import (
 )
 from mixmfl.runs import Run, choose_round, load_optimizers, load_state_of, save_personal
 from mixmfl.sampling import site_number
-from mixmfl.wire import Message, decode, encode
+from mixmfl.wire import Message, decode, encode, most_reply_bytes
 
 FOLDS = 5
 
@@ -126,17 +127,20 @@ def train_embedded(
         ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
     """
     registrations = {site.name: register(site, uniform=uniform) for site in sites}
+    for name, told in registrations.items():
+        check_registration(name, told, plans)
     run, state = begin(Run(out, plans, settings, fold, registrations), resume=resume)
     optimizers = load_optimizers(run, state.round) if state.round else {}
 
     def ask(tasks: Mapping[str, Message]) -> Answers:
-        return Answers(
-            {
-                site.name: _ask_here(site, tasks[site.name], run, optimizers)
-                for site in sites
-                if site.name in tasks
-            }
-        )
+        came, absent = {}, {}
+        for site in sites:
+            if site.name in tasks:
+                try:
+                    came[site.name] = _ask_here(site, tasks[site.name], run, optimizers)
+                except AggregationError as error:
+                    absent[site.name] = str(error)
+        return Answers(came, absent)
 
     train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
     finish(run)
@@ -162,7 +166,11 @@ def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
 
 
 def _ask_here(site: Site, task: Message, run: Run, optimizers: dict[str, State]) -> Answer:
-    """Have a task done by a site in this process; what crosses, crosses as bytes."""
+    """Have a task done by a site in this process; what crosses, crosses as bytes.
+
+    Raises:
+        AggregationError: What came from the site is no message.
+    """
     began = time.monotonic()
     received = encode(task)
     reply, optimizer = perform(
@@ -171,4 +179,5 @@ def _ask_here(site: Site, task: Message, run: Run, optimizers: dict[str, State])
     if optimizer:
         optimizers[site.name] = optimizer
     sent = encode(reply)
-    return Answer(decode(sent), len(sent), len(received), time.monotonic() - began)
+    answer = decode(sent, most_reply_bytes(received))
+    return Answer(answer, len(sent), len(received), time.monotonic() - began)

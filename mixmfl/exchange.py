@@ -20,7 +20,8 @@ def describe_exchange(what: str, message: Message, content: bytes) -> str:
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
     told = [f"{what}: {message.kind}"]
     if "round" in message.record:
-        told.append(f"round {int(message.record['round']) + 1}")
+        # a task to train comes before its round is done, the others after
+        told.append(f"round {int(message.record['round']) + (message.kind == 'train')}")
     told += [f"block {name}" for name in sorted(blocks)]
     told += [f"memory of {name}" for name in sorted(memory)]
     if fields := sorted(set(message.record) - {"round"}):

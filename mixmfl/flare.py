@@ -48,12 +48,13 @@ from mixmfl.remote import (
     Orders,
     PlanOrders,
     load_orders,
+    orders_file,
     plan_remotely,
     save_orders,
     train_remotely,
 )
 from mixmfl.runs import holds_run, open_run
-from mixmfl.wire import Message, decode, encode
+from mixmfl.wire import Message, decode, encode, most_reply_bytes
 
 COORDINATOR = "coordinator"
 _ADMIN = "coordinator@mixmfl.org"
@@ -451,7 +452,7 @@ def drive(
     Raises:
         MixmflError: It failed, or too few sites answered three times.
     """
-    file = orders.out / "orders.json"
+    file = orders_file(orders.out)
     going_on = file.is_file()
     save_orders(orders, file)
     with serving(kit) as session:
@@ -514,7 +515,7 @@ def _has_come_back(orders: Orders, here: set[str]) -> bool:
     lost = {
         site
         for site in run.registrations
-        if site not in last or last[site].rejected.startswith(NOT_CONNECTED)
+        if site not in last or last[site].absent.startswith(NOT_CONNECTED)
     }
     return bool(lost & here)
 
@@ -615,7 +616,7 @@ class Coordinator(Controller):
         """Work through the orders and note how it ended."""
         orders = load_orders(self._orders)
         sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
-        self._log = orders.out / "exchange.log"
+        self._log = self._orders.with_name("exchange.log")
 
         def ask(tasks: Mapping[str, Message]) -> Answers:
             return self._ask(tasks, sites, fl_ctx, abort_signal)
@@ -681,7 +682,7 @@ class _Asked:
         self.answer: Answer | None = None
         self.absent = ""
         self._site, self._message, self._log = site, message, log
-        self._received_bytes, self._began = 0, time.monotonic()
+        self._received_bytes, self._most, self._began = 0, 0, time.monotonic()
         self._lock = threading.Lock()
         self.task = Task(
             name=message.kind,
@@ -704,7 +705,7 @@ class _Asked:
 
     def _load(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         content = encode(self._message)
-        self._received_bytes = len(content)
+        self._received_bytes, self._most = len(content), most_reply_bytes(content)
         self._began = time.monotonic()
         client_task.task.data["message"] = content
         note(self._log, describe_exchange(f"sent to {self._site}", self._message, content))
@@ -716,7 +717,7 @@ class _Asked:
             self.refuse(f"its reply holds no message ({result.get_return_code()})")
             return
         try:
-            reply = decode(content)
+            reply = decode(content, self._most)
         except MixmflError as error:
             self.refuse(str(error))
             return

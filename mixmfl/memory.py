@@ -119,7 +119,22 @@ def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
     )
 
 
-def merge_memories(before: Memory, replies: Mapping[str, Memory]) -> Memory:
+def level_counts(parts: Sequence[Prototypes]) -> list[Prototypes]:
+    """Return the prototypes with no count above the median of those who saw the class.
+
+    So that no site speaks for more than the usual one does.
+    """
+    counts = torch.stack([part.counts for part in parts]).double()  # (S, K)
+    seen = torch.where(counts > 0, counts, torch.nan)
+    # of an even number the mean of the two in the middle; NaN where nobody saw it
+    middle = seen.nanquantile(0.5, dim=0).nan_to_num(0)
+    return [
+        Prototypes(part.keys, part.values, part.counts.minimum(middle.to(part.counts.dtype)))
+        for part in parts
+    ]
+
+
+def merge_memories(before: Memory, replies: Mapping[str, Memory], levelled: bool = False) -> Memory:
     """Return the memory after a round.
 
     A modality's prototypes are the count-weighted mean over the sites that replied with it; a
@@ -128,12 +143,12 @@ def merge_memories(before: Memory, replies: Mapping[str, Memory]) -> Memory:
     Args:
         before: The memory that the round started from.
         replies: By site.
+        levelled: Whether ``level_counts`` comes first.
     """
     merged = dict(before)
     for place in sorted({place for memory in replies.values() for place in memory}):
-        new = merge_prototypes(
-            [replies[site][place] for site in sorted(replies) if place in replies[site]]
-        )
+        parts = [replies[site][place] for site in sorted(replies) if place in replies[site]]
+        new = merge_prototypes(level_counts(parts) if levelled else parts)
         if place in before:
             seen = new.counts > 0
             old = before[place]

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -343,6 +344,47 @@ def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNe
         if plans.network.form == "stacked":
             return StackedNet(plans.modalities, heads, planned)
         return MDMNet(plans.modalities, heads, planned, plans.network)
+
+
+@dataclass(frozen=True)
+class PrototypeSizes:
+    """What the prototypes of one modality at one level look like.
+
+    Attributes:
+        rows: Of keys, values and counts.
+        shared: Channels of a key.
+        tailored: Channels of a value.
+        voxels: Of a patch at this level.
+    """
+
+    rows: int
+    shared: int
+    tailored: int
+    voxels: int
+
+
+def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSizes]:
+    """Return what prototypes look like, by encoder level; empty where there is no memory."""
+    planned = plans.configuration(configuration)
+    architecture = planned["architecture"]["arch_kwargs"]
+    levels = architecture["n_stages"]
+    sizes = {}
+    for level in sorted({level % levels for level in plans.network.compensation_levels}):
+        channels = architecture["features_per_stage"][level]
+        patch = list(planned["patch_size"])
+        for strides in architecture["strides"][: level + 1]:
+            patch = [-(-size // by) for size, by in zip(patch, _each(strides, patch), strict=True)]
+        sizes[level] = PrototypeSizes(
+            len(plans.labels.values) * plans.network.prototypes,
+            _scaled(plans.network.shared_width, channels),
+            _scaled(plans.network.tailored_width, channels),
+            math.prod(patch),
+        )
+    return sizes
+
+
+def _each(strides: int | Sequence[int], axes: Sequence[int]) -> Sequence[int]:
+    return [strides] * len(axes) if isinstance(strides, int) else strides
 
 
 def network_state(network: nn.Module) -> State:

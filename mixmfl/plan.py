@@ -30,12 +30,14 @@ RANGES = {
     "separation": (0, math.inf),
     "memory_decay": (0, 1),
     "personal_share": (0, 1),
+    "trimming": (0, 0.5),
 }
 
 # the words that a setting may be
 CHOICES = {
     "form": ("decoupled", "stacked"),
     "fusion": ("concatenated", "gated"),
+    "aggregation": ("mean", "clipped", "median", "trimmed"),
 }
 
 T = TypeVar("T")
@@ -111,6 +113,9 @@ class TrainingSettings:
         personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its own copy.
         personal_learning_rate: Of AdamW in the first of these; falls as that of a run does.
         personal_share: How far the copy goes from the model of all to the fine-tuned weights.
+        aggregation: How the sites' versions of a block become one; see
+            ``aggregate.merge_blocks``.
+        trimming: Share of the holders that ``"trimmed"`` leaves out at each end.
     """
 
     rounds: int
@@ -128,6 +133,8 @@ class TrainingSettings:
     personal_rounds: int
     personal_learning_rate: float
     personal_share: float
+    aggregation: str
+    trimming: float
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mixmfl.files import replacing
+from mixmfl.files import or_nan, replacing
 from mixmfl.runs import Run
 
 
@@ -15,7 +15,7 @@ def draw_progress(run: Run, path: Path) -> None:
     losses, dice = figure.subplots(1, 2)
     for site in run.registrations:
         rounds = [n for n, sites in enumerate(run.history, start=1) if site in sites]
-        losses.plot(rounds, [run.history[n - 1][site].loss for n in rounds], label=site)
+        losses.plot(rounds, [or_nan(run.history[n - 1][site].loss) for n in rounds], label=site)
         means = {n: _mean(run.history[n - 1][site].dice.values()) for n in rounds}
         judged = {n: mean for n, mean in means.items() if not math.isnan(mean)}
         dice.plot(list(judged), list(judged.values()), marker="o", label=site)

@@ -14,6 +14,7 @@ import torch
 from mixmfl import __version__
 from mixmfl.cases import agree_on_labels
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers, Ask, begin, finish, train_rounds
+from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError
 from mixmfl.files import or_nan, read_json, write_json
 from mixmfl.fingerprint import Fingerprint, merge_fingerprints
@@ -22,6 +23,7 @@ from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import make_plans
 from mixmfl.rounds import Personal, Registration, RunSettings, personalization_task
 from mixmfl.runs import (
+    NETWORK,
     Run,
     choose_round,
     holds_run,
@@ -59,6 +61,7 @@ class TrainOrders:
         name: Of the run at the sites: letters and digits.
         settings: Of the run.
         fold: Validation fold, or ``"all"``.
+        quorum: Sites that a round needs.
         personalize: Whether sites fine-tune copies of their own.
     """
 
@@ -67,10 +70,16 @@ class TrainOrders:
     name: str
     settings: RunSettings
     fold: str
+    quorum: int = 1
     personalize: bool = False
 
 
 Orders = PlanOrders | TrainOrders
+
+
+def orders_file(out: Path) -> Path:
+    """Return where the orders for a folder lie, and beside them what the engine notes."""
+    return out / NETWORK / "orders.json"
 
 
 def save_orders(orders: Orders, path: Path) -> None:
@@ -155,6 +164,8 @@ def train_remotely(
     joined = dict.fromkeys(sites, task)
     answers = ask(joined).came if going_on else _ask_all(ask, sites, task)
     told = {site: Registration(**a.message.record["registration"]) for site, a in answers.items()}
+    for site, registration in told.items():
+        check_registration(site, registration, plans)
     known = open_run(orders.out).registrations if going_on else told
     # whoever comes back with other cases than it registered is another site to this run
     here = {site for site in told if known.get(site) == told[site]}
@@ -170,7 +181,7 @@ def train_remotely(
         away = dict.fromkeys(set(tasks) - here, NOT_CONNECTED)
         return Answers(answers.came, {**answers.absent, **away})
 
-    if not train_rounds(run, state, ask_those_here, {}, pause=pause):
+    if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
         return False
     model = finish(run)
     if orders.personalize:

@@ -4,23 +4,31 @@
 
     task = train_task(state, registration)                        server
     reply, optimizer_state = train_at_site(task, site, …)         site
-    state, diagnostics = merge_round(state, replies, registrations)    server
+    state, diagnostics = merge_round(state, replies, registrations, plans, settings)    server
 
 Messages are plain (see ``wire``); nothing here knows what carries them.
 """
 
 import dataclasses
+import logging
 import math
 import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import DataLoader
 
-from mixmfl.aggregate import average, block_weights, select_blocks
+from mixmfl.aggregate import block_weights, merge_blocks, select_blocks
 from mixmfl.dataset import StoredCase
-from mixmfl.errors import AggregationError, MixmflError
+from mixmfl.door import (
+    check_norms,
+    check_reply,
+    norms_of,
+    remember_norms,
+    usual_norms,
+)
+from mixmfl.errors import AggregationError, MixmflError, QuorumError
 from mixmfl.memory import (
     Memory,
     State,
@@ -34,6 +42,8 @@ from mixmfl.plan import Plans
 from mixmfl.sampling import Batch, Batches
 from mixmfl.train import DiceSum, train_locally, validate
 from mixmfl.wire import Message
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,11 +115,13 @@ class ServerState:
         round: Rounds that are done.
         weights: Of the whole network.
         memory: Of the federation.
+        norms: Of updates by block, the medians of the last rounds; see ``door.usual_norms``.
     """
 
     round: int
     weights: State
     memory: Memory
+    norms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,10 +129,12 @@ class Diagnostics:
     """What a round showed.
 
     Attributes:
-        loss: Mean training loss by site.
+        loss: Mean training loss by site that had a part in it.
+        rejected: Why the reply of another site was not used.
     """
 
     loss: Mapping[str, float]
+    rejected: Mapping[str, str] = field(default_factory=dict)
 
 
 def register(site: Site, *, uniform: bool = False) -> Registration:
@@ -340,66 +354,99 @@ def merge_round(
     state: ServerState,
     replies: Mapping[str, Message],
     registrations: Mapping[str, Registration],
+    plans: Plans,
+    settings: RunSettings,
+    *,
+    refused: Mapping[str, str] | None = None,
+    quorum: int = 1,
 ) -> tuple[ServerState, Diagnostics]:
     """Return the server's next state, and what the round showed.
 
+    A reply that does not pass the door (see ``door``) is left out, as if its site were absent.
     Blocks and prototypes that nobody sent stay as they were. The state given is left as it is.
 
     Args:
         state: That the replies were trained from.
-        replies: By site, at least one; a site that did not reply is left out.
+        replies: By site; a site that did not reply is left out.
         registrations: By site.
+        plans: Of the run.
+        settings: Of the run.
+        refused: By site, why no message came from it at all.
+        quorum: Sites that must have a part in the round.
 
     Raises:
-        AggregationError: No reply; a reply to another round, from an unknown site, or with
-            tensors that its site has no business to send.
+        QuorumError: Fewer than ``quorum`` replies can be used.
     """
-    if not replies:
-        raise AggregationError(f"round {state.round + 1}: no site replied")
-    weights, blocks, memories = {}, {}, {}
-    for site in sorted(replies):
-        if site not in registrations:
-            raise AggregationError(f"site {site!r} replied but never registered")
-        _check_reply(site, replies[site], state, registrations[site])
-        weights[site] = registrations[site].weights
-        blocks[site] = select_blocks(replies[site].tensors, weights[site])
-        memories[site] = memory_from_state(replies[site].tensors)
+    accepted, norms, rejected = _pass_door(state, replies, registrations, plans, settings)
+    rejected = {**(refused or {}), **rejected}
+    for site, reason in sorted(rejected.items()):
+        log.warning("round %d: %s: reply rejected: %s", state.round + 1, site, reason)
+    if len(accepted) < max(quorum, 1):
+        reasons = "; ".join(reason for _, reason in sorted(rejected.items())) or "no site replied"
+        raise QuorumError(
+            f"round {state.round + 1}: {len(accepted)} replies can be used, {max(quorum, 1)} are "
+            f"needed: {reasons}"
+        )
+    weights = {site: registrations[site].weights for site in accepted}
+    blocks = {site: select_blocks(accepted[site].tensors, weights[site]) for site in accepted}
     merged = ServerState(
         state.round + 1,
-        {**state.weights, **average(blocks, weights)},
-        merge_memories(state.memory, memories),
+        {
+            **state.weights,
+            **merge_blocks(
+                state.weights,
+                blocks,
+                weights,
+                plans.training.aggregation,
+                plans.training.trimming,
+                usual_norms(state.norms, norms),
+            ),
+        },
+        merge_memories(
+            state.memory,
+            {site: memory_from_state(reply.tensors) for site, reply in accepted.items()},
+            plans.training.aggregation != "mean",
+        ),
+        remember_norms(state.norms, norms.values()),
     )
-    loss = {site: float(replies[site].record["loss"]) for site in sorted(replies)}
-    return merged, Diagnostics(loss)
+    loss = {site: float(reply.record["loss"]) for site, reply in accepted.items()}
+    return merged, Diagnostics(loss, rejected)
 
 
-def _check_reply(site: str, reply: Message, state: ServerState, told: Registration) -> None:
-    """Check at the server's door that a reply is what its site was asked for, and is sound."""
-    if reply.kind != "train" or reply.record.get("round") != state.round:
-        raise AggregationError(
-            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; "
-            f"a 'train' reply to round {state.round} was asked for"
-        )
-    loss = reply.record.get("loss")
-    if not isinstance(loss, float) or not math.isfinite(loss):
-        raise AggregationError(f"site {site!r} sent the loss {loss!r}; a finite number is needed")
-    own = select_blocks(state.weights, told.weights)
-    parts = ("keys", "values", "counts")
-    places = {name.rpartition(".")[0] for name in reply.tensors if name.startswith("memory.")}
-    wanted = own.keys() | {f"{place}.{part}" for place in places for part in parts}
-    if missing := sorted(wanted - reply.tensors.keys()):
-        raise AggregationError(f"site {site!r} did not send {', '.join(missing[:5])}")
-    foreign = {place for place in places if f"tailored.{place.split('.')[1]}" not in told.weights}
-    if stray := sorted((reply.tensors.keys() - wanted) | foreign):
-        raise AggregationError(f"site {site!r} sent what it does not hold: {stray[:5]}")
-    for name, tensor in reply.tensors.items():
-        if name in own and (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
-            raise AggregationError(
-                f"site {site!r} sent {name} as {tuple(tensor.shape)} {tensor.dtype}, needed is "
-                f"{tuple(own[name].shape)} {own[name].dtype}; was it started from the same plans?"
+def _pass_door(
+    state: ServerState,
+    replies: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+    plans: Plans,
+    settings: RunSettings,
+) -> tuple[dict[str, Message], dict[str, dict[str, float]], dict[str, str]]:
+    """Return the replies that can be used and their norms, by site; and why others cannot."""
+    rejected, sound = {}, {}
+    for site in sorted(replies):
+        try:
+            if site not in registrations:
+                raise AggregationError(f"site {site!r} replied but never registered")
+            reply, told = replies[site], registrations[site]
+            check_reply(site, reply, state.round, state.weights, told, plans, settings)
+            sound[site] = norms_of(state.weights, reply.tensors)
+        except AggregationError as error:
+            rejected[site] = str(error)
+    usual = usual_norms(state.norms, sound)
+    for site in list(sound):
+        try:
+            check_norms(
+                site,
+                sound[site],
+                usual,
+                state.weights,
+                settings.local_steps,
+                learning_rate_of(state.round, settings),
+                plans.training.weight_decay,
             )
-        if not tensor.isfinite().all() or (name.endswith(".counts") and (tensor < 0).any()):
-            raise AggregationError(f"site {site!r} sent {name} with NaN, infinity or a count < 0")
+        except AggregationError as error:
+            rejected[site] = str(error)
+            del sound[site]
+    return {site: replies[site] for site in sound}, sound, rejected
 
 
 def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:

@@ -7,6 +7,7 @@
     RUN/rounds/00012/server.safetensors
     RUN/rounds/00012/optimizers/<site>.safetensors
     RUN/personal/<site>.safetensors
+    RUN/network/                       orders and log of a run over a network
     RUN/progress.csv, progress.png
     RUN/model.safetensors
 
@@ -23,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mixmfl.errors import ModelError
 from mixmfl.files import or_nan, or_none, read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
@@ -30,6 +33,9 @@ from mixmfl.model import save_model
 from mixmfl.plan import Plans
 from mixmfl.rounds import Personal, Registration, RunSettings, ServerState
 from mixmfl.tensors import pack, read
+
+NETWORK = "network"
+"""Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
 
 FORMAT = 2
 
@@ -39,19 +45,21 @@ class SiteRound:
     """What a round was at one site.
 
     Attributes:
-        loss: Mean training loss.
+        loss: Mean training loss; None where it is not known.
         dice: Validation Dice of the merged model by label or region; None where no validation
             case has it; empty where this round was not validated.
         sent_bytes: By the site.
         received_bytes: By the site, for training.
         seconds: Of training and validation.
+        absent: Why the site had no part in the round; empty where it had.
     """
 
-    loss: float
+    loss: float | None
     dice: Mapping[str, float | None]
     sent_bytes: int
     received_bytes: int
     seconds: float
+    absent: str = ""
 
 
 @dataclass
@@ -111,9 +119,10 @@ def start_run(run: Run) -> None:
         )
     plans_file = run.folder / "plans.json"
     begun = plans_file.is_file() and read_json(plans_file) == run.plans.to_json()
+    ours = {NETWORK, "plans.json"} if begun else {NETWORK}  # as a kill at the very start leaves it
     names = run.folder.iterdir() if run.folder.is_dir() else ()
-    found = sorted(path.name for path in names if not path.name.startswith("."))
-    if found and not (begun and found == ["plans.json"]):  # as a kill at the very start leaves it
+    found = sorted(p.name for p in names if not p.name.startswith(".") and p.name not in ours)
+    if found:
         raise ModelError(
             f"{run.folder}: holds files that are no run ({', '.join(found[:3])}); nothing was "
             "written. Name another folder"
@@ -170,7 +179,14 @@ def save_round(
         dice: Mean validation Dice, None where the round was not validated.
     """
     folder = _round_folder(run, state.round)
-    save_tensors(folder / "server.safetensors", {**state.weights, **memory_to_state(state.memory)})
+    norms = {
+        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
+        for block, found in state.norms.items()
+    }
+    save_tensors(
+        folder / "server.safetensors",
+        {**state.weights, **memory_to_state(state.memory), **norms},
+    )
     for site, optimizer in optimizers.items():
         save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
@@ -206,8 +222,13 @@ def load_state_of(run: Run, number: int) -> ServerState:
             f"{run.folder}: the state of round {number} is not there; kept are: {kept}"
         )
     tensors = load_tensors(file)
+    norms = {
+        name.removeprefix("norms."): tuple(tensors.pop(name).tolist())
+        for name in sorted(tensors)
+        if name.startswith("norms.")
+    }
     weights = {name: t for name, t in tensors.items() if not name.startswith("memory.")}
-    return ServerState(number, weights, memory_from_state(tensors))
+    return ServerState(number, weights, memory_from_state(tensors), norms)
 
 
 def load_personal(run: Run, site: str) -> State:
@@ -293,7 +314,9 @@ def progress_table(run: Run) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"dice_{name}" for name in names]
-    writer.writerow(["round", "site", "loss", *columns, "sent_bytes", "received_bytes", "seconds"])
+    writer.writerow(
+        ["round", "site", "loss", *columns, "sent_bytes", "received_bytes", "seconds", "absent"]
+    )
     for number, sites in enumerate(run.history, start=1):
         for site, told in sites.items():
             dice: Sequence[float | None] = [told.dice.get(name) for name in names]
@@ -301,11 +324,12 @@ def progress_table(run: Run) -> str:
                 [
                     number,
                     site,
-                    f"{told.loss:.5f}",
+                    "" if told.loss is None else f"{told.loss:.5f}",
                     *("" if value is None else f"{value:.4f}" for value in dice),
                     told.sent_bytes,
                     told.received_bytes,
                     f"{told.seconds:.2f}",
+                    told.absent,
                 ]
             )
     return text.getvalue()

@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def small_plans(
     modalities: Sequence[str] = MODALITIES,
     labels: Labels = LABELS,
     patch: Sequence[int] = (16, 16),
-    **training: float,
+    **training: Any,
 ) -> Plans:
     """Return plans for a tiny network of three stages, 2-D or 3-D by the patch."""
     dim = len(patch)
@@ -81,6 +82,8 @@ def small_plans(
         personal_rounds=2,
         personal_learning_rate=1e-3,
         personal_share=0.5,
+        aggregation="mean",
+        trimming=0.2,
     )
     return Plans(
         tuple(modalities),
@@ -97,7 +100,7 @@ def small_plans(
             "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
         },
         NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1),
-        dataclasses.replace(defaults, **training),  # type: ignore[arg-type]
+        dataclasses.replace(defaults, **training),
     )
 
 

@@ -2,8 +2,16 @@ import pytest
 import torch
 from torch import tensor
 
-from mixmfl.aggregate import average, block_of, block_weights, select_blocks
+from mixmfl.aggregate import (
+    FEWEST_HOLDERS,
+    average,
+    block_of,
+    block_weights,
+    merge_blocks,
+    select_blocks,
+)
 from mixmfl.errors import AggregationError
+from mixmfl.memory import State
 
 
 def test_every_parameter_belongs_to_a_block() -> None:
@@ -74,3 +82,77 @@ def test_sites_that_disagree_on_a_shape_are_named() -> None:
 def test_a_block_without_a_case_behind_it_is_refused() -> None:
     with pytest.raises(AggregationError, match=r"none of its sites \['a'\] has a training case"):
         average({"a": {"tailored.t2.w": torch.zeros(2)}}, {"a": {"decoder": 3}})
+
+
+def one(name: str, *values: float) -> State:
+    return {name: torch.tensor(values)}
+
+
+def merged(
+    states: dict[str, State], rule: str, usual: dict[str, float] | None = None, share: float = 0.2
+) -> list[float]:
+    weights = {site: {"shared": 1.0} for site in states}
+    before = one("shared.w", 0.0, 0.0)
+    found = merge_blocks(before, states, weights, rule, share, usual or {})
+    return found["shared.w"].tolist()
+
+
+def test_the_coordinate_median_does_not_follow_a_hostile_site() -> None:
+    states = {
+        "a": one("shared.w", 1.0, 5.0),
+        "b": one("shared.w", 2.0, 4.0),
+        "c": one("shared.w", 1e9, -1e9),
+    }
+    assert merged(states, "median") == [2.0, 4.0]
+    states["d"] = one("shared.w", 4.0, 6.0)
+    assert merged(states, "median") == [3.0, 4.5]  # means of 2, 4 and of 4, 5
+
+
+def test_the_trimmed_mean_leaves_out_the_ends() -> None:
+    states = {str(n): one("shared.w", float(n), 0.0) for n in (0, 1, 2, 3, 100)}
+    assert merged(states, "trimmed") == [2.0, 0.0]  # 1, 2, 3: one of five is cut at each end
+    assert merged(states, "trimmed", share=0.5) == [2.0, 0.0]  # two of five: the middle remains
+    three = {site: states[site] for site in ("0", "3", "100")}
+    assert merged(three, "trimmed") == [3.0, 0.0]  # at least one is cut
+
+
+def test_clipping_shortens_an_update_to_the_usual_norm() -> None:
+    states = {"a": one("shared.w", 3.0, 4.0), "b": one("shared.w", 30.0, 40.0)}
+    # norms 5 and 50; both updates go the same way, shortened to 5
+    assert merged(states, "clipped", {"shared": 5.0}) == [3.0, 4.0]
+    # nothing is usual yet: the median of these, 27.5, shortens the longer one to (16.5, 22)
+    assert merged(states, "clipped") == [9.75, 13.0]
+    assert merged(states, "mean") == [16.5, 22.0]
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed"])
+def test_with_fewer_holders_than_a_rule_needs_updates_are_clipped(rule: str) -> None:
+    assert FEWEST_HOLDERS[rule] == 3
+    states = {"a": one("shared.w", 3.0, 4.0), "b": one("shared.w", 30.0, 40.0)}
+    assert merged(states, rule, {"shared": 5.0}) == [3.0, 4.0]
+
+
+def test_holders_are_counted_per_block_and_robust_rules_weigh_all_alike() -> None:
+    states = {site: one("shared.w", float(n)) for n, site in enumerate("abc")}
+    states["a"] |= one("tailored.t2.w", 10.0)
+    before = {**one("shared.w", 0.0), **one("tailored.t2.w", 0.0)}
+    weights: dict[str, dict[str, float]] = {
+        "a": {"shared": 1e6, "tailored.t2": 1},
+        "b": {"shared": 1},
+        "c": {"shared": 1},
+    }
+    found = merge_blocks(before, states, weights, "median", 0.2, {"tailored.t2": 4.0})
+    assert found["shared.w"].item() == 1.0
+    assert found["tailored.t2.w"].item() == 4.0  # a single holder, clipped
+
+
+def test_the_mean_is_that_of_average_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = {
+        site: {"shared.w": torch.randn(50, generator=generator), "decoder.w": torch.ones(1) / 3}
+        for site in "abc"
+    }
+    weights = {site: {"shared": n, "decoder": 7} for n, site in enumerate("abc", start=1)}
+    before = {name: torch.zeros_like(t) for name, t in states["a"].items()}
+    found, want = merge_blocks(before, states, weights, "mean", 0.2, {}), average(states, weights)
+    assert all(torch.equal(found[name], want[name]) for name in want)

@@ -32,7 +32,7 @@ def test_a_round_on_the_gpu_learns_as_on_the_cpu(
         state, told = first_state(plans, settings), register(site)
         reply, _ = train_at_site(train_task(state, told), site, plans, settings, {})
         assert all(tensor.device.type == "cpu" for tensor in reply.tensors.values())
-        merge_round(state, {"north": reply}, {"north": told})
+        merge_round(state, {"north": reply}, {"north": told}, plans, settings)
         losses[name] = reply.record["loss"]
     # half precision and another order of sums
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=0.05)

@@ -141,3 +141,17 @@ def test_a_memory_survives_its_form_as_named_tensors() -> None:
         assert back[place].keys.tolist() == memory[place].keys.tolist()
         assert back[place].values.tolist() == memory[place].values.tolist()
         assert back[place].counts.tolist() == memory[place].counts.tolist()
+
+
+def test_levelled_no_site_speaks_for_more_voxels_than_the_usual_one() -> None:
+    def told(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
+        rows = torch.full((2, 1), value)
+        return {("t1", 0): Prototypes(rows, rows, torch.tensor(counts))}
+
+    replies = {"a": told(1.0, 10, 0), "b": told(3.0, 10, 4), "c": told(100.0, 1e6, 0)}
+    plain = merge_memories({}, replies)["t1", 0]
+    assert plain.keys[0].item() == pytest.approx(100, abs=0.01)
+    levelled = merge_memories({}, replies, levelled=True)["t1", 0]
+    assert levelled.counts.tolist() == [30, 4]  # each at most 10, the median; one saw the other
+    assert levelled.keys[0].item() == pytest.approx(104 / 3)
+    assert levelled.keys[1].item() == 3

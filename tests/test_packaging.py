@@ -42,8 +42,8 @@ LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window",
-    ("wire exchange train rounds model runs coordinate preprocess predict evaluate page picture "
-     "subsets progress phantom phantom_federation partition comparison comparison_page "
+    ("wire exchange door train rounds model runs coordinate preprocess predict evaluate page "
+     "picture subsets progress phantom phantom_federation partition comparison comparison_page "
      "comparison_plots methods recall_quality"),
     "embedded cli",
     "benchmark hospital remote",

@@ -70,7 +70,7 @@ def one_round(
         task = crossed(train_task(state, told[name]))
         reply, _ = train_at_site(task, site, plans, SETTINGS, {})
         replies[name] = crossed(reply)
-    return merge_round(state, replies, told)[0], replies
+    return merge_round(state, replies, told, plans, SETTINGS)[0], replies
 
 
 def test_a_site_tells_how_many_training_cases_have_each_modality(sites: dict[str, Site]) -> None:
@@ -147,7 +147,9 @@ def test_sites_that_learnt_the_same_get_just_that_back_whatever_they_weigh(
     start = first_state(plans, SETTINGS)
     alone, replies = one_round(start, {"south": sites["south"]}, plans)
     told = {"south": register(sites["south"]), "twin": Registration(7, {"flair": 1, "t1": 6})}
-    twins, _ = merge_round(start, {"south": replies["south"], "twin": replies["south"]}, told)
+    twins, _ = merge_round(
+        start, {"south": replies["south"], "twin": replies["south"]}, told, plans, SETTINGS
+    )
     assert all(torch.equal(twins.weights[name], alone.weights[name]) for name in alone.weights)
     for place, prototypes in alone.memory.items():
         assert torch.equal(twins.memory[place].keys, prototypes.keys)
@@ -197,8 +199,8 @@ def test_the_order_in_which_sites_reply_changes_nothing(
     start = first_state(plans, SETTINGS)
     told = {name: register(site) for name, site in sites.items()}
     _, replies = one_round(start, sites, plans)
-    one, _ = merge_round(start, replies, told)
-    other, _ = merge_round(start, dict(reversed(replies.items())), told)
+    one, _ = merge_round(start, replies, told, plans, SETTINGS)
+    other, _ = merge_round(start, dict(reversed(replies.items())), told, plans, SETTINGS)
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
     assert all(torch.equal(one.memory[p].keys, other.memory[p].keys) for p in one.memory)
 
@@ -223,7 +225,7 @@ def test_regions_and_the_ignore_label_train_and_validate(
     settings = dataclasses.replace(SETTINGS, configuration=configuration)
     state, told = first_state(plans, settings), register(site)
     reply, _ = train_at_site(train_task(state, told), site, plans, settings, {})
-    state, _ = merge_round(state, {"north": reply}, {"north": told})
+    state, _ = merge_round(state, {"north": reply}, {"north": told}, plans, settings)
     assert math.isfinite(reply.record["loss"])
     ((place, prototypes), *_) = state.memory.items()
     assert place[0] == "t1"
@@ -245,7 +247,7 @@ def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
         task = train_task(state, told["south"])
         reply, optimizer = train_at_site(task, sites["south"], plans, settings, optimizer)
         losses.append(reply.record["loss"])
-        state, _ = merge_round(state, {"south": reply}, told)
+        state, _ = merge_round(state, {"south": reply}, told, plans, settings)
     assert losses[2] < losses[0] - 0.2
     steps = {v.item() for k, v in optimizer.items() if k.endswith(".step") and "decoder" in k}
     assert steps == {45.0}
@@ -274,7 +276,7 @@ def test_a_site_of_five_cases_with_tiny_lesions_learns_to_find_them(
     for _ in range(settings.rounds):
         task = train_task(state, told["north"])
         reply, optimizer = train_at_site(task, site, plans, settings, optimizer)
-        state, _ = merge_round(state, {"north": reply}, told)
+        state, _ = merge_round(state, {"north": reply}, told, plans, settings)
     judged = validate_at_site(validation_task(state, "north", told), site, plans, settings)
     # nothing everywhere has a Dice of 0, the lesion everywhere one of 2 * 8 / (8 + 3600)
     assert mean_dice([read_dice(judged)]) > 0.5
@@ -331,12 +333,12 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
     _, replies = one_round(start, sites, plans)
     good = replies["north"]
     with pytest.raises(AggregationError, match="no site replied"):
-        merge_round(start, {}, told)
+        merge_round(start, {}, told, plans, SETTINGS)
     with pytest.raises(AggregationError, match="'east' replied but never registered"):
-        merge_round(start, {"east": good}, told)
+        merge_round(start, {"east": good}, told, plans, SETTINGS)
     late = dataclasses.replace(good, record={**good.record, "round": 5})
     with pytest.raises(AggregationError, match="reply to round 5; a 'train' reply to round 0"):
-        merge_round(start, {"north": late}, told)
+        merge_round(start, {"north": late}, told, plans, SETTINGS)
     name = next(name for name in good.tensors if name.startswith("shared."))
     for spoilt, message in (
         (good.tensors[name] * math.nan, "'north' sent shared.* with NaN, infinity or a count < 0"),
@@ -348,13 +350,17 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
         if spoilt is not None:
             tensors[name] = spoilt
         with pytest.raises(AggregationError, match=message):
-            merge_round(start, {"north": dataclasses.replace(good, tensors=tensors)}, told)
+            merge_round(
+                start, {"north": dataclasses.replace(good, tensors=tensors)}, told, plans, SETTINGS
+            )
     fewer = {**good.tensors, "memory.t1.2.counts": -good.tensors["memory.t1.2.counts"]}
     with pytest.raises(AggregationError, match="or a count < 0"):
-        merge_round(start, {"north": dataclasses.replace(good, tensors=fewer)}, told)
+        merge_round(
+            start, {"north": dataclasses.replace(good, tensors=fewer)}, told, plans, SETTINGS
+        )
     without = dataclasses.replace(good, record={"round": 0})
     with pytest.raises(AggregationError, match="sent the loss None; a finite number is needed"):
-        merge_round(start, {"north": without}, told)
+        merge_round(start, {"north": without}, told, plans, SETTINGS)
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.keys"):
         tensors = dict(good.tensors)
         if stray.startswith("memory."):
@@ -363,7 +369,9 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
         else:
             tensors[stray] = torch.zeros(1)
         with pytest.raises(AggregationError, match="'north' sent what it does not hold"):
-            merge_round(start, {"north": dataclasses.replace(good, tensors=tensors)}, told)
+            merge_round(
+                start, {"north": dataclasses.replace(good, tensors=tensors)}, told, plans, SETTINGS
+            )
 
 
 def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:

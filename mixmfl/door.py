@@ -1,0 +1,335 @@
+"""The server's door: what a site sends is checked here, and trusted from here on.
+
+A reply that is not what was asked for, or cannot have come of training, is refused with a reason;
+its site counts as absent from the round.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mixmfl.aggregate import block_of, select_blocks, update_norm
+from mixmfl.errors import AggregationError
+from mixmfl.fingerprint import Fingerprint
+from mixmfl.memory import State, memory_from_state
+from mixmfl.network import PrototypeSizes, prototype_sizes
+from mixmfl.plan import Plans
+from mixmfl.wire import Message
+
+if TYPE_CHECKING:  # rounds calls this module
+    from mixmfl.rounds import Registration, RunSettings
+
+NORM_FACTOR = 10.0
+"""How many times the usual norm an update may have.
+
+Between honest sites and neighbouring rounds norms differ by a factor of two to three, for AdamW's
+steps have nearly the same length whatever the gradients are.
+"""
+
+NORM_ROUNDS = 5
+"""Rounds whose norms say what is usual."""
+
+MOST_CASES = 10**6
+"""Of a site; more is no registration."""
+
+# of AdamW, torch's defaults, which ``train_locally`` leaves as they are
+_BETA_1, _BETA_2 = 0.9, 0.999
+# by Cauchy and Schwarz no step, in learning rates, takes a parameter further than this, whatever
+# the gradients: sqrt(sum a_i^2 / b_i) with the weights a_i, b_i that they have in both moments
+_STEP = (1 - _BETA_1) / math.sqrt((1 - _BETA_2) * (1 - _BETA_1**2 / _BETA_2))
+
+
+def check_registration(
+    site: str,
+    told: "Registration",
+    plans: Plans,
+    fingerprint: Fingerprint | None = None,
+) -> None:
+    """Check what a site tells of itself before the first round.
+
+    Args:
+        site: Its name.
+        told: By it.
+        plans: Of the run.
+        fingerprint: That it sent for planning, where the server has it.
+
+    Raises:
+        AggregationError: Counts that are none or that contradict each other or the fingerprint,
+            or modalities that the plans do not know.
+    """
+    counts = told.modality_cases
+    if not isinstance(counts, Mapping) or not _are_names(told.validated):
+        raise AggregationError(f"site {site!r} registered with something else than counts")
+    if not all(_is_count(number) for number in (told.cases, *counts.values())):
+        raise AggregationError(
+            f"site {site!r} registered {told.cases!r} cases, {dict(counts)!r} by modality; whole "
+            f"numbers up to {MOST_CASES} are needed"
+        )
+    if not isinstance(told.uniform, bool):
+        raise AggregationError(f"site {site!r} registered uniform={told.uniform!r}")
+    if strange := sorted({*counts, *told.validated} - set(plans.modalities)):
+        raise AggregationError(
+            f"site {site!r} registered {', '.join(map(repr, strange[:5]))}; the plans know "
+            f"{', '.join(plans.modalities)}"
+        )
+    most = max(counts.values(), default=0)
+    if not 0 < most <= told.cases <= sum(counts.values()):
+        raise AggregationError(
+            f"site {site!r} registered {told.cases} training cases, but {dict(counts)} by "
+            "modality; every case has at least one modality, and none has one twice"
+        )
+    if fingerprint is None:
+        return
+    known = {"cases": fingerprint.cases, **fingerprint.modality_cases}
+    for name, number in {"cases": told.cases, **counts}.items():
+        if number > known.get(name, 0):
+            raise AggregationError(
+                f"site {site!r} registered {number} for {name}, its fingerprint says "
+                f"{known.get(name, 0)}"
+            )
+
+
+def check_reply(
+    site: str,
+    reply: Message,
+    round_number: int,
+    weights: State,
+    told: "Registration",
+    plans: Plans,
+    settings: "RunSettings",
+) -> None:
+    """Check that a training reply is what its site was asked for, and can be true.
+
+    Args:
+        site: That sent it.
+        reply: To check.
+        round_number: That was asked for, counted from 0.
+        weights: Of the whole network, as the round started.
+        told: By the site when it registered.
+        plans: Of the run.
+        settings: Of the run.
+
+    Raises:
+        AggregationError: What is wrong.
+    """
+    _check_record(site, reply, round_number)
+    own = select_blocks(weights, told.weights)
+    shapes = _memory_shapes(told.modality_cases, prototype_sizes(plans, settings.configuration))
+    places = {name.rpartition(".")[0] for name in reply.tensors if name.startswith("memory.")}
+    remembered = {n: shape for n, shape in shapes.items() if n.rpartition(".")[0] in places}
+    if missing := sorted((own.keys() | remembered.keys()) - reply.tensors.keys()):
+        raise AggregationError(f"site {site!r} did not send {', '.join(missing[:5])}")
+    if stray := sorted(reply.tensors.keys() - own.keys() - remembered.keys()):
+        names = [name[:80] for name in stray[:5]]
+        raise AggregationError(f"site {site!r} sent what it does not hold: {names}")
+    for name, tensor in reply.tensors.items():
+        shape, kind = (
+            (tuple(own[name].shape), own[name].dtype)
+            if name in own
+            else (shapes[name], torch.float32)
+        )
+        if (tuple(tensor.shape), tensor.dtype) != (shape, kind):
+            raise AggregationError(
+                f"site {site!r} sent {name} as {tuple(tensor.shape)} {tensor.dtype}, needed is "
+                f"{shape} {kind}; was it started from the same plans?"
+            )
+        if not tensor.isfinite().all() or (name.endswith(".counts") and (tensor < 0).any()):
+            raise AggregationError(f"site {site!r} sent {name} with NaN, infinity or a count < 0")
+    _check_counts(site, reply.tensors, plans, settings)
+
+
+def check_validation(
+    site: str, reply: Message, round_number: int, cases: int | None, plans: Plans
+) -> None:
+    """Check that a validation reply is what its site was asked for, and can be true.
+
+    Args:
+        site: That sent it.
+        reply: To check.
+        round_number: That was asked for.
+        cases: For validation at the site, where that is known.
+        plans: Of the run.
+
+    Raises:
+        AggregationError: What is wrong.
+    """
+    dice = reply.record.get("dice")
+    if (
+        reply.kind != "validate"
+        or reply.record.get("round") != round_number
+        or set(reply.record) != {"round", "dice"}
+        or reply.tensors
+        or not isinstance(dice, Mapping)
+    ):
+        raise AggregationError(
+            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; a "
+            f"'validate' reply to round {round_number} was asked for"
+        )
+    most = MOST_CASES if cases is None else cases
+    if dice.keys() != plans.labels.foreground.keys() or not all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and type(pair[1]) is int
+        and isinstance(pair[0], int | float)
+        and 0 <= pair[0] <= pair[1] <= most
+        for pair in dice.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice that are no sums over its cases: {str(dict(dice))[:200]}"
+        )
+
+
+def norms_of(weights: State, tensors: State) -> dict[str, float]:
+    """Return the norm of a reply's update by block, and of its prototypes by place."""
+    blocks = sorted({block_of(name) for name in tensors if not name.startswith("memory.")})
+    norms = {block: update_norm(weights, select_blocks(tensors, [block])) for block in blocks}
+    for (modality, level), found in memory_from_state(tensors).items():
+        squares = found.keys.double().square().sum() + found.values.double().square().sum()
+        norms[f"memory.{modality}.{level}"] = math.sqrt(float(squares))
+    return norms
+
+
+def usual_norms(
+    recent: Mapping[str, tuple[float, ...]], norms: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return by block what norm is usual.
+
+    That is the median over recent rounds of each round's median; without such a round the median
+    of this round's, if there are three or more: of fewer nobody can say which is usual.
+
+    Args:
+        recent: By block, the medians of the last rounds, as ``remember_norms`` keeps them.
+        norms: By site, then block, of this round.
+    """
+    usual = {}
+    for block in sorted({block for found in norms.values() for block in found}):
+        here = [found[block] for found in norms.values() if block in found]
+        known = recent.get(block, ()) or (here if len(here) > 2 else ())
+        # a block that did not move at all says nothing about how far it may
+        if known and (middle := statistics.median(known)) > 0:
+            usual[block] = middle
+    return usual
+
+
+def check_norms(
+    site: str,
+    norms: Mapping[str, float],
+    usual: Mapping[str, float],
+    weights: State,
+    local_steps: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """Check that no update is absurdly long.
+
+    It may be at most ``NORM_FACTOR`` times the usual norm, and never longer than the optimiser
+    can go in the steps that were asked for, which also holds where nothing is usual yet.
+
+    Args:
+        site: That sent it.
+        norms: Of its update by block.
+        usual: By block.
+        weights: As the round started.
+        local_steps: Of the round.
+        learning_rate: Of the round.
+        weight_decay: Of AdamW.
+
+    Raises:
+        AggregationError: One is.
+    """
+    for block, norm in norms.items():
+        if block in usual and norm > NORM_FACTOR * usual[block]:
+            raise AggregationError(
+                f"site {site!r} sent {block} with the norm {norm:.3g}, {norm / usual[block]:.0f} "
+                f"times the median of recent rounds ({usual[block]:.3g}); at most "
+                f"{NORM_FACTOR:g} times are taken"
+            )
+        if block.startswith("memory."):
+            continue
+        tensors = select_blocks(weights, [block]).values()
+        size = math.sqrt(sum(tensor.numel() for tensor in tensors))
+        length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+        steps = local_steps * learning_rate * _STEP * size
+        reach = steps + local_steps * learning_rate * weight_decay * (length + steps)
+        if norm > 1.01 * reach:  # for rounding
+            raise AggregationError(
+                f"site {site!r} sent {block} with an update of the norm {norm:.3g}; {local_steps} "
+                f"steps at learning rate {learning_rate:g} cannot go further than {reach:.3g}"
+            )
+
+
+def remember_norms(
+    recent: Mapping[str, tuple[float, ...]], norms: Iterable[Mapping[str, float]]
+) -> dict[str, tuple[float, ...]]:
+    """Return the medians of the last rounds by block, with those of the round just done.
+
+    Args:
+        recent: Before it.
+        norms: Of the replies that were merged, by block.
+    """
+    found: dict[str, list[float]] = {}
+    for told in norms:
+        for block, norm in told.items():
+            found.setdefault(block, []).append(norm)
+    latest = {block: (statistics.median(values),) for block, values in found.items()}
+    return {
+        block: (*recent.get(block, ()), *latest.get(block, ()))[-NORM_ROUNDS:]
+        for block in sorted({*recent, *latest})
+    }
+
+
+def _check_record(site: str, reply: Message, round_number: int) -> None:
+    if reply.kind != "train" or reply.record.get("round") != round_number:
+        raise AggregationError(
+            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; "
+            f"a 'train' reply to round {round_number} was asked for"
+        )
+    loss = reply.record.get("loss")
+    if not isinstance(loss, float) or not math.isfinite(loss):
+        raise AggregationError(f"site {site!r} sent the loss {loss!r}; a finite number is needed")
+    if stray := sorted(set(reply.record) - {"round", "loss"}):
+        raise AggregationError(f"site {site!r} sent what was not asked for: {stray[:5]}")
+
+
+def _memory_shapes(
+    modality_cases: Mapping[str, int], sizes: Mapping[int, PrototypeSizes]
+) -> dict[str, tuple[int, ...]]:
+    return {
+        f"memory.{modality}.{level}.{part}": shape
+        for modality, cases in modality_cases.items()
+        if cases > 0
+        for level, size in sizes.items()
+        for part, shape in (
+            ("keys", (size.rows, size.shared)),
+            ("values", (size.rows, size.tailored)),
+            ("counts", (size.rows,)),
+        )
+    }
+
+
+def _check_counts(site: str, tensors: State, plans: Plans, settings: "RunSettings") -> None:
+    """Check that prototypes do not claim more voxels than the round's batches can have had."""
+    planned = plans.configuration(settings.configuration)
+    kept = plans.training.memory_decay
+    weight = float(sum(kept**step for step in range(settings.local_steps)))
+    for level, size in prototype_sizes(plans, settings.configuration).items():
+        most = weight * planned["batch_size"] * size.voxels
+        for name, tensor in tensors.items():
+            if name.startswith("memory.") and name.endswith(f".{level}.counts"):
+                claimed = float(tensor.double().sum())
+                if claimed > 1.01 * most:  # for rounding
+                    raise AggregationError(
+                        f"site {site!r} sent {name} for {claimed:.0f} voxels; its batches cannot "
+                        f"have had more than {most:.0f}"
+                    )
+
+
+def _is_count(number: Any) -> bool:
+    return type(number) is int and 0 <= number <= MOST_CASES
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)

@@ -1,0 +1,161 @@
+"""The reader of messages, given what nobody should send."""
+
+import json
+import random
+import resource
+import struct
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mixmfl.errors import AggregationError
+from mixmfl.tensors import MOST_HEADER_BYTES, MOST_TENSORS
+from mixmfl.wire import Message, decode, encode, most_reply_bytes
+
+MESSAGE = Message(
+    "train",
+    {"round": 3, "loss": 0.5, "deep": {"list": [1, None, "word"]}},
+    {"decoder.w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([2**40]), "b": torch.ones(0)},
+)
+CONTENT = encode(MESSAGE)
+
+DTYPES = st.sampled_from(["F32", "F64", "I64", "U8", "BOOL", "F4", "F8_E8M0", "C64", "", "nope"])
+NUMBERS = st.one_of(
+    st.integers(-2, 40),
+    st.integers(0, 2**70),
+    st.sampled_from([2**31, 2**63, 2**64 - 1]),
+    st.none(),
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+TENSOR = st.fixed_dictionaries(
+    {
+        "dtype": DTYPES,
+        "shape": st.lists(NUMBERS, max_size=4),
+        "data_offsets": st.lists(NUMBERS, max_size=3),
+    }
+)
+
+
+def framed(header: Any, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def inner(header: Any) -> dict[str, Any]:
+    text = header if isinstance(header, str) else json.dumps(header)
+    return {"__metadata__": {"mixmfl": text}}
+
+
+def read_or_refuse(content: bytes) -> bool:
+    """Say whether a message was read; any error but ours fails the test."""
+    try:
+        message = decode(content)
+    except AggregationError:
+        return False
+    size = sum(t.numel() * t.element_size() for t in message.tensors.values())
+    assert size <= len(content)
+    return True
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_by_our_error(content: bytes) -> None:
+    assert not read_or_refuse(content)
+    assert not read_or_refuse(framed(content))
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(st.text(max_size=3), st.one_of(TENSOR, JSON), max_size=3),
+    st.fixed_dictionaries({"format": st.just(1), "kind": JSON, "record": JSON}),
+    st.binary(max_size=64),
+)
+def test_headers_that_lie_are_refused_by_our_error(
+    tensors: dict[str, Any], header: dict[str, Any], body: bytes
+) -> None:
+    read_or_refuse(framed({**tensors, **inner(header)}, body))
+
+
+def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() -> None:
+    generator = random.Random(0)
+    read = 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(10_000):
+        content = bytearray(CONTENT)
+        for _ in range(generator.randint(1, 4)):
+            place = generator.randrange(len(content))
+            match generator.randrange(4):
+                case 0:
+                    content[place] = generator.randrange(256)
+                case 1:
+                    del content[place : place + generator.randint(1, 9)]
+                case 2:
+                    content[place:place] = generator.randbytes(generator.randint(1, 9))
+                case 3:  # a digit, which sizes are made of
+                    content[place] = ord(generator.choice("0123456789-eE"))
+            if not content:
+                content = bytearray(b"\0")
+        read += read_or_refuse(bytes(content))
+    assert 0 < read < 5_000  # values may change unseen, and most of the rest is refused
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 2e8  # bytes, or else kilobytes
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (framed({**inner({}), "w": None}), "type, shape and place"),
+        (struct.pack("<Q", 2**62) + b"{}", "a header of 4611686018427387904 bytes is declared"),
+        (struct.pack("<Q", MOST_HEADER_BYTES + 1) + bytes(MOST_HEADER_BYTES + 1), "are read"),
+        (framed(b"[" * 100_000), "nested deeper than 32"),
+        (framed(inner("[" * 100_000)), "nested deeper than 32"),
+        (framed(inner("[" * 40 + "]" * 40)), "nested deeper than 32"),
+        (framed(inner('{"kind": NaN}')), "NaN is no JSON number"),
+        (framed(inner('{"n": ' + "9" * 5000 + "}")), "damaged"),
+        (framed(inner({"format": 1, "kind": [], "record": {}})), "kind or record are none"),
+        (framed(inner({"format": 1, "kind": "train", "record": []})), "kind or record are none"),
+        (framed(inner({"format": 1, "kind": "train"})), "'record'"),
+        (framed({"__metadata__": {"pickle": "x"}}), "was not written by mixmfl"),
+        (framed({"__metadata__": {"mixmfl": 3}}), "was not written by mixmfl"),
+        (framed([]), "does not declare tensors by name"),
+        (
+            framed(
+                {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}, **inner({})}
+            ),
+            "tensors of 4398046511104 bytes are declared, 0 are there",
+        ),
+        (
+            framed(
+                {"w": {"dtype": "F32", "shape": [2**62, 0], "data_offsets": [0, 0]}, **inner({})}
+            ),
+            "type, shape and place are not those of a tensor",
+        ),
+        (
+            framed({"w": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}, **inner({})}, b"x"),
+            "type, shape and place are not those of a tensor",
+        ),
+        (framed({f"w{n}": None for n in range(MOST_TENSORS + 1)}), f"or more than {MOST_TENSORS}"),
+        (CONTENT + b"more", "bytes are declared"),
+        (b"\x80\x04\x95pickle", "is damaged"),
+    ],
+)
+def test_what_is_declared_is_compared_with_what_is_there(content: bytes, reason: str) -> None:
+    with pytest.raises(AggregationError, match=reason):
+        decode(content)
+
+
+def test_a_message_beyond_its_limit_is_not_looked_at() -> None:
+    with pytest.raises(AggregationError, match="bytes came, at most 10 are needed for it"):
+        decode(b"no message at all", 10)
+    task = encode(Message("train", {"round": 0}, {"w": torch.zeros(10)}))
+    assert most_reply_bytes(task) == 2 * len(task) + 2**20
