@@ -154,7 +154,7 @@ def _one_round(
     judged: Mapping[str, Answer] = {}
     if due:
         judged = ask(
-            {site: validation_task(state, site, run.registrations) for site in run.registrations}
+            {site: validation_task(state, site, run.registrations) for site in trained}
         ).came
     dice = _read_validation(run, state.round, judged)
     sites = {

@@ -368,6 +368,7 @@ def _settle_server(kit: Kit) -> None:
     for component in resources["components"]:
         if component["id"] == "job_manager":
             component["args"]["uri_root"] = str(kit.folder / "jobs")
+    resources["servers"][0]["heart_beat_timeout"] = 120  # seconds until a silent site is given up
     storage = resources["snapshot_persistor"]["args"]["storage"]
     storage["args"]["root_dir"] = str(kit.folder / "snapshots")
     write_json(file, resources)
@@ -416,6 +417,9 @@ class Leg:
 
 _LOST_AFTER = 40.0
 """Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
+
+_GRACE = 5.0
+"""Seconds that FLARE gives a site between hearing that its job is gone and ending its task."""
 
 
 def connected(session: Session) -> set[str]:
@@ -585,7 +589,14 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
     )
     write_json(
         job / "server_app" / "config" / "config_fed_server.json",
-        {"format_version": 2, "workflows": [{"id": "mixmfl", **coordinator}], "components": []},
+        {
+            "format_version": 2,
+            "workflows": [{"id": "mixmfl", **coordinator}],
+            "components": [],
+            # a site that came back without the job is known by its next sign of life
+            "dead_client_grace_period": _GRACE,
+            "dead_client_check_lead_time": _GRACE,
+        },
     )
     write_json(
         job / "site_app" / "config" / "config_fed_client.json",
