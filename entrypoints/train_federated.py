@@ -47,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="after the last round every site fine-tunes its own copy of the model, and keeps it "
         "where its validation cases say that it is better (mixmfl_export --site)",
     )
+    for what in ("cases", "voxels"):
+        made.add_argument(
+            f"--minimum-{what}",
+            type=int,
+            default=0,
+            metavar="N",
+            help=f"sites hold back prototypes that rest on fewer {what} (default: none)",
+        )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
@@ -74,10 +82,14 @@ def _work(options: argparse.Namespace) -> int:
         learning_rate=(
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
+        minimum_cases=options.minimum_cases,
+        minimum_voxels=options.minimum_voxels,
     )
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
+    if settings.minimum_cases < 0 or settings.minimum_voxels < 0:
+        raise MixmflError("--minimum-cases and --minimum-voxels: must be 0 or more")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
     device = cli.device(options.device)

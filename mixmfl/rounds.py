@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.data import DataLoader
 
+from mixmfl import __version__
 from mixmfl.aggregate import block_weights, merge_blocks, select_blocks
-from mixmfl.dataset import StoredCase
+from mixmfl.dataset import StoredCase, class_cases
 from mixmfl.door import (
     check_norms,
     check_reply,
@@ -29,15 +30,24 @@ from mixmfl.door import (
     usual_norms,
 )
 from mixmfl.errors import AggregationError, MixmflError
+from mixmfl.fingerprint import Fingerprint
 from mixmfl.memory import (
     Memory,
+    Prototypes,
     State,
     memory_from_state,
     memory_to,
     memory_to_state,
     merge_memories,
 )
-from mixmfl.network import SegmentationNet, build_network, load_state, network_state
+from mixmfl.network import (
+    SegmentationNet,
+    build_network,
+    load_state,
+    network_state,
+    prototype_sizes,
+)
+from mixmfl.outgoing import Departure, Minimum, departures, outgoing
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch, Batches
 from mixmfl.train import DiceSum, train_locally, validate
@@ -56,6 +66,9 @@ class RunSettings:
         rounds: Of the whole run; the learning rate falls over them.
         local_steps: Gradient steps of a site in a round.
         learning_rate: In the first round.
+        minimum_cases: That the coordinator asks to be behind a statistic; a site may ask for
+            more. See ``outgoing.Minimum``.
+        minimum_voxels: Likewise.
     """
 
     configuration: str
@@ -63,6 +76,8 @@ class RunSettings:
     rounds: int
     local_steps: int
     learning_rate: float
+    minimum_cases: int = 0
+    minimum_voxels: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,7 @@ class Site:
         validation: Its validation cases, maybe none.
         device: Where it computes.
         workers: Processes that prepare batches; 0: this one does.
+        minimum: That the site asks to be behind a statistic; the coordinator may ask for more.
     """
 
     name: str
@@ -82,6 +98,7 @@ class Site:
     validation: tuple[StoredCase, ...]
     device: torch.device
     workers: int = 0
+    minimum: Minimum = field(default_factory=Minimum)
 
 
 @dataclass(frozen=True)
@@ -151,6 +168,52 @@ def register(site: Site, *, uniform: bool = False) -> Registration:
         sorted({modality for case in site.validation for modality in case.modalities}),
         uniform,
     )
+
+
+def agreed_minimum(site: Site, settings: RunSettings) -> Minimum:
+    """Return how many cases and voxels must stand behind what the site sends in this run."""
+    return site.minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
+
+
+def departures_of(
+    site: Site, fingerprint: Fingerprint, plans: Plans, settings: RunSettings
+) -> list[Departure]:
+    """Return all that will leave a site in a run, with its sizes, before anything does.
+
+    Args:
+        site: With its training cases.
+        fingerprint: Of the site.
+        plans: Of the run.
+        settings: Of the run.
+    """
+    told, minimum = register(site), agreed_minimum(site, settings)
+    counted = {
+        "version": __version__,
+        "fingerprint": fingerprint.to_json(),
+        "labels": plans.labels.to_json(),
+    }
+    memory = {
+        (modality, level): Prototypes(
+            torch.zeros(size.rows, size.shared),
+            torch.zeros(size.rows, size.tailored),
+            torch.zeros(size.rows),
+        )
+        for level, size in prototype_sizes(plans, settings.configuration).items()
+        for modality in told.modality_cases
+    }
+    trained = {
+        **select_blocks(first_state(plans, settings).weights, told.weights),
+        **memory_to_state(memory),
+    }
+    dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
+    registration = {"version": __version__, "registration": dataclasses.asdict(told)}
+    sent = [
+        outgoing("fingerprint", counted, minimum=minimum),
+        outgoing("join", registration),
+        outgoing("train", {"round": 0, "loss": 0.0}, trained),
+        outgoing("validate", {"round": 0, "dice": dice}),
+    ]
+    return [item for message in sent for item in departures(message)]
 
 
 def first_state(plans: Plans, settings: RunSettings) -> ServerState:
@@ -231,7 +294,15 @@ def train_at_site(
         **select_blocks(network_state(network), weights),
         **memory_to_state(trained.memory),
     }
-    reply = Message("train", {"round": round_number, "loss": trained.loss}, tensors)
+    minimum = agreed_minimum(site, settings)
+    reply = outgoing(
+        "train",
+        {"round": round_number, "loss": trained.loss},
+        tensors,
+        minimum=minimum,
+        class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
+        per_class=plans.network.prototypes,
+    )
     return reply, trained.optimizer
 
 
@@ -251,7 +322,7 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
         site.device,
     )
     dice = {name: [found.total, found.cases] for name, found in sums.items()}
-    return Message("validate", {"round": task.record["round"], "dice": dice}, {})
+    return outgoing("validate", {"round": task.record["round"], "dice": dice})
 
 
 def personalization_task(

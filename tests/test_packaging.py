@@ -41,8 +41,8 @@ LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window",
-    ("wire door train rounds model runs coordinate preprocess predict evaluate page picture "
-     "subsets progress phantom phantom_federation partition comparison comparison_page "
+    ("wire outgoing door train rounds model runs coordinate preprocess predict evaluate page "
+     "picture subsets progress phantom phantom_federation partition comparison comparison_page "
      "comparison_plots methods recall_quality"),
     "embedded cli",
     "benchmark",
