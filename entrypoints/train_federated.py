@@ -1,6 +1,7 @@
 """``mixmfl_train_federated``: train MDM-MixMFL over all sites, embedded on one machine."""
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from mixmfl import cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
-    from mixmfl.runs import Run
+    from mixmfl.rounds import Site
+    from mixmfl.runs import Run, SiteRound
 
 DESCRIPTION = """\
 Train over the sites that mixmfl_plan_preprocess prepared in WORK, all in this process, one after
@@ -55,6 +57,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="N",
             help=f"sites hold back prototypes that rest on fewer {what} (default: none)",
         )
+    made.add_argument(
+        "--dp-epsilon",
+        type=float,
+        metavar="E",
+        help="every site trains with differential privacy of its cases, and stops sending before "
+        "it has spent more than this (docs/privacy.md); default: without",
+    )
+    made.add_argument("--dp-delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
+    made.add_argument(
+        "--dp-noise", type=float, default=1.0, metavar="Z", help="in units of the clip; default: 1"
+    )
+    made.add_argument(
+        "--dp-clip",
+        type=float,
+        default=1.0,
+        metavar="C",
+        help="norm of a case's gradient; default: 1",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
@@ -104,6 +124,8 @@ def _work(options: argparse.Namespace) -> int:
         workers,
         options.sites,
     )
+    if options.dp_epsilon is not None:
+        sites = [_with_privacy(site, options) for site in sites]
     for site in sites:
         told = register(site)
         held = ", ".join(f"{name} {count}" for name, count in told.modality_cases.items())
@@ -136,17 +158,35 @@ def _work(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_round(run: "Run") -> None:
-    from mixmfl.files import or_nan
+def _with_privacy(site: "Site", options: argparse.Namespace) -> "Site":
+    from mixmfl.privacy import Privacy
 
-    number, sites = len(run.history), run.history[-1]
-    loss = "  ".join(
-        f"{site} rejected" if told.absent else f"{site} {or_nan(told.loss):.3f}"
-        for site, told in sites.items()
+    for name in ("epsilon", "delta", "noise", "clip"):
+        most = 1 if name == "delta" else math.inf
+        if not 0 < getattr(options, f"dp_{name}") < most:
+            raise MixmflError(f"--dp-{name}: must be above 0" + (" and below 1" * (most == 1)))
+    privacy = Privacy(
+        options.dp_epsilon,
+        options.dp_delta,
+        options.dp_noise,
+        options.dp_clip,
+        options.out / "privacy" / f"{site.name}.json",
     )
+    return dataclasses.replace(site, privacy=privacy)
+
+
+def _print_round(run: "Run") -> None:
+    number, sites = len(run.history), run.history[-1]
+    loss = "  ".join(f"{site} {_told(told)}" for site, told in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     seconds = sum(told.seconds for told in sites.values())
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
+
+
+def _told(told: "SiteRound") -> str:
+    if told.absent:
+        return "absent"
+    return f"epsilon {told.epsilon:.2f}" if told.loss is None else f"{told.loss:.3f}"
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ def _one_round(
             trained[site].received_bytes if site in trained else 0,
             sum(answers[site].seconds for answers in (trained, judged) if site in answers),
             diagnostics.rejected.get(site, ""),
+            *diagnostics.epsilon.get(site, (None, None)),
         )
         for site in run.registrations
     }

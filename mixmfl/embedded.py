@@ -10,7 +10,7 @@ import torch
 from mixmfl.coordinate import Answer, Answers, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
 from mixmfl.door import check_registration
-from mixmfl.errors import AggregationError, DataError
+from mixmfl.errors import AggregationError, DataError, PrivacyError
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
@@ -138,7 +138,7 @@ def train_embedded(
             if site.name in tasks:
                 try:
                     came[site.name] = _ask_here(site, tasks[site.name], run, optimizers)
-                except AggregationError as error:
+                except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
         return Answers(came, absent)
 
@@ -170,6 +170,7 @@ def _ask_here(site: Site, task: Message, run: Run, optimizers: dict[str, State])
 
     Raises:
         AggregationError: What came from the site is no message.
+        PrivacyError: The site's privacy budget is spent.
     """
     began = time.monotonic()
     received = encode(task)

@@ -21,5 +21,9 @@ class AggregationError(MixmflError):
     """What the sites sent cannot be merged."""
 
 
+class PrivacyError(MixmflError):
+    """What a site demands for its privacy does not allow what was asked of it."""
+
+
 class ModelError(MixmflError):
     """A model file or a run is missing, damaged, or of another version."""

@@ -30,7 +30,12 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "registration": "the number of training cases, how many have each modality, and which "
         "modalities the validation cases have",
     },
-    "train": {"round": "its number", "loss": "mean training loss of the round"},
+    "train": {
+        "round": "its number",
+        "loss": "mean training loss of the round",
+        "epsilon": "what was spent of the privacy budget by now",
+        "delta": "with which that is so",
+    },
     "validate": {
         "round": "its number",
         "dice": "per label or region the sum of Dice over the validation cases, and their number",

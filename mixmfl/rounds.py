@@ -13,11 +13,13 @@ import dataclasses
 import logging
 import math
 import multiprocessing
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mixmfl import __version__
 from mixmfl.aggregate import block_weights, merge_blocks, select_blocks
@@ -49,11 +51,14 @@ from mixmfl.network import (
 )
 from mixmfl.outgoing import Departure, Minimum, departures, outgoing
 from mixmfl.plan import Plans
-from mixmfl.sampling import Batch, Batches
-from mixmfl.train import DiceSum, train_locally, validate
+from mixmfl.privacy import Privacy, sampling_rate, spend
+from mixmfl.sampling import Batches, PoissonBatches
+from mixmfl.train import DiceSum, train_locally, train_privately, validate
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Site:
         device: Where it computes.
         workers: Processes that prepare batches; 0: this one does.
         minimum: That the site asks to be behind a statistic; the coordinator may ask for more.
+        privacy: What the site demands for its cases; None: no noise is added.
     """
 
     name: str
@@ -99,6 +105,7 @@ class Site:
     device: torch.device
     workers: int = 0
     minimum: Minimum = field(default_factory=Minimum)
+    privacy: Privacy | None = None
 
 
 @dataclass(frozen=True)
@@ -148,10 +155,12 @@ class Diagnostics:
     Attributes:
         loss: Mean training loss by site that had a part in it.
         rejected: Why the reply of another site was not used.
+        epsilon: Of sites that train with differential privacy, epsilon and delta spent by now.
     """
 
     loss: Mapping[str, float]
     rejected: Mapping[str, str] = field(default_factory=dict)
+    epsilon: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def register(site: Site, *, uniform: bool = False) -> Registration:
@@ -261,8 +270,11 @@ def train_at_site(
         optimiser's moments, which stay at the site.
 
     Raises:
+        PrivacyError: The site's privacy budget is spent.
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
+    if site.privacy is not None:
+        return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])
     network = _site_network(task, site, plans, settings)
     batches = Batches(
@@ -304,6 +316,42 @@ def train_at_site(
         per_class=plans.network.prototypes,
     )
     return reply, trained.optimizer
+
+
+def _train_privately(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    optimizer_state: State,
+    privacy: Privacy,
+) -> tuple[Message, State]:
+    """Train as ``train_at_site`` does, with differential privacy: neither loss nor prototypes."""
+    round_number = int(task.record["round"])
+    size = int(plans.configuration(settings.configuration)["batch_size"])
+    rate = sampling_rate(size, len(site.training))
+    epsilon = spend(privacy, rate, settings.local_steps)
+    network = _site_network(task, site, plans, settings)
+    # the run's seed is known to the server, who could undo the noise and know who was drawn
+    entropy = secrets.randbits(128), round_number, site.name
+    weights = register(site).weights
+    drawn = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
+    moments = train_privately(
+        network,
+        memory_from_state(task.tensors),
+        optimizer_state,
+        loader(PoissonBatches(drawn, rate), site.workers),
+        plans,
+        settings.configuration,
+        weights,
+        learning_rate_of(round_number, settings),
+        site.device,
+        privacy,
+        rate * len(site.training),
+        torch.Generator().manual_seed(secrets.randbits(63)),
+    )
+    record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
+    return outgoing("train", record, select_blocks(network_state(network), weights)), moments
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -384,6 +432,7 @@ def personalize_at_site(
         settings, rounds=rounds, learning_rate=plans.training.personal_learning_rate
     )
     weights = register(site).weights
+    site = dataclasses.replace(site, privacy=None)  # the copy stays here
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
         step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
@@ -480,8 +529,12 @@ def merge_round(
         ),
         remember_norms(state.norms, norms.values()),
     )
-    loss = {site: float(reply.record["loss"]) for site, reply in accepted.items()}
-    return merged, Diagnostics(loss, rejected)
+    told = {site: reply.record for site, reply in accepted.items()}
+    return merged, Diagnostics(
+        {site: float(record["loss"]) for site, record in told.items() if "loss" in record},
+        rejected,
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in told.items() if "epsilon" in r},
+    )
 
 
 def _pass_door(
@@ -557,7 +610,7 @@ def _site_network(
     return network.to(site.device)
 
 
-def loader(batches: Batches, workers: int) -> Iterable[Batch]:
+def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
     """Return the batches, prepared by ``workers`` processes or here: the same either way."""
     if not workers:
         return DataLoader(batches, batch_size=None)

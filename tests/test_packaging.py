@@ -34,13 +34,14 @@ DOORS = {
     "blosc2": {"dataset"},
     "safetensors": {"tensors"},
     "rich": {"cli"},
+    "dp_accounting": {"privacy"},
 }
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
-    "aggregate memory network loss sampling sliding_window",
+    "aggregate memory network loss sampling sliding_window privacy",
     ("wire outgoing door train rounds model runs coordinate preprocess predict evaluate page "
      "picture subsets progress phantom phantom_federation partition comparison comparison_page "
      "comparison_plots methods recall_quality"),
