@@ -21,6 +21,7 @@ nnU-Net's planner, and preprocess each site's cases with the modalities they hav
   at one hospital, first       mixmfl_plan_preprocess -i FOLDER --site -o WORK --fingerprint-only
   at the coordinator           mixmfl_plan_preprocess --merge A.json B.json -o WORK
   at one hospital, then        mixmfl_plan_preprocess -i FOLDER --site -o WORK --plans plans.json
+  all of it over a network     mixmfl_plan_preprocess --kit KIT -o WORK, mixmfl_site at each site
 
 FEDERATION holds a folder per site. What is done and valid is kept, so the same command goes on
 after an interruption.
@@ -35,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--site", action="store_true", help="the input is one site's own folder")
     made.add_argument("--fingerprint-only", action="store_true", help="stop after fingerprints")
     made.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="sites' fingerprints")
+    made.add_argument(
+        "--kit", type=Path, metavar="KIT", help="plan over the network, with the coordinator's kit"
+    )
+    made.add_argument(
+        "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
+    )
     made.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
     made.add_argument(
         "--replan", action="store_true", help="make plans anew although WORK has some"
@@ -61,11 +68,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    if (options.input is None) == (options.merge is None):
-        raise MixmflError("give either -i FEDERATION, or --merge with the sites' fingerprints")
+    if sum(way is not None for way in (options.input, options.merge, options.kit)) != 1:
+        raise MixmflError(
+            "give one of -i FEDERATION, --merge with the sites' fingerprints, or --kit"
+        )
     if options.processes < 1:
         raise MixmflError(f"-n {options.processes}: at least 1 process is needed")
+    if options.kit:
+        return _over_network(options)
     return _merge(options) if options.merge else _process(options)
+
+
+def _over_network(options: argparse.Namespace) -> int:
+    from mixmfl.files import read_json
+    from mixmfl.plan import load_preset
+    from mixmfl.remote import PlanOrders
+
+    flare = cli.network_engine()
+    kit = flare.open_kit(options.kit, coordinator=True)
+    load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
+    orders = PlanOrders(
+        options.out.resolve(), options.preset, tuple(options.configurations), options.replan
+    )
+    sites = cli.sites(options.sites, flare.site_names(kit))
+    flare.drive(kit, orders, sites, quorum=len(sites), deadline=cli.A_DAY, say=print)
+    print(f"plans: {options.out / 'plans.json'}")
+    failed = 0
+    for site, configurations in read_json(options.out / "preprocessed.json").items():
+        for name, (done, refused) in configurations.items():
+            print(f"site {site}, {name}: {done} cases preprocessed, {refused} refused")
+            failed += refused
+    return cli.SOME_FAILED if failed else 0
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``mixmfl_train_federated``: train MDM-MixMFL over all sites, embedded on one machine."""
+"""``mixmfl_train_federated``: train MDM-MixMFL, embedded on one machine or over a network."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,8 @@ from mixmfl import cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
-    from mixmfl.rounds import Site
+    from mixmfl.plan import Plans
+    from mixmfl.rounds import Personal, RunSettings, Site
     from mixmfl.runs import Run, SiteRound
 
 DESCRIPTION = """\
@@ -20,7 +21,12 @@ Train over the sites that mixmfl_plan_preprocess prepared in WORK, all in this p
 another. Sites exchange with the server what they would exchange over a network, and nothing else.
 The same seed on one CPU gives the same weights. RUN gets the state of every round (--resume goes
 on), progress.csv and .png, and at the end model.safetensors of the best round, which is also
-registered as the model that mixmfl_predict takes."""
+registered as the model that mixmfl_predict takes.
+
+With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
+and every hospital keeps its data, moments and its own copy. A round closes when all sites have
+answered, or after --deadline when --quorum of them have; a site that is lost is asked again as soon
+as it has come back."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         made.add_argument(
             f"--minimum-{what}",
             type=int,
-            default=0,
             metavar="N",
-            help=f"sites hold back prototypes that rest on fewer {what} (default: none)",
+            help=f"sites hold back prototypes that rest on fewer {what} (default: 0; with --kit "
+            "5 cases, 100 voxels, and a site may ask for more)",
         )
     made.add_argument(
         "--dp-epsilon",
@@ -75,17 +81,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="C",
         help="norm of a case's gradient; default: 1",
     )
+    made.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
+    made.add_argument(
+        "--deadline",
+        type=float,
+        default=60,
+        metavar="MINUTES",
+        help="with --kit: that a site has for a round; default: 60",
+    )
+    made.add_argument(
+        "--quorum",
+        type=int,
+        metavar="SITES",
+        help="with --kit: that a round needs; default: more than half of them",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
+    from mixmfl.outgoing import NETWORK_MINIMUM, Minimum
     from mixmfl.plan import Plans
-    from mixmfl.registry import use_model
-    from mixmfl.rounds import RunSettings, register
-    from mixmfl.runs import choose_round
+    from mixmfl.rounds import RunSettings
 
     if not (options.input / "plans.json").is_file():
         raise MixmflError(
@@ -93,7 +111,7 @@ def _work(options: argparse.Namespace) -> int:
             f"-i FEDERATION -o {options.input}"
         )
     plans = Plans.load(options.input / "plans.json")
-    planned = plans.training
+    planned, usual = plans.training, NETWORK_MINIMUM if options.kit else Minimum()
     settings = RunSettings(
         configuration=options.configuration,
         seed=options.seed,
@@ -102,8 +120,8 @@ def _work(options: argparse.Namespace) -> int:
         learning_rate=(
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
-        minimum_cases=options.minimum_cases,
-        minimum_voxels=options.minimum_voxels,
+        minimum_cases=usual.cases if options.minimum_cases is None else options.minimum_cases,
+        minimum_voxels=usual.voxels if options.minimum_voxels is None else options.minimum_voxels,
     )
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
@@ -112,6 +130,13 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError("--minimum-cases and --minimum-voxels: must be 0 or more")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
+    return (_over_network if options.kit else _embedded)(options, plans, settings)
+
+
+def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+    from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
+    from mixmfl.rounds import register
+
     device = cli.device(options.device)
     workers = cli.workers(options.workers, device)
     sites = open_sites(
@@ -138,20 +163,13 @@ def _work(options: argparse.Namespace) -> int:
         options.fold,
         options.out,
         resume=options.resume,
-        report=_print_round,
+        report=lambda run: _print_round(run, len(run.history)),
     )
-    model = options.out / "model.safetensors"
-    print(f"model of round {choose_round(run, 'best')}: {model}")
-    use_model(model, cli.home())
-    print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
+    _tell_model(run)
     if options.personalize:
         personalize_embedded(run, sites)
         for name, own in run.personal.items():
-            kept = "kept" if own.kept else "not kept"
-            print(
-                f"site {name}: own copy, validation Dice {own.dice:.3f}, model of all "
-                f"{own.dice_before:.3f}; {kept}"
-            )
+            print(_tell_own(name, own))
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no own copy without validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept copy")
@@ -175,8 +193,77 @@ def _with_privacy(site: "Site", options: argparse.Namespace) -> "Site":
     return dataclasses.replace(site, privacy=privacy)
 
 
-def _print_round(run: "Run") -> None:
-    number, sites = len(run.history), run.history[-1]
+def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+    import uuid
+
+    from mixmfl.remote import TrainOrders, load_orders, orders_file
+    from mixmfl.runs import holds_run, open_run
+
+    if options.dp_epsilon is not None:
+        raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
+    flare = cli.network_engine()
+    kit = flare.open_kit(options.kit, coordinator=True)
+    sites = cli.sites(options.sites, flare.site_names(kit))
+    quorum = len(sites) // 2 + 1 if options.quorum is None else options.quorum
+    if not 0 < quorum <= len(sites):
+        raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
+    if options.deadline <= 0:
+        raise MixmflError("--deadline: must be above 0")
+    out = options.out.resolve()
+    file = orders_file(out)
+    if file.is_file() and not options.resume:
+        raise MixmflError(f"{out}: holds a run; go on with it by --resume, or name another folder")
+    before = load_orders(file) if options.resume else None
+    orders = TrainOrders(
+        options.input.resolve(),
+        out,
+        before.name if isinstance(before, TrainOrders) else uuid.uuid4().hex[:12],
+        settings,
+        options.fold,
+        quorum,
+        options.personalize,
+    )
+    told = len(open_run(out).history) if holds_run(out) else 0
+
+    def report() -> None:
+        nonlocal told
+        if not holds_run(out):
+            return
+        run = open_run(out)
+        while told < len(run.history):
+            told += 1
+            _print_round(run, told)
+
+    flare.drive(
+        kit, orders, sites, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
+    )
+    run = open_run(out)
+    _tell_model(run)
+    for site, own in run.personal.items():
+        print(_tell_own(site, own))
+    return 0
+
+
+def _tell_model(run: "Run") -> None:
+    from mixmfl.registry import use_model
+    from mixmfl.runs import choose_round
+
+    model = run.folder / "model.safetensors"
+    print(f"model of round {choose_round(run, 'best')}: {model}")
+    use_model(model, cli.home())
+    print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
+
+
+def _tell_own(site: str, own: "Personal") -> str:
+    kept = "kept" if own.kept else "not kept"
+    return (
+        f"site {site}: own copy, validation Dice {own.dice:.3f}, model of all "
+        f"{own.dice_before:.3f}; {kept}"
+    )
+
+
+def _print_round(run: "Run", number: int) -> None:
+    sites = run.history[number - 1]
     loss = "  ".join(f"{site} {_told(told)}" for site, told in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     seconds = sum(told.seconds for told in sites.values())

@@ -1,12 +1,14 @@
 """What all commands share: the parser's manners, progress bars, and errors without traceback."""
 
 import argparse
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from mixmfl import __version__
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 NOTHING_COULD_START = 2
 SOME_FAILED = 1
+A_DAY = 86400.0
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 T = TypeVar("T")
@@ -97,6 +100,32 @@ def workers(asked: int | None, device: "torch.device") -> int:
     if asked < 0:
         raise MixmflError("--workers: must be 0 or more")
     return asked
+
+
+def network_engine() -> ModuleType:
+    """Return ``mixmfl.flare``, the engine of a federation on a network.
+
+    Raises:
+        MixmflError: NVIDIA FLARE is not installed.
+    """
+    try:
+        return importlib.import_module("mixmfl.flare")
+    except ModuleNotFoundError as error:
+        raise MixmflError(
+            f"a federation on a network needs the extra 'network' ({error.name} is missing); "
+            "install it by: pip install 'mixmfl[network]'"
+        ) from None
+
+
+def sites(asked: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Return the sites that ``--sites`` means.
+
+    Raises:
+        MixmflError: One is not there.
+    """
+    if strange := sorted(set(asked) - set(there)):
+        raise MixmflError(f"--sites {strange[0]}: there are kits for {', '.join(there)}")
+    return sorted(set(asked or there))
 
 
 def cores() -> int:

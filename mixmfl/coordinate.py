@@ -25,6 +25,9 @@ from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
 
+NOT_CONNECTED = "is not connected"
+"""How the reason begins where a site was absent because it could not be reached."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -88,6 +91,7 @@ def train_rounds(
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
     edit_memory: Callable[[Memory], Memory] | None = None,
+    quorum: int = 1,
 ) -> bool:
     """Do the rounds that are left.
 
@@ -99,17 +103,18 @@ def train_rounds(
         report: Called after every round.
         pause: Asked before every round whether to stop here.
         edit_memory: What an ablation makes of the merged memory, after every round.
+        quorum: Sites that must have a part in a round.
 
     Returns:
         Whether all rounds are done.
 
     Raises:
-        AggregationError: No site answered with what can be merged.
+        QuorumError: Fewer than ``quorum`` sites answered with what can be merged.
     """
     while state.round < run.settings.rounds:
         if pause():
             return False
-        state = _one_round(run, state, ask, optimizers, edit_memory)
+        state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
         report(run)
     return True
 
@@ -128,6 +133,7 @@ def _one_round(
     ask: Ask,
     optimizers: Mapping[str, State],
     edit_memory: Callable[[Memory], Memory] | None,
+    quorum: int,
 ) -> ServerState:
     """Let the sites train, merge, validate where it is time to, save."""
     asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
@@ -139,6 +145,7 @@ def _one_round(
         run.plans,
         run.settings,
         refused=asked.absent,
+        quorum=quorum,
     )
     if edit_memory is not None:
         state = dataclasses.replace(state, memory=edit_memory(state.memory))

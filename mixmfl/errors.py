@@ -21,6 +21,10 @@ class AggregationError(MixmflError):
     """What the sites sent cannot be merged."""
 
 
+class QuorumError(AggregationError):
+    """Fewer sites answered than a round needs."""
+
+
 class PrivacyError(MixmflError):
     """What a site demands for its privacy does not allow what was asked of it."""
 

@@ -11,7 +11,7 @@ import torch
 from mixmfl import __version__
 from mixmfl.errors import MixmflError, ModelError
 from mixmfl.files import replacing
-from mixmfl.memory import Memory, memory_from_state, memory_to, memory_to_state
+from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to_state
 from mixmfl.network import SegmentationNet, build_network, load_state
 from mixmfl.plan import Plans
 from mixmfl.rounds import ServerState
@@ -90,6 +90,20 @@ def save_model(
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def specialise(path: Path, own: State, out: Path) -> None:
+    """Write a model file with a site's own weights in place of those it has.
+
+    Args:
+        path: The model of all.
+        own: The site's blocks.
+        out: To write.
+    """
+    tensors, header = read(path)
+    content = pack({**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}, header)
+    with replacing(out) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:

@@ -31,7 +31,7 @@ from mixmfl.door import (
     remember_norms,
     usual_norms,
 )
-from mixmfl.errors import AggregationError, MixmflError
+from mixmfl.errors import AggregationError, MixmflError, QuorumError
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.memory import (
     Memory,
@@ -495,7 +495,7 @@ def merge_round(
         quorum: Sites that must have a part in the round.
 
     Raises:
-        AggregationError: Fewer than ``quorum`` replies can be used.
+        QuorumError: Fewer than ``quorum`` replies can be used.
     """
     accepted, norms, rejected = _pass_door(state, replies, registrations, plans, settings)
     rejected = {**(refused or {}), **rejected}
@@ -503,7 +503,7 @@ def merge_round(
         log.warning("round %d: %s: reply rejected: %s", state.round + 1, site, reason)
     if len(accepted) < max(quorum, 1):
         reasons = "; ".join(reason for _, reason in sorted(rejected.items())) or "no site replied"
-        raise AggregationError(
+        raise QuorumError(
             f"round {state.round + 1}: {len(accepted)} replies can be used, {max(quorum, 1)} are "
             f"needed: {reasons}"
         )

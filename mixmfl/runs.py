@@ -7,6 +7,7 @@
     RUN/rounds/00012/server.safetensors
     RUN/rounds/00012/optimizers/<site>.safetensors
     RUN/personal/<site>.safetensors
+    RUN/network/                       orders and log of a run over a network
     RUN/progress.csv, progress.png
     RUN/model.safetensors
 
@@ -32,6 +33,9 @@ from mixmfl.model import save_model
 from mixmfl.plan import Plans
 from mixmfl.rounds import Personal, Registration, RunSettings, ServerState
 from mixmfl.tensors import pack, read
+
+NETWORK = "network"
+"""Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
 
 FORMAT = 2
 
@@ -129,9 +133,10 @@ def start_run(run: Run) -> None:
         )
     plans_file = run.folder / "plans.json"
     begun = plans_file.is_file() and read_json(plans_file) == run.plans.to_json()
+    ours = {NETWORK, "plans.json"} if begun else {NETWORK}  # as a kill at the very start leaves it
     names = run.folder.iterdir() if run.folder.is_dir() else ()
-    found = sorted(path.name for path in names if not path.name.startswith("."))
-    if found and not (begun and found == ["plans.json"]):  # as a kill at the very start leaves it
+    found = sorted(p.name for p in names if not p.name.startswith(".") and p.name not in ours)
+    if found:
         raise ModelError(
             f"{run.folder}: holds files that are no run ({', '.join(found[:3])}); nothing was "
             "written. Name another folder"
@@ -192,12 +197,12 @@ def save_round(
         f"norms.{block}": torch.tensor(found, dtype=torch.float64)
         for block, found in state.norms.items()
     }
-    _save_tensors(
+    save_tensors(
         folder / "server.safetensors",
         {**state.weights, **memory_to_state(state.memory), **norms},
     )
     for site, optimizer in optimizers.items():
-        _save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
+        save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
     if dice is not None:
         run.dice[state.round] = dice
@@ -208,7 +213,12 @@ def save_round(
 
 def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
     """Save a site's own copy, then record what became of it."""
-    _save_tensors(_personal_file(run, site), own)
+    save_tensors(_personal_file(run, site), own)
+    record_personal(run, site, personal)
+
+
+def record_personal(run: Run, site: str, personal: Personal) -> None:
+    """Record what became of a site's own copy, which lies at the site itself."""
     run.personal[site] = personal
     _write_record(run)
 
@@ -225,7 +235,7 @@ def load_state_of(run: Run, number: int) -> ServerState:
         raise ModelError(
             f"{run.folder}: the state of round {number} is not there; kept are: {kept}"
         )
-    tensors = _load_tensors(file)
+    tensors = load_tensors(file)
     norms = {
         name.removeprefix("norms."): tuple(tensors.pop(name).tolist())
         for name in sorted(tensors)
@@ -253,13 +263,13 @@ def load_personal(run: Run, site: str) -> State:
             f"{run.folder}: site {site!r} does better with the model of all (validation Dice "
             f"{told.dice_before:.3f}, its own copy {told.dice:.3f}); export that, without --site"
         )
-    return _load_tensors(_personal_file(run, site))
+    return load_tensors(_personal_file(run, site))
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
     """Return the sites' optimiser states after a round."""
     folder = _round_folder(run, number) / "optimizers"
-    return {site: _load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
+    return {site: load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
 
 
 def kept_rounds(run: Run) -> list[int]:
@@ -400,13 +410,19 @@ def _personal_file(run: Run, site: str) -> Path:
     return run.folder / "personal" / f"{site}.safetensors"
 
 
-def _save_tensors(path: Path, state: State) -> None:
+def save_tensors(path: Path, state: State) -> None:
+    """Write tensors by name, whole or not at all."""
     content = pack(state, {"format": FORMAT})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def _load_tensors(path: Path) -> State:
+def load_tensors(path: Path) -> State:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        ModelError: The file is missing or damaged.
+    """
     try:
         return read(path)[0]
     except (OSError, ValueError) as error:

@@ -93,7 +93,7 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
                     built.setdefault(file.stem, []).append(node.name)
     assert built["outgoing"] == ["outgoing"]
     assert built["rounds"] == ["train_task", "validation_task", "personalization_task"]
-    assert set(built) <= {"outgoing", "rounds", "wire"}
+    assert set(built) <= {"outgoing", "remote", "rounds", "wire"}
 
 
 def test_what_is_not_listed_cannot_be_sent() -> None:

@@ -33,6 +33,7 @@ DOORS = {
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
     "safetensors": {"tensors"},
+    "nvflare": {"flare"},
     "rich": {"cli"},
     "dp_accounting": {"privacy"},
 }
@@ -42,11 +43,12 @@ LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
     "aggregate memory network loss sampling sliding_window privacy",
-    ("wire outgoing door train rounds model runs coordinate preprocess predict evaluate page "
-     "picture subsets progress phantom phantom_federation partition comparison comparison_page "
-     "comparison_plots methods recall_quality"),
+    ("wire outgoing exchange door train rounds model runs coordinate preprocess predict evaluate "
+     "page picture subsets progress phantom phantom_federation partition comparison "
+     "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
-    "benchmark",
+    "benchmark hospital remote",
+    "flare",
 )  # fmt: skip
 
 

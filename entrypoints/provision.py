@@ -1,0 +1,42 @@
+"""``mixmfl_provision``: start-up kits for the coordinator and every hospital."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixmfl import cli
+
+DESCRIPTION = """\
+Write a start-up kit per hospital and one for the coordinator, from one short file:
+
+  {"server": "mixmfl.example.org:8002", "sites": ["north", "south", "west"]}
+
+"server" is how the hospitals reach the coordinator; one port, and all connections go to it. KITS
+gets a folder per kit, with its own key and certificate, and the certificate authority, made on
+the spot. Hand each hospital its own folder only; keep KITS/authority to yourself. Run again with
+more sites, it adds their kits and leaves the others as they are."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_provision", DESCRIPTION)
+    made.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    flare = cli.network_engine()
+    network = flare.Network.load(options.input)
+    written = flare.provision(network, options.out)
+    for kit in written:
+        found = flare.open_kit(kit, coordinator=kit.name == flare.COORDINATOR)
+        print(f"kit of {found.name}: {kit}, certificate until {found.expires:%Y-%m-%d}")
+    if not written:
+        print(f"{options.out}: has a kit of everyone already; nothing was written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""``mixmfl_site``: a hospital's side of a federation on a network."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixmfl import cli
+from mixmfl.errors import MixmflError
+
+DESCRIPTION = """\
+Join the federation that KIT is for, and answer the coordinator until Ctrl-C: statistics for a
+plan, training, validation. Only what is printed leaves the house; WORK/exchange.log keeps it, with
+sizes and hashes. Images, labels and names of cases never leave. The coordinator can start and stop
+training here, and nothing else: it can send no code, and read no file and no log.
+WORK also gets the preprocessed cases, the finished model (WORK/runs/<run>/model.safetensors), and
+problems.log with the reasons of what failed here."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_site", DESCRIPTION)
+    made.add_argument("--kit", type=Path, required=True, metavar="KIT", help="of this hospital")
+    made.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="CASES", help="folder of its cases"
+    )
+    made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
+    made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
+    made.add_argument(
+        "-n",
+        "--processes",
+        type=int,
+        default=min(8, cli.cores()),
+        help="to preprocess with (default: one per core, at most 8)",
+    )
+    cli.add_workers(made)
+    cli.add_alias(made)
+    cli.add_device(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    if options.processes < 1:
+        raise MixmflError(f"-n {options.processes}: at least 1 process is needed")
+    from mixmfl.cases import describe
+    from mixmfl.hospital import House
+
+    flare = cli.network_engine()
+    kit = flare.open_kit(options.kit, coordinator=False)
+    device = cli.device(options.device)
+    house = House(
+        kit.name,
+        options.input.resolve(),
+        options.out.resolve(),
+        str(device),
+        cli.workers(options.workers, device),
+        options.processes,
+        tuple(options.alias),
+        options.labels.resolve() if options.labels else None,
+    )
+    print(f"site {kit.name}: {describe(house.cases().found)}")
+    print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
+    print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
+    house.exchange_log.parent.mkdir(parents=True, exist_ok=True)
+    house.exchange_log.touch()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    with house.exchange_log.open(encoding="utf-8") as log:
+        log.seek(0, 2)
+        while True:
+            with flare.attending(kit, house) as process:
+                while process.poll() is None:
+                    sys.stdout.write(log.read())
+                    sys.stdout.flush()
+                    time.sleep(0.5)
+            print(f"the connection ended; see {kit.folder}/log.txt; trying again", flush=True)
+            time.sleep(5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,761 @@
+"""The one door to NVIDIA FLARE: start-up kits, its processes, its jobs, and what it runs for us.
+
+FLARE brings mutual TLS, authorisation, the audit log and the transport. A job that it starts names
+two classes of ours, ``Coordinator`` and ``SiteExecutor``, and carries no code; the kits' policies
+refuse any other class and any code.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from cryptography import x509
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, SendOrder, Task
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.fuel.flare_api.flare_api import NoConnection, Session, new_secure_session
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.signature import SignatureBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+
+from mixmfl import __version__
+from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
+from mixmfl.errors import DataError, MixmflError, QuorumError
+from mixmfl.exchange import describe_exchange, note
+from mixmfl.files import read_json, write_json
+from mixmfl.hospital import FAILED, Hospital, House
+from mixmfl.remote import (
+    Orders,
+    PlanOrders,
+    load_orders,
+    orders_file,
+    plan_remotely,
+    save_orders,
+    train_remotely,
+)
+from mixmfl.runs import holds_run, open_run
+from mixmfl.wire import Message, decode, encode, most_reply_bytes
+
+COORDINATOR = "coordinator"
+_ADMIN = "coordinator@mixmfl.org"
+_ROLE = "project_admin"
+_SITES = "sites.json"
+_HOUSE = "mixmfl.json"
+_PROJECT = "mixmfl"
+_NOTHING_BUT_JOBS = {
+    "submit_job": "any",
+    "manage_job": "any",
+    "clone_job": "none",
+    "download_job": "none",
+    "view": "none",
+    "operate": "none",
+    "shell_commands": "none",
+    "byoc": "none",
+}
+"""What the coordinator may do at a hospital: start and stop jobs. It sees no file and no log."""
+
+
+# --- kits --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Network:
+    """Who takes part, and where the coordinator is reached.
+
+    Attributes:
+        host: Name or address of the coordinator, as the hospitals reach it.
+        port: One port; all else goes from the hospitals to it.
+        sites: Names of the hospitals.
+        valid_days: How long the certificates hold.
+    """
+
+    host: str
+    port: int
+    sites: tuple[str, ...]
+    valid_days: int = 360
+
+    @classmethod
+    def load(cls, path: Path) -> "Network":
+        """Read a network's file.
+
+        Raises:
+            DataError: It is missing, or does not say what is needed.
+        """
+        told = read_json(path)
+        host, _, port = str(told.get("server", "")).rpartition(":")
+        sites, days = told.get("sites"), told.get("valid_days", 360)
+        if not (
+            set(told) <= {"server", "sites", "valid_days"}
+            and host
+            and port.isdecimal()
+            and isinstance(sites, list)
+            and sites
+            and all(isinstance(name, str) and _fit(name) for name in sites)
+            and len(set(sites)) == len(sites)
+            and COORDINATOR not in sites
+            and isinstance(days, int)
+            and days > 0
+        ):
+            raise DataError(
+                f'{path}: {{"server": "host:port", "sites": ["north", …], "valid_days": 360}} is '
+                "needed, with a name of letters, digits and hyphens for each hospital, each once"
+            )
+        return cls(host, int(port), tuple(sites), days)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A start-up kit.
+
+    Attributes:
+        folder: Of the kit.
+        name: Of the hospital, or ``COORDINATOR``.
+        server: ``host:port`` of the coordinator.
+        expires: When its certificate ends, in UTC.
+    """
+
+    folder: Path
+    name: str
+    server: str
+    expires: datetime
+
+
+def provision(network: Network, out: Path) -> tuple[Path, ...]:
+    """Write a kit for the coordinator and for every hospital; those that are there stay.
+
+    The certificate authority is made at the first call and kept in ``out/authority``, so that a
+    later call can add hospitals.
+
+    Returns:
+        The folders written.
+
+    Raises:
+        DataError: FLARE could not make them.
+    """
+    authority = out / "authority"
+    authority.mkdir(parents=True, exist_ok=True)
+    authority.chmod(0o700)
+    project = Project(_PROJECT, "mixmfl")
+    ports = {"fed_learn_port": network.port, "admin_port": network.port}
+    project.set_server(network.host, COORDINATOR, ports)
+    for name in network.sites:
+        project.add_client(name, name, {"allow_log_streaming": False})
+    project.add_admin(_ADMIN, COORDINATOR, {"role": _ROLE})
+    builders = [
+        WorkspaceBuilder(),
+        StaticFileBuilder(config_folder="config"),
+        CertBuilder(root_valid_days=network.valid_days),
+        SignatureBuilder(),
+    ]
+    old_mask = os.umask(0o077)  # keys, and the authority's own, are for their owner alone
+    try:
+        context = Provisioner(str(authority), builders).provision(project, logger=_Quiet())
+    finally:
+        os.umask(old_mask)
+    made = context.get("current_prod_dir")
+    if context.get("build_error") or not made:
+        raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
+    written = []
+    for name, source in [(COORDINATOR, network.host), *((site, site) for site in network.sites)]:
+        kit = out / name
+        if kit.exists():
+            continue
+        shutil.move(Path(made) / source, kit)
+        if name == COORDINATOR:
+            shutil.move(Path(made) / _ADMIN, kit / "admin")
+        _write_policies(kit, name)
+        written.append(kit)
+    write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
+    shutil.rmtree(made)
+    return tuple(written)
+
+
+def open_kit(folder: Path, *, coordinator: bool) -> Kit:
+    """Read a kit.
+
+    Args:
+        folder: Of the kit.
+        coordinator: Whether it must be the coordinator's; else it must be a hospital's.
+
+    Raises:
+        DataError: It is no kit of this kind, or its certificate has expired.
+    """
+    startup = folder / "startup"
+    whose = "the coordinator's" if coordinator else "a hospital's"
+    config = startup / ("fed_server.json" if coordinator else "fed_client.json")
+    certificate = startup / ("server.crt" if coordinator else "client.crt")
+    if not config.is_file() or not certificate.is_file():
+        raise DataError(
+            f"{folder}: is not {whose} start-up kit; mixmfl_provision makes kits, and each is used "
+            "where it belongs"
+        )
+    told = read_json(config)
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    expires = found.not_valid_after_utc
+    if expires < datetime.now(timezone.utc):
+        raise DataError(
+            f"{certificate}: expired on {expires:%Y-%m-%d}; have new kits made by mixmfl_provision"
+        )
+    name = COORDINATOR if coordinator else str(told["client"]["fqsn"])
+    return Kit(folder.resolve(), name, told["servers"][0]["service"]["target"], expires)
+
+
+def site_names(kit: Kit) -> tuple[str, ...]:
+    """Return the hospitals that kits were made for together with the coordinator's."""
+    return tuple(read_json(kit.folder / "local" / _SITES)["sites"])
+
+
+def _write_policies(kit: Path, name: str) -> None:
+    """Say in a kit what its owner's FLARE lets others do."""
+    local = kit / "local"
+    resources = json.loads((local / "resources.json.default").read_text(encoding="utf-8"))
+    runs = "Coordinator" if name == COORDINATOR else "SiteExecutor"
+    resources["class_allow_list"] = [f"{__name__}.{runs}"]
+    resources["class_list_enforcement_mode"] = "enforce"
+    # FLARE's would stream a hospital's error log to the server; ours stays in the house
+    resources["components"] = [c for c in resources["components"] if "log" not in c["id"]]
+    write_json(local / "resources.json", resources)
+    if name != COORDINATOR:
+        permissions = {_ROLE: _NOTHING_BUT_JOBS}
+        write_json(
+            local / "authorization.json", {"format_version": "1.0", "permissions": permissions}
+        )
+
+
+def _fit(name: str) -> bool:
+    """Say whether a name can be a hospital's: it names folders, and goes into certificates."""
+    return bool(name) and all(c.isascii() and (c.isalnum() or c == "-") for c in name)
+
+
+class _Quiet:
+    """Lets through what FLARE's provisioner calls errors."""
+
+    def debug(self, *args: Any) -> None:
+        """Say nothing."""
+
+    info = warning = debug
+
+    def error(self, message: str, *args: Any) -> None:
+        """Say it on stderr."""
+        sys.stderr.write(f"{message}\n")
+
+
+# --- processes ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(kit: Kit) -> Iterator[Session]:
+    """Run the coordinator's server, and give a session to command it by.
+
+    Raises:
+        MixmflError: It runs already, or cannot be started.
+    """
+    with _alone(kit):
+        _end_orphans(kit)  # one may have the port
+        _settle_server(kit)
+        with _process(kit, "server", ["org=coordinator"]) as process:
+            session = _session(kit, process)
+            try:
+                yield session
+            finally:
+                session.close()
+
+
+@contextmanager
+def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a hospital's side: it joins, takes part and answers until the block ends.
+
+    Raises:
+        MixmflError: It runs already.
+    """
+    with _alone(kit):
+        _end_orphans(kit)
+        house.save(kit.folder / "local" / _HOUSE)
+        with _process(kit, "client", [f"uid={kit.name}", f"org={kit.name}"]) as process:
+            yield process
+
+
+@contextmanager
+def _alone(kit: Kit) -> Iterator[None]:
+    """Hold the kit's lock: one process uses a kit at a time."""
+    import fcntl
+
+    with (kit.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MixmflError(
+                f"{kit.folder}: this kit is in use by another process; end that first"
+            ) from None
+        yield
+
+
+@contextmanager
+def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one of FLARE's processes with all that it starts, and end them all with the block."""
+    command = [
+        *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{kind}_train"),
+        *("-m", str(kit.folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"),
+        *(*options, "config_folder=config"),
+    ]
+    with (kit.folder / "console.log").open("ab") as console:
+        process = subprocess.Popen(
+            command,
+            cwd=kit.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,  # Ctrl-C is for us, who then end it in order
+        )
+    try:
+        yield process
+    finally:
+        _end([psutil.Process(process.pid)])
+        process.wait()
+
+
+def _end_orphans(kit: Kit) -> None:
+    """End processes that a killed command left behind; the kit's lock says that it is gone."""
+    _end(
+        [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(kit.folder) in (command := process.info["cmdline"] or [])
+            and any("nvflare" in word for word in command)
+        ]
+    )
+
+
+def _end(leaders: Sequence[psutil.Process]) -> None:
+    """End processes and what they started, gently first."""
+    with suppress(psutil.NoSuchProcess):
+        found = [*leaders, *(child for p in leaders for child in p.children(recursive=True))]
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        for process in psutil.wait_procs(found, timeout=5)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=5)
+
+
+def _settle_server(kit: Kit) -> None:
+    """Name absolute places in the kit for what the server stores, and see that its port is free."""
+    file = kit.folder / "local" / "resources.json"
+    resources = read_json(file)
+    for component in resources["components"]:
+        if component["id"] == "job_manager":
+            component["args"]["uri_root"] = str(kit.folder / "jobs")
+    storage = resources["snapshot_persistor"]["args"]["storage"]
+    storage["args"]["root_dir"] = str(kit.folder / "snapshots")
+    write_json(file, resources)
+    port = int(kit.server.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise MixmflError(
+                f"port {port}, which the kits name, cannot be used here ({error.strerror}); end "
+                "the process that has it, or provision another port"
+            ) from None
+
+
+def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
+    until = time.monotonic() + 120
+    while True:
+        try:
+            return new_secure_session(_ADMIN, str(kit.folder / "admin"))
+        except NoConnection:
+            if process.poll() is not None or time.monotonic() > until:
+                raise MixmflError(
+                    f"{kit.folder}: the server did not start; the reason is in console.log there"
+                ) from None
+            time.sleep(0.5)
+
+
+# --- jobs, as the coordinator's command sees them ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leg:
+    """How a job ended.
+
+    Attributes:
+        status: ``"done"``; ``"paused"``, to go on with a site that has come back; ``"quorum"``: too
+            few sites answered; ``"failed"``.
+        reason: Where it failed.
+    """
+
+    status: Literal["done", "paused", "quorum", "failed"]
+    reason: str = ""
+
+
+_LOST_AFTER = 40.0
+"""Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
+
+
+def connected(session: Session) -> set[str]:
+    """Return the hospitals that are connected now."""
+    now = time.time()
+    return {
+        client.name
+        for client in session.get_system_info().client_info
+        if now - client.last_connect_time < _LOST_AFTER
+    }
+
+
+def drive(
+    kit: Kit,
+    orders: Orders,
+    sites: Sequence[str],
+    *,
+    quorum: int,
+    deadline: float,
+    say: Callable[[str], None],
+    report: Callable[[], None] = lambda: None,
+) -> None:
+    """Carry out orders, with a server that runs as long as this function.
+
+    A job's sites are those connected when it starts. So when a site that was lost has come back,
+    the job ends after its round and the next goes on with that site.
+
+    Args:
+        kit: The coordinator's.
+        orders: Of planning or of a run.
+        sites: That are asked. New orders wait for all of them.
+        quorum: How many must answer for a round to count.
+        deadline: Seconds that a site has for a task.
+        say: Told what is waited for.
+        report: Called every second while a job runs.
+
+    Raises:
+        MixmflError: It failed, or too few sites answered three times.
+    """
+    file = orders_file(orders.out)
+    going_on = file.is_file()
+    save_orders(orders, file)
+    with serving(kit) as session:
+        say(f"serving at {kit.server}")
+        _await(session, sites, quorum if going_on else len(sites), say)
+        too_few = 0
+        while True:
+            begun = _rounds_done(orders)
+
+            def each_second(begun: int = begun) -> None:
+                report()
+                if _rounds_done(orders) > begun and _has_come_back(orders, connected(session)):
+                    _pause_file(file).touch()
+
+            here = sorted(connected(session) & set(sites))
+            leg = run_job(session, file, here, deadline=deadline, each_second=each_second)
+            report()
+            if leg.status == "done":
+                return
+            if leg.status == "failed":
+                raise MixmflError(leg.reason)
+            if leg.status == "quorum":
+                too_few += 1
+                if too_few == 3:
+                    raise MixmflError(
+                        f"{leg.reason}; that was the third time, so this stops. What is done is "
+                        "kept: see to the sites, or give a longer --deadline, and --resume"
+                    )
+                say(f"{leg.reason}; the round is repeated")
+            else:
+                say("a site has come back")
+            _await(session, sites, quorum, say)
+
+
+def _await(session: Session, sites: Sequence[str], enough: int, say: Callable[[str], None]) -> None:
+    """Wait until enough sites are connected, and a little for all."""
+    told: set[str] | None = None
+    patience = time.monotonic() + 20
+    while True:
+        here = connected(session) & set(sites)
+        if here != told:
+            missing = sorted(set(sites) - here)
+            say(f"connected: {', '.join(sorted(here)) or 'nobody yet'}")
+            if missing:
+                say(f"waiting for {', '.join(missing)} (mixmfl_site there)")
+            told = here
+        if len(here) == len(sites) or (len(here) >= enough and time.monotonic() > patience):
+            return
+        time.sleep(1)
+
+
+def _rounds_done(orders: Orders) -> int:
+    return len(open_run(orders.out).history) if holds_run(orders.out) else 0
+
+
+def _has_come_back(orders: Orders, here: set[str]) -> bool:
+    """Say whether a site is here that the last round could not reach."""
+    run = open_run(orders.out)
+    last = run.history[-1]
+    lost = {
+        site
+        for site in run.registrations
+        if site not in last or last[site].absent.startswith(NOT_CONNECTED)
+    }
+    return bool(lost & here)
+
+
+def run_job(
+    session: Session,
+    orders: Path,
+    sites: Sequence[str],
+    *,
+    deadline: float,
+    each_second: Callable[[], None],
+) -> Leg:
+    """Have the server and sites work through a job, and return how it ended.
+
+    Args:
+        session: Of the server.
+        orders: Written by ``remote.save_orders``; what comes of the job is noted beside it.
+        sites: That take part.
+        deadline: Seconds that a site has for a task.
+        each_second: Called while it runs.
+    """
+    told = _leg_file(orders)
+    told.unlink(missing_ok=True)
+    _pause_file(orders).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "mixmfl"
+        _write_job(job, orders, sites, deadline)
+        number = session.submit_job(str(job))
+    try:
+        while not str(session.get_job_meta(number).get("status")).startswith("FINISHED"):
+            each_second()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        session.abort_job(number)
+        raise
+    if told.is_file():
+        return Leg(**read_json(told))
+    status = session.get_job_meta(number).get("status")
+    return Leg("failed", f"FLARE ended the job as {status} before it began; see the server's log")
+
+
+def _leg_file(orders: Path) -> Path:
+    return orders.with_name("leg.json")
+
+
+def _pause_file(orders: Path) -> Path:
+    return orders.with_name("pause")
+
+
+def _write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) -> None:
+    """Write a job of two applications; each is one class of ours, and configuration only."""
+    coordinator = {
+        "path": f"{__name__}.{Coordinator.__name__}",
+        "args": {"orders": str(orders), "deadline": deadline},
+    }
+    executor = {"path": f"{__name__}.{SiteExecutor.__name__}", "args": {}}
+    write_json(
+        job / "meta.json",
+        {
+            "name": "mixmfl",
+            "min_clients": 1,
+            "deploy_map": {"server_app": ["server"], "site_app": list(sites)},
+        },
+    )
+    write_json(
+        job / "server_app" / "config" / "config_fed_server.json",
+        {"format_version": 2, "workflows": [{"id": "mixmfl", **coordinator}], "components": []},
+    )
+    write_json(
+        job / "site_app" / "config" / "config_fed_client.json",
+        {
+            "format_version": 2,
+            "executors": [{"tasks": ["*"], "executor": executor}],
+            "components": [],
+        },
+    )
+
+
+# --- what FLARE runs in a job ------------------------------------------------------------------
+
+
+class Coordinator(Controller):
+    """The server's side of a job: works through orders, asking sites by FLARE's tasks."""
+
+    def __init__(self, orders: str, deadline: float) -> None:
+        """Args: the orders' file; seconds that a site has for a task."""
+        super().__init__(task_check_period=0.1)
+        self._orders = Path(orders)
+        self._deadline = deadline
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Do nothing; FLARE wants it."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Do nothing; FLARE wants it."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Work through the orders and note how it ended."""
+        orders = load_orders(self._orders)
+        sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
+        self._log = self._orders.with_name("exchange.log")
+
+        def ask(tasks: Mapping[str, Message]) -> Answers:
+            return self._ask(tasks, sites, fl_ctx, abort_signal)
+
+        try:
+            if isinstance(orders, PlanOrders):
+                plan_remotely(orders, sites, ask)
+                leg = Leg("done")
+            else:
+                done = train_remotely(orders, sites, ask, _pause_file(self._orders).exists)
+                leg = Leg("done" if done else "paused")
+        except QuorumError as error:
+            leg = Leg("quorum", str(error))
+        except (MixmflError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+            self.log_exception(fl_ctx, "the job failed")
+            named = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
+            leg = Leg("failed", f"{named}{error}")
+        write_json(_leg_file(self._orders), {"status": leg.status, "reason": leg.reason})
+
+    def process_result_of_unknown_task(
+        self,
+        client: Client,
+        task_name: str,
+        client_task_id: str,
+        result: Shareable,
+        fl_ctx: FLContext,
+    ) -> None:
+        """Drop what comes too late."""
+        note(self._log, f"late from {client.name}: {task_name}, dropped")
+
+    def _ask(
+        self,
+        tasks: Mapping[str, Message],
+        sites: Sequence[str],
+        fl_ctx: FLContext,
+        abort_signal: Signal,
+    ) -> Answers:
+        absent = {site: NOT_CONNECTED for site in tasks if site not in sites}
+        asked = {
+            site: _Asked(site, message, self._log)
+            for site, message in tasks.items()
+            if site in sites
+        }
+        for site, item in asked.items():
+            self.send(item.task, fl_ctx, targets=[site], send_order=SendOrder.ANY)
+        until = time.monotonic() + self._deadline
+        while any(item.open for item in asked.values()) and time.monotonic() < until:
+            if abort_signal.triggered:
+                raise MixmflError("the job was stopped")
+            time.sleep(0.05)
+        for item in asked.values():
+            if item.open:
+                item.refuse(f"did not answer within {self._deadline:g} s")
+                self.cancel_task(item.task, fl_ctx=fl_ctx)
+        came = {site: item.answer for site, item in asked.items() if item.answer is not None}
+        return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
+
+
+class _Asked:
+    """A task on its way to a site, and what comes back."""
+
+    def __init__(self, site: str, message: Message, log: Path) -> None:
+        self.answer: Answer | None = None
+        self.absent = ""
+        self._site, self._message, self._log = site, message, log
+        self._received_bytes, self._most, self._began = 0, 0, time.monotonic()
+        self._lock = threading.Lock()
+        self.task = Task(
+            name=message.kind,
+            data=Shareable(),
+            before_task_sent_cb=self._load,
+            result_received_cb=self._take,
+            task_done_cb=self._done,
+        )
+
+    @property
+    def open(self) -> bool:
+        return self.answer is None and not self.absent
+
+    def refuse(self, reason: str) -> None:
+        """Give up on the site for this task."""
+        with self._lock:
+            if self.open:
+                self.absent = reason
+                note(self._log, f"nothing from {self._site}: {self._message.kind}: {reason}")
+
+    def _load(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        content = encode(self._message)
+        self._received_bytes, self._most = len(content), most_reply_bytes(content)
+        self._began = time.monotonic()
+        client_task.task.data["message"] = content
+        note(self._log, describe_exchange(f"sent to {self._site}", self._message, content))
+
+    def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        result, client_task.result = client_task.result, None
+        content = result.get("message")
+        if not isinstance(content, bytes):
+            self.refuse(f"its reply holds no message ({result.get_return_code()})")
+            return
+        try:
+            reply = decode(content, self._most)
+        except MixmflError as error:
+            self.refuse(str(error))
+            return
+        note(self._log, describe_exchange(f"came from {self._site}", reply, content))
+        if reply.kind == FAILED:
+            self.refuse(_failure(reply))
+            return
+        seconds = time.monotonic() - self._began
+        with self._lock:
+            if self.open:
+                self.answer = Answer(reply, len(content), self._received_bytes, seconds)
+
+    def _done(self, task: Task, fl_ctx: FLContext) -> None:
+        self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
+
+
+def _failure(reply: Message) -> str:
+    theirs = reply.record.get("version")
+    if theirs != __version__:
+        return f"runs mixmfl {theirs}, the coordinator {__version__}; install the same"
+    return f"could not do it ({reply.record.get('error')})"
+
+
+class SiteExecutor(Executor):
+    """A hospital's side of a job: hands tasks to ``Hospital``."""
+
+    def __init__(self) -> None:
+        """Nothing is set by the job; what the hospital set is read at the first task."""
+        super().__init__()
+        self._hospital: Hospital | None = None
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """Answer a task."""
+        if self._hospital is None:
+            local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
+            self._hospital = Hospital(House.load(Path(local) / _HOUSE))
+        reply = Shareable()
+        reply["message"] = self._hospital.answer(bytes(shareable["message"]))
+        return reply

@@ -1,0 +1,293 @@
+"""A hospital's side of a federation on a network: it answers tasks, and logs what leaves the house.
+
+Engine-free: bytes in, bytes out. Whatever carries them cannot name code, files or folders here.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixmfl import __version__
+from mixmfl.embedded import open_sites
+from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
+from mixmfl.exchange import describe_exchange, note
+from mixmfl.files import or_none, read_json, replacing, write_json
+from mixmfl.jobs import Workers
+from mixmfl.memory import State
+from mixmfl.modalities import Modalities
+from mixmfl.model import specialise
+from mixmfl.outgoing import outgoing
+from mixmfl.plan import Plans
+from mixmfl.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
+from mixmfl.rounds import (
+    RunSettings,
+    Site,
+    perform,
+    personalize_at_site,
+    register,
+)
+from mixmfl.runs import load_tensors, save_tensors
+from mixmfl.wire import Message, decode, encode
+
+FAILED = "failed"
+"""The kind of a reply that only says that a task could not be done."""
+
+
+@dataclass(frozen=True)
+class House:
+    """What was set at this hospital. Nothing of it leaves.
+
+    Attributes:
+        name: Of the site, as in its kit.
+        data: Folder of its cases.
+        work: Where preprocessed cases, moments, logs and the finished model come.
+        device: Where to compute, as ``--device`` takes it.
+        workers: Processes that prepare batches.
+        processes: That preprocess.
+        aliases: Words for modalities, as ``--alias`` takes them.
+        labels: dataset.json that says what the labels mean; None: the one in or beside ``data``.
+    """
+
+    name: str
+    data: Path
+    work: Path
+    device: str = "cpu"
+    workers: int = 0
+    processes: int = 1
+    aliases: tuple[str, ...] = ()
+    labels: Path | None = None
+
+    @property
+    def exchange_log(self) -> Path:
+        """Return the log of what came and went; it names no case."""
+        return self.work / "exchange.log"
+
+    @property
+    def problem_log(self) -> Path:
+        """Return the log of what failed here and why; reasons may name cases and files."""
+        return self.work / "problems.log"
+
+    def save(self, path: Path) -> None:
+        """Write the settings as JSON, for the process that answers tasks."""
+        content = dataclasses.asdict(self)
+        told = {name: str(v) if isinstance(v, Path) else v for name, v in content.items()}
+        write_json(path, told)
+
+    @classmethod
+    def load(cls, path: Path) -> "House":
+        """Read what ``save`` wrote."""
+        told = read_json(path)
+        labels = told.pop("labels")
+        return cls(
+            **{
+                **told,
+                "data": Path(told["data"]),
+                "work": Path(told["work"]),
+                "aliases": tuple(told["aliases"]),
+            },
+            labels=Path(labels) if labels else None,
+        )
+
+    def cases(self) -> SiteFolder:
+        """Find the hospital's cases.
+
+        Raises:
+            DataError: There is no usable case, or nothing says what its labels mean.
+        """
+        modalities = Modalities().with_aliases(self.aliases)
+        return dataclasses.replace(find_site(self.data, modalities, self.labels), name=self.name)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The run that the hospital takes part in."""
+
+    run: str
+    site: Site
+    plans: Plans
+    settings: RunSettings
+
+
+class Hospital:
+    """Answers the coordinator's tasks, one after another."""
+
+    def __init__(self, house: House) -> None:
+        """Args: the hospital's settings."""
+        self._house = house
+        self._joined: _Joined | None = None
+        self._does: dict[str, Callable[[Message], Message]] = {
+            "fingerprint": self._fingerprint,
+            "preprocess": self._preprocess,
+            "join": self._join,
+            "train": self._train,
+            "validate": self._validate,
+            "personalize": self._personalize,
+            "model": self._keep_model,
+        }
+
+    def answer(self, content: bytes) -> bytes:
+        """Do a task and return the reply; what fails is told in the log, and only that it did.
+
+        Args:
+            content: Of a message.
+
+        Returns:
+            Of the reply: of the task's kind, or of kind ``FAILED``, which carries no reason,
+            because a reason may name files or cases.
+        """
+        kind = "unreadable"
+        try:
+            task = decode(content)
+            kind = task.kind
+            note(
+                self._house.exchange_log, describe_exchange("came from coordinator", task, content)
+            )
+            if kind not in self._does:
+                raise AggregationError(
+                    f"a task {kind!r} came; this version of mixmfl knows {', '.join(self._does)}"
+                )
+            if "version" in task.record:
+                _check_version(task.record["version"])
+            reply = self._does[kind](task)
+        except (MixmflError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            # what is not ours is what torch and nnU-Net raise, or a task with parts missing
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            note(self._house.problem_log, f"{kind} failed: {reason}")
+            told = {"task": kind, "error": type(error).__name__, "version": __version__}
+            reply = outgoing(FAILED, told)
+        sent = encode(reply)
+        note(self._house.exchange_log, describe_exchange("sent to coordinator", reply, sent))
+        return sent
+
+    def _fingerprint(self, task: Message) -> Message:
+        site = self._house.cases()
+        with Workers(self._house.processes) as workers:
+            fingerprint, _ = fingerprint_site(site, self._folder, workers)
+        record = {
+            "version": __version__,
+            "fingerprint": fingerprint.to_json(),
+            "labels": site.labels.to_json(),
+        }
+        return outgoing(task.kind, record)
+
+    def _preprocess(self, task: Message) -> Message:
+        plans = Plans.from_json(task.record["plans"], "the coordinator's plans")
+        site, told = self._house.cases(), {}
+        plans.save(self._house.work / "plans.json")
+        with Workers(self._house.processes) as workers:
+            for name in task.record["configurations"]:
+                came = preprocess_site(site, plans, name, self._folder, workers)
+                for item in came.refused:
+                    note(self._house.problem_log, f"{name}: case {item.name}: {item.reason}")
+                told[name] = [len(came.done) + len(came.kept), len(came.refused)]
+        return outgoing(task.kind, {"version": __version__, "cases": told})
+
+    def _join(self, task: Message) -> Message:
+        from mixmfl.cli import device
+
+        record = task.record
+        plans = Plans.from_json(record["plans"], "the coordinator's plans")
+        settings = RunSettings(**record["settings"])
+        (site,) = open_sites(
+            self._house.work,
+            plans,
+            settings.configuration,
+            record["fold"],
+            settings.seed,
+            device(self._house.device),
+            self._house.workers,
+            [self._house.name],
+        )
+        self._joined = _Joined(_plain_name(record["run"]), site, plans, settings)
+        registration = dataclasses.asdict(register(site))
+        return outgoing(task.kind, {"version": __version__, "registration": registration})
+
+    def _train(self, task: Message) -> Message:
+        joined, before = self._run(), int(task.record["round"])
+        reply, moments = perform(
+            task, joined.site, joined.plans, joined.settings, self._moments_before(before)
+        )
+        save_tensors(self._moments_file(before), moments)
+        for number in self._moments_kept()[:-2]:  # the one before serves where a round is repeated
+            self._moments_file(number).unlink()
+        return reply
+
+    def _validate(self, task: Message) -> Message:
+        joined = self._run()
+        return perform(task, joined.site, joined.plans, joined.settings, {})[0]
+
+    def _personalize(self, task: Message) -> Message:
+        joined = self._run()
+        if not joined.site.validation:  # nothing could tell whether a copy is better
+            return outgoing(task.kind, {"dice": None, "dice_before": None})
+        personal, own = personalize_at_site(task, joined.site, joined.plans, joined.settings)
+        if personal.kept:
+            save_tensors(self._own_file, own)
+        told = {"dice": or_none(personal.dice), "dice_before": or_none(personal.dice_before)}
+        return outgoing(task.kind, told)
+
+    def _keep_model(self, task: Message) -> Message:
+        """Keep the finished model, and the site's own form of it, for the hospital to use."""
+        model = self._run_folder / "model.safetensors"
+        with replacing(model) as temporary:
+            temporary.write_bytes(task.tensors["file"].numpy().tobytes())
+        if self._own_file.is_file():
+            specialise(
+                model, load_tensors(self._own_file), self._run_folder / "own_model.safetensors"
+            )
+        return outgoing(task.kind, {})
+
+    def _run(self) -> _Joined:
+        if self._joined is None:
+            raise AggregationError("a task of a run came before the run was joined")
+        return self._joined
+
+    @property
+    def _folder(self) -> Path:
+        return self._house.work / "sites" / self._house.name
+
+    @property
+    def _run_folder(self) -> Path:
+        return self._house.work / "runs" / self._run().run
+
+    @property
+    def _own_file(self) -> Path:
+        return self._run_folder / "own.safetensors"
+
+    def _moments_file(self, number: int) -> Path:
+        return self._run_folder / "moments" / f"{number:05d}.safetensors"
+
+    def _moments_kept(self) -> list[int]:
+        found = (self._run_folder / "moments").glob("*.safetensors")
+        return sorted(int(file.stem) for file in found if file.stem.isdecimal())
+
+    def _moments_before(self, number: int) -> State:
+        """Return the optimiser's moments as a round must find them.
+
+        These are of the last earlier round that was trained here: a round that is asked for again,
+        because the coordinator lost it, starts from the same.
+        """
+        for earlier in reversed([n for n in self._moments_kept() if n < number]):
+            try:
+                return load_tensors(self._moments_file(earlier))
+            except MixmflError as error:
+                note(
+                    self._house.problem_log, f"moments of round {earlier + 1} are left out: {error}"
+                )
+        return {}
+
+
+def _check_version(theirs: Any) -> None:
+    if theirs != __version__:
+        raise PlansError(
+            f"the coordinator runs mixmfl {theirs}, this site {__version__}; install the same"
+        )
+
+
+def _plain_name(name: Any) -> str:
+    """Return a run's name as a folder's: letters and digits, so that it leads nowhere else."""
+    if not isinstance(name, str) or not name.isalnum():
+        raise DataError(f"the coordinator called the run {name!r}; letters and digits are needed")
+    return name

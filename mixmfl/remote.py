@@ -1,0 +1,216 @@
+"""The coordinator's side of a federation on a network: planning and a run, through any engine.
+
+What is asked of the engine is an ``Ask``. Orders are a file on the coordinator's own disk, so that
+what it sends the engine to start is a path and nothing else.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mixmfl import __version__
+from mixmfl.cases import agree_on_labels
+from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers, Ask, begin, finish, train_rounds
+from mixmfl.door import check_registration
+from mixmfl.errors import AggregationError, DataError
+from mixmfl.files import or_nan, read_json, write_json
+from mixmfl.fingerprint import Fingerprint, merge_fingerprints
+from mixmfl.labels import Labels
+from mixmfl.plan import Plans, load_preset
+from mixmfl.preprocess import make_plans
+from mixmfl.rounds import Personal, Registration, RunSettings, personalization_task
+from mixmfl.runs import (
+    NETWORK,
+    Run,
+    choose_round,
+    holds_run,
+    load_state_of,
+    open_run,
+    record_personal,
+)
+from mixmfl.wire import Message
+
+
+@dataclass(frozen=True)
+class PlanOrders:
+    """What a planning job is to do.
+
+    Attributes:
+        out: WORK at the coordinator; plans.json and fingerprint.json come here.
+        preset: As ``--preset`` takes it.
+        configurations: To preprocess at the sites.
+        replan: Whether plans are made anew where there are some.
+    """
+
+    out: Path
+    preset: str
+    configurations: tuple[str, ...]
+    replan: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOrders:
+    """What a training job is to do.
+
+    Attributes:
+        work: Holds plans.json.
+        out: The run's folder; a run in it is gone on with.
+        name: Of the run at the sites: letters and digits.
+        settings: Of the run.
+        fold: Validation fold, or ``"all"``.
+        quorum: Sites that a round needs.
+        personalize: Whether sites fine-tune copies of their own.
+    """
+
+    work: Path
+    out: Path
+    name: str
+    settings: RunSettings
+    fold: str
+    quorum: int = 1
+    personalize: bool = False
+
+
+Orders = PlanOrders | TrainOrders
+
+
+def orders_file(out: Path) -> Path:
+    """Return where the orders for a folder lie, and beside them what the engine notes."""
+    return out / NETWORK / "orders.json"
+
+
+def save_orders(orders: Orders, path: Path) -> None:
+    """Write orders as JSON."""
+    told = dataclasses.asdict(orders)
+    content = {name: str(v) if isinstance(v, Path) else v for name, v in told.items()}
+    write_json(path, {"job": type(orders).__name__, **content})
+
+
+def load_orders(path: Path) -> Orders:
+    """Read what ``save_orders`` wrote."""
+    told = read_json(path)
+    job = told.pop("job")
+    told["out"] = Path(told["out"])
+    if job == "PlanOrders":
+        return PlanOrders(**{**told, "configurations": tuple(told["configurations"])})
+    told["work"], told["settings"] = Path(told["work"]), RunSettings(**told["settings"])
+    return TrainOrders(**told)
+
+
+def plan_remotely(orders: PlanOrders, sites: Sequence[str], ask: Ask) -> None:
+    """Ask all sites for their fingerprints, make one plan, and have each preprocess its cases.
+
+    Raises:
+        MixmflError: A site did not answer, or the sites do not fit together.
+    """
+    file = orders.out / "plans.json"
+    if file.is_file() and not orders.replan:
+        plans = Plans.load(file)
+    else:
+        answers = _ask_all(ask, sites, Message("fingerprint", {"version": __version__}, {}))
+        told = {site: answer.message.record for site, answer in answers.items()}
+        labels = agree_on_labels(
+            {
+                site: Labels.from_dataset_json(record["labels"], f"site {site}")
+                for site, record in told.items()
+            }
+        )
+        merged = merge_fingerprints(
+            Fingerprint.from_json(told[site]["fingerprint"], f"site {site}") for site in sites
+        )
+        plans = make_plans(merged, labels, load_preset(orders.preset))
+        write_json(orders.out / "fingerprint.json", merged.to_json())
+        plans.save(file)
+    names = [name for name in orders.configurations if name in plans.configurations]
+    task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
+    done = _ask_all(ask, sites, task)
+    cases = {site: dict(answer.message.record["cases"]) for site, answer in done.items()}
+    write_json(orders.out / "preprocessed.json", cases)
+
+
+def train_remotely(
+    orders: TrainOrders, sites: Sequence[str], ask: Ask, pause: Callable[[], bool]
+) -> bool:
+    """Train with the sites that are here; a run that was begun is gone on with.
+
+    Args:
+        orders: Of the run.
+        sites: That are here. A new run needs all of them; one that goes on does with fewer.
+        ask: Reaches them.
+        pause: Asked before every round whether to stop, as when a site has come back.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        MixmflError: A site did not join a new run, or none is left.
+    """
+    plans = Plans.load(orders.work / "plans.json")
+    going_on = holds_run(orders.out)
+    task = Message(
+        "join",
+        {
+            "version": __version__,
+            "run": orders.name,
+            "plans": plans.to_json(),
+            "settings": dataclasses.asdict(orders.settings),
+            "fold": orders.fold,
+        },
+        {},
+    )
+    joined = dict.fromkeys(sites, task)
+    answers = ask(joined).came if going_on else _ask_all(ask, sites, task)
+    told = {site: Registration(**a.message.record["registration"]) for site, a in answers.items()}
+    for site, registration in told.items():
+        check_registration(site, registration, plans)
+    known = open_run(orders.out).registrations if going_on else told
+    # whoever comes back with other cases than it registered is another site to this run
+    here = {site for site in told if known.get(site) == told[site]}
+    if not here:
+        raise AggregationError(
+            f"run {orders.out}: of {', '.join(sites) or 'no site'} none could join with the cases "
+            "that it registered; see the hospitals' logs"
+        )
+    run, state = begin(Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on)
+
+    def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
+        answers = ask({site: message for site, message in tasks.items() if site in here})
+        away = dict.fromkeys(set(tasks) - here, NOT_CONNECTED)
+        return Answers(answers.came, {**answers.absent, **away})
+
+    if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
+        return False
+    model = finish(run)
+    if orders.personalize:
+        _personalize(run, ask_those_here)
+    content = torch.frombuffer(bytearray(model.read_bytes()), dtype=torch.uint8)
+    ask_those_here(dict.fromkeys(known, Message("model", {}, {"file": content})))
+    return True
+
+
+def _personalize(run: Run, ask: Ask) -> None:
+    state = load_state_of(run, choose_round(run, "best"))
+    tasks = {
+        site: personalization_task(state, site, run.registrations)
+        for site in run.registrations
+        if site not in run.personal
+    }
+    for site, answer in ask(tasks).came.items():
+        record = answer.message.record
+        if record["dice"] is not None:
+            record_personal(run, site, Personal(record["dice"], or_nan(record["dice_before"])))
+
+
+def _ask_all(ask: Ask, sites: Sequence[str], task: Message) -> Mapping[str, Answer]:
+    """Ask sites that must all answer."""
+    answers = ask(dict.fromkeys(sites, task))
+    if answers.absent:
+        reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(answers.absent.items()))
+        raise DataError(
+            f"{task.kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
+            "problems.log at the hospital. Mend it, or go on without the site (--sites)"
+        )
+    return answers.came
