@@ -95,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SITES",
         help="with --kit: that a round needs; default: more than half of them",
     )
+    made.add_argument(
+        "--masked",
+        action="store_true",
+        help="the coordinator learns sums over three or more sites only (docs/privacy.md)",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
@@ -120,6 +125,7 @@ def _work(options: argparse.Namespace) -> int:
         learning_rate=(
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
+        masked=options.masked,
         minimum_cases=usual.cases if options.minimum_cases is None else options.minimum_cases,
         minimum_voxels=usual.voxels if options.minimum_voxels is None else options.minimum_voxels,
     )
@@ -273,7 +279,9 @@ def _print_round(run: "Run", number: int) -> None:
 def _told(told: "SiteRound") -> str:
     if told.absent:
         return "absent"
-    return f"epsilon {told.epsilon:.2f}" if told.loss is None else f"{told.loss:.3f}"
+    if told.loss is not None:
+        return f"{told.loss:.3f}"
+    return "trained" if told.epsilon is None else f"epsilon {told.epsilon:.2f}"
 
 
 if __name__ == "__main__":

@@ -40,6 +40,25 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "round": "its number",
         "dice": "per label or region the sum of Dice over the validation cases, and their number",
     },
+    "keys": {
+        "round": "its number",
+        "seal": "a public key of this round, for sealed shares",
+        "mask": "a public key of this round, for masks",
+    },
+    "shares": {
+        "round": "its number",
+        "sealed": "shares of this round's secrets, each encrypted for one other site",
+    },
+    "masked": {
+        "round": "its number",
+        "epsilon": "what was spent of the privacy budget by now",
+        "delta": "with which that is so",
+    },
+    "unmask": {
+        "round": "its number",
+        "seeds": "shares that remove the masks from the sum of those who replied",
+        "dropped": "shares of the keys of those who did not",
+    },
     "personalize": {
         "dice": "mean validation Dice of the site's own copy",
         "dice_before": "mean validation Dice of the model of all",
@@ -123,7 +142,7 @@ def outgoing(
     least, carried = minimum or Minimum(), dict(tensors or {})
     said = dict(record)
     unlisted = set(said) - set(SENT[kind])
-    if unlisted or (carried and kind != "train"):
+    if unlisted or (carried and kind not in ("train", "masked")):
         raise ValueError(f"a {kind!r} message with {sorted(unlisted) or 'tensors'}: not listed")
     if kind == "fingerprint":
         told = Fingerprint.from_json(said["fingerprint"], "the site's fingerprint")
@@ -182,6 +201,8 @@ def _describe_tensor(name: str) -> str:
             f"{what.get(part, 'voxels behind the mean features')} of {modality} by class, level "
             f"{level}"
         )
+    if name.startswith("masked."):
+        return f"{name.removeprefix('masked.')}, hidden by masks; only the sum can be read"
     block = block_of(name)
     if block.startswith("tailored."):
         return f"weights of the encoder of {block.removeprefix('tailored.')}, trained here"
@@ -190,4 +211,4 @@ def _describe_tensor(name: str) -> str:
 
 
 def _group(name: str) -> str:
-    return name if name.startswith("memory.") else block_of(name)
+    return name if name.startswith(("memory.", "masked.")) else block_of(name)

@@ -74,6 +74,7 @@ class RunSettings:
         minimum_cases: That the coordinator asks to be behind a statistic; a site may ask for
             more. See ``outgoing.Minimum``.
         minimum_voxels: Likewise.
+        masked: Whether the server learns sums over sites only; see ``masked``.
     """
 
     configuration: str
@@ -83,6 +84,7 @@ class RunSettings:
     learning_rate: float
     minimum_cases: int = 0
     minimum_voxels: int = 0
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Diagnostics:
     """What a round showed.
 
     Attributes:
-        loss: Mean training loss by site that had a part in it.
+        loss: Mean training loss by site that had a part in it; in a masked run that of all.
         rejected: Why the reply of another site was not used.
         epsilon: Of sites that train with differential privacy, epsilon and delta spent by now.
     """
@@ -177,6 +179,16 @@ def register(site: Site, *, uniform: bool = False) -> Registration:
         sorted({modality for case in site.validation for modality in case.modalities}),
         uniform,
     )
+
+
+def trained_blocks(task: Message, site: Site) -> dict[str, int]:
+    """Return the blocks that a site trains and its weight in each: all, or those that are named.
+
+    In a masked run a block that too few sites hold is named to none, and stays as it was.
+    """
+    named = task.record.get("blocks")
+    weights = register(site).weights
+    return {b: w for b, w in weights.items() if named is None or b in named}
 
 
 def agreed_minimum(site: Site, settings: RunSettings) -> Minimum:
@@ -284,7 +296,7 @@ def train_at_site(
         (settings.seed, round_number, site.name),
         settings.local_steps,
     )
-    weights = register(site).weights
+    weights = trained_blocks(task, site)
     try:
         trained = train_locally(
             network,
@@ -334,7 +346,7 @@ def _train_privately(
     network = _site_network(task, site, plans, settings)
     # the run's seed is known to the server, who could undo the noise and know who was drawn
     entropy = secrets.randbits(128), round_number, site.name
-    weights = register(site).weights
+    weights = trained_blocks(task, site)
     drawn = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
     moments = train_privately(
         network,

@@ -45,7 +45,7 @@ class SiteRound:
     """What a round was at one site.
 
     Attributes:
-        loss: Mean training loss; None where it is not known.
+        loss: Mean training loss; None where it is not known, in a masked run that of all sites.
         dice: Validation Dice of the merged model by label or region; None where no validation
             case has it; empty where this round was not validated.
         sent_bytes: By the site.

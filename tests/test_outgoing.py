@@ -93,7 +93,8 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
                     built.setdefault(file.stem, []).append(node.name)
     assert built["outgoing"] == ["outgoing"]
     assert built["rounds"] == ["train_task", "validation_task", "personalization_task"]
-    assert set(built) <= {"outgoing", "remote", "rounds", "wire"}
+    assert built["masked"] == ["keys_tasks", "shares_tasks", "masked_tasks", "unmask_tasks"]
+    assert set(built) <= {"outgoing", "masked", "remote", "rounds", "wire"}
 
 
 def test_what_is_not_listed_cannot_be_sent() -> None:

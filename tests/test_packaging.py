@@ -35,6 +35,7 @@ DOORS = {
     "safetensors": {"tensors"},
     "nvflare": {"flare"},
     "rich": {"cli"},
+    "cryptography": {"flare", "masks"},
     "dp_accounting": {"privacy"},
 }
 
@@ -42,9 +43,9 @@ DOORS = {
 LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
-    "aggregate memory network loss sampling sliding_window privacy",
-    ("wire outgoing exchange door train rounds model runs coordinate preprocess predict evaluate "
-     "page picture subsets progress phantom phantom_federation partition comparison "
+    "aggregate memory network loss sampling sliding_window privacy masks",
+    ("wire outgoing exchange door train rounds masked model runs coordinate preprocess predict "
+     "evaluate page picture subsets progress phantom phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "benchmark hospital remote",
