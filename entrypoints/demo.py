@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,28 +46,19 @@ def _work(options: argparse.Namespace) -> int:
 
     federation, work, run = out / "federation", out / "work", out / "run"
     configuration, preset = str(SETTINGS["configuration"]), str(SETTINGS["preset"])
-    _command(
+    cli.run_shown(
         "mixmfl_demo_data", "-o", federation, "--seed", SETTINGS["seed"],
         "--spacing", SETTINGS["spacing_mm"],
     )  # fmt: skip
-    _command(
+    cli.run_shown(
         "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset,
         "-c", configuration,
     )  # fmt: skip
     resume = ["--resume"] if (run / "run.json").is_file() else []
-    _command("mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, *resume)
+    cli.run_shown("mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, *resume)
     _predict_and_show(out)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
-
-
-def _command(name: str, *arguments: object) -> None:
-    """Run a command as a user would, showing it."""
-    argv = [str(argument) for argument in arguments]
-    print(f"\n$ {name} {' '.join(argv)}", flush=True)
-    (found,) = entry_points(group="console_scripts", name=name)
-    if found.load()(argv) != 0:
-        raise MixmflError(f"{name} failed; see above")
 
 
 def _predict_and_show(out: Path) -> None:

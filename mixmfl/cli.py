@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -167,6 +168,19 @@ def run(
             file=sys.stderr,
         )
         return INTERRUPTED
+
+
+def run_shown(name: str, *arguments: object) -> None:
+    """Run another command as a user would, showing it.
+
+    Raises:
+        MixmflError: It failed.
+    """
+    argv = [str(argument) for argument in arguments]
+    print(f"\n$ {name} {' '.join(argv)}", flush=True)
+    (found,) = entry_points(group="console_scripts", name=name)
+    if found.load()(argv) != 0:
+        raise MixmflError(f"{name} failed; see above")
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:

@@ -5,6 +5,7 @@ two classes of ours, ``Coordinator`` and ``SiteExecutor``, and carries no code; 
 refuse any other class and any code.
 """
 
+import io
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -159,7 +160,7 @@ def provision(network: Network, out: Path) -> tuple[Path, ...]:
     ports = {"fed_learn_port": network.port, "admin_port": network.port}
     project.set_server(network.host, COORDINATOR, ports)
     for name in network.sites:
-        project.add_client(name, name, {"allow_log_streaming": False})
+        project.add_client(name, name, {})
     project.add_admin(_ADMIN, COORDINATOR, {"role": _ROLE})
     builders = [
         WorkspaceBuilder(),
@@ -232,7 +233,8 @@ def _write_policies(kit: Path, name: str) -> None:
     runs = "Coordinator" if name == COORDINATOR else "SiteExecutor"
     resources["class_allow_list"] = [f"{__name__}.{runs}"]
     resources["class_list_enforcement_mode"] = "enforce"
-    # FLARE's would stream a hospital's error log to the server; ours stays in the house
+    # FLARE would stream a hospital's error log to the server; ours stays in the house
+    resources["allow_log_streaming"] = False
     resources["components"] = [c for c in resources["components"] if "log" not in c["id"]]
     write_json(local / "resources.json", resources)
     if name != COORDINATOR:
@@ -270,7 +272,7 @@ def serving(kit: Kit) -> Iterator[Session]:
     Raises:
         MixmflError: It runs already, or cannot be started.
     """
-    with _alone(kit):
+    with alone(kit):
         _end_orphans(kit)  # one may have the port
         _settle_server(kit)
         with _process(kit, "server", ["org=coordinator"]) as process:
@@ -288,7 +290,7 @@ def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
     Raises:
         MixmflError: It runs already.
     """
-    with _alone(kit):
+    with alone(kit):
         _end_orphans(kit)
         house.save(kit.folder / "local" / _HOUSE)
         with _process(kit, "client", [f"uid={kit.name}", f"org={kit.name}"]) as process:
@@ -296,7 +298,7 @@ def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def _alone(kit: Kit) -> Iterator[None]:
+def alone(kit: Kit) -> Iterator[None]:
     """Hold the kit's lock: one process uses a kit at a time."""
     import fcntl
 
@@ -385,7 +387,8 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
     until = time.monotonic() + 120
     while True:
         try:
-            return new_secure_session(_ADMIN, str(kit.folder / "admin"))
+            with redirect_stdout(io.StringIO()):  # it says that it connects, each time it tries
+                return new_secure_session(_ADMIN, str(kit.folder / "admin"))
         except NoConnection:
             if process.poll() is not None or time.monotonic() > until:
                 raise MixmflError(
@@ -542,7 +545,7 @@ def run_job(
     _pause_file(orders).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "mixmfl"
-        _write_job(job, orders, sites, deadline)
+        write_job(job, orders, sites, deadline)
         number = session.submit_job(str(job))
     try:
         while not str(session.get_job_meta(number).get("status")).startswith("FINISHED"):
@@ -565,7 +568,7 @@ def _pause_file(orders: Path) -> Path:
     return orders.with_name("pause")
 
 
-def _write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) -> None:
+def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) -> None:
     """Write a job of two applications; each is one class of ours, and configuration only."""
     coordinator = {
         "path": f"{__name__}.{Coordinator.__name__}",

@@ -11,12 +11,18 @@ import torch
 
 from mixmfl import nnunet
 from mixmfl.dataset import open_case, save_case
+from mixmfl.image import Grid, write_image, write_labels
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, Plans, TrainingSettings
 from mixmfl.rounds import Site
 
 MODALITIES = ("flair", "t1", "t2")
 LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
+
+# of cases as files
+SHAPE = (12, 28, 24)
+LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+LABELS_JSON = {"labels": {"background": 0, "lesion": 1, "core": 4}}  # not consecutive
 
 
 def small_plans(
@@ -117,6 +123,17 @@ def small_case(
         for name in modalities
     }
     return images, labels
+
+
+def write_case(folder: Path, modalities: Sequence[str], seed: int) -> None:
+    """Write a case as a folder of images and ``seg.nii.gz``."""
+    images, labels = small_case(modalities, seed, SHAPE)
+    grid = Grid(SHAPE, (2.0, 1.0, 1.0), (-10.0, 5.0, 3.0), LPS)
+    folder.mkdir(parents=True)
+    for name, image in images.items():
+        image[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", image, grid)
+    write_labels(folder / "seg.nii.gz", np.where(labels == 2, 4, labels), grid)
 
 
 def stored_site(

@@ -8,27 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import small_case
+from small import LABELS_JSON, LPS, SHAPE, write_case
 
 from mixmfl.files import read_json
-from mixmfl.image import Grid, read_grid, read_labels, write_image, write_labels
+from mixmfl.image import Grid, read_grid, read_labels, write_image
 
 Command = Callable[..., int]
 Direction = tuple[float, float, float, float, float, float, float, float, float]
-
-LPS: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-SHAPE = (12, 28, 24)
-LABELS = {"labels": {"background": 0, "lesion": 1, "core": 4}}  # values need not be consecutive
-
-
-def write_case(folder: Path, modalities: tuple[str, ...], seed: int) -> None:
-    images, labels = small_case(modalities, seed, SHAPE)
-    grid = Grid(SHAPE, (2.0, 1.0, 1.0), (-10.0, 5.0, 3.0), LPS)
-    folder.mkdir(parents=True)
-    for name, image in images.items():
-        image[:, :2] = 0  # outside the head
-        write_image(folder / f"{name}.nii.gz", image, grid)
-    write_labels(folder / "seg.nii.gz", np.where(labels == 2, 4, labels), grid)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_case(folder / "north" / "n2", ("t2",), 2)
     write_case(folder / "clinic" / "c0", ("flair", "t1", "t2"), 20)
     write_case(folder / "clinic" / "c1", ("flair",), 21)
-    (folder / "dataset.json").write_text(json.dumps(LABELS))
+    (folder / "dataset.json").write_text(json.dumps(LABELS_JSON))
     (folder / "federation.json").write_text('{"held_out": ["clinic"]}')
     return folder
 
@@ -152,7 +138,7 @@ def test_training_learns_the_lesion(run: Path, federation: Path, tmp_path: Path)
     model = load_model(run / "model.safetensors")
     outcomes = list(predict_folder([model], found.cases, (), tmp_path))
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
-    labels = Labels.from_dataset_json(LABELS, "here")
+    labels = Labels.from_dataset_json(LABELS_JSON, "here")
     scores = evaluate_folder(tmp_path, federation / "clinic", labels).scores
     assert all(case[0].dice > 0.6 for case in scores.values())
 
@@ -233,7 +219,7 @@ def test_a_site_that_grows_a_modality_must_be_planned_for(
 ) -> None:  # fmt: skip
     ours = tmp_path / "site"
     write_case(ours / "x0", ("t1", "pd"), 3)
-    (ours / "dataset.json").write_text(json.dumps(LABELS))
+    (ours / "dataset.json").write_text(json.dumps(LABELS_JSON))
     assert command(
         "mixmfl_plan_preprocess", "-i", ours, "--site", "-o", tmp_path / "w", "-n", 1,
         "--plans", work / "plans.json",
@@ -441,7 +427,7 @@ def test_links_are_sites_by_their_own_names_and_held_out_names_must_be_folders(
         data.parent.mkdir()
         shutil.copytree(federation / name, data)
         (ours / name).symlink_to(data)
-    (ours / "dataset.json").write_text(json.dumps(LABELS))
+    (ours / "dataset.json").write_text(json.dumps(LABELS_JSON))
     assert [site.name for site in find_sites(ours).sites] == ["north", "south"]
     for slip in ("north/", "./north", "", "nort"):
         (ours / "federation.json").write_text(json.dumps({"held_out": [slip]}))

@@ -1,0 +1,143 @@
+"""Hospitals and a coordinator as processes of this machine, joined by FLARE on the loopback."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+from small import LABELS_JSON, write_case
+
+from mixmfl import flare
+from mixmfl.fingerprint import merge_fingerprints
+from mixmfl.jobs import Workers
+from mixmfl.plan import load_preset
+from mixmfl.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
+from mixmfl.runs import Run, holds_run, open_run
+
+MODALITIES = {"north": ("t1", "t2"), "south": ("flair", "t1"), "west": ("t2",)}
+_RUN = (
+    "import sys; from importlib.metadata import entry_points; "
+    "(found,) = entry_points(group='console_scripts', name=sys.argv[1]); "
+    "sys.exit(found.load()(sys.argv[2:]))"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(log: Path, name: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """Start a command as a process of its own."""
+    told = [str(argument) for argument in arguments]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _RUN, name, *told],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def until(true: Callable[[], object], what: str, seconds: float = 180) -> None:
+    """Wait, within limits."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command and all that it started at once, as a power cut does."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for member in [psutil.Process(process.pid), *family]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+class Loopback:
+    """A federation that is planned and preprocessed, with a kit for everyone."""
+
+    def __init__(self, folder: Path, preset: Path, server_port: int | None = None) -> None:
+        self.folder = folder
+        self.port = server_port or free_port()
+        network = flare.Network("localhost", self.port, tuple(MODALITIES))
+        flare.provision(network, folder / "kits")
+        self.work = folder / "work"
+        sites = []
+        for name, modalities in MODALITIES.items():
+            data = folder / "data" / name
+            for number in range(3):
+                write_case(data / f"{name}_patient{number}", modalities, number)
+            (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+            sites.append(find_site(data))
+        with Workers() as workers:
+            places = {site.name: folder / site.name / "sites" / site.name for site in sites}
+            told = [fingerprint_site(site, places[site.name], workers)[0] for site in sites]
+            plans = make_plans(merge_fingerprints(told), sites[0].labels, load_preset(str(preset)))
+            plans.save(self.work / "plans.json")
+            for site in sites:
+                preprocess_site(site, plans, "2d", places[site.name], workers)
+        self.plans = plans
+        self.sites: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_site(self, name: str, kit: Path | None = None) -> None:
+        self.sites[name] = start(
+            self.folder / f"{name}.txt",
+            "mixmfl_site",
+            *("--kit", kit or self.folder / "kits" / name, "-i", self.folder / "data" / name),
+            *("-o", self.folder / name, "--device", "cpu", "-n", 1),
+        )
+
+    def train(self, run: str, *options: object, rounds: int = 3) -> subprocess.Popen[bytes]:
+        return start(
+            self.folder / f"{run}.txt",
+            "mixmfl_train_federated",
+            *("--kit", self.folder / "kits" / "coordinator", "-i", self.work),
+            *("-o", self.folder / run, "-c", "2d", "--rounds", rounds, *options),
+        )
+
+    def said(self, name: str) -> str:
+        """Return what a command printed, by the name of its run or site."""
+        return (self.folder / f"{name}.txt").read_text()
+
+    def exchanged(self, run: str) -> str:
+        """Return the coordinator's log of a run."""
+        log = self.folder / run / "network" / "exchange.log"
+        return log.read_text() if log.is_file() else ""
+
+    def history(self, run: str) -> Run | None:
+        """Return a run as far as it is."""
+        return open_run(self.folder / run) if holds_run(self.folder / run) else None
+
+    def rounds(self, run: str) -> int:
+        found = self.history(run)
+        return len(found.history) if found else 0
+
+    def jobs(self, name: str) -> Sequence[psutil.Process]:
+        """Return the processes in which a site trains."""
+        family = psutil.Process(self.sites[name].pid).children(recursive=True)
+        return [p for p in family if any("worker_process" in word for word in p.cmdline())]
+
+    def close(self) -> None:
+        """End the sites, each by its id."""
+        for process in self.sites.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self.sites.values():
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                kill(process)

@@ -1,0 +1,322 @@
+"""The federation on FLARE: kits and their policies; and, over the loopback, training and faults."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from loopback import MODALITIES, Loopback, kill, start, until
+
+from mixmfl import flare
+from mixmfl.embedded import open_sites, train_embedded
+from mixmfl.errors import DataError, MixmflError
+from mixmfl.flare import Network, open_kit, provision
+from mixmfl.hospital import House
+from mixmfl.rounds import RunSettings
+
+STEPS = 30
+
+
+@pytest.fixture
+def kits(tmp_path: Path) -> Path:
+    provision(Network("localhost", 18002, ("north", "south")), tmp_path / "kits")
+    return tmp_path / "kits"
+
+
+def test_everyone_gets_a_kit_whose_keys_nobody_else_can_read(kits: Path) -> None:
+    assert {path.name for path in kits.iterdir()} == {"authority", "coordinator", "north", "south"}
+    keys = [*kits.rglob("*.key"), *(kits / "authority").rglob("cert.json")]
+    assert len(keys) == 5  # coordinator, its command, two sites, the authority
+    for key in keys:
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600, key
+    assert stat.S_IMODE((kits / "authority").stat().st_mode) == 0o700
+    assert not list((kits / "north").rglob("rootCA.key"))
+    kit = open_kit(kits / "north", coordinator=False)
+    assert (kit.name, kit.server) == ("north", "localhost:18002")
+    assert kit.expires > datetime.now(timezone.utc) + timedelta(days=300)
+
+
+def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Path) -> None:
+    local = kits / "north" / "local"
+    resources = json.loads((local / "resources.json").read_text())
+    assert resources["class_allow_list"] == ["mixmfl.flare.SiteExecutor"]
+    assert resources["class_list_enforcement_mode"] == "enforce"
+    assert resources["allow_log_streaming"] is False
+    assert not [c for c in resources["components"] if "log" in c["path"]]
+    told = json.loads((local / "authorization.json").read_text())["permissions"]
+    allowed = {right for rights in told.values() for right, who in rights.items() if who != "none"}
+    assert allowed == {"submit_job", "manage_job"}
+
+
+def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) -> None:
+    before = {path: path.read_bytes() for path in kits.rglob("*.crt")}
+    written = provision(Network("localhost", 18002, ("north", "south", "east")), kits)
+    assert written == (kits / "east",)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert flare.site_names(open_kit(kits / "coordinator", coordinator=True)) == (
+        "north",
+        "south",
+        "east",
+    )
+    authority = {(kits / n / "startup" / "rootCA.pem").read_bytes() for n in ("east", "north")}
+    assert len(authority) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"server": "host", "sites": ["a"]},
+        {"server": "host:8002", "sites": []},
+        {"server": "host:8002", "sites": ["a", "a"]},
+        {"server": "host:8002", "sites": ["../a"]},
+        {"server": "host:8002", "sites": ["coordinator"]},
+        {"server": "host:8002", "sites": ["a"], "rounds": 3},
+        {"server": "host:8002", "sites": ["a"], "valid_days": 0},
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
+    (tmp_path / "network.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match=r'network.json: {"server": "host:port"'):
+        Network.load(tmp_path / "network.json")
+
+
+def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:
+    for name, coordinator in (("north", True), ("coordinator", False)):
+        with pytest.raises(DataError, match="is not .* start-up kit"):
+            open_kit(kits / name, coordinator=coordinator)
+
+
+def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
+    _write_certificate(kits / "north" / "startup", "north", days=-1)
+    with pytest.raises(DataError, match=r"client.crt: expired on \d{4}-\d\d-\d\d; have new kits"):
+        open_kit(kits / "north", coordinator=False)
+
+
+def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    refused = pytest.raises(MixmflError, match="is in use by another process")
+    with flare.alone(kit), refused, flare.alone(kit):
+        pass
+
+
+def _write_certificate(startup: Path, name: str, days: int) -> None:
+    """Write a certificate that no authority of ours signed."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    end = datetime.now(timezone.utc) + timedelta(days=days)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=30))
+        .not_valid_after(end)
+        .sign(key, hashes.SHA256())
+    )
+    (startup / "client.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (startup / "client.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+# --- over the loopback -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    folder = tmp_path_factory.mktemp("loopback")
+    content = json.loads((Path(__file__).parents[1] / "plans" / "demo.json").read_text())
+    content["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
+    content["training"] |= {"local_steps": STEPS, "learning_rate": 0.01, "validate_every": 1}
+    (folder / "tiny.json").write_text(json.dumps(content))
+    made = Loopback(folder, folder / "tiny.json")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(federation: Loopback) -> Loopback:
+    """Have all sites run."""
+    for name in MODALITIES:
+        if name not in federation.sites or federation.sites[name].poll() is not None:
+            federation.start_site(name)
+    return federation
+
+
+def expected(federation: Loopback, rounds: int = 3) -> bytes:
+    """Return the model of the run in one process."""
+    out = federation.folder / f"embedded{rounds}"
+    if not (out / "model.safetensors").is_file():
+        sites = []
+        for name in MODALITIES:
+            work = federation.folder / name
+            sites += open_sites(work, federation.plans, "2d", "0", 0, torch.device("cpu"), 0)
+        settings = RunSettings("2d", 0, rounds, STEPS, 0.01)
+        train_embedded(federation.plans, sites, settings, "0", out)
+    return (out / "model.safetensors").read_bytes()
+
+
+def ended(process: subprocess.Popen[bytes], seconds: float = 240) -> int:
+    """Return the exit code of a command, in bounded time."""
+    try:
+        return process.wait(timeout=seconds)
+    finally:
+        kill(process)
+
+
+def test_the_demo_of_a_network_gives_the_model_of_one_process(
+    tmp_path: Path, command: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = start(
+        tmp_path / "said.txt",
+        "mixmfl_network_demo",
+        *("-o", tmp_path / "demo", "--local-steps", 1),
+    )
+    code = ended(done)
+    said = (tmp_path / "said.txt").read_text()
+    assert code == 0, said
+    assert "are the same, byte by byte" in said
+    assert said.count("round 2/2") == 2
+    site = (tmp_path / "demo" / "logs" / "north.txt").read_text()
+    assert "sent to coordinator: train, round 2, block decoder" in site
+    log = (tmp_path / "demo" / "hospitals" / "north" / "exchange.log").read_text()
+    assert "phantom" not in log  # the cases' names
+
+
+@pytest.mark.slow
+def test_a_killed_site_is_absent_and_takes_part_again_when_it_is_back(running: Loopback) -> None:
+    process = running.train("killed", "--deadline", 0.5, rounds=8)
+    until(lambda: "sent to south: train, round 2" in running.exchanged("killed"), "round 2")
+    kill(running.sites["south"])
+    until(lambda: running.rounds("killed") >= 2, "the round closes without it")
+    running.start_site("south")
+    assert ended(process) == 0, running.said("killed")
+    run = running.history("killed")
+    assert run is not None
+    absent = [bool(sites["south"].absent) for sites in run.history]
+    assert not absent[0]
+    assert absent[1]
+    assert not absent[-1], "it is back before the end"
+    assert "a site has come back" in running.said("killed")
+    assert all(not sites["north"].absent for sites in run.history)
+
+
+@pytest.mark.slow
+def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Loopback) -> None:
+    process = running.train("straggler", "--deadline", 0.25, rounds=4)
+    until(lambda: "sent to west: train, round 2" in running.exchanged("straggler"), "round 2")
+    stopped = running.jobs("west")
+    for job in stopped:
+        job.suspend()
+    until(lambda: running.rounds("straggler") >= 2, "the round closes without it")
+    for job in stopped:
+        job.resume()
+    assert ended(process) == 0, running.said("straggler")
+    run = running.history("straggler")
+    assert run is not None
+    assert run.history[1]["west"].absent == "did not answer within 15 s"
+    assert not run.history[0]["west"].absent
+    assert not run.history[-1]["west"].absent, "the next rounds are unharmed"
+    assert "late from west: train, dropped" in running.exchanged("straggler")
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> None:
+    process = running.train("resumed")
+    until(lambda: "sent to north: train, round 2" in running.exchanged("resumed"), "round 2")
+    kill(process)
+    assert running.rounds("resumed") == 1
+    again = running.train("resumed", "--resume")
+    assert ended(again) == 0, running.said("resumed")
+    assert (running.folder / "resumed" / "model.safetensors").read_bytes() == expected(running)
+
+
+@pytest.mark.slow
+def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: Loopback) -> None:
+    process = running.train("first")
+    until(lambda: running.rounds("first") >= 1, "round 1")
+    assert ended(running.train("second")) == 2
+    assert "this kit is in use by another process" in running.said("second")
+    assert ended(process) == 0, running.said("first")
+    assert ended(running.train("first")) == 2
+    assert "holds a run; go on with it by --resume" in running.said("first")
+
+
+@pytest.mark.slow
+def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
+    kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
+    orders = running.folder / "code" / "network" / "orders.json"
+    with flare.serving(kit) as session:
+        until(lambda: flare.connected(session) == set(MODALITIES), "all sites")
+        for name in ("code", "class"):
+            job = running.folder / f"job_{name}"
+            flare.write_job(job, orders, sorted(MODALITIES), 60)
+            config = job / "site_app" / "config" / "config_fed_client.json"
+            if name == "code":
+                custom = job / "site_app" / "custom"
+                custom.mkdir()
+                (custom / "evil.py").write_text("open('/tmp/evil', 'w')")
+            else:
+                told = json.loads(config.read_text())
+                told["executors"][0]["executor"] = {
+                    "path": "nvflare.app_common.executors.statistics.statistics_executor"
+                    ".StatisticsExecutor",
+                    "args": {"generator_id": "x"},
+                }
+                config.write_text(json.dumps(told))
+            number = session.submit_job(str(job))
+            until(
+                lambda number=number: str(session.get_job_meta(number)["status"]).startswith(  # type: ignore[misc]
+                    "FINISHED"
+                ),
+                f"the job with {name} ends",
+            )
+            status = str(session.get_job_meta(number)["status"])
+            assert status != "FINISHED:COMPLETED", name
+    log = (running.folder / "kits" / "north" / "log.txt").read_text()
+    refused = [line for line in log.splitlines() if "not in allow_list" in line]
+    assert refused, "the class was refused at the site"
+    assert "BYOC not permitted" in log
+    assert not Path("/tmp/evil").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["unknown", "expired", "another's name"])
+def test_who_cannot_prove_to_be_the_hospital_does_not_get_in(
+    running: Loopback, what: str, tmp_path: Path
+) -> None:
+    false = tmp_path / "kit"
+    shutil.copytree(running.folder / "kits" / "west", false)
+    kit = open_kit(false, coordinator=False)
+    if what == "another's name":
+        config = json.loads((false / "startup" / "fed_client.json").read_text())
+        config["client"]["fqsn"] = "north"
+        (false / "startup" / "fed_client.json").write_text(json.dumps(config))
+        kit = dataclasses.replace(kit, name="north")
+    else:
+        _write_certificate(false / "startup", "west", days=-1 if what == "expired" else 30)
+    coordinator = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
+    for name in ("west", "north"):
+        running.sites[name].send_signal(signal.SIGINT)
+        ended(running.sites[name])
+    house = House(kit.name, tmp_path, tmp_path / "work")
+    with flare.serving(coordinator) as session:
+        until(lambda: "south" in flare.connected(session), "an honest site")
+        with (
+            flare.attending(kit, house) as process,
+            contextlib.suppress(subprocess.TimeoutExpired),
+        ):
+            process.wait(timeout=25)
+        assert flare.connected(session) == {"south"}

@@ -1,0 +1,334 @@
+"""A hospital and its coordinator as a network joins them, without the network."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from small import LABELS_JSON, small_plans, stored_site, write_case
+
+import mixmfl
+from mixmfl import hospital
+from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
+from mixmfl.embedded import open_sites, train_embedded
+from mixmfl.errors import DataError, QuorumError
+from mixmfl.hospital import Hospital, House
+from mixmfl.memory import State
+from mixmfl.model import load_model
+from mixmfl.plan import Plans
+from mixmfl.remote import (
+    PlanOrders,
+    TrainOrders,
+    load_orders,
+    plan_remotely,
+    save_orders,
+    train_remotely,
+)
+from mixmfl.rounds import RunSettings, Site, first_state, register, train_task
+from mixmfl.runs import open_run, save_tensors
+from mixmfl.wire import Message, decode, encode
+
+SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
+CASES = {
+    "north": [("t1", "t2"), ("t1",), ("t2",)],
+    "south": [("flair",), ("flair", "t1"), ("flair",)],
+}
+
+
+class Federation:
+    """Hospitals that are asked directly; one that is down answers nothing."""
+
+    def __init__(self, folder: Path, plans: Plans) -> None:
+        self.houses = {}
+        for name, cases in CASES.items():
+            stored_site(folder / name, name, cases, plans)
+            self.houses[name] = House(name, folder / "nothing", folder / name)
+        self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
+        self.down: set[str] = set()
+        self.asked: list[tuple[str, str]] = []
+
+    def ask(self, tasks: Mapping[str, Message]) -> Answers:
+        came, absent = {}, {}
+        for name, task in tasks.items():
+            if name in self.down:
+                absent[name] = NOT_CONNECTED
+                continue
+            self.asked.append((name, task.kind))
+            content = encode(task)
+            back = self.hospitals[name].answer(content)
+            reply = decode(back)
+            if reply.kind == hospital.FAILED:
+                absent[name] = f"could not do it ({reply.record['error']})"
+            else:
+                came[name] = Answer(reply, len(back), len(content), 0.0)
+        return Answers(came, absent)
+
+    def restart(self) -> None:
+        self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
+
+
+@pytest.fixture
+def plans() -> Plans:
+    return small_plans()
+
+
+@pytest.fixture
+def federation(tmp_path: Path, plans: Plans) -> Federation:
+    plans.save(tmp_path / "plans.json")
+    return Federation(tmp_path, plans)
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> TrainOrders:
+    return TrainOrders(tmp_path, tmp_path / "run", "abc123", SETTINGS, "0")
+
+
+def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
+    """Return the model of the same run in one process."""
+    sites: list[Site] = []
+    for name, house in federation.houses.items():
+        sites += open_sites(house.work, plans, "2d", "0", 0, torch.device("cpu"), 0, [name])
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    return (out / "model.safetensors").read_bytes()
+
+
+def train(federation: Federation, orders: TrainOrders, stop_after: int = 100) -> bool:
+    """Train with all hospitals, and stop after some rounds."""
+    done = len(open_run(orders.out).history) if (orders.out / "run.json").is_file() else 0
+
+    def pause() -> bool:
+        return len(open_run(orders.out).history) >= done + stop_after
+
+    return train_remotely(orders, sorted(CASES), federation.ask, pause)
+
+
+def test_hospitals_train_what_one_process_would(
+    tmp_path: Path, federation: Federation, orders: TrainOrders, plans: Plans
+) -> None:
+    assert train(federation, orders)
+    model = (orders.out / "model.safetensors").read_bytes()
+    assert model == embedded(federation, plans, tmp_path / "embedded")
+    for house in federation.houses.values():  # the model is every hospital's to use
+        assert (house.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
+
+
+def test_a_run_goes_on_after_coordinator_and_hospitals_were_restarted(
+    tmp_path: Path, federation: Federation, orders: TrainOrders, plans: Plans
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    federation.restart()
+    assert not train(federation, orders, stop_after=1)
+    assert train(federation, orders)
+    model = (orders.out / "model.safetensors").read_bytes()
+    assert model == embedded(federation, plans, tmp_path / "embedded")
+
+
+def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
+    federation: Federation, plans: Plans
+) -> None:
+    north = federation.hospitals["north"]
+    join = Message(
+        "join",
+        {
+            "version": mixmfl.__version__,
+            "run": "abc",
+            "plans": plans.to_json(),
+            "settings": vars(SETTINGS),
+            "fold": "0",
+        },
+        {},
+    )
+    told = decode(north.answer(encode(join))).record["registration"]
+    site = federation.houses["north"].work
+    state = first_state(plans, SETTINGS)
+    (opened,) = open_sites(site, plans, "2d", "0", 0, torch.device("cpu"), 0)
+    registration = register(opened)
+    assert told["cases"] == registration.cases
+    first = encode(train_task(state, registration))
+    second = encode(train_task(type(state)(1, state.weights, {}), registration))
+    north.answer(first)
+    once = north.answer(second)
+    assert north.answer(second) == once  # not from the moments that the first try left
+    without = Hospital(federation.houses["south"])
+    assert decode(without.answer(first)).kind == hospital.FAILED  # it never joined
+    (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
+    assert north.answer(second) != once  # starts from fresh moments
+    assert "moments of round 1 are left out" in federation.houses["north"].problem_log.read_text()
+
+
+def test_a_lost_hospital_is_absent_and_comes_back(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    federation.down = {"south"}
+    assert not train(federation, orders, stop_after=1)
+    federation.down = set()
+    federation.restart()
+    assert train(federation, orders)
+    history = open_run(orders.out).history
+    assert [told["south"].absent for told in history] == ["", NOT_CONNECTED, ""]
+    assert all(told["north"].loss is not None for told in history)
+
+
+def test_a_round_below_its_quorum_does_not_count(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    strict = TrainOrders(**{**vars(orders), "quorum": 2})
+    assert not train(federation, strict, stop_after=1)
+    federation.down = {"south"}
+    with pytest.raises(QuorumError, match=r"round 2: 1 replies can be used, 2 are needed"):
+        train(federation, strict)
+    assert len(open_run(orders.out).history) == 1
+
+
+def test_a_new_run_waits_for_nobody_but_tells_who_is_missing(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    federation.down = {"south"}
+    with pytest.raises(DataError, match=r"join: no usable answer.*\n  south: is not connected"):
+        train(federation, orders)
+    assert not (orders.out / "run.json").exists()
+
+
+def test_a_hospital_that_comes_back_with_other_cases_is_left_out(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    lost = federation.houses["south"].work / "sites" / "south" / "2d" / "p0.json"
+    kept = lost.read_bytes()
+    lost.unlink()
+    federation.restart()
+    assert not train(federation, orders, stop_after=1)
+    assert open_run(orders.out).history[-1]["south"].absent == NOT_CONNECTED
+    lost.write_bytes(kept)
+    assert train(federation, orders)
+
+
+def test_own_copies_stay_at_the_hospital(
+    tmp_path: Path, federation: Federation, orders: TrainOrders
+) -> None:
+    assert train(federation, TrainOrders(**{**vars(orders), "personalize": True}))
+    told = open_run(orders.out).personal
+    assert set(told) == set(CASES)  # each has a validation case
+    for name, house in federation.houses.items():
+        own = house.work / "runs" / "abc123" / "own_model.safetensors"
+        assert own.is_file() == told[name].kept
+        if told[name].kept:
+            load_model(own)
+    assert not (orders.out / "personal").exists()
+    assert "personalize" in {kind for _, kind in federation.asked}
+
+
+def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
+    houses = {}
+    for name, modalities in {"north": ("t1", "t2"), "south": ("flair", "t1")}.items():
+        data = tmp_path / "data" / name
+        for number in range(2):
+            write_case(data / f"{name}_patient{number}", modalities, number)
+        (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+        houses[name] = House(name, data, tmp_path / name)
+    federation = object.__new__(Federation)
+    federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
+    federation.down, federation.asked = set(), []
+    out = tmp_path / "work"
+    plan_remotely(PlanOrders(out, "demo", ("2d",)), sorted(houses), federation.ask)
+    plans = Plans.load(out / "plans.json")
+    assert plans.modalities == ("flair", "t1", "t2")
+    assert json.loads((out / "preprocessed.json").read_text()) == {
+        name: {"2d": [2, 0]} for name in houses
+    }
+    settings = RunSettings("2d", 0, 1, 1, 0.01)
+    orders = TrainOrders(out, tmp_path / "run", "abc", settings, "all")
+    assert train_remotely(orders, sorted(houses), federation.ask, lambda: False)
+    for name, house in houses.items():  # nothing that could be kept or sent names a patient
+        assert "patient" not in house.exchange_log.read_text(), name
+    # planning again asks nobody for statistics
+    federation.asked.clear()
+    plan_remotely(PlanOrders(out, "demo", ("2d",)), sorted(houses), federation.ask)
+    assert {kind for _, kind in federation.asked} == {"preprocess"}
+
+
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [
+        (Message("delete", {}, {}), "AggregationError"),
+        (Message("train", {"round": 0}, {}), "AggregationError"),  # nothing was joined
+        (Message("fingerprint", {"version": "0.0.9"}, {}), "PlansError"),
+        (Message("preprocess", {}, {}), "KeyError"),
+        (Message("fingerprint", {}, {}), "DataError"),  # its folder is not there
+    ],
+)
+def test_what_fails_is_told_without_its_reason(
+    federation: Federation, task: Message, error: str
+) -> None:
+    house = federation.houses["north"]
+    reply = decode(federation.hospitals["north"].answer(encode(task)))
+    told = {"task": task.kind, "error": error, "version": mixmfl.__version__}
+    assert (reply.kind, reply.record, reply.tensors) == (hospital.FAILED, told, {})
+    assert f"{task.kind} failed: {error}: " in house.problem_log.read_text()
+    assert f"sent to coordinator: {hospital.FAILED}" in house.exchange_log.read_text()
+
+
+def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
+    reply = decode(federation.hospitals["north"].answer(b"\x80\x04K\x01."))
+    assert (reply.kind, reply.record["task"]) == (hospital.FAILED, "unreadable")
+
+
+@pytest.mark.parametrize("name", ["../../home", "a/b", "", "a b", 3])
+def test_a_run_cannot_be_called_by_a_path(
+    federation: Federation, orders: TrainOrders, name: str
+) -> None:
+    with pytest.raises(DataError, match="join"):
+        train(federation, TrainOrders(**{**vars(orders), "name": name}))
+    told = federation.houses["north"].problem_log.read_text()
+    assert "letters and digits are needed" in told
+
+
+def test_a_full_disk_costs_the_hospital_its_round(
+    federation: Federation, orders: TrainOrders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+
+    def full(path: Path, state: State) -> None:
+        if "south" in path.parts:
+            raise OSError(28, "No space left on device")
+        save_tensors(path, state)
+
+    monkeypatch.setattr("mixmfl.hospital.save_tensors", full)
+    assert not train(federation, orders, stop_after=1)
+    monkeypatch.undo()
+    assert train(federation, orders)
+    history = open_run(orders.out).history
+    assert [told["south"].absent for told in history] == ["", "could not do it (OSError)", ""]
+
+
+def test_the_log_tells_what_crossed_with_sizes_and_hashes(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    sent: list[bytes] = []
+    answer = federation.hospitals["north"].answer
+    federation.hospitals["north"].answer = (  # type: ignore[method-assign]
+        lambda content: sent.append(answer(content)) or sent[-1]  # type: ignore[func-returns-value]
+    )
+    train(federation, orders, stop_after=1)
+    lines = federation.houses["north"].exchange_log.read_text().splitlines()
+    told = [line for line in lines if "sent to coordinator: train" in line]
+    assert len(told) == 1
+    assert ", round 1, block decoder, block fusion, block shared, block tailored.t1," in told[0]
+    trained = next(content for content in sent if decode(content).kind == "train")
+    digest = hashlib.sha256(trained).hexdigest()
+    assert told[0].endswith(f"{len(trained)} bytes, sha256 {digest}")
+    assert "flair" not in told[0]  # it has none
+
+
+def test_house_and_orders_are_read_as_they_were_written(
+    tmp_path: Path, orders: TrainOrders
+) -> None:
+    house = House("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
+    house.save(tmp_path / "house.json")
+    assert House.load(tmp_path / "house.json") == house
+    for each in (orders, PlanOrders(tmp_path, "demo", ("2d", "3d_fullres"), True)):
+        save_orders(each, tmp_path / "orders.json")
+        assert load_orders(tmp_path / "orders.json") == each
