@@ -15,6 +15,8 @@ from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
 from mixmfl.files import or_none, read_json, replacing, write_json
 from mixmfl.jobs import Workers
+from mixmfl.masked import KINDS as MASKED_KINDS
+from mixmfl.masked import Secrets, perform_at_site
 from mixmfl.memory import State
 from mixmfl.modalities import Modalities
 from mixmfl.model import specialise
@@ -117,11 +119,12 @@ class Hospital:
         """Args: the hospital's settings."""
         self._house = house
         self._joined: _Joined | None = None
+        self._secrets: Secrets | None = None
         self._does: dict[str, Callable[[Message], Message]] = {
             "fingerprint": self._fingerprint,
             "preprocess": self._preprocess,
             "join": self._join,
-            "train": self._train,
+            **dict.fromkeys(("train", *MASKED_KINDS), self._train),
             "validate": self._validate,
             "personalize": self._personalize,
             "model": self._keep_model,
@@ -206,9 +209,16 @@ class Hospital:
 
     def _train(self, task: Message) -> Message:
         joined, before = self._run(), int(task.record["round"])
-        reply, moments = perform(
-            task, joined.site, joined.plans, joined.settings, self._moments_before(before)
+        reply, moments, self._secrets = perform_at_site(
+            task,
+            joined.site,
+            joined.plans,
+            joined.settings,
+            self._moments_before(before),
+            self._secrets,
         )
+        if not moments:  # a step of a masked round in which nothing is trained
+            return reply
         save_tensors(self._moments_file(before), moments)
         for number in self._moments_kept()[:-2]:  # the one before serves where a round is repeated
             self._moments_file(number).unlink()
