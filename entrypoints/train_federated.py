@@ -1,6 +1,7 @@
 """``mixmfl_train_federated``: train MDM-MixMFL, embedded on one machine or over a network."""
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
     from mixmfl.plan import Plans
-    from mixmfl.rounds import Personal, RunSettings
-    from mixmfl.runs import Run
+    from mixmfl.rounds import Personal, RunSettings, Site
+    from mixmfl.runs import Run, SiteRound
 
 DESCRIPTION = """\
 Train over the sites that mixmfl_plan_preprocess prepared in WORK, all in this process, one after
@@ -54,6 +55,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="after the last round every site fine-tunes its own copy of the model, and keeps it "
         "where its validation cases say that it is better (mixmfl_export --site)",
     )
+    for what in ("cases", "voxels"):
+        made.add_argument(
+            f"--minimum-{what}",
+            type=int,
+            metavar="N",
+            help=f"sites hold back prototypes that rest on fewer {what} (default: 0; with --kit "
+            "5 cases, 100 voxels, and a site may ask for more)",
+        )
+    made.add_argument(
+        "--dp-epsilon",
+        type=float,
+        metavar="E",
+        help="every site trains with differential privacy of its cases, and stops sending before "
+        "it has spent more than this (docs/privacy.md); default: without",
+    )
+    made.add_argument("--dp-delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
+    made.add_argument(
+        "--dp-noise", type=float, default=1.0, metavar="Z", help="in units of the clip; default: 1"
+    )
+    made.add_argument(
+        "--dp-clip",
+        type=float,
+        default=1.0,
+        metavar="C",
+        help="norm of a case's gradient; default: 1",
+    )
     made.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
     made.add_argument(
         "--deadline",
@@ -68,12 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SITES",
         help="with --kit: that a round needs; default: more than half of them",
     )
+    made.add_argument(
+        "--masked",
+        action="store_true",
+        help="the coordinator learns sums over three or more sites only (docs/privacy.md)",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
+    from mixmfl.outgoing import NETWORK_MINIMUM, Minimum
     from mixmfl.plan import Plans
     from mixmfl.rounds import RunSettings
 
@@ -83,7 +116,7 @@ def _work(options: argparse.Namespace) -> int:
             f"-i FEDERATION -o {options.input}"
         )
     plans = Plans.load(options.input / "plans.json")
-    planned = plans.training
+    planned, usual = plans.training, NETWORK_MINIMUM if options.kit else Minimum()
     settings = RunSettings(
         configuration=options.configuration,
         seed=options.seed,
@@ -92,10 +125,15 @@ def _work(options: argparse.Namespace) -> int:
         learning_rate=(
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
+        masked=options.masked,
+        minimum_cases=usual.cases if options.minimum_cases is None else options.minimum_cases,
+        minimum_voxels=usual.voxels if options.minimum_voxels is None else options.minimum_voxels,
     )
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
+    if settings.minimum_cases < 0 or settings.minimum_voxels < 0:
+        raise MixmflError("--minimum-cases and --minimum-voxels: must be 0 or more")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
     return (_over_network if options.kit else _embedded)(options, plans, settings)
@@ -117,6 +155,8 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         workers,
         options.sites,
     )
+    if options.dp_epsilon is not None:
+        sites = [_with_privacy(site, options) for site in sites]
     for site in sites:
         told = register(site)
         held = ", ".join(f"{name} {count}" for name, count in told.modality_cases.items())
@@ -142,12 +182,31 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
     return 0
 
 
+def _with_privacy(site: "Site", options: argparse.Namespace) -> "Site":
+    from mixmfl.privacy import Privacy
+
+    for name in ("epsilon", "delta", "noise", "clip"):
+        most = 1 if name == "delta" else math.inf
+        if not 0 < getattr(options, f"dp_{name}") < most:
+            raise MixmflError(f"--dp-{name}: must be above 0" + (" and below 1" * (most == 1)))
+    privacy = Privacy(
+        options.dp_epsilon,
+        options.dp_delta,
+        options.dp_noise,
+        options.dp_clip,
+        options.out / "privacy" / f"{site.name}.json",
+    )
+    return dataclasses.replace(site, privacy=privacy)
+
+
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     import uuid
 
     from mixmfl.remote import TrainOrders, load_orders, orders_file
     from mixmfl.runs import holds_run, open_run
 
+    if options.dp_epsilon is not None:
+        raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     sites = cli.sites(options.sites, flare.site_names(kit))
@@ -210,16 +269,19 @@ def _tell_own(site: str, own: "Personal") -> str:
 
 
 def _print_round(run: "Run", number: int) -> None:
-    from mixmfl.files import or_nan
-
     sites = run.history[number - 1]
-    loss = "  ".join(
-        f"{site} absent" if told.absent else f"{site} {or_nan(told.loss):.3f}"
-        for site, told in sites.items()
-    )
+    loss = "  ".join(f"{site} {_told(told)}" for site, told in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     seconds = sum(told.seconds for told in sites.values())
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
+
+
+def _told(told: "SiteRound") -> str:
+    if told.absent:
+        return "absent"
+    if told.loss is not None:
+        return f"{told.loss:.3f}"
+    return "trained" if told.epsilon is None else f"epsilon {told.epsilon:.2f}"
 
 
 if __name__ == "__main__":

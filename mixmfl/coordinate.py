@@ -7,10 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.door import check_validation
-from mixmfl.errors import AggregationError, ModelError
+from mixmfl.errors import AggregationError, ModelError, QuorumError
+from mixmfl.masked import (
+    FEWEST_HOLDERS,
+    are_shares,
+    check_masked,
+    check_masked_run,
+    keys_tasks,
+    make_roster,
+    masked_tasks,
+    merge_sums,
+    shares_tasks,
+    sum_blocks,
+    unmask_tasks,
+)
 from mixmfl.memory import Memory, State
+from mixmfl.network import prototype_sizes
 from mixmfl.progress import draw_progress
 from mixmfl.rounds import (
+    Diagnostics,
     ServerState,
     first_state,
     mean_dice,
@@ -73,6 +88,8 @@ def begin(asked: Run, *, resume: bool) -> tuple[Run, ServerState]:
     Raises:
         ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
     """
+    if asked.settings.masked:
+        check_masked_run(asked.plans, asked.registrations)
     if not resume:
         start_run(asked)
         return asked, first_state(asked.plans, asked.settings)
@@ -136,17 +153,8 @@ def _one_round(
     quorum: int,
 ) -> ServerState:
     """Let the sites train, merge, validate where it is time to, save."""
-    asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
-    trained = asked.came
-    state, diagnostics = merge_round(
-        state,
-        {site: answer.message for site, answer in trained.items()},
-        run.registrations,
-        run.plans,
-        run.settings,
-        refused=asked.absent,
-        quorum=quorum,
-    )
+    one_round = _masked_round if run.settings.masked else _plain_round
+    state, diagnostics, trained = one_round(run, state, ask, quorum)
     if edit_memory is not None:
         state = dataclasses.replace(state, memory=edit_memory(state.memory))
     every = run.plans.training.validate_every
@@ -164,15 +172,74 @@ def _one_round(
                 name: found.total / found.cases if found.cases else None
                 for name, found in dice.get(site, {}).items()
             },
-            trained[site].sent_bytes if site in trained else 0,
-            trained[site].received_bytes if site in trained else 0,
-            sum(answers[site].seconds for answers in (trained, judged) if site in answers),
+            sum(answers[site].sent_bytes for answers in trained if site in answers),
+            sum(answers[site].received_bytes for answers in trained if site in answers),
+            sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
             diagnostics.rejected.get(site, ""),
+            *diagnostics.epsilon.get(site, (None, None)),
         )
         for site in run.registrations
     }
     save_round(run, state, optimizers, sites, mean_dice(dice.values()) if due else None)
     return state
+
+
+Trained = tuple[ServerState, Diagnostics, list[Mapping[str, Answer]]]
+"""The state after a round, what it showed, and the answers of the sites, step by step."""
+
+
+def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
+    """Let the sites train, and merge what passes the door."""
+    asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
+    merged, diagnostics = merge_round(
+        state,
+        {site: answer.message for site, answer in asked.came.items()},
+        run.registrations,
+        run.plans,
+        run.settings,
+        refused=asked.absent,
+        quorum=quorum,
+    )
+    return merged, diagnostics, [asked.came]
+
+
+def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
+    """Let the sites train, and learn sums only; see ``masked``."""
+    number, told = state.round, run.registrations
+    sizes = prototype_sizes(run.plans, run.settings.configuration)
+    absent: dict[str, str] = {}
+    steps: list[Mapping[str, Answer]] = []
+
+    def answers(tasks: Mapping[str, Message]) -> dict[str, Message]:
+        asked = ask(tasks)
+        absent.update(asked.absent)
+        steps.append(asked.came)
+        return {site: answer.message for site, answer in asked.came.items()}
+
+    roster = make_roster(state, answers(keys_tasks(number, told)), told, sizes)
+    shared = answers(shares_tasks(roster))
+    shared = {site: reply for site, reply in shared.items() if are_shares(site, reply, roster)}
+    replies = {}
+    for site, reply in answers(masked_tasks(state, roster, shared, told)).items():
+        try:
+            check_masked(site, reply, roster, shared, state, sizes)
+            replies[site] = reply
+        except AggregationError as error:
+            absent[site] = str(error)
+    needed = max(quorum, roster.threshold, FEWEST_HOLDERS)
+    if len(replies) < needed:
+        raise QuorumError(
+            f"round {number + 1}: {len(replies)} masked replies can be used, {needed} are needed: "
+            + ("; ".join(reason for _, reason in sorted(absent.items())) or "no site replied")
+        )
+    reveals = answers(unmask_tasks(roster, replies))
+    sums = sum_blocks(roster, shared, replies, reveals)
+    merged, diagnostics = merge_sums(state, roster, replies, sums, told, run.plans, run.settings)
+    lost = {site: absent.get(site, "did not answer") for site in set(told) - set(replies)}
+    for site, reason in sorted({**lost, **diagnostics.rejected}.items()):
+        log.warning("round %d: %s: has no part in it: %s", number + 1, site, reason)
+    rejected = {**lost, **diagnostics.rejected}
+    return merged, dataclasses.replace(diagnostics, rejected=rejected), steps
 
 
 def _read_validation(

@@ -287,10 +287,16 @@ def _check_record(site: str, reply: Message, round_number: int) -> None:
             f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; "
             f"a 'train' reply to round {round_number} was asked for"
         )
-    loss = reply.record.get("loss")
-    if not isinstance(loss, float) or not math.isfinite(loss):
-        raise AggregationError(f"site {site!r} sent the loss {loss!r}; a finite number is needed")
-    if stray := sorted(set(reply.record) - {"round", "loss"}):
+    # a loss says something about the cases, so a site with a privacy budget tells that instead
+    private = "epsilon" in reply.record
+    for name in ("epsilon", "delta") if private else ("loss",):
+        number = reply.record.get(name)
+        if not isinstance(number, float) or not math.isfinite(number) or (private and number < 0):
+            raise AggregationError(
+                f"site {site!r} sent the {name} {number!r}; a finite number is needed"
+            )
+    asked = {"round", "epsilon", "delta"} if private else {"round", "loss"}
+    if stray := sorted(set(reply.record) - asked):
         raise AggregationError(f"site {site!r} sent what was not asked for: {stray[:5]}")
 
 

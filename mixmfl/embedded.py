@@ -10,13 +10,13 @@ import torch
 from mixmfl.coordinate import Answer, Answers, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
 from mixmfl.door import check_registration
-from mixmfl.errors import AggregationError, DataError
+from mixmfl.errors import AggregationError, DataError, PrivacyError
+from mixmfl.masked import Secrets, perform_at_site
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
     RunSettings,
     Site,
-    perform,
     personalization_task,
     personalize_at_site,
     register,
@@ -131,14 +131,15 @@ def train_embedded(
         check_registration(name, told, plans)
     run, state = begin(Run(out, plans, settings, fold, registrations), resume=resume)
     optimizers = load_optimizers(run, state.round) if state.round else {}
+    secrets: dict[str, Secrets | None] = {}
 
     def ask(tasks: Mapping[str, Message]) -> Answers:
         came, absent = {}, {}
         for site in sites:
             if site.name in tasks:
                 try:
-                    came[site.name] = _ask_here(site, tasks[site.name], run, optimizers)
-                except AggregationError as error:
+                    came[site.name] = _ask_here(site, tasks[site.name], run, optimizers, secrets)
+                except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
         return Answers(came, absent)
 
@@ -165,16 +166,29 @@ def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
         save_personal(run, site.name, personal, own)
 
 
-def _ask_here(site: Site, task: Message, run: Run, optimizers: dict[str, State]) -> Answer:
+def _ask_here(
+    site: Site,
+    task: Message,
+    run: Run,
+    optimizers: dict[str, State],
+    secrets: dict[str, Secrets | None],
+) -> Answer:
     """Have a task done by a site in this process; what crosses, crosses as bytes.
 
     Raises:
         AggregationError: What came from the site is no message.
+        PrivacyError: The site's privacy budget is spent, or it refuses for its privacy.
     """
     began = time.monotonic()
     received = encode(task)
-    reply, optimizer = perform(
-        decode(received), site, run.plans, run.settings, optimizers.get(site.name, {})
+    reply, optimizer, secrets[site.name] = perform_at_site(
+        decode(received),
+        site,
+        run.plans,
+        run.settings,
+        optimizers.get(site.name, {}),
+        secrets.get(site.name),
+        uniform=run.registrations[site.name].uniform,
     )
     if optimizer:
         optimizers[site.name] = optimizer

@@ -25,5 +25,9 @@ class QuorumError(AggregationError):
     """Fewer sites answered than a round needs."""
 
 
+class PrivacyError(MixmflError):
+    """What a site demands for its privacy does not allow what was asked of it."""
+
+
 class ModelError(MixmflError):
     """A model file or a run is missing, damaged, or of another version."""

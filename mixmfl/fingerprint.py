@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,38 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         axes=tuple(_add(part.axes[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
         kept_share=_add(part.kept_share for part in parts),
         intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
+    )
+
+
+def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> Fingerprint | None:
+    """Return what may be told of a fingerprint where statistics must rest on enough cases.
+
+    Nothing, of fewer cases than the minimum. Else a label that fewer cases or voxels have is not
+    counted, and of a modality that fewer cases have the histogram is empty. Spacings and sizes
+    stay as they are: a plan needs the rare ones too.
+
+    Args:
+        fingerprint: Of the site.
+        cases: At least.
+        voxels: At least, of a label and of a histogram.
+    """
+    if fingerprint.cases < cases:
+        return None
+    labels = {
+        label
+        for label, number in fingerprint.label_cases.items()
+        if number >= cases and fingerprint.label_voxels[label] >= voxels
+    }
+    return replace(
+        fingerprint,
+        label_cases={k: n for k, n in fingerprint.label_cases.items() if k in labels},
+        label_voxels={k: n for k, n in fingerprint.label_voxels.items() if k in labels},
+        intensities={
+            name: histogram
+            if fingerprint.modality_cases[name] >= cases and sum(histogram) >= voxels
+            else (0,) * len(histogram)
+            for name, histogram in fingerprint.intensities.items()
+        },
     )
 
 

@@ -15,9 +15,12 @@ from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
 from mixmfl.files import or_none, read_json, replacing, write_json
 from mixmfl.jobs import Workers
+from mixmfl.masked import KINDS as MASKED_KINDS
+from mixmfl.masked import Secrets, perform_at_site
 from mixmfl.memory import State
 from mixmfl.modalities import Modalities
 from mixmfl.model import specialise
+from mixmfl.outgoing import outgoing
 from mixmfl.plan import Plans
 from mixmfl.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
 from mixmfl.rounds import (
@@ -116,11 +119,12 @@ class Hospital:
         """Args: the hospital's settings."""
         self._house = house
         self._joined: _Joined | None = None
+        self._secrets: Secrets | None = None
         self._does: dict[str, Callable[[Message], Message]] = {
             "fingerprint": self._fingerprint,
             "preprocess": self._preprocess,
             "join": self._join,
-            "train": self._train,
+            **dict.fromkeys(("train", *MASKED_KINDS), self._train),
             "validate": self._validate,
             "personalize": self._personalize,
             "model": self._keep_model,
@@ -155,7 +159,7 @@ class Hospital:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._house.problem_log, f"{kind} failed: {reason}")
             told = {"task": kind, "error": type(error).__name__, "version": __version__}
-            reply = Message(FAILED, told, {})
+            reply = outgoing(FAILED, told)
         sent = encode(reply)
         note(self._house.exchange_log, describe_exchange("sent to coordinator", reply, sent))
         return sent
@@ -169,7 +173,7 @@ class Hospital:
             "fingerprint": fingerprint.to_json(),
             "labels": site.labels.to_json(),
         }
-        return Message(task.kind, record, {})
+        return outgoing(task.kind, record)
 
     def _preprocess(self, task: Message) -> Message:
         plans = Plans.from_json(task.record["plans"], "the coordinator's plans")
@@ -181,7 +185,7 @@ class Hospital:
                 for item in came.refused:
                     note(self._house.problem_log, f"{name}: case {item.name}: {item.reason}")
                 told[name] = [len(came.done) + len(came.kept), len(came.refused)]
-        return Message(task.kind, {"version": __version__, "cases": told}, {})
+        return outgoing(task.kind, {"version": __version__, "cases": told})
 
     def _join(self, task: Message) -> Message:
         from mixmfl.cli import device
@@ -201,13 +205,20 @@ class Hospital:
         )
         self._joined = _Joined(_plain_name(record["run"]), site, plans, settings)
         registration = dataclasses.asdict(register(site))
-        return Message(task.kind, {"version": __version__, "registration": registration}, {})
+        return outgoing(task.kind, {"version": __version__, "registration": registration})
 
     def _train(self, task: Message) -> Message:
         joined, before = self._run(), int(task.record["round"])
-        reply, moments = perform(
-            task, joined.site, joined.plans, joined.settings, self._moments_before(before)
+        reply, moments, self._secrets = perform_at_site(
+            task,
+            joined.site,
+            joined.plans,
+            joined.settings,
+            self._moments_before(before),
+            self._secrets,
         )
+        if not moments:  # a step of a masked round in which nothing is trained
+            return reply
         save_tensors(self._moments_file(before), moments)
         for number in self._moments_kept()[:-2]:  # the one before serves where a round is repeated
             self._moments_file(number).unlink()
@@ -220,12 +231,12 @@ class Hospital:
     def _personalize(self, task: Message) -> Message:
         joined = self._run()
         if not joined.site.validation:  # nothing could tell whether a copy is better
-            return Message(task.kind, {"dice": None, "dice_before": None}, {})
+            return outgoing(task.kind, {"dice": None, "dice_before": None})
         personal, own = personalize_at_site(task, joined.site, joined.plans, joined.settings)
         if personal.kept:
             save_tensors(self._own_file, own)
         told = {"dice": or_none(personal.dice), "dice_before": or_none(personal.dice_before)}
-        return Message(task.kind, told, {})
+        return outgoing(task.kind, told)
 
     def _keep_model(self, task: Message) -> Message:
         """Keep the finished model, and the site's own form of it, for the hospital to use."""
@@ -236,7 +247,7 @@ class Hospital:
             specialise(
                 model, load_tensors(self._own_file), self._run_folder / "own_model.safetensors"
             )
-        return Message(task.kind, {}, {})
+        return outgoing(task.kind, {})
 
     def _run(self) -> _Joined:
         if self._joined is None:

@@ -161,6 +161,39 @@ def merge_memories(before: Memory, replies: Mapping[str, Memory], levelled: bool
     return merged
 
 
+def withhold_rare(
+    memory: Memory,
+    cases: int,
+    voxels: int,
+    class_cases: Mapping[tuple[str, int], int],
+    per_class: int = 1,
+) -> Memory:
+    """Return the memory without the rows that rest on few cases or voxels, as if never seen.
+
+    Args:
+        memory: Of a site.
+        cases: At least, that have the modality and the class.
+        voxels: At least, behind the row.
+        class_cases: How many cases of the site have a modality and a class; those not named: none.
+        per_class: Prototypes of each class.
+    """
+    kept = {}
+    for (modality, level), found in memory.items():
+        enough = torch.tensor(
+            [
+                class_cases.get((modality, row // per_class), 0) >= cases
+                for row in range(len(found.counts))
+            ],
+            device=found.counts.device,
+        ) & (found.counts >= voxels)
+        kept[modality, level] = Prototypes(
+            torch.where(enough[:, None], found.keys, 0),
+            torch.where(enough[:, None], found.values, 0),
+            torch.where(enough, found.counts, 0),
+        )
+    return kept
+
+
 def memory_to(memory: Memory, device: torch.device) -> Memory:
     """Return the memory on another device."""
     return {place: prototypes.to(device) for place, prototypes in memory.items()}

@@ -30,7 +30,7 @@ class Model:
         network: In prediction mode, on ``device``.
         memory: On ``device``.
         device: Where it computes.
-        record: What the header says of its origin: version, round, sites' modalities.
+        record: What the header says of its origin: version, round, sites' modalities, privacy.
     """
 
     plans: Plans
@@ -56,6 +56,7 @@ def save_model(
     plans: Plans,
     configuration: str,
     modality_cases: Mapping[str, int],
+    privacy: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """Write a model file, whole or not at all.
 
@@ -67,6 +68,7 @@ def save_model(
         plans: Of the run.
         configuration: Of the run.
         modality_cases: How many training cases of the federation had each modality.
+        privacy: Epsilon and delta of the sites that trained with differential privacy.
 
     Returns:
         The file's SHA-256.
@@ -78,6 +80,7 @@ def save_model(
         "round": state.round,
         "modality_cases": dict(modality_cases),
         "plans": plans.to_json(),
+        **({"privacy": privacy} if privacy else {}),
     }
     tensors = {
         **{f"network.{name}": tensor for name, tensor in state.weights.items()},
@@ -140,6 +143,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         load_state(network, weights)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
+        record["privacy"] = header.get("privacy", {})
         memory = memory_to(memory_from_state(tensors), device)
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None

@@ -13,14 +13,17 @@ import dataclasses
 import logging
 import math
 import multiprocessing
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from mixmfl import __version__
 from mixmfl.aggregate import block_weights, merge_blocks, select_blocks
-from mixmfl.dataset import StoredCase
+from mixmfl.dataset import StoredCase, class_cases
 from mixmfl.door import (
     check_norms,
     check_reply,
@@ -29,21 +32,33 @@ from mixmfl.door import (
     usual_norms,
 )
 from mixmfl.errors import AggregationError, MixmflError, QuorumError
+from mixmfl.fingerprint import Fingerprint
 from mixmfl.memory import (
     Memory,
+    Prototypes,
     State,
     memory_from_state,
     memory_to,
     memory_to_state,
     merge_memories,
 )
-from mixmfl.network import SegmentationNet, build_network, load_state, network_state
+from mixmfl.network import (
+    SegmentationNet,
+    build_network,
+    load_state,
+    network_state,
+    prototype_sizes,
+)
+from mixmfl.outgoing import Departure, Minimum, departures, outgoing
 from mixmfl.plan import Plans
-from mixmfl.sampling import Batch, Batches
-from mixmfl.train import DiceSum, train_locally, validate
+from mixmfl.privacy import Privacy, sampling_rate, spend
+from mixmfl.sampling import Batches, PoissonBatches
+from mixmfl.train import DiceSum, train_locally, train_privately, validate
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,10 @@ class RunSettings:
         rounds: Of the whole run; the learning rate falls over them.
         local_steps: Gradient steps of a site in a round.
         learning_rate: In the first round.
+        minimum_cases: That the coordinator asks to be behind a statistic; a site may ask for
+            more. See ``outgoing.Minimum``.
+        minimum_voxels: Likewise.
+        masked: Whether the server learns sums over sites only; see ``masked``.
     """
 
     configuration: str
@@ -63,6 +82,9 @@ class RunSettings:
     rounds: int
     local_steps: int
     learning_rate: float
+    minimum_cases: int = 0
+    minimum_voxels: int = 0
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,8 @@ class Site:
         validation: Its validation cases, maybe none.
         device: Where it computes.
         workers: Processes that prepare batches; 0: this one does.
+        minimum: That the site asks to be behind a statistic; the coordinator may ask for more.
+        privacy: What the site demands for its cases; None: no noise is added.
     """
 
     name: str
@@ -82,6 +106,8 @@ class Site:
     validation: tuple[StoredCase, ...]
     device: torch.device
     workers: int = 0
+    minimum: Minimum = field(default_factory=Minimum)
+    privacy: Privacy | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +155,14 @@ class Diagnostics:
     """What a round showed.
 
     Attributes:
-        loss: Mean training loss by site that had a part in it.
+        loss: Mean training loss by site that had a part in it; in a masked run that of all.
         rejected: Why the reply of another site was not used.
+        epsilon: Of sites that train with differential privacy, epsilon and delta spent by now.
     """
 
     loss: Mapping[str, float]
     rejected: Mapping[str, str] = field(default_factory=dict)
+    epsilon: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def register(site: Site, *, uniform: bool = False) -> Registration:
@@ -151,6 +179,62 @@ def register(site: Site, *, uniform: bool = False) -> Registration:
         sorted({modality for case in site.validation for modality in case.modalities}),
         uniform,
     )
+
+
+def trained_blocks(task: Message, site: Site) -> dict[str, int]:
+    """Return the blocks that a site trains and its weight in each: all, or those that are named.
+
+    In a masked run a block that too few sites hold is named to none, and stays as it was.
+    """
+    named = task.record.get("blocks")
+    weights = register(site).weights
+    return {b: w for b, w in weights.items() if named is None or b in named}
+
+
+def agreed_minimum(site: Site, settings: RunSettings) -> Minimum:
+    """Return how many cases and voxels must stand behind what the site sends in this run."""
+    return site.minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
+
+
+def departures_of(
+    site: Site, fingerprint: Fingerprint, plans: Plans, settings: RunSettings
+) -> list[Departure]:
+    """Return all that will leave a site in a run, with its sizes, before anything does.
+
+    Args:
+        site: With its training cases.
+        fingerprint: Of the site.
+        plans: Of the run.
+        settings: Of the run.
+    """
+    told, minimum = register(site), agreed_minimum(site, settings)
+    counted = {
+        "version": __version__,
+        "fingerprint": fingerprint.to_json(),
+        "labels": plans.labels.to_json(),
+    }
+    memory = {
+        (modality, level): Prototypes(
+            torch.zeros(size.rows, size.shared),
+            torch.zeros(size.rows, size.tailored),
+            torch.zeros(size.rows),
+        )
+        for level, size in prototype_sizes(plans, settings.configuration).items()
+        for modality in told.modality_cases
+    }
+    trained = {
+        **select_blocks(first_state(plans, settings).weights, told.weights),
+        **memory_to_state(memory),
+    }
+    dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
+    registration = {"version": __version__, "registration": dataclasses.asdict(told)}
+    sent = [
+        outgoing("fingerprint", counted, minimum=minimum),
+        outgoing("join", registration),
+        outgoing("train", {"round": 0, "loss": 0.0}, trained),
+        outgoing("validate", {"round": 0, "dice": dice}),
+    ]
+    return [item for message in sent for item in departures(message)]
 
 
 def first_state(plans: Plans, settings: RunSettings) -> ServerState:
@@ -198,8 +282,11 @@ def train_at_site(
         optimiser's moments, which stay at the site.
 
     Raises:
+        PrivacyError: The site's privacy budget is spent.
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
+    if site.privacy is not None:
+        return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])
     network = _site_network(task, site, plans, settings)
     batches = Batches(
@@ -209,7 +296,7 @@ def train_at_site(
         (settings.seed, round_number, site.name),
         settings.local_steps,
     )
-    weights = register(site).weights
+    weights = trained_blocks(task, site)
     try:
         trained = train_locally(
             network,
@@ -231,8 +318,52 @@ def train_at_site(
         **select_blocks(network_state(network), weights),
         **memory_to_state(trained.memory),
     }
-    reply = Message("train", {"round": round_number, "loss": trained.loss}, tensors)
+    minimum = agreed_minimum(site, settings)
+    reply = outgoing(
+        "train",
+        {"round": round_number, "loss": trained.loss},
+        tensors,
+        minimum=minimum,
+        class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
+        per_class=plans.network.prototypes,
+    )
     return reply, trained.optimizer
+
+
+def _train_privately(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    optimizer_state: State,
+    privacy: Privacy,
+) -> tuple[Message, State]:
+    """Train as ``train_at_site`` does, with differential privacy: neither loss nor prototypes."""
+    round_number = int(task.record["round"])
+    size = int(plans.configuration(settings.configuration)["batch_size"])
+    rate = sampling_rate(size, len(site.training))
+    epsilon = spend(privacy, rate, settings.local_steps)
+    network = _site_network(task, site, plans, settings)
+    # the run's seed is known to the server, who could undo the noise and know who was drawn
+    entropy = secrets.randbits(128), round_number, site.name
+    weights = trained_blocks(task, site)
+    drawn = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
+    moments = train_privately(
+        network,
+        memory_from_state(task.tensors),
+        optimizer_state,
+        loader(PoissonBatches(drawn, rate), site.workers),
+        plans,
+        settings.configuration,
+        weights,
+        learning_rate_of(round_number, settings),
+        site.device,
+        privacy,
+        rate * len(site.training),
+        torch.Generator().manual_seed(secrets.randbits(63)),
+    )
+    record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
+    return outgoing("train", record, select_blocks(network_state(network), weights)), moments
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -251,7 +382,7 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
         site.device,
     )
     dice = {name: [found.total, found.cases] for name, found in sums.items()}
-    return Message("validate", {"round": task.record["round"], "dice": dice}, {})
+    return outgoing("validate", {"round": task.record["round"], "dice": dice})
 
 
 def personalization_task(
@@ -313,6 +444,7 @@ def personalize_at_site(
         settings, rounds=rounds, learning_rate=plans.training.personal_learning_rate
     )
     weights = register(site).weights
+    site = dataclasses.replace(site, privacy=None)  # the copy stays here
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
         step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
@@ -409,8 +541,12 @@ def merge_round(
         ),
         remember_norms(state.norms, norms.values()),
     )
-    loss = {site: float(reply.record["loss"]) for site, reply in accepted.items()}
-    return merged, Diagnostics(loss, rejected)
+    told = {site: reply.record for site, reply in accepted.items()}
+    return merged, Diagnostics(
+        {site: float(record["loss"]) for site, record in told.items() if "loss" in record},
+        rejected,
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in told.items() if "epsilon" in r},
+    )
 
 
 def _pass_door(
@@ -486,7 +622,7 @@ def _site_network(
     return network.to(site.device)
 
 
-def loader(batches: Batches, workers: int) -> Iterable[Batch]:
+def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
     """Return the batches, prepared by ``workers`` processes or here: the same either way."""
     if not workers:
         return DataLoader(batches, batch_size=None)

@@ -45,13 +45,15 @@ class SiteRound:
     """What a round was at one site.
 
     Attributes:
-        loss: Mean training loss; None where it is not known.
+        loss: Mean training loss; None where it is not known, in a masked run that of all sites.
         dice: Validation Dice of the merged model by label or region; None where no validation
             case has it; empty where this round was not validated.
         sent_bytes: By the site.
         received_bytes: By the site, for training.
         seconds: Of training and validation.
         absent: Why the site had no part in the round; empty where it had.
+        epsilon: What the site had spent of its privacy budget after the round; None: it has none.
+        delta: With which that is so.
     """
 
     loss: float | None
@@ -60,6 +62,8 @@ class SiteRound:
     received_bytes: int
     seconds: float
     absent: str = ""
+    epsilon: float | None = None
+    delta: float | None = None
 
 
 @dataclass
@@ -99,6 +103,16 @@ class Run:
             name: sum(r.modality_cases.get(name, 0) for r in self.registrations.values())
             for name in self.plans.modalities
         }
+
+
+def privacy_spent(run: Run, number: int) -> dict[str, dict[str, float]]:
+    """Return epsilon and delta by site, of those that train with privacy, after a round."""
+    return {
+        site: {"epsilon": told.epsilon, "delta": told.delta}
+        for sites in run.history[:number]
+        for site, told in sorted(sites.items())
+        if told.epsilon is not None and told.delta is not None
+    }
 
 
 def holds_run(folder: Path) -> bool:
@@ -304,7 +318,14 @@ def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tu
             raise ModelError(f"{run_folder}: sites' own copies are made from the best round only")
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
-    digest = save_model(out, state, run.plans, run.settings.configuration, run.modality_cases)
+    digest = save_model(
+        out,
+        state,
+        run.plans,
+        run.settings.configuration,
+        run.modality_cases,
+        privacy_spent(run, number),
+    )
     return number, digest
 
 
@@ -315,7 +336,17 @@ def progress_table(run: Run) -> str:
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"dice_{name}" for name in names]
     writer.writerow(
-        ["round", "site", "loss", *columns, "sent_bytes", "received_bytes", "seconds", "absent"]
+        [
+            "round",
+            "site",
+            "loss",
+            *columns,
+            "sent_bytes",
+            "received_bytes",
+            "seconds",
+            "absent",
+            "epsilon",
+        ]
     )
     for number, sites in enumerate(run.history, start=1):
         for site, told in sites.items():
@@ -330,6 +361,7 @@ def progress_table(run: Run) -> str:
                     told.received_bytes,
                     f"{told.seconds:.2f}",
                     told.absent,
+                    "" if told.epsilon is None else f"{told.epsilon:.3f}",
                 ]
             )
     return text.getvalue()

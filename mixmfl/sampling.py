@@ -100,20 +100,15 @@ class Batches(Dataset[Batch]):
         picked = generator.integers(0, len(self.cases), self.batch_size)
         with seeded(generator):
             items = [
-                self._sample(self.cases[case], index >= plain, generator)
+                self.sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(picked)
             ]
-        images, present, shown, classes = zip(*items, strict=True)
-        return Batch(
-            torch.stack(images),
-            torch.stack(present),
-            torch.stack(shown),
-            [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
-        )
+        return _batch(items)
 
-    def _sample(
+    def sample(
         self, case: StoredCase, foreground: bool, generator: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return a patch of a case, augmented, with the fields of ``Batch``, without axis B."""
         shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
         box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
         images = crop_and_pad_nd(case.images, box, 0)
@@ -134,6 +129,44 @@ class Batches(Dataset[Batch]):
             for names in (case.modalities, shown)
         )
         return placed, present, seen, augmented["segmentation"]
+
+
+class PoissonBatches(Dataset[list[Batch]]):
+    """Batches in which every case is drawn by itself, as accounting for privacy needs it.
+
+    Item ``step`` is a list of batches of one, a patch of each case that was drawn; maybe empty.
+    """
+
+    def __init__(self, batches: Batches, rate: float) -> None:
+        """Args: what is drawn from, with an entropy that nobody knows; how probably each case."""
+        self._batches = batches
+        self._rate = rate
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        batches = self._batches
+        if not 0 <= step < len(batches):
+            raise IndexError(step)
+        generator = np.random.default_rng(seed_of(*batches.entropy, step))
+        drawn = (generator.random(len(batches.cases)) < self._rate).nonzero()[0]
+        share = batches.settings.foreground_share
+        with seeded(generator):
+            return [
+                _batch([batches.sample(batches.cases[case], generator.random() < share, generator)])
+                for case in drawn
+            ]
+
+
+def _batch(items: Sequence[tuple[Tensor, Tensor, Tensor, list[Tensor]]]) -> Batch:
+    images, present, shown, classes = zip(*items, strict=True)
+    return Batch(
+        torch.stack(images),
+        torch.stack(present),
+        torch.stack(shown),
+        [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
+    )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A site's gradient steps and its validation, on one device. Knows no server."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from mixmfl.memory import (
 from mixmfl.network import Encoding, SegmentationNet, place_modalities
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
+from mixmfl.privacy import Privacy, clip_blocks
 from mixmfl.sampling import Batch
 from mixmfl.sliding_window import Predictor, predict_volume
 
@@ -98,27 +99,16 @@ def train_locally(
     losses: list[Tensor] = []
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)
-        images, present = batch.images.to(device), batch.present.to(device)
-        classes = [item.to(device) for item in batch.classes]
         with torch.autocast(device.type, dtype=torch.float16, enabled=mixed):
-            encoding = network.encode(images, present)
-            targets = loss_targets(classes, plans.labels)
-            loss = compare(network.decode(encoding, memory), targets)
-            if not torch.equal(batch.shown, batch.present):
-                hiding = network.decode(encoding.showing(batch.shown.to(device)), memory)
-                loss = (loss + compare(hiding, targets)) / 2
-            if settings.alignment and encoding.shared:
-                loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
-            if settings.separation and encoding.tailored and encoding.shared:
-                apart = separation(encoding.tailored[-1], encoding.shared[-1], present)
-                loss = loss + settings.separation * apart
-        scaler.scale(loss).backward()
+            loss, encoding = _loss(network, batch, memory, compare, plans, device)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
-        observed = _observe_batch(network, encoding, classes[0], plans, memory)
+        classes = batch.classes[0].to(device)
+        observed = _observe_batch(network, encoding, classes, plans, memory)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -136,6 +126,99 @@ def train_locally(
             **({_SCALE: torch.tensor(scaler.get_scale())} if mixed else {}),
         },
     )
+
+
+def train_privately(
+    network: SegmentationNet,
+    memory: Memory,
+    optimizer_state: Mapping[str, Tensor],
+    batches: Iterable[Sequence[Batch]],
+    plans: Plans,
+    configuration: str,
+    blocks: Iterable[str],
+    learning_rate: float,
+    device: torch.device,
+    privacy: Privacy,
+    expected: float,
+    generator: torch.Generator,
+) -> State:
+    """Train as ``train_locally`` does, so that no single case shows; changes ``network``.
+
+    The gradient of every case is clipped, block by block, and each step takes their noisy sum
+    (see ``privacy``). All that comes of it, the moments too, is made from these sums alone. Loss
+    and prototypes are functions of the cases that nothing was added to, so there are none.
+
+    Args:
+        network: As there; the next arguments too.
+        memory: Of the federation.
+        optimizer_state: Of this site's last round, or empty.
+        batches: Per step, a batch of one for each case that was drawn; maybe none.
+        plans: Of the run.
+        configuration: Of the network.
+        blocks: Those that the site trains.
+        learning_rate: Of this round.
+        device: Where to compute, in single precision.
+        privacy: Clipping and noise.
+        expected: Cases in a step on average.
+        generator: Of the noise, on the CPU; its seed must not be known to anybody.
+
+    Returns:
+        AdamW's moments.
+    """
+    wanted = set(blocks)
+    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=learning_rate, weight_decay=plans.training.weight_decay
+    )
+    _load_moments(optimizer, parameters, optimizer_state)
+    planned = plans.configuration(configuration)
+    outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
+    compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+    network.train()
+    memory = memory_to(memory, device)
+    for examples in batches:
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for example in examples:
+            loss, _ = _loss(network, example, memory, compare, plans, device)
+            # a case has no say in the encoder of a modality that it lacks
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            gradients = {
+                name: torch.zeros_like(total[name]) if gradient is None else gradient
+                for name, gradient in zip(parameters, found, strict=True)
+            }
+            for name, gradient in clip_blocks(gradients, privacy.clip).items():
+                total[name] += gradient
+        for name, parameter in parameters.items():
+            noise = torch.randn(parameter.shape, generator=generator).to(device)
+            parameter.grad = (total[name] + privacy.noise * privacy.clip * noise) / expected
+        optimizer.step()
+    return _save_moments(optimizer, parameters)
+
+
+def _loss(
+    network: SegmentationNet,
+    batch: Batch,
+    memory: Memory,
+    compare: Callable[[Any, Any], Tensor],
+    plans: Plans,
+    device: torch.device,
+) -> tuple[Tensor, Encoding]:
+    """Return a batch's loss, and how it was encoded."""
+    settings = plans.training
+    images, present = batch.images.to(device), batch.present.to(device)
+    classes = [item.to(device) for item in batch.classes]
+    encoding = network.encode(images, present)
+    targets = loss_targets(classes, plans.labels)
+    loss = compare(network.decode(encoding, memory), targets)
+    if not torch.equal(batch.shown, batch.present):
+        hiding = network.decode(encoding.showing(batch.shown.to(device)), memory)
+        loss = (loss + compare(hiding, targets)) / 2
+    if settings.alignment and encoding.shared:
+        loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
+    if settings.separation and encoding.tailored and encoding.shared:
+        apart = separation(encoding.tailored[-1], encoding.shared[-1], present)
+        loss = loss + settings.separation * apart
+    return loss, encoding
 
 
 @torch.no_grad()

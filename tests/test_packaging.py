@@ -35,16 +35,18 @@ DOORS = {
     "safetensors": {"tensors"},
     "nvflare": {"flare"},
     "rich": {"cli"},
+    "cryptography": {"flare", "masks"},
+    "dp_accounting": {"privacy"},
 }
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
      "registry tensors"),
-    "aggregate memory network loss sampling sliding_window",
-    ("wire exchange door train rounds model runs coordinate preprocess predict evaluate page "
-     "picture subsets progress phantom phantom_federation partition comparison comparison_page "
-     "comparison_plots methods recall_quality"),
+    "aggregate memory network loss sampling sliding_window privacy masks",
+    ("wire outgoing exchange door train rounds masked model runs coordinate preprocess predict "
+     "evaluate page picture subsets progress phantom phantom_federation partition comparison "
+     "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "benchmark hospital remote",
     "flare",

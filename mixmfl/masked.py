@@ -1,0 +1,703 @@
+"""Rounds in which the server learns sums over sites and no site's own numbers.
+
+After Bonawitz et al. 2017, Practical Secure Aggregation for Privacy-Preserving Machine Learning,
+in the form against a server that is curious but follows the protocol, for sites that hold
+different blocks. What crosses in a round::
+
+    keys      server asks; each site sends two public keys of this round
+    shares    server passes the keys on; each site shares its secrets among all, sealed
+    masked    server passes the shares on, and the weights; each site trains, and sends its blocks
+              weighted, in fixed point, plus its own mask and one per pair of holders
+    unmask    server says who replied; each site sends, for each of these, its share of their own
+              masks, and for each other its share of their key: never both of one site
+
+The masks of a pair cancel in the sum. The own mask keeps a reply hidden that comes after its
+sender was given up and its key revealed. Own masks are shared per block, so that a block whose
+holders became fewer than three stays hidden. Messages are plain; nothing here knows what carries
+them. ``masks`` has the arithmetic.
+"""
+
+import dataclasses
+import logging
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mixmfl.aggregate import block_of, select_blocks
+from mixmfl.door import check_norms, norms_of, remember_norms, usual_norms
+from mixmfl.errors import AggregationError, PlansError, PrivacyError, QuorumError
+from mixmfl.masks import (
+    SEED_BYTES,
+    Words,
+    agree,
+    from_words,
+    join_secret,
+    key_pair,
+    key_stream,
+    open_sealed,
+    seal,
+    split_secret,
+    sum_words,
+    to_words,
+)
+from mixmfl.memory import Prototypes, State, merge_memories
+from mixmfl.network import PrototypeSizes, prototype_sizes
+from mixmfl.outgoing import outgoing
+from mixmfl.plan import Plans
+from mixmfl.rounds import (
+    Diagnostics,
+    Registration,
+    RunSettings,
+    ServerState,
+    Site,
+    learning_rate_of,
+    perform,
+    register,
+    train_at_site,
+    train_task,
+)
+from mixmfl.wire import Message
+
+log = logging.getLogger(__name__)
+
+FEWEST_HOLDERS = 3
+"""A sum over two tells each of them the other's part."""
+
+LOSS = "loss"
+"""The block that all sites hold: the sum of their losses, and how many these are."""
+
+KINDS = ("keys", "shares", "masked", "unmask")
+
+# bits after the point. Weights times updates stay below 2^30 / sites, to 2^-33; a prototype's
+# feature times its voxels below 2^38 / sites, to 2^-25
+_WEIGHT_BITS, _MEMORY_BITS = 32, 24
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who has a part in a round, and in what.
+
+    Attributes:
+        round: Counted from 0.
+        keys: Public keys by site, hexadecimal: for sealed shares, and for masks.
+        holders: Sites by block, sorted; only of blocks that are summed.
+        threshold: Shares that give a secret.
+    """
+
+    round: int
+    keys: Mapping[str, tuple[str, str]]
+    holders: Mapping[str, tuple[str, ...]]
+    threshold: int
+
+    def place(self, site: str) -> int:
+        """Return a site's number among the participants, from 1."""
+        return sorted(self.keys).index(site) + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the roster as a record."""
+        return {
+            "round": self.round,
+            "keys": {site: list(pair) for site, pair in sorted(self.keys.items())},
+            "holders": {block: list(sites) for block, sites in sorted(self.holders.items())},
+            "threshold": self.threshold,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Roster":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            PrivacyError: With so few sites or shares nothing would be hidden.
+        """
+        made = cls(
+            int(record["round"]),
+            {site: (pair[0], pair[1]) for site, pair in record["keys"].items()},
+            {block: tuple(sites) for block, sites in record["holders"].items()},
+            int(record["threshold"]),
+        )
+        fewest = min((len(sites) for sites in made.holders.values()), default=0)
+        if fewest < FEWEST_HOLDERS or 2 * made.threshold <= len(made.keys):
+            raise PrivacyError(
+                f"a masked round was asked for with {fewest} holders of a block and "
+                f"{made.threshold} of {len(made.keys)} shares to reveal a secret; at least "
+                f"{FEWEST_HOLDERS} holders and more than half of the shares are needed"
+            )
+        return made
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What a site keeps during a round, and forgets after it.
+
+    Attributes:
+        round: It is for.
+        seal_key: Private key for sealed shares.
+        mask_key: Private key for masks.
+        roster: Of the round; None: it did not come yet.
+        seeds: Of its own masks, by block.
+        kept: Shares of the other sites' secrets, and of its own, by site.
+        sent: Whether its masked reply was made: it may be asked to unmask.
+    """
+
+    round: int
+    seal_key: bytes = field(repr=False)
+    mask_key: bytes = field(repr=False)
+    roster: Roster | None = None
+    seeds: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    sent: bool = False
+
+
+# --- at a site ---------------------------------------------------------------------------------
+
+
+def perform_at_site(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    optimizer_state: State,
+    before: Secrets | None,
+    *,
+    uniform: bool = False,
+) -> tuple[Message, State, Secrets | None]:
+    """Do what any task of a round asks of a site, masked or not.
+
+    Args:
+        task: From the server.
+        site: That does it.
+        plans: Of the run.
+        settings: Of the run; in a masked one a plain ``train`` task is refused.
+        optimizer_state: Of the site's last round, or empty.
+        before: What this function returned last as secrets, or None.
+        uniform: As it registered.
+
+    Returns:
+        The reply; the optimiser's moments after training, else nothing; and the secrets to keep
+        for the next task, in memory only.
+
+    Raises:
+        PrivacyError: The task asks for what would reveal the site's numbers.
+        MixmflError: As ``rounds.perform``.
+    """
+    if task.kind not in KINDS:
+        if settings.masked and task.kind == "train":
+            raise PrivacyError("a plain reply was asked for in a run that was agreed to be masked")
+        return *perform(task, site, plans, settings, optimizer_state), before
+    moments: State = {}
+
+    def train(plain: Message) -> Message:
+        reply, made = train_at_site(plain, site, plans, settings, optimizer_state)
+        moments.update(made)
+        return reply
+
+    weights = register(site, uniform=uniform).weights
+    sizes = prototype_sizes(plans, settings.configuration)
+    reply, after = _answer(task, site.name, before, weights, sizes, train)
+    return reply, moments, after
+
+
+def _answer(
+    task: Message,
+    site: str,
+    before: Secrets | None,
+    weights: Mapping[str, int],
+    sizes: Mapping[int, PrototypeSizes],
+    train: Callable[[Message], Message],
+) -> tuple[Message, Secrets | None]:
+    """Return the reply to one of ``KINDS``, and the secrets to keep; none after the last."""
+    number = int(task.record["round"])
+    if task.kind == "keys":
+        (seal_key, seal_public), (mask_key, mask_public) = key_pair(), key_pair()
+        record = {"round": number, "seal": seal_public.hex(), "mask": mask_public.hex()}
+        return outgoing("keys", record), Secrets(number, seal_key, mask_key)
+    if before is None or before.round != number:
+        raise PrivacyError(f"a {task.kind!r} task came for round {number}, which has no keys here")
+    if task.kind == "shares":
+        return _share(task, site, before)
+    if task.kind == "masked":
+        return _mask(task, site, before, weights, sizes, train)
+    return _unmask(task, site, before), None
+
+
+def _share(task: Message, site: str, before: Secrets) -> tuple[Message, Secrets]:
+    """Share the round's secrets among all participants, sealed for each."""
+    roster = Roster.from_json(task.record)
+    if before.roster is not None or site not in roster.keys:
+        raise PrivacyError("the secrets of a round are shared once, with a site that is in it")
+    seeds = {
+        block: secrets.token_bytes(SEED_BYTES)
+        for block, holders in roster.holders.items()
+        if site in holders
+    }
+    others = sorted(roster.keys)
+    key_shares = split_secret(before.mask_key, len(others), roster.threshold)
+    seed_shares = {
+        block: split_secret(seed, len(others), roster.threshold) for block, seed in seeds.items()
+    }
+    sealed, own = {}, {}
+    for place, other in enumerate(others):
+        content = {
+            "key": key_shares[place],
+            "seeds": {block: shares[place] for block, shares in seed_shares.items()},
+        }
+        if other == site:
+            own = {site: content}
+        else:
+            sealed[other] = seal(_seal_key(before, roster, site, site, other), content)
+    reply = outgoing("shares", {"round": before.round, "sealed": sealed})
+    kept = Secrets(before.round, before.seal_key, before.mask_key, roster, seeds, own)
+    return reply, kept
+
+
+def _mask(
+    task: Message,
+    site: str,
+    before: Secrets,
+    weights: Mapping[str, int],
+    sizes: Mapping[int, PrototypeSizes],
+    train: Callable[[Message], Message],
+) -> tuple[Message, Secrets]:
+    """Train, then add the masks of all pairs and the own one to every block."""
+    roster = before.roster
+    if roster is None or before.sent:
+        raise PrivacyError("a round is masked once, after its secrets were shared")
+    kept = dict(before.kept)
+    for other, sealed in task.record["sealed"].items():
+        kept[other] = open_sealed(_seal_key(before, roster, site, other, site), sealed)
+    plain = {"round": before.round, "blocks": task.record["blocks"]}
+    reply = train(dataclasses.replace(task, kind="train", record=plain))
+    tensors: State = {}
+    for block in before.seeds:
+        values = _to_sum(block, task.tensors, reply, weights, sizes)
+        holders = [other for other in roster.holders[block] if other in kept]
+        if len(holders) < FEWEST_HOLDERS:
+            continue  # the others did not share their secrets, so nobody could unmask it
+        bits = _MEMORY_BITS if block.startswith("memory.") else _WEIGHT_BITS
+        words = to_words(values, bits, len(holders))
+        words = words + key_stream(before.seeds[block], len(words))
+        for other in holders:
+            if other != site:
+                words = words + _pair_mask(before.mask_key, roster, site, other, block, len(words))
+        tensors[f"masked.{block}"] = torch.from_numpy(words.view(np.int64))
+    told = {k: v for k, v in reply.record.items() if k != "loss"}
+    after = Secrets(
+        before.round, before.seal_key, before.mask_key, roster, before.seeds, kept, sent=True
+    )
+    return outgoing("masked", told, tensors), after
+
+
+def _unmask(task: Message, site: str, before: Secrets) -> Message:
+    """Send shares of what removes masks: of who replied the own masks', of the others the key's."""
+    roster, replied = before.roster, set(task.record["replied"])
+    if (
+        roster is None
+        or not before.sent
+        or site not in replied
+        or not replied <= set(before.kept)
+        or len(replied) < max(roster.threshold, FEWEST_HOLDERS)
+    ):
+        raise PrivacyError(
+            f"round {before.round + 1} was to be unmasked for {len(replied)} sites, which would "
+            "reveal more than their sum"
+        )
+    seeds: dict[str, dict[str, str]] = {}
+    for other in sorted(replied):
+        for block, share in before.kept[other]["seeds"].items():
+            if len(replied & set(roster.holders[block])) >= FEWEST_HOLDERS:
+                seeds.setdefault(block, {})[other] = share
+    dropped = {other: before.kept[other]["key"] for other in sorted(set(before.kept) - replied)}
+    return outgoing("unmask", {"round": before.round, "seeds": seeds, "dropped": dropped})
+
+
+def _to_sum(
+    block: str,
+    before: State,
+    reply: Message,
+    weights: Mapping[str, int],
+    sizes: Mapping[int, PrototypeSizes],
+) -> npt.NDArray[np.float64]:
+    """Return a site's part of a sum, as one vector."""
+    if block == LOSS:
+        loss = reply.record.get("loss")
+        return np.array([0.0, 0.0] if loss is None else [float(loss), 1.0])
+    if block.startswith("memory."):
+        found = _prototypes(block, reply.tensors, sizes)
+        counts = found.counts.double()
+        parts = [found.keys.double() * counts[:, None], found.values.double() * counts[:, None]]
+        return torch.cat([*(part.flatten() for part in parts), counts]).numpy()
+    names = sorted(select_blocks(reply.tensors, [block]))
+    moved = [(reply.tensors[n].double() - before[n].double()).flatten() for n in names]
+    return torch.cat(moved).numpy() * weights[block]
+
+
+def _prototypes(block: str, tensors: State, sizes: Mapping[int, PrototypeSizes]) -> Prototypes:
+    """Return a modality's prototypes at a level; zero where a site has none to tell."""
+    size = sizes[int(block.rpartition(".")[2])]
+    if f"{block}.counts" not in tensors:
+        return Prototypes(
+            torch.zeros(size.rows, size.shared),
+            torch.zeros(size.rows, size.tailored),
+            torch.zeros(size.rows),
+        )
+    return Prototypes(*(tensors[f"{block}.{part}"] for part in ("keys", "values", "counts")))
+
+
+def _seal_key(mine: Secrets, roster: Roster, site: str, sender: str, receiver: str) -> bytes:
+    """Return the key for shares from one site to another, of which ``site`` is one."""
+    other = receiver if site == sender else sender
+    purpose = f"shares, round {roster.round}, {sender!r} to {receiver!r}"
+    return agree(mine.seal_key, bytes.fromhex(roster.keys[other][0]), purpose)
+
+
+def _pair_mask(
+    mask_key: bytes, roster: Roster, site: str, other: str, block: str, count: int
+) -> Words:
+    """Return what a site adds to a block for one other holder, who adds the opposite."""
+    first, second = sorted((site, other))
+    purpose = f"mask, round {roster.round}, {first!r} and {second!r}, {block!r}"
+    stream = key_stream(agree(mask_key, bytes.fromhex(roster.keys[other][1]), purpose), count)
+    return stream if site == first else np.zeros_like(stream) - stream
+
+
+# --- at the server -----------------------------------------------------------------------------
+
+
+def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) -> None:
+    """Check that a run can be masked, and say which blocks will not be trained.
+
+    Raises:
+        PlansError: The rule of aggregation needs each site's numbers, or there are too few sites.
+    """
+    if plans.training.aggregation != "mean":
+        raise PlansError(
+            f"aggregation is {plans.training.aggregation!r}, which compares the sites' updates; in "
+            'a masked run the server sees their sum only. Plan with "mean", or train without masks'
+        )
+    if len(registrations) < FEWEST_HOLDERS:
+        raise PlansError(
+            f"{len(registrations)} sites would take part in a masked run; {FEWEST_HOLDERS} are "
+            "needed, for a sum over fewer hides nothing"
+        )
+    for modality in plans.modalities:
+        holders = sum(told.modality_cases.get(modality, 0) > 0 for told in registrations.values())
+        if 0 < holders < FEWEST_HOLDERS:
+            log.warning(
+                "%s is held by %d of the %d sites that a sum needs: its encoder is not trained, "
+                "and stays as it is at first",
+                modality,
+                holders,
+                FEWEST_HOLDERS,
+            )
+
+
+def summed_blocks(weights: State, registrations: Mapping[str, Registration]) -> tuple[str, ...]:
+    """Return the blocks that enough sites hold to be summed; the others are not trained."""
+    held = [block for told in registrations.values() for block in told.weights]
+    blocks = {block_of(name) for name in weights}
+    return tuple(sorted(block for block in blocks if held.count(block) >= FEWEST_HOLDERS))
+
+
+def keys_tasks(number: int, registrations: Mapping[str, Registration]) -> dict[str, Message]:
+    """Return what asks the sites for the public keys of a round."""
+    return {site: Message("keys", {"round": number}, {}) for site in registrations}
+
+
+def make_roster(
+    state: ServerState,
+    replies: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+    sizes: Mapping[int, PrototypeSizes],
+) -> Roster:
+    """Return who has a part in a round, of those who sent keys.
+
+    Raises:
+        QuorumError: They are too few for any block.
+    """
+    keys = {}
+    for site, reply in sorted(replies.items()):
+        pair = reply.record.get("seal"), reply.record.get("mask")
+        if reply.kind == "keys" and reply.record.get("round") == state.round and _are_keys(pair):
+            keys[site] = (str(pair[0]), str(pair[1]))
+    holders: dict[str, tuple[str, ...]] = {LOSS: tuple(keys)}
+    for block in summed_blocks(state.weights, registrations):
+        who = tuple(site for site in keys if block in registrations[site].weights)
+        holders[block] = who
+        if block.startswith("tailored."):
+            modality = block.removeprefix("tailored.")
+            holders |= {f"memory.{modality}.{level}": who for level in sizes}
+    holders = {block: who for block, who in holders.items() if len(who) >= FEWEST_HOLDERS}
+    if LOSS not in holders:
+        raise QuorumError(
+            f"round {state.round + 1}: {len(keys)} sites sent keys; a masked round needs "
+            f"{FEWEST_HOLDERS}, for a sum over fewer hides nothing"
+        )
+    return Roster(state.round, keys, holders, len(keys) // 2 + 1)
+
+
+def shares_tasks(roster: Roster) -> dict[str, Message]:
+    """Return what asks the participants to share their secrets."""
+    return {site: Message("shares", roster.to_json(), {}) for site in roster.keys}
+
+
+def masked_tasks(
+    state: ServerState,
+    roster: Roster,
+    shared: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+) -> dict[str, Message]:
+    """Return what asks those who shared their secrets to train and to send masked blocks."""
+    blocks = list(summed_blocks(state.weights, registrations))
+    tasks = {}
+    for site in sorted(shared):
+        sealed = {
+            other: reply.record["sealed"][site]
+            for other, reply in sorted(shared.items())
+            if other != site
+        }
+        plain = train_task(state, registrations[site])
+        record = {**plain.record, "blocks": blocks, "sealed": sealed}
+        tasks[site] = Message("masked", record, plain.tensors)
+    return tasks
+
+
+def are_shares(site: str, reply: Message, roster: Roster) -> bool:
+    """Say whether a reply has sealed shares for every other participant."""
+    sealed = reply.record.get("sealed")
+    return (
+        reply.kind == "shares"
+        and reply.record.get("round") == roster.round
+        and isinstance(sealed, Mapping)
+        and sealed.keys() == roster.keys.keys() - {site}
+        and all(isinstance(text, str) for text in sealed.values())
+    )
+
+
+def check_masked(
+    site: str,
+    reply: Message,
+    roster: Roster,
+    shared: Collection[str],
+    state: ServerState,
+    sizes: Mapping[int, PrototypeSizes],
+) -> None:
+    """Check that a masked reply has the blocks that were asked for; what is in them is hidden.
+
+    Raises:
+        AggregationError: It has not.
+    """
+    lengths = {
+        f"masked.{block}": _length(block, state.weights, sizes)
+        for block, who in roster.holders.items()
+        if site in who and len(set(who) & set(shared)) >= FEWEST_HOLDERS
+    }
+    found = {
+        name: tuple(tensor.shape) if tensor.dtype == torch.int64 else None
+        for name, tensor in reply.tensors.items()
+    }
+    if (
+        reply.kind != "masked"
+        or reply.record.get("round") != roster.round
+        or not set(reply.record) <= {"round", "epsilon", "delta"}
+        or found != {name: (length,) for name, length in lengths.items()}
+    ):
+        raise AggregationError(
+            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')} that "
+            "has not the masked blocks that were asked for"
+        )
+
+
+def unmask_tasks(roster: Roster, replied: Collection[str]) -> dict[str, Message]:
+    """Return what asks those who replied for what removes the masks from the sum."""
+    record = {"round": roster.round, "replied": sorted(replied)}
+    return {site: Message("unmask", record, {}) for site in sorted(replied)}
+
+
+def sum_blocks(
+    roster: Roster,
+    shared: Collection[str],
+    replies: Mapping[str, Message],
+    reveals: Mapping[str, Message],
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the sum over the holders that replied, by block; a block of too few is left out.
+
+    Args:
+        roster: Of the round.
+        shared: Sites that shared their secrets, so that others added masks for them.
+        replies: Masked, by site.
+        reveals: Replies to ``unmask``, by site.
+
+    Raises:
+        QuorumError: Too few sites revealed their shares.
+        PrivacyError: Shares do not belong together.
+    """
+    told = {
+        roster.place(site): reply.record
+        for site, reply in reveals.items()
+        if _reveals(reply, roster)
+    }
+    if len(told) < roster.threshold:
+        raise QuorumError(
+            f"round {roster.round + 1}: {len(told)} sites helped to unmask the sum, "
+            f"{roster.threshold} are needed"
+        )
+    dropped = {
+        site: join_secret(
+            {
+                place: said["dropped"][site]
+                for place, said in told.items()
+                if site in said["dropped"]
+            },
+            roster.threshold,
+        )
+        for site in sorted(set(shared) - set(replies))
+    }
+    sums = {}
+    for block, who in sorted(roster.holders.items()):
+        here = [site for site in who if site in replies]
+        if len(here) < FEWEST_HOLDERS:
+            continue
+        total = sum_words([_words(replies[site], block) for site in here])
+        for site in here:
+            shares = {
+                place: said["seeds"][block][site]
+                for place, said in told.items()
+                if site in said["seeds"].get(block, {})
+            }
+            seed = join_secret(shares, roster.threshold)
+            total = total - key_stream(seed, len(total))
+        for gone in (site for site in who if site in dropped):
+            for site in here:  # what the site added for the one that is gone, seen from that one
+                total = total + _pair_mask(dropped[gone], roster, gone, site, block, len(total))
+        bits = _MEMORY_BITS if block.startswith("memory.") else _WEIGHT_BITS
+        sums[block] = from_words(total, bits)
+    return sums
+
+
+def merge_sums(
+    state: ServerState,
+    roster: Roster,
+    replies: Mapping[str, Message],
+    sums: Mapping[str, npt.NDArray[np.float64]],
+    registrations: Mapping[str, Registration],
+    plans: Plans,
+    settings: RunSettings,
+) -> tuple[ServerState, Diagnostics]:
+    """Return the server's next state from sums over sites, and what the round showed.
+
+    The mean update must pass the door as a site's would; one that does not is left out whole, for
+    nobody can say whose fault it is. The loss of every site is the mean over all.
+
+    Args:
+        state: That the replies were trained from.
+        roster: Of the round.
+        replies: Masked, by site.
+        sums: From ``sum_blocks``.
+        registrations: By site.
+        plans: Of the run.
+        settings: Of the run.
+    """
+    weights, memory = dict(state.weights), dict(state.memory)
+    sizes = prototype_sizes(plans, settings.configuration)
+    for block, total in sums.items():
+        here = [site for site in roster.holders[block] if site in replies]
+        if block.startswith("memory."):
+            _, modality, level = block.split(".")
+            found = _merged_prototypes(total, sizes[int(level)])
+            memory = dict(merge_memories(memory, {"all": {(modality, int(level)): found}}))
+        elif block != LOSS:
+            mean = total / sum(registrations[site].weights[block] for site in here)
+            weights |= _moved(select_blocks(state.weights, [block]), mean)
+    moved = {name: tensor for name, tensor in weights.items() if tensor is not state.weights[name]}
+    norms = norms_of(state.weights, moved)
+    rejected: dict[str, str] = {}
+    try:
+        check_norms(
+            "sum of all",
+            norms,
+            usual_norms(state.norms, {"sum": norms}),
+            state.weights,
+            settings.local_steps,
+            learning_rate_of(state.round, settings),
+            plans.training.weight_decay,
+        )
+        after = ServerState(state.round + 1, weights, memory, remember_norms(state.norms, [norms]))
+    except AggregationError as error:
+        rejected = dict.fromkeys(replies, str(error))
+        after = dataclasses.replace(state, round=state.round + 1)
+    total_loss, sites = sums[LOSS]
+    loss = {} if rejected or not sites else dict.fromkeys(sorted(replies), total_loss / sites)
+    said = {site: reply.record for site, reply in sorted(replies.items())}
+    return after, Diagnostics(
+        loss,
+        rejected,
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in said.items() if "epsilon" in r},
+    )
+
+
+def _moved(before: State, by: npt.NDArray[np.float64]) -> State:
+    """Return tensors moved by a vector that has all of their numbers, in the order of names."""
+    names, after, start = sorted(before), State(), 0
+    for name in names:
+        count = before[name].numel()
+        step = torch.from_numpy(by[start : start + count]).reshape(before[name].shape)
+        after[name] = (before[name].double() + step).to(before[name].dtype)
+        start += count
+    return after
+
+
+def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> Prototypes:
+    keys, values, counts = np.split(
+        total, [size.rows * size.shared, size.rows * (size.shared + size.tailored)]
+    )
+    behind = torch.from_numpy(counts)
+    least = behind.clamp(min=2.0**-_MEMORY_BITS)[:, None]
+    return Prototypes(
+        (torch.from_numpy(keys).reshape(size.rows, -1) / least).float(),
+        (torch.from_numpy(values).reshape(size.rows, -1) / least).float(),
+        behind.float(),
+    )
+
+
+def _length(block: str, weights: State, sizes: Mapping[int, PrototypeSizes]) -> int:
+    if block == LOSS:
+        return 2
+    if block.startswith("memory."):
+        size = sizes[int(block.rpartition(".")[2])]
+        return size.rows * (size.shared + size.tailored + 1)
+    return sum(tensor.numel() for tensor in select_blocks(weights, [block]).values())
+
+
+def _words(reply: Message, block: str) -> Words:
+    return reply.tensors[f"masked.{block}"].numpy().view(np.uint64)
+
+
+def _reveals(reply: Message, roster: Roster) -> bool:
+    seeds, dropped = reply.record.get("seeds"), reply.record.get("dropped")
+    return (
+        reply.kind == "unmask"
+        and reply.record.get("round") == roster.round
+        and isinstance(seeds, Mapping)
+        and isinstance(dropped, Mapping)
+        and all(isinstance(part, Mapping) for part in seeds.values())
+        and all(
+            isinstance(share, str) and _is_hexadecimal(share)
+            for part in (*seeds.values(), dropped)
+            for share in part.values()
+        )
+    )
+
+
+def _are_keys(pair: Sequence[Any]) -> bool:
+    return all(
+        isinstance(key, str) and len(key) == 2 * SEED_BYTES and _is_hexadecimal(key) for key in pair
+    )
+
+
+def _is_hexadecimal(text: str) -> bool:
+    return 0 < len(text) <= 256 and set(text) <= set("0123456789abcdef")

@@ -1,0 +1,214 @@
+"""What leaves a site: every message to the coordinator is built here, and nowhere else.
+
+``outgoing`` holds back what rests on too few cases or voxels, and refuses to build what ``SENT``
+does not list; ``departures`` says in plain words what a message carries.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixmfl.aggregate import block_of
+from mixmfl.fingerprint import Fingerprint, withhold_small_counts
+from mixmfl.memory import State, memory_from_state, memory_to_state, withhold_rare
+from mixmfl.wire import Message
+
+SENT: Mapping[str, Mapping[str, str]] = {
+    "fingerprint": {
+        "version": "the version of mixmfl here",
+        "fingerprint": "statistics of the training cases: counts and histograms, no row per case",
+        "labels": "what the labels mean",
+    },
+    "preprocess": {
+        "version": "the version of mixmfl here",
+        "cases": "how many cases could be used, and how many could not",
+    },
+    "join": {
+        "version": "the version of mixmfl here",
+        "registration": "the number of training cases, how many have each modality, and which "
+        "modalities the validation cases have",
+    },
+    "train": {
+        "round": "its number",
+        "loss": "mean training loss of the round",
+        "epsilon": "what was spent of the privacy budget by now",
+        "delta": "with which that is so",
+    },
+    "validate": {
+        "round": "its number",
+        "dice": "per label or region the sum of Dice over the validation cases, and their number",
+    },
+    "keys": {
+        "round": "its number",
+        "seal": "a public key of this round, for sealed shares",
+        "mask": "a public key of this round, for masks",
+    },
+    "shares": {
+        "round": "its number",
+        "sealed": "shares of this round's secrets, each encrypted for one other site",
+    },
+    "masked": {
+        "round": "its number",
+        "epsilon": "what was spent of the privacy budget by now",
+        "delta": "with which that is so",
+    },
+    "unmask": {
+        "round": "its number",
+        "seeds": "shares that remove the masks from the sum of those who replied",
+        "dropped": "shares of the keys of those who did not",
+    },
+    "personalize": {
+        "dice": "mean validation Dice of the site's own copy",
+        "dice_before": "mean validation Dice of the model of all",
+    },
+    "model": {},
+    "failed": {
+        "task": "what was asked for",
+        "error": "the kind of error, without its text",
+        "version": "the version of mixmfl here",
+    },
+}
+"""What a message of each kind may carry beside tensors, in plain words."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """How many cases and voxels must stand behind a statistic that leaves a site.
+
+    Attributes:
+        cases: 0: no matter how few.
+        voxels: Likewise.
+    """
+
+    cases: int = 0
+    voxels: int = 0
+
+    def agreed(self, other: "Minimum") -> "Minimum":
+        """Return what holds where two parties each ask for a minimum: the stricter of each.
+
+        So a minimum is lowered only where both lower it.
+        """
+        return Minimum(max(self.cases, other.cases), max(self.voxels, other.voxels))
+
+
+NETWORK_MINIMUM = Minimum(cases=5, voxels=100)
+"""What a coordinator and a site each ask for on a network, where nobody says otherwise."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One thing in a message.
+
+    Attributes:
+        kind: Of the message.
+        name: Of the field or tensor.
+        shape: Of the tensor; None of a field.
+        size: Bytes.
+        what: It is, in plain words.
+    """
+
+    kind: str
+    name: str
+    shape: tuple[int, ...] | None
+    size: int
+    what: str
+
+
+def outgoing(
+    kind: str,
+    record: Mapping[str, Any],
+    tensors: State | None = None,
+    *,
+    minimum: Minimum | None = None,
+    class_cases: Mapping[tuple[str, int], int] | None = None,
+    per_class: int = 1,
+) -> Message:
+    """Build a message that leaves a site.
+
+    Args:
+        kind: One of ``SENT``.
+        record: What it says; of a fingerprint as ``Fingerprint.to_json`` tells it.
+        tensors: By name; only what is trained leaves as tensors.
+        minimum: That was agreed; None: there is none.
+        class_cases: How many training cases have a modality and a class; see
+            ``dataset.class_cases``. Needed where there are prototypes and a minimum of cases.
+        per_class: Prototypes of each class.
+
+    Raises:
+        ValueError: The message has what its kind does not list: a fault of ours.
+    """
+    least, carried = minimum or Minimum(), dict(tensors or {})
+    said = dict(record)
+    unlisted = set(said) - set(SENT[kind])
+    if unlisted or (carried and kind not in ("train", "masked")):
+        raise ValueError(f"a {kind!r} message with {sorted(unlisted) or 'tensors'}: not listed")
+    if kind == "fingerprint":
+        told = Fingerprint.from_json(said["fingerprint"], "the site's fingerprint")
+        kept = withhold_small_counts(told, least.cases, least.voxels)
+        said["fingerprint"] = None if kept is None else kept.to_json()
+    memory = memory_from_state(carried)
+    if memory and least != Minimum():
+        carried |= memory_to_state(
+            withhold_rare(memory, least.cases, least.voxels, class_cases or {}, per_class)
+        )
+    return Message(kind, said, carried)
+
+
+def departures(message: Message) -> list[Departure]:
+    """Return what a message from a site carries, thing by thing."""
+    fields = [
+        Departure(message.kind, name, None, len(json.dumps(value)), SENT[message.kind][name])
+        for name, value in message.record.items()
+    ]
+    return fields + [
+        Departure(
+            message.kind,
+            name,
+            tuple(tensor.shape),
+            tensor.numel() * tensor.element_size(),
+            _describe_tensor(name),
+        )
+        for name, tensor in message.tensors.items()
+    ]
+
+
+def departure_table(found: Sequence[Departure]) -> str:
+    """Return departures as text for people: a line per field, a line per block of tensors."""
+    rows: dict[tuple[str, str, str], list[Departure]] = {}
+    for item in found:
+        group = item.name if item.shape is None else _group(item.name)
+        rows.setdefault((item.kind, group, item.what), []).append(item)
+    lines = [("message", "what", "numbers", "bytes", "that is")]
+    for (kind, group, what), items in rows.items():
+        numbers = sum(math.prod(item.shape) for item in items if item.shape is not None)
+        size = sum(item.size for item in items)
+        lines.append((kind, group, f"{numbers:,}" if numbers else "", f"{size:,}", what))
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    return "\n".join(
+        f"{kind:{widths[0]}}  {group:{widths[1]}}  {numbers:>{widths[2]}}  {size:>{widths[3]}}  "
+        f"{what}"
+        for kind, group, numbers, size, what in lines
+    )
+
+
+def _describe_tensor(name: str) -> str:
+    if name.startswith("memory."):
+        _, modality, level, part = name.split(".")
+        what = {"keys": "mean shared features", "values": "mean tailored features"}
+        return (
+            f"{what.get(part, 'voxels behind the mean features')} of {modality} by class, level "
+            f"{level}"
+        )
+    if name.startswith("masked."):
+        return f"{name.removeprefix('masked.')}, hidden by masks; only the sum can be read"
+    block = block_of(name)
+    if block.startswith("tailored."):
+        return f"weights of the encoder of {block.removeprefix('tailored.')}, trained here"
+    words = {"shared": "shared encoder", "fusion": "fusion", "decoder": "decoder"}
+    return f"weights of the {words.get(block, block)}, trained here"
+
+
+def _group(name: str) -> str:
+    return name if name.startswith(("memory.", "masked.")) else block_of(name)
