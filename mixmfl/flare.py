@@ -418,8 +418,8 @@ class Leg:
 _LOST_AFTER = 40.0
 """Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
 
-_GRACE = 5.0
-"""Seconds that FLARE gives a site between hearing that its job is gone and ending its task."""
+_PATIENCE = 15.0
+"""Seconds in which a site that has not fetched its last task must fetch the next."""
 
 
 def connected(session: Session) -> set[str]:
@@ -593,9 +593,6 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
             "format_version": 2,
             "workflows": [{"id": "mixmfl", **coordinator}],
             "components": [],
-            # a site that came back without the job is known by its next sign of life
-            "dead_client_grace_period": _GRACE,
-            "dead_client_check_lead_time": _GRACE,
         },
     )
     write_json(
@@ -619,6 +616,7 @@ class Coordinator(Controller):
         super().__init__(task_check_period=0.1)
         self._orders = Path(orders)
         self._deadline = deadline
+        self._silent: set[str] = set()
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Do nothing; FLARE wants it."""
@@ -676,15 +674,21 @@ class Coordinator(Controller):
         }
         for site, item in asked.items():
             self.send(item.task, fl_ctx, targets=[site], send_order=SendOrder.ANY)
-        until = time.monotonic() + self._deadline
-        while any(item.open for item in asked.values()) and time.monotonic() < until:
+        began = time.monotonic()
+        while awaited := {site for site, item in asked.items() if item.open}:
             if abort_signal.triggered:
                 raise MixmflError("the job was stopped")
+            waited = time.monotonic() - began
+            silent = {site for site in awaited & self._silent if not asked[site].fetched}
+            if waited > self._deadline or (waited > _PATIENCE and awaited == silent):
+                break
             time.sleep(0.05)
         for item in asked.values():
             if item.open:
-                item.refuse(f"did not answer within {self._deadline:g} s")
+                late = f"did not answer within {self._deadline:g} s"
+                item.refuse(late if item.fetched else f"{NOT_CONNECTED}: did not fetch its task")
                 self.cancel_task(item.task, fl_ctx=fl_ctx)
+        self._silent = {site for site, item in asked.items() if not item.fetched}
         came = {site: item.answer for site, item in asked.items() if item.answer is not None}
         return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
 
@@ -695,6 +699,7 @@ class _Asked:
     def __init__(self, site: str, message: Message, log: Path) -> None:
         self.answer: Answer | None = None
         self.absent = ""
+        self.fetched = False
         self._site, self._message, self._log = site, message, log
         self._received_bytes, self._most, self._began = 0, 0, time.monotonic()
         self._lock = threading.Lock()
@@ -718,6 +723,7 @@ class _Asked:
                 note(self._log, f"nothing from {self._site}: {self._message.kind}: {reason}")
 
     def _load(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        self.fetched = True
         content = encode(self._message)
         self._received_bytes, self._most = len(content), most_reply_bytes(content)
         self._began = time.monotonic()
