@@ -7,6 +7,7 @@ refuse any other class and any code.
 
 import io
 import json
+import math
 import os
 import shutil
 import socket
@@ -551,10 +552,14 @@ def run_job(
         job = Path(folder) / "mixmfl"
         write_job(job, orders, sites, deadline)
         number = session.submit_job(str(job))
+    until = math.inf
     try:
-        while not str(session.get_job_meta(number).get("status")).startswith("FINISHED"):
+        while not _has_ended(session, number) and time.monotonic() < until:
             each_second()
             time.sleep(1)
+            if told.is_file() and until == math.inf:
+                # the work is done; FLARE may still wait for a site that hangs
+                until = time.monotonic() + _PATIENCE
     except KeyboardInterrupt:
         session.abort_job(number)
         raise
@@ -562,6 +567,10 @@ def run_job(
         return Leg(**read_json(told))
     status = session.get_job_meta(number).get("status")
     return Leg("failed", f"FLARE ended the job as {status} before it began; see the server's log")
+
+
+def _has_ended(session: Session, number: str) -> bool:
+    return str(session.get_job_meta(number).get("status")).startswith("FINISHED")
 
 
 def _leg_file(orders: Path) -> Path:
