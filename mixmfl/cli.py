@@ -87,6 +87,15 @@ def device(named: str) -> "torch.device":
     return found
 
 
+def devices(named: str) -> "list[torch.device]":
+    """Return the devices that ``--device`` means where it may name several.
+
+    Raises:
+        MixmflError: One of them is not here.
+    """
+    return [device(name.strip()) for name in named.split(",")]
+
+
 def add_workers(made: argparse.ArgumentParser) -> None:
     """Add ``--workers``, for commands that train."""
     made.add_argument(
