@@ -104,6 +104,7 @@ def train_embedded(
     report: Callable[[Run], None] = lambda run: None,
     uniform: bool = False,
     edit_memory: Callable[[Memory], Memory] | None = None,
+    overhear: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -119,6 +120,7 @@ def train_embedded(
         report: Called after every round.
         uniform: Whether every site's word counts the same; see ``register``.
         edit_memory: What an ablation makes of the merged memory, after every round.
+        overhear: Called with a site's name, each task that it was sent and what it replied.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -139,6 +141,7 @@ def train_embedded(
             if site.name in tasks:
                 try:
                     came[site.name] = _ask_here(site, tasks[site.name], run, optimizers, secrets)
+                    overhear(site.name, tasks[site.name], came[site.name].message)
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
         return Answers(came, absent)
