@@ -65,7 +65,8 @@ def _work(options: argparse.Namespace) -> int:
     print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
     house.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     house.exchange_log.touch()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's "&" has it ignore the first
+        signal.signal(number, signal.default_int_handler)
     with house.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:

@@ -34,7 +34,7 @@ from mixmfl.rounds import (
     train_task,
     validation_task,
 )
-from mixmfl.runs import Run, SiteRound, export_model, load_state_of, open_run, save_round, start_run
+from mixmfl.runs import Run, SiteRound, export_model, last_state, open_run, save_round, start_run
 from mixmfl.train import DiceSum
 from mixmfl.wire import Message
 
@@ -78,12 +78,18 @@ Ask = Callable[[Mapping[str, Message]], Answers]
 """Brings tasks to sites, by name, and their answers back."""
 
 
-def begin(asked: Run, *, resume: bool) -> tuple[Run, ServerState]:
+def begin(
+    asked: Run, *, resume: bool, optimizers: bool = False
+) -> tuple[Run, ServerState, dict[str, State]]:
     """Start a run, or take up the one in its folder.
 
     Args:
         asked: With no history.
         resume: Whether the folder holds the run already; its settings and sites must be the same.
+        optimizers: Whether the sites' optimisers are kept with the run.
+
+    Returns:
+        The run, the state to go on from, and the optimisers by site.
 
     Raises:
         ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
@@ -92,11 +98,12 @@ def begin(asked: Run, *, resume: bool) -> tuple[Run, ServerState]:
         check_masked_run(asked.plans, asked.registrations)
     if not resume:
         start_run(asked)
-        return asked, first_state(asked.plans, asked.settings)
+        return asked, first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
     _check_same_run(run, asked)
-    done = len(run.history)
-    return run, load_state_of(run, done) if done else first_state(run.plans, run.settings)
+    if not run.history:
+        return run, first_state(run.plans, run.settings), {}
+    return run, *last_state(run, optimizers=optimizers)
 
 
 def train_rounds(
@@ -161,8 +168,9 @@ def _one_round(
     due = state.round % every == 0 or state.round == run.settings.rounds
     judged: Mapping[str, Answer] = {}
     if due:
+        here = {site for answers in trained for site in answers}  # the others are not waited for
         judged = ask(
-            {site: validation_task(state, site, run.registrations) for site in run.registrations}
+            {site: validation_task(state, site, run.registrations) for site in sorted(here)}
         ).came
     dice = _read_validation(run, state.round, judged)
     sites = {

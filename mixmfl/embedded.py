@@ -21,7 +21,7 @@ from mixmfl.rounds import (
     personalize_at_site,
     register,
 )
-from mixmfl.runs import Run, choose_round, load_optimizers, load_state_of, save_personal
+from mixmfl.runs import Run, choose_round, load_state_of, save_personal
 from mixmfl.sampling import site_number
 from mixmfl.wire import Message, decode, encode, most_reply_bytes
 
@@ -131,8 +131,8 @@ def train_embedded(
     registrations = {site.name: register(site, uniform=uniform) for site in sites}
     for name, told in registrations.items():
         check_registration(name, told, plans)
-    run, state = begin(Run(out, plans, settings, fold, registrations), resume=resume)
-    optimizers = load_optimizers(run, state.round) if state.round else {}
+    asked = Run(out, plans, settings, fold, registrations)
+    run, state, optimizers = begin(asked, resume=resume, optimizers=True)
     secrets: dict[str, Secrets | None] = {}
 
     def ask(tasks: Mapping[str, Message]) -> Answers:

@@ -7,6 +7,7 @@ refuse any other class and any code.
 
 import io
 import json
+import math
 import os
 import shutil
 import socket
@@ -368,6 +369,7 @@ def _settle_server(kit: Kit) -> None:
     for component in resources["components"]:
         if component["id"] == "job_manager":
             component["args"]["uri_root"] = str(kit.folder / "jobs")
+    resources["servers"][0]["heart_beat_timeout"] = 120  # seconds until a silent site is given up
     storage = resources["snapshot_persistor"]["args"]["storage"]
     storage["args"]["root_dir"] = str(kit.folder / "snapshots")
     write_json(file, resources)
@@ -416,6 +418,9 @@ class Leg:
 
 _LOST_AFTER = 40.0
 """Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
+
+_PATIENCE = 15.0
+"""Seconds in which a site that has not fetched its last task must fetch the next."""
 
 
 def connected(session: Session) -> set[str]:
@@ -547,10 +552,14 @@ def run_job(
         job = Path(folder) / "mixmfl"
         write_job(job, orders, sites, deadline)
         number = session.submit_job(str(job))
+    until = math.inf
     try:
-        while not str(session.get_job_meta(number).get("status")).startswith("FINISHED"):
+        while not _has_ended(session, number) and time.monotonic() < until:
             each_second()
             time.sleep(1)
+            if told.is_file() and until == math.inf:
+                # the work is done; FLARE may still wait for a site that hangs
+                until = time.monotonic() + _PATIENCE
     except KeyboardInterrupt:
         session.abort_job(number)
         raise
@@ -558,6 +567,10 @@ def run_job(
         return Leg(**read_json(told))
     status = session.get_job_meta(number).get("status")
     return Leg("failed", f"FLARE ended the job as {status} before it began; see the server's log")
+
+
+def _has_ended(session: Session, number: str) -> bool:
+    return str(session.get_job_meta(number).get("status")).startswith("FINISHED")
 
 
 def _leg_file(orders: Path) -> Path:
@@ -585,7 +598,11 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
     )
     write_json(
         job / "server_app" / "config" / "config_fed_server.json",
-        {"format_version": 2, "workflows": [{"id": "mixmfl", **coordinator}], "components": []},
+        {
+            "format_version": 2,
+            "workflows": [{"id": "mixmfl", **coordinator}],
+            "components": [],
+        },
     )
     write_json(
         job / "site_app" / "config" / "config_fed_client.json",
@@ -608,6 +625,7 @@ class Coordinator(Controller):
         super().__init__(task_check_period=0.1)
         self._orders = Path(orders)
         self._deadline = deadline
+        self._silent: set[str] = set()
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Do nothing; FLARE wants it."""
@@ -665,15 +683,21 @@ class Coordinator(Controller):
         }
         for site, item in asked.items():
             self.send(item.task, fl_ctx, targets=[site], send_order=SendOrder.ANY)
-        until = time.monotonic() + self._deadline
-        while any(item.open for item in asked.values()) and time.monotonic() < until:
+        began = time.monotonic()
+        while awaited := {site for site, item in asked.items() if item.open}:
             if abort_signal.triggered:
                 raise MixmflError("the job was stopped")
+            waited = time.monotonic() - began
+            silent = {site for site in awaited & self._silent if not asked[site].fetched}
+            if waited > self._deadline or (waited > _PATIENCE and awaited == silent):
+                break
             time.sleep(0.05)
         for item in asked.values():
             if item.open:
-                item.refuse(f"did not answer within {self._deadline:g} s")
+                late = f"did not answer within {self._deadline:g} s"
+                item.refuse(late if item.fetched else f"{NOT_CONNECTED}: did not fetch its task")
                 self.cancel_task(item.task, fl_ctx=fl_ctx)
+        self._silent = {site for site, item in asked.items() if not item.fetched}
         came = {site: item.answer for site, item in asked.items() if item.answer is not None}
         return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
 
@@ -684,6 +708,7 @@ class _Asked:
     def __init__(self, site: str, message: Message, log: Path) -> None:
         self.answer: Answer | None = None
         self.absent = ""
+        self.fetched = False
         self._site, self._message, self._log = site, message, log
         self._received_bytes, self._most, self._began = 0, 0, time.monotonic()
         self._lock = threading.Lock()
@@ -707,6 +732,7 @@ class _Asked:
                 note(self._log, f"nothing from {self._site}: {self._message.kind}: {reason}")
 
     def _load(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        self.fetched = True
         content = encode(self._message)
         self._received_bytes, self._most = len(content), most_reply_bytes(content)
         self._began = time.monotonic()

@@ -174,7 +174,9 @@ def train_remotely(
             f"run {orders.out}: of {', '.join(sites) or 'no site'} none could join with the cases "
             "that it registered; see the hospitals' logs"
         )
-    run, state = begin(Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on)
+    run, state, _ = begin(
+        Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on
+    )
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})

@@ -16,7 +16,10 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
+import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,12 +35,14 @@ from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
 from mixmfl.plan import Plans
 from mixmfl.rounds import Personal, Registration, RunSettings, ServerState
-from mixmfl.tensors import pack, read
+from mixmfl.tensors import digest, pack, read
 
 NETWORK = "network"
 """Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
 
-FORMAT = 2
+log = logging.getLogger(__name__)
+
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def open_run(folder: Path) -> Run:
     """
     if not holds_run(folder):
         raise ModelError(f"{folder}: holds no run (there is no run.json in it)")
-    record = read_json(folder / "run.json", ModelError)
+    record = _read_record(folder)
     if record.get("format") != FORMAT:
         raise ModelError(
             f"{folder / 'run.json'}: format {record.get('format')!r} was found, {FORMAT} is needed"
@@ -269,7 +274,42 @@ def load_personal(run: Run, site: str) -> State:
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
     """Return the sites' optimiser states after a round."""
     folder = _round_folder(run, number) / "optimizers"
-    return {site: load_tensors(folder / f"{site}.safetensors") for site in run.registrations}
+    trained = {
+        site
+        for sites in run.history[:number]
+        for site, told in sites.items()
+        if told.loss is not None
+    }
+    return {site: load_tensors(folder / f"{site}.safetensors") for site in sorted(trained)}
+
+
+def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, State]]:
+    """Return what a run can go on from: the state after its last round, and the optimisers'.
+
+    Where these are damaged, those of the round before are taken, and the run forgets the rounds
+    after it.
+
+    Args:
+        run: With at least one round; shortened where its last states are damaged.
+        optimizers: Whether the sites' are kept with the run.
+
+    Raises:
+        ModelError: No round's states can be read.
+    """
+    for number in reversed(kept_rounds(run)):
+        try:
+            state = load_state_of(run, number)
+            moments = load_optimizers(run, number) if optimizers else {}
+        except ModelError as error:
+            log.warning("round %d cannot be gone on from: %s", number, error)
+            continue
+        if number < len(run.history):
+            log.warning("%s: goes on from round %d", run.folder, number)
+            del run.history[number:]
+            run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
+            run.personal.clear()
+        return state, moments
+    raise ModelError(f"{run.folder}: no state of its {len(run.history)} rounds can be gone on from")
 
 
 def kept_rounds(run: Run) -> list[int]:
@@ -383,17 +423,42 @@ def _write_record(run: Run) -> None:
             for sites in run.history
         ],
     }
+    content["sha256"] = _record_digest(content)
+    if run.history:
+        write_json(_round_folder(run, len(run.history)) / "run.json", content)
     write_json(run.folder / "run.json", content)
 
 
+def _record_digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps({name: value for name, value in content.items() if name != "sha256"})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Read a run's record; where it is damaged, the newest that a round was saved with."""
+    rounds = sorted((folder / "rounds").glob("*/run.json"), reverse=True)
+    for file in (folder / "run.json", *rounds):
+        try:
+            record = read_json(file, ModelError)
+            if record.get("format") == FORMAT and record.get("sha256") != _record_digest(record):
+                raise ModelError(f"{file}: is damaged; it is not what was written")
+        except ModelError as error:
+            log.warning("%s", error)
+            continue
+        return record
+    raise ModelError(f"{folder / 'run.json'}: is damaged, and no round has a record that is not")
+
+
 def _drop_states(run: Run) -> None:
-    """Remove the states that are neither last, nor best, nor kept for good."""
+    """Remove the states that are neither of the last two rounds, nor best, nor kept for good."""
     last, keep_every = len(run.history), run.plans.training.keep_every
     for number in _stored_rounds(run):
         folder = _round_folder(run, number)
-        if number < last and number != run.best_round and number % keep_every:
+        if number >= last - 1:  # the one before the last serves where the last is damaged
+            continue
+        if number != run.best_round and number % keep_every:
             shutil.rmtree(folder)
-        elif number < last:  # only the last can be gone on from; it alone needs the optimisers
+        else:  # nothing goes on from here, and only that needs the optimisers
             shutil.rmtree(folder / "optimizers", ignore_errors=True)
 
 
@@ -411,8 +476,8 @@ def _personal_file(run: Run, site: str) -> Path:
 
 
 def save_tensors(path: Path, state: State) -> None:
-    """Write tensors by name, whole or not at all."""
-    content = pack(state, {"format": FORMAT})
+    """Write tensors by name, whole or not at all, with their hash."""
+    content = pack(state, {"format": FORMAT, "sha256": digest(state)})
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -424,6 +489,9 @@ def load_tensors(path: Path) -> State:
         ModelError: The file is missing or damaged.
     """
     try:
-        return read(path)[0]
+        state, header = read(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
+    if header.get("sha256") != digest(state):
+        raise ModelError(f"{path}: is damaged; its numbers are not those that were written")
+    return state

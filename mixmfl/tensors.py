@@ -3,6 +3,7 @@
 Equal content gives equal bytes. Reading runs nothing.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 # one entry, because safetensors writes several in no fixed order
@@ -63,6 +65,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(str(error)) from None
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: of their names, types, shapes and numbers."""
+    made = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # as bytes, so that the types that numpy lacks are hashed too
+        made.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()
 
 
 def _declared(content: bytes) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, obj
 
 def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:
     for name, coordinator in (("north", True), ("coordinator", False)):
-        with pytest.raises(DataError, match="is not .* start-up kit"):
+        with pytest.raises(DataError, match=r"is not .* start-up kit"):
             open_kit(kits / name, coordinator=coordinator)
 
 
