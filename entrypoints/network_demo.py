@@ -22,6 +22,7 @@ what it prints; OUT/logs has what the hospitals print."""
 
 SITES = ("north", "south", "west")
 SPACING_MM = 6.0
+CASES = 8  # statistics of fewer than five stay at a hospital
 PRESET = "demo"
 
 
@@ -47,7 +48,7 @@ def _work(options: argparse.Namespace) -> int:
     os.environ["MIXMFL_HOME"] = str(out.absolute() / "settings")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # four processes share the cores
     federation, kits = out / "federation", out / "kits"
-    cli.run_shown("mixmfl_demo_data", "-o", federation, "--spacing", SPACING_MM, "--cases", 5)
+    cli.run_shown("mixmfl_demo_data", "-o", federation, "--spacing", SPACING_MM, "--cases", CASES)
     # the network has three of the phantom's hospitals; so has what it is compared with
     held_out = read_json(federation / "federation.json")["held_out"]
     others = {p.name for p in federation.iterdir() if p.is_dir()} - set(SITES)

@@ -42,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
     )
+    cli.add_minimum(
+        made,
+        "with --kit: sites hold back statistics that rest on fewer {counted} (default: 5 cases, "
+        "100 voxels; a site may ask for more)",
+    )
     made.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
     made.add_argument(
         "--replan", action="store_true", help="make plans anew although WORK has some"
@@ -81,14 +86,20 @@ def _work(options: argparse.Namespace) -> int:
 
 def _over_network(options: argparse.Namespace) -> int:
     from mixmfl.files import read_json
+    from mixmfl.outgoing import NETWORK_MINIMUM
     from mixmfl.plan import load_preset
     from mixmfl.remote import PlanOrders
 
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
+    minimum = cli.minimum(options, NETWORK_MINIMUM)
     orders = PlanOrders(
-        options.out.resolve(), options.preset, tuple(options.configurations), options.replan
+        options.out.resolve(),
+        options.preset,
+        tuple(options.configurations),
+        (minimum.cases, minimum.voxels),
+        options.replan,
     )
     sites = cli.sites(options.sites, flare.site_names(kit))
     flare.drive(kit, orders, sites, quorum=len(sites), deadline=cli.A_DAY, say=print)

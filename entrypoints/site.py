@@ -35,6 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=min(8, cli.cores()),
         help="to preprocess with (default: one per core, at most 8)",
     )
+    made.add_argument(
+        "--dry-run", action="store_true", help="say what would leave, with sizes; nothing does"
+    )
+    cli.add_minimum(
+        made,
+        "hold back what rests on fewer {counted} (default: 5 cases, 100 voxels; the coordinator "
+        "may ask for more)",
+    )
+    cli.add_privacy(made, "this hospital")
     cli.add_workers(made)
     cli.add_alias(made)
     cli.add_device(made)
@@ -45,7 +54,8 @@ def _work(options: argparse.Namespace) -> int:
     if options.processes < 1:
         raise MixmflError(f"-n {options.processes}: at least 1 process is needed")
     from mixmfl.cases import describe
-    from mixmfl.hospital import House
+    from mixmfl.hospital import House, departures_from
+    from mixmfl.outgoing import NETWORK_MINIMUM, departure_table
 
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
@@ -59,9 +69,16 @@ def _work(options: argparse.Namespace) -> int:
         options.processes,
         tuple(options.alias),
         options.labels.resolve() if options.labels else None,
+        cli.minimum(options, NETWORK_MINIMUM),
+        cli.privacy(options, options.out.resolve() / "privacy.json"),
     )
     print(f"site {kit.name}: {describe(house.cases().found)}")
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
+    if options.dry_run:
+        found, missing = departures_from(house)
+        print(departure_table(found))
+        print(missing, end="")
+        return 0
     print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
     house.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     house.exchange_log.touch()

@@ -13,7 +13,7 @@ from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
     from mixmfl.plan import Plans
-    from mixmfl.rounds import Personal, RunSettings, Site
+    from mixmfl.rounds import Personal, RunSettings
     from mixmfl.runs import Run, SiteRound
 
 DESCRIPTION = """\
@@ -55,32 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="after the last round every site fine-tunes its own copy of the model, and keeps it "
         "where its validation cases say that it is better (mixmfl_export --site)",
     )
-    for what in ("cases", "voxels"):
-        made.add_argument(
-            f"--minimum-{what}",
-            type=int,
-            metavar="N",
-            help=f"sites hold back prototypes that rest on fewer {what} (default: 0; with --kit "
-            "5 cases, 100 voxels, and a site may ask for more)",
-        )
-    made.add_argument(
-        "--dp-epsilon",
-        type=float,
-        metavar="E",
-        help="every site trains with differential privacy of its cases, and stops sending before "
-        "it has spent more than this (docs/privacy.md); default: without",
+    cli.add_minimum(
+        made,
+        "sites hold back prototypes that rest on fewer {counted} (default: 0; with --kit 5 cases, "
+        "100 voxels, and a site may ask for more)",
     )
-    made.add_argument("--dp-delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
-    made.add_argument(
-        "--dp-noise", type=float, default=1.0, metavar="Z", help="in units of the clip; default: 1"
-    )
-    made.add_argument(
-        "--dp-clip",
-        type=float,
-        default=1.0,
-        metavar="C",
-        help="norm of a case's gradient; default: 1",
-    )
+    cli.add_privacy(made, "every site")
     made.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
     made.add_argument(
         "--deadline",
@@ -116,7 +96,8 @@ def _work(options: argparse.Namespace) -> int:
             f"-i FEDERATION -o {options.input}"
         )
     plans = Plans.load(options.input / "plans.json")
-    planned, usual = plans.training, NETWORK_MINIMUM if options.kit else Minimum()
+    planned = plans.training
+    minimum = cli.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
     settings = RunSettings(
         configuration=options.configuration,
         seed=options.seed,
@@ -126,14 +107,12 @@ def _work(options: argparse.Namespace) -> int:
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
         masked=options.masked,
-        minimum_cases=usual.cases if options.minimum_cases is None else options.minimum_cases,
-        minimum_voxels=usual.voxels if options.minimum_voxels is None else options.minimum_voxels,
+        minimum_cases=minimum.cases,
+        minimum_voxels=minimum.voxels,
     )
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
-    if settings.minimum_cases < 0 or settings.minimum_voxels < 0:
-        raise MixmflError("--minimum-cases and --minimum-voxels: must be 0 or more")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
     return (_over_network if options.kit else _embedded)(options, plans, settings)
@@ -155,8 +134,11 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         workers,
         options.sites,
     )
-    if options.dp_epsilon is not None:
-        sites = [_with_privacy(site, options) for site in sites]
+    ledgers = options.out / "privacy"
+    sites = [
+        dataclasses.replace(site, privacy=cli.privacy(options, ledgers / f"{site.name}.json"))
+        for site in sites
+    ]
     for site in sites:
         told = register(site)
         held = ", ".join(f"{name} {count}" for name, count in told.modality_cases.items())
@@ -180,23 +162,6 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
             print(f"no own copy without validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept copy")
     return 0
-
-
-def _with_privacy(site: "Site", options: argparse.Namespace) -> "Site":
-    from mixmfl.privacy import Privacy
-
-    for name in ("epsilon", "delta", "noise", "clip"):
-        most = 1 if name == "delta" else math.inf
-        if not 0 < getattr(options, f"dp_{name}") < most:
-            raise MixmflError(f"--dp-{name}: must be above 0" + (" and below 1" * (most == 1)))
-    privacy = Privacy(
-        options.dp_epsilon,
-        options.dp_delta,
-        options.dp_noise,
-        options.dp_clip,
-        options.out / "privacy" / f"{site.name}.json",
-    )
-    return dataclasses.replace(site, privacy=privacy)
 
 
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:

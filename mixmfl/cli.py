@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,9 @@ from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
     import torch
+
+    from mixmfl.outgoing import Minimum
+    from mixmfl.privacy import Privacy
 
 NOTHING_COULD_START = 2
 SOME_FAILED = 1
@@ -101,6 +105,72 @@ def workers(asked: int | None, device: "torch.device") -> int:
     if asked < 0:
         raise MixmflError("--workers: must be 0 or more")
     return asked
+
+
+def add_minimum(made: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--minimum-cases`` and ``--minimum-voxels``, for commands that ask for them."""
+    for counted in ("cases", "voxels"):
+        made.add_argument(
+            f"--minimum-{counted}", type=int, metavar="N", help=what.format(counted=counted)
+        )
+
+
+def minimum(options: argparse.Namespace, usual: "Minimum") -> "Minimum":
+    """Return what ``add_minimum``'s options mean.
+
+    Args:
+        options: Parsed.
+        usual: Where one is not given.
+
+    Raises:
+        MixmflError: One is below 0.
+    """
+    from mixmfl.outgoing import Minimum
+
+    pairs = (options.minimum_cases, usual.cases), (options.minimum_voxels, usual.voxels)
+    cases, voxels = (default if asked is None else asked for asked, default in pairs)
+    if cases < 0 or voxels < 0:
+        raise MixmflError("--minimum-cases and --minimum-voxels: must be 0 or more")
+    return Minimum(cases, voxels)
+
+
+def add_privacy(made: argparse.ArgumentParser, who: str) -> None:
+    """Add the options of differential privacy, for commands at a site."""
+    made.add_argument(
+        "--dp-epsilon",
+        type=float,
+        metavar="E",
+        help=f"{who} trains with differential privacy of its cases, and stops sending before it "
+        "has spent more than this (docs/privacy.md); default: without",
+    )
+    made.add_argument("--dp-delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
+    made.add_argument(
+        "--dp-noise", type=float, default=1.0, metavar="Z", help="in units of the clip; default: 1"
+    )
+    made.add_argument(
+        "--dp-clip",
+        type=float,
+        default=1.0,
+        metavar="C",
+        help="norm of a case's gradient; default: 1",
+    )
+
+
+def privacy(options: argparse.Namespace, ledger: Path) -> "Privacy | None":
+    """Return what ``add_privacy``'s options mean; None: no privacy was asked for.
+
+    Raises:
+        MixmflError: One is out of its range.
+    """
+    if options.dp_epsilon is None:
+        return None
+    from mixmfl.privacy import Privacy
+
+    for name in ("epsilon", "delta", "noise", "clip"):
+        most = 1 if name == "delta" else math.inf
+        if not 0 < getattr(options, f"dp_{name}") < most:
+            raise MixmflError(f"--dp-{name}: must be above 0" + (" and below 1" * (most == 1)))
+    return Privacy(options.dp_epsilon, options.dp_delta, options.dp_noise, options.dp_clip, ledger)
 
 
 def network_engine() -> ModuleType:

@@ -4,6 +4,7 @@ Engine-free: bytes in, bytes out. Whatever carries them cannot name code, files 
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,22 @@ from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
 from mixmfl.files import or_none, read_json, replacing, write_json
+from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import Workers
+from mixmfl.labels import Labels
 from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.masked import Secrets, perform_at_site
 from mixmfl.memory import State
 from mixmfl.modalities import Modalities
 from mixmfl.model import specialise
-from mixmfl.outgoing import outgoing
+from mixmfl.outgoing import NETWORK_MINIMUM, Departure, Minimum, departures, outgoing
 from mixmfl.plan import Plans
 from mixmfl.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
+from mixmfl.privacy import Privacy
 from mixmfl.rounds import (
     RunSettings,
     Site,
+    departures_of,
     perform,
     personalize_at_site,
     register,
@@ -50,6 +55,8 @@ class House:
         processes: That preprocess.
         aliases: Words for modalities, as ``--alias`` takes them.
         labels: dataset.json that says what the labels mean; None: the one in or beside ``data``.
+        minimum: That must be behind a statistic; the coordinator may ask for more.
+        privacy: What is demanded for its cases; None: no noise is added.
     """
 
     name: str
@@ -60,6 +67,8 @@ class House:
     processes: int = 1
     aliases: tuple[str, ...] = ()
     labels: Path | None = None
+    minimum: Minimum = NETWORK_MINIMUM
+    privacy: Privacy | None = None
 
     @property
     def exchange_log(self) -> Path:
@@ -73,23 +82,24 @@ class House:
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, for the process that answers tasks."""
-        content = dataclasses.asdict(self)
-        told = {name: str(v) if isinstance(v, Path) else v for name, v in content.items()}
-        write_json(path, told)
+        write_json(path, json.loads(json.dumps(dataclasses.asdict(self), default=str)))
 
     @classmethod
     def load(cls, path: Path) -> "House":
         """Read what ``save`` wrote."""
         told = read_json(path)
-        labels = told.pop("labels")
+        if (privacy := told["privacy"]) is not None:
+            privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
         return cls(
             **{
                 **told,
                 "data": Path(told["data"]),
                 "work": Path(told["work"]),
                 "aliases": tuple(told["aliases"]),
-            },
-            labels=Path(labels) if labels else None,
+                "labels": Path(told["labels"]) if told["labels"] else None,
+                "minimum": Minimum(**told["minimum"]),
+                "privacy": privacy,
+            }
         )
 
     def cases(self) -> SiteFolder:
@@ -100,6 +110,32 @@ class House:
         """
         modalities = Modalities().with_aliases(self.aliases)
         return dataclasses.replace(find_site(self.data, modalities, self.labels), name=self.name)
+
+    def fingerprint(self) -> tuple[Fingerprint, Labels]:
+        """Return the statistics of the cases, before anything is withheld, and their labels."""
+        site = self.cases()
+        with Workers(self.processes) as workers:
+            found, _ = fingerprint_site(site, self.folder, workers)
+        return found, site.labels
+
+    def open(self, plans: Plans, configuration: str, fold: str, seed: int) -> Site:
+        """Open the preprocessed cases.
+
+        Raises:
+            DataError: There is none, or they were preprocessed by other plans.
+        """
+        from mixmfl.cli import device
+
+        (site,) = open_sites(
+            *(self.work, plans, configuration, fold, seed, device(self.device), self.workers),
+            [self.name],
+        )
+        return dataclasses.replace(site, minimum=self.minimum, privacy=self.privacy)
+
+    @property
+    def folder(self) -> Path:
+        """Return where the preprocessed cases come."""
+        return self.work / "sites" / self.name
 
 
 @dataclass(frozen=True)
@@ -165,15 +201,14 @@ class Hospital:
         return sent
 
     def _fingerprint(self, task: Message) -> Message:
-        site = self._house.cases()
-        with Workers(self._house.processes) as workers:
-            fingerprint, _ = fingerprint_site(site, self._folder, workers)
+        fingerprint, labels = self._house.fingerprint()
         record = {
             "version": __version__,
             "fingerprint": fingerprint.to_json(),
-            "labels": site.labels.to_json(),
+            "labels": labels.to_json(),
         }
-        return outgoing(task.kind, record)
+        asked = Minimum(*task.record["minimum"])
+        return outgoing(task.kind, record, minimum=self._house.minimum.agreed(asked))
 
     def _preprocess(self, task: Message) -> Message:
         plans = Plans.from_json(task.record["plans"], "the coordinator's plans")
@@ -181,28 +216,17 @@ class Hospital:
         plans.save(self._house.work / "plans.json")
         with Workers(self._house.processes) as workers:
             for name in task.record["configurations"]:
-                came = preprocess_site(site, plans, name, self._folder, workers)
+                came = preprocess_site(site, plans, name, self._house.folder, workers)
                 for item in came.refused:
                     note(self._house.problem_log, f"{name}: case {item.name}: {item.reason}")
                 told[name] = [len(came.done) + len(came.kept), len(came.refused)]
         return outgoing(task.kind, {"version": __version__, "cases": told})
 
     def _join(self, task: Message) -> Message:
-        from mixmfl.cli import device
-
         record = task.record
         plans = Plans.from_json(record["plans"], "the coordinator's plans")
         settings = RunSettings(**record["settings"])
-        (site,) = open_sites(
-            self._house.work,
-            plans,
-            settings.configuration,
-            record["fold"],
-            settings.seed,
-            device(self._house.device),
-            self._house.workers,
-            [self._house.name],
-        )
+        site = self._house.open(plans, settings.configuration, record["fold"], settings.seed)
         self._joined = _Joined(_plain_name(record["run"]), site, plans, settings)
         registration = dataclasses.asdict(register(site))
         return outgoing(task.kind, {"version": __version__, "registration": registration})
@@ -255,10 +279,6 @@ class Hospital:
         return self._joined
 
     @property
-    def _folder(self) -> Path:
-        return self._house.work / "sites" / self._house.name
-
-    @property
     def _run_folder(self) -> Path:
         return self._house.work / "runs" / self._run().run
 
@@ -287,6 +307,32 @@ class Hospital:
                     self._house.problem_log, f"moments of round {earlier + 1} are left out: {error}"
                 )
         return {}
+
+
+def departures_from(house: House) -> tuple[list[Departure], str]:
+    """Return all that would leave a hospital, before anything does.
+
+    Returns:
+        What is known by now; and a line on what is not, because there is no plan yet.
+    """
+    fingerprint, labels = house.fingerprint()
+    record = {
+        "version": __version__,
+        "fingerprint": fingerprint.to_json(),
+        "labels": labels.to_json(),
+    }
+    planning = departures(outgoing("fingerprint", record, minimum=house.minimum))
+    file = house.work / "plans.json"
+    if not file.is_file():
+        return planning, (
+            "What leaves in a round depends on the plan, which is not here yet. Run this again "
+            "after mixmfl_plan_preprocess --kit has been run at the coordinator.\n"
+        )
+    plans = Plans.load(file)
+    configuration = next(n for n in plans.configurations if (house.folder / n).is_dir())
+    site = house.open(plans, configuration, "0", 0)
+    settings = RunSettings(configuration, 0, 1, 1, 1.0)
+    return departures_of(site, fingerprint, plans, settings), ""
 
 
 def _check_version(theirs: Any) -> None:

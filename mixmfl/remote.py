@@ -42,12 +42,14 @@ class PlanOrders:
         out: WORK at the coordinator; plans.json and fingerprint.json come here.
         preset: As ``--preset`` takes it.
         configurations: To preprocess at the sites.
+        minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
         replan: Whether plans are made anew where there are some.
     """
 
     out: Path
     preset: str
     configurations: tuple[str, ...]
+    minimum: tuple[int, int]
     replan: bool = False
 
 
@@ -95,7 +97,8 @@ def load_orders(path: Path) -> Orders:
     job = told.pop("job")
     told["out"] = Path(told["out"])
     if job == "PlanOrders":
-        return PlanOrders(**{**told, "configurations": tuple(told["configurations"])})
+        lists = {name: tuple(told[name]) for name in ("configurations", "minimum")}
+        return PlanOrders(**{**told, **lists})
     told["work"], told["settings"] = Path(told["work"]), RunSettings(**told["settings"])
     return TrainOrders(**told)
 
@@ -110,7 +113,8 @@ def plan_remotely(orders: PlanOrders, sites: Sequence[str], ask: Ask) -> None:
     if file.is_file() and not orders.replan:
         plans = Plans.load(file)
     else:
-        answers = _ask_all(ask, sites, Message("fingerprint", {"version": __version__}, {}))
+        record = {"version": __version__, "minimum": list(orders.minimum)}
+        answers = _ask_all(ask, sites, Message("fingerprint", record, {}))
         told = {site: answer.message.record for site, answer in answers.items()}
         labels = agree_on_labels(
             {
@@ -118,9 +122,17 @@ def plan_remotely(orders: PlanOrders, sites: Sequence[str], ask: Ask) -> None:
                 for site, record in told.items()
             }
         )
-        merged = merge_fingerprints(
-            Fingerprint.from_json(told[site]["fingerprint"], f"site {site}") for site in sites
-        )
+        given = [
+            Fingerprint.from_json(record["fingerprint"], f"site {site}")
+            for site, record in told.items()
+            if record["fingerprint"] is not None
+        ]
+        if not given:
+            raise DataError(
+                f"no site tells its fingerprint: none has {orders.minimum[0]} cases. A plan needs "
+                "one; lower --minimum-cases here and at the sites"
+            )
+        merged = merge_fingerprints(given)
         plans = make_plans(merged, labels, load_preset(orders.preset))
         write_json(orders.out / "fingerprint.json", merged.to_json())
         plans.save(file)

@@ -1,9 +1,11 @@
 """A hospital and its coordinator as a network joins them, without the network."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from mixmfl import hospital
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.embedded import open_sites, train_embedded
 from mixmfl.errors import DataError, QuorumError
-from mixmfl.hospital import Hospital, House
+from mixmfl.hospital import Hospital, House, departures_from
 from mixmfl.memory import State
 from mixmfl.model import load_model
+from mixmfl.outgoing import NETWORK_MINIMUM, Minimum, departure_table
 from mixmfl.plan import Plans
+from mixmfl.privacy import Privacy
 from mixmfl.remote import (
     PlanOrders,
     TrainOrders,
@@ -44,7 +48,8 @@ class Federation:
         self.houses = {}
         for name, cases in CASES.items():
             stored_site(folder / name, name, cases, plans)
-            self.houses[name] = House(name, folder / "nothing", folder / name)
+            here, data = folder / name, folder / "nothing"
+            self.houses[name] = House(name, data, here, minimum=Minimum())
         self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
         self.down: set[str] = set()
         self.asked: list[tuple[str, str]] = []
@@ -228,12 +233,12 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
         for number in range(2):
             write_case(data / f"{name}_patient{number}", modalities, number)
         (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
-        houses[name] = House(name, data, tmp_path / name)
+        houses[name] = House(name, data, tmp_path / name, minimum=Minimum())
     federation = object.__new__(Federation)
     federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
     federation.down, federation.asked = set(), []
     out = tmp_path / "work"
-    plan_remotely(PlanOrders(out, "demo", ("2d",)), sorted(houses), federation.ask)
+    plan_remotely(PlanOrders(out, "demo", ("2d",), (0, 0)), sorted(houses), federation.ask)
     plans = Plans.load(out / "plans.json")
     assert plans.modalities == ("flair", "t1", "t2")
     assert json.loads((out / "preprocessed.json").read_text()) == {
@@ -246,8 +251,71 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
         assert "patient" not in house.exchange_log.read_text(), name
     # planning again asks nobody for statistics
     federation.asked.clear()
-    plan_remotely(PlanOrders(out, "demo", ("2d",)), sorted(houses), federation.ask)
+    plan_remotely(PlanOrders(out, "demo", ("2d",), (0, 0)), sorted(houses), federation.ask)
     assert {kind for _, kind in federation.asked} == {"preprocess"}
+
+
+def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    for number in range(3):
+        write_case(data / f"p{number}", ("t1", "t2") if number else ("t1",), number)
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+
+    def told(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
+        north = Hospital(House("north", data, tmp_path / "work", minimum=here))
+        record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
+        reply = decode(north.answer(encode(Message("fingerprint", record, {}))))
+        return reply.record["fingerprint"]
+
+    assert told(NETWORK_MINIMUM, NETWORK_MINIMUM) is None  # three cases
+    assert told(Minimum(3, 0), NETWORK_MINIMUM) is None
+    assert told(NETWORK_MINIMUM, Minimum(3, 0)) is None
+    both = told(Minimum(3, 0), Minimum(3, 0))
+    assert both is not None
+    assert both["cases"] == 3
+    assert sum(both["intensities"]["t1"]) > 0
+    assert sum(both["intensities"]["t2"]) == 0  # of two cases only
+
+
+def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number in range(5):
+        write_case(data / f"secret{number}", ("t1", "t2"), number)
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    house = House("north", data, tmp_path / "work")
+    found, missing = departures_from(house)
+    assert {item.kind for item in found} == {"fingerprint"}
+    assert "depends on the plan, which is not here yet" in missing
+    federation = object.__new__(Federation)
+    federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
+    plan_remotely(PlanOrders(tmp_path, "demo", ("2d",), (5, 100)), ["north"], federation.ask)
+    log = house.exchange_log.read_text()
+    found, missing = departures_from(house)
+    assert missing == ""
+    assert {item.kind for item in found} == {"fingerprint", "join", "train", "validate"}
+    trained = sum(item.size for item in found if item.kind == "train" and item.shape is not None)
+    assert "secret" not in departure_table(found)
+    assert house.exchange_log.read_text() == log  # nothing was sent
+    # and what it said is what a round sends
+    settings = RunSettings("2d", 0, 1, 1, 0.01)
+    orders = TrainOrders(tmp_path, tmp_path / "run", "abc", settings, "0")
+    sent: dict[str, Message] = {}
+    answer = federation.hospitals["north"].answer
+
+    def listen(content: bytes) -> bytes:
+        back = answer(content)
+        sent[decode(back).kind] = decode(back)
+        return back
+
+    federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
+    assert train_remotely(orders, ["north"], federation.ask, lambda: False)
+    assert sum(4 * tensor.numel() for tensor in sent["train"].tensors.values()) == trained
+    kinds = {"fingerprint", "join", "train", "validate"}
+    told = {(item.kind, item.name) for item in found}
+    for kind in kinds & set(sent):
+        assert {(kind, n) for n in (*sent[kind].record, *sent[kind].tensors)} <= told
 
 
 @pytest.mark.parametrize(
@@ -257,7 +325,7 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
         (Message("train", {"round": 0}, {}), "AggregationError"),  # nothing was joined
         (Message("fingerprint", {"version": "0.0.9"}, {}), "PlansError"),
         (Message("preprocess", {}, {}), "KeyError"),
-        (Message("fingerprint", {}, {}), "DataError"),  # its folder is not there
+        (Message("fingerprint", {"minimum": [0, 0]}, {}), "DataError"),  # its folder is not there
     ],
 )
 def test_what_fails_is_told_without_its_reason(
@@ -327,8 +395,10 @@ def test_house_and_orders_are_read_as_they_were_written(
     tmp_path: Path, orders: TrainOrders
 ) -> None:
     house = House("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
-    house.save(tmp_path / "house.json")
-    assert House.load(tmp_path / "house.json") == house
-    for each in (orders, PlanOrders(tmp_path, "demo", ("2d", "3d_fullres"), True)):
+    noisy = Privacy(8.0, 1e-5, 1.0, 0.5, tmp_path / "ledger.json")
+    for home in (house, dataclasses.replace(house, labels=None, privacy=noisy)):
+        home.save(tmp_path / "house.json")
+        assert House.load(tmp_path / "house.json") == home
+    for each in (orders, PlanOrders(tmp_path, "demo", ("2d", "3d_fullres"), (5, 100), True)):
         save_orders(each, tmp_path / "orders.json")
         assert load_orders(tmp_path / "orders.json") == each
