@@ -23,7 +23,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo benchmark test slow check format clean
+.PHONY: help install develop demo benchmark privacy test slow check format clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
@@ -42,6 +42,11 @@ benchmark: install ## compare the methods on the phantom's three settings; an ho
 	$(BIN)/mixmfl_plan_preprocess -i $$folder/federation -o $$folder/work --preset phantom -c 2d && \
 	$(BIN)/mixmfl_benchmark -i $$folder/work -o $$folder/out --methods baselines,mdm+site || exit 1; \
 	done
+
+privacy: develop ## attack what sites send, with and without protection; half an hour on two cores
+	$(BIN)/mixmfl_demo_data -o privacy/federation --setting multi-modal --spacing 4 --cases 16
+	$(BIN)/mixmfl_plan_preprocess -i privacy/federation -o privacy/work --preset phantom -c 2d
+	$(BIN)/mixmfl_measure_privacy -i privacy/work -o privacy/out
 
 test: develop ## the tests, without those marked slow or gpu
 	$(BIN)/pytest

@@ -109,6 +109,7 @@ def train_embedded(
     report: Callable[[Run], None] = lambda run: None,
     uniform: bool = False,
     edit_memory: Callable[[Memory], Memory] | None = None,
+    overhear: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -124,6 +125,7 @@ def train_embedded(
         report: Called after every round.
         uniform: Whether every site's word counts the same; see ``register``.
         edit_memory: What an ablation makes of the merged memory, after every round.
+        overhear: Called with a site's name, each task that it was sent and what it replied.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -161,6 +163,7 @@ def train_embedded(
                 except (AggregationError, PrivacyError) as error:
                     absent[name] = str(error)
                     continue
+                overhear(name, tasks[name], reply)
                 came[name] = Answer(reply, len(sent), len(received[name]), seconds)
                 if after := unpack(moments)[0]:
                     optimizers[name] = after

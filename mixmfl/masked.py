@@ -45,7 +45,7 @@ from mixmfl.masks import (
     sum_words,
     to_words,
 )
-from mixmfl.memory import Prototypes, State, merge_memories
+from mixmfl.memory import Prototypes, State, memory_to_state, merge_memories
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.outgoing import outgoing
 from mixmfl.plan import Plans
@@ -503,7 +503,8 @@ def check_masked(
     if (
         reply.kind != "masked"
         or reply.record.get("round") != roster.round
-        or not set(reply.record) <= {"round", "epsilon", "delta"}
+        or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
+        or not all(isinstance(reply.record.get(n, 0.0), float) for n in ("epsilon", "delta"))
         or found != {name: (length,) for name, length in lengths.items()}
     ):
         raise AggregationError(
@@ -602,19 +603,18 @@ def merge_sums(
         plans: Of the run.
         settings: Of the run.
     """
-    weights, memory = dict(state.weights), dict(state.memory)
+    moved: State = {}
+    seen: dict[tuple[str, int], Prototypes] = {}
     sizes = prototype_sizes(plans, settings.configuration)
     for block, total in sums.items():
-        here = [site for site in roster.holders[block] if site in replies]
         if block.startswith("memory."):
             _, modality, level = block.split(".")
-            found = _merged_prototypes(total, sizes[int(level)])
-            memory = dict(merge_memories(memory, {"all": {(modality, int(level)): found}}))
+            seen[modality, int(level)] = _merged_prototypes(total, sizes[int(level)])
         elif block != LOSS:
+            here = [site for site in roster.holders[block] if site in replies]
             mean = total / sum(registrations[site].weights[block] for site in here)
-            weights |= _moved(select_blocks(state.weights, [block]), mean)
-    moved = {name: tensor for name, tensor in weights.items() if tensor is not state.weights[name]}
-    norms = norms_of(state.weights, moved)
+            moved |= _moved(select_blocks(state.weights, [block]), mean)
+    norms = norms_of(state.weights, {**moved, **memory_to_state(seen)})
     rejected: dict[str, str] = {}
     try:
         check_norms(
@@ -626,12 +626,19 @@ def merge_sums(
             learning_rate_of(state.round, settings),
             plans.training.weight_decay,
         )
-        after = ServerState(state.round + 1, weights, memory, remember_norms(state.norms, [norms]))
+        if any((found.counts < 0).any() for found in seen.values()):
+            raise AggregationError("the sum of all has a count < 0")
+        after = ServerState(
+            state.round + 1,
+            {**state.weights, **moved},
+            merge_memories(state.memory, {"all": seen}),
+            remember_norms(state.norms, [norms]),
+        )
     except AggregationError as error:
         rejected = dict.fromkeys(replies, str(error))
         after = dataclasses.replace(state, round=state.round + 1)
     total_loss, sites = sums[LOSS]
-    loss = {} if rejected or not sites else dict.fromkeys(sorted(replies), total_loss / sites)
+    loss = {} if rejected or sites < 1 else dict.fromkeys(sorted(replies), total_loss / sites)
     said = {site: reply.record for site, reply in sorted(replies.items())}
     return after, Diagnostics(
         loss,

@@ -201,6 +201,9 @@ def departures_of(
 ) -> list[Departure]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
+    As in a plain run: in a masked one what is listed for ``train`` goes out as sums of numbers
+    that hide it, with twice the bytes.
+
     Args:
         site: With its training cases.
         fingerprint: Of the site.
@@ -213,25 +216,26 @@ def departures_of(
         "fingerprint": fingerprint.to_json(),
         "labels": plans.labels.to_json(),
     }
-    memory = {
-        (modality, level): Prototypes(
-            torch.zeros(size.rows, size.shared),
-            torch.zeros(size.rows, size.tailored),
-            torch.zeros(size.rows),
-        )
-        for level, size in prototype_sizes(plans, settings.configuration).items()
-        for modality in told.modality_cases
-    }
-    trained = {
-        **select_blocks(first_state(plans, settings).weights, told.weights),
-        **memory_to_state(memory),
-    }
+    blocks = select_blocks(first_state(plans, settings).weights, told.weights)
+    if site.privacy is None:
+        memory = {
+            (modality, level): Prototypes(
+                torch.zeros(size.rows, size.shared),
+                torch.zeros(size.rows, size.tailored),
+                torch.zeros(size.rows),
+            )
+            for level, size in prototype_sizes(plans, settings.configuration).items()
+            for modality in told.modality_cases
+        }
+        trained, said = {**blocks, **memory_to_state(memory)}, {"loss": 0.0}
+    else:
+        trained, said = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
     dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
     registration = {"version": __version__, "registration": dataclasses.asdict(told)}
     sent = [
         outgoing("fingerprint", counted, minimum=minimum),
         outgoing("join", registration),
-        outgoing("train", {"round": 0, "loss": 0.0}, trained),
+        outgoing("train", {"round": 0, **said}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
     ]
     return [item for message in sent for item in departures(message)]

@@ -364,6 +364,14 @@ def test_a_server_refuses_replies_that_do_not_fit(
         bad = dataclasses.replace(good, tensors=tensors)
         with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
             check_masked("north", bad, roster, shared, START, SIZES)
+    for record in (
+        {"round": 1},
+        {"round": 0, "epsilon": "x", "delta": 0.1},
+        {"round": 0, "loss": 1},
+    ):
+        bad = dataclasses.replace(good, record=record)
+        with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
+            check_masked("north", bad, roster, shared, START, SIZES)
     reveals = federation.ask(unmask_tasks(roster, replies))
     with pytest.raises(QuorumError, match="2 sites helped to unmask the sum, 3 are needed"):
         sum_blocks(roster, shared, replies, {n: reveals[n] for n in ("east", "west")})
@@ -383,6 +391,10 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
     assert furthest(state, START) == 0
     assert set(shown.rejected) == set(told)
     assert "cannot go further than" in shown.rejected["north"]
+    fewer = {**sums, "memory.t1.2": -sums["memory.t1.2"]}
+    state, shown = merge_sums(START, roster, replies, fewer, told, PLANS, SETTINGS)
+    assert furthest(state, START) == 0
+    assert shown.rejected["north"] == "the sum of all has a count < 0"
 
 
 def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(

@@ -25,6 +25,7 @@ from mixmfl.outgoing import (
     departures,
     outgoing,
 )
+from mixmfl.privacy import Privacy
 from mixmfl.rounds import (
     RunSettings,
     departures_of,
@@ -79,6 +80,19 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
     assert "mean shared features of t2 by class, level 2" in table
     assert "counts and histograms, no row per case" in table
     assert "p0" not in table  # the name of a case
+
+
+def test_a_site_with_a_privacy_budget_foretells_neither_loss_nor_prototypes(
+    tmp_path: Path,
+) -> None:
+    plans = small_plans()
+    site = stored_site(tmp_path, "north", [("t1",), ("t1",)], plans)
+    mine = dataclasses.replace(site, privacy=Privacy(9.0, 1e-5, 1.0, 1.0, tmp_path / "l.json"))
+    found = departures_of(mine, fingerprint_of(("t1",)), plans, SETTINGS)
+    names = {d.name for d in found if d.kind == "train"}
+    assert {"round", "epsilon", "delta"} <= names
+    assert "loss" not in names
+    assert not any(name.startswith("memory.") for name in names)
 
 
 def test_a_message_from_a_site_is_built_in_one_place() -> None:

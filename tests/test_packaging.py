@@ -48,7 +48,7 @@ LAYERS = (
      "evaluate page picture subsets progress phantom phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
-    "benchmark hospital remote",
+    "attack benchmark hospital remote",
     "flare",
 )  # fmt: skip
 
