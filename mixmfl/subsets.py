@@ -14,7 +14,8 @@ from mixmfl.labels import Labels
 from mixmfl.model import Model
 from mixmfl.page import Picture, Section, heat_table, legend, page
 from mixmfl.picture import overlay
-from mixmfl.predict import Outcome, predict_folder
+from mixmfl.predict import predict_folder
+from mixmfl.records import Outcome
 
 Subset = tuple[str, ...]
 
@@ -49,7 +50,7 @@ def all_subsets(modalities: Sequence[str]) -> list[Subset]:
 
 
 def predict_subsets(
-    model: Model, cases: Sequence[Case], out: Path, *, overwrite: bool = False
+    model: Model, cases: Sequence[Case], out: Path
 ) -> Iterator[tuple[Subset, Outcome]]:
     """Predict every case from every subset of the model's modalities, one folder per subset.
 
@@ -64,7 +65,7 @@ def predict_subsets(
             raise DataError(f"case {case.name!r}: lacks {', '.join(sorted(missing))}")
     for subset in all_subsets(model.modalities):
         folder = masks_folder(out, subset)
-        for outcome in predict_folder([model], cases, (), folder, only=subset, overwrite=overwrite):
+        for outcome in predict_folder([model], cases, (), folder, only=subset):
             yield subset, outcome
 
 

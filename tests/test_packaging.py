@@ -22,7 +22,7 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 
 # The modules that may import a large dependency: its doors.
 DOORS = {
-    "SimpleITK": {"image"},
+    "SimpleITK": {"image", "grids"},
     "nibabel": {"image"},
     "nnunetv2": {"nnunet"},
     "batchgenerators": set(),  # nobody: version 2 is what we use
@@ -38,12 +38,12 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
-     "registry tensors"),
+    ("__init__ errors files labels modalities image grids cases jobs fingerprint plan nnunet "
+     "dataset registry tensors expected records overlap usage"),
     "aggregate memory network loss sampling sliding_window",
-    ("wire train rounds model runs preprocess predict evaluate page picture subsets progress "
-     "phantom phantom_federation partition comparison comparison_page comparison_plots methods "
-     "recall_quality"),
+    ("wire train rounds segment model runs preprocess predict evaluate page picture subsets "
+     "progress phantom phantom_federation partition comparison comparison_page comparison_plots "
+     "methods recall_quality"),
     "embedded cli",
     "benchmark",
 )  # fmt: skip
