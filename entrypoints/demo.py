@@ -73,10 +73,11 @@ def _command(name: str, *arguments: object) -> None:
 
 def _predict_and_show(out: Path) -> None:
     from mixmfl.cases import find_cases, read_site_labels
+    from mixmfl.expected import all_subsets
     from mixmfl.files import write_text
     from mixmfl.model import load_model
     from mixmfl.registry import registered_model
-    from mixmfl.subsets import all_subsets, predict_subsets, score_subsets, subset_page
+    from mixmfl.subsets import predict_subsets, score_subsets, subset_page
 
     unseen, masks = out / "federation" / UNSEEN, out / "masks"
     model_file = registered_model(cli.home())

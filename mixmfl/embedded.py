@@ -10,6 +10,7 @@ import torch
 
 from mixmfl.dataset import case_names, open_case
 from mixmfl.errors import DataError, ModelError
+from mixmfl.measure import measure_at_site, merge_measured
 from mixmfl.memory import Memory, State
 from mixmfl.plan import Plans
 from mixmfl.progress import draw_progress
@@ -34,9 +35,11 @@ from mixmfl.runs import (
     SiteRound,
     choose_round,
     export_model,
+    load_expected,
     load_optimizers,
     load_state_of,
     open_run,
+    save_expected,
     save_personal,
     save_round,
     start_run,
@@ -123,6 +126,7 @@ def train_embedded(
     report: Callable[[Run], None] = lambda run: None,
     uniform: bool = False,
     edit_memory: Callable[[Memory], Memory] | None = None,
+    measured: bool = True,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -138,6 +142,7 @@ def train_embedded(
         report: Called after every round.
         uniform: Whether every site's word counts the same; see ``register``.
         edit_memory: What an ablation makes of the merged memory, after every round.
+        measured: Whether the model file shall say what Dice to expect from which modalities.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -160,8 +165,27 @@ def train_embedded(
         state = _one_round(run, state, sites, optimizers, edit_memory)
         report(run)
     draw_progress(run, out / "progress.png")
+    if measured:
+        measure_embedded(run, sites)
     export_model(out, "best", out / "model.safetensors")
     return run
+
+
+def measure_embedded(run: Run, sites: Sequence[Site]) -> None:
+    """Measure what Dice to expect of the best round from every subset that a site can form.
+
+    A site without validation cases tells nothing; what was measured is not measured again.
+    """
+    number = choose_round(run, "best")
+    if load_expected(run, number) is not None:
+        return
+    state = load_state_of(run, number)
+    told = []
+    for site in sites:
+        if site.validation:
+            task = encode(validation_task(state, site.name, run.registrations))
+            told.append(measure_at_site(decode(task), site, run.plans, run.settings))
+    save_expected(run, number, merge_measured(told))
 
 
 def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:

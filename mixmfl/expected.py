@@ -6,7 +6,10 @@ Measured on validation cases when training ends (see ``measure``); plain numbers
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
+
+Subset = tuple[str, ...]
 
 LOW_DICE = 0.5  # below it, a label is told to be found badly
 FEW_CASES = 3  # fewer say little
@@ -22,7 +25,7 @@ class SubsetDice:
             for a label where its mask or its reference has it.
     """
 
-    modalities: tuple[str, ...]
+    modalities: Subset
     dice: Mapping[str, tuple[float, int]]
 
     @property
@@ -73,6 +76,12 @@ class SubsetDice:
         if not all(0 <= value <= 1 and cases > 0 for value, cases in dice.values()):
             raise ValueError("expected Dice is no share of 1, or rests on no case")
         return cls(tuple(map(str, content["modalities"])), dice)
+
+
+def all_subsets(modalities: Sequence[str]) -> list[Subset]:
+    """Return the 2^M - 1 non-empty subsets, small ones first."""
+    sizes = range(1, len(modalities) + 1)
+    return [subset for size in sizes for subset in combinations(modalities, size)]
 
 
 def find(known: Sequence[SubsetDice], modalities: Iterable[str]) -> SubsetDice:

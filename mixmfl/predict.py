@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ def predict_folder(
     least_dice: float = 0.0,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Predict every case; one that fails is told and the others go on.
 
     A mask that is there is kept where it was made by the same models and settings from the same

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from mixmfl.cases import Case, load_case
 from mixmfl.errors import DataError
 from mixmfl.evaluate import Evaluation, evaluate_folder
+from mixmfl.expected import Subset, all_subsets
 from mixmfl.image import read_labels, to_canonical
 from mixmfl.labels import Labels
 from mixmfl.model import Model
@@ -16,8 +16,6 @@ from mixmfl.page import Picture, Section, heat_table, legend, page
 from mixmfl.picture import overlay
 from mixmfl.predict import predict_folder
 from mixmfl.records import Outcome
-
-Subset = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,6 @@ class SubsetScores:
             if score.label == label and not math.isnan(score.dice)
         ]
         return sum(dice) / len(dice) if dice else math.nan
-
-
-def all_subsets(modalities: Sequence[str]) -> list[Subset]:
-    """Return the 2^M - 1 non-empty subsets, small ones first."""
-    sizes = range(1, len(modalities) + 1)
-    return [subset for size in sizes for subset in combinations(modalities, size)]
 
 
 def predict_subsets(

@@ -41,9 +41,9 @@ LAYERS = (
     ("__init__ errors files labels modalities image grids cases jobs fingerprint plan nnunet "
      "dataset registry tensors expected records overlap usage"),
     "aggregate memory network loss sampling sliding_window",
-    ("wire train rounds segment model runs preprocess predict evaluate page picture subsets "
-     "progress phantom phantom_federation partition comparison comparison_page comparison_plots "
-     "methods recall_quality"),
+    ("wire train rounds measure segment model runs preprocess predict evaluate page picture "
+     "subsets progress phantom phantom_federation partition comparison comparison_page "
+     "comparison_plots methods recall_quality"),
     "embedded cli",
     "benchmark",
 )  # fmt: skip

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from small import MODALITIES, small_case, small_plans
 
-from mixmfl import predict
-from mixmfl.cases import Case, find_cases
+from mixmfl import image
+from mixmfl.cases import Case, Placing, find_cases
 from mixmfl.expected import SubsetDice
 from mixmfl.image import Grid, read_grid, read_labels, write_image
 from mixmfl.model import Model, load_model, save_model
 from mixmfl.predict import predict_folder
 from mixmfl.records import Outcome
 from mixmfl.rounds import RunSettings, first_state
+from mixmfl.segment import Options
 
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)
@@ -49,9 +50,9 @@ def model(model_file: Path) -> Model:
 def write_case(folder: Path, modalities: Sequence[str], seed: int = 0) -> None:
     images, _ = small_case(modalities, seed, SHAPE)
     folder.mkdir(parents=True)
-    for name, image in images.items():
-        image[:, :2] = 0  # outside the head
-        write_image(folder / f"{name}.nii.gz", image, GRID)
+    for name, voxels in images.items():
+        voxels[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", voxels, GRID)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     write_case(tmp_path / "new", ("t2",), 9)
     shutil.copy(tmp_path / "new" / "t2.nii.gz", cases / "b")  # one modality more
     assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
-    asked = {"options": predict.Options(mirror=True)}
+    asked = {"options": Options(mirror=True)}
     assert set(statuses(predicted(model, cases, out, **asked)).values()) == {"done"}
     other = load_model(save(tmp_path / "other.safetensors", seed=1))
     assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
@@ -135,7 +136,7 @@ def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
 def test_a_full_disk_costs_the_case_that_it_met(
     model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = predict.write_labels
+    write = image.write_labels
 
     def full(path: Path, *rest: Any) -> None:
         if path.name == "b.nii.gz":
@@ -145,7 +146,7 @@ def test_a_full_disk_costs_the_case_that_it_met(
 
     out = tmp_path / "masks"
     with monkeypatch.context() as patch:
-        patch.setattr(predict, "write_labels", full)
+        patch.setattr("mixmfl.predict.write_labels", full)
         came = predicted(model, cases, out)
     assert statuses(came) == {"a": "done", "b": "failed", "c": "done"}
     assert came["b"].reason.startswith("the disk is full (")
@@ -256,15 +257,15 @@ def test_a_case_in_memory_gives_the_mask_of_its_files(
 
     predicted(model, cases, tmp_path / "masks")
     want = np.asarray(nib.load(tmp_path / "masks" / "a.nii.gz").dataobj)
-    files = {name: cases / "a" / f"{name}.nii.gz" for name in ("t1", "t2")}
+    files: dict[str, Any] = {n: cases / "a" / f"{n}.nii.gz" for n in ("t1", "t2")}
     assert np.array_equal(model.predict(files), want)
     loaded = {name: nib.load(file) for name, file in files.items()}
-    arrays = {name: (i.get_fdata(), i.affine) for name, i in loaded.items()}
+    arrays: dict[str, Any] = {name: (i.get_fdata(), i.affine) for name, i in loaded.items()}
     found = model.predict(arrays)
     assert np.array_equal(found, want)
     assert found.dtype == np.uint8
     turned = nib.as_closest_canonical(loaded["t1"])
-    mixed = {"t1": (turned.get_fdata(), turned.affine), "t2": files["t2"]}
+    mixed: dict[str, Any] = {"t1": (turned.get_fdata(), turned.affine), "t2": files["t2"]}
     there = nib.Nifti1Image(model.predict(mixed, reference="t1"), turned.affine)
     want_there = nib.as_closest_canonical(nib.load(tmp_path / "masks" / "a.nii.gz"))
     assert np.array_equal(np.asarray(there.dataobj), np.asarray(want_there.dataobj))
@@ -295,14 +296,14 @@ def test_images_on_other_grids_come_onto_the_finest(
 ) -> None:
     coarse = Grid((6, 10, 9), (2.0, 2.0, 2.0), (0.5, 0.5, 0.0), GRID.direction)
     images, _ = small_case(("t2",), 0, SHAPE)
-    image = images["t2"].reshape(6, 10, 2, 9, 2).mean(axis=(2, 4))
-    image[:, 0] = 0
-    write_image(cases / "a" / "t2.nii.gz", image, coarse)
+    voxels = images["t2"].reshape(6, 10, 2, 9, 2).mean(axis=(2, 4))
+    voxels[:, 0] = 0
+    write_image(cases / "a" / "t2.nii.gz", voxels, coarse)
     came = predicted(model, cases, tmp_path / "masks")["a"]
     assert (came.status, came.reference) == ("done", "t1")
     assert came.warnings[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
-    asked = {"placing": predict.Placing(reference="t2")}
+    asked = {"placing": Placing(reference="t2")}
     assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == coarse
 
