@@ -8,7 +8,8 @@ Beside ``image``, the only module that sees SimpleITK.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,9 +232,9 @@ def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -
         method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
         method.SetInterpolator(sitk.sitkLinear)
         method.SetInitialTransform(start, True)
-        method.SetNumberOfThreads(1)  # the order of its sums decides the last digits
         try:
-            method.Execute(fixed, moving)
+            with _one_thread():
+                method.Execute(fixed, moving)
         except RuntimeError:  # this beginning has no overlap
             continue
         found.append((method.GetMetricValue(), start))
@@ -249,6 +250,17 @@ def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -
     shift = float(np.linalg.norm((matrix @ middle - middle)[:3]))
     angle = math.degrees(math.acos(min(max((np.trace(rotation) - 1) / 2, -1.0), 1.0)))
     return Rigid(matrix, shift, angle)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let ITK use one thread: the order of sums over several decides the last digits."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _similarity(a: Array, b: Array) -> float:
