@@ -29,6 +29,12 @@ Array = npt.NDArray[Any]
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
 
+# by the last ending; named, because ITK would try its readers of all other formats, too
+_READERS = {
+    ".gz": "NiftiImageIO", ".nii": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
+}  # fmt: skip
+
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
 SPACING_TOLERANCE = 1e-3  # relative
 DIRECTION_TOLERANCE = 1e-3  # of each cosine
@@ -350,6 +356,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         )
     _check_nifti_header(path)
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
     with _quiet():
         try:

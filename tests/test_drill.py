@@ -96,6 +96,12 @@ def sheared(folder: Path) -> None:
     nib.save(nib.Nifti1Image(voxels().T, affine), folder / "t1.nii.gz")
 
 
+def thin(folder: Path) -> None:
+    folder.mkdir()
+    image = nib.Nifti1Image(voxels()[:, :, :1].T, np.diag([0.2, 1, 1, 1]))
+    nib.save(image, folder / "t1.nii.gz")
+
+
 def bomb(folder: Path) -> None:
     file = good(folder)
     content = gzip.decompress(file.read_bytes())
@@ -163,7 +169,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "truncated gzip": (with_bytes(lambda b: b[: len(b) // 2]), "incomplete or damaged"),
     "gzip without its end": (with_bytes(lambda b: b[:-6]), "incomplete or damaged"),
     "gzip with a flipped bit": (
-        with_bytes(lambda b: b[:2000] + bytes([b[2000] ^ 16]) + b[2001:]), "damaged"
+        with_bytes(lambda b: b[:2000] + bytes([b[2000] ^ 16]) + b[2001:]), "opy or export it again"
     ),
     "wrong magic": (with_bytes(lambda b: b"PK\x03\x04" + b[4:]), "cannot be read as an image"),
     "a text file": (with_bytes(lambda b: b"see the PACS\n" * 99), "cannot be read as an image"),
@@ -173,9 +179,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "4-D": (with_voxels(lambda v: np.stack([v, v])), "is 4-dimensional"),
     "2-D": (with_voxels(lambda v: v[3]), "is 2-dimensional"),
-    "one slice too thin": (
-        with_voxels(lambda v: v[:, :, :1]), "voxels of"
-    ),
+    "one thin slice": (thin, "the head is 1 voxels of 0.2 mm thick along X"),
     "all zero": (with_voxels(lambda v: 0 * v), "is empty, every voxel is 0"),
     "constant": (with_voxels(lambda v: 0 * v + 7), "is empty, every voxel is 7"),
     "NaN": (with_value(np.nan), "holds 1 voxel of NaN or infinity"),
