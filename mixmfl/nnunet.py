@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -29,6 +29,7 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window as compute_steps_for_sliding_window,
 )
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -203,7 +204,7 @@ def _captured_output() -> Iterator[None]:
 # --- preprocessing and its inverse -------------------------------------------------------------
 
 
-def head_mask(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def head_mask(images: Sequence[np.ndarray]) -> np.ndarray:
     """Return where any image is not zero, ``(Z, Y, X)`` bool, holes filled."""
     found = images[0] != 0
     for image in images[1:]:
@@ -211,16 +212,19 @@ def head_mask(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(found)
 
 
-def nonzero_box(images: Sequence[np.ndarray] | np.ndarray) -> tuple[slice, slice, slice]:
+def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
     """Return the box around the voxels that are non-zero in any image, holes filled."""
-    mask = head_mask(images)
+    return _box_of(head_mask(images))
+
+
+def _box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
     where = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     z, y, x = (slice(int(found[0]), int(found[-1]) + 1) for found in where)
     return z, y, x
 
 
 def preprocess(
-    images: Sequence[np.ndarray] | np.ndarray,
+    images: Sequence[np.ndarray],
     labels: np.ndarray | None,
     spacing: Sequence[float],
     plans: Mapping[str, Any],
@@ -230,7 +234,7 @@ def preprocess(
     """Transpose, crop to non-zero, z-score and resample a case by nnU-Net's own code.
 
     Args:
-        images: One ``(Z, Y, X)`` array per modality that the case has, or all stacked.
+        images: One ``(Z, Y, X)`` array per modality that the case has.
         labels: ``(Z, Y, X)`` class indices, or None.
         spacing: mm, (Z, Y, X).
         plans: nnU-Net's plans.
@@ -242,9 +246,9 @@ def preprocess(
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
     manager = PlansManager(_with_channels(plans, configuration, len(images)))
-    _check_thickness(images, spacing, plans, configuration)
+    _check_thickness(head_mask(images), spacing, plans, configuration)
     data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        images if isinstance(images, np.ndarray) else np.stack(images),
+        np.stack(images),
         None if labels is None else labels[None].astype(np.int16),
         {"spacing": [float(mm) for mm in spacing]},
         manager,
@@ -252,6 +256,58 @@ def preprocess(
         described.consecutive().to_json(),
     )
     return data, seg, properties
+
+
+def preprocess_each(
+    images: Sequence[Callable[[], np.ndarray]],
+    head: np.ndarray,
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Do to the images what ``preprocess`` does, one modality at a time.
+
+    nnU-Net holds all of them three times over, once in double precision; a large case does not
+    fit into memory so.
+
+    Args:
+        images: Each gives an array ``(Z, Y, X)``, which is let go before the next is asked for.
+        head: ``head_mask`` of all of them.
+        spacing: mm, (Z, Y, X).
+        plans: nnU-Net's plans.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+
+    Returns:
+        The images ``(K, Z', Y', X')`` float32, and what ``restore`` needs to go back.
+    """
+    _check_thickness(head, spacing, plans, configuration)
+    manager = PlansManager(_with_channels(plans, configuration, 1))
+    planned, order = manager.get_configuration(configuration), manager.transpose_forward
+    before = [float(spacing[axis]) for axis in order]
+    after = [*before[: 3 - len(planned.spacing)], *planned.spacing]
+    turned = head.transpose(order)
+    box = [
+        [int(found[0]), int(found[-1]) + 1]
+        for axes in ((1, 2), (0, 2), (0, 1))
+        for found in [np.flatnonzero(turned.any(axis=axes))]
+    ]
+    inside = tuple(slice(a, b) for a, b in box)
+    outside = np.where(turned[inside], np.int8(0), np.int8(-1))[None]
+    shape = compute_new_shape(outside.shape[1:], before, after)
+    made = np.empty((len(images), *map(int, shape)), dtype=np.float32)
+    for channel, give in enumerate(images):
+        one = np.array(give().transpose(order)[inside][None], dtype=np.float32)
+        one = DefaultPreprocessor(verbose=False)._normalize(
+            one, outside, planned, manager.foreground_intensity_properties_per_channel
+        )
+        made[channel] = planned.resampling_fn_data(one, shape, before, after)[0]
+    properties = {
+        "spacing": [float(mm) for mm in spacing],
+        "shape_before_cropping": turned.shape,
+        "bbox_used_for_cropping": box,
+        "shape_after_cropping_and_before_resampling": outside.shape[1:],
+    }
+    return made, properties
 
 
 def preprocessed_spacing(
@@ -267,13 +323,13 @@ def preprocessed_spacing(
 
 
 def _check_thickness(
-    images: Sequence[np.ndarray] | np.ndarray,
+    head: np.ndarray,
     spacing: Sequence[float],
     plans: Mapping[str, Any],
     configuration: str,
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
-    box = nonzero_box(images)
+    box = _box_of(head)
     order = plans["transpose_forward"]
     target = plans["configurations"][configuration]["spacing"]
     for axis, wanted in zip(order[-len(target) :], target, strict=True):

@@ -4,8 +4,10 @@ In two steps that may run in two processes: ``prepare`` preprocesses and needs n
 ``segment`` runs it.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from mixmfl.errors import DataError, ModelError
 from mixmfl.nnunet import (
     head_mask,
     label_manager,
-    preprocess,
+    preprocess_each,
     restore,
     restore_probabilities,
 )
@@ -101,14 +103,14 @@ def check_models_agree(recipes: Sequence[Recipe]) -> None:
 
 
 def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
-    """Preprocess a case for every model.
+    """Preprocess a case for every model; its images are let go one by one.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin.
     """
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
     # planned for images that are zero outside the head: there is nothing to find there
-    head = head_mask(list(case.images.values())) if masked else None
+    head = head_mask(list(case.images.values()))
     inputs = []
     for recipe in recipes:
         available = tuple(name for name in recipe.modalities if name in case.images)
@@ -117,16 +119,16 @@ def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
                 f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
                 f"{', '.join(recipe.modalities)}"
             )
-        images, _, properties = preprocess(
-            [case.images[name] for name in available],
-            None,
+        take = case.images.pop if recipe is recipes[-1] else case.images.__getitem__
+        images, properties = preprocess_each(
+            [partial(take, name) for name in available],
+            head,
             case.canonical.spacing,
             recipe.plans.nnunet,
             recipe.configuration,
-            recipe.plans.labels,
         )
         inputs.append(ModelInput(available, images, properties))
-    return Prepared(tuple(inputs), head)
+    return Prepared(tuple(inputs), head if masked else None)
 
 
 def predict_case(
@@ -142,6 +144,7 @@ def predict_case(
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin.
     """
+    case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
     prepared = prepare(case, [model.recipe for model in models])
     return segment(models, prepared, options or Options())
 

@@ -191,7 +191,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "zero spacing": (with_header(PIXDIM + 4, "<f", 0.0), "must be positive and finite"),
     "NaN spacing": (with_header(PIXDIM + 12, "<f", np.nan), "must be positive and finite"),
     "NaN place": (with_header(QUATERN, "<f", np.nan), "is not finite"),
-    "not at right angles": (sheared, "axes must be at right angles"),
+    "not at right angles": (sheared, "orthonormal"),
     "huge dims without data": (
         with_header(DIM + 2, "<3h", 32000, 32000, 32000), "it is incomplete or damaged"
     ),

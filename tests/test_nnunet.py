@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,30 @@ def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
     assert probabilities.shape == (3, *labels.shape)
     inside = probabilities.astype(np.float32).sum(axis=0)[:, 3:]
     assert inside == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1.25)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+@pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
+def test_one_modality_at_a_time_is_preprocessed_as_all_at_once(
+    patch: tuple[int, ...], order: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
+    plans = small_plans(patch=patch)
+    turned = {**plans.nnunet, "transpose_forward": list(order)}
+    (name,) = plans.configurations
+    images, _ = small_case(("t1", "t2"), 0)
+    images["t1"][:, :3] = 0
+    images["t2"][:, :2] = 0
+    images["t2"][:, :, :4] = 0
+    want, _, properties = nnunet.preprocess(
+        list(images.values()), None, spacing, turned, name, plans.labels
+    )
+    head = nnunet.head_mask(list(images.values()))
+    given = [partial(images.pop, modality) for modality in ("t1", "t2")]
+    found, mine = nnunet.preprocess_each(given, head, spacing, turned, name)
+    assert np.array_equal(found, want)
+    assert mine == {key: properties[key] for key in mine}
+    assert not images
 
 
 @pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["labels", "regions"])
