@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("mixmfl.predict")
 
 DESCRIPTION = """\
-Segment every case of a folder. A case needs at least one modality that the model knows. Images of
-a case on different grids are resampled onto one of them; where they do not lie on each other the
-case is refused, or registered (--register). Masks come out as MASKS/<case>.nii.gz on that grid, and
-MASKS/cases.csv says what became of each case. One bad case does not stop the others. A mask that is
-there is kept if it was made by the same model and settings from the same images, made anew if
-not, and left alone if it is not as we wrote it (--overwrite). After an interruption the same
-command goes on.
+Segment every case of a folder: images in any layout of training, or DICOM in any nesting. A case
+needs at least one modality that the model knows. Images of a case on different grids are resampled
+onto one of them; where they do not lie on each other the case is refused, or registered
+(--register). Masks come out as MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what
+became of each case. One bad case does not stop the others. A mask that is there is kept if it was
+made by the same model and settings from the same images, made anew if not, and left alone if it
+is not as we wrote it (--overwrite). After an interruption the same command goes on.
 Exit code 0: all cases done; 1: some failed; 2: nothing could start."""
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
     made = cli.parser("mixmfl_predict", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="MASKS")
+    made.add_argument("-o", "--out", type=Path, metavar="MASKS")
     made.add_argument(
         "-m",
         "--model",
@@ -39,6 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=[],
         help="model file; several are averaged; default: the one registered last",
+    )
+    made.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE.csv",
+        help="table that says which modality and case each DICOM series is",
+    )
+    made.add_argument(
+        "--write-mapping",
+        type=Path,
+        metavar="FILE.csv",
+        help="write that table as it was recognised, to edit, and predict nothing",
     )
     made.add_argument(
         "--modalities", metavar="A,B", help="use only these, where a case has them; default: all"
@@ -86,16 +98,31 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from mixmfl.cases import describe, find_cases
+    from mixmfl.cases import describe
+    from mixmfl.dicom import describe_rows, find_all, mapping_table, read_mapping
+    from mixmfl.files import write_text
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
 
     modalities = Modalities().with_aliases(options.alias)
     placing = cli.placing(options, modalities)
-    found = find_cases(options.input, modalities)
+    mapping = read_mapping(options.mapping, modalities) if options.mapping else None
+    found, rows = find_all(options.input, modalities, mapping)
+    if options.write_mapping:
+        if not rows:
+            raise MixmflError(f"{options.input}: holds no DICOM series to write a mapping of")
+        if options.write_mapping.exists() and not options.overwrite:
+            raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
+        write_text(options.write_mapping, mapping_table(rows, options.input))
+        say(f"{len(rows)} series: {options.write_mapping}; edit it, and give it by --mapping")
+        return 0
+    if options.out is None:
+        raise MixmflError("-o MASKS is needed")
     if options.out.resolve() == options.input.resolve():
         raise MixmflError(f"{options.out}: holds the cases; masks need a folder of their own")
     say(describe(found))
+    if rows:
+        say(describe_rows(rows))
     files = options.model or [registered_model(cli.home())]
     from mixmfl.model import load_model
     from mixmfl.predict import predict_folder

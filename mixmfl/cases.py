@@ -4,6 +4,7 @@ One door for training and prediction. ``find_cases`` looks at names only, ``desc
 took for what, ``load_case`` reads the voxels and refuses what would give a wrong mask.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -52,11 +53,13 @@ class Case:
         images: The file (or series, or array) of each modality that the case has, sorted by
             modality.
         label: The segmentation, if there is one.
+        notes: How its images were told apart, where names alone did not say it.
     """
 
     name: str
     images: Mapping[str, Path | Source]
     label: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> dict[str, Path]:
@@ -178,6 +181,11 @@ def find_cases(
     return Found(tuple(cases), tuple(refused), tuple(ignored), layout, labels, folder)
 
 
+def holds_images(folder: Path) -> bool:
+    """Say whether there is an image file of those that ``find_cases`` looks for."""
+    return folder.is_dir() and bool(_image_files(folder))
+
+
 def describe(found: Found) -> str:
     """Return what was taken for what, as commands print it before they do anything else."""
     count = Counter(modality for case in found.cases for modality in case.images)
@@ -232,13 +240,18 @@ def choose_reference(
     )
 
 
-def read_grids(case: Case) -> dict[str, Grid]:
-    """Read the grids of a case's image files from their headers alone.
+def voxels_of(case: Case) -> int:
+    """Return how many voxels the largest image of a case has, from headers alone.
 
     Raises:
         DataError: A file is unreadable, or no three-dimensional scalar image.
     """
-    return {modality: _named(case, image.read_grid, path) for modality, path in case.files.items()}
+    return max(
+        math.prod(_named(case, image.read_grid, source).shape)
+        if isinstance(source, Path)
+        else source.size
+        for source in case.images.values()
+    )
 
 
 def load_case(

@@ -80,6 +80,10 @@ class Source(Protocol):
     def name(self) -> str:
         """Return what messages call it."""
 
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+
 
 @dataclass(frozen=True)
 class InMemory:
@@ -98,6 +102,11 @@ class InMemory:
         """Return what messages call it."""
         return "array"
 
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+        return int(np.size(self.voxels))
+
     def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
         """Return the voxels ``(Z, Y, X)`` and their grid.
 
@@ -115,8 +124,8 @@ class InMemory:
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         if not (spacing > 0).all():
             raise DataError(f"affine has spacing {tuple(spacing)} mm; it must be positive")
-        grid = _grid(voxels.shape[::-1], spacing[::-1], lps[:3, 3], lps[:3, :3] / spacing)
-        _check_directions(grid, "affine")
+        grid = make_grid(voxels.shape[::-1], spacing[::-1], lps[:3, 3], lps[:3, :3] / spacing)
+        check_directions(grid, "affine")
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(voxels.T, dtype=np.float32), grid
 
@@ -146,6 +155,28 @@ def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
     array, grid = _read(path)
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which callers refuse
         return array.astype(np.float32), grid
+
+
+def read_frames(path: Path) -> Array:
+    """Read the planes of a DICOM file, ``(frames, Y, X)``, rescaled, however it is compressed.
+
+    Raises:
+        DataError: They cannot be read, or are in colour.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    with _quiet():
+        try:
+            found = reader.Execute()
+        except RuntimeError as error:
+            raise DataError(
+                f"{path}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
+            ) from None
+    if found.GetNumberOfComponentsPerPixel() != 1:
+        raise DataError(f"{path}: is in colour; needed is one number per pixel")
+    planes = read_back(found)
+    return planes[None] if planes.ndim == 2 else planes
 
 
 def read_labels(path: Path) -> tuple[Array, Grid]:
@@ -258,7 +289,7 @@ def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
             column = -column
         columns[:, 2 - axis] = column
     origin = grid.origin + direction @ (first * grid.spacing[::-1])
-    return np.ascontiguousarray(turned), _grid(
+    return np.ascontiguousarray(turned), make_grid(
         turned.shape, [grid.spacing[taken] for taken in source], origin, columns
     )
 
@@ -378,14 +409,19 @@ def _open(path: Path) -> tuple[Any, Grid]:
             "complex); needed is one"
         )
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
-    grid = _grid(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
+    grid = make_grid(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
     if not all(math.isfinite(step) and step > 0 for step in grid.spacing):
         raise DataError(f"{path}: has spacing {grid.spacing} mm; it must be positive and finite")
-    _check_directions(grid, str(path))
+    check_directions(grid, str(path))
     return reader, grid
 
 
-def _check_directions(grid: Grid, source: str) -> None:
+def check_directions(grid: Grid, source: str) -> None:
+    """Check that a grid's axes are at right angles.
+
+    Raises:
+        DataError: They are not.
+    """
     direction = np.reshape(grid.direction, (3, 3))
     if not np.allclose(direction.T @ direction, np.eye(3), atol=DIRECTION_TOLERANCE):
         raise DataError(
@@ -446,7 +482,7 @@ def _quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
-def _grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
+def make_grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
     """Make a grid of plain numbers, so that it compares, prints and serialises."""
     z, y, x = map(int, shape)
     dz, dy, dx = map(float, spacing)

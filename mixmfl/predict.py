@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl import __version__
-from mixmfl.cases import Case, Placing, Refused, load_case, read_grids
+from mixmfl.cases import Case, Placing, Refused, load_case, voxels_of
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.expected import SubsetDice, find, least
 from mixmfl.files import replacing, sha256
@@ -132,7 +132,7 @@ def predict_folder(
     for case in cases:
         wanted = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
         absent = tuple(name for name in known if name not in wanted)
-        job = _Job(Case(case.name, wanted), absent, _expected(models, wanted))
+        job = _Job(Case(case.name, wanted, None, case.notes), absent, _expected(models, wanted))
         try:
             if not wanted:
                 raise DataError(
@@ -246,7 +246,7 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*read.notes, *job.expected.warnings()]
+        warnings = [*job.case.notes, *read.notes, *job.expected.warnings()]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
@@ -321,8 +321,7 @@ def _read_case(
     """Do what needs no network; the work of the reading process."""
     recipes, placing = constant
     reset_peak()
-    size = max(math.prod(grid.shape) for grid in read_grids(case).values())
-    if 4 * size * len(case.images) > LARGE_BYTES:
+    if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
         wait_turn()
     inputs = digests_of(case)
     loaded = load_case(case, None, placing)

@@ -30,6 +30,8 @@ DOORS = {
     "acvl_utils": {"nnunet"},
     "dynamic_network_architectures": {"nnunet", "network"},
     "nilearn": {"phantom"},
+    "pydicom": {"dicom"},
+    "highdicom": {"dicom"},
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
     "safetensors": {"tensors"},
@@ -38,7 +40,7 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors files labels modalities image grids cases jobs fingerprint plan nnunet "
+    ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan nnunet "
      "dataset registry tensors expected records overlap usage"),
     "aggregate memory network loss sampling sliding_window",
     ("wire train rounds measure segment model runs preprocess predict evaluate page picture "
