@@ -79,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DICE",
         help="refuse cases from whose modalities the model is expected to do worse",
     )
+    made.add_argument("--no-report", action="store_true", help="write no report.html")
+    made.add_argument(
+        "--show-patient",
+        action="store_true",
+        help="name the patient in tables and page, where DICOM files do; default: not",
+    )
     cli.add_placing(made)
     cli.add_alias(made)
     cli.add_device(made)
@@ -143,6 +149,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         placing=placing,
         options=Options(options.step, options.mirror),
         least_dice=options.min_expected_dice,
+        report=not options.no_report,
+        show_patient=options.show_patient,
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,
     )
@@ -164,6 +172,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     told += [f"{counts['failed']} of {total} cases failed"] if counts["failed"] else []
     say(", ".join(told))
     say(f"what became of each case: {options.out / 'cases.csv'}")
+    if not options.no_report:
+        say(f"page to look at: {options.out / 'report.html'}")
     return cli.SOME_FAILED if counts["failed"] else 0
 
 

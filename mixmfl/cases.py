@@ -54,12 +54,14 @@ class Case:
             modality.
         label: The segmentation, if there is one.
         notes: How its images were told apart, where names alone did not say it.
+        patient: Name and ID, where files say them (DICOM); told only to who asks.
     """
 
     name: str
     images: Mapping[str, Path | Source]
     label: Path | None = None
     notes: tuple[str, ...] = ()
+    patient: str = ""
 
     @property
     def files(self) -> dict[str, Path]:
@@ -126,7 +128,8 @@ class LoadedCase:
         grid: The grid of the reference's file, onto which ``image.from_canonical`` leads back.
         canonical: The grid of these arrays.
         reference: The modality that this grid is of.
-        notes: What was done to bring the images together, and what is doubtful about it.
+        notes: What was done to bring the images together.
+        warnings: What is doubtful about that.
     """
 
     name: str
@@ -136,6 +139,7 @@ class LoadedCase:
     canonical: Grid
     reference: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def find_cases(
@@ -278,11 +282,12 @@ def load_case(
     reference = choose_reference(case, grids, label_grid, placing.reference)
     grid = grids[reference]
     notes: list[str] = []
+    warnings: list[str] = []
     images, canonical = {}, grid
     for modality in case.images:
         if modality != reference:
             arrays[modality] = _onto_reference(
-                case, modality, reference, arrays, grids, placing, notes
+                case, modality, reference, arrays, grids, placing, notes, warnings
             )
     for modality in case.images:
         images[modality], canonical = image.to_canonical(arrays.pop(modality), grid)
@@ -297,7 +302,9 @@ def load_case(
                 f"case {case.name!r}: label ({case.label}) {error}. Mend the file, or declare its "
                 'values under "labels" in dataset.json'
             ) from None
-    return LoadedCase(case.name, images, indices, grid, canonical, reference, tuple(notes))
+    return LoadedCase(
+        case.name, images, indices, grid, canonical, reference, tuple(notes), tuple(warnings)
+    )
 
 
 def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> None:
@@ -323,8 +330,9 @@ def _onto_reference(
     grids: Mapping[str, Grid],
     placing: Placing,
     notes: list[str],
+    warnings: list[str],
 ) -> npt.NDArray[np.float32]:
-    """Return an image on the reference's grid, checked to show the same place; add to notes.
+    """Return an image on the reference's grid, checked to show the same place; add what to tell.
 
     Raises:
         DataError: It does not, and may not be registered, or registering did not help.
@@ -339,7 +347,7 @@ def _onto_reference(
     found = fit(fixed, onto, moving, own)
     if found.fault is None:
         if found.coverage < FULL_COVERAGE:
-            notes.append(
+            warnings.append(
                 f"{modality} shows {found.coverage:.0%} of the head that {reference} shows"
             )
         if difference is None:

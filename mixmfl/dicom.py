@@ -280,7 +280,8 @@ def find_dicom(
         notes = [f"{row.modality} is {row.series.name} ({row.why})" for row in kept if row.modality]
         notes += [f"set aside: {row.series.name} ({row.why})" for row in kept if not row.modality]
         if images:
-            cases.append(Case(name, dict(sorted(images.items())), None, tuple(notes)))
+            patient = kept[0].series.patient
+            cases.append(Case(name, dict(sorted(images.items())), None, tuple(notes), patient))
         else:
             reasons = "; ".join(f"{row.series.name}: {row.why}" for row in kept)
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))

@@ -244,6 +244,14 @@ def to_sitk(image: Array, grid: Grid) -> Any:
     return made
 
 
+def to_nibabel(array: Array, grid: Grid) -> Any:
+    """Return nibabel's form of an array ``(Z, Y, X)``, whose places are RAS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
+    matrix[:3, 3] = grid.origin
+    return nib.Nifti1Image(np.ascontiguousarray(array.T), np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)
+
+
 def read_back(image: Any) -> Array:
     """Return the array ``(Z, Y, X)`` of SimpleITK's form."""
     return sitk.GetArrayFromImage(image)

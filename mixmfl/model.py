@@ -40,6 +40,7 @@ class Model:
         record: What the header says of its origin: version, round, sites' modalities.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
         sha256: Of the file.
+        name: Of the file.
     """
 
     plans: Plans
@@ -50,6 +51,7 @@ class Model:
     record: Mapping[str, Any]
     expected: tuple[SubsetDice, ...] = ()
     sha256: str = ""
+    name: str = ""
 
     def predict(
         self,
@@ -194,5 +196,13 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     network = network.to(device).eval()
     return Model(
-        plans, header["configuration"], network, memory, device, record, expected, sha256(path)
+        plans,
+        header["configuration"],
+        network,
+        memory,
+        device,
+        record,
+        expected,
+        sha256(path),
+        path.name,
     )

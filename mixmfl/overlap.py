@@ -6,6 +6,7 @@ the one job that it had.
 
 import contextlib
 import errno
+import logging
 import multiprocessing
 import pickle
 import signal
@@ -21,6 +22,8 @@ from typing import Any
 
 from mixmfl.errors import MixmflError
 
+log = logging.getLogger(__name__)
+
 _CHUNK = 1 << 26  # bytes at a time, so that a large array is never there twice on its way
 _DONE, _FAILED, _WAITING = "done", "failed", "waiting"
 
@@ -31,19 +34,13 @@ def reason_of(error: BaseException) -> str:
     """Return what a case's failure is called: ours as it is, others' with its kind."""
     if isinstance(error, MixmflError):
         return str(error)
+    log.debug("a case failed", exc_info=error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error})"
     if isinstance(error, MemoryError):
         return "not enough memory"
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-# What may go wrong with one case: our errors, and what torch, ITK, nnU-Net and the system raise.
-CASE_ERRORS = (
-    MixmflError, OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError,
-    MemoryError, AssertionError, EOFError,
-)  # fmt: skip
 
 
 class Ahead:
@@ -92,7 +89,7 @@ class Ahead:
         """Wait for what the function returned.
 
         Raises:
-            MixmflError: It raised one of ``CASE_ERRORS``, took longer than the limit, or its
+            MixmflError: It raised something, took longer than the limit, or its
                 process was killed.
         """
         try:
@@ -192,7 +189,7 @@ def _serve(connection: Connection, function: Any, constant: Any) -> None:
             return
         try:
             kind, content = _DONE, function(wait_turn, constant, job)
-        except CASE_ERRORS as error:
+        except Exception as error:  # whatever it is, it costs this job alone
             kind, content = _FAILED, reason_of(error)
         try:
             send(kind, content)

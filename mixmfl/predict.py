@@ -26,8 +26,9 @@ from mixmfl.expected import SubsetDice, find, least
 from mixmfl.files import replacing, sha256
 from mixmfl.image import Grid, from_canonical, write_labels
 from mixmfl.model import Model
-from mixmfl.overlap import CASE_ERRORS, Ahead, Behind, WaitTurn, reason_of
+from mixmfl.overlap import Ahead, Behind, WaitTurn, reason_of
 from mixmfl.records import Outcome, Records
+from mixmfl.report import case_files, for_pages, write_case, write_report
 from mixmfl.segment import Options, Prepared, Recipe, check_models_agree, prepare, segment
 from mixmfl.usage import peak_memory_mb, reset_peak
 
@@ -64,6 +65,8 @@ class _Read:
         canonical: The same in canonical orientation.
         reference: The modality whose grid it is.
         notes: From loading.
+        warnings: From loading.
+        shown: ``(Z, Y, X)`` of the reference for pages; None where no page is wanted.
         inputs: SHA-256 by modality.
         peak_memory_mb: Of reading.
     """
@@ -73,6 +76,8 @@ class _Read:
     canonical: Grid
     reference: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    shown: Array | None
     inputs: Mapping[str, str]
     peak_memory_mb: float
 
@@ -87,6 +92,8 @@ def predict_folder(
     placing: Placing | None = None,
     options: Options | None = None,
     least_dice: float = 0.0,
+    report: bool = False,
+    show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
 ) -> Generator[Outcome, None, None]:
@@ -105,6 +112,8 @@ def predict_folder(
         placing: What to do with images on different grids.
         options: How the networks are run.
         least_dice: Cases from whose modalities less is expected are refused; 0: none.
+        report: Whether to write ``report.html`` and its files, too.
+        show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: To read a case, or to write it.
 
@@ -124,7 +133,7 @@ def predict_folder(
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     records = Records(out, overwrite=overwrite)
-    run = _Run(models, out, records, _settings(placing, options), options)
+    run = _Run(models, out, records, _settings(placing, options), options, report, show_patient)
 
     jobs = []
     for item in refused:
@@ -141,7 +150,7 @@ def predict_folder(
                 )
             _check_expected(job.expected, least_dice)
             kept = run.kept(job, overwrite)
-        except CASE_ERRORS as error:
+        except Exception as error:  # whatever it is, it costs this case alone
             yield run.note(run.failed(job, reason_of(error)))
             continue
         if kept is not None:
@@ -149,7 +158,7 @@ def predict_folder(
         else:
             jobs.append(job)
     with (
-        Ahead(_read_case, (recipes, placing), limit_seconds) as ahead,
+        Ahead(_read_case, (recipes, placing, report), limit_seconds) as ahead,
         Behind(limit_seconds) as behind,
     ):
         yield from _overlapped(run, jobs, ahead, behind)
@@ -166,7 +175,7 @@ def _overlapped(
         job, began, future = writing.popleft()
         try:
             return run.note(behind.answer(future))
-        except CASE_ERRORS as error:
+        except Exception as error:  # whatever it is, it costs this case alone
             return run.note(run.failed(job, reason_of(error), time.monotonic() - began))
 
     if jobs:
@@ -184,7 +193,7 @@ def _overlapped(
             try:
                 future = behind.ask(run.writer(job, read, began))
                 writing.append((job, began, future))
-            except CASE_ERRORS as error:
+            except Exception as error:  # whatever it is, it costs this case alone
                 failure = reason_of(error)
         del read
         if failure:
@@ -205,6 +214,8 @@ class _Run:
         records: Records,
         settings: Mapping[str, Any],
         options: Options,
+        report: bool,
+        show_patient: bool,
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -213,11 +224,18 @@ class _Run:
         self.records = records
         self.settings = settings
         self.options = options
+        self.report = report
+        self.show_patient = show_patient
         self._unwritten: OSError | None = None
 
     def mask_of(self, case: Case) -> Path:
         """Return where a case's mask belongs."""
         return self.out / f"{case.name}.nii.gz"
+
+    def wanted_files(self, case: Case) -> tuple[str, ...]:
+        """Return the files that are asked for of a case, relative to the folder."""
+        pages = case_files(case.name) if self.report else ()
+        return (self.mask_of(case).name, *pages)
 
     def kept(self, job: _Job, overwrite: bool) -> Outcome | None:
         """Return the outcome where nothing is to be done for a case; None where something is."""
@@ -230,7 +248,8 @@ class _Run:
                 job.case.name, "kept", reason, mask_sha256=before.mask_sha256 if before else ""
             )
         same = (before.models, before.settings) == (self.digests, self.settings)
-        if overwrite or not same or dict(before.inputs) != digests_of(job.case):
+        there = all((self.out / file).is_file() for file in self.wanted_files(job.case))
+        if overwrite or not same or not there or dict(before.inputs) != digests_of(job.case):
             return None
         told = "made before by the same model and settings from the same images"
         return dataclasses.replace(before, status="kept", reason=told)
@@ -246,7 +265,7 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*job.case.notes, *read.notes, *job.expected.warnings()]
+        warnings = [*read.warnings, *job.expected.warnings()]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
@@ -257,24 +276,38 @@ class _Run:
             reference=read.reference,
             expected=job.expected.dice,
             volumes_ml=volumes,
+            notes=(*job.case.notes, *read.notes),
             warnings=tuple(warnings),
+            patient=job.case.patient if self.show_patient else "",
             peak_memory_mb=peak,
             models=self.digests,
             settings=self.settings,
             inputs=read.inputs,
         )
-        return functools.partial(self._write, outcome, job.case, indices, read.grid, began)
+        return functools.partial(self._write, outcome, job.case, indices, read, began)
 
     def _write(
-        self, outcome: Outcome, case: Case, indices: Array, grid: Grid, began: float
+        self, outcome: Outcome, case: Case, indices: Array, read: _Read, began: float
     ) -> Outcome:
+        grid = read.grid
         mask = self.mask_of(case)
         with replacing(mask) as temporary:
             write_labels(temporary, from_canonical(self.labels.to_values(indices), grid), grid)
             digest = sha256(temporary)
             self.records.claim(case.name, digest)
+        files, warnings = [mask.name], list(outcome.warnings)
+        if read.shown is not None:
+            try:
+                write_case(self.out, case.name, read.shown, indices, read.canonical, self.labels)
+                files += case_files(case.name)
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"its pictures could not be made: {reason_of(error)}")
         return dataclasses.replace(
-            outcome, mask_sha256=digest, seconds=time.monotonic() - began, files=(mask.name,)
+            outcome,
+            mask_sha256=digest,
+            warnings=tuple(warnings),
+            seconds=time.monotonic() - began,
+            files=tuple(files),
         )
 
     def failed(self, job: _Job, reason: str, seconds: float = 0.0) -> Outcome:
@@ -306,25 +339,29 @@ class _Run:
         return outcome
 
     def finish(self) -> None:
-        """Write the tables once more where they could not be written before.
+        """Write the page, and the tables once more where they could not be written before.
 
         Raises:
-            OSError: They still cannot.
+            OSError: They cannot be written.
         """
+        if self.report:
+            named = {model.sha256: model.name for model in self.models}
+            write_report(self.out, self.records.outcomes, self.labels, named)
         if self._unwritten is not None:
             self.records.write()
 
 
 def _read_case(
-    wait_turn: WaitTurn, constant: tuple[Sequence[Recipe], Placing], case: Case
+    wait_turn: WaitTurn, constant: tuple[Sequence[Recipe], Placing, bool], case: Case
 ) -> _Read:
     """Do what needs no network; the work of the reading process."""
-    recipes, placing = constant
+    recipes, placing, report = constant
     reset_peak()
     if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
         wait_turn()
     inputs = digests_of(case)
     loaded = load_case(case, None, placing)
+    shown = for_pages(loaded.images[loaded.reference]) if report else None
     prepared = prepare(loaded, recipes)
     return _Read(
         prepared,
@@ -332,6 +369,8 @@ def _read_case(
         loaded.canonical,
         loaded.reference,
         loaded.notes,
+        loaded.warnings,
+        shown,
         inputs,
         peak_memory_mb(),
     )

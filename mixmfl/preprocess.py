@@ -337,7 +337,7 @@ def _preprocess_job(
         made_from,
         plans.preprocessing(configuration),
     )
-    return loaded.notes
+    return loaded.notes + loaded.warnings
 
 
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:

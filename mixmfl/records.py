@@ -37,7 +37,9 @@ class Outcome:
         reference: The modality whose grid the mask has.
         expected: Dice by label or region: mean over validation cases, and how many these were.
         volumes_ml: Of the mask, by label or region.
+        notes: How the images were told apart and brought together.
         warnings: What a reader of the mask must know.
+        patient: Name and ID, where they were asked for.
         seconds: From the beginning of reading to the end of writing.
         peak_memory_mb: Of the processes that read and that predicted, added; an upper bound.
         models: SHA-256 of the model files.
@@ -55,7 +57,9 @@ class Outcome:
     reference: str = ""
     expected: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    patient: str = ""
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
     models: tuple[str, ...] = ()
@@ -78,20 +82,21 @@ class Records:
 
         Args:
             folder: Of the masks.
-            overwrite: Whether a table that is not ours is replaced.
+            overwrite: Whether tables and pages that are not ours are replaced.
 
         Raises:
-            DataError: There is a cases.json or cases.csv that is not ours.
+            DataError: There is a table or a page that is not ours.
         """
         self.folder = folder
         self._lock = threading.Lock()
         self._outcomes: dict[str, Outcome] = {}
-        table, record = folder / "cases.csv", folder / "cases.json"
+        record = folder / "cases.json"
         try:
             if record.exists():
                 self._outcomes = _read(record)
-            elif table.exists():
-                raise DataError(f"{table}: is not ours")
+            for name in () if record.exists() else ("cases.csv", "report.html", "report"):
+                if (folder / name).exists():
+                    raise DataError(f"{folder / name}: is not ours")
         except DataError as error:
             if not overwrite:
                 raise DataError(
@@ -160,7 +165,7 @@ def _read(path: Path) -> dict[str, Outcome]:
                     **told,
                     **{
                         key: tuple(told[key])
-                        for key in ("used", "absent", "warnings", "models", "files")
+                        for key in ("used", "absent", "notes", "warnings", "models", "files")
                     },
                     "expected": {n: (d, c) for n, (d, c) in told["expected"].items()},
                 },
@@ -182,7 +187,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         ["case", "status", "reason", "modalities", "missing", "reference"]
         + [f"volume_ml_{name}" for name in names]
         + [column for name in names for column in (f"expected_dice_{name}", f"cases_{name}")]
-        + ["seconds", "peak_memory_mb", "warnings", "model_sha256"]
+        + ["seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
     )
     for each in outcomes:
         row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
@@ -191,6 +196,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         for name in names:
             dice, count = each.expected.get(name, (None, ""))
             row += ["" if dice is None else f"{dice:.3f}", count]
-        row += [f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}", "; ".join(each.warnings)]
+        row += [f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
+        row += ["; ".join(each.notes), "; ".join(each.warnings)]
         writer.writerow([*row, "+".join(each.models)])
     return text.getvalue()

@@ -149,11 +149,11 @@ def test_a_part_of_the_head_that_an_image_does_not_show_is_told(tmp_path: Path) 
         "t1": write(tmp_path, "t1", ONE, GRID),
         "t2": write(tmp_path, "t2", OTHER[12:44], slab),
     }
-    notes = load_case(Case("p", files)).notes
+    warnings = load_case(Case("p", files)).warnings
     share = (ONE[12:44] != 0).sum() / (ONE != 0).sum()
     assert share < 0.9
-    assert re.fullmatch(r"t2 shows \d+% of the head that t1 shows", notes[0])
-    assert int(notes[0][9:11]) / 100 == pytest.approx(share, abs=0.02)
+    assert re.fullmatch(r"t2 shows \d+% of the head that t1 shows", warnings[0])
+    assert int(warnings[0][9:11]) / 100 == pytest.approx(share, abs=0.02)
 
 
 def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(

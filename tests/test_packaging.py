@@ -29,7 +29,7 @@ DOORS = {
     "batchgeneratorsv2": {"nnunet"},
     "acvl_utils": {"nnunet"},
     "dynamic_network_architectures": {"nnunet", "network"},
-    "nilearn": {"phantom"},
+    "nilearn": {"phantom", "viewer"},
     "pydicom": {"dicom"},
     "highdicom": {"dicom"},
     "monai": {"evaluate"},
@@ -44,8 +44,8 @@ LAYERS = (
      "dataset registry tensors expected records overlap usage"),
     "aggregate memory network loss sampling sliding_window",
     ("wire train rounds measure segment model runs preprocess predict evaluate page picture "
-     "subsets progress phantom phantom_federation partition comparison comparison_page "
-     "comparison_plots methods recall_quality"),
+     "viewer report subsets progress phantom phantom_federation partition comparison "
+     "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "benchmark",
 )  # fmt: skip

@@ -301,7 +301,7 @@ def test_images_on_other_grids_come_onto_the_finest(
     write_image(cases / "a" / "t2.nii.gz", voxels, coarse)
     came = predicted(model, cases, tmp_path / "masks")["a"]
     assert (came.status, came.reference) == ("done", "t1")
-    assert came.warnings[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
+    assert came.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
     asked = {"placing": Placing(reference="t2")}
     assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
