@@ -141,7 +141,9 @@ def predict_folder(
     for case in cases:
         wanted = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
         absent = tuple(name for name in known if name not in wanted)
-        job = _Job(Case(case.name, wanted, None, case.notes), absent, _expected(models, wanted))
+        job = _Job(
+            dataclasses.replace(case, images=wanted, label=None), absent, _expected(models, wanted)
+        )
         try:
             if not wanted:
                 raise DataError(

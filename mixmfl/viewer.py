@@ -1,5 +1,6 @@
 """An interactive page of one case's slices, which opens anywhere: nilearn's viewer."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy.typing as npt
 
 from mixmfl.image import Grid, to_nibabel
 from mixmfl.picture import PALETTE, lesion_planes
+
+_POLICY = "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +55,10 @@ def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int)
         title=title,
         width_view=1100,
     )
-    return shown.get_standalone()
+    # its icon would be fetched; and the browser itself refuses whatever else might be
+    text = re.sub(r"<link\b[^>]*>", "", shown.get_standalone())
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    return re.sub(r"(<head\b[^>]*>)", rf"\1{policy}", text, count=1)
 
 
 def _colours(classes: int) -> Sequence[str]:
