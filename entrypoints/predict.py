@@ -79,6 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DICE",
         help="refuse cases from whose modalities the model is expected to do worse",
     )
+    made.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="write masks of DICOM cases as DICOM Segmentation, too: MASKS/<case>.dcm",
+    )
     made.add_argument("--no-report", action="store_true", help="write no report.html")
     made.add_argument(
         "--show-patient",
@@ -150,6 +155,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         options=Options(options.step, options.mirror),
         least_dice=options.min_expected_dice,
         report=not options.no_report,
+        dicom_seg=options.dicom_seg,
         show_patient=options.show_patient,
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import generate_uid
 
 from mixmfl.cases import Case, Found, Refused, find_cases, holds_images
 from mixmfl.errors import DataError
@@ -141,10 +142,7 @@ class Series:
         Raises:
             DataError: A file cannot be read, or the slices are no volume.
         """
-        try:
-            slices = [each for file in self.files for each in _slices(file)]
-        except (InvalidDicomError, AttributeError, KeyError, ValueError, IndexError) as error:
-            raise DataError(f"{self.name}: has no place in space ({error})") from None
+        slices = self._planes()
         first = slices[0]
         if any(
             not np.allclose(each.axes, first.axes, atol=1e-3)
@@ -153,7 +151,6 @@ class Series:
         ):
             raise DataError(f"{self.name}: its slices differ in direction or spacing")
         normal = np.cross(first.axes[:3], first.axes[3:])
-        slices.sort(key=lambda each: float(normal @ each.place))
         grid_step, direction = self._step(slices, normal)
         axes = np.stack([first.axes[:3], first.axes[3:], direction], axis=1)
         frames: dict[Path, Any] = {}
@@ -174,6 +171,19 @@ class Series:
         grid = make_grid(voxels.shape, (grid_step, down, across), slices[0].place, axes)
         check_directions(grid, self.name)
         return voxels, grid
+
+    def _planes(self) -> "list[_Slice]":
+        """Return the planes in the order of ``read``: along the normal of the first.
+
+        Raises:
+            DataError: One of them does not say where it lies.
+        """
+        try:
+            slices = [each for file in self.files for each in _slices(file)]
+        except (InvalidDicomError, AttributeError, KeyError, ValueError, IndexError) as error:
+            raise DataError(f"{self.name}: has no place in space ({error})") from None
+        normal = np.cross(slices[0].axes[:3], slices[0].axes[3:])
+        return sorted(slices, key=lambda each: float(normal @ each.place))
 
     def _step(self, slices: "Sequence[_Slice]", normal: Any) -> tuple[float, Any]:
         """Return the distance of the slices in mm, and the direction in which they follow."""
@@ -432,6 +442,26 @@ def _rank(row: Row) -> tuple[bool, int, int, str]:
     series = row.series
     original = "DERIVED" not in {part.upper() for part in series.header.image_type}
     return original, series.slices * series.pixels, series.header.number, series.uid
+
+
+def source_headers(series: Series) -> tuple[list[Any], list[int]]:
+    """Return pydicom's headers of a series, as a segmentation of it refers to them.
+
+    Returns:
+        The headers, without pixels: one per slice, sorted, or the one of an enhanced image; and
+        for each plane of ``Series.read`` its number among all frames of these.
+    """
+    planes = series._planes()
+    if planes[0].frame is None:
+        found = [pydicom.dcmread(each.file, stop_before_pixels=True) for each in planes]
+        return found, list(range(len(planes)))
+    order = [each.frame or 0 for each in planes]
+    return [pydicom.dcmread(planes[0].file, stop_before_pixels=True)], order
+
+
+def stable_uid(*parts: str) -> str:
+    """Return a UID that is the same for the same parts."""
+    return str(generate_uid(entropy_srcs=list(parts)))
 
 
 # --- the table that people can edit ------------------------------------------------------------

@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from mixmfl import __version__
 from mixmfl.cases import Case, Placing, Refused, load_case, voxels_of
+from mixmfl.dicom import Series
+from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.expected import SubsetDice, find, least
 from mixmfl.files import replacing, sha256
@@ -93,6 +95,7 @@ def predict_folder(
     options: Options | None = None,
     least_dice: float = 0.0,
     report: bool = False,
+    dicom_seg: bool = False,
     show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
@@ -113,6 +116,7 @@ def predict_folder(
         options: How the networks are run.
         least_dice: Cases from whose modalities less is expected are refused; 0: none.
         report: Whether to write ``report.html`` and its files, too.
+        dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: To read a case, or to write it.
@@ -133,7 +137,10 @@ def predict_folder(
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     records = Records(out, overwrite=overwrite)
-    run = _Run(models, out, records, _settings(placing, options), options, report, show_patient)
+    if dicom_seg:
+        check_available()
+    extras = _Extras(report, dicom_seg, show_patient)
+    run = _Run(models, out, records, _settings(placing, options), options, extras)
 
     jobs = []
     for item in refused:
@@ -206,6 +213,15 @@ def _overlapped(
         yield written()
 
 
+@dataclass(frozen=True)
+class _Extras:
+    """What is written beside masks and tables; see ``predict_folder``."""
+
+    report: bool
+    dicom_seg: bool
+    show_patient: bool
+
+
 class _Run:
     """What one call of ``predict_folder`` does with single cases."""
 
@@ -216,8 +232,7 @@ class _Run:
         records: Records,
         settings: Mapping[str, Any],
         options: Options,
-        report: bool,
-        show_patient: bool,
+        extras: "_Extras",
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -226,8 +241,7 @@ class _Run:
         self.records = records
         self.settings = settings
         self.options = options
-        self.report = report
-        self.show_patient = show_patient
+        self.extras = extras
         self._unwritten: OSError | None = None
 
     def mask_of(self, case: Case) -> Path:
@@ -236,8 +250,12 @@ class _Run:
 
     def wanted_files(self, case: Case) -> tuple[str, ...]:
         """Return the files that are asked for of a case, relative to the folder."""
-        pages = case_files(case.name) if self.report else ()
-        return (self.mask_of(case).name, *pages)
+        files = [self.mask_of(case).name]
+        if self.extras.report:
+            files += case_files(case.name)
+        if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
+            files.append(f"{case.name}.dcm")
+        return tuple(files)
 
     def kept(self, job: _Job, overwrite: bool) -> Outcome | None:
         """Return the outcome where nothing is to be done for a case; None where something is."""
@@ -249,6 +267,10 @@ class _Run:
             return Outcome(
                 job.case.name, "kept", reason, mask_sha256=before.mask_sha256 if before else ""
             )
+        for file in self.wanted_files(job.case):
+            if not overwrite and (self.out / file).exists() and file not in before.files:
+                told = f"{file} is there and is not ours; --overwrite replaces it"
+                return dataclasses.replace(before, status="kept", reason=told)
         same = (before.models, before.settings) == (self.digests, self.settings)
         there = all((self.out / file).is_file() for file in self.wanted_files(job.case))
         if overwrite or not same or not there or dict(before.inputs) != digests_of(job.case):
@@ -280,7 +302,7 @@ class _Run:
             volumes_ml=volumes,
             notes=(*job.case.notes, *read.notes),
             warnings=tuple(warnings),
-            patient=job.case.patient if self.show_patient else "",
+            patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,
             models=self.digests,
             settings=self.settings,
@@ -293,11 +315,17 @@ class _Run:
     ) -> Outcome:
         grid = read.grid
         mask = self.mask_of(case)
+        values = from_canonical(self.labels.to_values(indices), grid)
         with replacing(mask) as temporary:
-            write_labels(temporary, from_canonical(self.labels.to_values(indices), grid), grid)
+            write_labels(temporary, values, grid)
             digest = sha256(temporary)
             self.records.claim(case.name, digest)
         files, warnings = [mask.name], list(outcome.warnings)
+        source = case.images[outcome.reference]
+        if self.extras.dicom_seg and isinstance(source, Series):
+            file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
+            write_segmentation(file, source, values, self.labels.foreground, model)
+            files.append(file.name)
         if read.shown is not None:
             try:
                 write_case(self.out, case.name, read.shown, indices, read.canonical, self.labels)
@@ -346,7 +374,7 @@ class _Run:
         Raises:
             OSError: They cannot be written.
         """
-        if self.report:
+        if self.extras.report:
             named = {model.sha256: model.name for model in self.models}
             write_report(self.out, self.records.outcomes, self.labels, named)
         if self._unwritten is not None:

@@ -3,6 +3,7 @@
 import csv
 import math
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from small import MODALITIES, small_case, small_plans
 
 from mixmfl.cases import load_case
-from mixmfl.dicom import Header, find_all, find_dicom, mapping_table, read_mapping, recognise
+from mixmfl.dicom import (
+    Header,
+    Series,
+    find_all,
+    find_dicom,
+    mapping_table,
+    read_mapping,
+    recognise,
+)
+from mixmfl.dicom_seg import write_segmentation
 from mixmfl.errors import DataError
 from mixmfl.image import Grid, difference, read_labels, write_image
 from mixmfl.modalities import Modalities
@@ -344,3 +354,91 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
     assert "p: made before by the same model" in capsys.readouterr().out
     assert "Doe" not in (tmp_path / "a" / "cases.json").read_text()
+
+
+# --- masks as DICOM Segmentation
+
+
+def accepted(file: Path) -> None:
+    """Let dciodvfy judge a file; without it (Debian: dicom3tools) the test is skipped."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed; on Debian it is in dicom3tools")
+    judged = subprocess.run([program, file], capture_output=True, text=True, timeout=60)
+    errors = [line for line in judged.stderr.splitlines() if line.startswith("Error")]
+    assert errors == []
+
+
+SEGMENTS = {"whole": (1, 4), "core": (4,)}
+
+
+def small_mask() -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[2:6, 5:12, 4:10] = 1
+    mask[3:5, 6:9, 5:8] = 4
+    return mask
+
+
+def test_a_segmentation_names_its_series_and_gives_the_mask_back(tmp_path: Path) -> None:
+    import highdicom as hd
+
+    uid = write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    series = case.images["t1"]
+    assert isinstance(series, Series)
+    mask, file = small_mask(), tmp_path / "p.dcm"
+    write_segmentation(file, series, mask, SEGMENTS, "ab" * 32)
+    content = pydicom.dcmread(file)
+    assert content.Modality == "SEG"
+    assert content.PatientName == "Doe^Jane"
+    assert content.StudyInstanceUID == "1.2.3"
+    (named,) = content.ReferencedSeriesSequence
+    assert named.SeriesInstanceUID == uid
+    assert len(named.ReferencedInstanceSequence) == len(mask)
+    assert [each.SegmentLabel for each in content.SegmentSequence] == ["whole", "core"]
+    # frame by frame back to the places of the source, by a reader of its own
+    heights = {
+        str(pydicom.dcmread(f).SOPInstanceUID): float(pydicom.dcmread(f).ImagePositionPatient[2])
+        for f in (tmp_path / "p").iterdir()
+    }
+    uids = sorted(heights, key=lambda each: heights[each])
+    read = hd.seg.segread(file).get_pixels_by_source_instance(uids, ignore_spatial_locations=True)
+    assert np.array_equal(read[..., 0] > 0, mask > 0)
+    assert np.array_equal(read[..., 1] > 0, mask == 4)
+    again = tmp_path / "again.dcm"
+    write_segmentation(again, series, mask, SEGMENTS, "ab" * 32)
+    assert pydicom.dcmread(again).SOPInstanceUID == content.SOPInstanceUID
+    accepted(file)
+
+
+def test_an_empty_mask_is_a_legal_segmentation(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    file = tmp_path / "p.dcm"
+    write_segmentation(file, series, 0 * small_mask(), SEGMENTS, "ab" * 32)
+    assert not pydicom.dcmread(file).pixel_array.any()
+    accepted(file)
+
+
+def test_the_command_writes_segmentations_of_dicom_cases_only(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    cases, out = tmp_path / "cases", tmp_path / "masks"
+    write_series(cases / "a", volume(), SeriesDescription="T1")
+    (cases / "b").mkdir()
+    write_image(cases / "b" / "t1.nii.gz", volume().astype(np.float32), GRID)
+    asked = ["-i", cases, "-m", model, "-o", out, "--no-report"]
+    assert command("mixmfl_predict", *asked) == 0
+    (out / "a.dcm").write_bytes(b"mine")
+    assert command("mixmfl_predict", *asked, "--dicom-seg") == 0
+    assert "a: a.dcm is there and is not ours" in capsys.readouterr().out
+    (out / "a.dcm").unlink()
+    assert command("mixmfl_predict", *asked, "--dicom-seg") == 0
+    assert "1 masks in" in capsys.readouterr().out  # b had nothing to be done
+    assert pydicom.dcmread(out / "a.dcm").Modality == "SEG"
+    assert not (out / "b.dcm").exists()
+    monkeypatch.setattr("mixmfl.dicom_seg.find_spec", lambda name: None)
+    assert command("mixmfl_predict", *asked, "--dicom-seg") == 2
+    assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err

@@ -31,7 +31,7 @@ DOORS = {
     "dynamic_network_architectures": {"nnunet", "network"},
     "nilearn": {"phantom", "viewer"},
     "pydicom": {"dicom"},
-    "highdicom": {"dicom"},
+    "highdicom": {"dicom_seg"},
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
     "safetensors": {"tensors"},
@@ -40,8 +40,8 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan nnunet "
-     "dataset registry tensors expected records overlap usage"),
+    ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan "
+     "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network loss sampling sliding_window",
     ("wire train rounds measure segment model runs preprocess predict evaluate page picture "
      "viewer report subsets progress phantom phantom_federation partition comparison "
