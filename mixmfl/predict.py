@@ -267,7 +267,7 @@ class _Run:
             return Outcome(
                 job.case.name, "kept", reason, mask_sha256=before.mask_sha256 if before else ""
             )
-        for file in self.wanted_files(job.case):
+        for file in self.wanted_files(job.case)[1:]:  # the mask's digest told of it
             if not overwrite and (self.out / file).exists() and file not in before.files:
                 told = f"{file} is there and is not ours; --overwrite replaces it"
                 return dataclasses.replace(before, status="kept", reason=told)

@@ -249,6 +249,5 @@ def test_one_patient_as_archives_store_it_gets_one_mask(
     assert found["LAS"].any()
     for name, least in (("RAS", 0.99), ("DICOM", 0.99), ("regridded", 0.8)):
         dice = dice_between(found[name], found["LAS"])
-        print(f"{name} against LAS: Dice {dice:.4f}")
-        assert dice >= least, name
+        assert dice >= least, f"{name} against LAS: Dice {dice:.4f}"
     assert (masks / "DICOM.dcm").is_file()
