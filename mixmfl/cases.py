@@ -38,6 +38,8 @@ _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
 _KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
 _LINES_SHOWN = 20
 
+FEWEST_VALUES = 8  # that an image has; label files have fewer
+
 S = TypeVar("S")
 T = TypeVar("T")
 Parts = tuple[str, ...]
@@ -320,6 +322,22 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
             f"case {case.name!r}: {modality} ({path}) is empty, every voxel is "
             f"{array.flat[0]:g}. Remove the file if the case lacks this modality"
         )
+    if values := _few_values(array):
+        raise DataError(
+            f"case {case.name!r}: {modality} ({path}) holds only the values "
+            f"{', '.join(f'{value:g}' for value in values)}; a label was given as an image. Name "
+            "the file as a label, or remove it"
+        )
+
+
+def _few_values(array: npt.NDArray[np.float32]) -> list[float]:
+    """Return the values of an image if they are as few as a label's; else none."""
+    flat = array.ravel()
+    for step in (max(1, flat.size // 100_000), 1):  # a sample tells nearly always
+        values = np.unique(flat[::step])
+        if len(values) >= FEWEST_VALUES:
+            return []
+    return [float(value) for value in values]
 
 
 def _onto_reference(

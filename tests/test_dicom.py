@@ -411,6 +411,42 @@ def test_a_segmentation_names_its_series_and_gives_the_mask_back(tmp_path: Path)
     accepted(file)
 
 
+def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: Path) -> None:
+    from highdicom.legacy import LegacyConvertedEnhancedMRImage
+
+    write_series(tmp_path / "plain", volume(), SeriesDescription="T1", PatientPosition="HFS")
+    parts = [pydicom.dcmread(file) for file in sorted((tmp_path / "plain").iterdir())]
+    made = LegacyConvertedEnhancedMRImage(parts, generate_uid(), 5, generate_uid(), 1)
+    made.SeriesDescription = "T1"
+    (tmp_path / "enhanced").mkdir()
+    made.save_as(tmp_path / "enhanced" / "one.dcm")
+    (case,) = find_dicom(tmp_path / "enhanced", KNOWN).cases
+    series = case.images["t1"]
+    assert isinstance(series, Series)
+    voxels, grid = series.read()
+    want, there = find_dicom(tmp_path / "plain", KNOWN).cases[0].images["t1"].read()  # type: ignore[union-attr]
+    assert difference(grid, there) is None
+    assert np.array_equal(voxels, want)
+    file = tmp_path / "p.dcm"
+    write_segmentation(file, series, small_mask(), SEGMENTS, "ab" * 32)
+    content = pydicom.dcmread(file)
+    seen = {
+        (round(float(each.PlanePositionSequence[0].ImagePositionPatient[2]), 3),
+         int(each.SegmentIdentificationSequence[0].ReferencedSegmentNumber)): int(plane.sum())
+        for each, plane in zip(
+            content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
+        )
+    }  # fmt: skip
+    mask = small_mask()
+    assert seen == {
+        (7 + 2 * z, number): int(np.isin(mask[z], values).sum())
+        for number, values in enumerate(SEGMENTS.values(), start=1)
+        for z in range(len(mask))
+        if np.isin(mask[z], values).any()
+    }
+    accepted(file)
+
+
 def test_an_empty_mask_is_a_legal_segmentation(tmp_path: Path) -> None:
     write_series(tmp_path / "p", volume(), SeriesDescription="T1")
     series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]

@@ -182,6 +182,9 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "one thin slice": (thin, "the head is 1 voxels of 0.2 mm thick along X"),
     "all zero": (with_voxels(lambda v: 0 * v), "is empty, every voxel is 0"),
     "constant": (with_voxels(lambda v: 0 * v + 7), "is empty, every voxel is 7"),
+    "label given as image": (
+        with_voxels(lambda v: np.uint8(2) * (v > 8) + (v > 10)), "a label was given as an image"
+    ),
     "NaN": (with_value(np.nan), "holds 1 voxel of NaN or infinity"),
     "Inf": (with_value(np.inf), "holds 1 voxel of NaN or infinity"),
     "too large for single precision": (
