@@ -33,8 +33,8 @@ A row per case: what its mask rests on, how much of what was found, and three pl
 largest lesion with the outline of the mask. Radiological convention: the patient's right is on the
 left. A click on the planes opens the slices of the case.
 
-Expected Dice is the mean over validation cases that had the same modalities, measured when the
-model was trained, with their number; it says nothing about this case. Masks must be looked at by
+Expected Dice was measured on validation cases from the same modalities when the model was trained.
+It is a mean over other patients and says nothing about this case. Masks must be looked at by
 someone who can judge them."""
 
 
