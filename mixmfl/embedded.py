@@ -16,6 +16,8 @@ from mixmfl.dataset import case_names, open_case
 from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError, PrivacyError
 from mixmfl.masked import Secrets, perform_at_site
+from mixmfl.measure import KIND as MEASURE
+from mixmfl.measure import measure_at_site
 from mixmfl.memory import Memory
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
@@ -110,6 +112,7 @@ def train_embedded(
     uniform: bool = False,
     edit_memory: Callable[[Memory], Memory] | None = None,
     overhear: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
+    measured: bool = True,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -126,6 +129,7 @@ def train_embedded(
         uniform: Whether every site's word counts the same; see ``register``.
         edit_memory: What an ablation makes of the merged memory, after every round.
         overhear: Called with a site's name, each task that it was sent and what it replied.
+        measured: Whether the model file shall say what Dice to expect from which modalities.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -170,7 +174,7 @@ def train_embedded(
             return Answers(came, absent)
 
         train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
-    finish(run)
+        finish(run, ask if measured else None)
     return run
 
 
@@ -237,9 +241,12 @@ def _do_task(
         AggregationError: What came to the site is no message.
         PrivacyError: The site's privacy budget is spent, or it refuses for its privacy.
     """
-    began = time.monotonic()
+    began, task = time.monotonic(), decode(received)
+    if task.kind == MEASURE:
+        reply = measure_at_site(task, site, plans, settings)
+        return encode(reply), pack({}, {}), time.monotonic() - began
     reply, after, _SECRETS[site.name] = perform_at_site(
-        decode(received),
+        task,
         site,
         plans,
         settings,
