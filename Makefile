@@ -23,10 +23,10 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo benchmark privacy test slow check format clean
+.PHONY: help install develop demo network-demo benchmark privacy test slow check format clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
 
 install: $(if $(wildcard $(DEVELOPED)),$(DEVELOPED),$(INSTALLED)) ## the commands, in .venv/bin
 
@@ -34,6 +34,9 @@ develop: $(DEVELOPED) ## the same with tests and tools, running from this checko
 
 demo: install ## the main job on simulated data; ends with a table and a page
 	$(BIN)/mixmfl_demo -o demo
+
+network-demo: develop ## a coordinator and three hospitals as processes of this machine, mutual TLS
+	$(BIN)/mixmfl_network_demo -o network-demo
 
 benchmark: install ## compare the methods on the phantom's three settings; an hour on two cores
 	for setting in mix-modal multi-modal cross-modal; do \

@@ -27,6 +27,7 @@ import psutil
 from cryptography import x509
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, SendOrder, Task
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
@@ -665,7 +666,7 @@ class Coordinator(Controller):
         result: Shareable,
         fl_ctx: FLContext,
     ) -> None:
-        """Drop what comes too late."""
+        """Drop what comes too late, if FLARE at the site has not."""
         note(self._log, f"late from {client.name}: {task_name}, dropped")
 
     def _ask(
@@ -777,6 +778,11 @@ class SiteExecutor(Executor):
         """Nothing is set by the job; what the hospital set is read at the first task."""
         super().__init__()
         self._hospital: Hospital | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Note when a reply has left; FLARE itself drops what comes too late."""
+        if event_type == EventType.AFTER_SEND_TASK_RESULT and self._hospital is not None:
+            self._hospital.sent()
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
