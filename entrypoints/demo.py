@@ -63,10 +63,11 @@ def _work(options: argparse.Namespace) -> int:
 
 def _predict_and_show(out: Path) -> None:
     from mixmfl.cases import find_cases, read_site_labels
-    from mixmfl.files import read_json, write_json, write_text
+    from mixmfl.expected import all_subsets
+    from mixmfl.files import write_text
     from mixmfl.model import load_model
     from mixmfl.registry import registered_model
-    from mixmfl.subsets import all_subsets, predict_subsets, score_subsets, subset_page
+    from mixmfl.subsets import predict_subsets, score_subsets, subset_page
 
     unseen, masks = out / "federation" / UNSEEN, out / "masks"
     model_file = registered_model(cli.home())
@@ -76,15 +77,10 @@ def _predict_and_show(out: Path) -> None:
     subsets = all_subsets(model.modalities)
     print(f"\n{len(cases)} cases of hospital {UNSEEN!r}, from {len(subsets)} subsets of modalities")
 
-    digest = read_json(cli.home() / "model.json")["sha256"]
-    record = masks / "made_by.json"
-    fresh = record.is_file() and read_json(record) == {"model_sha256": digest}
-    outcomes = predict_subsets(model, cases, masks, overwrite=not fresh)
+    outcomes = predict_subsets(model, cases, masks)
     for _, outcome in cli.progress(outcomes, len(cases) * len(subsets), "predicting"):
         if outcome.status == "failed":
             raise MixmflError(f"case {outcome.name}: {outcome.reason}")
-    write_json(record, {"model_sha256": digest})
-
     scores = score_subsets(
         model.modalities,
         masks,

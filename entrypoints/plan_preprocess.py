@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=min(8, cli.cores()),
         help="to work with (default: one per core, at most 8)",
     )
+    cli.add_placing(made)
     cli.add_alias(made)
     return cli.run(made, argv, _work)
 
@@ -152,13 +153,14 @@ def _process(options: argparse.Namespace) -> int:
 
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
+    placing = cli.placing(options, modalities)
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
     if options.site:
-        sites = (find_site(options.input, modalities, options.labels),)
+        sites = (find_site(options.input, modalities, options.labels, placing),)
     else:
-        there = find_sites(options.input, modalities, options.labels)
+        there = find_sites(options.input, modalities, options.labels, placing)
         sites, tests, held_out = there.sites, there.tests, there.held_out
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
@@ -224,6 +226,8 @@ def _process(options: argparse.Namespace) -> int:
                 told += [x for x in came.refused if x.name not in bad_names]
                 kept = f", {len(came.kept)} kept" if came.kept else ""
                 print(f"{what}, {name}: {len(came.done)} cases preprocessed{kept}")
+                for case, notes in came.notes.items():
+                    print(f"  {case}: {'; '.join(notes)}")
     return _tell_refused(refused)
 
 

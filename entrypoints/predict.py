@@ -1,17 +1,29 @@
 """``mixmfl_predict``: segment a folder of cases, each with whatever modalities it has."""
 
 import argparse
+import logging
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixmfl import cli
 from mixmfl.errors import MixmflError
 
+if TYPE_CHECKING:
+    from mixmfl.records import Outcome
+
+log = logging.getLogger("mixmfl.predict")
+
 DESCRIPTION = """\
-Segment every case of a folder. A case needs at least one modality that the model knows; those it
-lacks are made up for by the model's memory. Masks come out as MASKS/<case>.nii.gz on the case's
-own grid and orientation. One bad case does not stop the others.
+Segment every case of a folder: images in any layout of training, or DICOM in any nesting. A case
+needs at least one modality that the model knows. Images of a case on different grids are resampled
+onto one of them; where they do not lie on each other the case is refused, or registered
+(--register). Masks come out as MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what
+became of each case. One bad case does not stop the others. A mask that is there is kept if it was
+made by the same model and settings from the same images, made anew if not, and left alone if it
+is not as we wrote it (--overwrite). After an interruption the same command goes on.
 Exit code 0: all cases done; 1: some failed; 2: nothing could start."""
 
 
@@ -19,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
     made = cli.parser("mixmfl_predict", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="MASKS")
+    made.add_argument("-o", "--out", type=Path, metavar="MASKS")
     made.add_argument(
         "-m",
         "--model",
@@ -27,6 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=[],
         help="model file; several are averaged; default: the one registered last",
+    )
+    made.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE.csv",
+        help="table that says which modality and case each DICOM series is",
+    )
+    made.add_argument(
+        "--write-mapping",
+        type=Path,
+        metavar="FILE.csv",
+        help="write that table as it was recognised, to edit, and predict nothing",
     )
     made.add_argument(
         "--modalities", metavar="A,B", help="use only these, where a case has them; default: all"
@@ -38,64 +62,139 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="distance of patches as a share of their size; default: 0.5",
     )
     made.add_argument("--mirror", action="store_true", help="average over mirrored patches: slower")
-    made.add_argument("--overwrite", action="store_true", help="predict again where a mask is")
+    made.add_argument(
+        "--overwrite", action="store_true", help="replace what is there, also what is not ours"
+    )
+    made.add_argument(
+        "--limit",
+        type=float,
+        default=60,
+        metavar="MINUTES",
+        help="to read a case, or to write it; what takes longer fails; default: 60",
+    )
+    made.add_argument(
+        "--min-expected-dice",
+        type=float,
+        default=0.0,
+        metavar="DICE",
+        help="refuse cases from whose modalities the model is expected to do worse",
+    )
+    made.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="write masks of DICOM cases as DICOM Segmentation, too: MASKS/<case>.dcm",
+    )
+    made.add_argument("--no-report", action="store_true", help="write no report.html")
+    made.add_argument(
+        "--show-patient",
+        action="store_true",
+        help="name the patient in tables and page, where DICOM files do; default: not",
+    )
+    cli.add_placing(made)
     cli.add_alias(made)
     cli.add_device(made)
+    cli.add_output(made)
     return cli.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
     if not 0 < options.step <= 1:
         raise MixmflError(f"--step {options.step:g}: must be above 0 and at most 1")
-    from mixmfl.cases import describe, find_cases
+    if not 0 <= options.min_expected_dice <= 1:
+        raise MixmflError(f"--min-expected-dice {options.min_expected_dice:g}: must be from 0 to 1")
+    if not options.limit > 0:
+        raise MixmflError(f"--limit {options.limit:g}: minutes above 0 are needed")
+    with cli.output(options) as say:
+        return _predict(options, say)
+
+
+def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from mixmfl.cases import describe
+    from mixmfl.dicom import describe_rows, find_all, mapping_table, read_mapping
+    from mixmfl.files import write_text
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
 
     modalities = Modalities().with_aliases(options.alias)
-    found = find_cases(options.input, modalities)
+    placing = cli.placing(options, modalities)
+    mapping = read_mapping(options.mapping, modalities) if options.mapping else None
+    found, rows = find_all(options.input, modalities, mapping)
+    if options.write_mapping:
+        if not rows:
+            raise MixmflError(f"{options.input}: holds no DICOM series to write a mapping of")
+        if options.write_mapping.exists() and not options.overwrite:
+            raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
+        write_text(options.write_mapping, mapping_table(rows, options.input))
+        say(f"{len(rows)} series: {options.write_mapping}; edit it, and give it by --mapping")
+        return 0
+    if options.out is None:
+        raise MixmflError("-o MASKS is needed")
     if options.out.resolve() == options.input.resolve():
         raise MixmflError(f"{options.out}: holds the cases; masks need a folder of their own")
-    print(describe(found))
+    say(describe(found))
+    if rows:
+        say(describe_rows(rows))
     files = options.model or [registered_model(cli.home())]
     from mixmfl.model import load_model
     from mixmfl.predict import predict_folder
+    from mixmfl.segment import Options
 
     device = cli.device(options.device)
     models = [load_model(file, device) for file in files]
     for file, model in zip(files, models, strict=True):
-        print(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
+        say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
 
     words = [word.strip() for word in (options.modalities or "").split(",")]
-    only = tuple(modalities.find(word) or word for word in words if word)
     outcomes = predict_folder(
         models,
         found.cases,
         found.refused,
         options.out,
-        only=only,
-        step=options.step,
-        mirror=options.mirror,
+        only=tuple(modalities.find(word) or word for word in words if word),
+        placing=placing,
+        options=Options(options.step, options.mirror),
+        least_dice=options.min_expected_dice,
+        report=not options.no_report,
+        dicom_seg=options.dicom_seg,
+        show_patient=options.show_patient,
         overwrite=options.overwrite,
+        limit_seconds=60 * options.limit,
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
-    total = len(found.cases) + len(found.refused)
-    for outcome in cli.progress(outcomes, total, "cases"):
-        counts[outcome.status] += 1
-        if outcome.status == "failed":
-            print(f"{outcome.name}: FAILED: {outcome.reason}", file=sys.stderr)
-        elif outcome.status == "kept":
-            print(f"{outcome.name}: {outcome.reason}")
-        else:
-            absent = f", without {', '.join(outcome.absent)}" if outcome.absent else ""
-            print(
-                f"{outcome.name}: done from {', '.join(outcome.used)}{absent} "
-                f"({outcome.seconds:.1f} s)",
-                flush=True,
-            )
-    print(f"{counts['done']} masks in {options.out}", end="")
-    print(f", {counts['kept']} were there already" if counts["kept"] else "", end="")
-    print(f", {counts['failed']} of {total} cases failed" if counts["failed"] else "")
+    total = todo = len(found.cases) + len(found.refused)
+    with cli.bars(options.quiet) as report:
+        for outcome in outcomes:
+            counts[outcome.status] += 1
+            # what needs no prediction comes first, and is in no estimate of the time that is left
+            todo -= outcome.seconds == 0
+            report("cases", sum(counts.values()) - (total - todo), todo)
+            if outcome.status == "failed":
+                log.info("%s: FAILED: %s", outcome.name, outcome.reason)
+                print(f"{outcome.name}: FAILED: {outcome.reason}", file=sys.stderr)
+            else:
+                say(_line(outcome))
+    told = [f"{counts['done']} masks in {options.out}"]
+    told += [f"{counts['kept']} were there already"] if counts["kept"] else []
+    told += [f"{counts['failed']} of {total} cases failed"] if counts["failed"] else []
+    say(", ".join(told))
+    say(f"what became of each case: {options.out / 'cases.csv'}")
+    if not options.no_report:
+        say(f"page to look at: {options.out / 'report.html'}")
     return cli.SOME_FAILED if counts["failed"] else 0
+
+
+def _line(outcome: "Outcome") -> str:
+    """Return what is said of a case."""
+    if outcome.status == "kept":
+        return f"{outcome.name}: {outcome.reason}"
+    absent = f", without {', '.join(outcome.absent)}" if outcome.absent else ""
+    mean = outcome.expected_mean
+    dice = "" if math.isnan(mean) else f", expected Dice {mean:.2f}"
+    warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)
+    return (
+        f"{outcome.name}: done from {', '.join(outcome.used)}{absent}{dice} "
+        f"({outcome.seconds:.1f} s){warnings}"
+    )
 
 
 if __name__ == "__main__":

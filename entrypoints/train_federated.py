@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from mixmfl.runs import Run, SiteRound
 
 DESCRIPTION = """\
-Train over the sites that mixmfl_plan_preprocess prepared in WORK, all in this process, one after
-another. Sites exchange with the server what they would exchange over a network, and nothing else.
-The same seed on one CPU gives the same weights. RUN gets the state of every round (--resume goes
-on), progress.csv and .png, and at the end model.safetensors of the best round, which is also
-registered as the model that mixmfl_predict takes.
+Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this machine: one after
+another, or with --device cuda:0,cuda:1 a process per device. Sites exchange with the server what
+they would exchange over a network, and nothing else. The same seed on one CPU gives the same
+weights. RUN gets the state of every round (--resume goes on), progress.csv and .png, and at the
+end model.safetensors of the best round, which is also registered as the model that mixmfl_predict
+takes.
 
 With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
 and every hospital keeps its data, moments and its own copy. A round closes when all sites have
@@ -122,22 +123,26 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
     from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
     from mixmfl.rounds import register
 
-    device = cli.device(options.device)
-    workers = cli.workers(options.workers, device)
+    devices = cli.devices(options.device)
+    workers = cli.workers(options.workers, devices[0])
     sites = open_sites(
         options.input,
         plans,
         options.configuration,
         options.fold,
         options.seed,
-        device,
+        devices[0],
         workers,
         options.sites,
     )
     ledgers = options.out / "privacy"
     sites = [
-        dataclasses.replace(site, privacy=cli.privacy(options, ledgers / f"{site.name}.json"))
-        for site in sites
+        dataclasses.replace(
+            site,
+            device=devices[number % len(devices)],
+            privacy=cli.privacy(options, ledgers / f"{site.name}.json"),
+        )
+        for number, site in enumerate(sites)
     ]
     for site in sites:
         told = register(site)

@@ -29,6 +29,7 @@ from mixmfl.dataset import StoredCase, case_names, open_case
 from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError
 from mixmfl.evaluate import score
+from mixmfl.expected import all_subsets
 from mixmfl.files import or_nan, or_none, read_json, write_json, write_text
 from mixmfl.jobs import Workers
 from mixmfl.methods import METHODS, SITE, Method, base_of, find_method
@@ -37,7 +38,6 @@ from mixmfl.plan import Plans
 from mixmfl.recall_quality import RecallQuality, recall_quality
 from mixmfl.rounds import RunSettings, Site
 from mixmfl.runs import Run, SiteRound, export_model, holds_run
-from mixmfl.subsets import all_subsets
 from mixmfl.train import segment_stored
 
 FOLD = "0"
@@ -241,6 +241,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
             resume=holds_run(folder / federation),
             uniform=method.uniform,
             edit_memory=method.edit_memory,
+            measured=False,  # every subset is scored on the test cases anyway
         )
     files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
     cost = Cost(

@@ -4,6 +4,7 @@ One door for training and prediction. ``find_cases`` looks at names only, ``desc
 took for what, ``load_case`` reads the voxels and refuses what would give a wrong mask.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from mixmfl import image
 from mixmfl.errors import DataError
 from mixmfl.files import read_json
-from mixmfl.image import Grid
+from mixmfl.grids import FULL_COVERAGE, finest, fit, register, resample
+from mixmfl.image import Grid, Source
 from mixmfl.labels import EXAMPLE, REGIONS_EXAMPLE, Labels
 from mixmfl.modalities import FileName, Modalities
 
@@ -36,6 +38,9 @@ _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
 _KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
 _LINES_SHOWN = 20
 
+FEWEST_VALUES = 8  # that an image has; label files have fewer
+
+S = TypeVar("S")
 T = TypeVar("T")
 Parts = tuple[str, ...]
 Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
@@ -47,13 +52,23 @@ class Case:
 
     Attributes:
         name: Unique in its folder, and fit for a file's name.
-        images: The file of each modality that the case has, sorted by modality.
+        images: The file (or series, or array) of each modality that the case has, sorted by
+            modality.
         label: The segmentation, if there is one.
+        notes: How its images were told apart, where names alone did not say it.
+        patient: Name and ID, where files say them (DICOM); told only to who asks.
     """
 
     name: str
-    images: Mapping[str, Path]
+    images: Mapping[str, Path | Source]
     label: Path | None = None
+    notes: tuple[str, ...] = ()
+    patient: str = ""
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the images that are single files, as all are that ``find_cases`` finds."""
+        return {name: path for name, path in self.images.items() if isinstance(path, Path)}
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,25 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Placing:
+    """What may be done where the images of a case do not lie on each other.
+
+    Attributes:
+        reference: The modality whose grid the others are brought onto, and masks get; empty, or
+            where a case lacks it: that with the largest in-plane resolution. A label decides
+            before both: it was drawn on the grid that it has.
+        register: Whether images whose headers are wrong are registered (rigidly); otherwise such
+            a case is refused.
+    """
+
+    reference: str = ""
+    register: bool = False
+
+
+_AS_HEADERS_SAY = Placing()
+
+
+@dataclass(frozen=True)
 class LoadedCase:
     """A case's voxels, checked and in canonical orientation.
 
@@ -93,8 +127,11 @@ class LoadedCase:
         name: The case's.
         images: ``(Z, Y, X)`` of each modality, finite, sorted by modality.
         labels: ``(Z, Y, X)`` class indices; None without a label file or a description.
-        grid: The grid of the files, onto which ``image.from_canonical`` leads back.
+        grid: The grid of the reference's file, onto which ``image.from_canonical`` leads back.
         canonical: The grid of these arrays.
+        reference: The modality that this grid is of.
+        notes: What was done to bring the images together.
+        warnings: What is doubtful about that.
     """
 
     name: str
@@ -102,6 +139,9 @@ class LoadedCase:
     labels: npt.NDArray[np.int16] | None
     grid: Grid
     canonical: Grid
+    reference: str
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def find_cases(
@@ -147,6 +187,11 @@ def find_cases(
     return Found(tuple(cases), tuple(refused), tuple(ignored), layout, labels, folder)
 
 
+def holds_images(folder: Path) -> bool:
+    """Say whether there is an image file of those that ``find_cases`` looks for."""
+    return folder.is_dir() and bool(_image_files(folder))
+
+
 def describe(found: Found) -> str:
     """Return what was taken for what, as commands print it before they do anything else."""
     count = Counter(modality for case in found.cases for modality in case.images)
@@ -172,59 +217,86 @@ def describe(found: Found) -> str:
     return "\n".join(lines)
 
 
-def check_case(case: Case) -> Grid:
-    """Check from the headers alone that all files of a case share one grid, and return it.
+def choose_reference(
+    case: Case, grids: Mapping[str, Grid], label: Grid | None, wanted: str = ""
+) -> str:
+    """Return the modality whose grid a case's images are brought onto; see ``Placing``.
+
+    Args:
+        case: For messages.
+        grids: Of the images.
+        label: The label's grid, where the case has one.
+        wanted: ``Placing.reference``.
 
     Raises:
-        DataError: A file is unreadable, or two of them differ.
+        DataError: The label is on the grid of none of the images.
     """
-    (first, first_path), *others = case.images.items()
-    if case.label:
-        others.append(("label", case.label))
-    grid = _named(case, image.read_grid, first_path)
-    for kind, path in others:
-        difference = image.difference(_named(case, image.read_grid, path), grid)
-        if difference:
-            raise DataError(
-                f"case {case.name!r}: {kind} and {first} differ in {difference} "
-                f"({path}, {first_path}). All files of a case must share one grid; resample "
-                f"{kind} to {first} first"
-            )
-    return grid
+    best = wanted if wanted in grids else finest(grids)
+    if label is None:
+        return best
+    order = [best, *(name for name in grids if name != best)]
+    differences = {name: image.difference(label, grids[name]) for name in order}
+    for name, difference in differences.items():
+        if difference is None:
+            return name
+    raise DataError(
+        f"case {case.name!r}: label and {best} differ in {differences[best]} ({case.label}, "
+        f"{case.images[best]}), and no other image is on the label's grid either. Resample the "
+        f"label to {best} by nearest neighbour first"
+    )
 
 
-def load_case(case: Case, labels: Labels | None = None) -> LoadedCase:
-    """Read a case, check it, and turn it to canonical orientation.
+def voxels_of(case: Case) -> int:
+    """Return how many voxels the largest image of a case has, from headers alone.
+
+    Raises:
+        DataError: A file is unreadable, or no three-dimensional scalar image.
+    """
+    return max(
+        math.prod(_named(case, image.read_grid, source).shape)
+        if isinstance(source, Path)
+        else source.size
+        for source in case.images.values()
+    )
+
+
+def load_case(
+    case: Case, labels: Labels | None = None, placing: Placing = _AS_HEADERS_SAY
+) -> LoadedCase:
+    """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
 
     Args:
         case: From ``find_cases``.
         labels: What the label file's values mean; without it the label file is not read.
+        placing: What to do with images that are not on one grid.
 
     Raises:
-        DataError: The images do not share one grid, or hold NaN or the same value everywhere; or
-            the label is on another grid or holds values that are not declared.
+        DataError: An image holds NaN or the same value everywhere, or does not lie where the
+            reference does; or the label is on no image's grid or holds values not declared.
     """
-    grid = check_case(case)
-    images = {}
-    canonical = grid
+    arrays, grids = {}, {}
     for modality, path in case.images.items():
-        array, _ = _named(case, image.read_image, path)
-        bad = int(np.count_nonzero(~np.isfinite(array)))
-        if bad:
-            raise DataError(
-                f"case {case.name!r}: {modality} ({path}) holds {_plural(bad, 'voxel')} of NaN or "
-                "infinity; needed are finite numbers. Replace them, for example by the background"
+        array, grids[modality] = _named(case, image.read_image, path)
+        _check_voxels(case, modality, array)
+        arrays[modality] = _background_at_zero(array)
+    drawn = case.label if labels is not None else None
+    label_grid = _named(case, image.read_grid, drawn) if drawn is not None else None
+    reference = choose_reference(case, grids, label_grid, placing.reference)
+    grid = grids[reference]
+    notes: list[str] = []
+    warnings: list[str] = []
+    images, canonical = {}, grid
+    for modality in case.images:
+        if modality != reference:
+            arrays[modality] = _onto_reference(
+                case, modality, reference, arrays, grids, placing, notes, warnings
             )
-        if array.min() == array.max():
-            raise DataError(
-                f"case {case.name!r}: {modality} ({path}) is empty, every voxel is "
-                f"{array.flat[0]:g}. Remove the file if the case lacks this modality"
-            )
-        images[modality], canonical = image.to_canonical(_background_at_zero(array), grid)
+    for modality in case.images:
+        images[modality], canonical = image.to_canonical(arrays.pop(modality), grid)
 
     indices = None
-    if labels is not None and case.label is not None:
-        array, _ = _named(case, image.read_labels, case.label)
+    if labels is not None and drawn is not None:
+        array, _ = _named(case, image.read_labels, drawn)
         try:
             indices = labels.to_indices(image.to_canonical(array, grid)[0])
         except DataError as error:
@@ -232,7 +304,94 @@ def load_case(case: Case, labels: Labels | None = None) -> LoadedCase:
                 f"case {case.name!r}: label ({case.label}) {error}. Mend the file, or declare its "
                 'values under "labels" in dataset.json'
             ) from None
-    return LoadedCase(case.name, images, indices, grid, canonical)
+    return LoadedCase(
+        case.name, images, indices, grid, canonical, reference, tuple(notes), tuple(warnings)
+    )
+
+
+def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> None:
+    path = case.images[modality]
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise DataError(
+            f"case {case.name!r}: {modality} ({path}) holds {_plural(bad, 'voxel')} of NaN or "
+            "infinity; needed are finite numbers. Replace them, for example by the background"
+        )
+    if array.min() == array.max():
+        raise DataError(
+            f"case {case.name!r}: {modality} ({path}) is empty, every voxel is "
+            f"{array.flat[0]:g}. Remove the file if the case lacks this modality"
+        )
+    if values := _few_values(array):
+        raise DataError(
+            f"case {case.name!r}: {modality} ({path}) holds only the values "
+            f"{', '.join(f'{value:g}' for value in values)}; a label was given as an image. Name "
+            "the file as a label, or remove it"
+        )
+
+
+def _few_values(array: npt.NDArray[np.float32]) -> list[float]:
+    """Return the values of an image if they are as few as a label's; else none."""
+    flat = array.ravel()
+    for step in (max(1, flat.size // 100_000), 1):  # a sample tells nearly always
+        values = np.unique(flat[::step])
+        if len(values) >= FEWEST_VALUES:
+            return []
+    return [float(value) for value in values]
+
+
+def _onto_reference(
+    case: Case,
+    modality: str,
+    reference: str,
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+    grids: Mapping[str, Grid],
+    placing: Placing,
+    notes: list[str],
+    warnings: list[str],
+) -> npt.NDArray[np.float32]:
+    """Return an image on the reference's grid, checked to show the same place; add what to tell.
+
+    Raises:
+        DataError: It does not, and may not be registered, or registering did not help.
+    """
+    fixed, onto, moving, own = (
+        arrays[reference],
+        grids[reference],
+        arrays[modality],
+        grids[modality],
+    )
+    difference = image.difference(own, onto)
+    found = fit(fixed, onto, moving, own)
+    if found.fault is None:
+        if found.coverage < FULL_COVERAGE:
+            warnings.append(
+                f"{modality} shows {found.coverage:.0%} of the head that {reference} shows"
+            )
+        if difference is None:
+            return moving
+        notes.append(f"{modality} was resampled onto the grid of {reference} ({difference})")
+        return resample(moving, own, onto)
+    where = f"{case.images[modality]}, {case.images[reference]}"
+    if not placing.register:
+        raise DataError(
+            f"case {case.name!r}: {modality} does not lie on {reference}: {found.fault} ({where}). "
+            "Look at both; --register registers them rigidly"
+        )
+    moved = register(fixed, onto, moving, own)
+    after = fit(fixed, onto, moving, own, moved)
+    told = (
+        f"shift {moved.shift_mm:.1f} mm, turn {moved.angle:.1f} degrees, mutual information "
+        f"{found.similarity:.3f} before and {after.similarity:.3f} after"
+    )
+    # not "<": without numbers to compare, nothing says that registering helped
+    if after.fault is not None or not after.similarity > found.similarity:
+        raise DataError(
+            f"case {case.name!r}: {modality} does not lie on {reference}: {found.fault} ({where}), "
+            f"and registering did not mend it ({told}{'; ' + after.fault if after.fault else ''})"
+        )
+    notes.append(f"{modality} was registered to {reference} ({told})")
+    return resample(moving, own, onto, moved)
 
 
 def _background_at_zero(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -301,7 +460,9 @@ class _Draft:
             self.unknown.append(path)
 
     def case(self, name: str) -> Case:
-        images = {modality: paths[0] for modality, paths in sorted(self.images.items())}
+        images: dict[str, Path | Source] = {
+            modality: paths[0] for modality, paths in sorted(self.images.items())
+        }
         return Case(name, images, self.labels[0] if self.labels else None)
 
     def fault(self, name: str, folder: Path, labels_needed: bool) -> str | None:
@@ -518,7 +679,7 @@ def _read_dataset_json(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _named(case: Case, read: Callable[[Path], T], path: Path) -> T:
+def _named(case: Case, read: Callable[[S], T], path: S) -> T:
     """Read a file, and let the error say which case it is of."""
     try:
         return read(path)

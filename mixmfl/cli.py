@@ -19,6 +19,8 @@ from mixmfl.errors import MixmflError
 if TYPE_CHECKING:
     import torch
 
+    from mixmfl.cases import Placing
+    from mixmfl.modalities import Modalities
     from mixmfl.outgoing import Minimum
     from mixmfl.privacy import Privacy
 
@@ -49,6 +51,38 @@ def add_alias(made: argparse.ArgumentParser) -> None:
         metavar="NAME=ALIAS[,ALIAS]",
         help="another word for a modality in file names, or a new modality (repeatable)",
     )
+
+
+def add_placing(made: argparse.ArgumentParser) -> None:
+    """Add ``--reference`` and ``--register``, for commands that read cases."""
+    made.add_argument(
+        "--reference",
+        default="",
+        metavar="MODALITY",
+        help="onto whose grid a case's other images are resampled; default: the label's, else that "
+        "with the largest in-plane resolution",
+    )
+    made.add_argument(
+        "--register",
+        action="store_true",
+        help="register images of a case that do not lie on each other (rigidly); default: refuse",
+    )
+
+
+def placing(options: argparse.Namespace, modalities: "Modalities") -> "Placing":
+    """Return what ``--reference`` and ``--register`` mean.
+
+    Raises:
+        MixmflError: ``--reference`` is no modality that is known.
+    """
+    from mixmfl.cases import Placing
+
+    reference = modalities.find(options.reference) if options.reference else ""
+    if reference is None:
+        raise MixmflError(
+            f"--reference {options.reference}: known are {', '.join(modalities.names)}"
+        )
+    return Placing(reference, options.register)
 
 
 def add_setting(made: argparse.ArgumentParser) -> None:
@@ -85,6 +119,15 @@ def device(named: str) -> "torch.device":
         reason = str(error).splitlines()[0]
         raise MixmflError(f"--device {named}: cannot be used here ({reason})") from None
     return found
+
+
+def devices(named: str) -> "list[torch.device]":
+    """Return the devices that ``--device`` means where it may name several.
+
+    Raises:
+        MixmflError: One of them is not here.
+    """
+    return [device(name.strip()) for name in named.split(",")]
 
 
 def add_workers(made: argparse.ArgumentParser) -> None:
@@ -212,6 +255,46 @@ def home() -> Path:
     return Path(system or Path.home() / ".config") / "mixmfl"
 
 
+def add_output(made: argparse.ArgumentParser) -> None:
+    """Add ``--quiet`` and ``--log``, for commands that work through many cases."""
+    made.add_argument(
+        "-q", "--quiet", action="store_true", help="print nothing but trouble, draw no bar"
+    )
+    made.add_argument("--log", type=Path, metavar="FILE", help="add what happens to a log file")
+
+
+@contextmanager
+def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
+    """Give a function that prints a line unless ``--quiet`` and adds it to the file of ``--log``.
+
+    Raises:
+        MixmflError: The file cannot be written.
+    """
+    logger = logging.getLogger("mixmfl")
+    level, handler = logger.level, None
+    if options.log is not None:
+        try:
+            handler = logging.FileHandler(options.log, encoding="utf-8")
+        except OSError as error:
+            raise MixmflError(f"--log {options.log}: cannot be written ({error})") from None
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(min(level, logging.INFO))
+
+    def say(line: str) -> None:
+        logger.info(line)
+        if not options.quiet:
+            print(line, flush=True)
+
+    try:
+        yield say
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)
+            handler.close()
+
+
 def run(
     made: argparse.ArgumentParser,
     argv: Sequence[str] | None,
@@ -233,7 +316,7 @@ def run(
         return NOTHING_COULD_START
     except KeyboardInterrupt:
         print(
-            f"{made.prog}: interrupted; what is done is kept: run the same command again "
+            f"{made.prog}: interrupted; what is done is kept and whole: run the same command again "
             "(mixmfl_train_federated with --resume) to go on",
             file=sys.stderr,
         )
@@ -263,8 +346,11 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function (what, done, total) that draws a progress bar per ``what`` on stderr."""
+def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function (what, done, total) that draws a progress bar per ``what`` on stderr.
+
+    The time left is that of the last ten minutes' speed.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -273,6 +359,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         TaskID,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
 
     console = Console(stderr=True)
@@ -281,8 +368,11 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        speed_estimate_period=600,
+        disable=quiet or not console.is_terminal,
         # results stay on stdout where that leads to a file; on a terminal they go above the bar
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -21,6 +21,7 @@ from mixmfl.masked import (
     sum_blocks,
     unmask_tasks,
 )
+from mixmfl.measure import measure_task, merge_measured, read_measured
 from mixmfl.memory import Memory, State
 from mixmfl.network import prototype_sizes
 from mixmfl.progress import draw_progress
@@ -34,7 +35,19 @@ from mixmfl.rounds import (
     train_task,
     validation_task,
 )
-from mixmfl.runs import Run, SiteRound, export_model, last_state, open_run, save_round, start_run
+from mixmfl.runs import (
+    Run,
+    SiteRound,
+    choose_round,
+    export_model,
+    last_state,
+    load_expected,
+    load_state_of,
+    open_run,
+    save_expected,
+    save_round,
+    start_run,
+)
 from mixmfl.train import DiceSum
 from mixmfl.wire import Message
 
@@ -143,12 +156,37 @@ def train_rounds(
     return True
 
 
-def finish(run: Run) -> Path:
-    """Draw how a run went and export the model of its best round; return the model's file."""
+def finish(run: Run, ask: Ask | None) -> Path:
+    """Draw how a run went and export the model of its best round; return the model's file.
+
+    Args:
+        run: With at least one round.
+        ask: Reaches the sites, which measure what Dice to expect of the model from every subset of
+            modalities, as far as that is not done yet; None: that is left out.
+    """
     draw_progress(run, run.folder / "progress.png")
+    if ask is not None:
+        _measure(run, ask)
     model = run.folder / "model.safetensors"
     export_model(run.folder, "best", model)
     return model
+
+
+def _measure(run: Run, ask: Ask) -> None:
+    number = choose_round(run, "best")
+    if load_expected(run, number) is not None:
+        return
+    state = load_state_of(run, number)
+    answers = ask(
+        {site: measure_task(state, site, run.registrations) for site in run.registrations}
+    )
+    told = []
+    for site, answer in answers.came.items():
+        try:
+            told.append(read_measured(site, answer.message, number, run.plans))
+        except AggregationError as error:
+            log.warning("%s: what it measured is left out: %s", site, error)
+    save_expected(run, number, merge_measured(told))
 
 
 def _one_round(

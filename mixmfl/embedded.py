@@ -1,7 +1,11 @@
-"""The embedded federation: all sites in this process, one after another, on one device."""
+"""The embedded federation: all sites on one machine, in one process or in one per device."""
 
+import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,9 @@ from mixmfl.dataset import case_names, open_case
 from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError, PrivacyError
 from mixmfl.masked import Secrets, perform_at_site
-from mixmfl.memory import Memory, State
+from mixmfl.measure import KIND as MEASURE
+from mixmfl.measure import measure_at_site
+from mixmfl.memory import Memory
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
     RunSettings,
@@ -23,6 +29,7 @@ from mixmfl.rounds import (
 )
 from mixmfl.runs import Run, choose_round, load_state_of, save_personal
 from mixmfl.sampling import site_number
+from mixmfl.tensors import pack, unpack
 from mixmfl.wire import Message, decode, encode, most_reply_bytes
 
 FOLDS = 5
@@ -105,6 +112,7 @@ def train_embedded(
     uniform: bool = False,
     edit_memory: Callable[[Memory], Memory] | None = None,
     overhear: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
+    measured: bool = True,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -112,7 +120,7 @@ def train_embedded(
 
     Args:
         plans: Of the run.
-        sites: At least one.
+        sites: At least one; those on different devices train side by side.
         settings: Of the run.
         fold: As ``split_fold`` took it.
         out: The run's folder; new, unless ``resume``.
@@ -121,6 +129,7 @@ def train_embedded(
         uniform: Whether every site's word counts the same; see ``register``.
         edit_memory: What an ablation makes of the merged memory, after every round.
         overhear: Called with a site's name, each task that it was sent and what it replied.
+        measured: Whether the model file shall say what Dice to expect from which modalities.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -133,21 +142,39 @@ def train_embedded(
         check_registration(name, told, plans)
     asked = Run(out, plans, settings, fold, registrations)
     run, state, optimizers = begin(asked, resume=resume, optimizers=True)
-    secrets: dict[str, Secrets | None] = {}
+    devices = sorted({str(site.device) for site in sites})
+    with _desks(devices) as desks:
 
-    def ask(tasks: Mapping[str, Message]) -> Answers:
-        came, absent = {}, {}
-        for site in sites:
-            if site.name in tasks:
+        def ask(tasks: Mapping[str, Message]) -> Answers:
+            asked = [site for site in sites if site.name in tasks]
+            received = {site.name: encode(tasks[site.name]) for site in asked}
+            coming = {
+                site.name: desks[str(site.device)](
+                    site,
+                    received[site.name],
+                    run.plans,
+                    run.settings,
+                    pack(optimizers.get(site.name, {}), {}),
+                    run.registrations[site.name].uniform,
+                )
+                for site in asked
+            }
+            came, absent = {}, {}
+            for name, done in coming.items():
                 try:
-                    came[site.name] = _ask_here(site, tasks[site.name], run, optimizers, secrets)
-                    overhear(site.name, tasks[site.name], came[site.name].message)
+                    sent, moments, seconds = done()
+                    reply = decode(sent, most_reply_bytes(received[name]))
                 except (AggregationError, PrivacyError) as error:
-                    absent[site.name] = str(error)
-        return Answers(came, absent)
+                    absent[name] = str(error)
+                    continue
+                overhear(name, tasks[name], reply)
+                came[name] = Answer(reply, len(sent), len(received[name]), seconds)
+                if after := unpack(moments)[0]:
+                    optimizers[name] = after
+            return Answers(came, absent)
 
-    train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
-    finish(run)
+        train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
+        finish(run, ask if measured else None)
     return run
 
 
@@ -169,32 +196,62 @@ def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
         save_personal(run, site.name, personal, own)
 
 
-def _ask_here(
+Done = Callable[[], tuple[bytes, bytes, float]]
+"""Waits for a task: the reply, the moments after it, which may be empty, and seconds."""
+
+
+@contextmanager
+def _desks(devices: Sequence[str]) -> Iterator[Mapping[str, Callable[..., Done]]]:
+    """Give for each device where tasks for its sites are done, in the order in which they come.
+
+    With one device that is this process, at once; with several it is a process for each.
+    """
+    if len(devices) == 1:
+        yield {devices[0]: lambda *task: partial(_do_task, *task)}
+        return
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pools = {
+            device: stack.enter_context(
+                ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),))
+            )
+            for device in devices
+        }
+        yield {
+            device: lambda *task, pool=pool: pool.submit(_do_task, *task).result
+            for device, pool in pools.items()
+        }
+
+
+_SECRETS: dict[str, Secrets | None] = {}
+"""Of the sites whose tasks this process does, between the steps of a masked round."""
+
+
+def _do_task(
     site: Site,
-    task: Message,
-    run: Run,
-    optimizers: dict[str, State],
-    secrets: dict[str, Secrets | None],
-) -> Answer:
-    """Have a task done by a site in this process; what crosses, crosses as bytes.
+    received: bytes,
+    plans: Plans,
+    settings: RunSettings,
+    moments: bytes,
+    uniform: bool,
+) -> tuple[bytes, bytes, float]:
+    """Have a site do a task; what crosses, crosses as bytes.
 
     Raises:
-        AggregationError: What came from the site is no message.
+        AggregationError: What came to the site is no message.
         PrivacyError: The site's privacy budget is spent, or it refuses for its privacy.
     """
-    began = time.monotonic()
-    received = encode(task)
-    reply, optimizer, secrets[site.name] = perform_at_site(
-        decode(received),
+    began, task = time.monotonic(), decode(received)
+    if task.kind == MEASURE:
+        reply = measure_at_site(task, site, plans, settings)
+        return encode(reply), pack({}, {}), time.monotonic() - began
+    reply, after, _SECRETS[site.name] = perform_at_site(
+        task,
         site,
-        run.plans,
-        run.settings,
-        optimizers.get(site.name, {}),
-        secrets.get(site.name),
-        uniform=run.registrations[site.name].uniform,
+        plans,
+        settings,
+        unpack(moments)[0],
+        _SECRETS.get(site.name),
+        uniform=uniform,
     )
-    if optimizer:
-        optimizers[site.name] = optimizer
-    sent = encode(reply)
-    answer = decode(sent, most_reply_bytes(received))
-    return Answer(answer, len(sent), len(received), time.monotonic() - began)
+    return encode(reply), pack(after, {}), time.monotonic() - began

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and JSON that is checked when read."""
 
+import hashlib
 import json
 import math
 import os
@@ -38,6 +39,15 @@ def write_json(path: Path, content: Any) -> None:
     NaN is no JSON: a ``ValueError`` is a fault of the caller.
     """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's content."""
+    digest = hashlib.sha256()  # hashlib.file_digest comes with Python 3.11
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def or_none(number: float) -> float | None:

@@ -20,6 +20,8 @@ from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
 from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.masked import Secrets, perform_at_site
+from mixmfl.measure import KIND as MEASURE
+from mixmfl.measure import measure_at_site
 from mixmfl.memory import State
 from mixmfl.modalities import Modalities
 from mixmfl.model import specialise
@@ -162,6 +164,7 @@ class Hospital:
             "join": self._join,
             **dict.fromkeys(("train", *MASKED_KINDS), self._train),
             "validate": self._validate,
+            MEASURE: self._measure,
             "personalize": self._personalize,
             "model": self._keep_model,
         }
@@ -251,6 +254,10 @@ class Hospital:
     def _validate(self, task: Message) -> Message:
         joined = self._run()
         return perform(task, joined.site, joined.plans, joined.settings, {})[0]
+
+    def _measure(self, task: Message) -> Message:
+        joined = self._run()
+        return measure_at_site(task, joined.site, joined.plans, joined.settings)
 
     def _personalize(self, task: Message) -> Message:
         joined = self._run()

@@ -1,17 +1,19 @@
 """Images as arrays with a grid: reading, writing, and one orientation for all.
 
-The only module that sees SimpleITK and nibabel. Arrays run (Z, Y, X); their physical place is in
-millimetres, LPS: x grows to the patient's left, y to the back, z to the head.
+The only module that sees nibabel, and with ``grids`` that sees SimpleITK. Arrays run (Z, Y, X);
+their physical place is in millimetres, LPS: x grows to the patient's left, y to the back, z to
+the head.
 """
 
 import gzip
+import hashlib
 import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +29,12 @@ Array = npt.NDArray[Any]
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
 
+# by the last ending; named, because ITK would try its readers of all other formats, too
+_READERS = {
+    ".gz": "NiftiImageIO", ".nii": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
+}  # fmt: skip
+
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
 SPACING_TOLERANCE = 1e-3  # relative
 DIRECTION_TOLERANCE = 1e-3  # of each cosine
@@ -35,6 +43,10 @@ ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 # No image compresses better than this (deflate's limit is 1032), so a header that promises more
 # voxels is damaged, and we need not ask for the memory to find out.
 LARGEST_COMPRESSION = 1100
+
+# Behind the voxels a file may have some padding. A small file that unpacks to much more than its
+# header says would fill the memory.
+MOST_BEHIND = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,74 @@ class Grid:
     direction: tuple[float, float, float, float, float, float, float, float, float]
 
 
+class Source(Protocol):
+    """An image that is not one file: a DICOM series, or an array in memory."""
+
+    def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
+        """Return the voxels ``(Z, Y, X)`` and their grid; raise ``DataError`` where it cannot."""
+
+    def sha256(self) -> str:
+        """Return a digest of the content."""
+
+    @property
+    def name(self) -> str:
+        """Return what messages call it."""
+
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An array as nibabel gives it, ``(X, Y, Z)``, and its affine.
+
+    Attributes:
+        voxels: Numbers, ``(X, Y, Z)``.
+        affine: 4x4, from an index to its place in mm, RAS.
+    """
+
+    voxels: Array
+    affine: Array
+
+    @property
+    def name(self) -> str:
+        """Return what messages call it."""
+        return "array"
+
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+        return int(np.size(self.voxels))
+
+    def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
+        """Return the voxels ``(Z, Y, X)`` and their grid.
+
+        Raises:
+            DataError: It is not three-dimensional, or the affine is no grid's.
+        """
+        voxels, affine = np.asarray(self.voxels), np.asarray(self.affine, dtype=float)
+        if voxels.ndim != 3 or voxels.dtype.kind not in "biuf":
+            raise DataError(
+                f"array of {voxels.dtype} with shape {voxels.shape}: numbers (X, Y, Z) are needed"
+            )
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise DataError(f"affine with shape {affine.shape}: a finite 4x4 matrix is needed")
+        lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        if not (spacing > 0).all():
+            raise DataError(f"affine has spacing {tuple(spacing)} mm; it must be positive")
+        grid = make_grid(voxels.shape[::-1], spacing[::-1], lps[:3, 3], lps[:3, :3] / spacing)
+        check_directions(grid, "affine")
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(voxels.T, dtype=np.float32), grid
+
+    def sha256(self) -> str:
+        """Return a digest of the content."""
+        content = np.ascontiguousarray(self.voxels).tobytes() + np.asarray(self.affine).tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+
 def read_grid(path: Path) -> Grid:
     """Read the grid of an image from its header alone.
 
@@ -64,15 +144,39 @@ def read_grid(path: Path) -> Grid:
     return _open(path)[1]
 
 
-def read_image(path: Path) -> tuple[npt.NDArray[np.float32], Grid]:
+def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
     """Read an image as it lies in the file, ``(Z, Y, X)``; values may still be NaN.
 
     Raises:
         DataError: As ``read_grid``, or the voxels are incomplete.
     """
+    if not isinstance(path, Path):
+        return path.read()
     array, grid = _read(path)
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which callers refuse
         return array.astype(np.float32), grid
+
+
+def read_frames(path: Path) -> Array:
+    """Read the planes of a DICOM file, ``(frames, Y, X)``, rescaled, however it is compressed.
+
+    Raises:
+        DataError: They cannot be read, or are in colour.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    with _quiet():
+        try:
+            found = reader.Execute()
+        except RuntimeError as error:
+            raise DataError(
+                f"{path}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
+            ) from None
+    if found.GetNumberOfComponentsPerPixel() != 1:
+        raise DataError(f"{path}: is in colour; needed is one number per pixel")
+    planes = read_back(found)
+    return planes[None] if planes.ndim == 2 else planes
 
 
 def read_labels(path: Path) -> tuple[Array, Grid]:
@@ -122,15 +226,35 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
         raise DataError(
             f"{path}: cannot be written; its name must end in {_either(WRITTEN_ENDINGS)}"
         )
+    with replacing(path) as temporary:
+        try:
+            sitk.WriteImage(
+                to_sitk(image, grid), str(temporary), useCompression=path.suffix != ".nii"
+            )
+        except RuntimeError as error:
+            raise DataError(f"{path}: cannot be written ({_reason(error)})") from None
+
+
+def to_sitk(image: Array, grid: Grid) -> Any:
+    """Return SimpleITK's form of an array ``(Z, Y, X)``."""
     made = sitk.GetImageFromArray(image)
     made.SetSpacing(grid.spacing[::-1])
     made.SetOrigin(grid.origin)
     made.SetDirection(grid.direction)
-    with replacing(path) as temporary:
-        try:
-            sitk.WriteImage(made, str(temporary), useCompression=path.suffix != ".nii")
-        except RuntimeError as error:
-            raise DataError(f"{path}: cannot be written ({_reason(error)})") from None
+    return made
+
+
+def to_nibabel(array: Array, grid: Grid) -> Any:
+    """Return nibabel's form of an array ``(Z, Y, X)``, whose places are RAS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
+    matrix[:3, 3] = grid.origin
+    return nib.Nifti1Image(np.ascontiguousarray(array.T), np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)
+
+
+def read_back(image: Any) -> Array:
+    """Return the array ``(Z, Y, X)`` of SimpleITK's form."""
+    return sitk.GetArrayFromImage(image)
 
 
 def difference(a: Grid, b: Grid) -> str | None:
@@ -173,7 +297,7 @@ def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
             column = -column
         columns[:, 2 - axis] = column
     origin = grid.origin + direction @ (first * grid.spacing[::-1])
-    return np.ascontiguousarray(turned), _grid(
+    return np.ascontiguousarray(turned), make_grid(
         turned.shape, [grid.spacing[taken] for taken in source], origin, columns
     )
 
@@ -234,15 +358,21 @@ def _read_nifti(path: Path, header: Any, grid: Grid) -> Array:
     and says nothing. A mask predicted from half a brain looks fine where the brain is.
     """
     try:
-        with _unpacked(path) as file:
-            content = file.read()  # to the end, where gzip has its checksum
         slope, intercept = header.get_slope_inter()
+        start, kind = header.get_data_offset() or header.single_vox_offset, header.get_data_dtype()
+        needed = start + math.prod(grid.shape) * kind.itemsize
+        with _unpacked(path) as file:
+            content = file.read(needed)
+            rest = len(file.read(MOST_BEHIND + 1))  # to the end, where gzip has its checksum
     except (OSError, EOFError, zlib.error, HeaderDataError) as error:
         raise DataError(
             f"{path}: is incomplete or damaged ({error}). Copy or export it again"
         ) from None
-    start, kind = header.get_data_offset() or header.single_vox_offset, header.get_data_dtype()
-    needed = start + math.prod(grid.shape) * kind.itemsize
+    if rest > MOST_BEHIND:
+        raise DataError(
+            f"{path}: goes on for more than {MOST_BEHIND} bytes behind its last voxel; the header "
+            "is not that of the voxels. Copy or export it again"
+        )
     if len(content) < needed:
         raise DataError(
             f"{path}: is incomplete ({len(content)} bytes found, {needed} needed). Copy or export "
@@ -265,6 +395,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         )
     _check_nifti_header(path)
     reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
     with _quiet():
         try:
@@ -286,15 +417,25 @@ def _open(path: Path) -> tuple[Any, Grid]:
             "complex); needed is one"
         )
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
-    grid = _grid(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
+    grid = make_grid(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
     if not all(math.isfinite(step) and step > 0 for step in grid.spacing):
         raise DataError(f"{path}: has spacing {grid.spacing} mm; it must be positive and finite")
+    check_directions(grid, str(path))
+    return reader, grid
+
+
+def check_directions(grid: Grid, source: str) -> None:
+    """Check that a grid's axes are at right angles.
+
+    Raises:
+        DataError: They are not.
+    """
+    direction = np.reshape(grid.direction, (3, 3))
     if not np.allclose(direction.T @ direction, np.eye(3), atol=DIRECTION_TOLERANCE):
         raise DataError(
-            f"{path}: has direction {_round(grid.direction)}; its axes must be at right angles. "
+            f"{source}: has direction {_round(grid.direction)}; its axes must be at right angles. "
             "Resample it to a grid without shear"
         )
-    return reader, grid
 
 
 def _nifti_header(path: Path) -> Any:
@@ -349,7 +490,7 @@ def _quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
-def _grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
+def make_grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
     """Make a grid of plain numbers, so that it compares, prints and serialises."""
     z, y, x = map(int, shape)
     dz, dy, dx = map(float, spacing)

@@ -206,7 +206,7 @@ def can_recall(memory: Memory, modality: str, level: int) -> bool:
 
 
 def recall(query: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
-    """Read what an absent modality's tailored features would be.
+    """Read what an absent modality's tailored features would be, asking by shared features.
 
     Every voxel's shared feature attends over the modality's keys; the answer mixes its values:
     ``softmax(cos(q - k̄, k - k̄) / temperature) @ v`` over the classes seen, where ``k̄`` is the
@@ -221,14 +221,65 @@ def recall(query: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
     Returns:
         ``(B, C_tailored, *P)``
     """
-    seen = prototypes.counts > 0
-    keys = prototypes.keys[seen].to(query.dtype)  # (K, C_shared)
-    values = prototypes.values[seen].to(query.dtype)  # (K, C_tailored)
-    centre = keys.mean(dim=0)
-    asked = functional.normalize(query.movedim(1, -1) - centre, dim=-1)  # (B, *P, C_shared)
-    likeness = asked @ functional.normalize(keys - centre, dim=-1).T  # (B, *P, K)
-    attention = torch.softmax(likeness / temperature, dim=-1)
-    return (attention @ values).movedim(-1, 1)
+    likeness = _likeness(query, prototypes.keys, prototypes.counts > 0)
+    known = (prototypes.counts > 0).expand(len(query), -1)
+    return _mix(likeness, known, prototypes, temperature)
+
+
+def recall_by_votes(
+    features: Mapping[str, tuple[Tensor, Tensor]],
+    memory: Mapping[str, Prototypes],
+    wanted: str,
+    temperature: float,
+) -> Tensor:
+    """Read what an absent modality's tailored features would be, asking the modalities at hand.
+
+    Each of them says which class a voxel looks like, in its own terms: its tailored feature beside
+    its own values. Their mean likeness picks among the absent modality's values:
+    ``softmax(mean over m at hand of cos(t_m - v̄_m, v_m - v̄_m) / temperature) @ v`` over the
+    classes that the absent modality and one at hand have seen.
+
+    Args:
+        features: By modality, tailored features ``(B, C_tailored, *P)``, and ``(B,)`` bool: at
+            hand in which cases.
+        memory: By modality, of this level, one prototype per class.
+        wanted: The absent modality.
+        temperature: As in ``recall``.
+
+    Returns:
+        ``(B, C_tailored, *P)``; zero in a case of which no class is known.
+    """
+    any_features = next(iter(features.values()))[0]
+    shape, rows = any_features.shape, len(memory[wanted].counts)
+    total = any_features.new_zeros((shape[0], *shape[2:], rows))
+    votes = any_features.new_zeros((shape[0], rows))
+    for modality, (found, here) in features.items():
+        if modality in memory and here.any():
+            seen = memory[modality].counts > 0
+            likeness = _likeness(found[here], memory[modality].values, seen)
+            total[here] = total[here] + likeness * seen
+            votes[here] = votes[here] + seen.to(votes.dtype)
+    mean = total / votes.clamp(min=1).reshape(shape[0], *[1] * (len(shape) - 2), rows)
+    known = (votes > 0) & (memory[wanted].counts > 0)
+    return _mix(mean, known, memory[wanted], temperature)
+
+
+def _likeness(features: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
+    """Return the cosine ``(B, *P, K)`` of features and rows, each less the mean row seen."""
+    rows = rows.to(features.dtype)
+    centre = rows[seen].mean(dim=0)
+    # a blank slice has features of exactly zero: the eps keeps their gradient within bounds
+    asked = functional.normalize(features.movedim(1, -1) - centre, dim=-1, eps=1e-3)
+    return asked @ functional.normalize(rows - centre, dim=-1, eps=1e-3).T
+
+
+def _mix(likeness: Tensor, known: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
+    """Return values mixed by likeness ``(B, *P, K)`` over rows ``known``, ``(B, K)`` bool."""
+    where = known.reshape(len(known), *[1] * (likeness.ndim - 2), -1)
+    least = torch.finfo(likeness.dtype).min  # not -inf, of which nothing but NaN would be left
+    attention = torch.softmax((likeness / temperature).masked_fill(~where, least), dim=-1)
+    attention = torch.where(where.any(dim=-1, keepdim=True), attention, 0)
+    return (attention @ prototypes.values.to(likeness.dtype)).movedim(-1, 1)
 
 
 def memory_to_state(memory: Memory) -> State:

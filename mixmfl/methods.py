@@ -127,14 +127,21 @@ ABLATIONS = {
         for level in (-1, -2, -3)
     },
     "memory-prototypes4": Method(
-        "four prototypes per class instead of one", network={**_DEEP, "prototypes": 4}
+        "four prototypes per class instead of one",
+        network={**_DEEP, "prototypes": 4, "recall": "shared"},
+    ),
+    "memory-shared": Method(
+        "asked by the mean shared feature instead of votes",
+        network={**_DEEP, "recall": "shared"},
     ),
     "memory-zero": Method("its values zero", network=_DEEP, edit_memory=_no_values),
     "memory-random-values": Method(
         "its values random, but still one per class", network=_DEEP, edit_memory=_random_values
     ),
     "memory-random-keys": Method(
-        "its keys random, but still one per class", network=_DEEP, edit_memory=_random_keys
+        "asked by the mean shared feature, its keys random",
+        network={**_DEEP, "recall": "shared"},
+        edit_memory=_random_keys,
     ),
     "memory-slow": Method(
         "earlier batches of a round count in full", network=_DEEP, training={"memory_decay": 1}

@@ -27,7 +27,8 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "t1c": ("t1ce", "t1gd", "t1post", "t1km", "t1wce", "t1wgd", "t1contrast",
             *_pairs(_T1, _CONTRAST_AFTER), *_pairs(_CONTRAST, _T1)),
     "t2": ("t2w", "t2tse", "t2 tse"),
-    "flair": ("t2f", "t2flair", "t2 flair", "t2w flair", "flair t2", "flair t2w", "flairw"),
+    "flair": ("t2f", "t2flair", "t2 flair", "t2w flair", "flair t2", "flair t2w", "flairw",
+              "dark fluid", "darkfluid"),
     "pd": ("pdw",),
     "dwi": ("b1000",),
     "adc": ("adcmap", "adc map"),
@@ -119,6 +120,12 @@ class Modalities:
         """Return the modality that some words mean as a whole, such as a channel's name."""
         kind = self._kinds.get(_split(words))
         return kind if kind in self.table else None
+
+    def kinds_in(self, text: str) -> set[str]:
+        """Return the modalities that the words of a text name, the longest matches only."""
+        words = [span.group().lower() for span in _WORD.finditer(text)]
+        found = {match.kind for match in _longest_matches(words, self._kinds)}
+        return found & set(self.table)
 
     def read_name(self, stem: str) -> FileName:
         """Read a file's name, without its ending.

@@ -1,20 +1,27 @@
 """The model file: weights and memory, and in its header all that they mean."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mixmfl import __version__
-from mixmfl.errors import MixmflError, ModelError
-from mixmfl.files import replacing
+from mixmfl.cases import Case, Placing, load_case
+from mixmfl.errors import DataError, MixmflError, ModelError
+from mixmfl.expected import SubsetDice
+from mixmfl.files import replacing, sha256
+from mixmfl.image import InMemory, Source, from_canonical
 from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to_state
 from mixmfl.network import SegmentationNet, build_network, load_state
 from mixmfl.plan import Plans
 from mixmfl.rounds import ServerState
+from mixmfl.segment import Options, Recipe, predict_case
 from mixmfl.tensors import pack, read
 
 FORMAT = "mixmfl model 1"
@@ -31,6 +38,9 @@ class Model:
         memory: On ``device``.
         device: Where it computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
+        expected: Dice from subsets of modalities, as measured when training ended; maybe none.
+        sha256: Of the file.
+        name: Of the file.
     """
 
     plans: Plans
@@ -39,6 +49,56 @@ class Model:
     memory: Memory
     device: torch.device
     record: Mapping[str, Any]
+    expected: tuple[SubsetDice, ...] = ()
+    sha256: str = ""
+    name: str = ""
+
+    def predict(
+        self,
+        images: Mapping[str, str | PathLike[str] | tuple[Any, Any]],
+        *,
+        reference: str = "",
+        register: bool = False,
+        step: float = 0.5,
+        mirror: bool = False,
+    ) -> npt.NDArray[Any]:
+        """Segment one case.
+
+        Args:
+            images: By modality: the path of an image file, or an array ``(X, Y, Z)`` and its
+                affine, 4x4, from an index to mm, RAS; both as nibabel gives them.
+            reference: The modality whose grid the mask gets where the images are on several;
+                default: that with the largest in-plane resolution.
+            register: Whether images that do not lie on each other are registered (rigidly).
+            step: Distance of neighbouring patches, as a share of the patch.
+            mirror: Whether to average over mirrored patches as well.
+
+        Returns:
+            Label values ``(X, Y, Z)`` on the reference's grid, uint8 or uint16; their meaning is
+            ``plans.labels``.
+
+        Raises:
+            DataError: An image cannot be used, or they do not fit together.
+        """
+        sources: dict[str, Path | Source] = {}
+        for name in sorted(images):
+            given = images[name]
+            if name not in self.modalities:
+                raise DataError(f"{name!r}: the model knows {', '.join(self.modalities)}")
+            sources[name] = InMemory(*given) if isinstance(given, tuple) else Path(given)
+        if not sources:
+            raise DataError(f"no image; at least one is needed of {', '.join(self.modalities)}")
+        if reference and reference not in sources:
+            raise DataError(f"reference {reference!r}: there are {', '.join(sources)}")
+        loaded = load_case(Case("case", sources), None, Placing(reference, register))
+        indices = predict_case([self], loaded, Options(step, mirror))
+        values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
+        return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what preprocessing for this model needs to know."""
+        return Recipe(self.plans, self.configuration, self.modalities)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -57,6 +117,7 @@ def save_model(
     configuration: str,
     modality_cases: Mapping[str, int],
     privacy: Mapping[str, Mapping[str, float]] | None = None,
+    expected: Sequence[SubsetDice] = (),
 ) -> str:
     """Write a model file, whole or not at all.
 
@@ -69,6 +130,7 @@ def save_model(
         configuration: Of the run.
         modality_cases: How many training cases of the federation had each modality.
         privacy: Epsilon and delta of the sites that trained with differential privacy.
+        expected: Dice from subsets of modalities, where it was measured.
 
     Returns:
         The file's SHA-256.
@@ -79,6 +141,7 @@ def save_model(
         "configuration": configuration,
         "round": state.round,
         "modality_cases": dict(modality_cases),
+        "expected": [each.to_json() for each in expected],
         "plans": plans.to_json(),
         **({"privacy": privacy} if privacy else {}),
     }
@@ -144,8 +207,20 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         load_state(network, weights)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
         record["privacy"] = header.get("privacy", {})
+        # files written before it was measured do not have it
+        expected = tuple(SubsetDice.from_json(each) for each in header.get("expected", ()))
         memory = memory_to(memory_from_state(tensors), device)
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     network = network.to(device).eval()
-    return Model(plans, header["configuration"], network, memory, device, record)
+    return Model(
+        plans,
+        header["configuration"],
+        network,
+        memory,
+        device,
+        record,
+        expected,
+        sha256(path),
+        path.name,
+    )

@@ -18,7 +18,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from mixmfl.errors import PlansError
-from mixmfl.memory import Memory, State, can_recall, recall
+from mixmfl.memory import Memory, State, can_recall, recall, recall_by_votes
 from mixmfl.nnunet import label_manager, resolve_architecture
 from mixmfl.plan import NetworkSettings, Plans
 
@@ -148,7 +148,7 @@ class MDMNet(SegmentationNet):
         if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
             raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
         self.modalities = tuple(modalities)
-        self.temperature = settings.temperature
+        self.temperature, self.asks = settings.temperature, settings.recall
         levels = len(features)
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
@@ -222,7 +222,7 @@ class MDMNet(SegmentationNet):
 
         Args:
             level: Of the encoders.
-            slots: ``(B, M, C_tailored, *P)``; only its shape counts.
+            slots: ``(B, M, C_tailored, *P)``, tailored features of the modalities at hand.
             shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
             present: ``(B, M)`` bool.
             memory: Of the federation; of a modality that it lacks it tells nothing.
@@ -232,10 +232,43 @@ class MDMNet(SegmentationNet):
             # This is what happens when a case has no T2: its slot is read from memory.
             rows = (~present[:, index]).nonzero()[:, 0]
             if len(rows) and can_recall(memory, modality, level):
-                read = recall(shared[rows], memory[modality, level], self.temperature)
+                read = self.recall(
+                    modality, level, slots[rows], shared[rows], present[rows], memory
+                )
                 slot = torch.full_like(rows, index)
                 recalled = recalled.index_put((rows, slot), read.to(slots.dtype))
         return recalled
+
+    def recall(
+        self,
+        modality: str,
+        level: int,
+        slots: Tensor,
+        shared: Tensor,
+        present: Tensor,
+        memory: Memory,
+    ) -> Tensor:
+        """Return what memory tells of one modality, ``(B, C_tailored, *P)``.
+
+        Args:
+            modality: That memory knows at this level.
+            level: Of the encoders.
+            slots: ``(B, M, C_tailored, *P)``
+            shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
+            present: ``(B, M)`` bool; where ``modality`` is present it is not looked at.
+            memory: Of the federation.
+        """
+        if self.asks == "shared":
+            return recall(shared, memory[modality, level], self.temperature)
+        at_level = {name: told for (name, at), told in memory.items() if at == level}
+        features = {
+            name: (slots[:, number], present[:, number])
+            for number, name in enumerate(self.modalities)
+            if name != modality and can_recall(memory, name, level)
+        }
+        if not features:  # whoever is at hand, memory does not know it
+            return torch.zeros_like(slots[:, 0])
+        return recall_by_votes(features, at_level, modality, self.temperature)
 
 
 _DECODER_READS = (

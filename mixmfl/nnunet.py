@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -24,15 +24,12 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
-from nnunetv2.inference.export_prediction import (
-    convert_predicted_logits_to_segmentation_with_correct_shape,
-)
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian as compute_gaussian
 from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window as compute_steps_for_sliding_window,
 )
-from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -41,6 +38,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy import ndimage
 from torch import Tensor, nn
 
 from mixmfl.errors import DataError, PlansError
@@ -208,12 +206,18 @@ def _captured_output() -> Iterator[None]:
 
 def head_mask(images: Sequence[np.ndarray]) -> np.ndarray:
     """Return where any image is not zero, ``(Z, Y, X)`` bool, holes filled."""
-    return create_nonzero_mask(np.stack(images))
+    found = images[0] != 0
+    for image in images[1:]:
+        found |= image != 0
+    return ndimage.binary_fill_holes(found)
 
 
 def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
     """Return the box around the voxels that are non-zero in any image, holes filled."""
-    mask = head_mask(images)
+    return _box_of(head_mask(images))
+
+
+def _box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
     where = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
     z, y, x = (slice(int(found[0]), int(found[-1]) + 1) for found in where)
     return z, y, x
@@ -242,7 +246,7 @@ def preprocess(
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
     manager = PlansManager(_with_channels(plans, configuration, len(images)))
-    _check_thickness(images, spacing, plans, configuration)
+    _check_thickness(head_mask(images), spacing, plans, configuration)
     data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
         np.stack(images),
         None if labels is None else labels[None].astype(np.int16),
@@ -252,6 +256,58 @@ def preprocess(
         described.consecutive().to_json(),
     )
     return data, seg, properties
+
+
+def preprocess_each(
+    images: Sequence[Callable[[], np.ndarray]],
+    head: np.ndarray,
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Do to the images what ``preprocess`` does, one modality at a time.
+
+    nnU-Net holds all of them three times over, once in double precision; a large case does not
+    fit into memory so.
+
+    Args:
+        images: Each gives an array ``(Z, Y, X)``, which is let go before the next is asked for.
+        head: ``head_mask`` of all of them.
+        spacing: mm, (Z, Y, X).
+        plans: nnU-Net's plans.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+
+    Returns:
+        The images ``(K, Z', Y', X')`` float32, and what ``restore`` needs to go back.
+    """
+    _check_thickness(head, spacing, plans, configuration)
+    manager = PlansManager(_with_channels(plans, configuration, 1))
+    planned, order = manager.get_configuration(configuration), manager.transpose_forward
+    before = [float(spacing[axis]) for axis in order]
+    after = [*before[: 3 - len(planned.spacing)], *planned.spacing]
+    turned = head.transpose(order)
+    box = [
+        [int(found[0]), int(found[-1]) + 1]
+        for axes in ((1, 2), (0, 2), (0, 1))
+        for found in [np.flatnonzero(turned.any(axis=axes))]
+    ]
+    inside = tuple(slice(a, b) for a, b in box)
+    outside = np.where(turned[inside], np.int8(0), np.int8(-1))[None]
+    shape = compute_new_shape(outside.shape[1:], before, after)
+    made = np.empty((len(images), *map(int, shape)), dtype=np.float32)
+    for channel, give in enumerate(images):
+        one = np.array(give().transpose(order)[inside][None], dtype=np.float32)
+        one = DefaultPreprocessor(verbose=False)._normalize(
+            one, outside, planned, manager.foreground_intensity_properties_per_channel
+        )
+        made[channel] = planned.resampling_fn_data(one, shape, before, after)[0]
+    properties = {
+        "spacing": [float(mm) for mm in spacing],
+        "shape_before_cropping": turned.shape,
+        "bbox_used_for_cropping": box,
+        "shape_after_cropping_and_before_resampling": outside.shape[1:],
+    }
+    return made, properties
 
 
 def preprocessed_spacing(
@@ -267,13 +323,13 @@ def preprocessed_spacing(
 
 
 def _check_thickness(
-    images: Sequence[np.ndarray],
+    head: np.ndarray,
     spacing: Sequence[float],
     plans: Mapping[str, Any],
     configuration: str,
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
-    box = nonzero_box(images)
+    box = _box_of(head)
     order = plans["transpose_forward"]
     target = plans["configurations"][configuration]["spacing"]
     for axis, wanted in zip(order[-len(target) :], target, strict=True):
@@ -292,26 +348,68 @@ def restore(
     plans: Mapping[str, Any],
     configuration: str,
     described: Labels,
-    *,
-    probabilities: bool = False,
 ) -> np.ndarray:
-    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')`` by nnU-Net's own code.
+    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``, resampled by nnU-Net's own code.
+
+    One head at a time, so that no more than two of them are there in full size at once.
 
     Returns:
-        Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given; with
-        ``probabilities`` instead these, ``(heads, Z, Y, X)``.
+        Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
     """
     manager = PlansManager(dict(plans))
-    found = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits,
-        manager,
-        manager.get_configuration(configuration),
-        label_manager(described),
-        dict(properties),
-        return_probabilities=probabilities,
-        num_threads_torch=torch.get_num_threads(),
+    target = properties["shape_after_cropping_and_before_resampling"]
+    painted = described.consecutive().regions_class_order if described.has_regions else None
+    kind = np.uint8 if len(described.values) < 256 else np.uint16
+    found, best = np.zeros(target, dtype=kind), np.empty(0, dtype=np.float32)
+    for head in range(len(logits)):
+        one = _resample_back(logits[head : head + 1], properties, manager, configuration)[0]
+        if painted is not None:
+            found[one > 0] = painted[head]  # a probability above one half
+        elif head == 0:
+            best = one
+        else:
+            found[one > best] = head
+            np.maximum(best, one, out=best)
+    return _uncrop(found, properties, manager)
+
+
+def restore_probabilities(
+    logits: Tensor,
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+) -> np.ndarray:
+    """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
+    manager = PlansManager(dict(plans))
+    resampled = np.concatenate(
+        [
+            _resample_back(logits[head : head + 1], properties, manager, configuration)
+            for head in range(len(logits))
+        ]
     )
-    return found[1] if probabilities else found
+    made = label_manager(described).apply_inference_nonlin(torch.from_numpy(resampled)).half()
+    return np.stack([_uncrop(head, properties, manager) for head in made.numpy()])
+
+
+def _resample_back(
+    logits: Tensor, properties: Mapping[str, Any], manager: Any, configuration: str
+) -> np.ndarray:
+    """Return logits ``(1, Z', Y', X')`` as they were before resampling, float32."""
+    planned = manager.get_configuration(configuration)
+    before = [properties["spacing"][axis] for axis in manager.transpose_forward]
+    # a 2-D configuration left the first axis as it was
+    after = [*before[: 3 - len(planned.spacing)], *planned.spacing]
+    target = properties["shape_after_cropping_and_before_resampling"]
+    found = planned.resampling_fn_probabilities(logits.float(), target, after, before)
+    return np.asarray(found, dtype=np.float32)
+
+
+def _uncrop(found: np.ndarray, properties: Mapping[str, Any], manager: Any) -> np.ndarray:
+    """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
+    whole = np.zeros(properties["shape_before_cropping"], dtype=found.dtype)
+    whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = found
+    return whole.transpose(manager.transpose_backward)
 
 
 def label_manager(described: Labels) -> LabelManager:

@@ -40,6 +40,10 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "round": "its number",
         "dice": "per label or region the sum of Dice over the validation cases, and their number",
     },
+    "measure": {
+        "round": "its number",
+        "subsets": "the same as Dice of a validation, from every subset of modalities",
+    },
     "keys": {
         "round": "its number",
         "seal": "a public key of this round, for sealed shares",

@@ -6,10 +6,11 @@ Data in, text out: nothing here reads or writes files. Whatever a caller passes 
 
 import base64
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import NewType
+from urllib.parse import quote
 
 from mixmfl import __version__
 from mixmfl.picture import PALETTE, REFERENCE_COLOUR
@@ -86,6 +87,76 @@ def heat_table(
     return _scrolling(
         f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody><tfoot>{foot}</tfoot>", "heat"
     )
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """What a page shows of one case.
+
+    Attributes:
+        name: Of the case.
+        state: One word: what became of it.
+        lines: What is known of it, one paragraph each.
+        warnings: What must not be overlooked.
+        numbers: By label or region, one per column of the table; NaN is a dash.
+        picture: JPEG; None where there is none.
+        viewer: Where a click on the picture leads, relative to the page; empty: nowhere.
+    """
+
+    name: str
+    state: str
+    lines: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    picture: bytes | None = None
+    viewer: str = ""
+
+
+def case_list(rows: Sequence[CaseRow], columns: Sequence[str]) -> Html:
+    """Return the cases one below the other; a browser draws only those that are in sight.
+
+    Args:
+        rows: In the order in which they are shown.
+        columns: A name for each of their numbers.
+    """
+    return Html("".join(_case(row, columns) for row in rows))
+
+
+def _case(row: CaseRow, columns: Sequence[str]) -> str:
+    lines = "".join(f"<p>{escape(line)}</p>" for line in row.lines)
+    warnings = "".join(f"<li>{escape(line)}</li>" for line in row.warnings)
+    numbers = ""
+    if row.numbers:
+        heads = "<td></td>" + "".join(
+            f'<th scope="col" class="number">{escape(name)}</th>' for name in columns
+        )
+        body = ""
+        for name, values in row.numbers.items():
+            cells = "".join(f'<td class="number">{_short(value)}</td>' for value in values)
+            body += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
+        numbers = _scrolling(f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")
+    picture = ""
+    if row.picture is not None:
+        content = base64.b64encode(row.picture).decode("ascii")
+        picture = (
+            f'<img loading="lazy" decoding="async" alt="three planes of {escape(row.name)}" '
+            f'src="data:image/jpeg;base64,{content}">'
+        )
+        if row.viewer:
+            picture = (
+                f'<a href="{escape(quote(row.viewer))}" target="_blank" '
+                f'title="open the slices of {escape(row.name)}">{picture}</a>'
+            )
+    return (
+        f'<article class="case"><div class="told"><h3>{escape(row.name)} '
+        f'<span class="state {escape(row.state)}">{escape(row.state)}</span></h3>{lines}'
+        f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{numbers}</div>"
+        f'<div class="seen">{picture}</div></article>'
+    )
+
+
+def _short(value: float) -> str:
+    return _number(value) if math.isnan(value) else f"{value:.2f}"
 
 
 def _scrolling(inner: str, kind: str = "") -> Html:
@@ -227,6 +298,18 @@ figure{margin:1.25rem 0}
 figure .scroll{margin:0}
 img{display:block;width:100%;min-width:40rem;height:auto;background:#000;border-radius:6px}
 figcaption{margin-top:.4rem;color:var(--soft);font-size:.925rem}
+.case{display:grid;grid-template-columns:minmax(16rem,2fr) 3fr;gap:1.25rem;padding:1.1rem 0;
+border-top:1px solid var(--line);content-visibility:auto;contain-intrinsic-size:auto 20rem}
+.case h3{margin:0 0 .35rem;font-size:1.05rem;overflow-wrap:anywhere}
+.case p{margin:.2rem 0;font-size:.9rem}
+.case .scroll{margin:.5rem 0 0}.case th,.case td{padding:.2rem .6rem;font-size:.85rem}
+.case img{min-width:0}
+.state{font-size:.78rem;font-weight:600;padding:.1rem .5rem;border-radius:1rem;color:#fff;
+background:#1a7f37;vertical-align:middle}
+.state.failed{background:#b42318}.state.kept{background:#57606a}
+.warnings{margin:.4rem 0;padding:.4rem .6rem .4rem 1.5rem;border-left:4px solid #d9822b;
+font-size:.875rem;background:color-mix(in srgb,#d9822b 12%,transparent)}
+@media(max-width:46rem){.case{grid-template-columns:1fr}}
 footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--line);color:var(--soft);
 font-size:.875rem}
 @media print{nav{display:none}figure,tr{break-inside:avoid}}

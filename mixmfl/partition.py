@@ -472,7 +472,7 @@ def write_federation(
         for place, case in watch(placed):
             target = temporary / place / case.name
             target.mkdir(parents=True)
-            files = dict(case.images) if case.label is None else {**case.images, "seg": case.label}
+            files = case.files if case.label is None else {**case.files, "seg": case.label}
             for kind, file in files.items():
                 _put(file, target, kind, copy)
         write_json(temporary / "dataset.json", labels.to_json())

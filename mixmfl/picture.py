@@ -16,6 +16,7 @@ PALETTE = ("#56b4e9", "#f0e442", "#ff6e3a", "#cc79a7", "#00c08b", "#e69f00")
 REFERENCE_COLOUR = "#ffffff"
 LETTER_COLOUR = "#e0e0e0"
 INCHES, DPI = 9.6, 125  # width of a picture
+SMALL_INCHES, SMALL_DPI = 7.2, 100
 MARGIN = 2  # voxels around the head
 
 
@@ -58,6 +59,7 @@ def overlay(
     *,
     planes: tuple[int, int, int] | None = None,
     palette: Sequence[str] = PALETTE,
+    small: bool = False,
 ) -> bytes:
     """Draw the axial, coronal and sagittal plane of a case with its outlines, as PNG.
 
@@ -75,6 +77,7 @@ def overlay(
         planes: indices (Z, Y, X) to show; else ``lesion_planes`` of the reference, or of the
             prediction where the reference is empty.
         palette: one colour per region, starting over where they run out.
+        small: a JPEG of half the size instead, for pages of many cases.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,7 +97,8 @@ def overlay(
     gap, title = 5.0, 0.03 * sum(across for _, across in sizes)
     width = sum(across for _, across in sizes) + gap * (len(views) - 1)
     height = title + max(down for down, _ in sizes)
-    figure = Figure(figsize=(INCHES, INCHES * height / width), dpi=DPI, facecolor="black")
+    inches, dpi = (SMALL_INCHES, SMALL_DPI) if small else (INCHES, DPI)
+    figure = Figure(figsize=(inches, inches * height / width), dpi=dpi, facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     left = 0.0
     for view, (down, across) in zip(views, sizes, strict=True):
@@ -123,6 +127,9 @@ def overlay(
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     buffer = io.BytesIO()
+    if small:
+        FigureCanvasAgg(figure).print_jpg(buffer, pil_kwargs={"quality": 80})
+        return buffer.getvalue()
     # without the version of matplotlib, so that equal pictures are equal bytes
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

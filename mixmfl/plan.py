@@ -37,6 +37,7 @@ RANGES = {
 CHOICES = {
     "form": ("decoupled", "stacked"),
     "fusion": ("concatenated", "gated"),
+    "recall": ("shared", "votes"),
     "aggregation": ("mean", "clipped", "median", "trimmed"),
 }
 
@@ -77,6 +78,8 @@ class NetworkSettings:
             0 is full resolution, -1 the deepest. At the others absent modalities are left out.
         prototypes: Per modality, level and class.
         temperature: Of the attention over prototypes; cosine similarities are divided by it.
+        recall: What asks the memory: ``"shared"``, the mean shared feature, by the absent
+            modality's keys; or ``"votes"`` of the modalities at hand, each by its own values.
     """
 
     form: str
@@ -86,6 +89,7 @@ class NetworkSettings:
     compensation_levels: tuple[int, ...]
     prototypes: int
     temperature: float
+    recall: str
 
 
 @dataclass(frozen=True)
@@ -303,6 +307,11 @@ def _check_streams(network: NetworkSettings, source: str) -> None:
     ):
         raise PlansError(
             f"{source}: compensation_levels: a memory needs both streams; leave it empty"
+        )
+    if network.compensation_levels and network.recall == "votes" and network.prototypes > 1:
+        raise PlansError(
+            f"{source}: recall: votes are by class, but there are {network.prototypes} prototypes "
+            'of each; make them 1, or recall "shared"'
         )
 
 

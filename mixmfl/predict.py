@@ -1,43 +1,87 @@
-"""From a folder of cases, each with the modalities it happens to have, to a mask per case."""
+"""From a folder of cases, each with the modalities it happens to have, to a mask per case.
 
+While one case is predicted the next is read by another process and the last is written by a
+thread. A case that fails costs itself alone.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from mixmfl.cases import Case, LoadedCase, Refused, load_case
-from mixmfl.errors import DataError, MixmflError, ModelError
-from mixmfl.image import from_canonical, write_labels
+from mixmfl import __version__
+from mixmfl.cases import Case, Placing, Refused, load_case, voxels_of
+from mixmfl.dicom import Series
+from mixmfl.dicom_seg import check_available, write_segmentation
+from mixmfl.errors import DataError, MixmflError
+from mixmfl.expected import SubsetDice, find, least
+from mixmfl.files import replacing, sha256
+from mixmfl.image import Grid, from_canonical, write_labels
 from mixmfl.model import Model
-from mixmfl.nnunet import head_mask, label_manager, preprocess, restore
-from mixmfl.sliding_window import predict_volume
-from mixmfl.train import case_predictor, patches_at_a_time
+from mixmfl.overlap import Ahead, Behind, WaitTurn, reason_of
+from mixmfl.records import Outcome, Records
+from mixmfl.report import case_files, for_pages, write_case, write_report
+from mixmfl.segment import Options, Prepared, Recipe, check_models_agree, prepare, segment
+from mixmfl.usage import peak_memory_mb, reset_peak
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+LARGE_BYTES = 1 << 30  # of images in single precision: such a case is read when nothing else runs
+LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond what the slowest needs
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one case.
+class _Job:
+    """A case to predict.
 
     Attributes:
-        name: Of the case.
-        status: ``"done"``, ``"kept"`` (a mask was there) or ``"failed"``.
-        reason: Why it failed or was kept; empty if done.
-        used: Modalities that the mask rests on.
-        absent: Modalities that the model knows and the case lacks.
-        seconds: It took.
+        case: With the modalities that are used.
+        absent: That the models know and the case lacks.
+        expected: From these modalities.
     """
 
-    name: str
-    status: Literal["done", "kept", "failed"]
-    reason: str
-    used: tuple[str, ...]
+    case: Case
     absent: tuple[str, ...]
-    seconds: float
+    expected: SubsetDice
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the reading process gives.
+
+    Attributes:
+        prepared: For the networks.
+        grid: That the mask gets.
+        canonical: The same in canonical orientation.
+        reference: The modality whose grid it is.
+        notes: From loading.
+        warnings: From loading.
+        shown: ``(Z, Y, X)`` of the reference for pages; None where no page is wanted.
+        inputs: SHA-256 by modality.
+        peak_memory_mb: Of reading.
+    """
+
+    prepared: Prepared
+    grid: Grid
+    canonical: Grid
+    reference: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    shown: Array | None
+    inputs: Mapping[str, str]
+    peak_memory_mb: float
 
 
 def predict_folder(
@@ -47,144 +91,351 @@ def predict_folder(
     out: Path,
     *,
     only: Sequence[str] = (),
-    step: float = 0.5,
-    mirror: bool = False,
+    placing: Placing | None = None,
+    options: Options | None = None,
+    least_dice: float = 0.0,
+    report: bool = False,
+    dicom_seg: bool = False,
+    show_patient: bool = False,
     overwrite: bool = False,
-) -> Iterator[Outcome]:
+    limit_seconds: float = LIMIT_SECONDS,
+) -> Generator[Outcome, None, None]:
     """Predict every case; one that fails is told and the others go on.
+
+    A mask that is there is kept where it was made by the same models and settings from the same
+    images, made anew where it was not, and left alone where it is not as we wrote it.
 
     Args:
         models: One, or several whose probabilities are averaged.
         cases: As ``find_cases`` found them.
         refused: Likewise; told as failed.
-        out: Masks come here as ``<case>.nii.gz``, each on its case's own grid, whole or not at all.
+        out: Masks come here as ``<case>.nii.gz``, each on its reference's grid, whole or not at
+            all; and ``cases.json`` and ``cases.csv``.
         only: Modalities to use where a case has them; empty: all.
-        step: Distance of neighbouring patches, as a share of the patch.
-        mirror: Whether to average over mirrored patches as well: slower, a little better.
-        overwrite: Whether a mask that is there is predicted again.
+        placing: What to do with images on different grids.
+        options: How the networks are run.
+        least_dice: Cases from whose modalities less is expected are refused; 0: none.
+        report: Whether to write ``report.html`` and its files, too.
+        dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
+        show_patient: Whether tables and page name the patient, where the files do.
+        overwrite: Whether masks and tables that are not ours are replaced.
+        limit_seconds: To read a case, or to write it.
 
     Yields:
-        What became of each case, as it is known.
+        What became of each case, as it is known; first those that need no prediction.
 
     Raises:
         ModelError: The models do not mean the same by their labels.
-        DataError: ``only`` names what is no modality of the models.
+        DataError: ``only`` names what is no modality of the models, or ``out`` holds a table that
+            is not ours.
     """
-    check_models_agree(models)
+    placing, options = placing or Placing(), options or Options()
+    recipes = [model.recipe for model in models]
+    check_models_agree(recipes)
     known = sorted({name for model in models for name in model.modalities})
     if unknown := [name for name in only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
+    records = Records(out, overwrite=overwrite)
+    if dicom_seg:
+        check_available()
+    extras = _Extras(report, dicom_seg, show_patient)
+    run = _Run(models, out, records, _settings(placing, options), options, extras)
+
+    jobs = []
     for item in refused:
-        yield Outcome(item.name, "failed", item.reason, (), (), 0.0)
+        yield run.note(Outcome(item.name, "failed", item.reason))
     for case in cases:
         wanted = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
         absent = tuple(name for name in known if name not in wanted)
-        mask = out / f"{case.name}.nii.gz"
-        if mask.exists() and not overwrite:
-            reason = "a mask is there already; --overwrite predicts it again"
-            yield Outcome(case.name, "kept", reason, (), (), 0.0)
-            continue
-        began = time.monotonic()
+        job = _Job(
+            dataclasses.replace(case, images=wanted, label=None), absent, _expected(models, wanted)
+        )
         try:
             if not wanted:
                 raise DataError(
                     f"has {', '.join(case.images)}; the model needs at least one of "
                     f"{', '.join(only or known)}"
                 )
-            loaded = load_case(Case(case.name, wanted), None)
-            indices = predict_case(models, loaded, step=step, mirror=mirror)
-            values = models[0].plans.labels.to_values(indices)
-            write_labels(mask, from_canonical(values, loaded.grid), loaded.grid)
-        except (MixmflError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            # what is not ours is what torch, ITK and nnU-Net raise, out of memory included
-            reason = str(error) or type(error).__name__
-            yield Outcome(case.name, "failed", reason, (), absent, time.monotonic() - began)
+            _check_expected(job.expected, least_dice)
+            kept = run.kept(job, overwrite)
+        except Exception as error:  # whatever it is, it costs this case alone
+            yield run.note(run.failed(job, reason_of(error)))
             continue
-        yield Outcome(case.name, "done", "", tuple(wanted), absent, time.monotonic() - began)
+        if kept is not None:
+            yield kept
+        else:
+            jobs.append(job)
+    with (
+        Ahead(_read_case, (recipes, placing, report), limit_seconds) as ahead,
+        Behind(limit_seconds) as behind,
+    ):
+        yield from _overlapped(run, jobs, ahead, behind)
+    run.finish()
 
 
-def predict_case(
-    models: Sequence[Model], case: LoadedCase, *, step: float = 0.5, mirror: bool = False
-) -> npt.NDArray[Any]:
-    """Return class indices ``(Z, Y, X)`` on the case's canonical grid.
+def _overlapped(
+    run: "_Run", jobs: Sequence[_Job], ahead: Ahead, behind: Behind
+) -> Iterator[Outcome]:
+    """Read the next case and write the last while this one is predicted."""
+    writing: deque[tuple[_Job, float, Future[Outcome]]] = deque()
 
-    Args:
-        models: One, or several whose probabilities are averaged.
-        case: With at least one modality of each model.
-        step: Distance of neighbouring patches, as a share of the patch.
-        mirror: Whether to average over mirrored patches as well.
+    def written() -> Outcome:
+        job, began, future = writing.popleft()
+        try:
+            return run.note(behind.answer(future))
+        except Exception as error:  # whatever it is, it costs this case alone
+            return run.note(run.failed(job, reason_of(error), time.monotonic() - began))
 
-    Raises:
-        DataError: A model knows none of the case's modalities.
-    """
-    if len(models) == 1:
-        found = _predict_one(models[0], case, step, mirror, probabilities=False)
-    else:
-        found = _predict_mean(models, case, step, mirror)
-    if all(m.plans.configuration(m.configuration)["use_mask_for_norm"][0] for m in models):
-        # planned for images that are zero outside the head: there is nothing to find there
-        found[~head_mask(list(case.images.values()))] = 0
-    return found
-
-
-def _predict_mean(
-    models: Sequence[Model], case: LoadedCase, step: float, mirror: bool
-) -> npt.NDArray[Any]:
-    total: npt.NDArray[Any] | None = None
-    for model in models:
-        found = _predict_one(model, case, step, mirror, probabilities=True)
-        total = found if total is None else np.add(total, found, out=total)
-    assert total is not None
-    manager = label_manager(models[0].plans.labels)
-    return manager.convert_probabilities_to_segmentation(total / len(models))
-
-
-def check_models_agree(models: Sequence[Model]) -> None:
-    """Check that models can be averaged.
-
-    Raises:
-        ModelError: There is none, or their labels differ.
-    """
-    if not models:
-        raise ModelError("at least one model is needed")
-    for model in models[1:]:
-        if (words := models[0].plans.labels.difference(model.plans.labels)) is not None:
-            raise ModelError(f"the models cannot be averaged, their labels differ: {words}")
+    if jobs:
+        ahead.ask(jobs[0].case)
+    for number, job in enumerate(jobs, start=1):
+        began = time.monotonic()
+        failure, read = "", None
+        try:
+            read = ahead.answer()
+        except MixmflError as error:
+            failure = str(error)
+        if number < len(jobs):
+            ahead.ask(jobs[number].case)
+        if read is not None:
+            try:
+                future = behind.ask(run.writer(job, read, began))
+                writing.append((job, began, future))
+            except Exception as error:  # whatever it is, it costs this case alone
+                failure = reason_of(error)
+        del read
+        if failure:
+            yield run.note(run.failed(job, failure, time.monotonic() - began))
+        while writing and (len(writing) > 1 or writing[0][2].done()):
+            yield written()
+    while writing:
+        yield written()
 
 
-def _predict_one(
-    model: Model, case: LoadedCase, step: float, mirror: bool, *, probabilities: bool
-) -> npt.NDArray[Any]:
-    available = tuple(name for name in model.modalities if name in case.images)
-    if not available:
-        raise DataError(
-            f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
-            f"{', '.join(model.modalities)}"
+@dataclass(frozen=True)
+class _Extras:
+    """What is written beside masks and tables; see ``predict_folder``."""
+
+    report: bool
+    dicom_seg: bool
+    show_patient: bool
+
+
+class _Run:
+    """What one call of ``predict_folder`` does with single cases."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        out: Path,
+        records: Records,
+        settings: Mapping[str, Any],
+        options: Options,
+        extras: "_Extras",
+    ) -> None:
+        self.models = models
+        self.digests = tuple(model.sha256 for model in models)
+        self.labels = models[0].plans.labels
+        self.out = out
+        self.records = records
+        self.settings = settings
+        self.options = options
+        self.extras = extras
+        self._unwritten: OSError | None = None
+
+    def mask_of(self, case: Case) -> Path:
+        """Return where a case's mask belongs."""
+        return self.out / f"{case.name}.nii.gz"
+
+    def wanted_files(self, case: Case) -> tuple[str, ...]:
+        """Return the files that are asked for of a case, relative to the folder."""
+        files = [self.mask_of(case).name]
+        if self.extras.report:
+            files += case_files(case.name)
+        if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
+            files.append(f"{case.name}.dcm")
+        return tuple(files)
+
+    def kept(self, job: _Job, overwrite: bool) -> Outcome | None:
+        """Return the outcome where nothing is to be done for a case; None where something is."""
+        mask, before = self.mask_of(job.case), self.records[job.case.name]
+        if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
+            return None
+        if before is None or not self.records.owns(job.case.name, mask):
+            reason = f"{mask.name} is there and is not as we wrote it; --overwrite replaces it"
+            return Outcome(
+                job.case.name, "kept", reason, mask_sha256=before.mask_sha256 if before else ""
+            )
+        for file in self.wanted_files(job.case)[1:]:  # the mask's digest told of it
+            if not overwrite and (self.out / file).exists() and file not in before.files:
+                told = f"{file} is there and is not ours; --overwrite replaces it"
+                return dataclasses.replace(before, status="kept", reason=told)
+        same = (before.models, before.settings) == (self.digests, self.settings)
+        there = all((self.out / file).is_file() for file in self.wanted_files(job.case))
+        if overwrite or not same or not there or dict(before.inputs) != digests_of(job.case):
+            return None
+        told = "made before by the same model and settings from the same images"
+        return dataclasses.replace(before, status="kept", reason=told)
+
+    def writer(self, job: _Job, read: _Read, began: float) -> "functools.partial[Outcome]":
+        """Predict a case, and return what will write it."""
+        reset_peak()
+        indices = segment(self.models, read.prepared, self.options)
+        peak = read.peak_memory_mb + peak_memory_mb()
+        described = self.labels.consecutive().foreground
+        voxel_ml = math.prod(read.canonical.spacing) / 1000
+        counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
+        volumes = {
+            name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
+        }
+        warnings = [*read.warnings, *job.expected.warnings()]
+        if not any(volumes.values()):
+            warnings.append("the mask is empty")
+        outcome = Outcome(
+            job.case.name,
+            "done",
+            used=tuple(job.case.images),
+            absent=job.absent,
+            reference=read.reference,
+            expected=job.expected.dice,
+            volumes_ml=volumes,
+            notes=(*job.case.notes, *read.notes),
+            warnings=tuple(warnings),
+            patient=job.case.patient if self.extras.show_patient else "",
+            peak_memory_mb=peak,
+            models=self.digests,
+            settings=self.settings,
+            inputs=read.inputs,
         )
-    plans, planned = model.plans, model.plans.configuration(model.configuration)
-    images, _, properties = preprocess(
-        [case.images[name] for name in available],
-        None,
-        case.canonical.spacing,
-        plans.nnunet,
-        model.configuration,
-        plans.labels,
+        return functools.partial(self._write, outcome, job.case, indices, read, began)
+
+    def _write(
+        self, outcome: Outcome, case: Case, indices: Array, read: _Read, began: float
+    ) -> Outcome:
+        grid = read.grid
+        mask = self.mask_of(case)
+        values = from_canonical(self.labels.to_values(indices), grid)
+        with replacing(mask) as temporary:
+            write_labels(temporary, values, grid)
+            digest = sha256(temporary)
+            self.records.claim(case.name, digest)
+        files, warnings = [mask.name], list(outcome.warnings)
+        source = case.images[outcome.reference]
+        if self.extras.dicom_seg and isinstance(source, Series):
+            file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
+            write_segmentation(file, source, values, self.labels.foreground, model)
+            files.append(file.name)
+        if read.shown is not None:
+            try:
+                write_case(self.out, case.name, read.shown, indices, read.canonical, self.labels)
+                files += case_files(case.name)
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"its pictures could not be made: {reason_of(error)}")
+        return dataclasses.replace(
+            outcome,
+            mask_sha256=digest,
+            warnings=tuple(warnings),
+            seconds=time.monotonic() - began,
+            files=tuple(files),
+        )
+
+    def failed(self, job: _Job, reason: str, seconds: float = 0.0) -> Outcome:
+        """Return the outcome of a case that failed."""
+        before = self.records[job.case.name]
+        warnings = []
+        if self.mask_of(job.case).exists():
+            warnings.append(f"{self.mask_of(job.case).name} is of an earlier run")
+        return Outcome(
+            job.case.name,
+            "failed",
+            reason,
+            used=tuple(job.case.images),
+            absent=job.absent,
+            expected=job.expected.dice,
+            warnings=tuple(warnings),
+            seconds=seconds,
+            mask_sha256=before.mask_sha256 if before else "",
+        )
+
+    def note(self, outcome: Outcome) -> Outcome:
+        """Note an outcome in the tables; that these cannot be written now stops nothing."""
+        try:
+            self.records.add(outcome)
+            self._unwritten = None
+        except OSError as error:
+            log.warning("%s: the tables could not be written (%s)", self.out, error)
+            self._unwritten = error
+        return outcome
+
+    def finish(self) -> None:
+        """Write the page, and the tables once more where they could not be written before.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        if self.extras.report:
+            named = {model.sha256: model.name for model in self.models}
+            write_report(self.out, self.records.outcomes, self.labels, named)
+        if self._unwritten is not None:
+            self.records.write()
+
+
+def _read_case(
+    wait_turn: WaitTurn, constant: tuple[Sequence[Recipe], Placing, bool], case: Case
+) -> _Read:
+    """Do what needs no network; the work of the reading process."""
+    recipes, placing, report = constant
+    reset_peak()
+    if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
+        wait_turn()
+    inputs = digests_of(case)
+    loaded = load_case(case, None, placing)
+    shown = for_pages(loaded.images[loaded.reference]) if report else None
+    prepared = prepare(loaded, recipes)
+    return _Read(
+        prepared,
+        loaded.grid,
+        loaded.canonical,
+        loaded.reference,
+        loaded.notes,
+        loaded.warnings,
+        shown,
+        inputs,
+        peak_memory_mb(),
     )
-    logits = predict_volume(
-        case_predictor(model.network, model.memory, available),
-        torch.from_numpy(images),
-        planned["patch_size"],
-        step=step,
-        mirror_axes=range(len(planned["patch_size"])) if mirror else (),
-        batch_size=patches_at_a_time(planned),
-        device=model.device,
-    )
-    return restore(
-        logits.cpu(),
-        properties,
-        plans.nnunet,
-        model.configuration,
-        plans.labels,
-        probabilities=probabilities,
-    )
+
+
+def digests_of(case: Case) -> dict[str, str]:
+    """Return the SHA-256 of what each modality of a case is read from."""
+    return {
+        name: sha256(source) if isinstance(source, Path) else source.sha256()
+        for name, source in case.images.items()
+    }
+
+
+def _settings(placing: Placing, options: Options) -> dict[str, Any]:
+    """Return all that decides a mask beside models and images, as JSON gives it back."""
+    return {
+        "mixmfl_version": __version__,
+        **dataclasses.asdict(placing),
+        **dataclasses.asdict(options),
+    }
+
+
+def _expected(models: Sequence[Model], images: Mapping[str, Any]) -> SubsetDice:
+    """Return what is expected from a case's modalities; of several models, the worst."""
+    return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
+
+
+def _check_expected(expected: SubsetDice, least_dice: float) -> None:
+    if not least_dice:
+        return
+    told = "+".join(expected.modalities)
+    if not expected.cases:
+        raise DataError(f"--min-expected-dice: Dice from {told} was never measured for this model")
+    if expected.mean < least_dice:
+        raise DataError(
+            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {told} "
+            f"(mean over labels, {expected.cases} validation cases)"
+        )

@@ -4,12 +4,20 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixmfl.cases import Case, Found, Refused, find_cases, load_case, read_site_labels
+from mixmfl.cases import (
+    Case,
+    Found,
+    Placing,
+    Refused,
+    find_cases,
+    load_case,
+    read_site_labels,
+)
 from mixmfl.errors import DataError, MixmflError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
@@ -29,11 +37,13 @@ class SiteFolder:
         name: Of the site: its folder's.
         found: Its cases, and what was refused.
         labels: What its labels mean.
+        placing: What to do with images of a case that are on different grids.
     """
 
     name: str
     found: Found
     labels: Labels
+    placing: Placing = field(default_factory=Placing)
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,10 @@ class FederationFolder:
 
 
 def find_sites(
-    federation: Path, modalities: Modalities | None = None, labels_file: Path | None = None
+    federation: Path,
+    modalities: Modalities | None = None,
+    labels_file: Path | None = None,
+    placing: Placing | None = None,
 ) -> FederationFolder:
     """Find the training sites of a federation: its folders, but those that are kept from training.
 
@@ -83,16 +96,19 @@ def find_sites(
             f"{federation / 'federation.json'}: tests: {strange[0]!r} is no site that trains; "
             f"these are: {', '.join(folders)}"
         )
-    sites = [find_site(folder, modalities, labels_file) for folder in folders.values()]
+    sites = [find_site(f, modalities, labels_file, placing) for f in folders.values()]
     tested = [
-        dataclasses.replace(find_site(there[folder], modalities, labels_file), name=site)
+        dataclasses.replace(find_site(there[folder], modalities, labels_file, placing), name=site)
         for site, folder in sorted(tests.items())
     ]
     return FederationFolder(tuple(sites), tuple(tested), held_out)
 
 
 def find_site(
-    folder: Path, modalities: Modalities | None = None, labels_file: Path | None = None
+    folder: Path,
+    modalities: Modalities | None = None,
+    labels_file: Path | None = None,
+    placing: Placing | None = None,
 ) -> SiteFolder:
     """Find the training cases of one site.
 
@@ -110,7 +126,7 @@ def find_site(
     else:
         labels = found.labels or read_site_labels(folder, folder.absolute().parent)
     # not resolve(): a link is named by itself, not by what it points to
-    return SiteFolder(folder.absolute().name, found, labels)
+    return SiteFolder(folder.absolute().name, found, labels, placing or Placing())
 
 
 def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -153,7 +169,7 @@ def fingerprint_site(
     Raises:
         DataError: None of its cases could be read.
     """
-    sources = {case.name: origin(case, site.labels) for case in site.found.cases}
+    sources = {case.name: origin(case, site) for case in site.found.cases}
     record, told = out / "cases.json", out / "fingerprint.json"
     try:
         before = read_json(record)
@@ -162,7 +178,9 @@ def fingerprint_site(
             return Fingerprint.from_json(read_json(told, PlansError), str(told)), refused
     except (MixmflError, KeyError, AttributeError) as reason:
         log.info("%s: is taken anew (%s)", told, reason)
-    jobs = {case.name: (_fingerprint_job, case, site.labels) for case in site.found.cases}
+    jobs = {
+        case.name: (_fingerprint_job, case, site.labels, site.placing) for case in site.found.cases
+    }
     done, refused = workers.run(jobs, f"{site.name}: fingerprint")
     if not done:
         reasons = "\n".join(f"  {item.name}: {item.reason}" for item in refused)
@@ -175,10 +193,10 @@ def fingerprint_site(
     return fingerprint, refused
 
 
-def _fingerprint_job(case: Case, labels: Labels) -> Fingerprint:
+def _fingerprint_job(case: Case, labels: Labels, placing: Placing) -> Fingerprint:
     from mixmfl.nnunet import nonzero_box
 
-    loaded = load_case(case, labels)
+    loaded = load_case(case, labels, placing)
     assert loaded.labels is not None  # only cases with a label are taken for training
     return fingerprint_case(
         loaded.images,
@@ -216,11 +234,13 @@ class Preprocessed:
         done: Cases preprocessed now.
         kept: Cases that were there, whole and made from the same files and plans.
         refused: Cases that could not be used, and why.
+        notes: By case done now, how its images were brought onto one grid, where they were not.
     """
 
     done: tuple[str, ...]
     kept: tuple[str, ...]
     refused: tuple[Refused, ...]
+    notes: Mapping[str, tuple[str, ...]]
 
 
 def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> None:
@@ -265,12 +285,20 @@ def preprocess_site(
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
     planned = plans.preprocessing(configuration)
-    origins = {case.name: origin(case, site.labels, planned) for case in site.found.cases}
+    origins = {case.name: origin(case, site, planned) for case in site.found.cases}
     kept = [
         name for name, made_from in origins.items() if dataset.is_stored(folder, name, made_from)
     ]
     jobs = {
-        case.name: (_preprocess_job, case, plans, configuration, folder, origins[case.name])
+        case.name: (
+            _preprocess_job,
+            case,
+            plans,
+            configuration,
+            site.placing,
+            folder,
+            origins[case.name],
+        )
         for case in site.found.cases
         if case.name not in kept
     }
@@ -278,15 +306,16 @@ def preprocess_site(
     for stale in set(dataset.case_names(folder)) - set(kept) - set(done):
         # its files are gone or changed beyond use: it must not be trained on
         (folder / f"{stale}.json").unlink()
-    return Preprocessed(tuple(sorted(done)), tuple(kept), tuple(refused))
+    notes = {name: told for name, told in done.items() if told}
+    return Preprocessed(tuple(sorted(done)), tuple(kept), tuple(refused), notes)
 
 
 def _preprocess_job(
-    case: Case, plans: Plans, configuration: str, folder: Path, made_from: str
-) -> str:
+    case: Case, plans: Plans, configuration: str, placing: Placing, folder: Path, made_from: str
+) -> tuple[str, ...]:
     from mixmfl import dataset, nnunet
 
-    loaded = load_case(case, plans.labels)
+    loaded = load_case(case, plans.labels, placing)
     names = [name for name in plans.modalities if name in loaded.images]
     images, labels, properties = nnunet.preprocess(
         [loaded.images[name] for name in names],
@@ -308,13 +337,15 @@ def _preprocess_job(
         made_from,
         plans.preprocessing(configuration),
     )
-    return case.name
+    return loaded.notes + loaded.warnings
 
 
-def origin(case: Case, labels: Labels, planned: str = "") -> str:
+def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
-    files = {**case.images, "label": case.label}
-    told: list[Any] = [planned, labels.to_json()]
+    files = {**case.files, "label": case.label}
+    told: list[Any] = [planned, site.labels.to_json()]
+    if site.placing != Placing():
+        told.append(dataclasses.asdict(site.placing))
     for kind, file in sorted(files.items()):
         if file is not None and file.exists():  # a broken link is refused when it is read
             status = file.stat()

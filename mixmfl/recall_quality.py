@@ -1,5 +1,6 @@
 """How good the memory's recall is: of modalities that are there, hidden, and recalled."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixmfl.dataset import StoredCase
-from mixmfl.memory import Prototypes, can_recall, recall
+from mixmfl.memory import Memory, can_recall
 from mixmfl.model import Model
-from mixmfl.network import Fusion, MDMNet, place_modalities
+from mixmfl.network import Encoding, Fusion, MDMNet, place_modalities
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class RecallQuality:
     Attributes:
         modality: That was hidden.
         level: Of the encoders, from 0.
-        accuracy: Share of a class's voxels whose nearest key is of that class, mean over classes;
-            guessing gives one over the number of classes.
-        error: Squared distance of the recalled from the true tailored features over that of zeros.
+        accuracy: Share of a class's voxels whose likest prototype is of that class, mean over
+            classes; guessing gives one over the number of classes.
+        error: Squared distance of the recalled from the true tailored features over that of zeros,
+            mean over classes, so that the background does not decide.
         blind_error: The same of the mean of all values, which knows no class.
         trust: What the network multiplies recalled features by.
     """
@@ -60,31 +62,24 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
             others[:, index] = False
             for level in sorted(network.compensated):
                 if can_recall(model.memory, modality, level):
-                    shared = encoding.shared[level]
-                    query = shared[others].reshape(len(images), -1, *shared.shape[2:]).mean(dim=1)
-                    at_level = functional.interpolate(classes, query.shape[2:], mode="nearest")
-                    sums = _compare(
-                        query,
-                        encoding.tailored[level][:, index],
-                        at_level,
-                        model.memory[modality, level],
-                        network.temperature,
-                        model.plans.network.prototypes,
+                    at_level = functional.interpolate(
+                        classes, encoding.tailored[level].shape[3:], mode="nearest"
                     )
+                    sums = _compare(network, model, encoding, modality, level, others, at_level)
                     found.setdefault((modality, level), []).append(sums)
     told = []
     for (modality, level), parts in sorted(found.items()):
-        total = torch.stack(parts).sum(dim=0)
-        right, count = total[3:].reshape(2, -1)
+        true, error, blind, right, count = torch.stack(parts).sum(dim=0)
+        seen = count > 0
         fusion = network.fusion[level]
         assert isinstance(fusion, Fusion)
         told.append(
             RecallQuality(
                 modality,
                 level,
-                float((right / count)[count > 0].mean()),
-                float(total[1] / total[0]),
-                float(total[2] / total[0]),
+                float((right / count)[seen].mean()),
+                float((error / true)[seen].mean()),
+                float((blind / true)[seen].mean()),
                 float(fusion.trust),
             )
         )
@@ -111,28 +106,42 @@ def _slices(case: StoredCase, known: Sequence[str], model: Model) -> tuple[Tenso
 
 
 def _compare(
-    query: Tensor,
-    true: Tensor,
+    network: MDMNet,
+    model: Model,
+    encoding: Encoding,
+    modality: str,
+    level: int,
+    others: Tensor,
     classes: Tensor,
-    prototypes: Prototypes,
-    temperature: float,
-    per_class: int,
 ) -> Tensor:
-    """Return sums over voxels: squared true, error, blind error; then right and all by class."""
-    number = len(prototypes.counts) // per_class
+    """Return sums over voxels by class, ``(5, K)``: squared true, error, blind; right, and all."""
+    slots, shared = encoding.tailored[level], encoding.shared[level]
+    query = shared[others].reshape(len(shared), -1, *shared.shape[2:]).mean(dim=1)
+    prototypes = model.memory[modality, level]
+
+    def recall(memory: Memory) -> Tensor:
+        found = network.recall(modality, level, slots, query, others, memory)
+        return found.movedim(1, -1)[inside]
+
+    number = len(prototypes.counts) // model.plans.network.prototypes
     inside = (classes[:, 0] >= 0) & (classes[:, 0] < number)  # in the head, and not ignored
-    recalled = recall(query, prototypes, temperature)
+    of = classes[:, 0][inside].long()
     weight = (prototypes.counts / prototypes.counts.sum())[:, None]
     blind = (prototypes.values * weight).sum(dim=0)
-    wanted = true.movedim(1, -1)[inside]
+    wanted = slots[:, network.modalities.index(modality)].movedim(1, -1)[inside]
     squares = [
-        difference.square().sum()
-        for difference in (wanted, wanted - recalled.movedim(1, -1)[inside], wanted - blind)
+        difference.square().sum(dim=-1)
+        for difference in (wanted, wanted - recall(model.memory), wanted - blind)
     ]
-    # values that name their row, and a temperature that picks one, make recall a classifier
+    # values that name their row make recall tell what it attends to
     rows = torch.eye(len(prototypes.counts), device=query.device)
-    named = Prototypes(prototypes.keys, rows, prototypes.counts)
-    picked = recall(query, named, 1e-4).argmax(dim=1)[inside] // per_class
-    of = classes[:, 0][inside].long()
-    right = torch.bincount(of[picked == of], minlength=number)
-    return torch.cat([torch.stack(squares), right, torch.bincount(of, minlength=number)])
+    named = dataclasses.replace(prototypes, values=rows)
+    attention = recall({**model.memory, (modality, level): named})
+    picked = attention.argmax(dim=-1) // model.plans.network.prototypes
+    return torch.stack(
+        [
+            *(torch.bincount(of, each.double(), minlength=number) for each in squares),
+            torch.bincount(of[picked == of], minlength=number).double(),
+            torch.bincount(of, minlength=number).double(),
+        ]
+    )

@@ -1,10 +1,9 @@
 """Which model predicts when none is named: the one registered last on this machine."""
 
-import hashlib
 from pathlib import Path
 
 from mixmfl.errors import ModelError
-from mixmfl.files import read_json, write_json
+from mixmfl.files import read_json, sha256, write_json
 
 
 def use_model(model: Path, home: Path) -> None:
@@ -15,7 +14,7 @@ def use_model(model: Path, home: Path) -> None:
     """
     if not model.is_file():
         raise ModelError(f"{model}: there is no such model file")
-    write_json(home / "model.json", {"model": str(model.resolve()), "sha256": _digest(model)})
+    write_json(home / "model.json", {"model": str(model.resolve()), "sha256": sha256(model)})
 
 
 def registered_model(home: Path) -> Path:
@@ -37,13 +36,9 @@ def registered_model(home: Path) -> Path:
             f"{model}: the registered model is gone; give one by -m MODEL or register one by "
             "mixmfl_use_model MODEL"
         )
-    if _digest(model) != content.get("sha256"):
+    if sha256(model) != content.get("sha256"):
         raise ModelError(
             f"{model}: is not what was registered, its contents changed; if that is meant, "
             f"register it again by mixmfl_use_model {model}"
         )
     return model
-
-
-def _digest(model: Path) -> str:
-    return hashlib.sha256(model.read_bytes()).hexdigest()

@@ -197,7 +197,7 @@ def train_remotely(
 
     if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
         return False
-    model = finish(run)
+    model = finish(run, ask_those_here)
     if orders.personalize:
         _personalize(run, ask_those_here)
     content = torch.frombuffer(bytearray(model.read_bytes()), dtype=torch.uint8)

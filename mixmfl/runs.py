@@ -7,6 +7,7 @@
     RUN/rounds/00012/server.safetensors
     RUN/rounds/00012/optimizers/<site>.safetensors
     RUN/personal/<site>.safetensors
+    RUN/expected.json                  Dice from subsets of modalities, of one round
     RUN/network/                       orders and log of a run over a network
     RUN/progress.csv, progress.png
     RUN/model.safetensors
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 
 from mixmfl.errors import ModelError
+from mixmfl.expected import SubsetDice
 from mixmfl.files import or_nan, or_none, read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
@@ -271,6 +273,29 @@ def load_personal(run: Run, site: str) -> State:
     return load_tensors(_personal_file(run, site))
 
 
+def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
+    """Save what Dice to expect of a round's model from subsets of modalities."""
+    content = {"round": number, "expected": [each.to_json() for each in expected]}
+    write_json(run.folder / "expected.json", content)
+
+
+def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
+    """Return what ``save_expected`` saved of a round; None where that is not the round measured.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    file = run.folder / "expected.json"
+    if not file.is_file():
+        return None
+    content = read_json(file, ModelError)
+    try:
+        found = [SubsetDice.from_json(each) for each in content["expected"]]
+        return found if content["round"] == number else None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(f"{file}: is damaged ({error})") from None
+
+
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
     """Return the sites' optimiser states after a round."""
     folder = _round_folder(run, number) / "optimizers"
@@ -352,12 +377,13 @@ def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tu
     """
     run = open_run(run_folder)
     number = choose_round(run, wanted)
-    state = load_state_of(run, number)
+    state, expected = load_state_of(run, number), load_expected(run, number) or ()
     if site:
         if number != choose_round(run, "best"):
             raise ModelError(f"{run_folder}: sites' own copies are made from the best round only")
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
+        expected = ()  # it was measured for the model of all
     digest = save_model(
         out,
         state,
@@ -365,6 +391,7 @@ def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tu
         run.settings.configuration,
         run.modality_cases,
         privacy_spent(run, number),
+        expected,
     )
     return number, digest
 

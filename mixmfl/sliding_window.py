@@ -23,6 +23,7 @@ def predict_volume(
     mirror_axes: Sequence[int] = (),
     batch_size: int = 1,
     device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Predict a volume patch by patch, at nnU-Net's places and with its weights.
 
@@ -34,9 +35,12 @@ def predict_volume(
         mirror_axes: Patch axes along which mirrored patches are predicted as well and averaged.
         batch_size: Patches at a time.
         device: Where the network is, and where logits are blended.
+        dtype: Of the result. Patches are added up in single precision whatever it is, and only in
+            the planes that still get some, so that a large volume needs half the memory with
+            ``torch.float16``.
 
     Returns:
-        Logits ``(heads, Z, Y, X)`` float32 on ``device``.
+        Logits ``(heads, Z, Y, X)`` on ``device``.
     """
     flat = len(patch_size) == 2
     tile = (1, *patch_size) if flat else tuple(patch_size)
@@ -51,20 +55,32 @@ def predict_volume(
         tuple(slice(a, a + n) for a, n in zip(place, tile, strict=True))
         for place in product(*starts)
     ]
-    blended: Tensor | None = None
-    total = torch.zeros(padded.shape[1:], device=device)
+    found: Tensor | None = None
+    # sums and weights of the planes from `low` on, down to the last that a patch has touched
+    low, blended, total = 0, torch.empty(0), torch.zeros(0, *padded.shape[2:], device=device)
     for first in range(0, len(places), batch_size):
         chosen = places[first : first + batch_size]
         patches = torch.stack([padded[(slice(None), *place)] for place in chosen]).to(device)
         logits = _mirrored(predictor, patches[:, :, 0] if flat else patches, mirror_axes).float()
-        if blended is None:
-            blended = torch.zeros((logits.shape[1], *padded.shape[1:]), device=device)
+        if found is None:
+            size = (logits.shape[1], *padded.shape[1:])
+            found = torch.empty(size, dtype=dtype, device=device)
+            blended = torch.zeros((size[0], 0, *size[2:]), device=device)
+        more = chosen[-1][0].stop - low - len(total)  # places are sorted by their first plane
+        if more > 0:
+            pad = (0, 0, 0, 0, 0, more)
+            blended, total = functional.pad(blended, pad), functional.pad(total, pad)
         for place, patch in zip(chosen, logits * weight, strict=True):
-            blended[(slice(None), *place)] += patch[:, None] if flat else patch
-            total[place] += weight[None] if flat else weight
-    assert blended is not None  # an image has at least one patch
-    blended /= total
-    return blended[(slice(None), *original)]
+            here = (slice(place[0].start - low, place[0].stop - low), *place[1:])
+            blended[(slice(None), *here)] += patch[:, None] if flat else patch
+            total[here] += weight[None] if flat else weight
+        rest = places[first + batch_size :]
+        done = (rest[0][0].start if rest else padded.shape[1]) - low
+        if done > 0:  # these planes get no more
+            found[:, low : low + done] = blended[:, :done] / total[:done]
+            blended, total, low = blended[:, done:], total[done:], low + done
+    assert found is not None  # an image has at least one patch
+    return found[(slice(None), *original)]
 
 
 def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Tensor:
@@ -82,6 +98,8 @@ def _pad(images: Tensor, tile: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]
     missing = [max(0, n - size) for n, size in zip(tile, images.shape[1:], strict=True)]
     before = [n // 2 for n in missing]
     sides = [side for b, n in zip(before, missing, strict=True) for side in (b, n - b)]
+    if not any(missing):
+        return images, tuple(slice(0, size) for size in images.shape[1:])
     # torch counts axes from the last one
     pairs = [tuple(sides[i : i + 2]) for i in range(0, len(sides), 2)]
     padded = functional.pad(images, [side for pair in reversed(pairs) for side in pair])

@@ -3,20 +3,19 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 from mixmfl.cases import Case, load_case
 from mixmfl.errors import DataError
 from mixmfl.evaluate import Evaluation, evaluate_folder
+from mixmfl.expected import Subset, all_subsets
 from mixmfl.image import read_labels, to_canonical
 from mixmfl.labels import Labels
 from mixmfl.model import Model
 from mixmfl.page import Picture, Section, heat_table, legend, page
 from mixmfl.picture import overlay
-from mixmfl.predict import Outcome, predict_folder
-
-Subset = tuple[str, ...]
+from mixmfl.predict import predict_folder
+from mixmfl.records import Outcome
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,8 @@ class SubsetScores:
         return sum(dice) / len(dice) if dice else math.nan
 
 
-def all_subsets(modalities: Sequence[str]) -> list[Subset]:
-    """Return the 2^M - 1 non-empty subsets, small ones first."""
-    sizes = range(1, len(modalities) + 1)
-    return [subset for size in sizes for subset in combinations(modalities, size)]
-
-
 def predict_subsets(
-    model: Model, cases: Sequence[Case], out: Path, *, overwrite: bool = False
+    model: Model, cases: Sequence[Case], out: Path
 ) -> Iterator[tuple[Subset, Outcome]]:
     """Predict every case from every subset of the model's modalities, one folder per subset.
 
@@ -64,7 +57,7 @@ def predict_subsets(
             raise DataError(f"case {case.name!r}: lacks {', '.join(sorted(missing))}")
     for subset in all_subsets(model.modalities):
         folder = masks_folder(out, subset)
-        for outcome in predict_folder([model], cases, (), folder, only=subset, overwrite=overwrite):
+        for outcome in predict_folder([model], cases, (), folder, only=subset):
             yield subset, outcome
 
 

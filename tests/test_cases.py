@@ -13,7 +13,6 @@ from mixmfl.cases import (
     Case,
     Found,
     agree_on_labels,
-    check_case,
     describe,
     find_cases,
     load_case,
@@ -49,7 +48,7 @@ def taken(found: Found) -> dict[str, dict[str, str]]:
     files: dict[str, dict[str, str]] = {}
     for case in found.cases:
         assert list(case.images) == sorted(case.images)
-        named = {**case.images, **({"label": case.label} if case.label else {})}
+        named = {**case.files, **({"label": case.label} if case.label else {})}
         files[case.name] = {
             kind: path.relative_to(found.folder).as_posix() for kind, path in named.items()
         }
@@ -375,17 +374,6 @@ def test_without_a_description_the_label_is_not_read(tmp_path: Path) -> None:
     case = write_case(tmp_path, {"t1": VOLUME, "label": VOLUME / 2})
     assert load_case(case).labels is None
     assert load_case(write_case(tmp_path, {"t1": VOLUME}), LESION).labels is None
-
-
-def test_images_on_two_grids_are_refused(tmp_path: Path) -> None:
-    thick = Grid(GRID.shape, (5.0, 1.0, 1.0), GRID.origin, IDENTITY)
-    case = write_case(tmp_path, {"t1": VOLUME, "t2": VOLUME}, {"t2": thick})
-    with pytest.raises(
-        DataError,
-        match=r"case 'p01': t2 and t1 differ in spacing \(5.0, 1.0, 1.0\) mm against \(1.0, 1.0, "
-        r"1.0\) mm \(.*t2.nii.gz, .*t1.nii.gz\). All files .* resample t2 to t1 first",
-    ):
-        check_case(case)
 
 
 def test_a_label_on_another_grid_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixmfl.subsets import all_subsets
+from mixmfl.expected import all_subsets
 
 Command = Callable[..., int]
 Said = pytest.CaptureFixture[str]

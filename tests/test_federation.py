@@ -173,6 +173,20 @@ def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
     assert kept_rounds(resumed) == [2, 3]
 
 
+def test_a_process_per_device_gives_the_same_run(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    alone = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "alone")
+    apart = [
+        dataclasses.replace(site, device=torch.device("cpu", number))
+        for number, site in enumerate(sites)
+    ]
+    out = tmp_path / "apart"
+    together = train_embedded(plans, apart, SETTINGS, "0", out)
+    assert equal(weights(alone), weights(together))
+    assert [r["north"].loss for r in alone.history] == [r["north"].loss for r in together.history]
+
+
 @pytest.mark.parametrize("damaged", ["server.safetensors", "optimizers/south.safetensors"])
 @pytest.mark.parametrize("how", ["a bit", "cut", "gone"])
 def test_a_damaged_state_falls_back_to_the_round_before(

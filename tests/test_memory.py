@@ -14,6 +14,7 @@ from mixmfl.memory import (
     merge_prototypes,
     observe,
     recall,
+    recall_by_votes,
 )
 
 
@@ -120,6 +121,52 @@ def test_recall_never_reads_a_class_that_was_not_seen() -> None:
 def test_recall_keeps_the_shape_of_space() -> None:
     memory = prototypes([[1.0, 2.0], [0.0, 1.0]], [[1.0] * 5, [2.0] * 5], [1.0, 1.0])
     assert recall(torch.randn(3, 2, 4, 6, 8), memory, 0.1).shape == (3, 5, 4, 6, 8)
+
+
+def test_votes_are_the_mean_likeness_in_each_modalitys_own_terms() -> None:
+    memory = {
+        "t1": prototypes([[0.0], [0.0]], [[2.0, 0.0], [-2.0, 0.0]], [3.0, 3.0]),
+        "flair": prototypes([[0.0], [0.0]], [[0.0, 7.0], [0.0, 1.0]], [3.0, 3.0]),  # mean (0, 4)
+        "t2": prototypes([[0.0], [0.0]], [[1.0, 1.0], [5.0, 9.0]], [3.0, 3.0]),
+    }
+    here, both = tensor([True, True]), tensor([True, False])  # the second case has no FLAIR
+    features = {
+        "t1": (tensor([[[1.0], [1.0]], [[1.0], [1.0]]]), here),  # cosines ±1/sqrt(2)
+        "flair": (tensor([[[0.0], [3.0]], [[0.0], [3.0]]]), both),  # (0, -1): cosines -1, +1
+    }
+    found = recall_by_votes(features, memory, "t2", temperature=0.5)
+
+    def mixed(cosine: float) -> list[list[float]]:
+        near, far = math.exp(cosine / 0.5), math.exp(-cosine / 0.5)
+        return [[(near * 1 + far * 5) / (near + far)], [(near * 1 + far * 9) / (near + far)]]
+
+    votes = [(1 / math.sqrt(2) - 1) / 2, 1 / math.sqrt(2)]
+    for case, vote in zip(found.tolist(), votes, strict=True):
+        assert case == [pytest.approx(row, rel=1e-5) for row in mixed(vote)]
+
+
+def test_votes_count_only_for_classes_that_both_sides_know() -> None:
+    memory = {
+        "t1": prototypes([[0.0]] * 3, [[1.0], [-1.0], [50.0]], [3.0, 3.0, 0.0]),
+        "t2": prototypes([[0.0]] * 3, [[2.0], [999.0], [4.0]], [1.0, 0.0, 1.0]),
+    }
+    features = {"t1": (tensor([[[0.9, -0.9]]]), tensor([True]))}
+    assert recall_by_votes(features, memory, "t2", 0.1).tolist() == [[[2.0, 2.0]]]
+    strangers = {**memory, "t2": prototypes([[0.0]] * 3, [[2.0]] * 3, [0.0, 0.0, 1.0])}
+    assert recall_by_votes(features, strangers, "t2", 0.1).tolist() == [[[0.0, 0.0]]]
+    nobody = {"t1": (features["t1"][0], tensor([False]))}
+    assert recall_by_votes(nobody, memory, "t2", 0.1).tolist() == [[[0.0, 0.0]]]
+
+
+def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is_blank() -> None:
+    memory = {
+        "t1": prototypes([[0.0]] * 2, [[1.0], [-1.0]], [3.0, 3.0]),
+        "t2": prototypes([[0.0]] * 2, [[2.0], [4.0]], [1.0, 1.0]),
+    }
+    found = torch.zeros(2, 1, 3, requires_grad=True)
+    read = recall_by_votes({"t1": (found, tensor([True, False]))}, memory, "t2", 0.1)
+    (gradient,) = torch.autograd.grad(read.sum(), found)
+    assert gradient.isfinite().all()
 
 
 def test_an_empty_memory_recalls_nothing() -> None:

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         ["t1", "t2"],
         LABELS,
         PlannerSettings(8.0, 32, 512, 320, None),
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1),
+        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1, "votes"),
     )
     ours = nnunet.plan(*asked)
     monkeypatch.setattr(nnunet, "_Planner", lambda name, *_: _plain_planner(name))
@@ -97,8 +98,8 @@ def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> 
     planner = PlannerSettings(1.0, 32, 512, 320, None)
     sizes = []
     for settings in (
-        NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 1, 0.1),
-        NetworkSettings("decoupled", 1, 1, "concatenated", (-1,), 1, 0.1),
+        NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 1, 0.1, "votes"),
+        NetworkSettings("decoupled", 1, 1, "concatenated", (-1,), 1, 0.1, "votes"),
     ):
         plans = nnunet.plan(merged, ["t1", "t2"], LABELS, planner, settings)
         planned = plans["configurations"]["3d_fullres"]
@@ -143,11 +144,61 @@ def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
     restored = nnunet.restore(logits.float(), properties, plans.nnunet, "2d", plans.labels)
     assert restored.shape == labels.shape
     assert (restored == labels).mean() > 0.99
-    probabilities = nnunet.restore(
-        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels, probabilities=True
+    probabilities = nnunet.restore_probabilities(
+        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels
     )
     assert probabilities.shape == (3, *labels.shape)
-    assert probabilities.sum(axis=0) == pytest.approx(1, abs=1e-4)
+    inside = probabilities.astype(np.float32).sum(axis=0)[:, 3:]
+    assert inside == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1.25)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+@pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
+def test_one_modality_at_a_time_is_preprocessed_as_all_at_once(
+    patch: tuple[int, ...], order: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
+    plans = small_plans(patch=patch)
+    turned = {**plans.nnunet, "transpose_forward": list(order)}
+    (name,) = plans.configurations
+    images, _ = small_case(("t1", "t2"), 0)
+    images["t1"][:, :3] = 0
+    images["t2"][:, :2] = 0
+    images["t2"][:, :, :4] = 0
+    want, _, properties = nnunet.preprocess(
+        list(images.values()), None, spacing, turned, name, plans.labels
+    )
+    head = nnunet.head_mask(list(images.values()))
+    given = [partial(images.pop, modality) for modality in ("t1", "t2")]
+    found, mine = nnunet.preprocess_each(given, head, spacing, turned, name)
+    assert np.array_equal(found, want)
+    assert mine == {key: properties[key] for key in mine}
+    assert not images
+
+
+@pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["labels", "regions"])
+def test_classes_are_restored_as_nnunet_restores_them(labels: Labels) -> None:
+    from nnunetv2.inference.export_prediction import (
+        convert_predicted_logits_to_segmentation_with_correct_shape as peer,
+    )
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = small_plans(labels=labels)
+    images, _ = small_case(("t1",), 0)
+    images["t1"][:, :3] = 0
+    data, _, properties = nnunet.preprocess(
+        [images["t1"]], None, (1, 1.5, 1.5), plans.nnunet, "2d", labels
+    )
+    heads = nnunet.label_manager(labels).num_segmentation_heads
+    logits = torch.randn(heads, *data.shape[1:], generator=torch.Generator().manual_seed(0))
+    manager = PlansManager(dict(plans.nnunet))
+    want = peer(
+        logits, manager, manager.get_configuration("2d"), nnunet.label_manager(labels),
+        dict(properties), num_threads_torch=1,
+    )  # fmt: skip
+    found = nnunet.restore(logits, properties, plans.nnunet, "2d", labels)
+    assert found.shape == (6, 20, 18)
+    assert np.array_equal(found, want)
 
 
 def test_the_loss_is_nnunets_and_halves_per_resolution() -> None:

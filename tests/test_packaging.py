@@ -22,14 +22,16 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 
 # The modules that may import a large dependency: its doors.
 DOORS = {
-    "SimpleITK": {"image"},
+    "SimpleITK": {"image", "grids"},
     "nibabel": {"image"},
     "nnunetv2": {"nnunet"},
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
     "acvl_utils": {"nnunet"},
     "dynamic_network_architectures": {"nnunet", "network"},
-    "nilearn": {"phantom"},
+    "nilearn": {"phantom", "viewer"},
+    "pydicom": {"dicom"},
+    "highdicom": {"dicom_seg"},
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
     "safetensors": {"tensors"},
@@ -41,11 +43,12 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors files labels modalities image cases jobs fingerprint plan nnunet dataset "
-     "registry tensors"),
+    ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan "
+     "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network loss sampling sliding_window privacy masks",
-    ("wire outgoing exchange door train rounds masked model runs coordinate preprocess predict "
-     "evaluate page picture subsets progress phantom phantom_federation partition comparison "
+    ("wire outgoing exchange door train rounds measure masked segment model runs coordinate "
+     "preprocess predict evaluate page picture viewer report subsets progress phantom "
+     "phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "attack benchmark hospital remote",

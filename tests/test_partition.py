@@ -257,7 +257,7 @@ def test_a_site_has_links_to_what_it_holds_and_its_tests_have_all(
             source = brats.resolve() / own.name
             assert own.label is not None
             assert own.label.is_symlink()
-            for kind, file in ({**own.images, "seg": own.label}).items():
+            for kind, file in ({**own.files, "seg": own.label}).items():
                 word = BRATS_2021.get(kind, kind)
                 assert file.readlink() == source / f"{own.name}_{word}.nii.gz"
     for tests in there.tests:
@@ -305,7 +305,7 @@ def test_copies_stay_when_the_cases_go(brats: Path, tmp_path: Path, command: Com
     assert not any(path.is_symlink() for path in out.rglob("*"))
     (first, *_) = find_cases(out / "site_1").cases
     source = brats / first.name / f"{first.name}_t1ce.nii.gz"
-    assert first.images["t1c"].read_bytes() == source.read_bytes()
+    assert first.files["t1c"].read_bytes() == source.read_bytes()
 
 
 def test_names_of_brats_2023_and_numbers_of_nnunet_become_modality_names(tmp_path: Path) -> None:

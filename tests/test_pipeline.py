@@ -262,7 +262,7 @@ def test_every_orientation_of_a_case_gives_the_mask_of_its_twin(
     masks = {}
     for case in cases:
         mask, grid = read_labels(tmp_path / "masks" / f"{case.name}.nii.gz")
-        assert grid == read_grid(case.images["t1"])
+        assert grid == read_grid(case.files["t1"])
         masks[case.name], _ = to_canonical(mask, grid)
     assert masks["LPS"].any()
     for code, mask in masks.items():
@@ -307,7 +307,7 @@ def test_one_bad_case_does_not_stop_the_others_nor_leave_half_a_mask(
     assert "b_foreign: FAILED: has pd; the model needs at least one of flair, t1, t2" in said.err
     assert "2 masks in" in said.out
     assert "2 of 4 cases failed" in said.out
-    assert sorted(f.name for f in masks.iterdir()) == ["c0.nii.gz", "c1.nii.gz"]
+    assert sorted(f.name for f in masks.glob("*.nii.gz")) == ["c0.nii.gz", "c1.nii.gz"]
 
 
 def test_masks_that_are_there_are_kept_unless_asked(
@@ -318,7 +318,8 @@ def test_masks_that_are_there_are_kept_unless_asked(
     arguments = ["mixmfl_predict", "-i", federation / "clinic", "-o", tmp_path]
     arguments += ["-m", run / "model.safetensors"]
     assert command(*arguments) == 0
-    assert "c0: a mask is there already; --overwrite predicts it again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "c0: c0.nii.gz is there and is not as we wrote it; --overwrite replaces it" in said
     assert (tmp_path / "c0.nii.gz").read_text() == "drawn by a colleague"
     assert command(*arguments, "--overwrite") == 0
     assert read_labels(tmp_path / "c0.nii.gz")[0].shape == SHAPE
@@ -482,8 +483,8 @@ def test_a_damaged_fingerprint_is_taken_anew(
 def test_several_models_are_averaged(run: Path, federation: Path, tmp_path: Path) -> None:
     from mixmfl.cases import find_cases, load_case
     from mixmfl.model import load_model
-    from mixmfl.predict import predict_case
     from mixmfl.runs import export_model
+    from mixmfl.segment import predict_case
 
     export_model(run, "last", tmp_path / "m.safetensors")
     model = load_model(tmp_path / "m.safetensors")

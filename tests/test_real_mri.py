@@ -156,7 +156,7 @@ def test_lesions_are_found_by_hospitals_that_have_no_modality_in_common(
     assert str(export) in told.out
     assert "cut: FAILED" in told.err
     assert "1 of 2 cases failed" in told.out
-    assert [path.name for path in (masks / "clinic").iterdir()] == ["turned.nii.gz"]
+    assert [path.name for path in (masks / "clinic").glob("*.nii.gz")] == ["turned.nii.gz"]
     found = nib.load(masks / "clinic" / "turned.nii.gz")
     assert nib.aff2axcodes(found.affine) == ("R", "A", "S")
     first = nib.as_closest_canonical(nib.load(masks / "flair+t1+t1c+t2" / "patient26.nii.gz"))
@@ -193,3 +193,61 @@ def test_tumours_and_their_overlapping_regions_are_found(
         mask = masks / subset / "pat0002.nii.gz"
         assert_on_grid_of(source / "pat0002" / "FLAIR.nii.gz", mask, "LPS")
         assert set(np.unique(voxels(nib.load(mask)))) <= {0, 2, 1, 4}
+
+
+def dice_between(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * float((one & other).sum()) / float(one.sum() + other.sum())
+
+
+def test_one_patient_as_archives_store_it_gets_one_mask(
+    real_mri: Path, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from test_dicom import write_series
+
+    from mixmfl.grids import resample
+    from mixmfl.image import Grid, read_image, read_labels, to_canonical, write_image
+
+    source = real_mri / "ms_mni"
+    sites: dict[str, Cases] = {
+        "north": {"patient19": ("T1", "FLAIR")},
+        "south": {"patient07": ("T1", "FLAIR")},
+        "unseen": {"patient26": ("T1", "FLAIR")},
+    }
+    federation = make_federation(source, tmp_path / "federation", sites, LESION)
+    model = train(command, federation, "2d", 2.0, tmp_path)
+    clinic = tmp_path / "clinic"
+    for name in ("LAS", "RAS", "regridded", "FLAIR_alone"):
+        (clinic / name).mkdir(parents=True)
+    patient = source / "patient26"
+    for modality in ("T1", "FLAIR"):
+        file = patient / f"{modality}.nii.gz"
+        (clinic / "LAS" / file.name).symlink_to(file)
+        nib.save(nib.as_closest_canonical(nib.load(file)), clinic / "RAS" / file.name)
+        image, grid = read_image(file)
+        tags: dict[str, Any] = {"SeriesDescription": modality, "RescaleIntercept": "0"}
+        step = float(np.abs(image).max()) / 32000  # the scanner's numbers were whole ones, too
+        tags["RescaleSlope"] = f"{step:.8f}"
+        stored = np.round(image / float(tags["RescaleSlope"])).astype(np.int16)
+        write_series(clinic / "DICOM" / modality, stored, grid, **tags)
+    (clinic / "regridded" / "FLAIR.nii.gz").symlink_to(patient / "FLAIR.nii.gz")
+    (clinic / "FLAIR_alone" / "FLAIR.nii.gz").symlink_to(patient / "FLAIR.nii.gz")
+    image, grid = read_image(patient / "T1.nii.gz")
+    thick = Grid((91, 218, 182), (2.0, 1.0, 1.0), grid.origin, grid.direction)
+    write_image(clinic / "regridded" / "T1.nii.gz", resample(image, grid, thick), thick)
+
+    masks = tmp_path / "masks"
+    asked = ["-i", clinic, "-o", masks, "-m", model, "--dicom-seg", "--reference", "flair"]
+    assert command("mixmfl_predict", *asked) == 0
+    assert "t1 was resampled onto the grid of flair" in (masks / "cases.csv").read_text()
+    found = {}
+    for name in ("LAS", "RAS", "DICOM", "regridded", "FLAIR_alone"):
+        values, there = read_labels(masks / f"{name}.nii.gz")
+        turned, place = to_canonical(values, there)
+        found[name] = turned > 0
+        wanted = to_canonical(*read_image(patient / "FLAIR.nii.gz"))[1]
+        np.testing.assert_allclose(place.origin, wanted.origin, atol=1e-3)
+    assert found["LAS"].any()
+    for name, least in (("RAS", 0.99), ("DICOM", 0.99), ("regridded", 0.8)):
+        dice = dice_between(found[name], found["LAS"])
+        assert dice >= least, f"{name} against LAS: Dice {dice:.4f}"
+    assert (masks / "DICOM.dcm").is_file()

@@ -14,11 +14,15 @@ from mixmfl.recall_quality import recall_quality
 from mixmfl.rounds import RunSettings, Site
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Site]:
+@pytest.fixture(scope="module", params=["shared", "votes"])
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Model, Site]:
     """A model of two sites, of which one never has T2, and cases of neither with all modalities."""
     folder = tmp_path_factory.mktemp("recall")
-    plans = replace_settings(small_plans(), {"compensation_levels": [-1, -2]}, {})
+    plans = replace_settings(
+        small_plans(), {"compensation_levels": [-1, -2], "recall": request.param}, {}
+    )
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
     settings = RunSettings("2d", 0, rounds=4, local_steps=15, learning_rate=0.01)
@@ -89,10 +93,12 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
         lambda case, known, model: (torch.zeros(1, 3, 16, 16), lesion[:, 0]),
     )
     perfect = Prototypes(torch.eye(2), 10 * torch.eye(2), torch.tensor([240.0, 16.0]))
-    known = dataclasses.replace(model, memory={("t2", 2): perfect})
-    (quality,) = recall_quality(known, held_out.training[:1])
-    # the class-blind value is 10 * (240, 16) / 256; its squared distances over those of zeros
-    blind = (240 * 2 * (10 * 16 / 256) ** 2 + 16 * 2 * (10 * 240 / 256) ** 2) / (256 * 100)
-    assert (quality.modality, quality.level, quality.accuracy) == ("t2", 2, 1.0)
-    assert quality.error == pytest.approx(0, abs=1e-6)
-    assert quality.blind_error == pytest.approx(blind)
+    memory = {(name, 2): perfect for name in network.modalities}
+    told = recall_quality(dataclasses.replace(model, memory=memory), held_out.training[:1])
+    assert [(q.modality, q.level) for q in told] == [("flair", 2), ("t1", 2), ("t2", 2)]
+    # the class-blind value is 10 * (240, 16) / 256; its squared distance over that of zeros
+    blind = (2 * (10 * 16 / 256) ** 2 / 100 + 2 * (10 * 240 / 256) ** 2 / 100) / 2
+    for quality in told:
+        assert quality.accuracy == 1.0
+        assert quality.error == pytest.approx(0, abs=1e-6)
+        assert quality.blind_error == pytest.approx(blind)

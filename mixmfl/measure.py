@@ -1,0 +1,99 @@
+"""What Dice to expect from which modalities: measured by the sites when training ends.
+
+A site tells sums over its validation cases, as it does in validation rounds, here one per subset
+of modalities that such a case can form.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from mixmfl.door import check_validation
+from mixmfl.errors import AggregationError
+from mixmfl.expected import Subset, SubsetDice, all_subsets
+from mixmfl.outgoing import outgoing
+from mixmfl.plan import Plans
+from mixmfl.rounds import (
+    Registration,
+    RunSettings,
+    ServerState,
+    Site,
+    read_dice,
+    validate_at_site,
+    validation_task,
+)
+from mixmfl.train import DiceSum
+from mixmfl.wire import Message
+
+MOST_CASES = 16  # of a site per subset: their number doubles with every modality
+
+KIND = "measure"
+
+Measured = dict[Subset, dict[str, DiceSum]]
+
+
+def measure_task(
+    state: ServerState, site: str, registrations: Mapping[str, Registration]
+) -> Message:
+    """Return what a site is sent to measure: what it is sent to validate."""
+    return dataclasses.replace(validation_task(state, site, registrations), kind=KIND)
+
+
+def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
+    """Return the summed Dice of the site's validation cases from each subset of modalities.
+
+    Args:
+        task: From ``measure_task``.
+        site: At most ``MOST_CASES`` of its cases are used per subset.
+        plans: Of the run.
+        settings: Of the run.
+    """
+    usable = set(task.record["modalities"])
+    held = {tuple(m for m in case.modalities if m in usable) for case in site.validation}
+    subsets = sorted({subset for names in held for subset in all_subsets(sorted(names))})
+    found = []
+    for subset in subsets:
+        having = [case for case in site.validation if set(subset) <= set(case.modalities)]
+        asked = dataclasses.replace(task, record={**task.record, "modalities": list(subset)})
+        few = dataclasses.replace(site, validation=tuple(having[:MOST_CASES]))
+        dice = validate_at_site(asked, few, plans, settings).record["dice"]
+        found.append([list(subset), dice])
+    return outgoing(KIND, {"round": task.record["round"], "subsets": found})
+
+
+def read_measured(site: str, reply: Message, round_number: int, plans: Plans) -> Measured:
+    """Check and take what ``measure_at_site`` returned.
+
+    Raises:
+        AggregationError: It is something else, or cannot be true.
+    """
+    told = reply.record.get("subsets")
+    if reply.kind != KIND or not isinstance(told, list) or len(told) >= 2 ** len(plans.modalities):
+        raise AggregationError(f"site {site!r} sent a {reply.kind!r} reply; {KIND!r} is needed")
+    measured: Measured = {}
+    for item in told:
+        if not (
+            isinstance(item, list)
+            and len(item) == 2
+            and isinstance(item[0], list)
+            and item[0]
+            and item[0] == [name for name in sorted(plans.modalities) if name in item[0]]
+        ):
+            raise AggregationError(f"site {site!r} measured {str(item)[:80]}; no subset is that")
+        dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
+        check_validation(site, dice, round_number, MOST_CASES, plans)
+        measured[tuple(item[0])] = read_dice(dice)
+    return measured
+
+
+def merge_measured(sites: Sequence[Measured]) -> list[SubsetDice]:
+    """Return the mean over all sites' cases, per subset, small subsets first."""
+    merged = []
+    for subset in sorted({s for told in sites for s in told}, key=lambda s: (len(s), s)):
+        parts = [told[subset] for told in sites if subset in told]
+        dice = {}
+        for name in parts[0]:
+            total = sum(part[name].total for part in parts)
+            if cases := sum(part[name].cases for part in parts):
+                dice[name] = (total / cases, cases)
+        merged.append(SubsetDice(subset, dice))
+    return merged

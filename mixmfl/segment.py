@@ -1,0 +1,194 @@
+"""From a loaded case to its mask, by one model or the mean of several.
+
+In two steps that may run in two processes: ``prepare`` preprocesses and needs no network,
+``segment`` runs it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mixmfl.cases import LoadedCase
+from mixmfl.errors import DataError, ModelError
+from mixmfl.nnunet import (
+    head_mask,
+    label_manager,
+    preprocess_each,
+    restore,
+    restore_probabilities,
+)
+from mixmfl.plan import Plans
+from mixmfl.sliding_window import predict_volume
+from mixmfl.train import case_predictor, patches_at_a_time
+
+if TYPE_CHECKING:
+    from mixmfl.model import Model
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What preprocessing needs to know of a model.
+
+    Attributes:
+        plans: Of the model.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        modalities: That the model was trained with.
+    """
+
+    plans: Plans
+    configuration: str
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A case as a model wants it.
+
+    Attributes:
+        available: The case's modalities that the model knows.
+        images: ``(K, Z', Y', X')`` float32, of these.
+        properties: What leads back to the case's grid.
+    """
+
+    available: tuple[str, ...]
+    images: Array
+    properties: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case that only has to be run through the networks.
+
+    Attributes:
+        inputs: One per model.
+        head: ``(Z, Y, X)`` bool, outside which nothing is found; None where anything may be.
+    """
+
+    inputs: tuple[ModelInput, ...]
+    head: Array | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network is run over a volume.
+
+    Attributes:
+        step: Distance of neighbouring patches, as a share of the patch.
+        mirror: Whether to average over mirrored patches as well: slower, a little better.
+    """
+
+    step: float = 0.5
+    mirror: bool = False
+
+
+def check_models_agree(recipes: Sequence[Recipe]) -> None:
+    """Check that models can be averaged.
+
+    Raises:
+        ModelError: There is none, or their labels differ.
+    """
+    if not recipes:
+        raise ModelError("at least one model is needed")
+    for other in recipes[1:]:
+        if (words := recipes[0].plans.labels.difference(other.plans.labels)) is not None:
+            raise ModelError(f"the models cannot be averaged, their labels differ: {words}")
+
+
+def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
+    """Preprocess a case for every model; its images are let go one by one.
+
+    Raises:
+        DataError: A model knows none of the case's modalities, or the case is too thin.
+    """
+    masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
+    # planned for images that are zero outside the head: there is nothing to find there
+    head = head_mask(list(case.images.values()))
+    inputs = []
+    for recipe in recipes:
+        available = tuple(name for name in recipe.modalities if name in case.images)
+        if not available:
+            raise DataError(
+                f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
+                f"{', '.join(recipe.modalities)}"
+            )
+        take = case.images.pop if recipe is recipes[-1] else case.images.__getitem__
+        images, properties = preprocess_each(
+            [partial(take, name) for name in available],
+            head,
+            case.canonical.spacing,
+            recipe.plans.nnunet,
+            recipe.configuration,
+        )
+        inputs.append(ModelInput(available, images, properties))
+    return Prepared(tuple(inputs), head if masked else None)
+
+
+def predict_case(
+    models: "Sequence[Model]", case: LoadedCase, options: Options | None = None
+) -> Array:
+    """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
+
+    Args:
+        models: One, or several whose probabilities are averaged.
+        case: With at least one modality of each model.
+        options: How.
+
+    Raises:
+        DataError: A model knows none of the case's modalities, or the case is too thin.
+    """
+    case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
+    prepared = prepare(case, [model.recipe for model in models])
+    return segment(models, prepared, options or Options())
+
+
+def segment(models: "Sequence[Model]", prepared: Prepared, options: Options) -> Array:
+    """Return class indices ``(Z, Y, X)`` on the case's canonical grid.
+
+    Args:
+        models: One, or several whose probabilities are averaged.
+        prepared: For these models.
+        options: How.
+    """
+    pairs = list(zip(models, prepared.inputs, strict=True))
+    if len(pairs) == 1:
+        model, given = pairs[0]
+        found = restore(_logits(model, given, options), given.properties, *_description(model))
+    else:
+        total: Array | None = None
+        for model, given in pairs:
+            each = restore_probabilities(
+                _logits(model, given, options), given.properties, *_description(model)
+            )
+            total = each if total is None else np.add(total, each, out=total)
+        assert total is not None
+        manager = label_manager(models[0].plans.labels)
+        found = manager.convert_probabilities_to_segmentation(total / len(models))
+    if prepared.head is not None:
+        found[~prepared.head] = 0
+    return found
+
+
+def _description(model: "Model") -> tuple[Any, ...]:
+    return model.plans.nnunet, model.configuration, model.plans.labels
+
+
+def _logits(model: "Model", given: ModelInput, options: Options) -> torch.Tensor:
+    planned = model.plans.configuration(model.configuration)
+    return predict_volume(
+        case_predictor(model.network, model.memory, given.available),
+        torch.from_numpy(given.images),
+        planned["patch_size"],
+        step=options.step,
+        mirror_axes=range(len(planned["patch_size"])) if options.mirror else (),
+        batch_size=patches_at_a_time(planned),
+        device=model.device,
+        dtype=torch.float16,  # a large volume's logits are the largest thing there is
+    ).cpu()

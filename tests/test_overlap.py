@@ -1,0 +1,77 @@
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixmfl.errors import DataError, MixmflError
+from mixmfl.overlap import Ahead, Behind, WaitTurn
+
+
+def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
+    """Do what the job says, in the other process."""
+    if job == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "hang":
+        time.sleep(60)
+    if job == "refuse":
+        raise DataError("p1: is bad")
+    if job == "fault":
+        raise ZeroDivisionError("by zero")
+    if job == "large":
+        wait_turn()
+    return {"job": job, "array": np.arange(constant, dtype=np.float32)}
+
+
+def test_what_another_process_made_arrives_whole() -> None:
+    with Ahead(work, 40_000_000, 60) as ahead:  # 160 MB: more than goes at a time
+        ahead.ask("any")
+        found = ahead.answer()
+    assert found["job"] == "any"
+    assert np.array_equal(found["array"], np.arange(40_000_000, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("refuse", r"^p1: is bad$"),
+        ("fault", r"^ZeroDivisionError: by zero$"),
+        ("die", r"was killed or crashed \(exit code -9; memory ran out"),
+        ("hang", r"took longer than the limit of 0.05 minutes to read"),
+    ],
+)
+def test_a_job_that_fails_hangs_or_is_killed_costs_itself_alone(job: str, message: str) -> None:
+    with Ahead(work, 3, 60) as ahead:
+        ahead.ask("first")  # so that starting a process is in no limit
+        ahead.answer()
+        ahead.limit = 3.0 if job == "hang" else 60
+        ahead.ask(job)
+        with pytest.raises(MixmflError, match=message):
+            ahead.answer()
+        ahead.limit = 60
+        ahead.ask("next")
+        assert ahead.answer()["job"] == "next"
+
+
+def test_a_large_job_waits_until_nothing_else_is_done() -> None:
+    with Ahead(work, 3, 60) as ahead:
+        ahead.ask("large")
+        assert ahead.answer()["job"] == "large"
+
+
+def test_writing_that_hangs_or_fails_costs_itself_alone() -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with Behind(0.2) as behind:
+        hanging, waiting = behind.ask(lambda: time.sleep(3)), behind.ask(lambda: 1)
+        with pytest.raises(MixmflError, match=r"longer than the limit of 0.00333333 minutes"):
+            behind.answer(hanging)
+        assert behind.answer(behind.ask(lambda: 2)) == 2
+        with pytest.raises(OSError, match="No space left"):
+            behind.answer(behind.ask(fail))
+        with pytest.raises(MixmflError, match="limit"):  # it stood behind what hangs
+            behind.answer(waiting)
+        assert behind.answer(behind.ask(lambda: 4)) == 4

@@ -1,0 +1,314 @@
+"""What prediction keeps, redoes, refuses and tells; by the command where a user sees it."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small import MODALITIES, small_case, small_plans
+
+from mixmfl import image
+from mixmfl.cases import Case, Placing, find_cases
+from mixmfl.expected import SubsetDice
+from mixmfl.image import Grid, read_grid, read_labels, write_image
+from mixmfl.model import Model, load_model, save_model
+from mixmfl.predict import predict_folder
+from mixmfl.records import Outcome
+from mixmfl.rounds import RunSettings, first_state
+from mixmfl.segment import Options
+
+Command = Callable[..., int]
+SHAPE = (6, 20, 18)
+GRID = Grid(SHAPE, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+EXPECTED = (
+    SubsetDice(("t1",), {"lesion": (0.4, 5), "core": (0.2, 4)}),
+    SubsetDice(("t1", "t2"), {"lesion": (0.9, 2), "core": (0.7, 2)}),
+)
+
+
+def save(file: Path, seed: int = 0, expected: Sequence[SubsetDice] = EXPECTED) -> Path:
+    plans = small_plans()
+    state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, expected)
+    return file
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "m.safetensors")
+
+
+@pytest.fixture
+def model(model_file: Path) -> Model:
+    return load_model(model_file)
+
+
+def write_case(folder: Path, modalities: Sequence[str], seed: int = 0) -> None:
+    images, _ = small_case(modalities, seed, SHAPE)
+    folder.mkdir(parents=True)
+    for name, voxels in images.items():
+        voxels[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", voxels, GRID)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    folder = tmp_path / "cases"
+    write_case(folder / "a", ("t1", "t2"))
+    write_case(folder / "b", ("t1",), 1)
+    write_case(folder / "c", ("flair",), 2)
+    return folder
+
+
+def predicted(model: Model, cases: Path, out: Path, **options: Any) -> dict[str, Outcome]:
+    found = find_cases(cases)
+    return {o.name: o for o in predict_folder([model], found.cases, found.refused, out, **options)}
+
+
+def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    return {name: outcome.status for name, outcome in outcomes.items()}
+
+
+def test_a_second_run_redoes_only_what_would_come_out_different(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    assert statuses(predicted(model, cases, out)) == {"a": "done", "b": "done", "c": "done"}
+    before = {f.name: f.stat().st_mtime_ns for f in out.glob("*.nii.gz")}
+    again = predicted(model, cases, out)
+    assert statuses(again) == {"a": "kept", "b": "kept", "c": "kept"}
+    assert again["a"].reason == "made before by the same model and settings from the same images"
+    assert again["a"].volumes_ml.keys() == {"lesion", "core"}  # as the first run told them
+    assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.nii.gz")} == before
+
+    shutil.copy(cases / "a" / "t1.nii.gz", cases / "b" / "t1.nii.gz")  # other inputs
+    (out / "c.nii.gz").unlink()
+    assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "done"}
+    write_case(tmp_path / "new", ("t2",), 9)
+    shutil.copy(tmp_path / "new" / "t2.nii.gz", cases / "b")  # one modality more
+    assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
+    asked = {"options": Options(mirror=True)}
+    assert set(statuses(predicted(model, cases, out, **asked)).values()) == {"done"}
+    other = load_model(save(tmp_path / "other.safetensors", seed=1))
+    assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
+
+
+def test_a_mask_that_a_user_corrected_is_left_alone(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    predicted(model, cases, out)
+    mask = out / "a.nii.gz"
+    mask.write_bytes(mask.read_bytes() + b"corrected by hand")
+    corrected = mask.read_bytes()
+    other = load_model(save(tmp_path / "other.safetensors", seed=1))
+    came = predicted(other, cases, out)
+    assert statuses(came) == {"a": "kept", "b": "done", "c": "done"}
+    assert "a.nii.gz is there and is not as we wrote it" in came["a"].reason
+    assert mask.read_bytes() == corrected
+    assert statuses(predicted(other, cases, out))["a"] == "kept"
+    assert statuses(predicted(other, cases, out, overwrite=True))["a"] == "done"
+    assert mask.read_bytes() != corrected
+
+
+def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
+    model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "masks"
+    run = predict_folder([model], find_cases(cases).cases, (), out)
+
+    def killed(self: object, outcome: Outcome) -> Outcome:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mixmfl.predict._Run.note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(run)
+    assert (out / "a.nii.gz").is_file()
+    assert not list(out.glob(".writing-*"))
+    assert statuses(predicted(model, cases, out)) == {"a": "done", "b": "done", "c": "done"}
+
+
+def test_a_full_disk_costs_the_case_that_it_met(
+    model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = image.write_labels
+
+    def full(path: Path, *rest: Any) -> None:
+        if path.name == "b.nii.gz":
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(path, *rest)
+
+    out = tmp_path / "masks"
+    with monkeypatch.context() as patch:
+        patch.setattr("mixmfl.predict.write_labels", full)
+        came = predicted(model, cases, out)
+    assert statuses(came) == {"a": "done", "b": "failed", "c": "done"}
+    assert came["b"].reason.startswith("the disk is full (")
+    assert sorted(f.name for f in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
+
+
+def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    run = predict_folder([model], find_cases(cases).cases, (), out)
+    assert next(run).name == "a"
+    run.close()  # as an exception in the loop over it does
+    for mask in out.glob("*.nii.gz"):
+        assert read_labels(mask)[0].shape == SHAPE
+    assert not list(out.glob(".writing-*"))
+    came = predicted(model, cases, out)
+    assert came["a"].status == "kept"
+    assert set(statuses(came).values()) <= {"kept", "done"}
+
+
+def test_the_table_tells_what_a_mask_rests_on_and_what_to_expect(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "masks"
+    write_case(cases / "d", ("pd",))
+    assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model_file) == 1
+    said = capsys.readouterr()
+    assert "a: done from t1, t2, without flair, expected Dice 0.80 (" in said.out
+    with (out / "cases.csv").open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a": "done", "b": "done", "c": "done", "d": "failed"
+    }  # fmt: skip
+    a, b, c = rows["a"], rows["b"], rows["c"]
+    assert (a["modalities"], a["missing"], a["reference"]) == ("t1+t2", "flair", "t1")
+    assert (a["expected_dice_lesion"], a["cases_lesion"]) == ("0.900", "2")
+    assert "rests on 2 validation cases" in a["warnings"]
+    assert "low Dice is expected from t1: lesion 0.40, core 0.20" in b["warnings"]
+    assert "how good masks from flair are was never measured" in c["warnings"]
+    assert c["expected_dice_lesion"] == ""
+    assert rows["d"]["reason"].startswith("has pd; the model needs at least one of")
+    mask, _ = read_labels(out / "a.nii.gz")
+    assert float(a["volume_ml_core"]) == pytest.approx((mask == 2).sum() * 2 / 1000, abs=1e-3)
+    assert float(a["seconds"]) > 0
+    assert float(a["peak_memory_mb"]) > 50
+    told = json.loads((out / "cases.json").read_text())["cases"]
+    assert told["a"]["models"] == [load_model(model_file).sha256]
+    assert told["a"]["inputs"].keys() == {"t1", "t2"}
+
+
+def test_less_than_the_least_expected_dice_is_refused(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "masks"
+    asked = ["-i", cases, "-o", out, "-m", model_file, "--min-expected-dice"]
+    assert command("mixmfl_predict", *asked, "0.5") == 1
+    said = capsys.readouterr().err
+    assert "b: FAILED: --min-expected-dice 0.5: Dice 0.300 is expected from t1 (mean over" in said
+    assert "c: FAILED: --min-expected-dice: Dice from flair was never measured" in said
+    assert [f.name for f in out.glob("*.nii.gz")] == ["a.nii.gz"]
+    assert command("mixmfl_predict", *asked, "2") == 2
+    assert "--min-expected-dice 2: must be from 0 to 1" in capsys.readouterr().err
+
+
+def test_quiet_prints_trouble_only_and_the_log_has_it_all(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_case(cases / "d", ("pd",))
+    log = tmp_path / "run.log"
+    asked = ["-i", cases, "-o", tmp_path / "masks", "-m", model_file, "--quiet", "--log", log]
+    assert command("mixmfl_predict", *asked) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    text = log.read_text()
+    assert "a: done from t1, t2" in text
+    assert "d: FAILED: has pd" in text
+    assert command("mixmfl_predict", *asked[:-1], tmp_path) == 2
+    assert f"--log {tmp_path}: cannot be written" in capsys.readouterr().err
+
+
+def test_a_table_of_someone_else_is_not_replaced(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "masks"
+    out.mkdir()
+    (out / "cases.csv").write_text("my patients")
+    asked = ["-i", cases, "-o", out, "-m", model_file]
+    assert command("mixmfl_predict", *asked) == 2
+    assert "cases.csv: is not ours; it would be replaced" in capsys.readouterr().err
+    assert (out / "cases.csv").read_text() == "my patients"
+    (out / "cases.json").write_text('{"format": "mixmfl cases 99"}')
+    assert command("mixmfl_predict", *asked) == 2
+    assert "format 'mixmfl cases 99' was found" in capsys.readouterr().err
+    assert command("mixmfl_predict", *asked, "--overwrite") == 0
+
+
+def test_a_case_in_memory_gives_the_mask_of_its_files(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    import nibabel as nib
+
+    predicted(model, cases, tmp_path / "masks")
+    want = np.asarray(nib.load(tmp_path / "masks" / "a.nii.gz").dataobj)
+    files: dict[str, Any] = {n: cases / "a" / f"{n}.nii.gz" for n in ("t1", "t2")}
+    assert np.array_equal(model.predict(files), want)
+    loaded = {name: nib.load(file) for name, file in files.items()}
+    arrays: dict[str, Any] = {name: (i.get_fdata(), i.affine) for name, i in loaded.items()}
+    found = model.predict(arrays)
+    assert np.array_equal(found, want)
+    assert found.dtype == np.uint8
+    turned = nib.as_closest_canonical(loaded["t1"])
+    mixed: dict[str, Any] = {"t1": (turned.get_fdata(), turned.affine), "t2": files["t2"]}
+    there = nib.Nifti1Image(model.predict(mixed, reference="t1"), turned.affine)
+    want_there = nib.as_closest_canonical(nib.load(tmp_path / "masks" / "a.nii.gz"))
+    assert np.array_equal(np.asarray(there.dataobj), np.asarray(want_there.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({}, "no image; at least one is needed of flair, t1, t2"),
+        ({"pd": "x.nii"}, "'pd': the model knows flair, t1, t2"),
+        ({"t1": (np.ones((3, 3)), np.eye(4))}, r"shape \(3, 3\): numbers \(X, Y, Z\) are needed"),
+        ({"t1": (np.ones((3, 3, 3)), np.eye(3))}, "a finite 4x4 matrix is needed"),
+        ({"t1": (np.ones((3, 3, 3)), np.diag([1, 0, 1, 1]))}, "it must be positive"),
+        ({"t1": "nowhere.nii.gz"}, "nowhere.nii.gz: there is no such file"),
+    ],
+)
+def test_what_cannot_be_predicted_in_memory_is_told(
+    model: Model, images: dict[str, Any], message: str
+) -> None:
+    from mixmfl.errors import DataError
+
+    with pytest.raises(DataError, match=message):
+        model.predict(images)
+
+
+def test_images_on_other_grids_come_onto_the_finest(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    coarse = Grid((6, 10, 9), (2.0, 2.0, 2.0), (0.5, 0.5, 0.0), GRID.direction)
+    images, _ = small_case(("t2",), 0, SHAPE)
+    voxels = images["t2"].reshape(6, 10, 2, 9, 2).mean(axis=(2, 4))
+    voxels[:, 0] = 0
+    write_image(cases / "a" / "t2.nii.gz", voxels, coarse)
+    came = predicted(model, cases, tmp_path / "masks")["a"]
+    assert (came.status, came.reference) == ("done", "t1")
+    assert came.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
+    assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
+    asked = {"placing": Placing(reference="t2")}
+    assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
+    assert read_grid(tmp_path / "masks" / "a.nii.gz") == coarse
+
+
+def test_a_case_of_no_known_modality_has_its_reason(model: Model, tmp_path: Path) -> None:
+    case = Case("x", {"pd": tmp_path / "pd.nii.gz"})
+    (came,) = predict_folder([model], [case], (), tmp_path / "masks")
+    assert came.reason == "has pd; the model needs at least one of flair, t1, t2"
