@@ -108,7 +108,8 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
     assert built["outgoing"] == ["outgoing"]
     assert built["rounds"] == ["train_task", "validation_task", "personalization_task"]
     assert built["masked"] == ["keys_tasks", "shares_tasks", "masked_tasks", "unmask_tasks"]
-    assert set(built) <= {"outgoing", "masked", "remote", "rounds", "wire"}
+    # the server reads what was measured as validation replies
+    assert set(built) <= {"outgoing", "masked", "measure", "remote", "rounds", "wire"}
 
 
 def test_what_is_not_listed_cannot_be_sent() -> None:
