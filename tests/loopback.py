@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,6 +68,70 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+class Cable:
+    """A connection to a port of this machine that can be cut, and counts the bytes it carries."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._whole = True
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self.to_server = self.to_site = 0
+        self._listener = socket.create_server(("localhost", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break all connections, and refuse new ones."""
+        with self._lock:
+            self._whole = False
+            for end in self._open:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+            self._open.clear()
+
+    def mend(self) -> None:
+        """Carry again."""
+        self._whole = True
+
+    def close(self) -> None:
+        """Cut it for good."""
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                site, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                if not self._whole:
+                    site.close()
+                    continue
+                try:
+                    server = socket.create_connection(("localhost", self._port))
+                except OSError:
+                    site.close()
+                    continue
+                self._open += [site, server]
+            for source, target in ((site, server), (server, site)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        upward = target.getpeername()[1] == self._port
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if upward:
+                    self.to_server += len(data)
+                else:
+                    self.to_site += len(data)
+                target.sendall(data)
+        for end in (source, target):
+            end.close()
+
+
 class Loopback:
     """A federation that is planned and preprocessed, with a kit for everyone."""
 
@@ -100,6 +165,15 @@ class Loopback:
             *("--kit", kit or self.folder / "kits" / name, "-i", self.folder / "data" / name),
             *("-o", self.folder / name, "--device", "cpu", "-n", 1),
         )
+
+    def lay_cable(self, name: str) -> Cable:
+        """Connect a site, which must not run, by a cable of its own."""
+        cable = Cable(self.port)
+        config = self.folder / "kits" / name / "startup" / "fed_client.json"
+        told = json.loads(config.read_text())
+        told["servers"][0]["service"]["target"] = f"localhost:{cable.port}"
+        config.write_text(json.dumps(told))
+        return cable
 
     def train(self, run: str, *options: object, rounds: int = 3) -> subprocess.Popen[bytes]:
         return start(

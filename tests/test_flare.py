@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -191,8 +193,11 @@ def test_the_demo_of_a_network_gives_the_model_of_one_process(
     assert said.count("round 2/2") == 2
     site = (tmp_path / "demo" / "logs" / "north.txt").read_text()
     assert "sent to coordinator: train, round 2, block decoder" in site
-    log = (tmp_path / "demo" / "hospitals" / "north" / "exchange.log").read_text()
-    assert "phantom" not in log  # the cases' names
+    logs = [*(tmp_path / "demo" / "kits").rglob("*log*"), *tmp_path.rglob("exchange.log")]
+    logs = [file for file in logs if file.is_file()]
+    assert len(logs) > 8  # FLARE's and ours
+    for file in logs:
+        assert "_phantom" not in file.read_text(errors="replace"), file  # the cases' names
 
 
 @pytest.mark.slow
@@ -242,6 +247,73 @@ def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> No
     again = running.train("resumed", "--resume")
     assert ended(again) == 0, running.said("resumed")
     assert (running.folder / "resumed" / "model.safetensors").read_bytes() == expected(running)
+
+
+@pytest.mark.slow
+def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> None:
+    running.sites["north"].send_signal(signal.SIGINT)
+    ended(running.sites["north"])
+    config = running.folder / "kits" / "north" / "startup" / "fed_client.json"
+    before = config.read_text()
+    cable = running.lay_cable("north")
+    running.start_site("north")
+    try:
+        process = running.train("cut", "--deadline", 0.5, rounds=7)
+        until(lambda: "sent to north: train, round 2" in running.exchanged("cut"), "round 2")
+        cable.cut()
+        until(lambda: running.rounds("cut") >= 2, "a round without it")
+        time.sleep(60)
+        cable.mend()
+        assert ended(process, 400) == 0, running.said("cut")
+    finally:
+        running.sites["north"].send_signal(signal.SIGINT)
+        ended(running.sites["north"])
+        config.write_text(before)
+        cable.close()
+    run = running.history("cut")
+    assert run is not None
+    assert len(run.history) == 7
+    absent = [bool(sites["north"].absent) for sites in run.history]
+    assert any(absent)
+    assert not absent[-1], "it is back before the end"
+    assert all(not sites["south"].absent for sites in run.history)
+
+
+@pytest.mark.slow
+def test_bytes_on_the_wire_are_those_of_the_messages(running: Loopback) -> None:
+    running.sites["north"].send_signal(signal.SIGINT)
+    ended(running.sites["north"])
+    config = running.folder / "kits" / "north" / "startup" / "fed_client.json"
+    before = config.read_text()
+    cable = running.lay_cable("north")
+    running.start_site("north")
+    try:
+        assert ended(running.train("wire", rounds=3)) == 0, running.said("wire")
+        log = running.exchanged("wire")
+        told = {
+            way: sum(
+                int(size) for size in re.findall(rf"{way} north: .* tensors, (\d+) bytes", log)
+            )
+            for way in ("sent to", "came from")
+        }
+        # TLS, FLARE's headers, heartbeats and what starts a job come on top
+        for way, carried in (("sent to", cable.to_site), ("came from", cable.to_server)):
+            assert told[way] < carried < 1.2 * told[way] + 2**20, (way, told[way], carried)
+    finally:
+        running.sites["north"].send_signal(signal.SIGINT)
+        ended(running.sites["north"])
+        config.write_text(before)
+        cable.close()
+
+
+@pytest.mark.slow
+def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) -> None:
+    assert ended(running.train("masked", "--masked", rounds=2)) == 0, running.said("masked")
+    run = running.history("masked")
+    assert run is not None
+    assert [any(told.absent for told in sites.values()) for sites in run.history] == [False] * 2
+    kinds = set(re.findall(r"came from \w+: (\w+)", running.exchanged("masked")))
+    assert kinds == {"join", "keys", "shares", "masked", "unmask", "validate", "measure", "model"}
 
 
 @pytest.mark.slow
