@@ -33,7 +33,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.fuel.flare_api.flare_api import NoConnection, Session, new_secure_session
+from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection, SessionClosed
+from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.signature import SignatureBuilder
@@ -281,8 +282,14 @@ def serving(kit: Kit) -> Iterator[Session]:
             session = _session(kit, process)
             try:
                 yield session
+            except (NoConnection, SessionClosed, InternalError) as error:
+                raise MixmflError(
+                    f"{kit.folder}: the server ended or does not answer ({error}); see log.txt "
+                    "there. What is done is kept: --resume goes on"
+                ) from None
             finally:
-                session.close()
+                with suppress(NoConnection, SessionClosed, InternalError):
+                    session.close()
 
 
 @contextmanager
@@ -479,6 +486,7 @@ def drive(
             here = sorted(connected(session) & set(sites))
             leg = run_job(session, file, here, deadline=deadline, each_second=each_second)
             report()
+            too_few = 0 if _rounds_done(orders) > begun else too_few
             if leg.status == "done":
                 return
             if leg.status == "failed":
