@@ -376,9 +376,10 @@ def test_an_empty_folder_is_told(
 
 # the command, taking so long for a case that it is interrupted before the last
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from importlib.metadata import entry_points
 from mixmfl import predict
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 quick = predict.segment
 predict.segment = lambda *arguments: time.sleep(2) or quick(*arguments)
 (found,) = entry_points(group="console_scripts", name="mixmfl_predict")
