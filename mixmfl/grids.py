@@ -180,9 +180,12 @@ def mutual_information(a: Array, b: Array, bins: int = BINS) -> float:
     From their joint histogram; the outermost half percent on either side share the last bins, so
     that a few bright voxels do not leave all others in one.
     """
-    ends = [np.percentile(values, [0.5, 99.5]) for values in (a, b)]
-    clipped = [np.clip(values, *end) for values, end in zip((a, b), ends, strict=True)]
-    joint, _, _ = np.histogram2d(clipped[0], clipped[1], bins)
+    cells = []
+    for values in (a, b):
+        low, high = np.percentile(values, [0.5, 99.5])
+        share = (values - low) / max(float(high - low), 1e-12)
+        cells.append(np.clip(share * bins, 0, bins - 1).astype(np.intp))
+    joint = np.bincount(cells[0] * bins + cells[1], minlength=bins * bins).reshape(bins, bins)
     p = joint / joint.sum()
     independent = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
     seen = p > 0

@@ -163,7 +163,7 @@ def predict_folder(
             yield run.note(run.failed(job, reason_of(error)))
             continue
         if kept is not None:
-            yield kept
+            yield run.note(kept)
         else:
             jobs.append(job)
     with (
@@ -308,12 +308,19 @@ class _Run:
             settings=self.settings,
             inputs=read.inputs,
         )
-        return functools.partial(self._write, outcome, job.case, indices, read, began)
+        # not all of `read`: the images that the network saw are the largest of it
+        seen = read.grid, read.canonical, read.shown
+        return functools.partial(self._write, outcome, job.case, indices, seen, began)
 
     def _write(
-        self, outcome: Outcome, case: Case, indices: Array, read: _Read, began: float
+        self,
+        outcome: Outcome,
+        case: Case,
+        indices: Array,
+        seen: tuple[Grid, Grid, Array | None],
+        began: float,
     ) -> Outcome:
-        grid = read.grid
+        grid, canonical, shown = seen
         mask = self.mask_of(case)
         values = from_canonical(self.labels.to_values(indices), grid)
         with replacing(mask) as temporary:
@@ -326,9 +333,9 @@ class _Run:
             file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
             write_segmentation(file, source, values, self.labels.foreground, model)
             files.append(file.name)
-        if read.shown is not None:
+        if shown is not None:
             try:
-                write_case(self.out, case.name, read.shown, indices, read.canonical, self.labels)
+                write_case(self.out, case.name, shown, indices, canonical, self.labels)
                 files += case_files(case.name)
             except Exception as error:  # the mask is there, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")

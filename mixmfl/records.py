@@ -40,7 +40,7 @@ class Outcome:
         notes: How the images were told apart and brought together.
         warnings: What a reader of the mask must know.
         patient: Name and ID, where they were asked for.
-        seconds: From the beginning of reading to the end of writing.
+        seconds: Until its mask was written, from when the case before it was predicted.
         peak_memory_mb: Of the processes that read and that predicted, added; an upper bound.
         models: SHA-256 of the model files.
         settings: Of the prediction, as far as they decide the mask.

@@ -109,6 +109,7 @@ def test_a_mask_that_a_user_corrected_is_left_alone(
     came = predicted(other, cases, out)
     assert statuses(came) == {"a": "kept", "b": "done", "c": "done"}
     assert "a.nii.gz is there and is not as we wrote it" in came["a"].reason
+    assert "a,kept,a.nii.gz is there and is not as we wrote it" in (out / "cases.csv").read_text()
     assert mask.read_bytes() == corrected
     assert statuses(predicted(other, cases, out))["a"] == "kept"
     assert statuses(predicted(other, cases, out, overwrite=True))["a"] == "done"
