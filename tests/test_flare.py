@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -131,6 +131,11 @@ def _write_certificate(startup: Path, name: str, days: int) -> None:
             serialization.NoEncryption(),
         )
     )
+
+
+def in_this_process(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a slow test that commands FLARE itself, whose threads warn of their libraries."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore::DeprecationWarning")(test))
 
 
 # --- over the loopback -------------------------------------------------------------------------
@@ -327,7 +332,7 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: 
     assert "holds a run; go on with it by --resume" in running.said("first")
 
 
-@pytest.mark.slow
+@in_this_process
 def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
     kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
     orders = running.folder / "code" / "network" / "orders.json"
@@ -365,7 +370,7 @@ def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
     assert not Path("/tmp/evil").exists()
 
 
-@pytest.mark.slow
+@in_this_process
 @pytest.mark.parametrize("what", ["unknown", "expired", "another's name"])
 def test_who_cannot_prove_to_be_the_hospital_does_not_get_in(
     running: Loopback, what: str, tmp_path: Path
