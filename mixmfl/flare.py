@@ -27,7 +27,6 @@ import psutil
 from cryptography import x509
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, SendOrder, Task
-from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
@@ -703,7 +702,7 @@ class Coordinator(Controller):
             time.sleep(0.05)
         for item in asked.values():
             if item.open:
-                late = f"did not answer within {self._deadline:g} s"
+                late = f"did not answer within {self._deadline:g} s; a later reply is dropped"
                 item.refuse(late if item.fetched else f"{NOT_CONNECTED}: did not fetch its task")
                 self.cancel_task(item.task, fl_ctx=fl_ctx)
         self._silent = {site for site, item in asked.items() if not item.fetched}
@@ -786,11 +785,6 @@ class SiteExecutor(Executor):
         """Nothing is set by the job; what the hospital set is read at the first task."""
         super().__init__()
         self._hospital: Hospital | None = None
-
-    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Note when a reply has left; FLARE itself drops what comes too late."""
-        if event_type == EventType.AFTER_SEND_TASK_RESULT and self._hospital is not None:
-            self._hospital.sent()
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal

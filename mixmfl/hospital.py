@@ -158,7 +158,6 @@ class Hospital:
         self._house = house
         self._joined: _Joined | None = None
         self._secrets: Secrets | None = None
-        self._unsent = ""
         self._does: dict[str, Callable[[Message], Message]] = {
             "fingerprint": self._fingerprint,
             "preprocess": self._preprocess,
@@ -173,8 +172,6 @@ class Hospital:
     def answer(self, content: bytes) -> bytes:
         """Do a task and return the reply; what fails is told in the log, and only that it did.
 
-        Whoever carries the reply calls ``sent`` when it has left.
-
         Args:
             content: Of a message.
 
@@ -182,8 +179,6 @@ class Hospital:
             Of the reply: of the task's kind, or of kind ``FAILED``, which carries no reason,
             because a reason may name files or cases.
         """
-        if self._unsent:  # the coordinator did not want it any more
-            note(self._house.exchange_log, self._unsent.format("too late, not sent"))
         kind = "unreadable"
         try:
             task = decode(content)
@@ -204,14 +199,9 @@ class Hospital:
             note(self._house.problem_log, f"{kind} failed: {reason}")
             told = {"task": kind, "error": type(error).__name__, "version": __version__}
             reply = outgoing(FAILED, told)
-        content = encode(reply)
-        self._unsent = describe_exchange("{}", reply, content)
-        return content
-
-    def sent(self) -> None:
-        """Note that the last reply has left the house."""
-        note(self._house.exchange_log, self._unsent.format("sent to coordinator"))
-        self._unsent = ""
+        sent = encode(reply)
+        note(self._house.exchange_log, describe_exchange("sent to coordinator", reply, sent))
+        return sent
 
     def _fingerprint(self, task: Message) -> Message:
         fingerprint, labels = self._house.fingerprint()

@@ -104,7 +104,7 @@ def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
     return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
 
 
-_DEEP = {"compensation_levels": [-1, -2]}
+_DEEP = {"compensation_levels": [-1, -2], "recall": "shared"}
 ABLATIONS = {
     "no-tailored": Method(
         "the shared stream alone", network={"tailored_width": 0, "compensation_levels": []}
@@ -118,30 +118,29 @@ ABLATIONS = {
     "alignment": Method("shared features drawn together", training={"alignment": 0.1}),
     "separation": Method("tailored features kept from shared ones", training={"separation": 1}),
     "uniform": Method("every site's word counts the same", uniform=True),
-    "memory": Method("memory at the two deepest levels", network=_DEEP),
+    "memory": Method(
+        "memory at the two deepest levels, asked by the mean shared feature", network=_DEEP
+    ),
     **{
         f"memory-level{level}": Method(
             f"memory at level {level} alone, from the deepest",
-            network={"compensation_levels": [level]},
+            network={**_DEEP, "compensation_levels": [level]},
         )
         for level in (-1, -2, -3)
     },
     "memory-prototypes4": Method(
         "four prototypes per class instead of one",
-        network={**_DEEP, "prototypes": 4, "recall": "shared"},
+        network={**_DEEP, "prototypes": 4},
     ),
-    "memory-shared": Method(
-        "asked by the mean shared feature instead of votes",
-        network={**_DEEP, "recall": "shared"},
+    "memory-votes": Method(
+        "asked by votes of the modalities at hand", network={**_DEEP, "recall": "votes"}
     ),
     "memory-zero": Method("its values zero", network=_DEEP, edit_memory=_no_values),
     "memory-random-values": Method(
         "its values random, but still one per class", network=_DEEP, edit_memory=_random_values
     ),
     "memory-random-keys": Method(
-        "asked by the mean shared feature, its keys random",
-        network={**_DEEP, "recall": "shared"},
-        edit_memory=_random_keys,
+        "its keys random, but still one per class", network=_DEEP, edit_memory=_random_keys
     ),
     "memory-slow": Method(
         "earlier batches of a round count in full", network=_DEEP, training={"memory_decay": 1}

@@ -175,7 +175,7 @@ def expected(federation: Loopback, rounds: int = 3) -> bytes:
     return (out / "model.safetensors").read_bytes()
 
 
-def ended(process: subprocess.Popen[bytes], seconds: float = 240) -> int:
+def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
     """Return the exit code of a command, in bounded time."""
     try:
         return process.wait(timeout=seconds)
@@ -236,11 +236,12 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Lo
     assert ended(process) == 0, running.said("straggler")
     run = running.history("straggler")
     assert run is not None
-    assert run.history[1]["west"].absent == "did not answer within 15 s"
+    assert run.history[1]["west"].absent == ("did not answer within 15 s; a later reply is dropped")
     assert not run.history[0]["west"].absent
     assert not run.history[-1]["west"].absent, "the next rounds are unharmed"
-    log = (running.folder / "west" / "exchange.log").read_text()
-    assert log.count("too late, not sent: train, round 2") == 1
+    replies = re.findall(r"came from west: train, round (\d)", running.exchanged("straggler"))
+    assert "2" not in replies
+    assert replies == sorted(set(replies))  # none twice
 
 
 @pytest.mark.slow
@@ -269,7 +270,7 @@ def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> Non
         until(lambda: running.rounds("cut") >= 2, "a round without it")
         time.sleep(60)
         cable.mend()
-        assert ended(process, 400) == 0, running.said("cut")
+        assert ended(process) == 0, running.said("cut")
     finally:
         running.sites["north"].send_signal(signal.SIGINT)
         ended(running.sites["north"])

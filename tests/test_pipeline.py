@@ -547,8 +547,8 @@ def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give either -i FEDERATION, or --merge"),
-        (("-i", "x", "--merge", "y"), "give either -i FEDERATION, or --merge"),
+        ((), "give one of -i FEDERATION, --merge"),
+        (("-i", "x", "--merge", "y"), "give one of -i FEDERATION, --merge"),
         (("-i", "x", "-n", 0), "-n 0: at least 1 process is needed"),
         (("--merge", "y"), "--merge needs --labels"),
     ],
