@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from loopback import MODALITIES, Loopback, kill, start, until
+from loopback import MODALITIES, Cable, Loopback, kill, start, until
 
 from mixmfl import flare
 from mixmfl.embedded import open_sites, train_embedded
@@ -175,6 +176,28 @@ def expected(federation: Loopback, rounds: int = 3) -> bytes:
     return (out / "model.safetensors").read_bytes()
 
 
+@contextmanager
+def cable_to(federation: Loopback, name: str) -> Iterator[Cable]:
+    """Have a site connected by a cable of its own, and as it was afterwards."""
+    stop(federation.sites[name])
+    config = federation.folder / "kits" / name / "startup" / "fed_client.json"
+    before = config.read_text()
+    cable = federation.lay_cable(name)
+    federation.start_site(name)
+    try:
+        yield cable
+    finally:
+        stop(federation.sites[name])
+        config.write_text(before)
+        cable.close()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a site as Ctrl-C does."""
+    process.send_signal(signal.SIGINT)
+    ended(process)
+
+
 def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
     """Return the exit code of a command, in bounded time."""
     try:
@@ -257,13 +280,7 @@ def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> No
 
 @pytest.mark.slow
 def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> None:
-    running.sites["north"].send_signal(signal.SIGINT)
-    ended(running.sites["north"])
-    config = running.folder / "kits" / "north" / "startup" / "fed_client.json"
-    before = config.read_text()
-    cable = running.lay_cable("north")
-    running.start_site("north")
-    try:
+    with cable_to(running, "north") as cable:
         process = running.train("cut", "--deadline", 0.5, rounds=7)
         until(lambda: "sent to north: train, round 2" in running.exchanged("cut"), "round 2")
         cable.cut()
@@ -271,11 +288,6 @@ def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> Non
         time.sleep(60)
         cable.mend()
         assert ended(process) == 0, running.said("cut")
-    finally:
-        running.sites["north"].send_signal(signal.SIGINT)
-        ended(running.sites["north"])
-        config.write_text(before)
-        cable.close()
     run = running.history("cut")
     assert run is not None
     assert len(run.history) == 7
@@ -287,29 +299,14 @@ def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> Non
 
 @pytest.mark.slow
 def test_bytes_on_the_wire_are_those_of_the_messages(running: Loopback) -> None:
-    running.sites["north"].send_signal(signal.SIGINT)
-    ended(running.sites["north"])
-    config = running.folder / "kits" / "north" / "startup" / "fed_client.json"
-    before = config.read_text()
-    cable = running.lay_cable("north")
-    running.start_site("north")
-    try:
+    with cable_to(running, "north") as cable:
         assert ended(running.train("wire", rounds=3)) == 0, running.said("wire")
         log = running.exchanged("wire")
-        told = {
-            way: sum(
-                int(size) for size in re.findall(rf"{way} north: .* tensors, (\d+) bytes", log)
-            )
-            for way in ("sent to", "came from")
-        }
-        # TLS, FLARE's headers, heartbeats and what starts a job come on top
         for way, carried in (("sent to", cable.to_site), ("came from", cable.to_server)):
-            assert told[way] < carried < 1.2 * told[way] + 2**20, (way, told[way], carried)
-    finally:
-        running.sites["north"].send_signal(signal.SIGINT)
-        ended(running.sites["north"])
-        config.write_text(before)
-        cable.close()
+            sizes = re.findall(rf"{way} north: .* tensors, (\d+) bytes", log)
+            told = sum(map(int, sizes))
+            # TLS, FLARE's headers, signs of life and what starts a job come on top
+            assert told < carried < 1.2 * told + 2**20, (way, told, carried)
 
 
 @pytest.mark.slow
@@ -388,8 +385,7 @@ def test_who_cannot_prove_to_be_the_hospital_does_not_get_in(
         _write_certificate(false / "startup", "west", days=-1 if what == "expired" else 30)
     coordinator = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
     for name in ("west", "north"):
-        running.sites[name].send_signal(signal.SIGINT)
-        ended(running.sites[name])
+        stop(running.sites[name])
     house = House(kit.name, tmp_path, tmp_path / "work")
     with flare.serving(coordinator) as session:
         until(lambda: "south" in flare.connected(session), "an honest site")
