@@ -306,6 +306,9 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     return files
 
 
+_RECALL = ("accuracy", "error", "blind_error", "best_error", "trust")
+
+
 def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
     """Return what recall came to in the methods that have a memory, mean over their seeds."""
     lines = []
@@ -313,7 +316,7 @@ def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
         found: dict[tuple[str, int], list[list[float]]] = {}
         for seed in scores.seeds[method]:
             for told in read_json(benchmark.folder(method, seed) / "memory.json")["recall"]:
-                numbers = [told[n] for n in ("accuracy", "error", "blind_error", "trust")]
+                numbers = [told[name] for name in _RECALL]
                 found.setdefault((told["modality"], told["level"]), []).append(numbers)
         for (modality, level), seeds in sorted(found.items()):
             means = " | ".join(f"{mean:.2f}" for mean in np.mean(seeds, axis=0))
@@ -324,13 +327,16 @@ def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
         "",
         "## Memory",
         "",
-        "| method | modality | level | right class | error | error of class-blind mean | trust |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | modality | level | right class | error | of class-blind mean | of true class "
+        "| trust |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     words = (
         "Each modality of the test cases hidden in turn and recalled from the others. Right class: "
-        "share of a class's voxels whose nearest key is of that class, mean over classes. Error: "
-        "squared distance to the true tailored features as a share of that of zeros. Trust: what "
+        "share of a class's voxels whose likest prototype is of that class, mean over classes. "
+        "Error: squared distance to the true tailored features as a share of that of zeros, mean "
+        "over classes; beside it that of the mean of all values, and of the true class's value, "
+        "which recall could come to at best. Trust: what "
         "the network multiplies recalled features by. Level 0 is full resolution."
     )
     return "\n".join([*head, *lines, "", words, ""])

@@ -26,6 +26,7 @@ class RecallQuality:
         error: Squared distance of the recalled from the true tailored features over that of zeros,
             mean over classes, so that the background does not decide.
         blind_error: The same of the mean of all values, which knows no class.
+        best_error: The same of the value of the true class, which recall could come to at best.
         trust: What the network multiplies recalled features by.
     """
 
@@ -34,6 +35,7 @@ class RecallQuality:
     accuracy: float
     error: float
     blind_error: float
+    best_error: float
     trust: float
 
 
@@ -69,7 +71,7 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
                     found.setdefault((modality, level), []).append(sums)
     told = []
     for (modality, level), parts in sorted(found.items()):
-        true, error, blind, right, count = torch.stack(parts).sum(dim=0)
+        true, error, blind, best, right, count = torch.stack(parts).sum(dim=0)
         seen = count > 0
         fusion = network.fusion[level]
         assert isinstance(fusion, Fusion)
@@ -80,6 +82,7 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
                 float((right / count)[seen].mean()),
                 float((error / true)[seen].mean()),
                 float((blind / true)[seen].mean()),
+                float((best / true)[seen].mean()),
                 float(fusion.trust),
             )
         )
@@ -114,7 +117,7 @@ def _compare(
     others: Tensor,
     classes: Tensor,
 ) -> Tensor:
-    """Return sums over voxels by class, ``(5, K)``: squared true, error, blind; right, and all."""
+    """Return sums over voxels by class, ``(6, K)``: squares of features and errors; right; all."""
     slots, shared = encoding.tailored[level], encoding.shared[level]
     query = shared[others].reshape(len(shared), -1, *shared.shape[2:]).mean(dim=1)
     prototypes = model.memory[modality, level]
@@ -128,10 +131,18 @@ def _compare(
     of = classes[:, 0][inside].long()
     weight = (prototypes.counts / prototypes.counts.sum())[:, None]
     blind = (prototypes.values * weight).sum(dim=0)
+    by_class = (prototypes.values * prototypes.counts[:, None]).reshape(number, -1, slots.shape[2])
+    counts = prototypes.counts.reshape(number, -1).sum(dim=1).clamp(min=1)
+    best = by_class.sum(dim=1) / counts[:, None]
     wanted = slots[:, network.modalities.index(modality)].movedim(1, -1)[inside]
     squares = [
         difference.square().sum(dim=-1)
-        for difference in (wanted, wanted - recall(model.memory), wanted - blind)
+        for difference in (
+            wanted,
+            wanted - recall(model.memory),
+            wanted - blind,
+            wanted - best[of],
+        )
     ]
     # values that name their row make recall tell what it attends to
     rows = torch.eye(len(prototypes.counts), device=query.device)

@@ -41,7 +41,7 @@ def test_recall_is_nearer_to_a_hidden_modality_than_zeros_and_than_a_class_blind
     }
     for quality in told:
         assert quality.error < 1
-        assert quality.error < quality.blind_error
+        assert quality.best_error < quality.error < quality.blind_error
         assert quality.accuracy > 1 / 3  # guessing among three classes
 
 
@@ -102,3 +102,4 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
         assert quality.accuracy == 1.0
         assert quality.error == pytest.approx(0, abs=1e-6)
         assert quality.blind_error == pytest.approx(blind)
+        assert quality.best_error == pytest.approx(0, abs=1e-6)
