@@ -174,8 +174,11 @@ def train_remotely(
         {},
     )
     joined = dict.fromkeys(sites, task)
-    answers = ask(joined).came if going_on else _ask_all(ask, sites, task)
-    told = {site: Registration(**a.message.record["registration"]) for site, a in answers.items()}
+    answers = ask(joined) if going_on else Answers(_ask_all(ask, sites, task))
+    told = {
+        site: Registration(**answer.message.record["registration"])
+        for site, answer in answers.came.items()
+    }
     for site, registration in told.items():
         check_registration(site, registration, plans)
     known = open_run(orders.out).registrations if going_on else told
@@ -186,14 +189,16 @@ def train_remotely(
             f"run {orders.out}: of {', '.join(sites) or 'no site'} none could join with the cases "
             "that it registered; see the hospitals' logs"
         )
+    changed = dict.fromkeys(set(told) - here, "did not join with the cases that it registered")
+    why_away = {**answers.absent, **changed}
     run, state, _ = begin(
         Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on
     )
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
-        answers = ask({site: message for site, message in tasks.items() if site in here})
-        away = dict.fromkeys(set(tasks) - here, NOT_CONNECTED)
-        return Answers(answers.came, {**answers.absent, **away})
+        found = ask({site: message for site, message in tasks.items() if site in here})
+        away = {site: why_away.get(site, NOT_CONNECTED) for site in set(tasks) - here}
+        return Answers(found.came, {**found.absent, **away})
 
     if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
         return False
@@ -215,7 +220,8 @@ def _personalize(run: Run, ask: Ask) -> None:
     for site, answer in ask(tasks).came.items():
         record = answer.message.record
         if record["dice"] is not None:
-            record_personal(run, site, Personal(record["dice"], or_nan(record["dice_before"])))
+            told = Personal(float(record["dice"]), or_nan(record["dice_before"]))
+            record_personal(run, site, told)
 
 
 def _ask_all(ask: Ask, sites: Sequence[str], task: Message) -> Mapping[str, Answer]:
