@@ -333,7 +333,7 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: 
 @in_this_process
 def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
     kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
-    orders = running.folder / "code" / "network" / "orders.json"
+    orders, evil = running.folder / "code" / "network" / "orders.json", running.folder / "evil"
     with flare.serving(kit) as session:
         until(lambda: flare.connected(session) == set(MODALITIES), "all sites")
         for name in ("code", "class"):
@@ -343,7 +343,7 @@ def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
             if name == "code":
                 custom = job / "site_app" / "custom"
                 custom.mkdir()
-                (custom / "evil.py").write_text("open('/tmp/evil', 'w')")
+                (custom / "evil.py").write_text(f"open({str(evil)!r}, 'w')")
             else:
                 told = json.loads(config.read_text())
                 told["executors"][0]["executor"] = {
@@ -361,11 +361,11 @@ def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
             )
             status = str(session.get_job_meta(number)["status"])
             assert status != "FINISHED:COMPLETED", name
-    log = (running.folder / "kits" / "north" / "log.txt").read_text()
-    refused = [line for line in log.splitlines() if "not in allow_list" in line]
-    assert refused, "the class was refused at the site"
-    assert "BYOC not permitted" in log
-    assert not Path("/tmp/evil").exists()
+    kits = running.folder / "kits"
+    assert "north: NVFLARE_ERROR: BYOC not permitted" in (kits / "coordinator/log.txt").read_text()
+    told = (kits / "north" / "console.log").read_text()
+    assert "StatisticsExecutor' at config path 'executors.#1.executor' is not in allow_list" in told
+    assert not evil.exists()
 
 
 @in_this_process
