@@ -62,6 +62,7 @@ from mixmfl.wire import Message, decode, encode, most_reply_bytes
 COORDINATOR = "coordinator"
 _ADMIN = "coordinator@mixmfl.org"
 _ROLE = "project_admin"
+_ORG = "mixmfl"  # FLARE wants one; rights here are by role
 _SITES = "sites.json"
 _HOUSE = "mixmfl.json"
 _PROJECT = "mixmfl"
@@ -160,10 +161,10 @@ def provision(network: Network, out: Path) -> tuple[Path, ...]:
     authority.chmod(0o700)
     project = Project(_PROJECT, "mixmfl")
     ports = {"fed_learn_port": network.port, "admin_port": network.port}
-    project.set_server(network.host, COORDINATOR, ports)
+    project.set_server(network.host, _ORG, ports)
     for name in network.sites:
-        project.add_client(name, name, {})
-    project.add_admin(_ADMIN, COORDINATOR, {"role": _ROLE})
+        project.add_client(name, _ORG, {})
+    project.add_admin(_ADMIN, _ORG, {"role": _ROLE})
     builders = [
         WorkspaceBuilder(),
         StaticFileBuilder(config_folder="config"),
@@ -277,7 +278,7 @@ def serving(kit: Kit) -> Iterator[Session]:
     with alone(kit):
         _end_orphans(kit)  # one may have the port
         _settle_server(kit)
-        with _process(kit, "server", ["org=coordinator"]) as process:
+        with _process(kit, "server", [f"org={_ORG}"]) as process:
             session = _session(kit, process)
             try:
                 yield session
@@ -301,7 +302,7 @@ def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
     with alone(kit):
         _end_orphans(kit)
         house.save(kit.folder / "local" / _HOUSE)
-        with _process(kit, "client", [f"uid={kit.name}", f"org={kit.name}"]) as process:
+        with _process(kit, "client", [f"uid={kit.name}", f"org={_ORG}"]) as process:
             yield process
 
 

@@ -64,15 +64,15 @@ def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Pat
 
 def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) -> None:
     before = {path: path.read_bytes() for path in kits.rglob("*.crt")}
-    written = provision(Network("localhost", 18002, ("north", "south", "east")), kits)
-    assert written == (kits / "east",)
+    written = provision(Network("localhost", 18002, ("north", "south", "east-2")), kits)
+    assert written == (kits / "east-2",)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert flare.site_names(open_kit(kits / "coordinator", coordinator=True)) == (
         "north",
         "south",
-        "east",
+        "east-2",
     )
-    authority = {(kits / n / "startup" / "rootCA.pem").read_bytes() for n in ("east", "north")}
+    authority = {(kits / n / "startup" / "rootCA.pem").read_bytes() for n in ("east-2", "north")}
     assert len(authority) == 1
 
 
