@@ -95,15 +95,17 @@ def _over_network(options: argparse.Namespace) -> int:
     kit = flare.open_kit(options.kit, coordinator=True)
     load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
     minimum = cli.minimum(options, NETWORK_MINIMUM)
+    sites = cli.sites(options.sites, flare.site_names(kit))
     orders = PlanOrders(
         options.out.resolve(),
+        tuple(sites),
         options.preset,
         tuple(options.configurations),
         (minimum.cases, minimum.voxels),
         options.replan,
     )
-    sites = cli.sites(options.sites, flare.site_names(kit))
-    flare.drive(kit, orders, sites, quorum=len(sites), deadline=cli.A_DAY, say=print)
+    cli.end_in_order()
+    flare.drive(kit, orders, quorum=len(sites), deadline=cli.A_DAY, say=print)
     print(f"plans: {options.out / 'plans.json'}")
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():

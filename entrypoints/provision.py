@@ -23,13 +23,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = cli.parser("mixmfl_provision", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
     made.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
+    made.add_argument(
+        "--renew",
+        nargs="+",
+        default=[],
+        metavar="SITE",
+        help="make these kits anew, with another key, as when one expired or got lost; the old "
+        "ones are set aside",
+    )
     return cli.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
     flare = cli.network_engine()
     network = flare.Network.load(options.input)
-    written = flare.provision(network, options.out)
+    written = flare.provision(network, options.out, options.renew)
     for kit in written:
         found = flare.open_kit(kit, coordinator=kit.name == flare.COORDINATOR)
         print(f"kit of {found.name}: {kit}, certificate until {found.expires:%Y-%m-%d}")

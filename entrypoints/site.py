@@ -1,7 +1,6 @@
 """``mixmfl_site``: a hospital's side of a federation on a network."""
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -82,8 +81,7 @@ def _work(options: argparse.Namespace) -> int:
     print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
     house.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     house.exchange_log.touch()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's "&" has it ignore the first
-        signal.signal(number, signal.default_int_handler)
+    cli.end_in_order()
     with house.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         default=60,
         metavar="MINUTES",
-        help="with --kit: that a site has for a round; default: 60",
+        help="with --kit: that a site has for each task; default: 60",
     )
     made.add_argument(
         "--quorum",
@@ -187,12 +187,13 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         raise MixmflError("--deadline: must be above 0")
     out = options.out.resolve()
     file = orders_file(out)
-    if file.is_file() and not options.resume:
+    if holds_run(out) and not options.resume:
         raise MixmflError(f"{out}: holds a run; go on with it by --resume, or name another folder")
-    before = load_orders(file) if options.resume else None
+    before = load_orders(file) if options.resume and file.is_file() else None
     orders = TrainOrders(
         options.input.resolve(),
         out,
+        tuple(sites),
         before.name if isinstance(before, TrainOrders) else uuid.uuid4().hex[:12],
         settings,
         options.fold,
@@ -210,8 +211,9 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
             told += 1
             _print_round(run, told)
 
+    cli.end_in_order()
     flare.drive(
-        kit, orders, sites, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
+        kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
     )
     run = open_run(out)
     _tell_model(run)

@@ -5,6 +5,7 @@ import importlib
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -321,6 +322,16 @@ def run(
             file=sys.stderr,
         )
         return INTERRUPTED
+
+
+def end_in_order() -> None:
+    """Have SIGTERM, a closed terminal, and Ctrl-C even where a shell's "&" ignores it, do the same.
+
+    For commands that run other processes, which must end with them.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 def run_shown(name: str, *arguments: object) -> None:

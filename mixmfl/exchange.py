@@ -18,17 +18,22 @@ def describe_exchange(what: str, message: Message, content: bytes) -> str:
     """
     memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
-    told = [f"{what}: {message.kind}"]
-    if "round" in message.record:
-        # a task to train comes before its round is done, the others after
-        told.append(f"round {int(message.record['round']) + (message.kind == 'train')}")
-    told += [f"block {name}" for name in sorted(blocks)]
-    told += [f"memory of {name}" for name in sorted(memory)]
+    told = [f"{what}: {plain(message.kind)}"]
+    number = message.record.get("round")
+    if type(number) is int:  # a task to train comes before its round is done, the others after
+        told.append(f"round {number + (message.kind == 'train')}")
+    told += [f"block {plain(name)}" for name in sorted(blocks)]
+    told += [f"memory of {plain(name)}" for name in sorted(memory)]
     if fields := sorted(set(message.record) - {"round"}):
-        told.append(f"record {' '.join(fields)}")
+        told.append(f"record {' '.join(map(plain, fields[:20]))}")
     digest = hashlib.sha256(content).hexdigest()
     told.append(f"{len(message.tensors)} tensors, {len(content)} bytes, sha256 {digest}")
     return ", ".join(told)
+
+
+def plain(word: object) -> str:
+    """Return what somebody else wrote as one short line of ASCII, fit for a log."""
+    return ascii(str(word))[1:-1][:80]
 
 
 def note(log: Path, line: str) -> None:

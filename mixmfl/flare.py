@@ -44,7 +44,7 @@ from nvflare.lighter.provisioner import Provisioner
 from mixmfl import __version__
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.errors import DataError, MixmflError, QuorumError
-from mixmfl.exchange import describe_exchange, note
+from mixmfl.exchange import describe_exchange, note, plain
 from mixmfl.files import read_json, write_json
 from mixmfl.hospital import FAILED, Hospital, House
 from mixmfl.remote import (
@@ -64,6 +64,8 @@ _ADMIN = "coordinator@mixmfl.org"
 _ROLE = "project_admin"
 _ORG = "mixmfl"  # FLARE wants one; rights here are by role
 _SITES = "sites.json"
+_TAKEN = {COORDINATOR, "server", "authority"}  # the second means the server to FLARE
+_AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
 _HOUSE = "mixmfl.json"
 _PROJECT = "mixmfl"
 _NOTHING_BUT_JOBS = {
@@ -90,13 +92,11 @@ class Network:
         host: Name or address of the coordinator, as the hospitals reach it.
         port: One port; all else goes from the hospitals to it.
         sites: Names of the hospitals.
-        valid_days: How long the certificates hold.
     """
 
     host: str
     port: int
     sites: tuple[str, ...]
-    valid_days: int = 360
 
     @classmethod
     def load(cls, path: Path) -> "Network":
@@ -107,24 +107,23 @@ class Network:
         """
         told = read_json(path)
         host, _, port = str(told.get("server", "")).rpartition(":")
-        sites, days = told.get("sites"), told.get("valid_days", 360)
+        sites = told.get("sites")
         if not (
-            set(told) <= {"server", "sites", "valid_days"}
+            set(told) == {"server", "sites"}
             and host
             and port.isdecimal()
             and isinstance(sites, list)
             and sites
             and all(isinstance(name, str) and _fit(name) for name in sites)
             and len(set(sites)) == len(sites)
-            and COORDINATOR not in sites
-            and isinstance(days, int)
-            and days > 0
+            and not _TAKEN & set(sites)
         ):
             raise DataError(
-                f'{path}: {{"server": "host:port", "sites": ["north", …], "valid_days": 360}} is '
-                "needed, with a name of letters, digits and hyphens for each hospital, each once"
+                f'{path}: {{"server": "host:port", "sites": ["north", …]}} is needed, with a name '
+                f"of letters, digits and hyphens for each hospital, each once, and none of "
+                f"{', '.join(sorted(_TAKEN))}"
             )
-        return cls(host, int(port), tuple(sites), days)
+        return cls(host, int(port), tuple(sites))
 
 
 @dataclass(frozen=True)
@@ -144,18 +143,32 @@ class Kit:
     expires: datetime
 
 
-def provision(network: Network, out: Path) -> tuple[Path, ...]:
+def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[Path, ...]:
     """Write a kit for the coordinator and for every hospital; those that are there stay.
 
     The certificate authority is made at the first call and kept in ``out/authority``, so that a
     later call can add hospitals.
 
+    Args:
+        network: Who takes part.
+        out: Folder of kits.
+        renew: Hospitals whose kits are made anew, with another key; the old ones are set aside.
+
     Returns:
         The folders written.
 
     Raises:
-        DataError: FLARE could not make them.
+        DataError: FLARE could not make them, or kits of another server are there.
     """
+    if strange := sorted(name for name in renew if not (out / name).is_dir()):
+        raise DataError(f"{out}: holds no kit of {strange[0]}, so there is none to renew")
+    if (out / COORDINATOR).is_dir():
+        there = open_kit(out / COORDINATOR, coordinator=True).server
+        if there != f"{network.host}:{network.port}":
+            raise DataError(
+                f"{out}: holds kits for the server {there}, asked for is "
+                f"{network.host}:{network.port}; make those in another folder, for everyone"
+            )
     authority = out / "authority"
     authority.mkdir(parents=True, exist_ok=True)
     authority.chmod(0o700)
@@ -168,30 +181,48 @@ def provision(network: Network, out: Path) -> tuple[Path, ...]:
     builders = [
         WorkspaceBuilder(),
         StaticFileBuilder(config_folder="config"),
-        CertBuilder(root_valid_days=network.valid_days),
+        CertBuilder(root_valid_days=_AUTHORITY_DAYS),
         SignatureBuilder(),
     ]
+    for name in renew:
+        _forget(authority, name)
+        (out / name).rename(_aside(out / name))
     old_mask = os.umask(0o077)  # keys, and the authority's own, are for their owner alone
     try:
         context = Provisioner(str(authority), builders).provision(project, logger=_Quiet())
+        made = context.get("current_prod_dir")
+        if context.get("build_error") or not made:
+            raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
+        shutil.move(Path(made) / _ADMIN, Path(made) / network.host / "admin")
+        written = []
+        for name in (COORDINATOR, *network.sites):
+            source = Path(made) / (network.host if name == COORDINATOR else name)
+            if not (out / name).exists():
+                _write_policies(source, name)  # before it is where somebody may take it
+                shutil.move(source, out / name)
+                written.append(out / name)
+        write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
+        shutil.rmtree(made)
     finally:
         os.umask(old_mask)
-    made = context.get("current_prod_dir")
-    if context.get("build_error") or not made:
-        raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
-    written = []
-    for name, source in [(COORDINATOR, network.host), *((site, site) for site in network.sites)]:
-        kit = out / name
-        if kit.exists():
-            continue
-        shutil.move(Path(made) / source, kit)
-        if name == COORDINATOR:
-            shutil.move(Path(made) / _ADMIN, kit / "admin")
-        _write_policies(kit, name)
-        written.append(kit)
-    write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
-    shutil.rmtree(made)
     return tuple(written)
+
+
+def _forget(authority: Path, name: str) -> None:
+    """Have the authority make a site's key and certificate anew."""
+    file = authority / _PROJECT / "state" / "cert.json"
+    state = read_json(file)
+    del state[name]
+    write_json(file, state)
+    file.chmod(0o600)
+
+
+def _aside(kit: Path) -> Path:
+    """Return a free name for a kit that is replaced."""
+    number = 1
+    while (aside := kit.with_name(f"{kit.name}.replaced-{number}")).exists():
+        number += 1
+    return aside
 
 
 def open_kit(folder: Path, *, coordinator: bool) -> Kit:
@@ -218,7 +249,8 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
     expires = found.not_valid_after_utc
     if expires < datetime.now(timezone.utc):
         raise DataError(
-            f"{certificate}: expired on {expires:%Y-%m-%d}; have new kits made by mixmfl_provision"
+            f"{certificate}: expired on {expires:%Y-%m-%d}; have the kit made anew by "
+            "mixmfl_provision --renew"
         )
     name = COORDINATOR if coordinator else str(told["client"]["fqsn"])
     return Kit(folder.resolve(), name, told["servers"][0]["service"]["target"], expires)
@@ -325,7 +357,8 @@ def alone(kit: Kit) -> Iterator[None]:
 def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of FLARE's processes with all that it starts, and end them all with the block."""
     command = [
-        *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{kind}_train"),
+        *(sys.executable, "-u", "-c", _AS_LONG_AS_US),
+        f"nvflare.private.fed.app.{kind}.{kind}_train",
         *("-m", str(kit.folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"),
         *(*options, "config_folder=config"),
     ]
@@ -341,8 +374,26 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
     try:
         yield process
     finally:
-        _end([psutil.Process(process.pid)])
+        with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+            _end([psutil.Process(process.pid)])
         process.wait()
+        _end_orphans(kit)
+
+
+# runs a module, and ends when the process that started it is gone, however that was ended; what
+# FLARE starts ends with it
+_AS_LONG_AS_US = """
+import os, runpy, sys, threading, time
+
+def watch(parent=os.getppid()):
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+threading.Thread(target=watch, daemon=True).start()
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 def _end_orphans(kit: Kit) -> None:
@@ -359,15 +410,17 @@ def _end_orphans(kit: Kit) -> None:
 
 def _end(leaders: Sequence[psutil.Process]) -> None:
     """End processes and what they started, gently first."""
-    with suppress(psutil.NoSuchProcess):
-        found = [*leaders, *(child for p in leaders for child in p.children(recursive=True))]
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        for process in psutil.wait_procs(found, timeout=5)[1]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(found, timeout=5)
+    found = [*leaders]
+    for leader in leaders:
+        with suppress(psutil.NoSuchProcess):
+            found += leader.children(recursive=True)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(found, timeout=5)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=5)
 
 
 def _settle_server(kit: Kit) -> None:
@@ -444,7 +497,6 @@ def connected(session: Session) -> set[str]:
 def drive(
     kit: Kit,
     orders: Orders,
-    sites: Sequence[str],
     *,
     quorum: int,
     deadline: float,
@@ -458,8 +510,7 @@ def drive(
 
     Args:
         kit: The coordinator's.
-        orders: Of planning or of a run.
-        sites: That are asked. New orders wait for all of them.
+        orders: Of planning or of a run. A new one waits for all of its sites.
         quorum: How many must answer for a round to count.
         deadline: Seconds that a site has for a task.
         say: Told what is waited for.
@@ -468,8 +519,8 @@ def drive(
     Raises:
         MixmflError: It failed, or too few sites answered three times.
     """
-    file = orders_file(orders.out)
-    going_on = file.is_file()
+    file, sites = orders_file(orders.out), orders.sites
+    going_on = holds_run(orders.out)
     save_orders(orders, file)
     with serving(kit) as session:
         say(f"serving at {kit.server}")
@@ -569,9 +620,12 @@ def run_job(
             if told.is_file() and until == math.inf:
                 # the work is done; FLARE may still wait for a site that hangs
                 until = time.monotonic() + _PATIENCE
-    except KeyboardInterrupt:
-        session.abort_job(number)
-        raise
+    finally:  # also where a site hangs: it must not be in two jobs at once
+        if not _has_ended(session, number):
+            session.abort_job(number)
+            until = time.monotonic() + 2 * _PATIENCE
+            while not _has_ended(session, number) and time.monotonic() < until:
+                time.sleep(1)
     if told.is_file():
         return Leg(**read_json(told))
     status = session.get_job_meta(number).get("status")
@@ -653,10 +707,10 @@ class Coordinator(Controller):
 
         try:
             if isinstance(orders, PlanOrders):
-                plan_remotely(orders, sites, ask)
+                plan_remotely(orders, ask)
                 leg = Leg("done")
             else:
-                done = train_remotely(orders, sites, ask, _pause_file(self._orders).exists)
+                done = train_remotely(orders, ask, _pause_file(self._orders).exists)
                 leg = Leg("done" if done else "paused")
         except QuorumError as error:
             leg = Leg("quorum", str(error))
@@ -694,8 +748,8 @@ class Coordinator(Controller):
             self.send(item.task, fl_ctx, targets=[site], send_order=SendOrder.ANY)
         began = time.monotonic()
         while awaited := {site for site, item in asked.items() if item.open}:
-            if abort_signal.triggered:
-                raise MixmflError("the job was stopped")
+            if abort_signal.triggered:  # FLARE does so when it hears of no site any more
+                raise QuorumError("all sites were lost")
             waited = time.monotonic() - began
             silent = {site for site in awaited & self._silent if not asked[site].fetched}
             if waited > self._deadline or (waited > _PATIENCE and awaited == silent):
@@ -706,7 +760,8 @@ class Coordinator(Controller):
                 late = f"did not answer within {self._deadline:g} s; a later reply is dropped"
                 item.refuse(late if item.fetched else f"{NOT_CONNECTED}: did not fetch its task")
                 self.cancel_task(item.task, fl_ctx=fl_ctx)
-        self._silent = {site for site, item in asked.items() if not item.fetched}
+        unfetched = {site for site, item in asked.items() if not item.fetched}
+        self._silent = (self._silent - set(asked)) | unfetched
         came = {site: item.answer for site, item in asked.items() if item.answer is not None}
         return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
 
@@ -756,10 +811,10 @@ class _Asked:
             return
         try:
             reply = decode(content, self._most)
-        except MixmflError as error:
-            self.refuse(str(error))
+            note(self._log, describe_exchange(f"came from {self._site}", reply, content))
+        except Exception as error:  # whatever a stranger can send must end here
+            self.refuse(f"its reply cannot be read ({plain(error)})")
             return
-        note(self._log, describe_exchange(f"came from {self._site}", reply, content))
         if reply.kind == FAILED:
             self.refuse(_failure(reply))
             return
@@ -775,8 +830,8 @@ class _Asked:
 def _failure(reply: Message) -> str:
     theirs = reply.record.get("version")
     if theirs != __version__:
-        return f"runs mixmfl {theirs}, the coordinator {__version__}; install the same"
-    return f"could not do it ({reply.record.get('error')})"
+        return f"runs mixmfl {plain(theirs)}, the coordinator {__version__}; install the same"
+    return f"could not do it ({plain(reply.record.get('error'))})"
 
 
 class SiteExecutor(Executor):

@@ -193,8 +193,7 @@ class Hospital:
             if "version" in task.record:
                 _check_version(task.record["version"])
             reply = self._does[kind](task)
-        except (MixmflError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            # what is not ours is what torch and nnU-Net raise, or a task with parts missing
+        except Exception as error:  # whoever carries the reply must not see a reason, nor log it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._house.problem_log, f"{kind} failed: {reason}")
             told = {"task": kind, "error": type(error).__name__, "version": __version__}
@@ -247,7 +246,10 @@ class Hospital:
         if not moments:  # a step of a masked round in which nothing is trained
             return reply
         save_tensors(self._moments_file(before), moments)
-        for number in self._moments_kept()[:-2]:  # the one before serves where a round is repeated
+        kept = self._moments_kept()
+        lost = [number for number in kept if number > before]  # of rounds that are done again
+        # those before serve where the coordinator goes back a round, or two
+        for number in lost + [number for number in kept if number <= before][:-3]:
             self._moments_file(number).unlink()
         return reply
 
@@ -313,6 +315,11 @@ class Hospital:
                 note(
                     self._house.problem_log, f"moments of round {earlier + 1} are left out: {error}"
                 )
+        if number:
+            note(
+                self._house.problem_log,
+                f"round {number + 1} starts without moments of earlier ones",
+            )
         return {}
 
 
@@ -336,7 +343,10 @@ def departures_from(house: House) -> tuple[list[Departure], str]:
             "after mixmfl_plan_preprocess --kit has been run at the coordinator.\n"
         )
     plans = Plans.load(file)
-    configuration = next(n for n in plans.configurations if (house.folder / n).is_dir())
+    done = [name for name in plans.configurations if (house.folder / name).is_dir()]
+    if not done:
+        return planning, "What leaves in a round is known when the cases are preprocessed.\n"
+    (configuration, *_) = done
     site = house.open(plans, configuration, "0", 0)
     settings = RunSettings(configuration, 0, 1, 1, 1.0)
     return departures_of(site, fingerprint, plans, settings), ""

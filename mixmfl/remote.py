@@ -15,7 +15,7 @@ from mixmfl import __version__
 from mixmfl.cases import agree_on_labels
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers, Ask, begin, finish, train_rounds
 from mixmfl.door import check_registration
-from mixmfl.errors import AggregationError, DataError
+from mixmfl.errors import AggregationError, DataError, QuorumError
 from mixmfl.files import or_nan, read_json, write_json
 from mixmfl.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.labels import Labels
@@ -40,6 +40,7 @@ class PlanOrders:
 
     Attributes:
         out: WORK at the coordinator; plans.json and fingerprint.json come here.
+        sites: All of them.
         preset: As ``--preset`` takes it.
         configurations: To preprocess at the sites.
         minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
@@ -47,6 +48,7 @@ class PlanOrders:
     """
 
     out: Path
+    sites: tuple[str, ...]
     preset: str
     configurations: tuple[str, ...]
     minimum: tuple[int, int]
@@ -60,6 +62,7 @@ class TrainOrders:
     Attributes:
         work: Holds plans.json.
         out: The run's folder; a run in it is gone on with.
+        sites: All of them.
         name: Of the run at the sites: letters and digits.
         settings: Of the run.
         fold: Validation fold, or ``"all"``.
@@ -69,6 +72,7 @@ class TrainOrders:
 
     work: Path
     out: Path
+    sites: tuple[str, ...]
     name: str
     settings: RunSettings
     fold: str
@@ -95,7 +99,7 @@ def load_orders(path: Path) -> Orders:
     """Read what ``save_orders`` wrote."""
     told = read_json(path)
     job = told.pop("job")
-    told["out"] = Path(told["out"])
+    told["out"], told["sites"] = Path(told["out"]), tuple(told["sites"])
     if job == "PlanOrders":
         lists = {name: tuple(told[name]) for name in ("configurations", "minimum")}
         return PlanOrders(**{**told, **lists})
@@ -103,7 +107,7 @@ def load_orders(path: Path) -> Orders:
     return TrainOrders(**told)
 
 
-def plan_remotely(orders: PlanOrders, sites: Sequence[str], ask: Ask) -> None:
+def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
     """Ask all sites for their fingerprints, make one plan, and have each preprocess its cases.
 
     Raises:
@@ -114,7 +118,7 @@ def plan_remotely(orders: PlanOrders, sites: Sequence[str], ask: Ask) -> None:
         plans = Plans.load(file)
     else:
         record = {"version": __version__, "minimum": list(orders.minimum)}
-        answers = _ask_all(ask, sites, Message("fingerprint", record, {}))
+        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}))
         told = {site: answer.message.record for site, answer in answers.items()}
         labels = agree_on_labels(
             {
@@ -122,35 +126,34 @@ def plan_remotely(orders: PlanOrders, sites: Sequence[str], ask: Ask) -> None:
                 for site, record in told.items()
             }
         )
-        given = [
-            Fingerprint.from_json(record["fingerprint"], f"site {site}")
+        given = {
+            site: Fingerprint.from_json(record["fingerprint"], f"site {site}")
             for site, record in told.items()
             if record["fingerprint"] is not None
-        ]
+        }
         if not given:
             raise DataError(
                 f"no site tells its fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
-        merged = merge_fingerprints(given)
+        merged = merge_fingerprints(given.values())
+        for site, fingerprint in given.items():
+            write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         plans = make_plans(merged, labels, load_preset(orders.preset))
         write_json(orders.out / "fingerprint.json", merged.to_json())
         plans.save(file)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
-    done = _ask_all(ask, sites, task)
-    cases = {site: dict(answer.message.record["cases"]) for site, answer in done.items()}
+    done = _ask_all(ask, orders.sites, task)
+    cases = {site: _read_cases(site, answer.message) for site, answer in done.items()}
     write_json(orders.out / "preprocessed.json", cases)
 
 
-def train_remotely(
-    orders: TrainOrders, sites: Sequence[str], ask: Ask, pause: Callable[[], bool]
-) -> bool:
+def train_remotely(orders: TrainOrders, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are here; a run that was begun is gone on with.
 
     Args:
-        orders: Of the run.
-        sites: That are here. A new run needs all of them; one that goes on does with fewer.
+        orders: Of the run. A new one needs all of its sites; one that goes on does with fewer.
         ask: Reaches them.
         pause: Asked before every round whether to stop, as when a site has come back.
 
@@ -173,24 +176,21 @@ def train_remotely(
         },
         {},
     )
-    joined = dict.fromkeys(sites, task)
-    answers = ask(joined) if going_on else Answers(_ask_all(ask, sites, task))
-    told = {
-        site: Registration(**answer.message.record["registration"])
-        for site, answer in answers.came.items()
-    }
-    for site, registration in told.items():
-        check_registration(site, registration, plans)
+    # the engine knows who of them all is away
+    answers = ask(dict.fromkeys(orders.sites, task))
+    told, failed = _registrations(answers, plans, orders.work)
+    if not going_on:
+        _need_all(task.kind, {**answers.absent, **failed})
     known = open_run(orders.out).registrations if going_on else told
     # whoever comes back with other cases than it registered is another site to this run
     here = {site for site in told if known.get(site) == told[site]}
     if not here:
-        raise AggregationError(
-            f"run {orders.out}: of {', '.join(sites) or 'no site'} none could join with the cases "
-            "that it registered; see the hospitals' logs"
+        raise QuorumError(
+            f"run {orders.out}: none of {', '.join(orders.sites)} is here with the cases that it "
+            "registered; see the hospitals' logs"
         )
     changed = dict.fromkeys(set(told) - here, "did not join with the cases that it registered")
-    why_away = {**answers.absent, **changed}
+    why_away = {**answers.absent, **failed, **changed}
     run, state, _ = begin(
         Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on
     )
@@ -210,6 +210,41 @@ def train_remotely(
     return True
 
 
+def _fingerprint_file(work: Path, site: str) -> Path:
+    return work / NETWORK / "fingerprints" / f"{site}.json"
+
+
+def _read_cases(site: str, reply: Message) -> dict[str, list[int]]:
+    """Return by configuration how many cases a site preprocessed, and how many it refused."""
+    told = reply.record.get("cases")
+    if not isinstance(told, dict) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        for pair in told.values()
+    ):
+        raise AggregationError(f"site {site!r} sent no numbers of cases, but {str(told)[:80]!r}")
+    return told
+
+
+def _registrations(
+    answers: Answers, plans: Plans, work: Path
+) -> tuple[dict[str, Registration], dict[str, str]]:
+    """Return what sites registered, and why others' registration is not taken."""
+    told, failed = {}, {}
+    for site, answer in answers.came.items():
+        file = _fingerprint_file(work, site)
+        try:
+            found = Registration(**answer.message.record["registration"])
+            known = Fingerprint.from_json(read_json(file), str(file)) if file.is_file() else None
+            check_registration(site, found, plans, known)
+            if found.uniform:
+                raise AggregationError(f"site {site!r} asks for a weight that is not its cases'")
+        except (AggregationError, KeyError, TypeError, ValueError) as error:
+            failed[site] = f"its registration is not taken: {error}"
+        else:
+            told[site] = found
+    return told, failed
+
+
 def _personalize(run: Run, ask: Ask) -> None:
     state = load_state_of(run, choose_round(run, "best"))
     tasks = {
@@ -218,19 +253,22 @@ def _personalize(run: Run, ask: Ask) -> None:
         if site not in run.personal
     }
     for site, answer in ask(tasks).came.items():
-        record = answer.message.record
-        if record["dice"] is not None:
-            told = Personal(float(record["dice"]), or_nan(record["dice_before"]))
-            record_personal(run, site, told)
+        pair = [answer.message.record.get(name) for name in ("dice", "dice_before")]
+        if pair[0] is not None and all(number is None or type(number) is float for number in pair):
+            record_personal(run, site, Personal(*map(or_nan, pair)))
 
 
 def _ask_all(ask: Ask, sites: Sequence[str], task: Message) -> Mapping[str, Answer]:
     """Ask sites that must all answer."""
     answers = ask(dict.fromkeys(sites, task))
-    if answers.absent:
-        reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(answers.absent.items()))
+    _need_all(task.kind, answers.absent)
+    return answers.came
+
+
+def _need_all(kind: str, absent: Mapping[str, str]) -> None:
+    if absent:
+        reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(absent.items()))
         raise DataError(
-            f"{task.kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
+            f"{kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
             "problems.log at the hospital. Mend it, or go on without the site (--sites)"
         )
-    return answers.came

@@ -22,7 +22,7 @@ class Message:
     """One message.
 
     Attributes:
-        kind: ``"train"`` or ``"validate"``, the same in task and reply.
+        kind: Such as ``"train"``, the same in task and reply; see ``outgoing.SENT``.
         record: Plain JSON content.
         tensors: By name.
     """

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from cryptography import x509
@@ -85,7 +86,7 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
         {"server": "host:8002", "sites": ["../a"]},
         {"server": "host:8002", "sites": ["coordinator"]},
         {"server": "host:8002", "sites": ["a"], "rounds": 3},
-        {"server": "host:8002", "sites": ["a"], "valid_days": 0},
+        {"server": "host:8002", "sites": ["authority"]},
     ],
 )
 def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
@@ -100,9 +101,32 @@ def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:
             open_kit(kits / name, coordinator=coordinator)
 
 
+def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits: Path) -> None:
+    before = {
+        name: (kits / name / "startup" / "client.key").read_bytes() for name in ("north", "south")
+    }
+    network = Network("localhost", 18002, ("north", "south"))
+    assert provision(network, kits, ["north"]) == (kits / "north",)
+    assert (kits / "north" / "startup" / "client.key").read_bytes() != before["north"]
+    assert (kits / "south" / "startup" / "client.key").read_bytes() == before["south"]
+    aside = kits / "north.replaced-1" / "startup" / "client.key"
+    assert aside.read_bytes() == before["north"]
+    for key in (aside, kits / "north" / "startup" / "client.key"):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    with pytest.raises(DataError, match="holds no kit of east"):
+        provision(network, kits, ["east"])
+
+
+def test_kits_of_another_server_are_not_mixed_with_those_that_are_there(kits: Path) -> None:
+    other = Network("other.example.org", 18002, ("north", "south", "west"))
+    with pytest.raises(DataError, match="holds kits for the server localhost:18002"):
+        provision(other, kits)
+    assert not (kits / "west").exists()
+
+
 def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
     _write_certificate(kits / "north" / "startup", "north", days=-1)
-    with pytest.raises(DataError, match=r"client.crt: expired on \d{4}-\d\d-\d\d; have new kits"):
+    with pytest.raises(DataError, match=r"client.crt: expired on \d{4}-\d\d-\d\d; have the kit made anew"):
         open_kit(kits / "north", coordinator=False)
 
 
@@ -317,6 +341,26 @@ def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) ->
     assert [any(told.absent for told in sites.values()) for sites in run.history] == [False] * 2
     kinds = set(re.findall(r"came from \w+: (\w+)", running.exchanged("masked")))
     assert kinds == {"join", "keys", "shares", "masked", "unmask", "validate", "measure", "model"}
+
+
+@pytest.mark.slow
+def test_a_site_whose_client_dies_connects_again_and_ends_with_its_command(
+    running: Loopback,
+) -> None:
+    def clients() -> list[psutil.Process]:
+        family = psutil.Process(running.sites["west"].pid).children(recursive=True)
+        return [p for p in family if any("client_train" in word for word in p.cmdline())]
+
+    until(clients, "its client runs")
+    (first,) = clients()
+    first.kill()
+    until(lambda: [p for p in clients() if p.pid != first.pid], "another one")
+    assert running.sites["west"].poll() is None
+    (second,) = clients()
+    running.sites["west"].kill()  # the command alone, as nothing but kill -9 does
+    running.sites["west"].wait()
+    until(lambda: not second.is_running(), "the client ends with it", 20)
+    running.start_site("west")
 
 
 @pytest.mark.slow

@@ -16,6 +16,9 @@ from mixmfl import hospital
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.embedded import open_sites, train_embedded
 from mixmfl.errors import DataError, QuorumError
+from mixmfl.exchange import describe_exchange
+from mixmfl.files import write_json
+from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.hospital import Hospital, House, departures_from
 from mixmfl.memory import State
 from mixmfl.model import load_model
@@ -35,10 +38,18 @@ from mixmfl.runs import open_run, save_tensors
 from mixmfl.wire import Message, decode, encode
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
+LONG = RunSettings("2d", seed=0, rounds=6, local_steps=1, learning_rate=1e-2)
 CASES = {
     "north": [("t1", "t2"), ("t1",), ("t2",)],
     "south": [("flair",), ("flair", "t1"), ("flair",)],
 }
+
+
+def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
+    axis, bins = {"1x20": cases}, (0,) * (len(INTENSITY_EDGES) - 1)
+    told = dict.fromkeys(modality_cases, bins)
+    kept = {"1.00": cases}
+    return Fingerprint(cases, modality_cases, {}, {}, (axis, axis, axis), kept, told).to_json()
 
 
 class Federation:
@@ -87,7 +98,7 @@ def federation(tmp_path: Path, plans: Plans) -> Federation:
 
 @pytest.fixture
 def orders(tmp_path: Path) -> TrainOrders:
-    return TrainOrders(tmp_path, tmp_path / "run", "abc123", SETTINGS, "0")
+    return TrainOrders(tmp_path, tmp_path / "run", tuple(sorted(CASES)), "abc123", SETTINGS, "0")
 
 
 def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
@@ -106,7 +117,7 @@ def train(federation: Federation, orders: TrainOrders, stop_after: int = 100) ->
     def pause() -> bool:
         return len(open_run(orders.out).history) >= done + stop_after
 
-    return train_remotely(orders, sorted(CASES), federation.ask, pause)
+    return train_remotely(orders, federation.ask, pause)
 
 
 def test_hospitals_train_what_one_process_would(
@@ -239,20 +250,20 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
     federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
     federation.down, federation.asked = set(), []
     out = tmp_path / "work"
-    plan_remotely(PlanOrders(out, "demo", ("2d",), (0, 0)), sorted(houses), federation.ask)
+    plan_remotely(PlanOrders(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
     plans = Plans.load(out / "plans.json")
     assert plans.modalities == ("flair", "t1", "t2")
     assert json.loads((out / "preprocessed.json").read_text()) == {
         name: {"2d": [2, 0]} for name in houses
     }
     settings = RunSettings("2d", 0, 1, 1, 0.01)
-    orders = TrainOrders(out, tmp_path / "run", "abc", settings, "all")
-    assert train_remotely(orders, sorted(houses), federation.ask, lambda: False)
+    orders = TrainOrders(out, tmp_path / "run", tuple(houses), "abc", settings, "all")
+    assert train_remotely(orders, federation.ask, lambda: False)
     for name, house in houses.items():  # nothing that could be kept or sent names a patient
         assert "patient" not in house.exchange_log.read_text(), name
     # planning again asks nobody for statistics
     federation.asked.clear()
-    plan_remotely(PlanOrders(out, "demo", ("2d",), (0, 0)), sorted(houses), federation.ask)
+    plan_remotely(PlanOrders(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
     assert {kind for _, kind in federation.asked} == {"preprocess"}
 
 
@@ -291,7 +302,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     assert "depends on the plan, which is not here yet" in missing
     federation = object.__new__(Federation)
     federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
-    plan_remotely(PlanOrders(tmp_path, "demo", ("2d",), (5, 100)), ["north"], federation.ask)
+    plan_remotely(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), federation.ask)
     log = house.exchange_log.read_text()
     found, missing = departures_from(house)
     assert missing == ""
@@ -301,7 +312,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     assert house.exchange_log.read_text() == log  # nothing was sent
     # and what it said is what a round sends
     settings = RunSettings("2d", 0, 1, 1, 0.01)
-    orders = TrainOrders(tmp_path, tmp_path / "run", "abc", settings, "0")
+    orders = TrainOrders(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
     sent: dict[str, Message] = {}
     answer = federation.hospitals["north"].answer
 
@@ -311,7 +322,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
         return back
 
     federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
-    assert train_remotely(orders, ["north"], federation.ask, lambda: False)
+    assert train_remotely(orders, federation.ask, lambda: False)
     assert sum(4 * tensor.numel() for tensor in sent["train"].tensors.values()) == trained
     kinds = {"fingerprint", "join", "train", "validate"}
     told = {(item.kind, item.name) for item in found}
@@ -392,6 +403,40 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
     assert "flair" not in told[0]  # it has none
 
 
+def test_a_registration_beyond_the_fingerprint_is_not_taken(
+    tmp_path: Path, federation: Federation, orders: TrainOrders
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    told = fingerprint_of(cases=1, t1=1)
+    write_json(orders.work / "network" / "fingerprints" / "south.json", told)
+    federation.restart()
+    assert not train(federation, orders, stop_after=1)
+    absent = open_run(orders.out).history[-1]["south"].absent
+    assert absent.startswith("its registration is not taken: site 'south' registered 2 for cases")
+
+
+def test_a_hostile_record_makes_one_short_line_in_the_log() -> None:
+    record = {"round": "x", "a\n2026 sent to north: forged": 1, "b" * 1000: 2}
+    line = describe_exchange("came from north", Message("evil\nkind", record, {}), b"")
+    assert "\n" not in line
+    assert len(line) < 500
+
+
+def test_moments_of_rounds_that_are_done_again_make_way(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    assert train(federation, TrainOrders(**{**vars(orders), "settings": LONG}))
+    folder = federation.houses["north"].work / "runs" / "abc123" / "moments"
+    assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
+    north = federation.hospitals["north"]
+    state = first_state(small_plans(), LONG)
+    (opened,) = open_sites(
+        federation.houses["north"].work, small_plans(), "2d", "0", 0, torch.device("cpu"), 0
+    )
+    north.answer(encode(train_task(type(state)(4, state.weights, {}), register(opened))))
+    assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004"]
+
+
 def test_house_and_orders_are_read_as_they_were_written(
     tmp_path: Path, orders: TrainOrders
 ) -> None:
@@ -400,6 +445,9 @@ def test_house_and_orders_are_read_as_they_were_written(
     for home in (house, dataclasses.replace(house, labels=None, privacy=noisy)):
         home.save(tmp_path / "house.json")
         assert House.load(tmp_path / "house.json") == home
-    for each in (orders, PlanOrders(tmp_path, "demo", ("2d", "3d_fullres"), (5, 100), True)):
+    for each in (
+        orders,
+        PlanOrders(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
+    ):
         save_orders(each, tmp_path / "orders.json")
         assert load_orders(tmp_path / "orders.json") == each
