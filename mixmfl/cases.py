@@ -65,7 +65,7 @@ class Case:
     images: Mapping[str, Path | Source]
     label: Path | None = None
     notes: tuple[str, ...] = ()
-    patient: str = ""
+    patient: str = field(default="", repr=False)
 
     @property
     def files(self) -> dict[str, Path]:

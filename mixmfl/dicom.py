@@ -11,7 +11,7 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,14 @@ class Series:
     uid: str
     study: str
     header: Header
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = field(repr=False)
     orientations: int
     pixels: int
     slices: int
-    patient: str = ""
+    patient: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def name(self) -> str:
@@ -345,9 +348,9 @@ def recognise(header: Header, modalities: Modalities) -> tuple[str, str]:
     sequence. A contrast agent makes a T1 a contrast-enhanced T1.
     """
     modality, why = "", ""
-    for field, text in (("description", header.description), ("protocol", header.protocol)):
+    for place, text in (("description", header.description), ("protocol", header.protocol)):
         if modality := _from_words(modalities.kinds_in(text)):
-            why = f"{field} {text!r}"
+            why = f"{place} {text!r}"
             break
     else:
         modality, why = _from_physics(header)

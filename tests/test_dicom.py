@@ -356,6 +356,29 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert "Doe" not in (tmp_path / "a" / "cases.json").read_text()
 
 
+def test_no_output_names_the_patient_of_a_case_that_is_refused(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases, out, log = tmp_path / "cases", tmp_path / "masks", tmp_path / "run.log"
+    far = Grid(SHAPE, GRID.spacing, (500.0, 4.0, 7.0), OBLIQUE)
+    for number, (word, grid) in enumerate((("t1_mprage", GRID), ("t2 tra", far))):
+        tags: dict[str, Any] = {"SeriesDescription": word, "SeriesNumber": number}
+        write_series(
+            cases / "p" / str(number), volume(number), grid, patient="Muster^Erika", **tags
+        )
+    asked = ["-i", cases, "-m", model, "-o", out, "--log", log, "--dicom-seg"]
+    assert command("mixmfl_predict", *asked) == 1
+    said = capsys.readouterr()
+    assert "covers 0% of the head (series 1 't2 tra', series 0 't1_mprage')" in said.err
+    written = [file for file in (log, *out.rglob("*")) if file.is_file()]
+    assert {"run.log", "cases.csv", "cases.json", "report.html"} <= {f.name for f in written}
+    for text in (said.out, said.err, *(file.read_text() for file in written)):
+        assert "Muster" not in text
+        assert "IM0000" not in text  # nor lists all its files
+    (case,) = find_dicom(cases, KNOWN).cases
+    assert "Muster" not in repr(case)
+
+
 # --- masks as DICOM Segmentation
 
 
