@@ -242,6 +242,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a user's table says of a series.
+
+    Attributes:
+        case: Its case's name; empty where that stays as it is.
+        modality: Empty where it is set aside.
+        place: The table and the line, for messages.
+    """
+
+    case: str
+    modality: str
+    place: str
+
+
+@dataclass(frozen=True)
 class FoundDicom:
     """The DICOM files of a folder.
 
@@ -259,22 +274,32 @@ class FoundDicom:
 def find_dicom(
     folder: Path,
     modalities: Modalities,
-    mapping: Mapping[str, tuple[str, str]] | None = None,
+    mapping: Mapping[str, Given] | None = None,
 ) -> FoundDicom:
     """Find the cases of a folder among its DICOM files, whatever their names and nesting.
 
     Args:
         folder: To look through, also below.
         modalities: The words for modalities.
-        mapping: By series, the case and modality that a user gave it; see ``read_mapping``.
+        mapping: By series, what a user gave it; see ``read_mapping``.
+
+    Raises:
+        DataError: The mapping names a series that is not there.
     """
     series = _find_series(folder)
+    known = {each.uid for each in series}
+    for uid, given in (mapping or {}).items():
+        if uid not in known:
+            raise DataError(
+                f"{given.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
+                "line"
+            )
     names = _name_cases(series, folder)
     rows = []
     for each in series:
         if mapping is not None and each.uid in mapping:
-            case, modality = mapping[each.uid]
-            rows.append(Row(each, case or names[each.study], modality, "mapping"))
+            given = mapping[each.uid]
+            rows.append(Row(each, given.case or names[each.study], given.modality, "mapping"))
             continue
         aside = _set_aside(each)
         modality, why = ("", aside) if aside else recognise(each.header, modalities)
@@ -304,7 +329,7 @@ def find_dicom(
 def find_all(
     folder: Path,
     modalities: Modalities,
-    mapping: Mapping[str, tuple[str, str]] | None = None,
+    mapping: Mapping[str, Given] | None = None,
 ) -> tuple[Found, tuple[Row, ...]]:
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
@@ -312,7 +337,8 @@ def find_all(
         The cases, and what every DICOM series was taken for.
 
     Raises:
-        DataError: As ``find_cases``, where there is no DICOM series either.
+        DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
+            a series that is not there.
     """
     dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else None
     if dicom is None or not dicom.rows:
@@ -488,38 +514,50 @@ def mapping_table(rows: Iterable[Row], folder: Path) -> str:
     return text.getvalue()
 
 
-def read_mapping(path: Path, modalities: Modalities) -> dict[str, tuple[str, str]]:
+def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
     """Read case and modality by series from a table that ``mapping_table`` made and a user edited.
 
-    Only the columns case, modality and series_uid are looked at; an empty modality, or ``-``, sets
-    a series aside, and an empty case leaves it where it was.
+    Only the columns case, modality and series_uid are looked at; modality ``-`` sets a series
+    aside, and an empty case leaves it where it was.
 
     Raises:
-        DataError: The file cannot be read, or a modality is not known.
+        DataError: The file cannot be read; or a modality is not known, a case's name is not fit
+            for a file's, or a series is named twice.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             start = file.read(4096)
             file.seek(0)
             # spreadsheets of some countries write semicolons
-            rows = list(csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ","))
+            reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
-    if not rows or not {"case", "modality", "series_uid"} <= set(rows[0]):
+    if not rows or not {"case", "modality", "series_uid"} <= set(rows[0][1]):
         raise DataError(
             f"{path}: needed is a table with columns case, modality and series_uid; "
             "mixmfl_predict --write-mapping makes one"
         )
-    mapping = {}
-    for number, row in enumerate(rows, start=2):
-        told = (row["modality"] or "").strip()
-        modality = "" if told in ("", "-") else modalities.find(told)
+    mapping: dict[str, Given] = {}
+    for number, row in rows:
+        case, told, uid = ((row[name] or "").strip() for name in ("case", "modality", "series_uid"))
+        place = f"{path}, line {number}"
+        if not (case or told or uid):  # spreadsheets leave such lines behind
+            continue
+        modality = "" if told == "-" else modalities.find(told) if told else None
         if modality is None:
             raise DataError(
-                f"{path}, line {number}: {told!r} is no known modality; known are "
+                f"{place}: {told!r} is no known modality; known are "
                 f"{', '.join(modalities.names)}, and - sets a series aside"
             )
-        mapping[row["series_uid"]] = ((row["case"] or "").strip(), modality)
+        if case.startswith(".") or set(case) & set("/\\") or not case.isprintable():
+            raise DataError(
+                f"{place}: a file cannot be named after case {case!r}; it may not begin with a dot "
+                "nor hold a slash, a backslash or a control character"
+            )
+        if uid in mapping:
+            raise DataError(f"{place}: series_uid {uid!r} is given before, in {mapping[uid].place}")
+        mapping[uid] = Given(case, modality, place)
     return mapping
 
 

@@ -17,6 +17,7 @@ from small import MODALITIES, small_case, small_plans
 
 from mixmfl.cases import load_case
 from mixmfl.dicom import (
+    Given,
     Header,
     Series,
     find_all,
@@ -92,9 +93,7 @@ def volume(seed: int = 0) -> np.ndarray:
     return image.round().astype(np.int16)
 
 
-def taken(
-    folder: Path, mapping: Mapping[str, tuple[str, str]] | None = None
-) -> dict[str, set[str]]:
+def taken(folder: Path, mapping: Mapping[str, Given] | None = None) -> dict[str, set[str]]:
     return {case.name: set(case.images) for case in find_dicom(folder, KNOWN, mapping).cases}
 
 
@@ -300,6 +299,12 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
     assert "the mapping gives t1 to 2 series" in found.refused[0].reason
     for content, message in (
         (f"{text}a;t7;{one}\n", "line 2: 't7' is no known modality"),
+        (f"{text}\na;t1;{one}\na;;{two}\n", "line 4: '' is no known modality"),
+        (f"{text}a;t1;{one}\na;t2;{one}\n", "line 3: series_uid .* is given before, in .* line 2"),
+        (f"{text}../../evil;t1;{one}\n", r"line 2: a file cannot be named after case '../../evil'"),
+        (f"{text}..;t1;{one}\n", "line 2: a file cannot be named after case"),
+        (f"{text}a\\b;t1;{one}\n", "line 2: a file cannot be named after case"),
+        (f"{text}a\0b;t1;{one}\n", "line 2: a file cannot be named after case|as a table"),
         ("a,b\n1,2\n", "needed is a table with columns"),
         ("", "needed is a table"),
     ):
@@ -308,6 +313,22 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
             read_mapping(edited, KNOWN)
     with pytest.raises(DataError, match="cannot be read as a table"):
         read_mapping(tmp_path / "nowhere.csv", KNOWN)
+    edited.write_text(f"{text};t1;{one}\n;;\n;t2;{two}9\n")  # an empty line, and a slip
+    with pytest.raises(DataError, match=rf"mapping.csv, line 4: no series of .* '{two}9'"):
+        find_dicom(folder, KNOWN, read_mapping(edited, KNOWN))
+
+
+def test_a_mapping_writes_nothing_outside_the_folder_of_the_masks(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid = write_series(tmp_path / "cases" / "a", volume(), SeriesDescription="T1")
+    table = tmp_path / "mapping.csv"
+    table.write_text(f"case,modality,series_uid\n../evil,t1,{uid}\n")
+    before = sorted(tmp_path.rglob("*"))
+    asked = ["-i", tmp_path / "cases", "-o", tmp_path / "masks", "-m", model, "--mapping", table]
+    assert command("mixmfl_predict", *asked) == 2
+    assert "line 2: a file cannot be named after case '../evil'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: Path) -> None:
