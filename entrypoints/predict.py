@@ -129,8 +129,11 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         return 0
     if options.out is None:
         raise MixmflError("-o MASKS is needed")
-    if options.out.resolve() == options.input.resolve():
-        raise MixmflError(f"{options.out}: holds the cases; masks need a folder of their own")
+    if options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MixmflError(
+            f"-o {options.out}: lies in {options.input}, where the next run would take masks for "
+            "cases; name a folder outside"
+        )
     say(describe(found))
     if rows:
         say(describe_rows(rows))

@@ -348,14 +348,21 @@ def find_all(
         found = find_cases(folder, modalities)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
-    twice = {name for name, count in counts.items() if count > 1}
-    clashes = [Refused(n, "is the name of DICOM and of other files; rename one") for n in twice]
-    cases = [case for case in (*found.cases, *dicom.cases) if case.name not in twice]
-    refused = [*found.refused, *dicom.refused, *clashes]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for item in (*found.refused, *dicom.refused):
+        reasons[item.name].append(item.reason)
+    for name in (name for name, count in counts.items() if count > 1):
+        reasons[name].append("is the name of DICOM and of other files; rename one")
+    cases = []
+    for case in (*found.cases, *dicom.cases):
+        if counts[case.name] == 1:  # beside it there may be files of its name that are no case
+            notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
+            cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
+    refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
     return dataclasses.replace(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
-        refused=tuple(sorted(refused, key=lambda item: item.name)),
+        refused=tuple(refused),
     ), dicom.rows
 
 

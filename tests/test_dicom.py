@@ -341,6 +341,15 @@ def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: 
     assert [case.name for case in found.cases] == ["a", "c"]
     assert [item.name for item in found.refused] == ["b"]
     assert len(rows) == 2
+    write_image(tmp_path / "a" / "a.nii.gz", volume().astype(np.float32), GRID)  # a mask, maybe
+    write_series(tmp_path / "d", volume(), study="1.3", SeriesDescription="localizer")
+    write_image(tmp_path / "d" / "d.nii.gz", volume().astype(np.float32), GRID)
+    found, _ = find_all(tmp_path, KNOWN)
+    assert [case.name for case in found.cases] == ["a", "c"]
+    assert found.cases[0].notes[-1].startswith("set aside: no known modality, only a/a.nii.gz")
+    assert [item.name for item in found.refused] == ["b", "d"]  # each once, with all reasons
+    assert "only d/d.nii.gz" in found.refused[1].reason
+    assert "no series of a known modality" in found.refused[1].reason
 
 
 @pytest.fixture(scope="module")

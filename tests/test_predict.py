@@ -299,6 +299,16 @@ def test_a_table_of_someone_else_is_not_replaced(
     assert command("mixmfl_predict", *asked, "--overwrite") == 0
 
 
+@pytest.mark.parametrize("place", [".", "masks", "a/masks"])
+def test_masks_are_not_written_among_the_cases(
+    model_file: Path, cases: Path, command: Command, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    before = sorted(cases.rglob("*"))
+    assert command("mixmfl_predict", "-i", cases, "-o", cases / place, "-m", model_file) == 2
+    assert "the next run would take masks for cases" in capsys.readouterr().err
+    assert sorted(cases.rglob("*")) == before
+
+
 def test_a_case_in_memory_gives_the_mask_of_its_files(
     model: Model, cases: Path, tmp_path: Path
 ) -> None:
