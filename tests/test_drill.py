@@ -379,7 +379,7 @@ SLOWLY = """
 import signal, sys, time
 from importlib.metadata import entry_points
 from mixmfl import predict
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a shell began with &
 quick = predict.segment
 predict.segment = lambda *arguments: time.sleep(2) or quick(*arguments)
 (found,) = entry_points(group="console_scripts", name="mixmfl_predict")
@@ -387,10 +387,13 @@ sys.exit(found.load()(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_says_how_to_go_on_and_leaves_whole_files(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_end_says_how_to_go_on_and_leaves_whole_files(
+    model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     cases, out = tmp_path / "cases", tmp_path / "masks"
-    for number in range(9):
-        good(cases / f"p{number}")
+    for case in range(9):
+        good(cases / f"p{case}")
     argv = ["-i", str(cases), "-o", str(out), "-m", str(model)]
     running = subprocess.Popen(
         [sys.executable, "-c", SLOWLY, *argv],
@@ -404,13 +407,18 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_whole_files(model: Path, tmp_path: 
         for line in running.stdout:
             if line.startswith("p0: done"):
                 break
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all its processes
+        if number == signal.SIGINT:
+            os.killpg(running.pid, number)  # as a terminal does: to all its processes
+        else:
+            running.terminate()
         _, err = running.communicate(timeout=100)
     finally:
         watch.cancel()
         running.kill()
     assert running.returncode == 130
-    assert "interrupted; what is done is kept and whole: run the same command again" in err
+    assert (
+        "interrupted; what is done is kept and whole: run the same command again to go on\n" in err
+    )
     assert "Traceback" not in err
     masks = list(out.glob("*.nii.gz"))
     assert masks
