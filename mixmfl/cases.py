@@ -200,7 +200,7 @@ def describe(found: Found) -> str:
     held = [f"{modality} in {count[modality]}" for modality in sorted(count)]
     held.append(f"label in {sum(case.label is not None for case in found.cases)}")
     lines = [
-        f"{found.folder}: {_plural(len(found.cases), 'case')} (layout: {found.layout})",
+        f"{found.folder}: {plural(len(found.cases), 'case')} (layout: {found.layout})",
         f"  {', '.join(held)}",
     ]
     cases = []
@@ -211,12 +211,17 @@ def describe(found: Found) -> str:
         cases.append(f"  {case.name} -> {', '.join(files)}")
     lines.extend(_shorten(cases))
     if found.refused:
-        lines.append(f"refused {_plural(len(found.refused), 'case')}:")
+        lines.append(f"refused {plural(len(found.refused), 'case')}:")
         lines.extend(f"  {refused.name}: {refused.reason}" for refused in found.refused)
     if found.ignored:
-        lines.append(f"ignored {_plural(len(found.ignored), 'file')}:")
+        lines.append(f"ignored {plural(len(found.ignored), 'file')}:")
         lines.extend(_shorten([f"  {path.relative_to(found.folder)}" for path in found.ignored]))
     return "\n".join(lines)
+
+
+def plural(count: int, word: str) -> str:
+    """Return a number of things in words, such as ``1 case`` and ``2 cases``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def choose_reference(
@@ -316,7 +321,7 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         raise DataError(
-            f"case {case.name!r}: {modality} ({path}) holds {_plural(bad, 'voxel')} of NaN or "
+            f"case {case.name!r}: {modality} ({path}) holds {plural(bad, 'voxel')} of NaN or "
             "infinity; needed are finite numbers. Replace them, for example by the background"
         )
     if array.min() == array.max():
@@ -708,10 +713,6 @@ def _list(paths: Sequence[Path], folder: Path) -> str:
     return ", ".join(
         str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths
     )
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _shorten(lines: Sequence[str]) -> list[str]:

@@ -309,7 +309,10 @@ def run(
         SIGTERM.
     """
     options = made.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    shown = logging.StreamHandler()
+    # by its own level, because --log lowers that of the loggers
+    shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[shown])
     # other libraries' debug logs are never what the user asked for
     logging.getLogger("mixmfl").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:

@@ -369,7 +369,8 @@ def find_all(
 def describe_rows(rows: Sequence[Row]) -> str:
     """Return what was set aside, and what the sequences were recognised by."""
     aside = [row for row in rows if not row.modality]
-    lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}:"]
+    end = ":" if aside else ""
+    lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}{end}"]
     lines += [f"  {row.case}: {row.series.name}: {row.why}" for row in aside]
     return "\n".join(lines)
 

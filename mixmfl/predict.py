@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl import __version__
-from mixmfl.cases import Case, Placing, Refused, load_case, voxels_of
+from mixmfl.cases import Case, Placing, Refused, load_case, plural, voxels_of
 from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
@@ -457,5 +457,5 @@ def _check_expected(expected: SubsetDice, least_dice: float) -> None:
     if expected.mean < least_dice:
         raise DataError(
             f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {told} "
-            f"(mean over labels, {expected.cases} validation cases)"
+            f"(mean over labels, {plural(expected.cases, 'validation case')})"
         )

@@ -375,7 +375,10 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert command("mixmfl_predict", "-i", dicom, "--write-mapping", table) == 2
     asked = ["-i", dicom, "-m", model, "--mapping", table]
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
-    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in said
+    assert "recognised 2 DICOM series, set aside 0\n" in said
+    assert "1 mask in" in said
     assert command("mixmfl_predict", "-i", nifti, "-m", model, "-o", tmp_path / "b") == 0
     (one, grid), (other, there) = (read_labels(tmp_path / x / "p.nii.gz") for x in "ab")
     assert difference(grid, there) is None
@@ -525,7 +528,7 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     assert "a: a.dcm is there and is not ours" in capsys.readouterr().out
     (out / "a.dcm").unlink()
     assert command("mixmfl_predict", *asked, "--dicom-seg") == 0
-    assert "1 masks in" in capsys.readouterr().out  # b had nothing to be done
+    assert "1 mask in" in capsys.readouterr().out  # b had nothing to be done
     assert pydicom.dcmread(out / "a.dcm").Modality == "SEG"
     assert not (out / "b.dcm").exists()
     monkeypatch.setattr("mixmfl.dicom_seg.find_spec", lambda name: None)
