@@ -104,7 +104,6 @@ def _over_network(options: argparse.Namespace) -> int:
         (minimum.cases, minimum.voxels),
         options.replan,
     )
-    cli.end_in_order()
     flare.drive(kit, orders, quorum=len(sites), deadline=cli.A_DAY, say=print)
     print(f"plans: {options.out / 'plans.json'}")
     failed = 0

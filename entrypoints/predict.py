@@ -109,7 +109,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from mixmfl.cases import describe
+    from mixmfl.cases import describe, plural
     from mixmfl.dicom import describe_rows, find_all, mapping_table, read_mapping
     from mixmfl.files import write_text
     from mixmfl.modalities import Modalities
@@ -129,8 +129,11 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         return 0
     if options.out is None:
         raise MixmflError("-o MASKS is needed")
-    if options.out.resolve() == options.input.resolve():
-        raise MixmflError(f"{options.out}: holds the cases; masks need a folder of their own")
+    if options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MixmflError(
+            f"-o {options.out}: lies in {options.input}, where the next run would take masks for "
+            "cases; name a folder outside"
+        )
     say(describe(found))
     if rows:
         say(describe_rows(rows))
@@ -173,9 +176,9 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
                 print(f"{outcome.name}: FAILED: {outcome.reason}", file=sys.stderr)
             else:
                 say(_line(outcome))
-    told = [f"{counts['done']} masks in {options.out}"]
-    told += [f"{counts['kept']} were there already"] if counts["kept"] else []
-    told += [f"{counts['failed']} of {total} cases failed"] if counts["failed"] else []
+    told = [f"{plural(counts['done'], 'mask')} in {options.out}"]
+    told += [f"{counts['kept']} kept as found"] if counts["kept"] else []
+    told += [f"{counts['failed']} of {plural(total, 'case')} failed"] if counts["failed"] else []
     say(", ".join(told))
     say(f"what became of each case: {options.out / 'cases.csv'}")
     if not options.no_report:

@@ -81,7 +81,6 @@ def _work(options: argparse.Namespace) -> int:
     print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
     house.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     house.exchange_log.touch()
-    cli.end_in_order()
     with house.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:

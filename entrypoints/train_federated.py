@@ -211,7 +211,6 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
             told += 1
             _print_round(run, told)
 
-    cli.end_in_order()
     flare.drive(
         kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mixmfl import image
 from mixmfl.errors import DataError
 from mixmfl.files import read_json
-from mixmfl.grids import FULL_COVERAGE, finest, fit, register, resample
+from mixmfl.grids import FULL_COVERAGE, finest, fit, mirror, register, resample
 from mixmfl.image import Grid, Source
 from mixmfl.labels import EXAMPLE, REGIONS_EXAMPLE, Labels
 from mixmfl.modalities import FileName, Modalities
@@ -37,6 +37,8 @@ _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
 _LINES_SHOWN = 20
+
+_MIRRORED = "Convert it again from its source: which side is left was lost"
 
 FEWEST_VALUES = 8  # that an image has; label files have fewer
 
@@ -63,7 +65,7 @@ class Case:
     images: Mapping[str, Path | Source]
     label: Path | None = None
     notes: tuple[str, ...] = ()
-    patient: str = ""
+    patient: str = field(default="", repr=False)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -198,7 +200,7 @@ def describe(found: Found) -> str:
     held = [f"{modality} in {count[modality]}" for modality in sorted(count)]
     held.append(f"label in {sum(case.label is not None for case in found.cases)}")
     lines = [
-        f"{found.folder}: {_plural(len(found.cases), 'case')} (layout: {found.layout})",
+        f"{found.folder}: {plural(len(found.cases), 'case')} (layout: {found.layout})",
         f"  {', '.join(held)}",
     ]
     cases = []
@@ -209,12 +211,17 @@ def describe(found: Found) -> str:
         cases.append(f"  {case.name} -> {', '.join(files)}")
     lines.extend(_shorten(cases))
     if found.refused:
-        lines.append(f"refused {_plural(len(found.refused), 'case')}:")
+        lines.append(f"refused {plural(len(found.refused), 'case')}:")
         lines.extend(f"  {refused.name}: {refused.reason}" for refused in found.refused)
     if found.ignored:
-        lines.append(f"ignored {_plural(len(found.ignored), 'file')}:")
+        lines.append(f"ignored {plural(len(found.ignored), 'file')}:")
         lines.extend(_shorten([f"  {path.relative_to(found.folder)}" for path in found.ignored]))
     return "\n".join(lines)
+
+
+def plural(count: int, word: str) -> str:
+    """Return a number of things in words, such as ``1 case`` and ``2 cases``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def choose_reference(
@@ -314,7 +321,7 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
     bad = array.size - int(np.count_nonzero(np.isfinite(array)))
     if bad:
         raise DataError(
-            f"case {case.name!r}: {modality} ({path}) holds {_plural(bad, 'voxel')} of NaN or "
+            f"case {case.name!r}: {modality} ({path}) holds {plural(bad, 'voxel')} of NaN or "
             "infinity; needed are finite numbers. Replace them, for example by the background"
         )
     if array.min() == array.max():
@@ -373,11 +380,11 @@ def _onto_reference(
         notes.append(f"{modality} was resampled onto the grid of {reference} ({difference})")
         return resample(moving, own, onto)
     where = f"{case.images[modality]}, {case.images[reference]}"
+    refused = f"case {case.name!r}: {modality} does not lie on {reference}: {found.fault} ({where})"
+    if found.is_mirrored:  # a head is so symmetric that it could be registered all the same
+        raise DataError(f"{refused}. {_MIRRORED}")
     if not placing.register:
-        raise DataError(
-            f"case {case.name!r}: {modality} does not lie on {reference}: {found.fault} ({where}). "
-            "Look at both; --register registers them rigidly"
-        )
+        raise DataError(f"{refused}. Look at both; --register registers them rigidly")
     moved = register(fixed, onto, moving, own)
     after = fit(fixed, onto, moving, own, moved)
     told = (
@@ -387,10 +394,20 @@ def _onto_reference(
     # not "<": without numbers to compare, nothing says that registering helped
     if after.fault is not None or not after.similarity > found.similarity:
         raise DataError(
-            f"case {case.name!r}: {modality} does not lie on {reference}: {found.fault} ({where}), "
-            f"and registering did not mend it ({told}{'; ' + after.fault if after.fault else ''})"
+            f"{refused}, and registering did not mend it "
+            f"({told}{'; ' + after.fault if after.fault else ''})"
         )
-    notes.append(f"{modality} was registered to {reference} ({told})")
+    # ``after`` knows mirror planes that are those of the grid; the head may have been turned
+    other = mirror(moving, own)
+    mirrored = fit(fixed, onto, other, own, register(fixed, onto, other, own)).similarity
+    if not after.similarity > mirrored:
+        raise DataError(
+            f"{refused}, and registered it fits better mirrored left to right ({told}, "
+            f"{mirrored:.3f} mirrored). {_MIRRORED}"
+        )
+    done = f"{modality} was registered to {reference} ({told})"
+    notes.append(done)
+    warnings.append(f"{done}; look at both")
     return resample(moving, own, onto, moved)
 
 
@@ -696,10 +713,6 @@ def _list(paths: Sequence[Path], folder: Path) -> str:
     return ", ".join(
         str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths
     )
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _shorten(lines: Sequence[str]) -> list[str]:

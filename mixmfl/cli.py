@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -304,34 +305,51 @@ def run(
     """Parse, do the work, and turn errors that a user can mend into one line on stderr.
 
     Returns:
-        The exit code: what ``work`` returns; 2 where nothing could start; 130 after Ctrl-C.
+        The exit code: what ``work`` returns; 2 where nothing could start; 130 after Ctrl-C or
+        SIGTERM.
     """
     options = made.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    shown = logging.StreamHandler()
+    # by its own level, because --log lowers that of the loggers
+    shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[shown])
     # other libraries' debug logs are never what the user asked for
     logging.getLogger("mixmfl").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:
-        return work(options)
+        with _ended_in_order():
+            return work(options)
     except (MixmflError, OSError) as error:
         print(f"{made.prog}: {error}", file=sys.stderr)
         return NOTHING_COULD_START
     except KeyboardInterrupt:
+        again = "again with --resume" if hasattr(options, "resume") else "again"
         print(
-            f"{made.prog}: interrupted; what is done is kept and whole: run the same command again "
-            "(mixmfl_train_federated with --resume) to go on",
+            f"{made.prog}: interrupted; what is done is kept and whole: run the same command "
+            f"{again} to go on",
             file=sys.stderr,
         )
         return INTERRUPTED
 
 
-def end_in_order() -> None:
-    """Have SIGTERM, a closed terminal, and Ctrl-C even where a shell's "&" ignores it, do the same.
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, a closed terminal, and SIGINT where ``&`` has it ignored, end as Ctrl-C does.
 
-    For commands that run other processes, which must end with them.
+    Handlers that a program that calls a command has of its own stay.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        usual = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}
+        if hasattr(signal, "SIGHUP"):
+            usual[signal.SIGHUP] = signal.SIG_DFL
+        for number, what in usual.items():
+            if signal.getsignal(number) == what:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_shown(name: str, *arguments: object) -> None:

@@ -11,7 +11,7 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,14 @@ class Series:
     uid: str
     study: str
     header: Header
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = field(repr=False)
     orientations: int
     pixels: int
     slices: int
-    patient: str = ""
+    patient: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def name(self) -> str:
@@ -239,6 +242,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a user's table says of a series.
+
+    Attributes:
+        case: Its case's name; empty where that stays as it is.
+        modality: Empty where it is set aside.
+        place: The table and the line, for messages.
+    """
+
+    case: str
+    modality: str
+    place: str
+
+
+@dataclass(frozen=True)
 class FoundDicom:
     """The DICOM files of a folder.
 
@@ -256,22 +274,32 @@ class FoundDicom:
 def find_dicom(
     folder: Path,
     modalities: Modalities,
-    mapping: Mapping[str, tuple[str, str]] | None = None,
+    mapping: Mapping[str, Given] | None = None,
 ) -> FoundDicom:
     """Find the cases of a folder among its DICOM files, whatever their names and nesting.
 
     Args:
         folder: To look through, also below.
         modalities: The words for modalities.
-        mapping: By series, the case and modality that a user gave it; see ``read_mapping``.
+        mapping: By series, what a user gave it; see ``read_mapping``.
+
+    Raises:
+        DataError: The mapping names a series that is not there.
     """
     series = _find_series(folder)
+    known = {each.uid for each in series}
+    for uid, given in (mapping or {}).items():
+        if uid not in known:
+            raise DataError(
+                f"{given.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
+                "line"
+            )
     names = _name_cases(series, folder)
     rows = []
     for each in series:
         if mapping is not None and each.uid in mapping:
-            case, modality = mapping[each.uid]
-            rows.append(Row(each, case or names[each.study], modality, "mapping"))
+            given = mapping[each.uid]
+            rows.append(Row(each, given.case or names[each.study], given.modality, "mapping"))
             continue
         aside = _set_aside(each)
         modality, why = ("", aside) if aside else recognise(each.header, modalities)
@@ -301,7 +329,7 @@ def find_dicom(
 def find_all(
     folder: Path,
     modalities: Modalities,
-    mapping: Mapping[str, tuple[str, str]] | None = None,
+    mapping: Mapping[str, Given] | None = None,
 ) -> tuple[Found, tuple[Row, ...]]:
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
@@ -309,7 +337,8 @@ def find_all(
         The cases, and what every DICOM series was taken for.
 
     Raises:
-        DataError: As ``find_cases``, where there is no DICOM series either.
+        DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
+            a series that is not there.
     """
     dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else None
     if dicom is None or not dicom.rows:
@@ -319,21 +348,29 @@ def find_all(
         found = find_cases(folder, modalities)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
-    twice = {name for name, count in counts.items() if count > 1}
-    clashes = [Refused(n, "is the name of DICOM and of other files; rename one") for n in twice]
-    cases = [case for case in (*found.cases, *dicom.cases) if case.name not in twice]
-    refused = [*found.refused, *dicom.refused, *clashes]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for item in (*found.refused, *dicom.refused):
+        reasons[item.name].append(item.reason)
+    for name in (name for name, count in counts.items() if count > 1):
+        reasons[name].append("is the name of DICOM and of other files; rename one")
+    cases = []
+    for case in (*found.cases, *dicom.cases):
+        if counts[case.name] == 1:  # beside it there may be files of its name that are no case
+            notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
+            cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
+    refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
     return dataclasses.replace(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
-        refused=tuple(sorted(refused, key=lambda item: item.name)),
+        refused=tuple(refused),
     ), dicom.rows
 
 
 def describe_rows(rows: Sequence[Row]) -> str:
     """Return what was set aside, and what the sequences were recognised by."""
     aside = [row for row in rows if not row.modality]
-    lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}:"]
+    end = ":" if aside else ""
+    lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}{end}"]
     lines += [f"  {row.case}: {row.series.name}: {row.why}" for row in aside]
     return "\n".join(lines)
 
@@ -345,9 +382,9 @@ def recognise(header: Header, modalities: Modalities) -> tuple[str, str]:
     sequence. A contrast agent makes a T1 a contrast-enhanced T1.
     """
     modality, why = "", ""
-    for field, text in (("description", header.description), ("protocol", header.protocol)):
+    for place, text in (("description", header.description), ("protocol", header.protocol)):
         if modality := _from_words(modalities.kinds_in(text)):
-            why = f"{field} {text!r}"
+            why = f"{place} {text!r}"
             break
     else:
         modality, why = _from_physics(header)
@@ -485,38 +522,50 @@ def mapping_table(rows: Iterable[Row], folder: Path) -> str:
     return text.getvalue()
 
 
-def read_mapping(path: Path, modalities: Modalities) -> dict[str, tuple[str, str]]:
+def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
     """Read case and modality by series from a table that ``mapping_table`` made and a user edited.
 
-    Only the columns case, modality and series_uid are looked at; an empty modality, or ``-``, sets
-    a series aside, and an empty case leaves it where it was.
+    Only the columns case, modality and series_uid are looked at; modality ``-`` sets a series
+    aside, and an empty case leaves it where it was.
 
     Raises:
-        DataError: The file cannot be read, or a modality is not known.
+        DataError: The file cannot be read; or a modality is not known, a case's name is not fit
+            for a file's, or a series is named twice.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             start = file.read(4096)
             file.seek(0)
             # spreadsheets of some countries write semicolons
-            rows = list(csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ","))
+            reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
-    if not rows or not {"case", "modality", "series_uid"} <= set(rows[0]):
+    if not rows or not {"case", "modality", "series_uid"} <= set(rows[0][1]):
         raise DataError(
             f"{path}: needed is a table with columns case, modality and series_uid; "
             "mixmfl_predict --write-mapping makes one"
         )
-    mapping = {}
-    for number, row in enumerate(rows, start=2):
-        told = (row["modality"] or "").strip()
-        modality = "" if told in ("", "-") else modalities.find(told)
+    mapping: dict[str, Given] = {}
+    for number, row in rows:
+        case, told, uid = ((row[name] or "").strip() for name in ("case", "modality", "series_uid"))
+        place = f"{path}, line {number}"
+        if not (case or told or uid):  # spreadsheets leave such lines behind
+            continue
+        modality = "" if told == "-" else modalities.find(told) if told else None
         if modality is None:
             raise DataError(
-                f"{path}, line {number}: {told!r} is no known modality; known are "
+                f"{place}: {told!r} is no known modality; known are "
                 f"{', '.join(modalities.names)}, and - sets a series aside"
             )
-        mapping[row["series_uid"]] = ((row["case"] or "").strip(), modality)
+        if case.startswith(".") or set(case) & set("/\\") or not case.isprintable():
+            raise DataError(
+                f"{place}: a file cannot be named after case {case!r}; it may not begin with a dot "
+                "nor hold a slash, a backslash or a control character"
+            )
+        if uid in mapping:
+            raise DataError(f"{place}: series_uid {uid!r} is given before, in {mapping[uid].place}")
+        mapping[uid] = Given(case, modality, place)
     return mapping
 
 

@@ -60,10 +60,9 @@ class Fit:
         if self.coverage < LEAST_COVERAGE:
             return f"it covers {self.coverage:.0%} of the head"
         told = f"mutual information {self.similarity:.3f}"
-        better = max(CLEARLY_BETTER * self.similarity, ABOVE_CHANCE * self.chance)
-        if self.mirrored > max(better, self.nearby):
+        if self.is_mirrored:
             return f"it fits better mirrored left to right ({told}, mirrored {self.mirrored:.3f})"
-        if self.nearby > better:
+        if self.nearby > self._clearly_better:
             return (
                 f"it fits better {NEARBY_MM:g} mm away ({told}, displaced {self.nearby:.3f}); "
                 "the patient moved, or a header is wrong"
@@ -71,6 +70,16 @@ class Fit:
         if self.similarity < ABOVE_CHANCE * self.chance:
             return f"its {told} is near that of chance ({self.chance:.3f})"
         return None
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Say whether the image fits clearly better mirrored left to right."""
+        return self.mirrored > max(self._clearly_better, self.nearby)
+
+    @property
+    def _clearly_better(self) -> float:
+        """Return the mutual information from which another place is better than this one."""
+        return max(CLEARLY_BETTER * self.similarity, ABOVE_CHANCE * self.chance)
 
 
 @dataclass(frozen=True)
@@ -162,9 +171,8 @@ def fit(
         return found
 
     here = _resample(whole, coarse, moved)
-    mirror = _left_right_axis(coarse)
-    steps = [round(mm / COARSE_MM) for mm in MIRRORED_MM]
-    turned = [np.roll(np.flip(here, mirror), step, mirror) for step in steps]
+    axis = _left_right_axis(coarse)
+    turned = [np.roll(mirror(here, coarse), round(mm / COARSE_MM), axis) for mm in MIRRORED_MM]
     return Fit(
         coverage,
         _similarity(fixed, here),
@@ -253,6 +261,11 @@ def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -
     shift = float(np.linalg.norm((matrix @ middle - middle)[:3]))
     angle = math.degrees(math.acos(min(max((np.trace(rotation) - 1) / 2, -1.0), 1.0)))
     return Rigid(matrix, shift, angle)
+
+
+def mirror(image: Array, grid: Grid) -> Array:
+    """Return an image ``(Z, Y, X)`` with left and right exchanged, on the same grid."""
+    return np.ascontiguousarray(np.flip(image, _left_right_axis(grid)))
 
 
 @contextmanager

@@ -97,6 +97,9 @@ class InMemory:
     voxels: Array
     affine: Array
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def name(self) -> str:
         """Return what messages call it."""

@@ -13,7 +13,7 @@ import torch
 
 from mixmfl import __version__
 from mixmfl.cases import Case, Placing, load_case
-from mixmfl.errors import DataError, MixmflError, ModelError
+from mixmfl.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.expected import SubsetDice
 from mixmfl.files import replacing, sha256
 from mixmfl.image import InMemory, Source, from_canonical
@@ -192,7 +192,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             f"({header.get('mixmfl_version', 'not told')})"
         )
     try:
-        plans = Plans.from_json(header["plans"], str(path))
+        plans = Plans.from_json(header["plans"], "plans")
         network = build_network(plans, header["configuration"], seed=0)
         weights = {
             name.removeprefix("network."): tensor
@@ -210,6 +210,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         # files written before it was measured do not have it
         expected = tuple(SubsetDice.from_json(each) for each in header.get("expected", ()))
         memory = memory_to(memory_from_state(tensors), device)
+    except PlansError as error:
+        raise ModelError(
+            f"{path}: was written by mixmfl {header.get('mixmfl_version', 'of unknown version')}, "
+            f"and mixmfl {__version__} cannot read its plans ({error}); export the run again with "
+            "mixmfl_export, or install the version that wrote it"
+        ) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     network = network.to(device).eval()

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl import __version__
-from mixmfl.cases import Case, Placing, Refused, load_case, voxels_of
+from mixmfl.cases import Case, Placing, Refused, load_case, plural, voxels_of
 from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 LARGE_BYTES = 1 << 30  # of images in single precision: such a case is read when nothing else runs
+_EDITED = (
+    "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
+    "was edited"
+)
 LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond what the slowest needs
 
 
@@ -144,7 +148,7 @@ def predict_folder(
 
     jobs = []
     for item in refused:
-        yield run.note(Outcome(item.name, "failed", item.reason))
+        yield run.note(run.failed(item.name, item.reason))
     for case in cases:
         wanted = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
         absent = tuple(name for name in known if name not in wanted)
@@ -160,7 +164,7 @@ def predict_folder(
             _check_expected(job.expected, least_dice)
             kept = run.kept(job, overwrite)
         except Exception as error:  # whatever it is, it costs this case alone
-            yield run.note(run.failed(job, reason_of(error)))
+            yield run.note(run.job_failed(job, reason_of(error)))
             continue
         if kept is not None:
             yield run.note(kept)
@@ -185,7 +189,7 @@ def _overlapped(
         try:
             return run.note(behind.answer(future))
         except Exception as error:  # whatever it is, it costs this case alone
-            return run.note(run.failed(job, reason_of(error), time.monotonic() - began))
+            return run.note(run.job_failed(job, reason_of(error), time.monotonic() - began))
 
     if jobs:
         ahead.ask(jobs[0].case)
@@ -206,7 +210,7 @@ def _overlapped(
                 failure = reason_of(error)
         del read
         if failure:
-            yield run.note(run.failed(job, failure, time.monotonic() - began))
+            yield run.note(run.job_failed(job, failure, time.monotonic() - began))
         while writing and (len(writing) > 1 or writing[0][2].done()):
             yield written()
     while writing:
@@ -244,13 +248,13 @@ class _Run:
         self.extras = extras
         self._unwritten: OSError | None = None
 
-    def mask_of(self, case: Case) -> Path:
+    def mask_of(self, name: str) -> Path:
         """Return where a case's mask belongs."""
-        return self.out / f"{case.name}.nii.gz"
+        return self.out / f"{name}.nii.gz"
 
     def wanted_files(self, case: Case) -> tuple[str, ...]:
         """Return the files that are asked for of a case, relative to the folder."""
-        files = [self.mask_of(case).name]
+        files = [self.mask_of(case.name).name]
         if self.extras.report:
             files += case_files(case.name)
         if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
@@ -259,13 +263,18 @@ class _Run:
 
     def kept(self, job: _Job, overwrite: bool) -> Outcome | None:
         """Return the outcome where nothing is to be done for a case; None where something is."""
-        mask, before = self.mask_of(job.case), self.records[job.case.name]
+        mask, before = self.mask_of(job.case.name), self.records[job.case.name]
         if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
             return None
+        if before is not None:  # whether that warning still holds is seen now
+            warnings = tuple(each for each in before.warnings if each != _EDITED)
+            before = dataclasses.replace(before, warnings=warnings)
         if before is None or not self.records.owns(job.case.name, mask):
             reason = f"{mask.name} is there and is not as we wrote it; --overwrite replaces it"
-            return Outcome(
-                job.case.name, "kept", reason, mask_sha256=before.mask_sha256 if before else ""
+            if before is None or not before.mask_sha256:
+                return Outcome(job.case.name, "kept", reason)
+            return dataclasses.replace(
+                before, status="kept", reason=reason, warnings=(*before.warnings, _EDITED)
             )
         for file in self.wanted_files(job.case)[1:]:  # the mask's digest told of it
             if not overwrite and (self.out / file).exists() and file not in before.files:
@@ -321,12 +330,12 @@ class _Run:
         began: float,
     ) -> Outcome:
         grid, canonical, shown = seen
-        mask = self.mask_of(case)
+        mask = self.mask_of(case.name)
         values = from_canonical(self.labels.to_values(indices), grid)
         with replacing(mask) as temporary:
             write_labels(temporary, values, grid)
             digest = sha256(temporary)
-            self.records.claim(case.name, digest)
+            self.records.claim(case.name, digest, self.wanted_files(case))
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
@@ -347,22 +356,26 @@ class _Run:
             files=tuple(files),
         )
 
-    def failed(self, job: _Job, reason: str, seconds: float = 0.0) -> Outcome:
-        """Return the outcome of a case that failed."""
-        before = self.records[job.case.name]
-        warnings = []
-        if self.mask_of(job.case).exists():
-            warnings.append(f"{self.mask_of(job.case).name} is of an earlier run")
+    def failed(self, name: str, reason: str) -> Outcome:
+        """Return the outcome of a case that failed; what an earlier run wrote for it stays ours."""
+        mask, before = self.mask_of(name), self.records[name]
         return Outcome(
-            job.case.name,
+            name,
             "failed",
             reason,
+            warnings=(f"{mask.name} is of an earlier run",) if mask.exists() else (),
+            mask_sha256=before.mask_sha256 if before else "",
+            files=before.files if before else (),
+        )
+
+    def job_failed(self, job: _Job, reason: str, seconds: float = 0.0) -> Outcome:
+        """Return the same of a case whose modalities are known."""
+        return dataclasses.replace(
+            self.failed(job.case.name, reason),
             used=tuple(job.case.images),
             absent=job.absent,
             expected=job.expected.dice,
-            warnings=tuple(warnings),
             seconds=seconds,
-            mask_sha256=before.mask_sha256 if before else "",
         )
 
     def note(self, outcome: Outcome) -> Outcome:
@@ -444,5 +457,5 @@ def _check_expected(expected: SubsetDice, least_dice: float) -> None:
     if expected.mean < least_dice:
         raise DataError(
             f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {told} "
-            f"(mean over labels, {expected.cases} validation cases)"
+            f"(mean over labels, {plural(expected.cases, 'validation case')})"
         )

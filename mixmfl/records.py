@@ -117,10 +117,18 @@ class Records:
         before = self[name]
         return bool(before and before.mask_sha256 and before.mask_sha256 == sha256(mask))
 
-    def claim(self, name: str, digest: str) -> None:
-        """Note, before a mask is put in its place, that it will be ours."""
+    def claim(self, name: str, digest: str, files: Sequence[str]) -> None:
+        """Note, before a mask is put in its place, that it and its files will be ours."""
         before = self[name] or Outcome(name, "failed", "was interrupted")
-        self.add(dataclasses.replace(before, mask_sha256=digest, settings={}, inputs={}))
+        self.add(
+            dataclasses.replace(
+                before,
+                mask_sha256=digest,
+                settings={},
+                inputs={},
+                files=tuple(dict.fromkeys((*before.files, *files))),
+            )
+        )
 
     def add(self, outcome: Outcome, labels: Sequence[str] = ()) -> None:
         """Note an outcome, and write the tables anew.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mixmfl.cases import plural
 from mixmfl.files import replacing, write_text
 from mixmfl.image import Grid
 from mixmfl.labels import Labels
@@ -85,7 +86,7 @@ def write_report(
     failed = [each for each in outcomes if each.status == "failed"]
     shown = [each for each in outcomes if each.status != "failed"]
     used = ", ".join(f"{name} (sha256 {digest[:12]}…)" for digest, name in models.items())
-    counted = f"{len(shown)} cases with a mask, {len(failed)} without. Model: {used}."
+    counted = f"{plural(len(shown), 'case')} with a mask, {len(failed)} without. Model: {used}."
     sections = []
     if failed:
         rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
@@ -111,7 +112,7 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
         lines.append(f"On the grid of {outcome.reference}.")
     cases = max((count for _, count in outcome.expected.values()), default=0)
     if cases:
-        lines.append(f"Expected Dice from {cases} validation cases.")
+        lines.append(f"Expected Dice from {plural(cases, 'validation case')}.")
     numbers = {
         name: (outcome.volumes_ml[name], outcome.expected.get(name, (math.nan, 0))[0])
         for name in names

@@ -285,11 +285,12 @@ def test_modalities_are_asked_for_in_any_words_that_files_may_use(
     assert "n0: done from t1, t2, without flair" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", [".", "masks", "n0/masks"])
 def test_masks_are_not_put_among_the_cases_where_they_would_pass_for_references(
-    model: Path, federation: Path, command: Command, capsys: Said
+    model: Path, federation: Path, command: Command, capsys: Said, place: str
 ) -> None:
     cases = federation / "north"
     before = sorted(cases.rglob("*"))
-    assert command("mixmfl_predict", "-i", cases, "-o", cases, "-m", model) == 2
-    assert "masks need a folder of their own" in refused(capsys, "mixmfl_predict")
+    assert command("mixmfl_predict", "-i", cases, "-o", cases / place, "-m", model) == 2
+    assert "the next run would take masks for cases" in refused(capsys, "mixmfl_predict")
     assert sorted(cases.rglob("*")) == before

@@ -17,6 +17,7 @@ from small import MODALITIES, small_case, small_plans
 
 from mixmfl.cases import load_case
 from mixmfl.dicom import (
+    Given,
     Header,
     Series,
     find_all,
@@ -92,9 +93,7 @@ def volume(seed: int = 0) -> np.ndarray:
     return image.round().astype(np.int16)
 
 
-def taken(
-    folder: Path, mapping: Mapping[str, tuple[str, str]] | None = None
-) -> dict[str, set[str]]:
+def taken(folder: Path, mapping: Mapping[str, Given] | None = None) -> dict[str, set[str]]:
     return {case.name: set(case.images) for case in find_dicom(folder, KNOWN, mapping).cases}
 
 
@@ -300,6 +299,12 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
     assert "the mapping gives t1 to 2 series" in found.refused[0].reason
     for content, message in (
         (f"{text}a;t7;{one}\n", "line 2: 't7' is no known modality"),
+        (f"{text}\na;t1;{one}\na;;{two}\n", "line 4: '' is no known modality"),
+        (f"{text}a;t1;{one}\na;t2;{one}\n", "line 3: series_uid .* is given before, in .* line 2"),
+        (f"{text}../../evil;t1;{one}\n", r"line 2: a file cannot be named after case '../../evil'"),
+        (f"{text}..;t1;{one}\n", "line 2: a file cannot be named after case"),
+        (f"{text}a\\b;t1;{one}\n", "line 2: a file cannot be named after case"),
+        (f"{text}a\0b;t1;{one}\n", "line 2: a file cannot be named after case|as a table"),
         ("a,b\n1,2\n", "needed is a table with columns"),
         ("", "needed is a table"),
     ):
@@ -308,6 +313,22 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
             read_mapping(edited, KNOWN)
     with pytest.raises(DataError, match="cannot be read as a table"):
         read_mapping(tmp_path / "nowhere.csv", KNOWN)
+    edited.write_text(f"{text};t1;{one}\n;;\n;t2;{two}9\n")  # an empty line, and a slip
+    with pytest.raises(DataError, match=rf"mapping.csv, line 4: no series of .* '{two}9'"):
+        find_dicom(folder, KNOWN, read_mapping(edited, KNOWN))
+
+
+def test_a_mapping_writes_nothing_outside_the_folder_of_the_masks(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid = write_series(tmp_path / "cases" / "a", volume(), SeriesDescription="T1")
+    table = tmp_path / "mapping.csv"
+    table.write_text(f"case,modality,series_uid\n../evil,t1,{uid}\n")
+    before = sorted(tmp_path.rglob("*"))
+    asked = ["-i", tmp_path / "cases", "-o", tmp_path / "masks", "-m", model, "--mapping", table]
+    assert command("mixmfl_predict", *asked) == 2
+    assert "line 2: a file cannot be named after case '../evil'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: Path) -> None:
@@ -320,6 +341,15 @@ def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: 
     assert [case.name for case in found.cases] == ["a", "c"]
     assert [item.name for item in found.refused] == ["b"]
     assert len(rows) == 2
+    write_image(tmp_path / "a" / "a.nii.gz", volume().astype(np.float32), GRID)  # a mask, maybe
+    write_series(tmp_path / "d", volume(), study="1.3", SeriesDescription="localizer")
+    write_image(tmp_path / "d" / "d.nii.gz", volume().astype(np.float32), GRID)
+    found, _ = find_all(tmp_path, KNOWN)
+    assert [case.name for case in found.cases] == ["a", "c"]
+    assert found.cases[0].notes[-1].startswith("set aside: no known modality, only a/a.nii.gz")
+    assert [item.name for item in found.refused] == ["b", "d"]  # each once, with all reasons
+    assert "only d/d.nii.gz" in found.refused[1].reason
+    assert "no series of a known modality" in found.refused[1].reason
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +375,10 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert command("mixmfl_predict", "-i", dicom, "--write-mapping", table) == 2
     asked = ["-i", dicom, "-m", model, "--mapping", table]
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
-    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in said
+    assert "recognised 2 DICOM series, set aside 0\n" in said
+    assert "1 mask in" in said
     assert command("mixmfl_predict", "-i", nifti, "-m", model, "-o", tmp_path / "b") == 0
     (one, grid), (other, there) = (read_labels(tmp_path / x / "p.nii.gz") for x in "ab")
     assert difference(grid, there) is None
@@ -354,6 +387,29 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
     assert "p: made before by the same model" in capsys.readouterr().out
     assert "Doe" not in (tmp_path / "a" / "cases.json").read_text()
+
+
+def test_no_output_names_the_patient_of_a_case_that_is_refused(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases, out, log = tmp_path / "cases", tmp_path / "masks", tmp_path / "run.log"
+    far = Grid(SHAPE, GRID.spacing, (500.0, 4.0, 7.0), OBLIQUE)
+    for number, (word, grid) in enumerate((("t1_mprage", GRID), ("t2 tra", far))):
+        tags: dict[str, Any] = {"SeriesDescription": word, "SeriesNumber": number}
+        write_series(
+            cases / "p" / str(number), volume(number), grid, patient="Muster^Erika", **tags
+        )
+    asked = ["-i", cases, "-m", model, "-o", out, "--log", log, "--dicom-seg"]
+    assert command("mixmfl_predict", *asked) == 1
+    said = capsys.readouterr()
+    assert "covers 0% of the head (series 1 't2 tra', series 0 't1_mprage')" in said.err
+    written = [file for file in (log, *out.rglob("*")) if file.is_file()]
+    assert {"run.log", "cases.csv", "cases.json", "report.html"} <= {f.name for f in written}
+    for text in (said.out, said.err, *(file.read_text() for file in written)):
+        assert "Muster" not in text
+        assert "IM0000" not in text  # nor lists all its files
+    (case,) = find_dicom(cases, KNOWN).cases
+    assert "Muster" not in repr(case)
 
 
 # --- masks as DICOM Segmentation
@@ -472,7 +528,7 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     assert "a: a.dcm is there and is not ours" in capsys.readouterr().out
     (out / "a.dcm").unlink()
     assert command("mixmfl_predict", *asked, "--dicom-seg") == 0
-    assert "1 masks in" in capsys.readouterr().out  # b had nothing to be done
+    assert "1 mask in" in capsys.readouterr().out  # b had nothing to be done
     assert pydicom.dcmread(out / "a.dcm").Modality == "SEG"
     assert not (out / "b.dcm").exists()
     monkeypatch.setattr("mixmfl.dicom_seg.find_spec", lambda name: None)

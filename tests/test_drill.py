@@ -326,6 +326,13 @@ def newer(file: Path) -> None:
     file.write_bytes(tensors.pack(held, {**header, "format": "mixmfl model 99"}))
 
 
+def older(file: Path) -> None:
+    """Write it as a version did whose plans had no ``recall``."""
+    held, header = tensors.read(file)
+    del header["plans"]["network"]["recall"]
+    file.write_bytes(tensors.pack(held, {**header, "mixmfl_version": "0.0.7"}))
+
+
 def pickled(file: Path) -> None:
     import torch
 
@@ -344,6 +351,8 @@ def someone_elses(file: Path) -> None:
     [
         (cut, "cannot be read as a model"),
         (newer, "format 'mixmfl model 99' was found, 'mixmfl model 1' is needed"),
+        (older, "was written by mixmfl 0.0.7, and mixmfl"),
+        (older, "missing fields ['recall']); export the run again with mixmfl_export"),
         (pickled, "cannot be read as a model"),
         (someone_elses, "it was not written by mixmfl"),
         (lambda file: file.write_bytes(b""), "cannot be read as a model"),
@@ -379,7 +388,7 @@ SLOWLY = """
 import signal, sys, time
 from importlib.metadata import entry_points
 from mixmfl import predict
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a shell began with &
 quick = predict.segment
 predict.segment = lambda *arguments: time.sleep(2) or quick(*arguments)
 (found,) = entry_points(group="console_scripts", name="mixmfl_predict")
@@ -387,10 +396,13 @@ sys.exit(found.load()(sys.argv[1:]))
 """
 
 
-def test_ctrl_c_says_how_to_go_on_and_leaves_whole_files(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_end_says_how_to_go_on_and_leaves_whole_files(
+    model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     cases, out = tmp_path / "cases", tmp_path / "masks"
-    for number in range(9):
-        good(cases / f"p{number}")
+    for case in range(9):
+        good(cases / f"p{case}")
     argv = ["-i", str(cases), "-o", str(out), "-m", str(model)]
     running = subprocess.Popen(
         [sys.executable, "-c", SLOWLY, *argv],
@@ -404,13 +416,18 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_whole_files(model: Path, tmp_path: 
         for line in running.stdout:
             if line.startswith("p0: done"):
                 break
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all its processes
+        if number == signal.SIGINT:
+            os.killpg(running.pid, number)  # as a terminal does: to all its processes
+        else:
+            running.terminate()
         _, err = running.communicate(timeout=100)
     finally:
         watch.cancel()
         running.kill()
     assert running.returncode == 130
-    assert "interrupted; what is done is kept and whole: run the same command again" in err
+    assert (
+        "interrupted; what is done is kept and whole: run the same command again to go on\n" in err
+    )
     assert "Traceback" not in err
     masks = list(out.glob("*.nii.gz"))
     assert masks

@@ -12,7 +12,17 @@ from scipy import ndimage
 
 from mixmfl.cases import Case, Placing, load_case
 from mixmfl.errors import DataError
-from mixmfl.grids import STILL, Fit, Rigid, finest, fit, mutual_information, register, resample
+from mixmfl.grids import (
+    STILL,
+    Fit,
+    Rigid,
+    finest,
+    fit,
+    mirror,
+    mutual_information,
+    register,
+    resample,
+)
 from mixmfl.image import Grid, difference, write_image, write_labels
 from mixmfl.labels import Labels
 
@@ -38,7 +48,7 @@ ONE, OTHER = make_head()
 def turn(degrees: float, *shift: float) -> Rigid:
     angle, matrix = math.radians(degrees), np.eye(4)
     matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-    matrix[:3, 3] = shift
+    matrix[:3, 3] = shift or (0, 0, 0)
     return Rigid(matrix, 0, 0)
 
 
@@ -164,7 +174,8 @@ def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
     with pytest.raises(DataError, match=r"case 'p': t2 does not lie on t1: .* --register"):
         load_case(Case("p", files))
     loaded = load_case(Case("p", files), None, Placing(register=True))
-    (note,) = loaded.notes
+    (note,), (warning,) = loaded.notes, loaded.warnings
+    assert warning == f"{note}; look at both"
     assert note.startswith("t2 was registered to t1 (shift 1")
     assert "before and" in note
     inside = (ONE != 0) & (loaded.images["t2"] != 0)
@@ -178,11 +189,41 @@ def test_registration_gives_the_same_twice() -> None:
     assert np.array_equal(one.matrix, other.matrix)
 
 
-def test_what_registration_does_not_mend_stays_refused(tmp_path: Path) -> None:
-    mirrored = np.ascontiguousarray(OTHER[:, :, ::-1])
-    files = {"t1": write(tmp_path, "t1", ONE, GRID), "t2": write(tmp_path, "t2", mirrored, GRID)}
-    with pytest.raises(DataError, match=r"better mirrored left to right .* did not mend it"):
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_mirrored_image_is_refused_whether_registration_is_asked_for_or_not(
+    tmp_path: Path, asked: bool
+) -> None:
+    files = {
+        "t1": write(tmp_path, "t1", ONE, GRID),
+        "t2": write(tmp_path, "t2", mirror(OTHER, GRID), GRID),
+    }
+    with pytest.raises(DataError, match="better mirrored left to right") as refused:
+        load_case(Case("p", files), None, Placing(register=asked))
+    assert "Convert it again from its source" in str(refused.value)
+    assert "--register" not in str(refused.value)
+
+
+def symmetric_head() -> tuple[np.ndarray, np.ndarray]:
+    """Return two sequences of a head whose halves are alike, and that is turned in its grid."""
+    field = 2 * ONE + 2 * mirror(ONE, GRID)
+    field[ONE != 0] += ONE[ONE != 0]
+    field = np.where(ONE != 0, field - field[ONE != 0].mean(), 0) / field[ONE != 0].std()
+    one = np.where(ONE != 0, 5 + field, 0)
+    other = np.where(ONE != 0, 9 - np.abs(field) + 0.3 * field, 0)
+    return resample(one, GRID, GRID, turn(10)), resample(other, GRID, GRID, turn(10))
+
+
+def test_a_mirrored_image_of_a_moved_patient_is_not_registered(tmp_path: Path) -> None:
+    one, other = symmetric_head()
+    moved = resample(mirror(other, GRID), GRID, GRID, turn(8, 20, 0, 8))
+    files = {"t1": write(tmp_path, "t1", one, GRID), "t2": write(tmp_path, "t2", moved, GRID)}
+    with pytest.raises(DataError, match=r"registered it fits better mirrored left to right"):
         load_case(Case("p", files), None, Placing(register=True))
+    moved = resample(other, GRID, GRID, turn(8, 20, 0, 8))
+    files["t2"] = write(tmp_path, "t2", moved, GRID)
+    loaded = load_case(Case("p", files), None, Placing(register=True))
+    inside = (one != 0) & (loaded.images["t2"] != 0)
+    assert np.corrcoef(loaded.images["t2"][inside], other[inside])[0, 1] > 0.7
 
 
 def test_no_overlap_at_all_is_refused_by_registration_too(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -116,11 +117,58 @@ def test_a_mask_that_a_user_corrected_is_left_alone(
     assert mask.read_bytes() != corrected
 
 
+def test_the_row_of_a_corrected_mask_keeps_what_is_known_and_warns_of_what_is_old(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    before = predicted(model, cases, out, report=True)["a"]
+    mask = out / "a.nii.gz"
+    written = mask.read_bytes()
+    mask.write_bytes(written + b"corrected by hand")
+    for _ in range(2):  # the warning is there once, however often it is run
+        came = predicted(model, cases, out, report=True)["a"]
+        assert (came.status, came.used) == ("kept", ("t1", "t2"))
+        assert came.volumes_ml == before.volumes_ml
+        assert len(came.warnings) == len(before.warnings) + 1
+        assert "are of the mask before it was edited" in came.warnings[-1]
+    assert "of the mask before it was edited" in (out / "report.html").read_text()
+    mask.write_bytes(written)
+    came = predicted(model, cases, out, report=True)["a"]
+    assert came.reason.startswith("made before by the same model")
+    assert came.warnings == before.warnings
+
+
+def damaged(cases: Path) -> None:
+    (cases / "a" / "t2.nii.gz").write_bytes(b"damaged")
+
+
+def twice(cases: Path) -> None:
+    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "T2w.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "asked"), [(damaged, {}), (twice, {}), (lambda _: None, {"least_dice": 0.99})]
+)
+def test_what_was_written_stays_ours_although_the_case_failed_since(
+    model: Model, cases: Path, tmp_path: Path, spoil: Callable[[Path], object], asked: Any
+) -> None:
+    out, good = tmp_path / "masks", tmp_path / "good"
+    shutil.copytree(cases, good)
+    predicted(model, cases, out, report=True)
+    spoil(cases)
+    failed = predicted(model, cases, out, report=True, **asked)["a"]
+    assert failed.status == "failed"
+    assert failed.warnings == ("a.nii.gz is of an earlier run",)
+    mended = predicted(model, good, out, report=True)["a"]
+    assert (mended.status, mended.reason) == ("done", "")
+    assert predicted(model, good, out, report=True)["a"].status == "kept"
+
+
 def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
     model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "masks"
-    run = predict_folder([model], find_cases(cases).cases, (), out)
+    run = predict_folder([model], find_cases(cases).cases, (), out, report=True)
 
     def killed(self: object, outcome: Outcome) -> Outcome:
         raise KeyboardInterrupt
@@ -131,7 +179,8 @@ def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
             list(run)
     assert (out / "a.nii.gz").is_file()
     assert not list(out.glob(".writing-*"))
-    assert statuses(predicted(model, cases, out)) == {"a": "done", "b": "done", "c": "done"}
+    came = predicted(model, cases, out, report=True)
+    assert statuses(came) == {"a": "done", "b": "done", "c": "done"}
 
 
 def test_a_full_disk_costs_the_case_that_it_met(
@@ -218,11 +267,12 @@ def test_less_than_the_least_expected_dice_is_refused(
 
 def test_quiet_prints_trouble_only_and_the_log_has_it_all(
     model_file: Path, cases: Path, tmp_path: Path, command: Command,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     write_case(cases / "d", ("pd",))
     log = tmp_path / "run.log"
     asked = ["-i", cases, "-o", tmp_path / "masks", "-m", model_file, "--quiet", "--log", log]
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
     assert command("mixmfl_predict", *asked) == 1
     said = capsys.readouterr()
     assert said.out == ""
