@@ -348,8 +348,12 @@ def test_a_site_whose_client_dies_connects_again_and_ends_with_its_command(
     running: Loopback,
 ) -> None:
     def clients() -> list[psutil.Process]:
-        family = psutil.Process(running.sites["west"].pid).children(recursive=True)
-        return [p for p in family if any("client_train" in word for word in p.cmdline())]
+        found = []
+        for process in psutil.Process(running.sites["west"].pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may just have ended
+                if any("client_train" in word for word in process.cmdline()):
+                    found.append(process)
+        return found
 
     until(clients, "its client runs")
     (first,) = clients()
