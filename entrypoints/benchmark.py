@@ -83,8 +83,7 @@ def _work(options: argparse.Namespace) -> int:
     processes = options.processes
     if processes is None:
         processes = 1 if device.type == "cuda" else cli.cores()
-    if processes < 1:
-        raise MixmflError(f"-n {processes}: at least 1 process is needed")
+    cli.check_processes(processes)
     workers = cli.workers(options.workers, device)
     asked = benchmark.open_benchmark(
         options.input, options.out, options.configuration, options.size, str(device), workers

@@ -61,13 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="which to preprocess (default: both)",
     )
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
-    made.add_argument(
-        "-n",
-        "--processes",
-        type=int,
-        default=min(8, cli.cores()),
-        help="to work with (default: one per core, at most 8)",
-    )
+    cli.add_processes(made)
     cli.add_placing(made)
     cli.add_alias(made)
     return cli.run(made, argv, _work)
@@ -78,8 +72,7 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(
             "give one of -i FEDERATION, --merge with the sites' fingerprints, or --kit"
         )
-    if options.processes < 1:
-        raise MixmflError(f"-n {options.processes}: at least 1 process is needed")
+    cli.check_processes(options.processes)
     if options.kit:
         return _over_network(options)
     return _merge(options) if options.merge else _process(options)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixmfl import cli
-from mixmfl.errors import MixmflError
 
 DESCRIPTION = """\
 Join the federation that KIT is for, and answer the coordinator until Ctrl-C: statistics for a
@@ -27,13 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
-    made.add_argument(
-        "-n",
-        "--processes",
-        type=int,
-        default=min(8, cli.cores()),
-        help="to preprocess with (default: one per core, at most 8)",
-    )
+    cli.add_processes(made)
     made.add_argument(
         "--dry-run", action="store_true", help="say what would leave, with sizes; nothing does"
     )
@@ -50,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    if options.processes < 1:
-        raise MixmflError(f"-n {options.processes}: at least 1 process is needed")
+    cli.check_processes(options.processes)
     from mixmfl.cases import describe
     from mixmfl.hospital import House, departures_from
     from mixmfl.outgoing import NETWORK_MINIMUM, departure_table

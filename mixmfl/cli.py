@@ -132,6 +132,28 @@ def devices(named: str) -> "list[torch.device]":
     return [device(name.strip()) for name in named.split(",")]
 
 
+def add_processes(made: argparse.ArgumentParser) -> None:
+    """Add ``--processes``, for commands that preprocess."""
+    made.add_argument(
+        "-n",
+        "--processes",
+        type=int,
+        default=min(8, cores()),
+        help="to preprocess with (default: one per core, at most 8)",
+    )
+
+
+def check_processes(number: int) -> int:
+    """Return a number of processes.
+
+    Raises:
+        MixmflError: It is below 1.
+    """
+    if number < 1:
+        raise MixmflError(f"-n {number}: at least 1 process is needed")
+    return number
+
+
 def add_workers(made: argparse.ArgumentParser) -> None:
     """Add ``--workers``, for commands that train."""
     made.add_argument(
