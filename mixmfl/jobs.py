@@ -20,6 +20,21 @@ def no_report(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
+def fresh_processes() -> Any:
+    """Return a way to start processes that hold none of this one's threads and locks.
+
+    Not by fork, the default on Linux: a forked process can hang in threads that torch left behind.
+    Where there is a fork server, it imports the large libraries once, for that takes seconds. Not
+    our own modules: it looks in the current folder first, and a checkout has a ``mixmfl`` of its
+    own, which is not the one installed.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "SimpleITK", "nnunetv2.utilities.plans_handling"])
+    return context
+
+
 class Workers:
     """Processes that outlive a list of jobs, for starting them takes seconds; a context manager.
 

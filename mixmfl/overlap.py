@@ -7,7 +7,6 @@ the one job that it had.
 import contextlib
 import errno
 import logging
-import multiprocessing
 import pickle
 import signal
 import threading
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from mixmfl.errors import MixmflError
+from mixmfl.jobs import fresh_processes
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +120,7 @@ class Ahead:
 
     def _start(self) -> None:
         self._stop()
-        # not fork: a forked process can hang in the threads that torch left behind
-        methods = multiprocessing.get_all_start_methods()
-        method = "forkserver" if "forkserver" in methods else "spawn"
-        context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            # importing takes seconds; so it is done only once
-            context.set_forkserver_preload([self.function.__module__, "mixmfl.sampling"])
+        context = fresh_processes()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve, args=(theirs, self.function, self.constant), daemon=True

@@ -12,7 +12,6 @@ Messages are plain (see ``wire``); nothing here knows what carries them.
 import dataclasses
 import logging
 import math
-import multiprocessing
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from mixmfl.door import (
 )
 from mixmfl.errors import AggregationError, MixmflError, QuorumError
 from mixmfl.fingerprint import Fingerprint
+from mixmfl.jobs import fresh_processes
 from mixmfl.memory import (
     Memory,
     Prototypes,
@@ -630,11 +630,6 @@ def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
     """Return the batches, prepared by ``workers`` processes or here: the same either way."""
     if not workers:
         return DataLoader(batches, batch_size=None)
-    # not fork, the default: a forked process can hang in the threads that torch left behind
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["mixmfl.sampling"])  # importing it takes seconds
     return DataLoader(
-        batches, batch_size=None, num_workers=workers, multiprocessing_context=context
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=fresh_processes()
     )
