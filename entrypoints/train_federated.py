@@ -202,11 +202,8 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
     )
     told = len(open_run(out).history) if holds_run(out) else 0
 
-    def report() -> None:
+    def report(run: "Run") -> None:
         nonlocal told
-        if not holds_run(out):
-            return
-        run = open_run(out)
         while told < len(run.history):
             told += 1
             _print_round(run, told)

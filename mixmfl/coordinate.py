@@ -282,9 +282,9 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
     sums = sum_blocks(roster, shared, replies, reveals)
     merged, diagnostics = merge_sums(state, roster, replies, sums, told, run.plans, run.settings)
     lost = {site: absent.get(site, "did not answer") for site in set(told) - set(replies)}
-    for site, reason in sorted({**lost, **diagnostics.rejected}.items()):
-        log.warning("round %d: %s: has no part in it: %s", number + 1, site, reason)
     rejected = {**lost, **diagnostics.rejected}
+    for site, reason in sorted(rejected.items()):
+        log.warning("round %d: %s: has no part in it: %s", number + 1, site, reason)
     return merged, dataclasses.replace(diagnostics, rejected=rejected), steps
 
 

@@ -1,8 +1,7 @@
 """The embedded federation: all sites on one machine, in one process or in one per device."""
 
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,7 +14,8 @@ from mixmfl.coordinate import Answer, Answers, begin, finish, train_rounds
 from mixmfl.dataset import case_names, open_case
 from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError, PrivacyError
-from mixmfl.masked import Secrets, perform_at_site
+from mixmfl.jobs import fresh_processes
+from mixmfl.masked import TRAINING, Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE
 from mixmfl.measure import measure_at_site
 from mixmfl.memory import Memory
@@ -145,32 +145,37 @@ def train_embedded(
     devices = sorted({str(site.device) for site in sites})
     with _desks(devices) as desks:
 
+        def start(site: Site, task: Message) -> tuple[bytes, Done]:
+            received = encode(task)
+            moments = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
+            done = desks[str(site.device)](
+                site,
+                received,
+                run.plans,
+                run.settings,
+                pack(moments, {}),
+                run.registrations[site.name].uniform,
+            )
+            return received, done
+
         def ask(tasks: Mapping[str, Message]) -> Answers:
             asked = [site for site in sites if site.name in tasks]
-            received = {site.name: encode(tasks[site.name]) for site in asked}
-            coming = {
-                site.name: desks[str(site.device)](
-                    site,
-                    received[site.name],
-                    run.plans,
-                    run.settings,
-                    pack(optimizers.get(site.name, {}), {}),
-                    run.registrations[site.name].uniform,
-                )
-                for site in asked
-            }
+            started: Iterable[tuple[bytes, Done]]
+            started = (start(site, tasks[site.name]) for site in asked)
+            if len(devices) > 1:  # side by side; else each is made ready when it is its turn
+                started = list(started)
             came, absent = {}, {}
-            for name, done in coming.items():
+            for site, (received, done) in zip(asked, started, strict=True):
                 try:
                     sent, moments, seconds = done()
-                    reply = decode(sent, most_reply_bytes(received[name]))
+                    reply = decode(sent, most_reply_bytes(received))
                 except (AggregationError, PrivacyError) as error:
-                    absent[name] = str(error)
+                    absent[site.name] = str(error)
                     continue
-                overhear(name, tasks[name], reply)
-                came[name] = Answer(reply, len(sent), len(received[name]), seconds)
+                overhear(site.name, tasks[site.name], reply)
+                came[site.name] = Answer(reply, len(sent), len(received), seconds)
                 if after := unpack(moments)[0]:
-                    optimizers[name] = after
+                    optimizers[site.name] = after
             return Answers(came, absent)
 
         train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
@@ -209,7 +214,7 @@ def _desks(devices: Sequence[str]) -> Iterator[Mapping[str, Callable[..., Done]]
     if len(devices) == 1:
         yield {devices[0]: lambda *task: partial(_do_task, *task)}
         return
-    context = multiprocessing.get_context("spawn")
+    context = fresh_processes()
     with ExitStack() as stack:
         pools = {
             device: stack.enter_context(

@@ -5,6 +5,7 @@ two classes of ours, ``Coordinator`` and ``SiteExecutor``, and carries no code; 
 refuse any other class and any code.
 """
 
+import dataclasses
 import io
 import json
 import math
@@ -56,7 +57,7 @@ from mixmfl.remote import (
     save_orders,
     train_remotely,
 )
-from mixmfl.runs import holds_run, open_run
+from mixmfl.runs import Run, holds_run, open_run
 from mixmfl.wire import Message, decode, encode, most_reply_bytes
 
 COORDINATOR = "coordinator"
@@ -501,7 +502,7 @@ def drive(
     quorum: int,
     deadline: float,
     say: Callable[[str], None],
-    report: Callable[[], None] = lambda: None,
+    report: Callable[[Run], None] = lambda run: None,
 ) -> None:
     """Carry out orders, with a server that runs as long as this function.
 
@@ -514,7 +515,7 @@ def drive(
         quorum: How many must answer for a round to count.
         deadline: Seconds that a site has for a task.
         say: Told what is waited for.
-        report: Called every second while a job runs.
+        report: Called with the run every second while a job of it runs.
 
     Raises:
         MixmflError: It failed, or too few sites answered three times.
@@ -522,22 +523,35 @@ def drive(
     file, sites = orders_file(orders.out), orders.sites
     going_on = holds_run(orders.out)
     save_orders(orders, file)
+    done = 0
+
+    def look() -> Run | None:
+        """Read the run as far as it is, and report it."""
+        nonlocal done
+        if not holds_run(orders.out):
+            return None
+        run = open_run(orders.out)
+        done = len(run.history)
+        report(run)
+        return run
+
+    look()
     with serving(kit) as session:
         say(f"serving at {kit.server}")
         _await(session, sites, quorum if going_on else len(sites), say)
         too_few = 0
         while True:
-            begun = _rounds_done(orders)
+            begun = done
 
             def each_second(begun: int = begun) -> None:
-                report()
-                if _rounds_done(orders) > begun and _has_come_back(orders, connected(session)):
+                run = look()
+                if done > begun and run is not None and _has_come_back(run, connected(session)):
                     _pause_file(file).touch()
 
             here = sorted(connected(session) & set(sites))
             leg = run_job(session, file, here, deadline=deadline, each_second=each_second)
-            report()
-            too_few = 0 if _rounds_done(orders) > begun else too_few
+            look()
+            too_few = 0 if done > begun else too_few
             if leg.status == "done":
                 return
             if leg.status == "failed":
@@ -572,13 +586,8 @@ def _await(session: Session, sites: Sequence[str], enough: int, say: Callable[[s
         time.sleep(1)
 
 
-def _rounds_done(orders: Orders) -> int:
-    return len(open_run(orders.out).history) if holds_run(orders.out) else 0
-
-
-def _has_come_back(orders: Orders, here: set[str]) -> bool:
+def _has_come_back(run: Run, here: set[str]) -> bool:
     """Say whether a site is here that the last round could not reach."""
-    run = open_run(orders.out)
     last = run.history[-1]
     lost = {
         site
@@ -718,7 +727,7 @@ class Coordinator(Controller):
             self.log_exception(fl_ctx, "the job failed")
             named = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
             leg = Leg("failed", f"{named}{error}")
-        write_json(_leg_file(self._orders), {"status": leg.status, "reason": leg.reason})
+        write_json(_leg_file(self._orders), dataclasses.asdict(leg))
 
     def process_result_of_unknown_task(
         self,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixmfl import __version__
+from mixmfl import __version__, cli
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
@@ -19,13 +19,20 @@ from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
 from mixmfl.masked import KINDS as MASKED_KINDS
-from mixmfl.masked import Secrets, perform_at_site
+from mixmfl.masked import TRAINING, Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE
 from mixmfl.measure import measure_at_site
 from mixmfl.memory import State
 from mixmfl.modalities import Modalities
 from mixmfl.model import specialise
-from mixmfl.outgoing import NETWORK_MINIMUM, Departure, Minimum, departures, outgoing
+from mixmfl.outgoing import (
+    NETWORK_MINIMUM,
+    Departure,
+    Minimum,
+    departures,
+    outgoing,
+    outgoing_fingerprint,
+)
 from mixmfl.plan import Plans
 from mixmfl.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
 from mixmfl.privacy import Privacy
@@ -33,6 +40,7 @@ from mixmfl.rounds import (
     RunSettings,
     Site,
     departures_of,
+    outgoing_registration,
     perform,
     personalize_at_site,
     register,
@@ -126,10 +134,8 @@ class House:
         Raises:
             DataError: There is none, or they were preprocessed by other plans.
         """
-        from mixmfl.cli import device
-
         (site,) = open_sites(
-            *(self.work, plans, configuration, fold, seed, device(self.device), self.workers),
+            *(self.work, plans, configuration, fold, seed, cli.device(self.device), self.workers),
             [self.name],
         )
         return dataclasses.replace(site, minimum=self.minimum, privacy=self.privacy)
@@ -203,14 +209,8 @@ class Hospital:
         return sent
 
     def _fingerprint(self, task: Message) -> Message:
-        fingerprint, labels = self._house.fingerprint()
-        record = {
-            "version": __version__,
-            "fingerprint": fingerprint.to_json(),
-            "labels": labels.to_json(),
-        }
         asked = Minimum(*task.record["minimum"])
-        return outgoing(task.kind, record, minimum=self._house.minimum.agreed(asked))
+        return outgoing_fingerprint(*self._house.fingerprint(), self._house.minimum.agreed(asked))
 
     def _preprocess(self, task: Message) -> Message:
         plans = Plans.from_json(task.record["plans"], "the coordinator's plans")
@@ -230,8 +230,7 @@ class Hospital:
         settings = RunSettings(**record["settings"])
         site = self._house.open(plans, settings.configuration, record["fold"], settings.seed)
         self._joined = _Joined(_plain_name(record["run"]), site, plans, settings)
-        registration = dataclasses.asdict(register(site))
-        return outgoing(task.kind, {"version": __version__, "registration": registration})
+        return outgoing_registration(register(site))
 
     def _train(self, task: Message) -> Message:
         joined, before = self._run(), int(task.record["round"])
@@ -240,7 +239,7 @@ class Hospital:
             joined.site,
             joined.plans,
             joined.settings,
-            self._moments_before(before),
+            self._moments_before(before) if task.kind in TRAINING else {},
             self._secrets,
         )
         if not moments:  # a step of a masked round in which nothing is trained
@@ -330,12 +329,7 @@ def departures_from(house: House) -> tuple[list[Departure], str]:
         What is known by now; and a line on what is not, because there is no plan yet.
     """
     fingerprint, labels = house.fingerprint()
-    record = {
-        "version": __version__,
-        "fingerprint": fingerprint.to_json(),
-        "labels": labels.to_json(),
-    }
-    planning = departures(outgoing("fingerprint", record, minimum=house.minimum))
+    planning = departures(outgoing_fingerprint(fingerprint, labels, house.minimum))
     file = house.work / "plans.json"
     if not file.is_file():
         return planning, (

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from mixmfl.cases import Refused
@@ -50,12 +49,7 @@ class Workers:
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -105,8 +99,7 @@ class Workers:
                 yield name, partial(function, *arguments)
             return
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._processes, context, _one_thread_each)
+            self._pool = ProcessPoolExecutor(self._processes, fresh_processes(), _one_thread_each)
         futures = {
             self._pool.submit(function, *arguments): name
             for name, (function, *arguments) in jobs.items()

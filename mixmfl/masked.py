@@ -73,6 +73,9 @@ LOSS = "loss"
 
 KINDS = ("keys", "shares", "masked", "unmask")
 
+TRAINING = ("train", "masked")
+"""Kinds of tasks in which a site takes gradient steps, and needs its optimiser's moments."""
+
 # bits after the point. Weights times updates stay below 2^30 / sites, to 2^-33; a prototype's
 # feature times its voxels below 2^38 / sites, to 2^-25
 _WEIGHT_BITS, _MEMORY_BITS = 32, 24

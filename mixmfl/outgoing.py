@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixmfl import __version__
 from mixmfl.aggregate import block_of
 from mixmfl.fingerprint import Fingerprint, withhold_small_counts
+from mixmfl.labels import Labels
 from mixmfl.memory import State, memory_from_state, memory_to_state, withhold_rare
 from mixmfl.wire import Message
 
@@ -158,6 +160,16 @@ def outgoing(
             withhold_rare(memory, least.cases, least.voxels, class_cases or {}, per_class)
         )
     return Message(kind, said, carried)
+
+
+def outgoing_fingerprint(fingerprint: Fingerprint, labels: Labels, minimum: Minimum) -> Message:
+    """Build what a site tells for planning: its statistics, and what its labels mean."""
+    record = {
+        "version": __version__,
+        "fingerprint": fingerprint.to_json(),
+        "labels": labels.to_json(),
+    }
+    return outgoing("fingerprint", record, minimum=minimum)
 
 
 def departures(message: Message) -> list[Departure]:

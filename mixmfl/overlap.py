@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime  # another class up to Python 3.10
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any
 
 from mixmfl.errors import MixmflError
@@ -68,12 +67,7 @@ class Ahead:
     def __enter__(self) -> "Ahead":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop()
 
     def ask(self, job: Any) -> None:
@@ -204,12 +198,7 @@ class Behind:
     def __enter__(self) -> "Behind":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._jobs is not None and self._thread is not None:
             self._jobs.put(None)
             self._thread.join(min(self.limit, 60))  # what it has begun shall be whole

@@ -130,7 +130,7 @@ class Records:
             )
         )
 
-    def add(self, outcome: Outcome, labels: Sequence[str] = ()) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Note an outcome, and write the tables anew.
 
         Raises:
@@ -138,9 +138,9 @@ class Records:
         """
         with self._lock:
             self._outcomes[outcome.name] = outcome
-            self.write(labels)
+            self.write()
 
-    def write(self, labels: Sequence[str] = ()) -> None:
+    def write(self) -> None:
         """Write the tables, each whole or not at all.
 
         Raises:
@@ -186,9 +186,8 @@ def _read(path: Path) -> dict[str, Outcome]:
 
 def _table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as CSV; lists are joined by +, warnings by a semicolon."""
-    names = list(dict.fromkeys(name for each in outcomes for name in each.volumes_ml))
-    names += [n for each in outcomes for n in each.expected if n not in names]
-    names = list(dict.fromkeys(names))
+    told = [each.volumes_ml for each in outcomes] + [each.expected for each in outcomes]
+    names = list(dict.fromkeys(name for each in told for name in each))
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(

@@ -49,7 +49,7 @@ from mixmfl.network import (
     network_state,
     prototype_sizes,
 )
-from mixmfl.outgoing import Departure, Minimum, departures, outgoing
+from mixmfl.outgoing import Departure, Minimum, departures, outgoing, outgoing_fingerprint
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, sampling_rate, spend
 from mixmfl.sampling import Batches, PoissonBatches
@@ -181,6 +181,12 @@ def register(site: Site, *, uniform: bool = False) -> Registration:
     )
 
 
+def outgoing_registration(told: Registration) -> Message:
+    """Build what a site answers when it joins a run."""
+    record = {"version": __version__, "registration": dataclasses.asdict(told)}
+    return outgoing("join", record)
+
+
 def trained_blocks(task: Message, site: Site) -> dict[str, int]:
     """Return the blocks that a site trains and its weight in each: all, or those that are named.
 
@@ -211,11 +217,6 @@ def departures_of(
         settings: Of the run.
     """
     told, minimum = register(site), agreed_minimum(site, settings)
-    counted = {
-        "version": __version__,
-        "fingerprint": fingerprint.to_json(),
-        "labels": plans.labels.to_json(),
-    }
     blocks = select_blocks(first_state(plans, settings).weights, told.weights)
     if site.privacy is None:
         memory = {
@@ -231,10 +232,9 @@ def departures_of(
     else:
         trained, said = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
     dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
-    registration = {"version": __version__, "registration": dataclasses.asdict(told)}
     sent = [
-        outgoing("fingerprint", counted, minimum=minimum),
-        outgoing("join", registration),
+        outgoing_fingerprint(fingerprint, plans.labels, minimum),
+        outgoing_registration(told),
         outgoing("train", {"round": 0, **said}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
     ]

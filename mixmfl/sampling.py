@@ -33,6 +33,15 @@ class Batch:
     shown: Tensor
     classes: list[Tensor]
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(
+            self.images.to(device),
+            self.present.to(device),
+            self.shown.to(device),
+            [item.to(device) for item in self.classes],
+        )
+
 
 def site_number(site: str) -> int:
     """Return the number that stands for a site in seeds: of its name, not its place in a list."""

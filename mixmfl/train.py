@@ -79,15 +79,8 @@ def train_locally(
         MixmflError: The loss became NaN or infinite.
     """
     settings = plans.training
-    wanted = set(blocks)
-    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=learning_rate, weight_decay=settings.weight_decay
-    )
-    _load_moments(optimizer, parameters, optimizer_state)
-    planned = plans.configuration(configuration)
-    outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
-    compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+    parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
+    compare = _comparison(plans, configuration)
     mixed = device.type == "cuda"
     # the scale is taken up again like the moments: finding it costs steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
@@ -97,18 +90,18 @@ def train_locally(
     memory = memory_to(memory, device)
     seen: dict[tuple[str, int], Prototypes] = {}
     losses: list[Tensor] = []
-    for batch in batches:
+    for prepared in batches:
+        batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.float16, enabled=mixed):
-            loss, encoding = _loss(network, batch, memory, compare, plans, device)
+            loss, encoding = _loss(network, batch, memory, compare, plans)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
-        classes = batch.classes[0].to(device)
-        observed = _observe_batch(network, encoding, classes, plans, memory)
+        observed = _observe_batch(network, encoding, batch.classes[0], plans, memory)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -165,21 +158,14 @@ def train_privately(
     Returns:
         AdamW's moments.
     """
-    wanted = set(blocks)
-    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=learning_rate, weight_decay=plans.training.weight_decay
-    )
-    _load_moments(optimizer, parameters, optimizer_state)
-    planned = plans.configuration(configuration)
-    outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
-    compare = supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+    parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
+    compare = _comparison(plans, configuration)
     network.train()
     memory = memory_to(memory, device)
     for examples in batches:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for example in examples:
-            loss, _ = _loss(network, example, memory, compare, plans, device)
+            loss, _ = _loss(network, example.to(device), memory, compare, plans)
             # a case has no say in the encoder of a modality that it lacks
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             gradients = {
@@ -195,23 +181,44 @@ def train_privately(
     return _save_moments(optimizer, parameters)
 
 
+def _optimizer(
+    network: SegmentationNet,
+    state: Mapping[str, Tensor],
+    plans: Plans,
+    blocks: Iterable[str],
+    learning_rate: float,
+) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
+    """Return the parameters of ``blocks`` by name, and their optimiser as it was left."""
+    wanted = set(blocks)
+    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=learning_rate, weight_decay=plans.training.weight_decay
+    )
+    _load_moments(optimizer, parameters, state)
+    return parameters, optimizer
+
+
+def _comparison(plans: Plans, configuration: str) -> Callable[[Any, Any], Tensor]:
+    """Return the loss of what a network of the plans gives in training."""
+    planned = plans.configuration(configuration)
+    outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
+    return supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+
+
 def _loss(
     network: SegmentationNet,
     batch: Batch,
     memory: Memory,
     compare: Callable[[Any, Any], Tensor],
     plans: Plans,
-    device: torch.device,
 ) -> tuple[Tensor, Encoding]:
-    """Return a batch's loss, and how it was encoded."""
-    settings = plans.training
-    images, present = batch.images.to(device), batch.present.to(device)
-    classes = [item.to(device) for item in batch.classes]
-    encoding = network.encode(images, present)
-    targets = loss_targets(classes, plans.labels)
+    """Return a batch's loss, and how it was encoded; all on one device."""
+    settings, present = plans.training, batch.present
+    encoding = network.encode(batch.images, present)
+    targets = loss_targets(batch.classes, plans.labels)
     loss = compare(network.decode(encoding, memory), targets)
-    if not torch.equal(batch.shown, batch.present):
-        hiding = network.decode(encoding.showing(batch.shown.to(device)), memory)
+    if not torch.equal(batch.shown, present):
+        hiding = network.decode(encoding.showing(batch.shown), memory)
         loss = (loss + compare(hiding, targets)) / 2
     if settings.alignment and encoding.shared:
         loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
