@@ -187,8 +187,9 @@ def norms_of(weights: State, tensors: State) -> dict[str, float]:
     blocks = sorted({block_of(name) for name in tensors if not name.startswith("memory.")})
     norms = {block: update_norm(weights, select_blocks(tensors, [block])) for block in blocks}
     for (modality, level), found in memory_from_state(tensors).items():
-        squares = found.keys.double().square().sum() + found.values.double().square().sum()
-        norms[f"memory.{modality}.{level}"] = math.sqrt(float(squares))
+        features = [found.keys, found.values, found.spreads]
+        squares = sum(float(rows.double().square().sum()) for rows in features)
+        norms[f"memory.{modality}.{level}"] = math.sqrt(squares)
     return norms
 
 
@@ -308,11 +309,7 @@ def _memory_shapes(
         for modality, cases in modality_cases.items()
         if cases > 0
         for level, size in sizes.items()
-        for part, shape in (
-            ("keys", (size.rows, size.shared)),
-            ("values", (size.rows, size.tailored)),
-            ("counts", (size.rows,)),
-        )
+        for part, shape in size.shapes.items()
     }
 
 

@@ -19,6 +19,7 @@ them. ``masks`` has the arithmetic.
 
 import dataclasses
 import logging
+import math
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ from mixmfl.masks import (
     sum_words,
     to_words,
 )
-from mixmfl.memory import Prototypes, State, memory_to_state, merge_memories
+from mixmfl.memory import PARTS, Prototypes, State, memory_to_state, merge_memories
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.outgoing import outgoing
 from mixmfl.plan import Plans
@@ -332,8 +333,9 @@ def _to_sum(
     if block.startswith("memory."):
         found = _prototypes(block, reply.tensors, sizes)
         counts = found.counts.double()
-        parts = [found.keys.double() * counts[:, None], found.values.double() * counts[:, None]]
-        return torch.cat([*(part.flatten() for part in parts), counts]).numpy()
+        features = [found.keys, found.values, found.spreads]
+        sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
+        return torch.cat([*sums, counts]).numpy()
     names = sorted(select_blocks(reply.tensors, [block]))
     moved = [(reply.tensors[n].double() - before[n].double()).flatten() for n in names]
     return torch.cat(moved).numpy() * weights[block]
@@ -343,12 +345,8 @@ def _prototypes(block: str, tensors: State, sizes: Mapping[int, PrototypeSizes])
     """Return a modality's prototypes at a level; zero where a site has none to tell."""
     size = sizes[int(block.rpartition(".")[2])]
     if f"{block}.counts" not in tensors:
-        return Prototypes(
-            torch.zeros(size.rows, size.shared),
-            torch.zeros(size.rows, size.tailored),
-            torch.zeros(size.rows),
-        )
-    return Prototypes(*(tensors[f"{block}.{part}"] for part in ("keys", "values", "counts")))
+        return size.unseen()
+    return Prototypes(*(tensors[f"{block}.{part}"] for part in PARTS))
 
 
 def _seal_key(mine: Secrets, roster: Roster, site: str, sender: str, receiver: str) -> bytes:
@@ -662,16 +660,12 @@ def _moved(before: State, by: npt.NDArray[np.float64]) -> State:
 
 
 def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> Prototypes:
-    keys, values, counts = np.split(
-        total, [size.rows * size.shared, size.rows * (size.shared + size.tailored)]
-    )
-    behind = torch.from_numpy(counts)
-    least = behind.clamp(min=2.0**-_MEMORY_BITS)[:, None]
-    return Prototypes(
-        (torch.from_numpy(keys).reshape(size.rows, -1) / least).float(),
-        (torch.from_numpy(values).reshape(size.rows, -1) / least).float(),
-        behind.float(),
-    )
+    lengths = [math.prod(shape) for shape in size.shapes.values()]
+    *features, counts = np.split(total, np.cumsum(lengths)[:-1])
+    least = np.maximum(counts, 2.0**-_MEMORY_BITS)[:, None]
+    means = [rows.reshape(size.rows, -1) / least for rows in features]
+    keys, values, spreads, behind = (torch.from_numpy(part).float() for part in (*means, counts))
+    return Prototypes(keys, values, spreads, behind)
 
 
 def _length(block: str, weights: State, sizes: Mapping[int, PrototypeSizes]) -> int:
@@ -679,7 +673,7 @@ def _length(block: str, weights: State, sizes: Mapping[int, PrototypeSizes]) -> 
         return 2
     if block.startswith("memory."):
         size = sizes[int(block.rpartition(".")[2])]
-        return size.rows * (size.shared + size.tailored + 1)
+        return sum(math.prod(shape) for shape in size.shapes.values())
     return sum(tensor.numel() for tensor in select_blocks(weights, [block]).values())
 
 

@@ -5,6 +5,7 @@ of modalities that such a case can form.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from mixmfl.door import check_validation
@@ -92,7 +93,8 @@ def merge_measured(sites: Sequence[Measured]) -> list[SubsetDice]:
         parts = [told[subset] for told in sites if subset in told]
         dice = {}
         for name in parts[0]:
-            total = sum(part[name].total for part in parts)
+            # fsum rounds once, so that the order of sites changes no bit
+            total = math.fsum(part[name].total for part in parts)
             if cases := sum(part[name].cases for part in parts):
                 dice[name] = (total / cases, cases)
         merged.append(SubsetDice(subset, dice))

@@ -1,11 +1,12 @@
 """The memory of modality prototypes: how it is observed, merged, and read for absent modalities.
 
 Pure functions on tensors. A prototype is the mean feature of one class in one modality at one
-encoder level: its key in the shared encoder's terms, its value in the tailored encoder's.
+encoder level: its key in the shared encoder's terms, its value in the tailored encoder's, and how
+far the tailored features spread about it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -22,20 +23,38 @@ class Prototypes:
     Attributes:
         keys: ``(K, C_shared)`` mean shared features.
         values: ``(K, C_tailored)`` mean tailored features.
+        spreads: ``(K, C_tailored)`` standard deviations of the tailored features of a batch about
+            their mean, averaged over batches.
         counts: ``(K,)`` voxels behind each row; 0: it was never seen and the row is zero.
     """
 
     keys: Tensor
     values: Tensor
+    spreads: Tensor
     counts: Tensor
 
     def to(self, device: torch.device) -> "Prototypes":
         """Return the prototypes on another device."""
-        return Prototypes(self.keys.to(device), self.values.to(device), self.counts.to(device))
+        return Prototypes(*(getattr(self, part).to(device) for part in PARTS))
+
+
+PARTS = tuple(field.name for field in fields(Prototypes))
+"""What prototypes are made of: features by row, and last the counts."""
 
 
 Memory = Mapping[tuple[str, int], Prototypes]
 """Prototypes by modality and encoder level."""
+
+
+def classes_at(classes: Tensor, features: Tensor) -> Tensor:
+    """Return the class of each voxel at the resolution of features, ``(B, *P)`` integers.
+
+    Args:
+        classes: ``(B, 1, *P)`` at full resolution.
+        features: ``(…, *P)`` of the same patches at any level.
+    """
+    size = features.shape[2 - classes.ndim :]
+    return functional.interpolate(classes.float(), size, mode="nearest")[:, 0].long()
 
 
 def observe(
@@ -73,7 +92,10 @@ def observe(
     def mean(features: Tensor) -> Tensor:  # (B, C, *P) -> (K, C)
         return share.T @ features.movedim(1, -1).flatten(0, -2)[known]
 
-    return Prototypes(mean(shared), mean(tailored), counts)
+    values = mean(tailored)
+    # of the squares, less the square of the mean; rounding may leave a little below 0
+    spreads = (mean(tailored.square()) - values.square()).clamp(min=0).sqrt()
+    return Prototypes(mean(shared), values, spreads, counts)
 
 
 def _nearest(
@@ -99,7 +121,7 @@ def _nearest(
 
 def fade(prototypes: Prototypes, share: float) -> Prototypes:
     """Return the prototypes with ``share`` of their counts, so that later ones weigh more."""
-    return Prototypes(prototypes.keys, prototypes.values, prototypes.counts * share)
+    return replace(prototypes, counts=prototypes.counts * share)
 
 
 def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
@@ -115,6 +137,7 @@ def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
     return Prototypes(
         mean([part.keys for part in parts]),
         mean([part.values for part in parts]),
+        mean([part.spreads for part in parts]),
         total.to(parts[0].counts.dtype),
     )
 
@@ -129,8 +152,7 @@ def level_counts(parts: Sequence[Prototypes]) -> list[Prototypes]:
     # of an even number the mean of the two in the middle; NaN where nobody saw it
     middle = seen.nanquantile(0.5, dim=0).nan_to_num(0)
     return [
-        Prototypes(part.keys, part.values, part.counts.minimum(middle.to(part.counts.dtype)))
-        for part in parts
+        replace(part, counts=part.counts.minimum(middle.to(part.counts.dtype))) for part in parts
     ]
 
 
@@ -150,13 +172,7 @@ def merge_memories(before: Memory, replies: Mapping[str, Memory], levelled: bool
         parts = [replies[site][place] for site in sorted(replies) if place in replies[site]]
         new = merge_prototypes(level_counts(parts) if levelled else parts)
         if place in before:
-            seen = new.counts > 0
-            old = before[place]
-            new = Prototypes(
-                torch.where(seen[:, None], new.keys, old.keys),
-                torch.where(seen[:, None], new.values, old.values),
-                torch.where(seen, new.counts, old.counts),
-            )
+            new = _where(new.counts > 0, new, before[place])
         merged[place] = new
     return merged
 
@@ -186,12 +202,18 @@ def withhold_rare(
             ],
             device=found.counts.device,
         ) & (found.counts >= voxels)
-        kept[modality, level] = Prototypes(
-            torch.where(enough[:, None], found.keys, 0),
-            torch.where(enough[:, None], found.values, 0),
-            torch.where(enough, found.counts, 0),
-        )
+        unseen = Prototypes(*(torch.zeros_like(getattr(found, part)) for part in PARTS))
+        kept[modality, level] = _where(enough, found, unseen)
     return kept
+
+
+def _where(rows: Tensor, one: Prototypes, other: Prototypes) -> Prototypes:
+    """Return the rows of ``one`` where ``rows``, ``(K,)`` bool, is True, else of ``other``."""
+
+    def choose(mine: Tensor, theirs: Tensor) -> Tensor:
+        return torch.where(rows.reshape(-1, *[1] * (mine.ndim - 1)), mine, theirs)
+
+    return Prototypes(*(choose(getattr(one, part), getattr(other, part)) for part in PARTS))
 
 
 def memory_to(memory: Memory, device: torch.device) -> Memory:
@@ -283,11 +305,11 @@ def _mix(likeness: Tensor, known: Tensor, prototypes: Prototypes, temperature: f
 
 
 def memory_to_state(memory: Memory) -> State:
-    """Return the memory as tensors by name, ``memory.<modality>.<level>.<keys|values|counts>``."""
+    """Return the memory as tensors by name, ``memory.<modality>.<level>.<part>``; see ``PARTS``."""
     return {
         f"memory.{modality}.{level}.{part}": getattr(prototypes, part)
         for (modality, level), prototypes in sorted(memory.items())
-        for part in ("keys", "values", "counts")
+        for part in PARTS
     }
 
 
@@ -300,7 +322,7 @@ def memory_from_state(state: Mapping[str, Tensor]) -> Memory:
     }
     return {
         (modality, level): Prototypes(
-            *(state[f"memory.{modality}.{level}.{part}"] for part in ("keys", "values", "counts"))
+            *(state[f"memory.{modality}.{level}.{part}"] for part in PARTS)
         )
         for modality, level in sorted(places)
     }

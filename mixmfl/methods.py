@@ -54,26 +54,29 @@ class Method:
         return replace_settings(plans, self.network, self.training)
 
 
+_FORGETFUL = {"imagining": 0}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
         "each site trains a U-Net alone, a channel per modality and zeros for absent ones",
         sites="alone",
         network=_STACKED,
-        training={"modality_dropping": 0},
+        training={**_FORGETFUL, "modality_dropping": 0},
     ),
     "fedavg": Method(
         "that U-Net by federated averaging",
         network=_STACKED,
-        training={"modality_dropping": 0},
+        training={**_FORGETFUL, "modality_dropping": 0},
     ),
     "union": Method(
         "the same, with modalities hidden at random in training",
         network=_STACKED,
+        training=_FORGETFUL,
     ),
     "tailored": Method(
         "an encoder per modality, averaged over those who have it; no shared stream, no memory",
         network={"shared_width": 0, "compensation_levels": []},
+        training=_FORGETFUL,
     ),
     "mdm": Method(
         "as planned: tailored and shared encoders; a memory only where the plans switch it on"
@@ -104,49 +107,69 @@ def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
     return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
 
 
+def _spreads_zero(memory: Memory) -> Memory:
+    """Return the memory without spreads."""
+    return {at: replace(p, spreads=torch.zeros_like(p.spreads)) for at, p in memory.items()}
+
+
+def _nothing(memory: Memory) -> Memory:
+    """Return the memory with values of zero and without spreads."""
+    return _spreads_zero(_no_values(memory))
+
+
+def _plain(
+    what: str,
+    network: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> Method:
+    """Return a variant of `no-memory`."""
+    forgetful = {**_FORGETFUL, **(training or {})}
+    return Method(what, network=network or {}, training=forgetful, **others)
+
+
 _DEEP = {"compensation_levels": [-1, -2], "recall": "shared"}
 ABLATIONS = {
-    "no-tailored": Method(
-        "the shared stream alone", network={"tailored_width": 0, "compensation_levels": []}
+    "no-spread": Method("imagined by the mean of the class alone", edit_memory=_spreads_zero),
+    "imagined-random": Method("values random, but still one per class", edit_memory=_random_values),
+    "imagined-zero": Method("imagined to be zero everywhere", edit_memory=_nothing),
+    "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),
+    "no-tailored": _plain(
+        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}
     ),
-    "gated": Method(
-        "a gated mean of the slots instead of their concatenation", network={"fusion": "gated"}
-    ),
-    "no-dropping": Method(
+    "gated": _plain("a gated mean of the slots, not their concatenation", {"fusion": "gated"}),
+    "no-dropping": _plain(
         "no second look with modalities hidden", training={"modality_dropping": 0}
     ),
-    "alignment": Method("shared features drawn together", training={"alignment": 0.1}),
-    "separation": Method("tailored features kept from shared ones", training={"separation": 1}),
-    "uniform": Method("every site's word counts the same", uniform=True),
-    "memory": Method(
-        "memory at the two deepest levels, asked by the mean shared feature", network=_DEEP
+    "alignment": _plain("shared features drawn together", training={"alignment": 0.1}),
+    "separation": _plain("tailored features kept from shared ones", training={"separation": 1}),
+    "uniform": _plain("every site's word counts the same", uniform=True),
+    "memory": _plain(
+        "memory read at the two deepest levels, asked by the mean shared feature", _DEEP
     ),
     **{
-        f"memory-level{level}": Method(
+        f"memory-level{level}": _plain(
             f"memory at level {level} alone, from the deepest",
-            network={**_DEEP, "compensation_levels": [level]},
+            {**_DEEP, "compensation_levels": [level]},
         )
         for level in (-1, -2, -3)
     },
-    "memory-prototypes4": Method(
-        "four prototypes per class instead of one",
-        network={**_DEEP, "prototypes": 4},
+    "memory-prototypes4": _plain(
+        "four prototypes per class instead of one", {**_DEEP, "prototypes": 4}
     ),
-    "memory-votes": Method(
-        "asked by votes of the modalities at hand", network={**_DEEP, "recall": "votes"}
+    "memory-votes": _plain(
+        "asked by votes of the modalities at hand", {**_DEEP, "recall": "votes"}
     ),
-    "memory-zero": Method("its values zero", network=_DEEP, edit_memory=_no_values),
-    "memory-random-values": Method(
-        "its values random, but still one per class", network=_DEEP, edit_memory=_random_values
+    "memory-zero": _plain("its values zero", _DEEP, edit_memory=_no_values),
+    "memory-random-values": _plain(
+        "its values random, but still one per class", _DEEP, edit_memory=_random_values
     ),
-    "memory-random-keys": Method(
-        "its keys random, but still one per class", network=_DEEP, edit_memory=_random_keys
+    "memory-random-keys": _plain(
+        "its keys random, but still one per class", _DEEP, edit_memory=_random_keys
     ),
-    "memory-slow": Method(
-        "earlier batches of a round count in full", network=_DEEP, training={"memory_decay": 1}
-    ),
-    "memory-fast": Method(
-        "earlier batches of a round count for half", network=_DEEP, training={"memory_decay": 0.5}
+    "memory-slow": _plain("earlier batches of a round count in full", _DEEP, {"memory_decay": 1}),
+    "memory-fast": _plain(
+        "earlier batches of a round count for half", _DEEP, {"memory_decay": 0.5}
     ),
 }
 METHODS = {**BASELINES, **ABLATIONS}

@@ -18,7 +18,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from mixmfl.errors import PlansError
-from mixmfl.memory import Memory, State, can_recall, recall, recall_by_votes
+from mixmfl.memory import Memory, Prototypes, State, can_recall, recall, recall_by_votes
 from mixmfl.nnunet import label_manager, resolve_architecture
 from mixmfl.plan import NetworkSettings, Plans
 
@@ -33,12 +33,15 @@ class Encoding:
         shared: ``(B, M, C_shared, *P)``, likewise.
         present: ``(B, M)`` bool; what is not present weighs nothing in ``decode``.
         images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
+        imagined: ``(B, M)`` bool: of which absent modalities ``tailored`` holds imagined features;
+            None: of none.
     """
 
     tailored: list[Tensor]
     shared: list[Tensor]
     present: Tensor
     images: Tensor | None = None
+    imagined: Tensor | None = None
 
     def showing(self, shown: Tensor) -> "Encoding":
         """Return the encoding as if only ``shown``, ``(B, M)`` bool, were at hand."""
@@ -202,6 +205,7 @@ class MDMNet(SegmentationNet):
             Logits ``(B, heads, *P)``; in training a list of them, finest first.
         """
         present = encoding.present
+        filled = present if encoding.imagined is None else present | encoding.imagined
         skips = []
         for level, fusion in enumerate(self.fusion):
             slots = encoding.tailored[level] if encoding.tailored else None
@@ -211,8 +215,8 @@ class MDMNet(SegmentationNet):
                 share = present / present.sum(dim=1, keepdim=True)
                 shared = (seen * _over(share, seen.ndim)).sum(dim=1)  # (B, C_shared, *P)
                 if level in self.compensated and slots is not None:
-                    recalled = self.recall_absent(level, slots, shared, present, memory)
-            skips.append(fusion(slots, present, shared, recalled))
+                    recalled = self.recall_absent(level, slots, shared, filled, memory)
+            skips.append(fusion(slots, filled, shared, recalled))
         return self.decoder(skips)
 
     def recall_absent(
@@ -384,9 +388,9 @@ class PrototypeSizes:
     """What the prototypes of one modality at one level look like.
 
     Attributes:
-        rows: Of keys, values and counts.
+        rows: Of every part.
         shared: Channels of a key.
-        tailored: Channels of a value.
+        tailored: Channels of a value and of a spread.
         voxels: Of a patch at this level.
     """
 
@@ -395,14 +399,28 @@ class PrototypeSizes:
     tailored: int
     voxels: int
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every part, in the order of ``memory.PARTS``."""
+        key, value = (self.rows, self.shared), (self.rows, self.tailored)
+        return {"keys": key, "values": value, "spreads": value, "counts": (self.rows,)}
+
+    def unseen(self) -> Prototypes:
+        """Return prototypes of which none was ever seen."""
+        return Prototypes(**{part: torch.zeros(shape) for part, shape in self.shapes.items()})
+
 
 def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSizes]:
-    """Return what prototypes look like, by encoder level; empty where there is no memory."""
+    """Return what prototypes look like, by encoder level; empty where there is no memory.
+
+    Where modalities are imagined the memory has every level, else those of compensation.
+    """
     planned = plans.configuration(configuration)
     architecture = planned["architecture"]["arch_kwargs"]
     levels = architecture["n_stages"]
     sizes = {}
-    for level in sorted({level % levels for level in plans.network.compensation_levels}):
+    every = range(levels) if plans.training.imagining else plans.network.compensation_levels
+    for level in sorted({level % levels for level in every}):
         channels = architecture["features_per_stage"][level]
         patch = list(planned["patch_size"])
         for strides in architecture["strides"][: level + 1]:

@@ -212,11 +212,13 @@ def departure_table(found: Sequence[Departure]) -> str:
 def _describe_tensor(name: str) -> str:
     if name.startswith("memory."):
         _, modality, level, part = name.split(".")
-        what = {"keys": "mean shared features", "values": "mean tailored features"}
-        return (
-            f"{what.get(part, 'voxels behind the mean features')} of {modality} by class, level "
-            f"{level}"
-        )
+        what = {
+            "keys": "mean shared features",
+            "values": "mean tailored features",
+            "spreads": "standard deviations of tailored features",
+            "counts": "voxels behind the mean features",
+        }
+        return f"{what[part]} of {modality} by class, level {level}"
     if name.startswith("masked."):
         return f"{name.removeprefix('masked.')}, hidden by masks; only the sum can be read"
     block = block_of(name)

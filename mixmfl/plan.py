@@ -26,6 +26,7 @@ RANGES = {
     "weight_decay": (0, math.inf),
     "foreground_share": (0, 1),
     "modality_dropping": (0, 1),
+    "imagining": (0, 1),
     "alignment": (0, math.inf),
     "separation": (0, math.inf),
     "memory_decay": (0, 1),
@@ -106,6 +107,9 @@ class TrainingSettings:
         modality_dropping: Probability that the second look at a case is with some of its
             modalities hidden, every non-empty proper subset being equally likely; 0: there is no
             second look.
+        imagining: Probability that a modality which a case lacks, and the memory knows, is imagined
+            in one more look at the case, see ``imagine``; 0: there is no such look, and no memory
+            but at the compensation levels.
         alignment: Weight of the loss that draws the shared features of a case's modalities
             together; 0: there is none. See ``loss.alignment``.
         separation: Weight of the loss that keeps tailored features from repeating the shared
@@ -129,6 +133,7 @@ class TrainingSettings:
     gradient_norm: float
     foreground_share: float
     modality_dropping: float
+    imagining: float
     alignment: float
     separation: float
     memory_decay: float
@@ -232,7 +237,7 @@ class Plans:
         )
         if not made.configurations:
             raise PlansError(f"{source}: neither 2d nor 3d_fullres is planned in it; plan again")
-        _check_streams(made.network, f"{source}: network")
+        _check_streams(made.network, made.training, source)
         for name in made.configurations:
             stages = made.configuration(name)["architecture"]["arch_kwargs"]["n_stages"]
             if bad := [n for n in made.network.compensation_levels if not -stages <= n < stages]:
@@ -298,21 +303,29 @@ def load_preset(name: str) -> Preset:
     return preset
 
 
-def _check_streams(network: NetworkSettings, source: str) -> None:
-    """Check that there is an encoder, and what compensation reads where there is compensation."""
+def _check_streams(network: NetworkSettings, training: TrainingSettings, source: str) -> None:
+    """Check that there is an encoder, and where there is a memory what it is made of."""
     if not network.tailored_width and not network.shared_width:
-        raise PlansError(f"{source}: tailored_width and shared_width are both 0; one is needed")
-    if network.compensation_levels and (
+        raise PlansError(
+            f"{source}: network: tailored_width and shared_width are both 0; one is needed"
+        )
+    if (network.compensation_levels or training.imagining) and (
         network.form == "stacked" or not network.tailored_width or not network.shared_width
     ):
         raise PlansError(
-            f"{source}: compensation_levels: a memory needs both streams; leave it empty"
+            f"{source}: a memory needs both streams; leave network: compensation_levels empty, "
+            "and make training: imagining 0"
         )
-    if network.compensation_levels and network.recall == "votes" and network.prototypes > 1:
-        raise PlansError(
-            f"{source}: recall: votes are by class, but there are {network.prototypes} prototypes "
-            'of each; make them 1, or recall "shared"'
-        )
+    by_class = {
+        'network: recall: votes are by class; make it "shared", or': network.compensation_levels
+        and network.recall == "votes",
+        "training: imagining is by class; make it 0, or": training.imagining,
+    }
+    for what, used in by_class.items():
+        if used and network.prototypes > 1:
+            raise PlansError(
+                f"{source}: {what} network: prototypes 1; they are {network.prototypes}"
+            )
 
 
 def _check_planned(content: Mapping[str, Any], source: str) -> None:

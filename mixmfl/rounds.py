@@ -35,7 +35,6 @@ from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import fresh_processes
 from mixmfl.memory import (
     Memory,
-    Prototypes,
     State,
     memory_from_state,
     memory_to,
@@ -220,11 +219,7 @@ def departures_of(
     blocks = select_blocks(first_state(plans, settings).weights, told.weights)
     if site.privacy is None:
         memory = {
-            (modality, level): Prototypes(
-                torch.zeros(size.rows, size.shared),
-                torch.zeros(size.rows, size.tailored),
-                torch.zeros(size.rows),
-            )
+            (modality, level): size.unseen()
             for level, size in prototype_sizes(plans, settings.configuration).items()
             for modality in told.modality_cases
         }

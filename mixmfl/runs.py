@@ -44,7 +44,7 @@ NETWORK = "network"
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

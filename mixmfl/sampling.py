@@ -26,12 +26,14 @@ class Batch:
         shown: ``(B, M)`` bool, at least one True per row and only where ``present`` is: what the
             second look at the batch is given.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
+        seed: Of whatever else is drawn for this batch.
     """
 
     images: Tensor
     present: Tensor
     shown: Tensor
     classes: list[Tensor]
+    seed: int
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -40,6 +42,7 @@ class Batch:
             self.present.to(device),
             self.shown.to(device),
             [item.to(device) for item in self.classes],
+            self.seed,
         )
 
 
@@ -112,7 +115,7 @@ class Batches(Dataset[Batch]):
                 self.sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(picked)
             ]
-        return _batch(items)
+        return _batch(items, generator)
 
     def sample(
         self, case: StoredCase, foreground: bool, generator: np.random.Generator
@@ -159,22 +162,26 @@ class PoissonBatches(Dataset[list[Batch]]):
         if not 0 <= step < len(batches):
             raise IndexError(step)
         generator = np.random.default_rng(seed_of(*batches.entropy, step))
-        drawn = (generator.random(len(batches.cases)) < self._rate).nonzero()[0]
+        chosen = (generator.random(len(batches.cases)) < self._rate).nonzero()[0]
+        drawn = [batches.cases[index] for index in chosen]
         share = batches.settings.foreground_share
         with seeded(generator):
             return [
-                _batch([batches.sample(batches.cases[case], generator.random() < share, generator)])
+                _batch([batches.sample(case, generator.random() < share, generator)], generator)
                 for case in drawn
             ]
 
 
-def _batch(items: Sequence[tuple[Tensor, Tensor, Tensor, list[Tensor]]]) -> Batch:
+def _batch(
+    items: Sequence[tuple[Tensor, Tensor, Tensor, list[Tensor]]], generator: np.random.Generator
+) -> Batch:
     images, present, shown, classes = zip(*items, strict=True)
     return Batch(
         torch.stack(images),
         torch.stack(present),
         torch.stack(shown),
         [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
+        int(generator.integers(0, 2**31)),
     )
 
 

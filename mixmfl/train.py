@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
+from mixmfl.imagine import imagine_absent
 from mixmfl.loss import alignment, loss_targets, separation
 from mixmfl.memory import (
     Memory,
     Prototypes,
     State,
+    classes_at,
     fade,
     memory_to,
     merge_prototypes,
     observe,
 )
-from mixmfl.network import Encoding, SegmentationNet, place_modalities
+from mixmfl.network import Encoding, SegmentationNet, place_modalities, prototype_sizes
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, clip_blocks
@@ -61,8 +63,9 @@ def train_locally(
 ) -> Trained:
     """Take one gradient step per batch, changing ``network`` in place.
 
-    A batch is encoded once and decoded twice: from all modalities at hand, and from those that
-    the batch shows in its second look. The loss is the mean of both.
+    A batch is encoded once and decoded in up to three looks: from all modalities at hand, from
+    those that the batch shows in its second look, and with some absent ones imagined. The loss is
+    the mean over the looks.
 
     Args:
         network: With the round's weights, on ``device``.
@@ -81,6 +84,7 @@ def train_locally(
     settings = plans.training
     parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
     compare = _comparison(plans, configuration)
+    levels = prototype_sizes(plans, configuration)
     mixed = device.type == "cuda"
     # the scale is taken up again like the moments: finding it costs steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
@@ -101,7 +105,7 @@ def train_locally(
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
-        observed = _observe_batch(network, encoding, batch.classes[0], plans, memory)
+        observed = _observe_batch(network, encoding, batch.classes[0], levels, plans, memory)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -216,10 +220,18 @@ def _loss(
     settings, present = plans.training, batch.present
     encoding = network.encode(batch.images, present)
     targets = loss_targets(batch.classes, plans.labels)
-    loss = compare(network.decode(encoding, memory), targets)
+    looks = [encoding]
     if not torch.equal(batch.shown, present):
-        hiding = network.decode(encoding.showing(batch.shown), memory)
-        loss = (loss + compare(hiding, targets)) / 2
+        looks.append(encoding.showing(batch.shown))
+    if settings.imagining:
+        generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
+        imagined = imagine_absent(
+            *(encoding, network.modalities, memory, batch.classes[0]),
+            *(settings.imagining, generator),
+        )
+        looks += [imagined] if imagined is not None else []
+    losses = [compare(network.decode(look, memory), targets) for look in looks]
+    loss = torch.stack(losses).mean()
     if settings.alignment and encoding.shared:
         loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
     if settings.separation and encoding.tailored and encoding.shared:
@@ -230,13 +242,18 @@ def _loss(
 
 @torch.no_grad()
 def _observe_batch(
-    network: SegmentationNet, encoding: Encoding, classes: Tensor, plans: Plans, memory: Memory
+    network: SegmentationNet,
+    encoding: Encoding,
+    classes: Tensor,
+    levels: Iterable[int],
+    plans: Plans,
+    memory: Memory,
 ) -> dict[tuple[str, int], Prototypes]:
-    """Return the prototypes that a batch shows, of the modalities at hand in it."""
+    """Return the prototypes that a batch shows at ``levels``, of the modalities at hand in it."""
     observed = {}
-    for level in sorted(network.compensated):
+    for level in levels:
         tailored, shared = encoding.tailored[level].detach(), encoding.shared[level].detach()
-        at_level = nn.functional.interpolate(classes.float(), tailored.shape[3:], mode="nearest")
+        at_level = classes_at(classes, tailored)
         for index, modality in enumerate(network.modalities):
             rows = encoding.present[:, index]
             if rows.any():

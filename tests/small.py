@@ -80,6 +80,7 @@ def small_plans(
         gradient_norm=12.0,
         foreground_share=0.33,
         modality_dropping=0.5,
+        imagining=0.5,
         alignment=0.0,
         separation=0.0,
         memory_decay=0.9,

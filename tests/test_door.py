@@ -22,7 +22,7 @@ from mixmfl.door import (
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import Fingerprint
-from mixmfl.memory import State
+from mixmfl.memory import PARTS, State
 from mixmfl.network import prototype_sizes
 from mixmfl.rounds import (
     Registration,
@@ -112,9 +112,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         "what it does not hold",
     ),
     "prototypes of another level": (
-        lambda r: with_tensors(
-            r, **{f"memory.t1.0.{part}": torch.zeros(3) for part in ("keys", "values", "counts")}
-        ),
+        lambda r: with_tensors(r, **{f"memory.t1.3.{part}": torch.zeros(3) for part in PARTS}),
         "what it does not hold",
     ),
     "prototypes of another shape": (
@@ -175,8 +173,9 @@ def test_honest_replies_pass(
     state, shown = merge_round(start, replies, told, PLANS, SETTINGS)
     assert not shown.rejected
     assert set(state.norms) == {
-        "tailored.t1", "tailored.t2", "shared", "fusion", "decoder", "memory.t1.2", "memory.t2.2"
-    }  # fmt: skip
+        *("tailored.t1", "tailored.t2", "shared", "fusion", "decoder"),
+        *(f"memory.{modality}.{level}" for modality in ("t1", "t2") for level in (0, 1, 2)),
+    }
     assert all(len(found) == 1 and found[0] > 0 for found in state.norms.values())
 
 

@@ -222,16 +222,16 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     assert furthest(masked, plain) < 1e-6
     assert furthest(masked, START) > 1e-3
     assert set(roster.holders) == {
-        "tailored.t1", "tailored.t2", "shared", "fusion", "decoder", "loss", "memory.t1.2",
-        "memory.t2.2",
+        "tailored.t1", "tailored.t2", "shared", "fusion", "decoder", "loss",
+        *(f"memory.{modality}.{level}" for modality in ("t1", "t2") for level in (0, 1, 2)),
     }  # fmt: skip
     assert roster.holders["tailored.t2"] == ("east", "north", "west")
-    assert set(masked.memory) == {("t1", 2), ("t2", 2)}
+    assert set(masked.memory) == {(m, level) for m in ("t1", "t2") for level in (0, 1, 2)}
     assert memory_apart(masked, plain, set(masked.memory)) < 1e-4  # counts of some hundred voxels
-    keys = max(
-        float((masked.memory[p].keys - plain.memory[p].keys).abs().max()) for p in masked.memory
-    )
-    assert keys < 1e-6
+    for place, features in masked.memory.items():
+        for part in ("keys", "values", "spreads"):
+            found, wanted = getattr(features, part), getattr(plain.memory[place], part)
+            assert float((found - wanted).abs().max()) < 1e-6
     assert sums["loss"][1] == 4
 
 

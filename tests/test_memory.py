@@ -5,6 +5,7 @@ import torch
 from torch import tensor
 
 from mixmfl.memory import (
+    PARTS,
     Prototypes,
     can_recall,
     fade,
@@ -19,9 +20,13 @@ from mixmfl.memory import (
 
 
 def prototypes(
-    keys: list[list[float]], values: list[list[float]], counts: list[float]
+    keys: list[list[float]],
+    values: list[list[float]],
+    counts: list[float],
+    spreads: list[list[float]] | None = None,
 ) -> Prototypes:
-    return Prototypes(tensor(keys), tensor(values), tensor(counts))
+    told = tensor(values) * 0 if spreads is None else tensor(spreads)
+    return Prototypes(tensor(keys), tensor(values), told, tensor(counts))
 
 
 def test_prototypes_are_the_mean_feature_of_each_class() -> None:
@@ -30,6 +35,7 @@ def test_prototypes_are_the_mean_feature_of_each_class() -> None:
     found = observe(shared, tailored, tensor([[0, 0, 1, 9]]), num_classes=3)  # 9: ignored
     assert found.keys.tolist() == [[2.0], [5.0], [0.0]]
     assert found.values.tolist() == [[3.0], [6.0], [0.0]]
+    assert found.spreads.tolist() == [[1.0], [0.0], [0.0]]
     assert found.counts.tolist() == [2.0, 1.0, 0.0]
 
 
@@ -45,6 +51,8 @@ def test_observing_several_cases_of_several_dimensions_agrees_with_a_loop() -> N
         assert torch.allclose(found.keys[index], want, atol=1e-6)
         want = torch.stack([tailored[:, c][inside].mean() for c in range(2)])
         assert torch.allclose(found.values[index], want, atol=1e-6)
+        want = torch.stack([tailored[:, c][inside].std(correction=0) for c in range(2)])
+        assert torch.allclose(found.spreads[index], want, atol=1e-6)
         assert found.counts[index] == inside.sum()
 
 
@@ -185,15 +193,14 @@ def test_a_memory_survives_its_form_as_named_tensors() -> None:
     back = memory_from_state(state)
     assert set(back) == set(memory)
     for place in memory:
-        assert back[place].keys.tolist() == memory[place].keys.tolist()
-        assert back[place].values.tolist() == memory[place].values.tolist()
-        assert back[place].counts.tolist() == memory[place].counts.tolist()
+        for part in PARTS:
+            assert getattr(back[place], part).tolist() == getattr(memory[place], part).tolist()
 
 
 def test_levelled_no_site_speaks_for_more_voxels_than_the_usual_one() -> None:
     def told(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
         rows = torch.full((2, 1), value)
-        return {("t1", 0): Prototypes(rows, rows, torch.tensor(counts))}
+        return {("t1", 0): Prototypes(rows, rows, rows, torch.tensor(counts))}
 
     replies = {"a": told(1.0, 10, 0), "b": told(3.0, 10, 4), "c": told(100.0, 1e6, 0)}
     plain = merge_memories({}, replies)["t1", 0]

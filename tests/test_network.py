@@ -25,6 +25,7 @@ def some_memory(network: SegmentationNet, modalities: tuple[str, ...] = MODALITI
         (name, level): Prototypes(
             torch.randn(3, 4, generator=generator),
             torch.randn(3, 4, generator=generator),
+            torch.ones(3, 4),
             torch.ones(3),
         )
         for name in modalities

@@ -159,13 +159,14 @@ def test_rare_labels_and_rare_modalities_are_left_out_of_a_fingerprint() -> None
 def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:
     ones = torch.ones(6, 2)
     counts = torch.tensor([500.0, 400.0, 300.0, 99.0, 200.0, 200.0])
-    memory = {("t1", 0): Prototypes(ones, 2 * ones, counts)}
+    memory = {("t1", 0): Prototypes(ones, 2 * ones, 3 * ones, counts)}
     cases = {("t1", 0): 9, ("t1", 1): 5, ("t1", 2): 4}
     kept = withhold_rare(memory, 5, 100, cases, per_class=2)["t1", 0]
     # rows 4 and 5 are of class 2, which 4 cases have; row 3 has 99 voxels
     assert kept.counts.tolist() == [500, 400, 300, 0, 0, 0]
     assert kept.keys[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
     assert kept.values[:, 0].tolist() == [2, 2, 2, 0, 0, 0]
+    assert kept.spreads[:, 0].tolist() == [3, 3, 3, 0, 0, 0]
 
 
 def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(tmp_path: Path) -> None:

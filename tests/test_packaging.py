@@ -45,7 +45,7 @@ DOORS = {
 LAYERS = (
     ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan "
      "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
-    "aggregate memory network loss sampling sliding_window privacy masks",
+    "aggregate memory network imagine loss sampling sliding_window privacy masks",
     ("wire outgoing exchange door train rounds measure masked segment model runs coordinate "
      "preprocess predict evaluate page picture viewer report subsets progress phantom "
      "phantom_federation partition comparison "

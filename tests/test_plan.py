@@ -45,7 +45,7 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("network", "temperature"), 0, "network: temperature: is 0; it must be above 0"),
         (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
         (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
-        (("network", "shared_width"), 0, "compensation_levels: a memory needs both streams"),
+        (("network", "shared_width"), 0, "a memory needs both streams; leave"),
         (("training", "personal_share"), 1.5, "personal_share: is 1.5; it must be from 0 to 1"),
         (("network", "compensation_levels"), [3], "2d has 3 levels, .* 3 is none of them"),
         (("training", "memory_decay"), 1.5, "memory_decay: is 1.5; it must be from 0 to 1"),
@@ -69,6 +69,16 @@ def test_a_network_without_any_stream_is_refused() -> None:
     nothing = {"tailored_width": 0, "shared_width": 0, "compensation_levels": []}
     with pytest.raises(PlansError, match="tailored_width and shared_width are both 0"):
         replace_settings(small_plans(), nothing, {})
+
+
+def test_what_is_by_class_needs_one_prototype_of_each() -> None:
+    votes = {"recall": "votes", "prototypes": 4}
+    with pytest.raises(PlansError, match=r"imagining is by class; make it 0, or .* they are 4"):
+        replace_settings(small_plans(), {"prototypes": 4}, {})
+    with pytest.raises(PlansError, match="votes are by class"):
+        replace_settings(small_plans(), votes, {"imagining": 0})
+    none = {**votes, "compensation_levels": []}
+    assert replace_settings(small_plans(), none, {"imagining": 0}).network.prototypes == 4
 
 
 def test_replaced_settings_are_checked_as_if_read() -> None:

@@ -21,7 +21,7 @@ def trained(
     """A model of two sites, of which one never has T2, and cases of neither with all modalities."""
     folder = tmp_path_factory.mktemp("recall")
     plans = replace_settings(
-        small_plans(), {"compensation_levels": [-1, -2], "recall": request.param}, {}
+        small_plans(imagining=0), {"compensation_levels": [-1, -2], "recall": request.param}, {}
     )
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
@@ -92,7 +92,7 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
         "mixmfl.recall_quality._slices",
         lambda case, known, model: (torch.zeros(1, 3, 16, 16), lesion[:, 0]),
     )
-    perfect = Prototypes(torch.eye(2), 10 * torch.eye(2), torch.tensor([240.0, 16.0]))
+    perfect = Prototypes(torch.eye(2), 10 * torch.eye(2), torch.eye(2), torch.tensor([240.0, 16.0]))
     memory = {(name, 2): perfect for name in network.modalities}
     told = recall_quality(dataclasses.replace(model, memory=memory), held_out.training[:1])
     assert [(q.modality, q.level) for q in told] == [("flair", 2), ("t1", 2), ("t2", 2)]
