@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.files import write_json
+    from mixmfl.outgoing import NETWORK_MINIMUM
 
     out: Path = options.out
     if out.exists() and any(out.iterdir()):
@@ -70,8 +71,10 @@ def _work(options: argparse.Namespace) -> int:
     print("\nThe same in one process:")
     alone = out / "one_process"
     cli.run_shown("mixmfl_plan_preprocess", "-i", federation, "-o", alone / "work", *plan)
+    kept = ["--minimum-cases", NETWORK_MINIMUM.cases, "--minimum-voxels", NETWORK_MINIMUM.voxels]
     cli.run_shown(
-        "mixmfl_train_federated", "-i", alone / "work", "-o", alone / "run", *how, "--device", "cpu"
+        *("mixmfl_train_federated", "-i", alone / "work", "-o", alone / "run", *how, *kept),
+        *("--device", "cpu"),
     )
     pair = [folder / "run" / "model.safetensors" for folder in (out, alone)]
     if pair[0].read_bytes() != pair[1].read_bytes():

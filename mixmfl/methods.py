@@ -149,10 +149,10 @@ ABLATIONS = {
     ),
     **{
         f"memory-level{level}": _plain(
-            f"memory at level {level} alone, from the deepest",
+            f"memory at level {level} alone; -1 is the deepest, 0 full resolution",
             {**_DEEP, "compensation_levels": [level]},
         )
-        for level in (-1, -2, -3)
+        for level in (-1, -2, -3, 0)
     },
     "memory-prototypes4": _plain(
         "four prototypes per class instead of one", {**_DEEP, "prototypes": 4}
