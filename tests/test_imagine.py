@@ -1,11 +1,12 @@
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 from small import MODALITIES, small_plans
 from torch import tensor
 
-from mixmfl.imagine import COARSENESS, imagine, imagine_absent
-from mixmfl.memory import Memory, Prototypes
+from mixmfl.imagine import FURTHEST, deviations, imagine, imagine_absent
+from mixmfl.memory import Memory, Prototypes, observe
 from mixmfl.network import Encoding, MDMNet, build_network, prototype_sizes
 from mixmfl.plan import replace_settings
 from mixmfl.sampling import Batch
@@ -45,47 +46,74 @@ def encoded(present: torch.Tensor, size: int = 16) -> tuple[MDMNet, Encoding, to
     return network, network.encode(images, present), classes
 
 
-def test_without_spread_each_voxel_gets_the_value_of_its_class() -> None:
-    memory = prototypes([[4.0, 1.0], [2.0, -3.0]], [[0.0, 0.0]] * 2)
-    found = imagine(memory, tensor([[0, 1], [1, -1]]), drawn())  # (B=2, P=2)
-    # LeakyReLU's slope is 0.01; class -1 is outside the head
-    assert found[0].tolist() == [[4.0, 2.0], [1.0, pytest.approx(-0.03)]]
-    assert found[1].tolist() == [[2.0, 0.0], [pytest.approx(-0.03), 0.0]]
+def test_deviations_are_in_standard_deviations_of_the_class() -> None:
+    memory = prototypes([[4.0, 0.0], [2.0, 1.0]], [[0.5, 0.0], [2.0, 1.0]])
+    features = tensor([[[5.0, 5.0, 9.0, 9.0], [1.0, 0.0, 9.0, 9.0]]])  # (B=1, C=2, P=4)
+    found = deviations(features, memory, tensor([[0, 1, -1, 2]]))
+    assert found[0, 0].tolist() == [2.0, 1.5, 0.0, 0.0]  # (5 - 4) / 0.5, (5 - 2) / 2
+    assert found[0, 1].tolist() == [0.0, -1.0, 0.0, 0.0]  # the first class has no spread there
+    far = deviations(tensor([[[1e6, -1e6]]]), prototypes([[0.0]], [[1.0]]), tensor([[0, 0]]))
+    assert far.tolist() == [[[FURTHEST, -FURTHEST]]]
+
+
+def test_what_is_imagined_is_the_value_of_the_class_and_so_many_spreads() -> None:
+    memory = prototypes([[4.0, 1.0], [2.0, -3.0]], [[0.5, 2.0], [1.0, 1.0]])
+    classes = tensor([[0, 1], [1, -1]])  # (B=2, P=2)
+    found = imagine(memory, tensor([[[2.0, 0.0], [-1.0, 1.0]]] * 2), classes)
+    # LeakyReLU's slope is 0.01: of 1 - 2, -3 + 1 and -3 - 1
+    assert found[0].tolist() == [[5.0, 2.0], [pytest.approx(-0.01), pytest.approx(-0.02)]]
+    assert found[1].tolist() == [[4.0, 0.0], [pytest.approx(-0.04), 0.0]]  # -1: outside the head
 
 
 def test_a_label_beyond_the_classes_is_ignored() -> None:
-    found = imagine(prototypes([[4.0], [2.0]], [[1.0], [1.0]]), tensor([[2, 7]]), drawn())
-    assert found.tolist() == [[[0.0, 0.0]]]
+    memory, classes = prototypes([[4.0], [2.0]], [[1.0], [1.0]]), tensor([[2, 7]])
+    assert imagine(memory, torch.ones(1, 1, 2), classes).tolist() == [[[0.0, 0.0]]]
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (24, 32, 32)])
-def test_features_spread_about_their_class_as_the_memory_says(shape: tuple[int, ...]) -> None:
-    memory = prototypes([[100.0], [300.0]], [[2.0], [8.0]])
-    classes = (torch.rand(8, *shape, generator=drawn(3)) < 0.5).long()
-    found = imagine(memory, classes, drawn())[:, 0]
-    for index, (value, spread) in enumerate(((100.0, 2.0), (300.0, 8.0))):
-        inside = found[classes == index]
-        assert inside.mean().item() == pytest.approx(value, abs=0.1 * spread)
-        # white noise has variance 0.49; interpolation takes some of the smooth noise's
-        assert 0.7 < inside.std().item() / spread < 1.0
+def test_a_modality_imagined_from_itself_is_itself() -> None:
+    """Where all stays within reach, and is above zero as after a nonlinearity."""
+    features = 5 + torch.rand(2, 3, 6, 7, generator=drawn(4))
+    classes = torch.randint(0, 2, (2, 6, 7), generator=drawn(5))
+    memory = observe(features, features, classes, num_classes=2)
+    found = imagine(memory, deviations(features, memory, classes), classes)
+    assert torch.allclose(found, features, atol=1e-5)
 
 
-def test_neighbours_are_alike_and_distant_voxels_are_not() -> None:
-    classes = torch.zeros(64, 64, 64, dtype=torch.long)
-    found = imagine(prototypes([[100.0]], [[1.0]]), classes, drawn())[:, 0] - 100
+def test_the_deviations_of_a_modality_at_hand_are_taken_over_at_every_level() -> None:
+    present = tensor([[True, False, False]])
+    network, encoding, classes = encoded(present)
+    memory = {
+        place: replace(told, spreads=torch.full_like(told.spreads, 0.5))
+        for place, told in some_memory().items()
+    }
+    found = imagine_absent(encoding, network.modalities, memory, classes, 1.0, drawn())
+    assert found is not None
+    for level in LEVELS:
+        # values are 5, 6 and 7 in every class; what is imagined stays above 0
+        apart = ((encoding.tailored[level][0, 0] - 5) / 0.5).clamp(-FURTHEST, FURTHEST)
+        assert torch.allclose(found.tailored[level][0, 1], 6 + 0.5 * apart, atol=1e-5)
+        assert torch.allclose(found.tailored[level][0, 2], 7 + 0.5 * apart, atol=1e-5)
 
-    def correlation(apart: int) -> float:
-        a, b = found[..., apart:].flatten(), found[..., :-apart].flatten()
-        return float(np.corrcoef(a, b)[0, 1])
 
-    assert correlation(1) > 0.25
-    assert abs(correlation(4 * COARSENESS)) < 0.03
+def test_every_modality_at_hand_gives_its_deviations_at_times() -> None:
+    present = tensor([[True, True, False]] * 400)
+    network, encoding, classes = encoded(present, size=8)
+    # the two deviate to different sides, as far as they may
+    usual = {"flair": -1e6, "t1": 1e6, "t2": 7.0}
+    memory = {
+        (name, level): replace(told, values=told.values * 0 + usual[name], spreads=told.spreads + 1)
+        for (name, level), told in some_memory().items()
+    }
+    found = imagine_absent(encoding, network.modalities, memory, classes, 1.0, drawn())
+    assert found is not None
+    sides = found.tailored[0][:, 2].mean(dim=(1, 2, 3)) > 7  # the value of T2
+    assert 0.4 < sides.double().mean().item() < 0.6  # of cases
 
 
 def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
     present = tensor([[True, False, False], [True, True, True]])
     network, encoding, classes = encoded(present)
-    known = some_memory(("flair", "t1"))
+    known = some_memory(("flair", "t1"))  # without spread
     found = imagine_absent(encoding, network.modalities, known, classes, 1.0, drawn())
     assert found is not None
     assert found.imagined is not None
@@ -104,6 +132,7 @@ def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
         ([[True, True, True]], some_memory()),
         ([[True, False, False]], {}),
         ([[False, True, True]], {at: p for at, p in some_memory().items() if at[1] != 1}),
+        ([[False, True, True]], some_memory(("flair",))),  # nobody at hand can give deviations
     ],
 )
 def test_nothing_is_imagined_where_nothing_is_absent_or_known(
@@ -131,7 +160,7 @@ def test_what_is_imagined_is_decoded_as_if_at_hand_but_leaves_the_shared_mean() 
     """The same logits as of a case that has the modality, with a shared feature of nothing new."""
     network, encoding, classes = encoded(tensor([[True, False, False]]))
     found = imagine_absent(
-        encoding, network.modalities, some_memory(("t1",)), classes, 1.0, drawn()
+        encoding, network.modalities, some_memory(("flair", "t1")), classes, 1.0, drawn()
     )
     assert found is not None
     shared = [features.clone() for features in encoding.shared]
