@@ -2,19 +2,27 @@
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
+from mixmfl.tensors import Form, Lazy, form_of, only, read_part
 
 FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
 """From how many holders of a block on a rule is that rule; with fewer it is ``clipped``.
 
 Of two values that differ nothing tells which one is hostile; clipping bounds what either can do.
 """
+
+PIECE = 2**16
+"""Numbers of a tensor that are worked on at once: few enough to stay in the cache of a core."""
+
+MOST_NUMBERS = 2**22
+"""The same of all sites together, where a rule needs them side by side."""
 
 
 def block_of(name: str) -> str:
@@ -40,17 +48,20 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     return {**weights, "shared": sum(modality_cases.values()), **by_cases}
 
 
-def select_blocks(state: Mapping[str, Tensor], blocks: Collection[str]) -> State:
+def select_blocks(state: Mapping[str, Tensor], blocks: Collection[str]) -> Mapping[str, Tensor]:
     """Return the parameters of the blocks that a site uses: all that it is sent, and sends."""
-    return {name: tensor for name, tensor in state.items() if block_of(name) in blocks}
+    return only(state, {name for name in state if block_of(name) in blocks})
 
 
-def average(states: Mapping[str, State], weights: Mapping[str, Mapping[str, float]]) -> State:
+def average(
+    states: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, Mapping[str, float]]
+) -> State:
     """Average the sites' parameters by name, each site weighted per block.
 
     A parameter is averaged over the sites that sent it: a site without T2 has no say in the T2
     encoder. With equal blocks and weights everywhere this is FedAvg (McMahan et al. 2017). Sums
-    run over sites in the order of their names, in float64. The inputs are left as they are.
+    run over sites in the order of their names, in float64. The inputs are left as they are, and
+    where they are not in memory no more of them is there at once than a piece.
 
     Args:
         states: By site.
@@ -63,42 +74,122 @@ def average(states: Mapping[str, State], weights: Mapping[str, Mapping[str, floa
     merged: State = {}
     for name in sorted({name for state in states.values() for name in state}):
         holders = sorted(site for site in states if name in states[site])
-        block, first = block_of(name), states[holders[0]][name]
+        block, form = block_of(name), form_of(states[holders[0]], name)
         total = sum(weights[site].get(block, 0) for site in holders)
         if not total > 0:
             raise AggregationError(
                 f"{name}: none of its sites {holders} has a training case for it"
             )
-        mean = torch.zeros_like(first, dtype=torch.float64)
         for site in holders:
-            tensor = states[site][name]
-            if tensor.shape != first.shape:
+            if (shape := form_of(states[site], name)[0]) != form[0]:
                 raise AggregationError(
-                    f"{name}: site {site!r} sent shape {tuple(tensor.shape)}, site {holders[0]!r} "
-                    f"sent {tuple(first.shape)}; were both started from the same plans?"
+                    f"{name}: site {site!r} sent shape {shape}, site {holders[0]!r} "
+                    f"sent {form[0]}; were both started from the same plans?"
                 )
-            mean.add_(tensor, alpha=weights[site].get(block, 0) / total)
-        merged[name] = mean.to(first.dtype)
+        shares = [weights[site].get(block, 0) / total for site in holders]
+        mean = torch.empty(min(PIECE, math.prod(form[0])), dtype=torch.float64)
+        merged[name] = _by_pieces(
+            [states[site] for site in holders],
+            *(name, form, PIECE),
+            partial(_weighted_sum, shares=shares, total=mean),
+        )
     return merged
 
 
-def update_norm(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+def _by_pieces(
+    states: Sequence[Mapping[str, Tensor]],
+    name: str,
+    form: Form,
+    most: int,
+    merge: Callable[[Iterator[Tensor]], Tensor],
+) -> Tensor:
+    """Return what a rule makes of all versions of a tensor.
+
+    Args:
+        states: Whose versions.
+        name: Of the tensor.
+        form: Of each version, and of what is returned.
+        most: Numbers of a version that are worked on at once.
+        merge: The rule; is given the same piece of all versions, one after another, in float64,
+            and must be done with one when it takes the next.
+    """
+    shape, kind = form
+    merged = torch.empty(shape, dtype=kind)
+    flat = merged.view(-1)
+    room = torch.empty(min(most, len(flat)), dtype=kind)
+    exact = torch.empty_like(room, dtype=torch.float64)
+    for start in range(0, len(flat), most):
+        stop = min(start + most, len(flat))
+        pieces = (read_part(state, name, start, stop, room) for state in states)
+        flat[start:stop] = merge(exact[: stop - start].copy_(piece) for piece in pieces)
+    return merged
+
+
+def _weighted_sum(pieces: Iterable[Tensor], shares: Sequence[float], total: Tensor) -> Tensor:
+    """Return the weighted sum of pieces, which overwrites ``total``."""
+    for place, (piece, share) in enumerate(zip(pieces, shares, strict=True)):
+        if not place:
+            total = total[: len(piece)].zero_()
+        total.add_(piece, alpha=share)
+    return total
+
+
+def update_norm(before: State, after: Mapping[str, Tensor]) -> float:
     """Return the Euclidean norm of ``after`` minus ``before``, over the tensors of ``after``."""
-    squares = [(after[n].double() - before[n].double()).square().sum() for n in sorted(after)]
-    return math.sqrt(sum(float(square) for square in squares))
+    squares = 0.0
+    for name in sorted(after):
+        shape, kind = form_of(after, name)
+        count = math.prod(shape)
+        room = torch.empty(min(PIECE, count), dtype=kind)
+        old, new = (torch.empty_like(room, dtype=torch.float64) for _ in range(2))
+        origin = before[name].reshape(-1)
+        for start in range(0, count, PIECE):
+            stop = min(start + PIECE, count)
+            part = new[: stop - start].copy_(read_part(after, name, start, stop, room))
+            part -= old[: stop - start].copy_(origin[start:stop])
+            squares += float(part.square_().sum())
+    return math.sqrt(squares)
 
 
-def clip_update(before: Mapping[str, Tensor], after: State, most: float) -> State:
-    """Return ``after``, drawn towards ``before`` until their distance is at most ``most``."""
-    norm = update_norm(before, after)
-    if norm <= most:
-        return after
-    return {
-        n: (before[n].double() + (after[n].double() - before[n].double()) * (most / norm)).to(
-            after[n].dtype
-        )
-        for n in after
-    }
+class _Clipped(Lazy):
+    """A state drawn towards another one."""
+
+    def __init__(self, before: State, after: Mapping[str, Tensor], share: float) -> None:
+        self._before, self._after, self._share = before, after, share
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._after)
+
+    def __len__(self) -> int:
+        return len(self._after)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._after
+
+    def form(self, name: str) -> Form:
+        return form_of(self._after, name)
+
+    def part(self, name: str, start: int, stop: int, room: Tensor) -> Tensor:
+        new = read_part(self._after, name, start, stop, room).double()
+        old = self._before[name].reshape(-1)[start:stop].double()
+        return room[: stop - start].copy_(old + (new - old) * self._share)
+
+    def only(self, names: Collection[str]) -> "_Clipped":
+        return _Clipped(self._before, only(self._after, names), self._share)
+
+
+def clip_update(
+    before: State, after: Mapping[str, Tensor], norm: float, most: float
+) -> Mapping[str, Tensor]:
+    """Return ``after``, drawn towards ``before`` until their distance is at most ``most``.
+
+    Args:
+        before: That the update starts from.
+        after: Where it ends.
+        norm: Of the update.
+        most: Of the result.
+    """
+    return after if norm <= most else _Clipped(before, after, most / norm)
 
 
 def median(values: Sequence[Tensor]) -> Tensor:
@@ -120,8 +211,8 @@ def trimmed_mean(values: Sequence[Tensor], share: float) -> Tensor:
 
 
 def merge_blocks(
-    before: Mapping[str, Tensor],
-    states: Mapping[str, State],
+    before: State,
+    states: Mapping[str, Mapping[str, Tensor]],
     weights: Mapping[str, Mapping[str, float]],
     rule: str,
     trimming: float,
@@ -151,14 +242,20 @@ def merge_blocks(
         parts = {site: part for site, part in parts.items() if part}
         chosen = rule if len(parts) >= FEWEST_HOLDERS[rule] else "clipped"
         if chosen == "clipped":
-            norms = [update_norm(before, part) for part in parts.values()]
-            most = usual.get(block, statistics.median(norms))
-            parts = {site: clip_update(before, part, most) for site, part in parts.items()}
+            norms = {site: update_norm(before, part) for site, part in parts.items()}
+            longest = usual.get(block, statistics.median(norms.values()))
+            parts = {s: clip_update(before, part, norms[s], longest) for s, part in parts.items()}
         if chosen in ("mean", "clipped"):
             merged |= average(parts, weights)
-        else:
-            for name in next(iter(parts.values())):
-                values = [part[name] for part in parts.values()]
-                found = median(values) if chosen == "median" else trimmed_mean(values, trimming)
-                merged[name] = found.to(values[0].dtype)
+            continue
+        of_all = median if chosen == "median" else partial(trimmed_mean, share=trimming)
+        sources = list(parts.values())
+        most = min(PIECE, max(1, MOST_NUMBERS // len(sources)))
+        for name in sources[0]:
+            form = form_of(sources[0], name)
+            merged[name] = _by_pieces(sources, name, form, most, partial(_at_once, rule=of_all))
     return merged
+
+
+def _at_once(pieces: Iterable[Tensor], rule: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+    return rule([piece.clone() for piece in pieces])

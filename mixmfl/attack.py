@@ -259,11 +259,11 @@ def overhear(
 
     def listen(site: str, task: Message, reply: Message) -> None:
         if task.kind == "train":
-            before[site].append(task.tensors)
-            after[site].append(reply.tensors)
+            before[site].append({**task.tensors})
+            after[site].append({**reply.tensors})
         elif task.kind == "masked":
-            after[site] += [task.tensors] if before[site] else []
-            before[site].append(task.tensors)
+            after[site] += [{**task.tensors}] if before[site] else []
+            before[site].append({**task.tensors})
 
     run = train_embedded(plans, sites, settings, "all", folder, overhear=listen)
     state = load_state_of(run, settings.rounds)

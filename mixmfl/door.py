@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from mixmfl.aggregate import block_of, select_blocks, update_norm
+from mixmfl.aggregate import PIECE, block_of, select_blocks, update_norm
 from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.memory import State, memory_from_state
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.plan import Plans
+from mixmfl.tensors import form_of, read_part
 from mixmfl.wire import Message
 
 if TYPE_CHECKING:  # rounds calls this module
@@ -125,18 +127,16 @@ def check_reply(
     if stray := sorted(reply.tensors.keys() - own.keys() - remembered.keys()):
         names = [name[:80] for name in stray[:5]]
         raise AggregationError(f"site {site!r} sent what it does not hold: {names}")
-    for name, tensor in reply.tensors.items():
-        shape, kind = (
-            (tuple(own[name].shape), own[name].dtype)
-            if name in own
-            else (shapes[name], torch.float32)
-        )
-        if (tuple(tensor.shape), tensor.dtype) != (shape, kind):
+    for name in reply.tensors:
+        shape, kind = form_of(own, name) if name in own else (shapes[name], torch.float32)
+        found = form_of(reply.tensors, name)
+        if found != (shape, kind):
             raise AggregationError(
-                f"site {site!r} sent {name} as {tuple(tensor.shape)} {tensor.dtype}, needed is "
+                f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is "
                 f"{shape} {kind}; was it started from the same plans?"
             )
-        if not tensor.isfinite().all() or (name.endswith(".counts") and (tensor < 0).any()):
+        least = 0.0 if name.endswith(".counts") else -math.inf
+        if not _are_finite(reply.tensors, name, least):
             raise AggregationError(f"site {site!r} sent {name} with NaN, infinity or a count < 0")
     _check_counts(site, reply.tensors, plans, settings)
 
@@ -182,7 +182,7 @@ def check_validation(
         )
 
 
-def norms_of(weights: State, tensors: State) -> dict[str, float]:
+def norms_of(weights: State, tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the norm of a reply's update by block, and of its prototypes by place."""
     blocks = sorted({block_of(name) for name in tensors if not name.startswith("memory.")})
     norms = {block: update_norm(weights, select_blocks(tensors, [block])) for block in blocks}
@@ -215,14 +215,34 @@ def usual_norms(
     return usual
 
 
+def reach_of(
+    weights: State, local_steps: int, learning_rate: float, weight_decay: float
+) -> dict[str, float]:
+    """Return by block how far the optimiser can take it in a round.
+
+    Args:
+        weights: As the round started.
+        local_steps: Of the round.
+        learning_rate: Of the round.
+        weight_decay: Of AdamW.
+    """
+    reach = {}
+    for block in sorted({block_of(name) for name in weights}):
+        tensors = select_blocks(weights, [block]).values()
+        size = math.sqrt(sum(tensor.numel() for tensor in tensors))
+        length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+        steps = local_steps * learning_rate * _STEP * size
+        reach[block] = steps + local_steps * learning_rate * weight_decay * (length + steps)
+    return reach
+
+
 def check_norms(
     site: str,
     norms: Mapping[str, float],
     usual: Mapping[str, float],
-    weights: State,
+    reach: Mapping[str, float],
     local_steps: int,
     learning_rate: float,
-    weight_decay: float,
 ) -> None:
     """Check that no update is absurdly long.
 
@@ -233,10 +253,9 @@ def check_norms(
         site: That sent it.
         norms: Of its update by block.
         usual: By block.
-        weights: As the round started.
+        reach: By block; see ``reach_of``.
         local_steps: Of the round.
         learning_rate: Of the round.
-        weight_decay: Of AdamW.
 
     Raises:
         AggregationError: One is.
@@ -250,15 +269,11 @@ def check_norms(
             )
         if block.startswith("memory."):
             continue
-        tensors = select_blocks(weights, [block]).values()
-        size = math.sqrt(sum(tensor.numel() for tensor in tensors))
-        length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
-        steps = local_steps * learning_rate * _STEP * size
-        reach = steps + local_steps * learning_rate * weight_decay * (length + steps)
-        if norm > 1.01 * reach:  # for rounding
+        if norm > 1.01 * reach[block]:  # for rounding
             raise AggregationError(
                 f"site {site!r} sent {block} with an update of the norm {norm:.3g}; {local_steps} "
-                f"steps at learning rate {learning_rate:g} cannot go further than {reach:.3g}"
+                f"steps at learning rate {learning_rate:g} cannot go further than "
+                f"{reach[block]:.3g}"
             )
 
 
@@ -313,16 +328,31 @@ def _memory_shapes(
     }
 
 
-def _check_counts(site: str, tensors: State, plans: Plans, settings: "RunSettings") -> None:
+def _are_finite(tensors: Mapping[str, Tensor], name: str, least: float) -> bool:
+    """Say whether a tensor's numbers are finite, and none is below ``least``."""
+    shape, kind = form_of(tensors, name)
+    count = math.prod(shape)
+    room = torch.empty(min(PIECE, count), dtype=kind)
+    for start in range(0, count, PIECE):
+        part = read_part(tensors, name, start, min(start + PIECE, count), room)
+        low, high = (float(end) for end in part.aminmax())  # both are NaN where any number is
+        if not (least <= low and math.isfinite(low) and math.isfinite(high)):
+            return False
+    return True
+
+
+def _check_counts(
+    site: str, tensors: Mapping[str, Tensor], plans: Plans, settings: "RunSettings"
+) -> None:
     """Check that prototypes do not claim more voxels than the round's batches can have had."""
     planned = plans.configuration(settings.configuration)
     kept = plans.training.memory_decay
     weight = float(sum(kept**step for step in range(settings.local_steps)))
     for level, size in prototype_sizes(plans, settings.configuration).items():
         most = weight * planned["batch_size"] * size.voxels
-        for name, tensor in tensors.items():
+        for name in tensors:
             if name.startswith("memory.") and name.endswith(f".{level}.counts"):
-                claimed = float(tensor.double().sum())
+                claimed = float(tensors[name].double().sum())
                 if claimed > 1.01 * most:  # for rounding
                     raise AggregationError(
                         f"site {site!r} sent {name} for {claimed:.0f} voxels; its batches cannot "

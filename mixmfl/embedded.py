@@ -30,7 +30,7 @@ from mixmfl.rounds import (
 from mixmfl.runs import Run, choose_round, load_state_of, save_personal
 from mixmfl.sampling import site_number
 from mixmfl.tensors import pack, unpack
-from mixmfl.wire import Message, decode, encode, most_reply_bytes
+from mixmfl.wire import Message, Parcel, decode, encode, most_reply_bytes
 
 FOLDS = 5
 
@@ -168,7 +168,8 @@ def train_embedded(
             for site, (received, done) in zip(asked, started, strict=True):
                 try:
                     sent, moments, seconds = done()
-                    reply = decode(sent, most_reply_bytes(received))
+                    # on disk until the round is merged: so memory does not grow with the sites
+                    reply = Parcel.store(sent, out).open(most_reply_bytes(len(received)))
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
                     continue

@@ -1,11 +1,12 @@
 """Files that appear whole or not at all, and JSON that is checked when read."""
 
 import hashlib
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,33 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+class Nameless(io.FileIO):
+    """A file that has no name any more, open for reading: it is gone when nobody holds it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
+    """Have a file written, and return it without its name.
+
+    So whatever happens, also where this process is killed, nothing is left of it.
+
+    Args:
+        folder: On whose disk it lies; made if it is not there.
+        write: Writes it to the path that it is given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=".writing-", dir=folder)
+    os.close(number)
+    path = Path(name)
+    try:
+        write(path)
+        return Nameless(path, "rb")
+    finally:
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -807,7 +807,7 @@ class _Asked:
     def _load(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         self.fetched = True
         content = encode(self._message)
-        self._received_bytes, self._most = len(content), most_reply_bytes(content)
+        self._received_bytes, self._most = len(content), most_reply_bytes(len(content))
         self._began = time.monotonic()
         client_task.task.data["message"] = content
         note(self._log, describe_exchange(f"sent to {self._site}", self._message, content))

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from mixmfl.aggregate import block_of, select_blocks
-from mixmfl.door import check_norms, norms_of, remember_norms, usual_norms
+from mixmfl.door import check_norms, norms_of, reach_of, remember_norms, usual_norms
 from mixmfl.errors import AggregationError, PlansError, PrivacyError, QuorumError
 from mixmfl.masks import (
     SEED_BYTES,
@@ -62,6 +63,7 @@ from mixmfl.rounds import (
     train_at_site,
     train_task,
 )
+from mixmfl.tensors import form_of
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
@@ -321,7 +323,7 @@ def _unmask(task: Message, site: str, before: Secrets) -> Message:
 
 def _to_sum(
     block: str,
-    before: State,
+    before: Mapping[str, Tensor],
     reply: Message,
     weights: Mapping[str, int],
     sizes: Mapping[int, PrototypeSizes],
@@ -341,7 +343,9 @@ def _to_sum(
     return torch.cat(moved).numpy() * weights[block]
 
 
-def _prototypes(block: str, tensors: State, sizes: Mapping[int, PrototypeSizes]) -> Prototypes:
+def _prototypes(
+    block: str, tensors: Mapping[str, Tensor], sizes: Mapping[int, PrototypeSizes]
+) -> Prototypes:
     """Return a modality's prototypes at a level; zero where a site has none to tell."""
     size = sizes[int(block.rpartition(".")[2])]
     if f"{block}.counts" not in tensors:
@@ -497,16 +501,13 @@ def check_masked(
         for block, who in roster.holders.items()
         if site in who and len(set(who) & set(shared)) >= FEWEST_HOLDERS
     }
-    found = {
-        name: tuple(tensor.shape) if tensor.dtype == torch.int64 else None
-        for name, tensor in reply.tensors.items()
-    }
+    found = {name: form_of(reply.tensors, name) for name in reply.tensors}
     if (
         reply.kind != "masked"
         or reply.record.get("round") != roster.round
         or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
         or not all(isinstance(reply.record.get(n, 0.0), float) for n in ("epsilon", "delta"))
-        or found != {name: (length,) for name, length in lengths.items()}
+        or found != {name: ((length,), torch.int64) for name, length in lengths.items()}
     ):
         raise AggregationError(
             f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')} that "
@@ -564,7 +565,7 @@ def sum_blocks(
         here = [site for site in who if site in replies]
         if len(here) < FEWEST_HOLDERS:
             continue
-        total = sum_words([_words(replies[site], block) for site in here])
+        total = sum_words(_words(replies[site], block) for site in here)
         for site in here:
             shares = {
                 place: said["seeds"][block][site]
@@ -617,16 +618,10 @@ def merge_sums(
             moved |= _moved(select_blocks(state.weights, [block]), mean)
     norms = norms_of(state.weights, {**moved, **memory_to_state(seen)})
     rejected: dict[str, str] = {}
+    pace = settings.local_steps, learning_rate_of(state.round, settings)
+    reach = reach_of(state.weights, *pace, plans.training.weight_decay)
     try:
-        check_norms(
-            "sum of all",
-            norms,
-            usual_norms(state.norms, {"sum": norms}),
-            state.weights,
-            settings.local_steps,
-            learning_rate_of(state.round, settings),
-            plans.training.weight_decay,
-        )
+        check_norms("sum of all", norms, usual_norms(state.norms, {"sum": norms}), reach, *pace)
         if any((found.counts < 0).any() for found in seen.values()):
             raise AggregationError("the sum of all has a count < 0")
         after = ServerState(
@@ -648,7 +643,7 @@ def merge_sums(
     )
 
 
-def _moved(before: State, by: npt.NDArray[np.float64]) -> State:
+def _moved(before: Mapping[str, Tensor], by: npt.NDArray[np.float64]) -> State:
     """Return tensors moved by a vector that has all of their numbers, in the order of names."""
     names, after, start = sorted(before), State(), 0
     for name in names:

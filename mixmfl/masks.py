@@ -6,7 +6,7 @@ that is uniform hides any number perfectly and cancels exactly.
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -154,9 +154,10 @@ def from_words(words: Words, bits: int) -> npt.NDArray[np.float64]:
     return words.view(np.int64).astype(np.float64) / 2.0**bits
 
 
-def sum_words(parts: Sequence[Words]) -> Words:
-    """Return the sum modulo 2^64."""
-    total = np.zeros_like(parts[0])
-    for part in parts:
+def sum_words(parts: Iterable[Words]) -> Words:
+    """Return the sum modulo 2^64, of at least one part; one is there at a time."""
+    left = iter(parts)
+    total = next(left).copy()
+    for part in left:
         total += part
     return total

@@ -1,6 +1,5 @@
 """The model file: weights and memory, and in its header all that they mean."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -22,7 +21,7 @@ from mixmfl.network import SegmentationNet, build_network, load_state
 from mixmfl.plan import Plans
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
-from mixmfl.tensors import pack, read
+from mixmfl.tensors import read, write
 
 FORMAT = "mixmfl model 1"
 
@@ -149,10 +148,9 @@ def save_model(
         **{f"network.{name}": tensor for name, tensor in state.weights.items()},
         **memory_to_state(state.memory),
     }
-    content = pack(tensors, header)
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+        write(temporary, tensors, header)
+        return sha256(temporary)
 
 
 def specialise(path: Path, own: State, out: Path) -> None:
@@ -164,9 +162,9 @@ def specialise(path: Path, own: State, out: Path) -> None:
         out: To write.
     """
     tensors, header = read(path)
-    content = pack({**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}, header)
+    merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
-        temporary.write_bytes(content)
+        write(temporary, merged, header)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from mixmfl import __version__
 from mixmfl.aggregate import block_of
 from mixmfl.fingerprint import Fingerprint, withhold_small_counts
 from mixmfl.labels import Labels
-from mixmfl.memory import State, memory_from_state, memory_to_state, withhold_rare
+from mixmfl.memory import memory_from_state, memory_to_state, withhold_rare
 from mixmfl.wire import Message
 
 SENT: Mapping[str, Mapping[str, str]] = {
@@ -125,7 +127,7 @@ class Departure:
 def outgoing(
     kind: str,
     record: Mapping[str, Any],
-    tensors: State | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
     *,
     minimum: Minimum | None = None,
     class_cases: Mapping[tuple[str, int], int] | None = None,

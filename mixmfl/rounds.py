@@ -27,6 +27,7 @@ from mixmfl.door import (
     check_norms,
     check_reply,
     norms_of,
+    reach_of,
     remember_norms,
     usual_norms,
 )
@@ -216,7 +217,7 @@ def departures_of(
         settings: Of the run.
     """
     told, minimum = register(site), agreed_minimum(site, settings)
-    blocks = select_blocks(first_state(plans, settings).weights, told.weights)
+    blocks = {**select_blocks(first_state(plans, settings).weights, told.weights)}
     if site.privacy is None:
         memory = {
             (modality, level): size.unseen()
@@ -567,17 +568,11 @@ def _pass_door(
         except AggregationError as error:
             rejected[site] = str(error)
     usual = usual_norms(state.norms, sound)
+    pace = settings.local_steps, learning_rate_of(state.round, settings)
+    reach = reach_of(state.weights, *pace, plans.training.weight_decay)
     for site in list(sound):
         try:
-            check_norms(
-                site,
-                sound[site],
-                usual,
-                state.weights,
-                settings.local_steps,
-                learning_rate_of(state.round, settings),
-                plans.training.weight_decay,
-            )
+            check_norms(site, sound[site], usual, reach, *pace)
         except AggregationError as error:
             rejected[site] = str(error)
             del sound[site]

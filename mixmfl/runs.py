@@ -37,7 +37,7 @@ from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
 from mixmfl.plan import Plans
 from mixmfl.rounds import Personal, Registration, RunSettings, ServerState
-from mixmfl.tensors import digest, pack, read
+from mixmfl.tensors import digest, read, write
 
 NETWORK = "network"
 """Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
@@ -504,9 +504,8 @@ def _personal_file(run: Run, site: str) -> Path:
 
 def save_tensors(path: Path, state: State) -> None:
     """Write tensors by name, whole or not at all, with their hash."""
-    content = pack(state, {"format": FORMAT, "sha256": digest(state)})
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        write(temporary, state, {"format": FORMAT, "sha256": digest(state)})
 
 
 def load_tensors(path: Path) -> State:

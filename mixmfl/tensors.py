@@ -4,9 +4,12 @@ Equal content gives equal bytes. Reading runs nothing.
 """
 
 import hashlib
+import io
 import json
 import math
-from collections.abc import Mapping
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,131 @@ MOST_TENSORS = 20_000
 MOST_AXES = 8
 MOST_DEPTH = 32
 
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+Form = tuple[tuple[int, ...], torch.dtype]
+"""Shape and type of a tensor."""
+
+
+class Lazy(Mapping[str, Tensor]):
+    """Tensors by name that are made when they are asked for, whole or in parts.
+
+    So a state can be worked on that is larger than what memory it shall take. Whoever implements
+    it gives ``__contains__`` too, for that of ``Mapping`` makes the tensor.
+    """
+
+    @abstractmethod
+    def form(self, name: str) -> Form:
+        """Return what a tensor is, without making it."""
+
+    @abstractmethod
+    def part(self, name: str, start: int, stop: int, room: Tensor) -> Tensor:
+        """Return some of a tensor's numbers, as ``read_part`` does."""
+
+    @abstractmethod
+    def only(self, names: Collection[str]) -> "Lazy":
+        """Return the same with fewer names."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, kind = self.form(name)
+        room = torch.empty(math.prod(shape), dtype=kind)
+        return self.part(name, 0, len(room), room).reshape(shape)
+
+
+class Stored(Lazy):
+    """Tensors in an open file of safetensors. Nobody else reads from the file meanwhile."""
+
+    def __init__(self, file: io.FileIO, places: Mapping[str, tuple[Form, int]]) -> None:
+        """Args: the file; by name what a tensor is, and at which byte it begins."""
+        self._file = file
+        self._places = places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def form(self, name: str) -> Form:
+        """Return what a tensor is, without reading it."""
+        return self._places[name][0]
+
+    def part(self, name: str, start: int, stop: int, room: Tensor) -> Tensor:
+        """Read some of a tensor's numbers into ``room``, and return them.
+
+        Raises:
+            OSError: The file cannot be read, or became shorter.
+        """
+        (_, kind), begin = self._places[name]
+        found = room[: stop - start]
+        self._file.seek(begin + start * kind.itemsize)
+        left = memoryview(found.view(torch.uint8).numpy().data)
+        while len(left):
+            count = self._file.readinto(left)
+            if not count:
+                raise OSError(f"{name}: the file became shorter while it was read")
+            left = left[count:]
+        return found
+
+    def only(self, names: Collection[str]) -> "Stored":
+        """Return the same with fewer names."""
+        return Stored(self._file, {n: self._places[n] for n in self._places if n in set(names)})
+
+
+def form_of(tensors: Mapping[str, Tensor], name: str) -> Form:
+    """Return the shape and type of a tensor."""
+    if isinstance(tensors, Lazy):
+        return tensors.form(name)
+    return tuple(tensors[name].shape), tensors[name].dtype
+
+
+def read_part(
+    tensors: Mapping[str, Tensor], name: str, start: int, stop: int, room: Tensor
+) -> Tensor:
+    """Return some of a tensor's numbers, ``(stop - start,)``.
+
+    Args:
+        tensors: In memory, or ``Lazy``.
+        name: Of the tensor.
+        start: The first number, counted as they lie in memory.
+        stop: The one behind the last.
+        room: Of the tensor's type, at least as long as the part; what is not in memory comes here.
+    """
+    if isinstance(tensors, Lazy):
+        return tensors.part(name, start, stop, room)
+    return tensors[name].reshape(-1)[start:stop]
+
+
+def only(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
+    """Return the tensors of these names; none is made or copied."""
+    if isinstance(tensors, Lazy):
+        return tensors.only(names)
+    return {name: tensors[name] for name in tensors if name in set(names)}
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
     """Return tensors and header as bytes."""
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(contiguous, {_ENTRY: json.dumps(header)})
+    return safetensors.torch.save(_contiguous(tensors), {_ENTRY: json.dumps(header)})
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write what ``pack`` returns to a file, without having it in memory."""
+    path.touch()
+    mode = path.stat().st_mode
+    safetensors.torch.save_file(_contiguous(tensors), path, {_ENTRY: json.dumps(header)})
+    path.chmod(mode)  # safetensors lets the owner alone read it
 
 
 def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -42,8 +163,7 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: The bytes are damaged, were not made by ``pack``, or declare more than the
             limits of this module.
     """
-    declared = _declared(content)
-    header = _header(declared.pop("__metadata__", None))
+    _, header = _declared(len(content), lambda start, stop: content[start:stop])
     try:
         return safetensors.torch.load(content), header
     except safetensors.SafetensorError as error:
@@ -67,6 +187,24 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(str(error)) from None
 
 
+def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
+    """Return what ``pack`` was given, from an open file; tensors are read when asked for.
+
+    Args:
+        file: Held as long as the tensors are.
+
+    Raises:
+        ValueError: As ``unpack``.
+    """
+
+    def content(start: int, stop: int) -> bytes:
+        file.seek(start)
+        return file.read(stop - start)
+
+    places, header = _declared(os.fstat(file.fileno()).st_size, content)
+    return Stored(file, places), header
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors: of their names, types, shapes and numbers."""
     made = hashlib.sha256()
@@ -77,44 +215,59 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return made.hexdigest()
 
 
-def _declared(content: bytes) -> dict[str, Any]:
-    """Return the header of safetensors: 8 bytes of length, then JSON; checked against the rest."""
-    size = int.from_bytes(content[:8], "little")
-    if not 2 <= size <= min(len(content) - 8, MOST_HEADER_BYTES):
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _declared(
+    size: int, content: Callable[[int, int], bytes]
+) -> tuple[dict[str, tuple[Form, int]], dict[str, Any]]:
+    """Read the start of safetensors: 8 bytes of length, then JSON; checked against the rest.
+
+    Args:
+        size: Of all, in bytes.
+        content: Returns the bytes from one place to another.
+
+    Returns:
+        By name what a tensor is, and at which byte it begins; and the header.
+    """
+    length = int.from_bytes(content(0, 8), "little")
+    if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
         raise ValueError(
-            f"a header of {size} bytes is declared; at most {MOST_HEADER_BYTES} are read, and "
-            f"{max(len(content) - 8, 0)} are there"
+            f"a header of {length} bytes is declared; at most {MOST_HEADER_BYTES} are read, and "
+            f"{max(size - 8, 0)} are there"
         )
-    declared = _read_json(content[8 : 8 + size])
+    declared = _read_json(content(8, 8 + length))
     if not isinstance(declared, dict) or len(declared) > MOST_TENSORS:
         raise ValueError(f"it does not declare tensors by name, or more than {MOST_TENSORS}")
+    header = _header(declared.pop("__metadata__", None))
+    spans = {name: _span(name, told) for name, told in declared.items()}
     end = 0
-    for name, told in declared.items():
-        if name != "__metadata__":
-            end = max(end, _declared_end(name, told))
-    if end != len(content) - 8 - size:
-        raise ValueError(
-            f"tensors of {end} bytes are declared, {len(content) - 8 - size} are there"
-        )
-    return declared
+    for name, (_, begin, after) in sorted(spans.items(), key=lambda item: item[1][1:]):
+        if begin != end:
+            raise ValueError(f"{name[:80]!r}: begins at byte {begin}, not where the last ended")
+        end = after
+    if end != size - 8 - length:
+        raise ValueError(f"tensors of {end} bytes are declared, {size - 8 - length} are there")
+    return {name: (form, 8 + length + begin) for name, (form, begin, _) in spans.items()}, header
 
 
-def _declared_end(name: str, told: Any) -> int:
-    """Return where a tensor ends in the buffer; that it is there remains to be seen."""
+def _span(name: str, told: Any) -> tuple[Form, int, int]:
+    """Return what a tensor is, and where it begins and ends; if it is there remains to be seen."""
     try:
-        item, shape, (begin, end) = told["dtype"], told["shape"], told["data_offsets"]
+        kind, shape, (begin, end) = _TYPES[told["dtype"]], told["shape"], told["data_offsets"]
         sound = (
             all(type(number) is int and number >= 0 for number in (*shape, begin, end))
             and len(shape) <= MOST_AXES
             # a size above 2^40 beside one of 0 would pass as an empty tensor
             and all(number <= 2**40 for number in shape)
-            and end - begin == _ITEM_BYTES[item] * math.prod(shape)
+            and end - begin == kind.itemsize * math.prod(shape)
         )
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
         raise ValueError(f"{name[:80]!r}: type, shape and place are not those of a tensor")
-    return int(end)
+    return (tuple(shape), kind), begin, end
 
 
 def _read_json(text: bytes | str) -> Any:

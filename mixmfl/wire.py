@@ -1,12 +1,18 @@
 """What travels between server and sites: named tensors and a JSON record, as bytes. No pickles."""
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mixmfl.errors import AggregationError
-from mixmfl.memory import State
-from mixmfl.tensors import pack, unpack
+from mixmfl.files import Nameless, nameless
+from mixmfl.tensors import open_stored, pack, unpack, write
 
 FORMAT = 1
 
@@ -24,18 +30,64 @@ class Message:
     Attributes:
         kind: Such as ``"train"``, the same in task and reply; see ``outgoing.SENT``.
         record: Plain JSON content.
-        tensors: By name.
+        tensors: By name; of a ``Parcel`` they are read when they are asked for.
     """
 
     kind: str
     record: Mapping[str, Any]
-    tensors: State
+    tensors: Mapping[str, Tensor]
+
+
+class Parcel:
+    """A message as bytes on disk, in a file without a name: it is gone when nobody holds it.
+
+    So that large messages take no memory while they wait, and leave nothing behind.
+    """
+
+    def __init__(self, file: Nameless) -> None:
+        """Args: the file, complete."""
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    @classmethod
+    def pack(cls, message: Message, folder: Path) -> "Parcel":
+        """Write a message; the file lies on the disk of ``folder``."""
+        header = _header(message)
+        return cls(nameless(folder, lambda path: write(path, message.tensors, header)))
+
+    @classmethod
+    def store(cls, content: bytes, folder: Path) -> "Parcel":
+        """Write bytes as they came."""
+        return cls(nameless(folder, lambda path: path.write_bytes(content)))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return the digest of the bytes."""
+        made = hashlib.sha256()
+        for start in range(0, self.size, 1 << 20):
+            made.update(self.read(start, 1 << 20))
+        return made.hexdigest()
+
+    def read(self, start: int, count: int) -> bytes:
+        """Return up to ``count`` bytes from a place on; threads may do so at once."""
+        return os.pread(self._file.fileno(), count, start)
+
+    def open(self, most_bytes: int = MOST_BYTES) -> Message:
+        """Read the message, as ``decode`` does; its tensors stay on disk until they are asked for.
+
+        Raises:
+            AggregationError: As ``decode``.
+        """
+        _check_size(self.size, most_bytes)
+        try:
+            return _message(*open_stored(self._file))
+        except (KeyError, ValueError) as error:
+            raise _damaged(self.size, error) from None
 
 
 def encode(message: Message) -> bytes:
     """Return the message as bytes."""
-    header = {"format": FORMAT, "kind": message.kind, "record": message.record}
-    return pack(message.tensors, header)
+    return pack(message.tensors, _header(message))
 
 
 def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
@@ -51,17 +103,29 @@ def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
     Raises:
         AggregationError: Not a message, one of another format, or one beyond the limits.
     """
-    if len(content) > most_bytes:
-        raise AggregationError(
-            f"a message of {len(content)} bytes came, at most {most_bytes} are needed for it"
-        )
+    _check_size(len(content), most_bytes)
     try:
-        tensors, header = unpack(content)
-        kind, record, found = header["kind"], header["record"], header["format"]
-        if not isinstance(kind, str) or not isinstance(record, dict):
-            raise ValueError("kind or record are none")
+        return _message(*unpack(content))
     except (KeyError, ValueError) as error:
-        raise AggregationError(f"a message of {len(content)} bytes is damaged: {error}") from None
+        raise _damaged(len(content), error) from None
+
+
+def most_reply_bytes(task_bytes: int) -> int:
+    """Return how large the reply to a task can be: its blocks again, twice as wide, and a little.
+
+    Masked, a number of 4 bytes becomes one of 8.
+    """
+    return 2 * task_bytes + _REPLY_SLACK
+
+
+def _header(message: Message) -> dict[str, Any]:
+    return {"format": FORMAT, "kind": message.kind, "record": message.record}
+
+
+def _message(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Message:
+    kind, record, found = header["kind"], header["record"], header["format"]
+    if not isinstance(kind, str) or not isinstance(record, dict):
+        raise ValueError("kind or record are none")
     if found != FORMAT:
         raise AggregationError(
             f"a message of format {found} came, {FORMAT} is needed; install one version of mixmfl "
@@ -70,9 +134,12 @@ def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
     return Message(kind, record, tensors)
 
 
-def most_reply_bytes(task: bytes) -> int:
-    """Return how large the reply to a task can be: its blocks again, twice as wide, and a little.
+def _check_size(size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise AggregationError(
+            f"a message of {size} bytes came, at most {most_bytes} are needed for it"
+        )
 
-    Masked, a number of 4 bytes becomes one of 8.
-    """
-    return 2 * len(task) + _REPLY_SLACK
+
+def _damaged(size: int, error: Exception) -> AggregationError:
+    return AggregationError(f"a message of {size} bytes is damaged: {error}")

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 
 from mixmfl.aggregate import (
     FEWEST_HOLDERS,
+    PIECE,
     average,
     block_of,
     block_weights,
@@ -12,6 +15,8 @@ from mixmfl.aggregate import (
 )
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
+from mixmfl.tensors import Stored
+from mixmfl.wire import Message, Parcel
 
 
 def test_every_parameter_belongs_to_a_block() -> None:
@@ -156,3 +161,42 @@ def test_the_mean_is_that_of_average_to_the_bit() -> None:
     before = {name: torch.zeros_like(t) for name, t in states["a"].items()}
     found, want = merge_blocks(before, states, weights, "mean", 0.2, {}), average(states, weights)
     assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("rule", FEWEST_HOLDERS)
+def test_states_on_disk_merge_to_the_bits_of_those_in_memory_a_piece_at_a_time(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"shared.w": (2, PIECE + 5), "shared.b": (), "decoder.w": (7,)}
+    before = {n: torch.randn(shape, generator=generator) for n, shape in shapes.items()}
+    states = {
+        site: {n: t + number * torch.randn(t.shape, generator=generator) for n, t in before.items()}
+        for number, site in enumerate("abcd", start=1)
+    }
+    weights = {site: {"shared": n, "decoder": 3} for n, site in enumerate("abcd", start=1)}
+    usual = {"shared": 100.0}
+    want = merge_blocks(before, states, weights, rule, 0.2, usual)
+    longest = []
+
+    def part(self: Stored, name: str, start: int, stop: int, room: Tensor) -> Tensor:
+        longest.append(stop - start)
+        return read(self, name, start, stop, room)
+
+    read = Stored.part
+    monkeypatch.setattr(Stored, "part", part)
+    stored = {s: Parcel.pack(Message("train", {}, t), tmp_path).open() for s, t in states.items()}
+    tensors = {site: message.tensors for site, message in stored.items()}
+    found = merge_blocks(before, tensors, weights, rule, 0.2, usual)
+    assert all(torch.equal(found[name], want[name]) for name in shapes)
+    assert max(longest) == PIECE
+
+
+def test_the_mean_by_pieces_is_that_of_whole_tensors_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = {s: {"shared.w": torch.randn(3 * PIECE + 7, generator=generator)} for s in "abc"}
+    weights = {"a": {"shared": 3}, "b": {"shared": 10}, "c": {"shared": 4}}
+    whole = torch.zeros(3 * PIECE + 7, dtype=torch.float64)
+    for site in "abc":
+        whole.add_(states[site]["shared.w"], alpha=weights[site]["shared"] / 17)
+    assert torch.equal(average(states, weights)["shared.w"], whole.float())

@@ -1,10 +1,13 @@
 """The reader of messages, given what nobody should send."""
 
+import hashlib
 import json
 import random
 import resource
 import struct
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixmfl.errors import AggregationError
-from mixmfl.tensors import MOST_HEADER_BYTES, MOST_TENSORS
-from mixmfl.wire import Message, decode, encode, most_reply_bytes
+from mixmfl.tensors import (
+    MOST_HEADER_BYTES,
+    MOST_TENSORS,
+    digest,
+    form_of,
+    only,
+    read_part,
+    write,
+)
+from mixmfl.wire import Message, Parcel, decode, encode, most_reply_bytes
 
 MESSAGE = Message(
     "train",
@@ -22,6 +33,7 @@ MESSAGE = Message(
     {"decoder.w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor([2**40]), "b": torch.ones(0)},
 )
 CONTENT = encode(MESSAGE)
+FOLDER = Path(tempfile.gettempdir())  # of files without a name
 
 DTYPES = st.sampled_from(["F32", "F64", "I64", "U8", "BOOL", "F4", "F8_E8M0", "C64", "", "nope"])
 NUMBERS = st.one_of(
@@ -56,14 +68,23 @@ def inner(header: Any) -> dict[str, Any]:
     return {"__metadata__": {"mixmfl": text}}
 
 
-def read_or_refuse(content: bytes) -> bool:
-    """Say whether a message was read; any error but ours fails the test."""
+def read_or_refuse(content: bytes, *, disk: bool = False) -> bool:
+    """Say whether a message was read; any error but ours fails the test.
+
+    With ``disk`` it must go the same way with a file.
+    """
+    stored = Parcel.store(content, FOLDER) if disk else None
     try:
         message = decode(content)
     except AggregationError:
+        if stored is not None:
+            with pytest.raises(AggregationError):
+                stored.open()
         return False
     size = sum(t.numel() * t.element_size() for t in message.tensors.values())
     assert size <= len(content)
+    if stored is not None:
+        assert digest({**stored.open().tensors}) == digest({**message.tensors})
     return True
 
 
@@ -83,14 +104,14 @@ def test_any_bytes_are_refused_by_our_error(content: bytes) -> None:
 def test_headers_that_lie_are_refused_by_our_error(
     tensors: dict[str, Any], header: dict[str, Any], body: bytes
 ) -> None:
-    read_or_refuse(framed({**tensors, **inner(header)}, body))
+    read_or_refuse(framed({**tensors, **inner(header)}, body), disk=True)
 
 
 def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() -> None:
     generator = random.Random(0)
     read = 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(10_000):
+    for number in range(10_000):
         content = bytearray(CONTENT)
         for _ in range(generator.randint(1, 4)):
             place = generator.randrange(len(content))
@@ -105,7 +126,7 @@ def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() ->
                     content[place] = ord(generator.choice("0123456789-eE"))
             if not content:
                 content = bytearray(b"\0")
-        read += read_or_refuse(bytes(content))
+        read += read_or_refuse(bytes(content), disk=number % 20 == 0)
     assert 0 < read < 5_000  # values may change unseen, and most of the rest is refused
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * (1 if sys.platform == "darwin" else 1024) < 2e8  # bytes, or else kilobytes
@@ -152,10 +173,55 @@ def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() ->
 def test_what_is_declared_is_compared_with_what_is_there(content: bytes, reason: str) -> None:
     with pytest.raises(AggregationError, match=reason):
         decode(content)
+    with pytest.raises(AggregationError, match=reason):
+        Parcel.store(content, FOLDER).open()
+
+
+@pytest.mark.parametrize("places", [((0, 4), (0, 4)), ((0, 4), (5, 9)), ((2, 6), (6, 10))])
+def test_tensors_that_overlap_or_leave_gaps_are_refused(
+    places: tuple[tuple[int, int], ...],
+) -> None:
+    told = {
+        str(number): {"dtype": "F32", "shape": [1], "data_offsets": list(place)}
+        for number, place in enumerate(places)
+    }
+    content = framed({**told, **inner({})}, bytes(10))
+    for read in (decode, lambda content: Parcel.store(content, FOLDER).open()):
+        with pytest.raises(AggregationError, match=r"begins at byte \d, not where the last ended"):
+            read(content)
+
+
+def test_a_parcel_holds_the_bytes_of_the_message_and_leaves_no_file_behind(tmp_path: Path) -> None:
+    parcel = Parcel.pack(MESSAGE, tmp_path / "new")
+    assert parcel.read(0, parcel.size + 1) == CONTENT
+    assert parcel.read(7, 5) == CONTENT[7:12]
+    assert parcel.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert not list((tmp_path / "new").iterdir())
+    tensors = parcel.open().tensors
+    del parcel  # who holds the tensors holds the file
+    assert torch.equal(tensors["decoder.w"], MESSAGE.tensors["decoder.w"])
+    assert torch.equal(only(tensors, {"n"})["n"], torch.tensor([2**40]))
+    with pytest.raises(AggregationError, match="bytes came, at most 10 are needed for it"):
+        Parcel.store(CONTENT, tmp_path).open(10)
+
+
+def test_a_part_of_a_stored_tensor_is_read_without_the_rest() -> None:
+    tensors = Parcel.store(CONTENT, FOLDER).open().tensors
+    room = torch.full((4,), -1.0)
+    assert read_part(tensors, "decoder.w", 2, 5, room).tolist() == [2.0, 3.0, 4.0]
+    assert room.tolist() == [2.0, 3.0, 4.0, -1.0]
+    assert form_of(tensors, "decoder.w") == ((2, 3), torch.float32)
+
+
+def test_a_file_of_tensors_can_be_read_by_whom_other_new_files_can(tmp_path: Path) -> None:
+    write(tmp_path / "tensors", MESSAGE.tensors, {})
+    (tmp_path / "other").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in ("tensors", "other")}
+    assert len(modes) == 1
 
 
 def test_a_message_beyond_its_limit_is_not_looked_at() -> None:
     with pytest.raises(AggregationError, match="bytes came, at most 10 are needed for it"):
         decode(b"no message at all", 10)
     task = encode(Message("train", {"round": 0}, {"w": torch.zeros(10)}))
-    assert most_reply_bytes(task) == 2 * len(task) + 2**20
+    assert most_reply_bytes(len(task)) == 2 * len(task) + 2**20
