@@ -1,21 +1,20 @@
 """The log of what crossed between a hospital and its coordinator: no images, no names of cases."""
 
-import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
 
 from mixmfl.aggregate import block_of
-from mixmfl.wire import Message
+from mixmfl.wire import Parcel
 
 
-def describe_exchange(what: str, message: Message, content: bytes) -> str:
-    """Return a line about a message.
+def describe_exchange(what: str, parcel: Parcel) -> str:
+    """Return a line about a message that can be read.
 
     Args:
         what: Such as ``"sent to coordinator"``.
-        message: What it says.
-        content: Its bytes.
+        parcel: The message.
     """
+    message = parcel.open(parcel.size)
     memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
     told = [f"{what}: {plain(message.kind)}"]
@@ -26,8 +25,7 @@ def describe_exchange(what: str, message: Message, content: bytes) -> str:
     told += [f"memory of {plain(name)}" for name in sorted(memory)]
     if fields := sorted(set(message.record) - {"round"}):
         told.append(f"record {' '.join(map(plain, fields[:20]))}")
-    digest = hashlib.sha256(content).hexdigest()
-    told.append(f"{len(message.tensors)} tensors, {len(content)} bytes, sha256 {digest}")
+    told.append(f"{len(message.tensors)} tensors, {parcel.size} bytes, sha256 {parcel.sha256}")
     return ", ".join(told)
 
 

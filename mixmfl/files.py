@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.errors import DataError, MixmflError
+
+_UNFINISHED = ".writing-"
 
 
 @contextmanager
@@ -22,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     starts with a dot, so that a reader of the folder never takes it for a finished file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
@@ -45,7 +48,7 @@ def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
         write: Writes it to the path that it is given.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=".writing-", dir=folder)
+    number, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
     os.close(number)
     path = Path(name)
     try:
@@ -53,6 +56,15 @@ def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
         return Nameless(path, "rb")
     finally:
         path.unlink()
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that nobody else writes to."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,18 +21,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import psutil
 from cryptography import x509
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, SendOrder, Task
+from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.streaming.download_service import (
+    Consumer,
+    Downloadable,
+    DownloadService,
+    ProduceRC,
+    download_object,
+)
 from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection, SessionClosed
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.entity import Project
@@ -44,9 +56,9 @@ from nvflare.lighter.provisioner import Provisioner
 
 from mixmfl import __version__
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
-from mixmfl.errors import DataError, MixmflError, QuorumError
+from mixmfl.errors import AggregationError, DataError, MixmflError, QuorumError
 from mixmfl.exchange import describe_exchange, note, plain
-from mixmfl.files import read_json, write_json
+from mixmfl.files import clear_unfinished, nameless, read_json, write_json
 from mixmfl.hospital import FAILED, Hospital, House
 from mixmfl.remote import (
     Orders,
@@ -58,7 +70,7 @@ from mixmfl.remote import (
     train_remotely,
 )
 from mixmfl.runs import Run, holds_run, open_run
-from mixmfl.wire import Message, decode, encode, most_reply_bytes
+from mixmfl.wire import MOST_BYTES, Message, Parcel, most_reply_bytes
 
 COORDINATOR = "coordinator"
 _ADMIN = "coordinator@mixmfl.org"
@@ -686,6 +698,106 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
     )
 
 
+# --- parcels, as FLARE carries them ------------------------------------------------------------
+
+_PARCEL = "parcel"  # in a task and in a result: where the message itself can be fetched
+_CHUNK = 4 * 2**20  # bytes that are fetched at once
+_ANSWER_SECONDS = 30.0  # for a chunk; FLARE asks three times more
+_DAYS = 7 * 86400.0  # a parcel is withdrawn by us; this is when FLARE would
+
+
+class _Offered(Downloadable):
+    """A parcel that one end of the network may fetch, piece by piece, until it is withdrawn."""
+
+    def __init__(
+        self, cell: Cell, parcel: Parcel, receiver: str, begun: Callable[[], None] = lambda: None
+    ) -> None:
+        """Args: to whom alone it is given; called before the first piece is."""
+        super().__init__(parcel)
+        self.parcel = parcel
+        self._receiver, self._begun = receiver, begun
+        self.taken = False
+        self._transaction = DownloadService.new_transaction(cell, _DAYS)
+        number = DownloadService.add_object(self._transaction, self)
+        self.address = {"from": cell.get_fqcn(), "number": number}
+
+    def produce(self, state: Any, requester: str) -> tuple[str, bytes | None, dict[str, int]]:
+        """Return a piece; FLARE calls it."""
+        place = state["place"] if state else 0
+        if FQCN.split(requester)[0] != self._receiver or type(place) is not int or place < 0:
+            raise ValueError(f"{requester} asks for what is not there for it")
+        if not self.taken:
+            self.taken = True
+            self._begun()
+        piece = self.parcel.read(place, _CHUNK)
+        if not piece:
+            return ProduceRC.EOF, None, {}
+        return ProduceRC.OK, piece, {"place": place + len(piece)}
+
+    def withdraw(self) -> None:
+        """Give it to nobody any more."""
+        DownloadService.delete_transaction(self._transaction)
+
+
+class _Pieces(Consumer):
+    """Writes what is fetched to a file, up to a limit."""
+
+    supports_pipelining = True  # the next piece is on its way while this one is written
+
+    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
+        super().__init__()
+        self.problem = ""
+        self._file, self._most, self._size = file, most_bytes, 0
+
+    def consume(self, ref_id: str, state: dict[str, int], data: Any) -> dict[str, int]:
+        """Take a piece; FLARE calls it."""
+        self._size += len(data)
+        if self._size > self._most:
+            raise ValueError(f"more than {self._most} bytes came")
+        self._file.write(data)
+        return dict(state)
+
+    def download_completed(self, ref_id: str) -> None:
+        """Do nothing; FLARE wants it."""
+
+    def download_failed(self, ref_id: str, reason: str) -> None:
+        """Remember why."""
+        self.problem = reason or "it cannot be fetched"
+
+
+def _fetch(
+    cell: Cell, address: Any, sender: str, most_bytes: int, folder: Path, stop: Signal
+) -> Parcel:
+    """Fetch a parcel that the other end offers.
+
+    Args:
+        cell: Ours.
+        address: As the other end tells it.
+        sender: From whom alone it is fetched.
+        most_bytes: That it may have.
+        folder: On whose disk it comes.
+        stop: Ends it early.
+
+    Raises:
+        AggregationError: It could not be fetched.
+    """
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            pieces = _Pieces(file, most_bytes)
+            download_object(
+                *(source, str(address["number"]), _ANSWER_SECONDS, cell, pieces),
+                abort_signal=stop,
+            )
+        if pieces.problem:
+            raise AggregationError(pieces.problem)
+
+    source = str(address.get("from")) if isinstance(address, dict) else ""
+    if FQCN.split(source)[0] != sender or "number" not in address:
+        raise AggregationError("it does not say where the message can be fetched")
+    return Parcel(nameless(folder, write))
+
+
 # --- what FLARE runs in a job ------------------------------------------------------------------
 
 
@@ -708,6 +820,7 @@ class Coordinator(Controller):
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Work through the orders and note how it ended."""
         orders = load_orders(self._orders)
+        clear_unfinished(self._orders.parent)
         sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
         self._log = self._orders.with_name("exchange.log")
 
@@ -748,8 +861,9 @@ class Coordinator(Controller):
         abort_signal: Signal,
     ) -> Answers:
         absent = {site: NOT_CONNECTED for site in tasks if site not in sites}
+        cell, packed = fl_ctx.get_engine().get_cell(), _Packed(self._log.parent)
         asked = {
-            site: _Asked(site, message, self._log)
+            site: _Asked(site, message, packed.of(message), cell, self._log)
             for site, message in tasks.items()
             if site in sites
         }
@@ -769,26 +883,53 @@ class Coordinator(Controller):
                 late = f"did not answer within {self._deadline:g} s; a later reply is dropped"
                 item.refuse(late if item.fetched else f"{NOT_CONNECTED}: did not fetch its task")
                 self.cancel_task(item.task, fl_ctx=fl_ctx)
+            item.close()
         unfetched = {site for site, item in asked.items() if not item.fetched}
         self._silent = (self._silent - set(asked)) | unfetched
         came = {site: item.answer for site, item in asked.items() if item.answer is not None}
         return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
 
 
+class _Packed:
+    """Tasks as parcels; those that say the same are one, so that it lies on disk once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, Parcel] = {}
+
+    def of(self, message: Message) -> Parcel:
+        """Return a message's parcel."""
+        same = {name: id(tensor) for name, tensor in message.tensors.items()}
+        key = json.dumps([message.kind, message.record, same])
+        if key not in self._known:
+            self._known[key] = Parcel.pack(message, self._folder)
+        return self._known[key]
+
+
 class _Asked:
     """A task on its way to a site, and what comes back."""
 
-    def __init__(self, site: str, message: Message, log: Path) -> None:
+    _at_once = threading.Semaphore(16)
+    """Replies that are fetched at once, each with a few pieces in memory."""
+
+    def __init__(self, site: str, message: Message, parcel: Parcel, cell: Cell, log: Path) -> None:
         self.answer: Answer | None = None
         self.absent = ""
         self.fetched = False
-        self._site, self._message, self._log = site, message, log
-        self._received_bytes, self._most, self._began = 0, 0, time.monotonic()
+        self._site, self._kind, self._parcel, self._cell = site, message.kind, parcel, cell
+        self._log, self._began = log, time.monotonic()
+        # now, for it reads the parcel, and FLARE waits for us when it sends
+        self._line = describe_exchange(f"sent to {site}", parcel)
+        self._offered = _Offered(cell, parcel, site)
+        self._coming = False
+        self._stop = Signal()
         self._lock = threading.Lock()
+        told = Shareable()
+        told[_PARCEL] = self._offered.address
         self.task = Task(
             name=message.kind,
-            data=Shareable(),
-            before_task_sent_cb=self._load,
+            data=told,
+            before_task_sent_cb=self._sent,
             result_received_cb=self._take,
             task_done_cb=self._done,
         )
@@ -802,25 +943,36 @@ class _Asked:
         with self._lock:
             if self.open:
                 self.absent = reason
-                note(self._log, f"nothing from {self._site}: {self._message.kind}: {reason}")
+                note(self._log, f"nothing from {self._site}: {self._kind}: {reason}")
 
-    def _load(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+    def close(self) -> None:
+        """Let go of the task, and of a reply that is still coming."""
+        self._offered.withdraw()
+        if self.answer is None:
+            self._stop.trigger("too late")
+
+    def _sent(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         self.fetched = True
-        content = encode(self._message)
-        self._received_bytes, self._most = len(content), most_reply_bytes(len(content))
         self._began = time.monotonic()
-        client_task.task.data["message"] = content
-        note(self._log, describe_exchange(f"sent to {self._site}", self._message, content))
+        note(self._log, self._line)
 
     def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         result, client_task.result = client_task.result, None
-        content = result.get("message")
-        if not isinstance(content, bytes):
+        if _PARCEL not in result:
             self.refuse(f"its reply holds no message ({result.get_return_code()})")
             return
+        self._coming = True
+        # FLARE waits for us before it hears anybody else
+        threading.Thread(target=self._fetch, args=(result[_PARCEL],), daemon=True).start()
+
+    def _fetch(self, address: Any) -> None:
+        most = most_reply_bytes(self._parcel.size)
         try:
-            reply = decode(content, self._most)
-            note(self._log, describe_exchange(f"came from {self._site}", reply, content))
+            with self._at_once:
+                folder = self._log.parent
+                parcel = _fetch(self._cell, address, self._site, most, folder, self._stop)
+            reply = parcel.open(most)
+            note(self._log, describe_exchange(f"came from {self._site}", parcel))
         except Exception as error:  # whatever a stranger can send must end here
             self.refuse(f"its reply cannot be read ({plain(error)})")
             return
@@ -830,10 +982,11 @@ class _Asked:
         seconds = time.monotonic() - self._began
         with self._lock:
             if self.open:
-                self.answer = Answer(reply, len(content), self._received_bytes, seconds)
+                self.answer = Answer(reply, parcel.size, self._parcel.size, seconds)
 
     def _done(self, task: Task, fl_ctx: FLContext) -> None:
-        self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
+        if not self._coming:
+            self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
 
 
 def _failure(reply: Message) -> str:
@@ -849,15 +1002,42 @@ class SiteExecutor(Executor):
     def __init__(self) -> None:
         """Nothing is set by the job; what the hospital set is read at the first task."""
         super().__init__()
+        self._house: House
         self._hospital: Hospital | None = None
+        self._reply: _Offered | None = None
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        """Answer a task."""
+        """Answer a task: fetch it, do it, and say where the reply can be fetched."""
+        cell = fl_ctx.get_engine().get_cell()
         if self._hospital is None:
             local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
-            self._hospital = Hospital(House.load(Path(local) / _HOUSE))
+            self._house = House.load(Path(local) / _HOUSE)
+            self._hospital = Hospital(self._house)
+        self._withdraw()
+        folder, address = self._house.work, shareable.get(_PARCEL)
+        try:
+            task = _fetch(cell, address, FQCN.ROOT_SERVER, MOST_BYTES, folder, abort_signal)
+        except AggregationError as error:
+            note(self._house.problem_log, f"a task could not be fetched: {error}")
+            return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+        made = self._hospital.answer(task)
+        leaves = partial(self._hospital.note_reply, made, taken=True)
+        self._reply = _Offered(cell, made, FQCN.ROOT_SERVER, leaves)
         reply = Shareable()
-        reply["message"] = self._hospital.answer(bytes(shareable["message"]))
+        reply[_PARCEL] = self._reply.address
         return reply
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Let go of the last reply when the job ends; FLARE calls it."""
+        if event_type == EventType.END_RUN:
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Offer the last reply no more, and say so if nobody took it."""
+        if self._reply is not None:
+            self._reply.withdraw()
+            if not self._reply.taken and self._hospital is not None:
+                self._hospital.note_reply(self._reply.parcel, taken=False)
+            self._reply = None

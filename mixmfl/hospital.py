@@ -1,6 +1,6 @@
 """A hospital's side of a federation on a network: it answers tasks, and logs what leaves the house.
 
-Engine-free: bytes in, bytes out. Whatever carries them cannot name code, files or folders here.
+Engine-free: parcels in, parcels out. Whatever carries them cannot name code, files or folders here.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from mixmfl.rounds import (
     register,
 )
 from mixmfl.runs import load_tensors, save_tensors
-from mixmfl.wire import Message, decode, encode
+from mixmfl.wire import Message, Parcel
 
 FAILED = "failed"
 """The kind of a reply that only says that a task could not be done."""
@@ -175,38 +175,38 @@ class Hospital:
             "model": self._keep_model,
         }
 
-    def answer(self, content: bytes) -> bytes:
+    def answer(self, parcel: Parcel) -> Parcel:
         """Do a task and return the reply; what fails is told in the log, and only that it did.
 
         Args:
-            content: Of a message.
+            parcel: The task.
 
         Returns:
-            Of the reply: of the task's kind, or of kind ``FAILED``, which carries no reason,
-            because a reason may name files or cases.
+            The reply: of the task's kind, or of kind ``FAILED``, which carries no reason, because
+            a reason may name files or cases.
         """
         kind = "unreadable"
         try:
-            task = decode(content)
+            task = parcel.open()
             kind = task.kind
-            note(
-                self._house.exchange_log, describe_exchange("came from coordinator", task, content)
-            )
+            note(self._house.exchange_log, describe_exchange("came from coordinator", parcel))
             if kind not in self._does:
                 raise AggregationError(
                     f"a task {kind!r} came; this version of mixmfl knows {', '.join(self._does)}"
                 )
             if "version" in task.record:
                 _check_version(task.record["version"])
-            reply = self._does[kind](task)
+            return Parcel.pack(self._does[kind](task), self._house.work)
         except Exception as error:  # whoever carries the reply must not see a reason, nor log it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._house.problem_log, f"{kind} failed: {reason}")
             told = {"task": kind, "error": type(error).__name__, "version": __version__}
-            reply = outgoing(FAILED, told)
-        sent = encode(reply)
-        note(self._house.exchange_log, describe_exchange("sent to coordinator", reply, sent))
-        return sent
+            return Parcel.pack(outgoing(FAILED, told), self._house.work)
+
+    def note_reply(self, reply: Parcel, *, taken: bool) -> None:
+        """Tell in the log that a reply begins to leave the house, or that nobody took it."""
+        what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
+        note(self._house.exchange_log, describe_exchange(what, reply))
 
     def _fingerprint(self, task: Message) -> Message:
         asked = Minimum(*task.record["minimum"])
@@ -274,7 +274,7 @@ class Hospital:
         """Keep the finished model, and the site's own form of it, for the hospital to use."""
         model = self._run_folder / "model.safetensors"
         with replacing(model) as temporary:
-            temporary.write_bytes(task.tensors["file"].numpy().tobytes())
+            temporary.write_bytes(task.tensors["file"].numpy().data)
         if self._own_file.is_file():
             specialise(
                 model, load_tensors(self._own_file), self._run_folder / "own_model.safetensors"

@@ -205,7 +205,8 @@ def train_remotely(orders: TrainOrders, ask: Ask, pause: Callable[[], bool]) -> 
     model = finish(run, ask_those_here)
     if orders.personalize:
         _personalize(run, ask_those_here)
-    content = torch.frombuffer(bytearray(model.read_bytes()), dtype=torch.uint8)
+    size = model.stat().st_size
+    content = torch.from_file(str(model), shared=False, size=size, dtype=torch.uint8)
     ask_those_here(dict.fromkeys(known, Message("model", {}, {"file": content})))
     return True
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from mixmfl.remote import (
 )
 from mixmfl.rounds import RunSettings, Site, first_state, register, train_task
 from mixmfl.runs import open_run, save_tensors
-from mixmfl.wire import Message, decode, encode
+from mixmfl.wire import Message, Parcel, decode, encode
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
 LONG = RunSettings("2d", seed=0, rounds=6, local_steps=1, learning_rate=1e-2)
@@ -50,6 +51,13 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     told = dict.fromkeys(modality_cases, bins)
     kept = {"1.00": cases}
     return Fingerprint(cases, modality_cases, {}, {}, (axis, axis, axis), kept, told).to_json()
+
+
+def answer(hospital: Hospital, content: bytes) -> bytes:
+    """Have a hospital answer a task, and take the reply."""
+    reply = hospital.answer(Parcel.store(content, Path(tempfile.gettempdir())))
+    hospital.note_reply(reply, taken=True)
+    return reply.read(0, reply.size)
 
 
 class Federation:
@@ -73,7 +81,7 @@ class Federation:
                 continue
             self.asked.append((name, task.kind))
             content = encode(task)
-            back = self.hospitals[name].answer(content)
+            back = answer(self.hospitals[name], content)
             reply = decode(back)
             if reply.kind == hospital.FAILED:
                 absent[name] = f"could not do it ({reply.record['error']})"
@@ -156,7 +164,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
         },
         {},
     )
-    told = decode(north.answer(encode(join))).record["registration"]
+    told = decode(answer(north, encode(join))).record["registration"]
     site = federation.houses["north"].work
     state = first_state(plans, SETTINGS)
     (opened,) = open_sites(site, plans, "2d", "0", 0, torch.device("cpu"), 0)
@@ -164,13 +172,13 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
     assert told["cases"] == registration.cases
     first = encode(train_task(state, registration))
     second = encode(train_task(type(state)(1, state.weights, {}), registration))
-    north.answer(first)
-    once = north.answer(second)
-    assert north.answer(second) == once  # not from the moments that the first try left
+    answer(north, first)
+    once = answer(north, second)
+    assert answer(north, second) == once  # not from the moments that the first try left
     without = Hospital(federation.houses["south"])
-    assert decode(without.answer(first)).kind == hospital.FAILED  # it never joined
+    assert decode(answer(without, first)).kind == hospital.FAILED  # it never joined
     (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
-    assert north.answer(second) != once  # starts from fresh moments
+    assert answer(north, second) != once  # starts from fresh moments
     assert "moments of round 1 are left out" in federation.houses["north"].problem_log.read_text()
 
 
@@ -278,7 +286,7 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     def told(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
         north = Hospital(House("north", data, tmp_path / "work", minimum=here))
         record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
-        reply = decode(north.answer(encode(Message("fingerprint", record, {}))))
+        reply = decode(answer(north, encode(Message("fingerprint", record, {}))))
         return reply.record["fingerprint"]
 
     assert told(NETWORK_MINIMUM, NETWORK_MINIMUM) is None  # three cases
@@ -314,11 +322,11 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     settings = RunSettings("2d", 0, 1, 1, 0.01)
     orders = TrainOrders(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
     sent: dict[str, Message] = {}
-    answer = federation.hospitals["north"].answer
+    listened = federation.hospitals["north"].answer
 
-    def listen(content: bytes) -> bytes:
-        back = answer(content)
-        sent[decode(back).kind] = decode(back)
+    def listen(parcel: Parcel) -> Parcel:
+        back = listened(parcel)
+        sent[back.open().kind] = back.open()
         return back
 
     federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
@@ -344,7 +352,7 @@ def test_what_fails_is_told_without_its_reason(
     federation: Federation, task: Message, error: str
 ) -> None:
     house = federation.houses["north"]
-    reply = decode(federation.hospitals["north"].answer(encode(task)))
+    reply = decode(answer(federation.hospitals["north"], encode(task)))
     told = {"task": task.kind, "error": error, "version": mixmfl.__version__}
     assert (reply.kind, reply.record, reply.tensors) == (hospital.FAILED, told, {})
     assert f"{task.kind} failed: {error}: " in house.problem_log.read_text()
@@ -352,7 +360,7 @@ def test_what_fails_is_told_without_its_reason(
 
 
 def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
-    reply = decode(federation.hospitals["north"].answer(b"\x80\x04K\x01."))
+    reply = decode(answer(federation.hospitals["north"], b"\x80\x04K\x01."))
     assert (reply.kind, reply.record["task"]) == (hospital.FAILED, "unreadable")
 
 
@@ -388,10 +396,14 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
     federation: Federation, orders: TrainOrders
 ) -> None:
     sent: list[bytes] = []
-    answer = federation.hospitals["north"].answer
-    federation.hospitals["north"].answer = (  # type: ignore[method-assign]
-        lambda content: sent.append(answer(content)) or sent[-1]  # type: ignore[func-returns-value]
-    )
+    listened = federation.hospitals["north"].answer
+
+    def listen(parcel: Parcel) -> Parcel:
+        back = listened(parcel)
+        sent.append(back.read(0, back.size))
+        return back
+
+    federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
     train(federation, orders, stop_after=1)
     lines = federation.houses["north"].exchange_log.read_text().splitlines()
     told = [line for line in lines if "sent to coordinator: train" in line]
@@ -401,6 +413,14 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
     digest = hashlib.sha256(trained).hexdigest()
     assert told[0].endswith(f"{len(trained)} bytes, sha256 {digest}")
     assert "flair" not in told[0]  # it has none
+
+
+def test_a_reply_that_nobody_took_is_not_told_as_sent(federation: Federation) -> None:
+    north = federation.hospitals["north"]
+    task = Parcel.pack(Message("train", {"round": 0}, {}), Path(tempfile.gettempdir()))
+    north.note_reply(north.answer(task), taken=False)
+    (_, line) = federation.houses["north"].exchange_log.read_text().splitlines()
+    assert "not sent, the coordinator did not take it: failed, record error task version" in line
 
 
 def test_a_registration_beyond_the_fingerprint_is_not_taken(
@@ -415,9 +435,10 @@ def test_a_registration_beyond_the_fingerprint_is_not_taken(
     assert absent.startswith("its registration is not taken: site 'south' registered 2 for cases")
 
 
-def test_a_hostile_record_makes_one_short_line_in_the_log() -> None:
+def test_a_hostile_record_makes_one_short_line_in_the_log(tmp_path: Path) -> None:
     record = {"round": "x", "a\n2026 sent to north: forged": 1, "b" * 1000: 2}
-    line = describe_exchange("came from north", Message("evil\nkind", record, {}), b"")
+    parcel = Parcel.pack(Message("evil\nkind", record, {}), tmp_path)
+    line = describe_exchange("came from north", parcel)
     assert "\n" not in line
     assert len(line) < 500
 
@@ -433,7 +454,7 @@ def test_moments_of_rounds_that_are_done_again_make_way(
     (opened,) = open_sites(
         federation.houses["north"].work, small_plans(), "2d", "0", 0, torch.device("cpu"), 0
     )
-    north.answer(encode(train_task(type(state)(4, state.weights, {}), register(opened))))
+    answer(north, encode(train_task(type(state)(4, state.weights, {}), register(opened))))
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004"]
 
 
