@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mixmfl.aggregate import PIECE, block_of, select_blocks, update_norm
+from mixmfl.aggregate import PIECE, block_of, length_of, select_blocks, update_norm
 from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.memory import State, memory_from_state
@@ -230,7 +230,7 @@ def reach_of(
     for block in sorted({block_of(name) for name in weights}):
         tensors = select_blocks(weights, [block]).values()
         size = math.sqrt(sum(tensor.numel() for tensor in tensors))
-        length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+        length = math.hypot(*(length_of(tensor) for tensor in tensors))
         steps = local_steps * learning_rate * _STEP * size
         reach[block] = steps + local_steps * learning_rate * weight_decay * (length + steps)
     return reach

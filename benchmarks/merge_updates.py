@@ -1,0 +1,228 @@
+"""What it costs a server to check and merge the updates of S sites: seconds, GB/s, peak memory.
+
+    python benchmarks/merge_updates.py --sites 4 32 256 --megabytes 100
+
+Every site sends a whole network. Its update lies on disk, as in a run, and is read piece by piece.
+Two stages are timed: ``merge``, the weighted mean of all updates; and ``round``, all that the
+server does with the replies of a round, which is the door's checks and the merge. Beside them
+stand, of the same number of bytes: ``memory``, copying them within memory that was touched before;
+``file``, copying the files to other files; ``read``, reading the files in pieces. GB are those of
+the updates, each byte counted once, in all columns. Each number of sites has a process of its own;
+``peak MB`` is the most memory that it has at any time, with Python's libraries and the weights.
+
+What is on disk is mostly in the system's page cache, as long as that is large enough: with
+``--distinct`` fewer files than sites are made, which the sites send in turn.
+"""
+
+import argparse
+import dataclasses
+import math
+import multiprocessing
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixmfl.rounds import Registration, RunSettings
+
+if TYPE_CHECKING:
+    from mixmfl.plan import Plans
+
+SETTINGS = RunSettings("2d", seed=0, rounds=100, local_steps=10, learning_rate=0.006)
+TOLD = Registration(10, {"t1": 10, "t2": 10})
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one number of sites took; rates in GB/s.
+
+    Attributes:
+        megabytes: Of an update.
+        memory_mb: That the process had at most, MiB.
+    """
+
+    megabytes: float
+    merge: float
+    round: float
+    memory: float
+    file: float
+    read: float
+    memory_mb: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sites", type=int, nargs="+", default=[4, 32, 256])
+    parser.add_argument("--megabytes", type=float, default=100.0, help="of an update; about")
+    parser.add_argument("--distinct", type=int, default=32, help="files at most; default: 32")
+    parser.add_argument("--repeats", type=int, default=3, help="medians are of so many")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for all stages")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "processor"),
+        default="wall",
+        help="which seconds; those of the processor count what other work on the machine does not "
+        "take away, and no waiting for a disk",
+    )
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args(argv)
+    names = ("merge", "round", "memory", "file", "read")
+    print(f"{'sites':>5}  {'MB':>5}  {'files':>5}  {'peak MB':>7}  ", end="")
+    print("  ".join(f"{name:>6}" for name in names), " GB/s")
+    found: list[Found] = []
+    for sites in options.sites:
+        files = min(sites, options.distinct)
+        with tempfile.TemporaryDirectory(dir=options.folder) as place:
+            alone(make_updates, options.megabytes, files, Path(place))
+            how = options.repeats, options.threads, options.clock
+            one = alone(measure, options.megabytes, sites, *how, Path(place))
+        found.append(one)
+        rates = "  ".join(f"{getattr(one, name):6.2f}" for name in names)
+        print(f"{sites:5}  {one.megabytes:5.0f}  {files:5}  {one.memory_mb:7.0f}  {rates}")
+    last = found[-1]
+    print(
+        f"memory: {found[0].memory_mb:.0f} MB at {options.sites[0]} sites, "
+        f"{last.memory_mb:.0f} MB at {options.sites[-1]}"
+    )
+    print(f"merge over a copy of the files: {last.merge / last.file:.2f}")
+    print(f"the door and the merge over a copy in memory: {last.round / last.memory:.2f}")
+    print(
+        f"ratio {last.merge / last.memory:.2f} updates merged per second over bytes copied per "
+        f"second in memory, {options.sites[-1]} sites"
+    )
+    return 0
+
+
+def alone(work: Callable[..., Any], *arguments: object) -> Any:
+    """Do something in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def make_updates(megabytes: float, number: int, folder: Path) -> None:
+    """Write what sites send, each after other steps from the same weights."""
+    import torch
+
+    from mixmfl.rounds import first_state, train_task
+    from mixmfl.wire import Message, encode
+
+    state = first_state(plans_of(megabytes), SETTINGS)
+    generator = torch.Generator().manual_seed(0)
+    for count in range(number):
+        moved = {
+            name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in train_task(state, TOLD).tensors.items()
+        }
+        reply = Message("train", {"round": 0, "loss": 0.5}, moved)
+        (folder / f"{count}.update").write_bytes(encode(reply))
+
+
+def measure(
+    megabytes: float, sites: int, repeats: int, threads: int, clock: str, folder: Path
+) -> Found:
+    """Measure one number of sites."""
+    import torch
+
+    from mixmfl.aggregate import merge_blocks
+    from mixmfl.files import Nameless
+    from mixmfl.rounds import first_state, merge_round
+    from mixmfl.usage import peak_memory_mb, reset_peak
+    from mixmfl.wire import Parcel
+
+    torch.set_num_threads(threads)
+    plans = plans_of(megabytes)
+    state = first_state(plans, SETTINGS)
+    files = sorted(folder.glob("*.update"))
+    registrations = {f"site{number:04d}": TOLD for number in range(sites)}
+    replies = {
+        site: Parcel(Nameless(files[number % len(files)])).open()
+        for number, site in enumerate(registrations)
+    }
+    size = files[0].stat().st_size / 1e9
+    states = {site: reply.tensors for site, reply in replies.items()}
+    weights = dict.fromkeys(registrations, TOLD.weights)
+
+    def merge() -> None:
+        merge_blocks(state.weights, states, weights, "mean", 0.2, {})
+
+    def whole_round() -> None:
+        merge_round(state, replies, registrations, plans, SETTINGS)
+
+    reset_peak()
+    merging = seconds(merge, repeats, clock) / (sites * size)
+    passing = seconds(whole_round, repeats, clock) / (sites * size)
+    memory_mb = peak_memory_mb()
+
+    here = torch.randint(0, 255, (files[0].stat().st_size,), dtype=torch.uint8)
+    there = here.clone()
+
+    def copy() -> None:
+        for _ in range(sites):
+            there.copy_(here)
+
+    def read() -> None:
+        room = bytearray(2**18)
+        for number in range(sites):
+            with files[number % len(files)].open("rb", buffering=0) as file:
+                while file.readinto(room):
+                    pass
+
+    def copy_files() -> None:
+        for number in range(sites):
+            shutil.copyfile(files[number % len(files)], folder / "copy")
+
+    copying, filing, reading = (
+        sites * size / seconds(each, repeats, clock) for each in (copy, copy_files, read)
+    )
+    return Found(1e3 * size, 1 / merging, 1 / passing, copying, filing, reading, memory_mb)
+
+
+def plans_of(megabytes: float) -> "Plans":
+    """Return plans of a network for two modalities with about so many megabytes of weights."""
+    from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
+    from mixmfl.labels import Labels
+    from mixmfl.plan import load_preset
+    from mixmfl.preprocess import make_plans
+    from mixmfl.rounds import first_state
+
+    counts, axis = {"t1": 10, "t2": 10}, {"1x64": 10}
+    bins = dict.fromkeys(counts, (1,) * (len(INTENSITY_EDGES) - 1))
+    told = Fingerprint(10, counts, {}, {}, (axis, axis, axis), {"1.00": 10}, bins)
+    labels = Labels({"background": 0, "lesion": 1})
+    preset = load_preset("demo")
+
+    def planned(features: int) -> "Plans":
+        planner = dataclasses.replace(
+            preset.planner,
+            memory_gb=64.0,
+            base_features=features,
+            max_features_2d=8 * features,
+        )
+        return make_plans(told, labels, dataclasses.replace(preset, planner=planner))
+
+    weights = first_state(planned(32), SETTINGS).weights
+    size = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6
+    return planned(4 * round(8 * math.sqrt(megabytes / size)))  # nearly all weights are products
+
+
+def seconds(work: Callable[[], None], repeats: int, clock: str) -> float:
+    """Return the median time that work takes."""
+    now = time.perf_counter if clock == "wall" else time.process_time
+    took = []
+    for _ in range(repeats):
+        began = now()
+        work()
+        took.append(now() - began)
+    return statistics.median(took)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
