@@ -1,6 +1,7 @@
 """``mixmfl_network_demo``: a federation of processes on this machine, as on a network."""
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -20,8 +21,11 @@ DESCRIPTION = """\
 Run a federation on this machine as it runs between hospitals: a phantom, a kit for each of three
 hospitals and the coordinator, mutual TLS on the loopback, planning and two rounds over it. Then
 train the same in one process and compare the models byte by byte. Every command is shown, with
-what it prints; OUT/logs has what the hospitals print. At the end it tells the memory that the
-coordinator's and the hospitals' processes took, and the bytes that they exchanged."""
+what it prints; OUT/logs has what the hospitals print. At the end it tells, round by round, the
+memory that the coordinator's and the hospitals' processes took, the seconds, and the bytes that a
+hospital exchanged beside those of the blocks that it holds.
+
+To see what a large network costs: --megabytes 400 --sites 10 --turns --fold all --alone."""
 
 PHANTOM = ("north", "south", "west", "east")
 SPACING_MM = 6.0
@@ -36,6 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("--sites", type=int, default=3, help="how many hospitals; default: 3")
     made.add_argument("--preset", default="demo", help="as of mixmfl_plan_preprocess")
+    made.add_argument(
+        "--megabytes",
+        type=float,
+        metavar="MB",
+        help="widen the preset's network to about so many, and keep its batches small",
+    )
+    made.add_argument(
+        "--turns", action="store_true", help="the hospitals work one at a time, for their memory"
+    )
+    made.add_argument("--fold", default="0", help="as of mixmfl_train_federated; default: 0")
+    made.add_argument("--alone", action="store_true", help="leave out the run in one process")
     made.add_argument("--rounds", type=int, default=2, help="default: 2")
     made.add_argument("--local-steps", type=int, default=3, help="default: 3")
     return cli.run(made, argv, _work)
@@ -59,15 +74,30 @@ def _work(options: argparse.Namespace) -> int:
     print(f"\n$ cat {out / 'network.json'}\n{(out / 'network.json').read_text()}", end="")
     cli.run_shown("mixmfl_provision", "-i", out / "network.json", "-o", kits)
 
-    plan = ["--preset", options.preset, "-c", "2d"]
-    how = ["-c", "2d", "--rounds", options.rounds, "--local-steps", options.local_steps]
-    with _hospitals(out, sites):
+    preset = options.preset
+    if options.megabytes is not None:
+        preset = _widened(preset, options.megabytes, out / "preset.json")
+    plan = ["--preset", preset, "-c", "2d"]
+    how = ["-c", "2d", "--fold", options.fold, "--rounds", options.rounds]
+    how += ["--local-steps", options.local_steps]
+    if options.turns:
+        how += ["--deadline", 600]  # minutes; a hospital's waits for those before it
+    with _hospitals(out, sites, options.turns):
         kit = kits / "coordinator"
         cli.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", out / "work", *plan)
         with _watching(sites) as peaks:
             cli.run_shown(
                 "mixmfl_train_federated", "--kit", kit, "-i", out / "work", "-o", out / "run", *how
             )
+    if not options.alone:
+        _compare(out, federation, plan, how)
+    _tell_costs(out, peaks)
+    print(f"{time.monotonic() - began:.0f} s in all")
+    return 0
+
+
+def _compare(out: Path, federation: Path, plan: Sequence[object], how: Sequence[object]) -> None:
+    """Train the same in one process, and see that it is the same."""
     print("\nThe same in one process:")
     alone = out / "one_process"
     cli.run_shown("mixmfl_plan_preprocess", "-i", federation, "-o", alone / "work", *plan)
@@ -80,9 +110,22 @@ def _work(options: argparse.Namespace) -> int:
     if pair[0].read_bytes() != pair[1].read_bytes():
         raise MixmflError(f"{pair[0]} and {pair[1]} differ; they should be the same")
     print(f"\n{pair[0]} and {pair[1]} are the same, byte by byte")
-    _tell_costs(out, sites, peaks)
-    print(f"{time.monotonic() - began:.0f} s in all")
-    return 0
+
+
+def _widened(preset: str, megabytes: float, file: Path) -> str:
+    """Write a preset whose 2-D network has about so many megabytes of weights."""
+    import dataclasses
+
+    from mixmfl.files import write_json
+    from mixmfl.plan import load_preset
+
+    told = dataclasses.asdict(load_preset(preset))
+    # nearly all weights are products of two widths; 96 MB were measured at 128, four modalities
+    features = max(8, 8 * round(16 * math.sqrt(megabytes / 96)))
+    told["planner"] |= {"base_features": features, "max_features_2d": 8 * features}
+    told["planner"]["memory_gb"] = features / 2640  # batches of two
+    write_json(file, told)
+    return str(file.resolve())  # the coordinator reads it elsewhere
 
 
 def _have_sites(federation: Path, number: int) -> list[str]:
@@ -104,16 +147,17 @@ def _have_sites(federation: Path, number: int) -> list[str]:
     return sites
 
 
-@contextmanager
-def _watching(sites: Sequence[str]) -> Iterator[dict[str, list[tuple[float, int]]]]:
-    """Sample the memory of the processes in which the coordinator and the hospitals work.
+Sample = tuple[float, str, int]
+"""When, in seconds since the epoch; who; resident bytes."""
 
-    Gives, by who, the time in seconds and the resident bytes of each sample.
-    """
+
+@contextmanager
+def _watching(sites: Sequence[str]) -> Iterator[list[Sample]]:
+    """Sample the memory of the processes in which the coordinator and the hospitals work."""
     import psutil
 
-    found: dict[str, list[tuple[float, int]]] = {}
-    began, done = time.monotonic(), threading.Event()
+    found: list[Sample] = []
+    done = threading.Event()
 
     def sample() -> None:
         while not done.wait(0.5):
@@ -126,8 +170,7 @@ def _watching(sites: Sequence[str]) -> Iterator[dict[str, list[tuple[float, int]
                         (who,) = {Path(word).name for word in command} & set(sites)
                     else:
                         continue
-                    told = time.monotonic() - began, process.memory_info().rss
-                    found.setdefault(who, []).append(told)
+                    found.append((time.time(), who, process.memory_info().rss))
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -138,36 +181,73 @@ def _watching(sites: Sequence[str]) -> Iterator[dict[str, list[tuple[float, int]
         thread.join()
 
 
-def _tell_costs(
-    out: Path, sites: Sequence[str], samples: dict[str, list[tuple[float, int]]]
-) -> None:
+def _tell_costs(out: Path, samples: Sequence[Sample]) -> None:
+    """Show what every round took."""
     from rich.console import Console
     from rich.table import Table
 
-    from mixmfl.runs import open_run
+    from mixmfl.aggregate import select_blocks
+    from mixmfl.runs import load_state_of, open_run
 
     run = open_run(out / "run")
-    size = (out / "run" / "model.safetensors").stat().st_size / 1e6
+    begun = _beginnings(out / "run" / "network" / "exchange.log", len(run.history))
+    weights = load_state_of(run, len(run.history)).weights
+    blocks = {
+        site: sum(4 * t.numel() for t in select_blocks(weights, told.weights).values()) / 1e6
+        for site, told in run.registrations.items()
+    }
+    size = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6
     table = Table(
-        "who", "memory, MB, first half", "second half", "sent a round, MB", "received", "seconds",
-        title=f"{len(sites)} hospitals, a model of {size:.0f} MB, {len(run.history)} rounds",
-    )  # fmt: skip
-    for who, told in sorted(samples.items()):
-        middle = (told[0][0] + told[-1][0]) / 2
-        halves = ([b for at, b in told if (at > middle) == late] for late in (False, True))
-        memory = [f"{max(half, default=0) / 1e6:.0f}" for half in halves]
-        rounds = [sites[who] for sites in run.history if who in sites]
-        costs = [
-            f"{sum(getattr(told, name) for told in rounds) / len(rounds) / unit:.2f}"
-            for name, unit in (("sent_bytes", 1e6), ("received_bytes", 1e6), ("seconds", 1))
-            if rounds
-        ]
-        table.add_row(who, *memory, *costs)
-    Console().print(table)
+        *("round", "seconds", "coordinator, MB", "a hospital, MB", "all hospitals, MB"),
+        *("sent by one, MB", "received", "its blocks"),
+        title=f"{len(run.registrations)} hospitals, a network of {size:.0f} MB",
+    )
+
+    def most(of: Sequence[float]) -> str:
+        return f"{max(of, default=0) / 1e6:.0f}"
+
+    for number, (start, end) in enumerate(begun, start=1):
+        here = [sample for sample in samples if start <= sample[0] < end]
+        moments: dict[int, dict[str, int]] = {}
+        for at, who, size_now in here:
+            if who != "coordinator":
+                moments.setdefault(int(at), {})[who] = size_now
+        memory = (
+            most([size_now for _, who, size_now in here if who == "coordinator"]),
+            most([size_now for _, who, size_now in here if who != "coordinator"]),
+            most([sum(at_once.values()) for at_once in moments.values()]),
+        )
+        if number > len(run.history):
+            table.add_row("after them", f"{end - start:.0f}", *memory)
+            continue
+        told = run.history[number - 1]
+        sent = [f"{one.sent_bytes / 1e6:.1f}" for one in told.values()]
+        received = [f"{one.received_bytes / 1e6:.1f}" for one in told.values()]
+        foretold = [f"{blocks[site]:.1f}" for site in told]
+        columns = (" ".join(dict.fromkeys(each)) for each in (sent, received, foretold))
+        table.add_row(str(number), f"{end - start:.0f}", *memory, *columns)
+    Console(width=120).print(table)
+
+
+def _beginnings(log: Path, rounds: int) -> list[tuple[float, float]]:
+    """Return when each round began and ended, and last when what came after them did."""
+    from datetime import datetime
+
+    lines = log.read_text(encoding="utf-8").splitlines()
+    times = [datetime.fromisoformat(line.split()[0]).timestamp() for line in lines]
+    starts = [
+        next(at for at, line in zip(times, lines, strict=True) if f": train, round {n}," in line)
+        for n in range(1, rounds + 1)
+    ]
+    trained = max(
+        at for at, line in zip(times, lines, strict=True) if f": validate, round {rounds}," in line
+    )
+    ends = [*starts[1:], trained, times[-1] + 1]
+    return list(zip([*starts, trained], ends, strict=True))
 
 
 @contextmanager
-def _hospitals(out: Path, sites: Sequence[str]) -> Iterator[None]:
+def _hospitals(out: Path, sites: Sequence[str], turns: bool) -> Iterator[None]:
     """Run the hospitals, each as a process that is ended by its id."""
     (out / "logs").mkdir()
     running = []
@@ -176,6 +256,7 @@ def _hospitals(out: Path, sites: Sequence[str]) -> Iterator[None]:
             argv = [
                 *("--kit", str(out / "kits" / name), "-i", str(out / "federation" / name)),
                 *("-o", str(out / "hospitals" / name), "--device", "cpu", "-n", "1"),
+                *(("--turns", str(out / "turns")) if turns else ()),
             ]
             log = out / "logs" / f"{name}.txt"
             print(f"\n$ mixmfl_site {' '.join(argv)} > {log} &", flush=True)

@@ -36,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "may ask for more)",
     )
     cli.add_privacy(made, "this hospital")
+    made.add_argument(
+        "--turns",
+        type=Path,
+        metavar="FILE",
+        help="where hospitals of one machine name the same file, one works at a time",
+    )
     cli.add_workers(made)
     cli.add_alias(made)
     cli.add_device(made)
@@ -62,6 +68,7 @@ def _work(options: argparse.Namespace) -> int:
         options.labels.resolve() if options.labels else None,
         cli.minimum(options, NETWORK_MINIMUM),
         cli.privacy(options, options.out.resolve() / "privacy.json"),
+        options.turns.resolve() if options.turns else None,
     )
     print(f"site {kit.name}: {describe(house.cases().found)}")
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")

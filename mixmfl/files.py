@@ -55,7 +55,7 @@ def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
         write(path)
         return Nameless(path, "rb")
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -65,6 +65,29 @@ def clear_unfinished(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+@contextmanager
+def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
+    """Hold a lock that one process holds at a time; the system frees it where a process dies.
+
+    Args:
+        path: Of the lock's file, which stays.
+        seconds: To wait for it; below 0: as long as it takes.
+        refusal: Raised where another process holds it still.
+    """
+    from filelock import FileLock, Timeout  # half of what a command needs to tell its --help
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise refusal from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

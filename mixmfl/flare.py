@@ -58,7 +58,7 @@ from mixmfl import __version__
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.errors import AggregationError, DataError, MixmflError, QuorumError
 from mixmfl.exchange import describe_exchange, note, plain
-from mixmfl.files import clear_unfinished, nameless, read_json, write_json
+from mixmfl.files import clear_unfinished, locked, nameless, read_json, write_json
 from mixmfl.hospital import FAILED, Hospital, House
 from mixmfl.remote import (
     Orders,
@@ -354,15 +354,8 @@ def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def alone(kit: Kit) -> Iterator[None]:
     """Hold the kit's lock: one process uses a kit at a time."""
-    import fcntl
-
-    with (kit.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MixmflError(
-                f"{kit.folder}: this kit is in use by another process; end that first"
-            ) from None
+    refusal = MixmflError(f"{kit.folder}: this kit is in use by another process; end that first")
+    with locked(kit.folder / "lock", 0, refusal):
         yield
 
 
@@ -1015,6 +1008,7 @@ class SiteExecutor(Executor):
             local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
             self._house = House.load(Path(local) / _HOUSE)
             self._hospital = Hospital(self._house)
+            clear_unfinished(self._house.work)
         self._withdraw()
         folder, address = self._house.work, shareable.get(_PARCEL)
         try:

@@ -5,7 +5,8 @@ Engine-free: parcels in, parcels out. Whatever carries them cannot name code, fi
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mixmfl import __version__, cli
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
-from mixmfl.files import or_none, read_json, replacing, write_json
+from mixmfl.files import locked, or_none, read_json, replacing, write_json
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
@@ -48,6 +49,9 @@ from mixmfl.rounds import (
 from mixmfl.runs import load_tensors, save_tensors
 from mixmfl.wire import Message, Parcel
 
+_TASK_SECONDS = 60.0
+"""So long a job that was ended may still be at its last task when the next one begins."""
+
 FAILED = "failed"
 """The kind of a reply that only says that a task could not be done."""
 
@@ -67,6 +71,8 @@ class House:
         labels: dataset.json that says what the labels mean; None: the one in or beside ``data``.
         minimum: That must be behind a statistic; the coordinator may ask for more.
         privacy: What is demanded for its cases; None: no noise is added.
+        turns: A file that hospitals of one machine share: of these one works at a time, so that
+            their memory need not hold the work of all; None: this one does not wait for others.
     """
 
     name: str
@@ -79,6 +85,7 @@ class House:
     labels: Path | None = None
     minimum: Minimum = NETWORK_MINIMUM
     privacy: Privacy | None = None
+    turns: Path | None = None
 
     @property
     def exchange_log(self) -> Path:
@@ -107,6 +114,7 @@ class House:
                 "work": Path(told["work"]),
                 "aliases": tuple(told["aliases"]),
                 "labels": Path(told["labels"]) if told["labels"] else None,
+                "turns": Path(told["turns"]) if told["turns"] else None,
                 "minimum": Minimum(**told["minimum"]),
                 "privacy": privacy,
             }
@@ -139,6 +147,23 @@ class House:
             [self.name],
         )
         return dataclasses.replace(site, minimum=self.minimum, privacy=self.privacy)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Do a task alone: no other process writes to ``work``, and it is this hospital's turn.
+
+        Raises:
+            DataError: Another job has been at work here for a minute.
+        """
+        taken = DataError(
+            f"{self.work}: another job has been at work here for {_TASK_SECONDS:g} s, and one is "
+            "let in at a time; end it, or give each mixmfl_site a folder of its own by -o"
+        )
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.work / "lock", _TASK_SECONDS, taken))
+            if self.turns is not None:
+                stack.enter_context(locked(self.turns, -1, taken))
+            yield
 
     @property
     def folder(self) -> Path:
@@ -196,7 +221,8 @@ class Hospital:
                 )
             if "version" in task.record:
                 _check_version(task.record["version"])
-            return Parcel.pack(self._does[kind](task), self._house.work)
+            with self._house.working():
+                return Parcel.pack(self._does[kind](task), self._house.work)
         except Exception as error:  # whoever carries the reply must not see a reason, nor log it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._house.problem_log, f"{kind} failed: {reason}")

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from mixmfl.aggregate import block_of
 from mixmfl.errors import PrivacyError
-from mixmfl.files import read_json, write_json
+from mixmfl.files import locked, read_json, write_json
 from mixmfl.memory import State
 
 FORMAT = 1
+
+_LEDGER_SECONDS = 30.0
 
 # whole numbers, for which the divergence has a closed form; at others its series may not converge
 _ORDERS = (*range(2, 65), 80, 96, 128, 256, 512, 1024)
@@ -129,8 +131,18 @@ def spend(privacy: Privacy, rate: float, steps: int) -> float:
         The epsilon of all steps in the ledger.
 
     Raises:
-        PrivacyError: It would be more than the budget, and nothing was written.
+        PrivacyError: It would be more than the budget, or another process has the ledger; nothing
+            was written.
     """
+    taken = PrivacyError(
+        f"{privacy.ledger}: another process has been writing to it for {_LEDGER_SECONDS:g} s; what "
+        "is spent must be counted once, so nothing is sent. Run one job with it at a time"
+    )
+    with locked(privacy.ledger.with_name(f"{privacy.ledger.name}.lock"), _LEDGER_SECONDS, taken):
+        return _spend(privacy, rate, steps)
+
+
+def _spend(privacy: Privacy, rate: float, steps: int) -> float:
     before = read_ledger(privacy.ledger)
     if before and (before[-1].rate, before[-1].noise) == (rate, privacy.noise):
         steps += before.pop().steps

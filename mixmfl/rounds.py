@@ -32,6 +32,7 @@ from mixmfl.door import (
     usual_norms,
 )
 from mixmfl.errors import AggregationError, MixmflError, QuorumError
+from mixmfl.expected import all_subsets
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import fresh_processes
 from mixmfl.memory import (
@@ -207,8 +208,9 @@ def departures_of(
 ) -> list[Departure]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
-    As in a plain run: in a masked one what is listed for ``train`` goes out as sums of numbers
-    that hide it, with twice the bytes.
+    With what only some runs ask for: ``measure``, ``personalize``; and ``failed``, which takes the
+    place of any other. As in a plain run: in a masked one what is listed for ``train`` goes out as
+    sums of numbers that hide it, with twice the bytes.
 
     Args:
         site: With its training cases.
@@ -228,11 +230,17 @@ def departures_of(
     else:
         trained, said = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
     dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
+    cases = {name: [len(site.training) + len(site.validation), 0] for name in plans.configurations}
+    held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
     sent = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum),
+        outgoing("preprocess", {"version": __version__, "cases": cases}),
         outgoing_registration(told),
         outgoing("train", {"round": 0, **said}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
+        outgoing("measure", {"round": 0, "subsets": [[list(s), dice] for s in sorted(held)]}),
+        outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
+        outgoing("failed", {"task": "train", "error": "MixmflError", "version": __version__}),
     ]
     return [item for message in sent for item in departures(message)]
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from mixmfl.exchange import describe_exchange
 from mixmfl.files import write_json
 from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.hospital import Hospital, House, departures_from
+from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.memory import State
 from mixmfl.model import load_model
-from mixmfl.outgoing import NETWORK_MINIMUM, Minimum, departure_table
+from mixmfl.outgoing import NETWORK_MINIMUM, SENT, Minimum, departure_table
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy
 from mixmfl.remote import (
@@ -314,7 +316,8 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     log = house.exchange_log.read_text()
     found, missing = departures_from(house)
     assert missing == ""
-    assert {item.kind for item in found} == {"fingerprint", "join", "train", "validate"}
+    kinds = set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
+    assert {item.kind for item in found} == kinds
     trained = sum(item.size for item in found if item.kind == "train" and item.shape is not None)
     assert "secret" not in departure_table(found)
     assert house.exchange_log.read_text() == log  # nothing was sent
@@ -332,9 +335,9 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
     assert train_remotely(orders, federation.ask, lambda: False)
     assert sum(4 * tensor.numel() for tensor in sent["train"].tensors.values()) == trained
-    kinds = {"fingerprint", "join", "train", "validate"}
+    assert set(sent) == {"join", "train", "validate", "measure", "model"}
     told = {(item.kind, item.name) for item in found}
-    for kind in kinds & set(sent):
+    for kind in sent:
         assert {(kind, n) for n in (*sent[kind].record, *sent[kind].tensors)} <= told
 
 
@@ -421,6 +424,38 @@ def test_a_reply_that_nobody_took_is_not_told_as_sent(federation: Federation) ->
     north.note_reply(north.answer(task), taken=False)
     (_, line) = federation.houses["north"].exchange_log.read_text().splitlines()
     assert "not sent, the coordinator did not take it: failed, record error task version" in line
+
+
+def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hospital, "_TASK_SECONDS", 0.1)
+    house = federation.houses["north"]
+    task = encode(Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {}))
+    with house.working():  # as another job's process does
+        reply = decode(answer(Hospital(house), task))
+    assert (reply.kind, reply.record["error"]) == (hospital.FAILED, "DataError")
+    (line,) = house.problem_log.read_text().splitlines()
+    assert f"{house.work}: another job has been at work here for 0.1 s" in line
+
+
+def test_hospitals_that_take_turns_work_one_at_a_time(tmp_path: Path) -> None:
+    one, other = (
+        House(name, tmp_path, tmp_path / name, turns=tmp_path / "turns") for name in ("a", "b")
+    )
+    order: list[str] = []
+
+    def second() -> None:
+        with other.working():
+            order.append("other")
+
+    waiting = threading.Thread(target=second)
+    with one.working():
+        waiting.start()
+        waiting.join(timeout=0.3)
+        order.append("one")
+    waiting.join(timeout=30)
+    assert order == ["one", "other"]
 
 
 def test_a_registration_beyond_the_fingerprint_is_not_taken(

@@ -16,6 +16,8 @@ from mixmfl.fingerprint import (
     merge_fingerprints,
     withhold_small_counts,
 )
+from mixmfl.masked import KINDS as MASKED_KINDS
+from mixmfl.measure import measure_at_site, measure_task
 from mixmfl.memory import Prototypes, withhold_rare
 from mixmfl.outgoing import (
     NETWORK_MINIMUM,
@@ -65,6 +67,7 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
     replies = [
         train_at_site(train_task(state, told["north"]), site, plans, SETTINGS, {})[0],
         validate_at_site(validation_task(state, "north", told), site, plans, SETTINGS),
+        measure_at_site(measure_task(state, "north", told), site, plans, SETTINGS),
     ]
     for reply in replies:
         want = {(d.name, d.shape) for d in foretold if d.kind == reply.kind}
@@ -74,7 +77,8 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
             d.size for d in foretold if d.kind == reply.kind and d.shape is not None
         )
         assert sizes <= len(encode(reply))
-    assert {d.kind for d in foretold} == {"fingerprint", "join", "train", "validate"}
+    told_of = {d.kind for d in foretold}
+    assert told_of == set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
     table = departure_table(foretold)
     assert "weights of the encoder of t1, trained here" in table
     assert "mean shared features of t2 by class, level 2" in table

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import logging
 import math
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from torch import tensor
 from mixmfl import rounds
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import AggregationError, PrivacyError
+from mixmfl.files import locked, write_json
 from mixmfl.model import load_model
 from mixmfl.network import build_network, network_state
 from mixmfl.privacy import (
@@ -112,6 +115,36 @@ def test_what_is_spent_is_written_before_it_is_used_and_adds_up(tmp_path: Path) 
         spend(mine, 1.0, 1000)
     assert mine.ledger.read_text() == before
     assert first < second < other < 3
+
+
+def test_jobs_that_spend_at_once_are_all_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, content: object) -> None:
+        time.sleep(0.05)  # between reading and writing
+        write_json(path, content)
+
+    monkeypatch.setattr("mixmfl.privacy.write_json", slow)
+    mine = privacy(tmp_path)
+    jobs = [threading.Thread(target=spend, args=(mine, 0.1, 1)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert read_ledger(mine.ledger) == [Spent(0.1, 1.0, 4)]
+
+
+def test_a_ledger_that_another_job_does_not_let_go_stops_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixmfl.privacy._LEDGER_SECONDS", 0.1)
+    mine = privacy(tmp_path)
+    with (
+        locked(tmp_path / "ledger.json.lock", 0, PrivacyError("")),
+        pytest.raises(PrivacyError, match=r"ledger.json: another process has been writing to it"),
+    ):
+        spend(mine, 0.1, 1)
+    assert read_ledger(mine.ledger) == []
 
 
 @pytest.mark.parametrize("content", ["{}", '{"format": 1, "spent": [[0.1, 1]]}', "no"])
