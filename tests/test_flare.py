@@ -21,13 +21,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from loopback import MODALITIES, Cable, Loopback, kill, start, until
+from nvflare.apis.signal import Signal
 
 from mixmfl import flare
 from mixmfl.embedded import open_sites, train_embedded
-from mixmfl.errors import DataError, MixmflError
+from mixmfl.errors import AggregationError, DataError, MixmflError
+from mixmfl.files import clear_unfinished
 from mixmfl.flare import Network, open_kit, provision
 from mixmfl.hospital import House
 from mixmfl.rounds import RunSettings
+from mixmfl.wire import Message, Parcel
 
 STEPS = 30
 
@@ -135,6 +138,74 @@ def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
     refused = pytest.raises(MixmflError, match="is in use by another process")
     with flare.alone(kit), refused, flare.alone(kit):
         pass
+
+
+class _Cell:
+    """What FLARE connects processes by, as far as an offer needs one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def get_fqcn(self) -> str:
+        return self._name
+
+    def register_request_cb(self, **how: object) -> None:
+        """Nobody asks."""
+
+
+def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flare, "_CHUNK", 100)
+    parcel = Parcel.pack(Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path)
+    begun: list[bool] = []
+    offered = flare._Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
+        offered.produce(None, "south.job")
+    with pytest.raises(ValueError, match="is not there"):
+        offered.produce({"place": -1}, "server.job")
+    assert not offered.taken
+    pieces, state = [], None
+    while (told := offered.produce(state, "server.job"))[1] is not None:
+        pieces.append(told[1])
+        state = told[2]
+    assert b"".join(pieces) == parcel.read(0, parcel.size)
+    assert {len(piece) for piece in pieces[:-1]} == {100}
+    assert begun == [True]
+    assert offered.taken
+    offered.withdraw()
+
+
+def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with file.open("wb") as opened:
+        pieces = flare._Pieces(opened, 10)
+        assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
+        with pytest.raises(ValueError, match="more than 10 bytes came"):
+            pieces.consume("", {"place": 12}, b"123456")
+    assert file.read_bytes() == b"123456"
+    for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
+        with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
+            flare._fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
+
+
+def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
+    packed, weights = flare._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    first = packed.of(Message("train", {"round": 0}, weights))
+    assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
+    assert packed.of(Message("train", {"round": 1}, weights)) is not first
+    assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
+
+
+def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".writing-a").write_text("half")
+    (tmp_path / ".writing-b").mkdir()
+    (tmp_path / ".writing-b" / "file").write_text("half")
+    (tmp_path / "kept").write_text("whole")
+    clear_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def _write_certificate(startup: Path, name: str, days: int) -> None:
@@ -289,6 +360,8 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Lo
     replies = re.findall(r"came from west: train, round (\d)", running.exchanged("straggler"))
     assert "2" not in replies
     assert replies == sorted(set(replies))  # none twice
+    site = running.said("west")
+    assert "not sent, the coordinator did not take it: train, round 2," in site
 
 
 @pytest.mark.slow
