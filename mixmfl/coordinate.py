@@ -49,6 +49,7 @@ from mixmfl.runs import (
     start_run,
 )
 from mixmfl.train import DiceSum
+from mixmfl.usage import give_back_memory
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def train_rounds(
         if pause():
             return False
         state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
+        give_back_memory()
         report(run)
     return True
 
