@@ -58,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.files import write_json
-    from mixmfl.outgoing import NETWORK_MINIMUM
 
     out: Path = options.out
     if out.exists() and any(out.iterdir()):
@@ -80,14 +79,14 @@ def _work(options: argparse.Namespace) -> int:
     plan = ["--preset", preset, "-c", "2d"]
     how = ["-c", "2d", "--fold", options.fold, "--rounds", options.rounds]
     how += ["--local-steps", options.local_steps]
-    if options.turns:
-        how += ["--deadline", 600]  # minutes; a hospital's waits for those before it
+    patience = ["--deadline", 600] if options.turns else []  # minutes, with those before it
     with _hospitals(out, sites, options.turns):
         kit = kits / "coordinator"
         cli.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", out / "work", *plan)
         with _watching(sites) as peaks:
             cli.run_shown(
-                "mixmfl_train_federated", "--kit", kit, "-i", out / "work", "-o", out / "run", *how
+                "mixmfl_train_federated",
+                *("--kit", kit, "-i", out / "work", "-o", out / "run", *how, *patience),
             )
     if not options.alone:
         _compare(out, federation, plan, how)
@@ -98,13 +97,15 @@ def _work(options: argparse.Namespace) -> int:
 
 def _compare(out: Path, federation: Path, plan: Sequence[object], how: Sequence[object]) -> None:
     """Train the same in one process, and see that it is the same."""
+    from mixmfl.outgoing import NETWORK_MINIMUM
+
     print("\nThe same in one process:")
     alone = out / "one_process"
     cli.run_shown("mixmfl_plan_preprocess", "-i", federation, "-o", alone / "work", *plan)
     kept = ["--minimum-cases", NETWORK_MINIMUM.cases, "--minimum-voxels", NETWORK_MINIMUM.voxels]
     cli.run_shown(
-        *("mixmfl_train_federated", "-i", alone / "work", "-o", alone / "run", *how, *kept),
-        *("--device", "cpu"),
+        "mixmfl_train_federated",
+        *("-i", alone / "work", "-o", alone / "run", *how, *kept, "--device", "cpu"),
     )
     pair = [folder / "run" / "model.safetensors" for folder in (out, alone)]
     if pair[0].read_bytes() != pair[1].read_bytes():
