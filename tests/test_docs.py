@@ -1,14 +1,15 @@
 """README and docs say what is so: their code runs, their links and commands exist."""
 
 import ast
+import logging
 import re
 from dataclasses import fields
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mixmfl import cli
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.outgoing import SENT
 from mixmfl.plan import NetworkSettings, PlannerSettings, TrainingSettings
@@ -17,11 +18,7 @@ from mixmfl.rounds import Registration, RunSettings
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-COMMANDS = {
-    found.name: found
-    for found in entry_points(group="console_scripts")
-    if found.value.startswith("mixmfl.")
-}
+COMMANDS = cli.commands()
 NO_COMMANDS = {"mixmfl_version"}  # a key of the model file
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -152,9 +149,62 @@ def test_every_record_that_is_sent_is_listed() -> None:
         assert {kind_sent, *fields_sent} <= listed
 
 
-def test_every_environment_variable_is_listed() -> None:
-    sources = [*(ROOT / "mixmfl").glob("*.py"), *(ROOT / "entrypoints").glob("*.py")]
-    sources += (ROOT / "tests").glob("*.py")
-    named = {n for source in sources for n in re.findall(r"\"(MIXMFL_\w+)\"", source.read_text())}
-    assert "MIXMFL_HOME" in named
-    assert named <= set(re.findall(r"`(\w+)`", read("docs/commands.md")))
+def read_variables() -> set[str]:
+    """Return the environment variables that our code names, but those it only hands to others."""
+    found = set()
+    for source in [*(ROOT / "mixmfl").glob("*.py"), *(ROOT / "entrypoints").glob("*.py")]:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            asked: list[ast.expr] = []
+            if isinstance(node, ast.Call) and "os.environ" in ast.unparse(node.func):
+                asked = node.args[:1]
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+                asked = [node.slice]
+            found |= {str(a.value) for a in asked if isinstance(a, ast.Constant)}
+    return found
+
+
+def test_environment_variables_and_their_page_agree() -> None:
+    _, _, page = read("docs/commands.md").partition("## Environment variables")
+    rows = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    mentioned = set(re.findall(r"`([A-Z_]+)`", page))
+    named = read_variables()
+    assert {"MIXMFL_HOME", "OMP_NUM_THREADS", "XDG_CONFIG_HOME"} <= named <= mentioned
+    # what tests read, and what rich does
+    assert rows <= named | {"MIXMFL_TEST_DATA", "NO_COLOR", "FORCE_COLOR"}
+
+
+def test_exit_codes_and_their_page_agree() -> None:
+    rows = set(re.findall(r"^\| (\d+) \|", read("docs/commands.md"), re.MULTILINE))
+    codes = {0, cli.SOME_FAILED, cli.NOTHING_COULD_START, cli.INTERRUPTED}
+    assert {int(row) for row in rows} == codes
+    for source in sorted((ROOT / "entrypoints").glob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant):
+                returned = node.value.value
+                assert not isinstance(returned, int) or returned in codes, source
+
+
+def test_log_levels_and_their_page_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.findall(r"^\| `([A-Z]+)`", read("docs/commands.md"), re.MULTILINE)[:3] == [
+        "WARNING", "INFO", "DEBUG",
+    ]  # fmt: skip
+
+    def work(options: Any) -> int:
+        with cli.output(options):
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+                logging.getLogger("mixmfl.any").log(level, "level %d", level)
+        return 0
+
+    def shown(*argv: str) -> list[str]:
+        made = cli.parser("any", "")
+        cli.add_output(made)
+        logging.getLogger().handlers.clear()
+        assert cli.run(made, argv, work) == 0
+        return re.findall(r"level \d+", capsys.readouterr().err)
+
+    assert shown() == ["level 30"]
+    assert shown("--verbose") == ["level 10", "level 20", "level 30"]
+    assert shown("--log", str(tmp_path / "log")) == ["level 30"]
+    assert re.findall(r"level \d+", (tmp_path / "log").read_text()) == ["level 20", "level 30"]

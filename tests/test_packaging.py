@@ -51,7 +51,7 @@ LAYERS = (
      "phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
-    "attack benchmark hospital remote",
+    "attack benchmark hospital machine remote __main__",
     "flare",
 )  # fmt: skip
 
