@@ -23,7 +23,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo network-demo benchmark privacy test slow check format clean
+.PHONY: help install develop demo network-demo benchmark privacy test slow check format docs messages clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -66,8 +66,14 @@ format: develop ## put the code in the project's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: develop ## the documentation as a site, in site/; nothing is fetched, a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+messages: develop ## what docs/federation.md tells of messages, from the code
+	$(BIN)/python docs/generate.py
+
 clean: ## remove what was built, never demo/
-	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(INSTALLED): $(SOURCES)
 	@rm -rf build # setuptools would install what it finds there, deleted modules too
