@@ -72,7 +72,8 @@ def _as_in_docs(text: str) -> str:
     text = re.sub(r"(\]\(|src=\")docs/", r"\1", text)
     for source, place in PROJECT.items():
         text = text.replace(f"]({source}", f"]({place}")
-    return text.replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
+    text = text.replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
+    return text.replace("[CITATION.cff](CITATION.cff)", "`CITATION.cff`")
 
 
 def _modules() -> list[Path]:
