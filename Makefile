@@ -73,10 +73,11 @@ lowest: develop ## the tests with the lowest versions that pyproject.toml allows
 audit: develop ## known weaknesses of the installed packages; asks a service on the internet
 	$(BIN)/pip-audit --skip-editable
 
-check: develop ## style and types
+check: develop ## style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_packaging.py -k import
 
 format: develop ## put the code in the project's form
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,7 @@ from mixmfl.aggregate import (
 )
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
+from mixmfl.plan import CHOICES
 
 
 def test_every_parameter_belongs_to_a_block() -> None:
@@ -154,6 +155,10 @@ def test_clipping_shortens_an_update_to_the_usual_norm() -> None:
     # nothing is usual yet: the median of these, 27.5, shortens the longer one to (16.5, 22)
     assert merged(states, "clipped") == [9.75, 13.0]
     assert merged(states, "mean") == [16.5, 22.0]
+
+
+def test_plans_may_name_every_rule_and_no_other() -> None:
+    assert CHOICES["aggregation"] == tuple(FEWEST_HOLDERS)
 
 
 def test_an_update_is_measured_and_shortened_from_where_it_began() -> None:
