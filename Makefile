@@ -67,7 +67,7 @@ mutants: develop ## change aggregation, memory, geometry and sampling line by li
 lowest: develop ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct \
-		--extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match '.[dev]'
+		--torch-backend cpu '.[dev]'
 	.venv-lowest/bin/pytest
 
 audit: develop ## known weaknesses of the installed packages; asks a service on the internet
