@@ -40,6 +40,8 @@ DOORS = {
     "rich": {"cli"},
     "cryptography": {"flare", "masks"},
     "dp_accounting": {"privacy"},
+    "psutil": {"flare", "machine"},
+    "argcomplete": {"cli", "__main__"},
 }
 
 # From the ground up; a module imports from its own layer and from those before it.
