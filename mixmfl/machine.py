@@ -101,8 +101,8 @@ def compute(device: torch.device) -> Compute:
     """Return what a device has; of a CPU its memory is the machine's."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        name = torch.cuda.get_device_name(device)
-        return Compute(device, name, total / GB, free / GB, torch.cuda.is_bf16_supported(False))
+        bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return Compute(device, torch.cuda.get_device_name(device), total / GB, free / GB, bf16)
     memory = psutil.virtual_memory()
     name = platform.processor() or platform.machine()
     return Compute(device, name, memory.total / GB, memory.available / GB, _cpu_has_bf16())
