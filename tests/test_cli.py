@@ -92,30 +92,37 @@ def test_a_shell_completes_a_commands_options(tmp_path: Path) -> None:
 # --- colours
 
 
-def on_a_terminal(**variables: str) -> str:
-    """Return what a command that fails writes to a terminal."""
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """Return what trouble looks like on a terminal."""
     pty = pytest.importorskip("pty", reason="there are pseudo-terminals on POSIX systems only")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm-256color", **variables}.items():
+        monkeypatch.setenv(name, value)
     ours, theirs = pty.openpty()
-    command = [str(Path(sys.executable).with_name("mixmfl_use_model")), "nowhere.safetensors"]
-    plain = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR")}
-    environment = {**plain, "TERM": "xterm-256color", **variables}
     try:
-        assert subprocess.run(command, stderr=theirs, env=environment, timeout=300).returncode == 2
-        return os.read(ours, 10_000).decode()
+        with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", terminal)
+            cli.complain("mixmfl_any", "went wrong")
+            shown = ""
+            while not shown.endswith("\n"):
+                shown += os.read(ours, 10_000).decode()
+        return shown
     finally:
         os.close(ours)
-        os.close(theirs)
 
 
-def test_trouble_is_coloured_on_terminals_only(command: Command, capsys: Said) -> None:
-    message = ": nowhere.safetensors: there is no such model file"
-    assert on_a_terminal().startswith(f"\x1b[1;31mmixmfl_use_model\x1b[0m{message}")
-    assert command("mixmfl_use_model", "nowhere.safetensors") == 2
-    assert capsys.readouterr().err == f"mixmfl_use_model{message}\n"
+def test_trouble_is_coloured_on_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    assert on_a_terminal(monkeypatch) == "\x1b[1;31mmixmfl_any\x1b[0m: went wrong\r\n"
+    cli.complain("mixmfl_any", "went wrong")
+    assert capsys.readouterr().err == "mixmfl_any: went wrong\n"
 
 
-def test_no_color_is_respected() -> None:
-    assert on_a_terminal(NO_COLOR="1").startswith("\x1b[1mmixmfl_use_model\x1b[0m: ")  # bold
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = on_a_terminal(monkeypatch, NO_COLOR="1")
+    assert shown == "\x1b[1mmixmfl_any\x1b[0m: went wrong\r\n"  # bold, no colour
 
 
 # --- the doctor
