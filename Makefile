@@ -23,7 +23,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo network-demo benchmark privacy test slow check format clean
+.PHONY: help install develop demo network-demo benchmark privacy test slow coverage mutants lowest audit check format docs messages clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -57,17 +57,40 @@ test: develop ## the tests, without those marked slow or gpu
 slow: develop ## the slow tests; those on real MRI need MIXMFL_TEST_DATA
 	$(BIN)/pytest -m slow
 
-check: develop ## style and types
+coverage: develop ## what the tests run of mixmfl/ and entrypoints/; less than 95 % is an error
+	$(BIN)/pytest --cov --cov-report term
+
+mutants: develop ## change aggregation, memory, geometry and sampling line by line: do tests notice? hours
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+lowest: develop ## the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct \
+		--torch-backend cpu '.[dev]'
+	.venv-lowest/bin/pytest
+
+audit: develop ## known weaknesses of the installed packages; asks a service on the internet
+	$(BIN)/pip-audit --skip-editable
+
+check: develop ## style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_packaging.py -k import
 
 format: develop ## put the code in the project's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: develop ## the documentation as a site, in site/; nothing is fetched, a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+messages: develop ## what docs/federation.md tells of messages, from the code
+	$(BIN)/python docs/generate.py
+
 clean: ## remove what was built, never demo/
-	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site mutants ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(INSTALLED): $(SOURCES)
 	@rm -rf build # setuptools would install what it finds there, deleted modules too

@@ -63,7 +63,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         progress=lambda names: cli.progress(names, len(names), "evaluating"),
     )
     for name, reason in evaluation.failures.items():
-        print(f"mixmfl_evaluate: case {name!r}: {reason}", file=sys.stderr)
+        cli.complain("mixmfl_evaluate", f"case {name!r}: {reason}")
     if evaluation.scores:
         _print_table(evaluate.summarise(evaluation))
         if options.out:

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +32,13 @@ A_DAY = 86400.0
 INTERRUPTED = 130  # the shell's convention for Ctrl-C
 
 T = TypeVar("T")
+
+
+def commands() -> dict[str, EntryPoint]:
+    """Return the commands of the installed mixmfl, by name."""
+    found = entry_points(group="console_scripts")
+    ours = {each.name: each for each in found if each.value.startswith("mixmfl.")}
+    return dict(sorted(ours.items()))
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -330,6 +337,10 @@ def run(
         The exit code: what ``work`` returns; 2 where nothing could start; 130 after Ctrl-C or
         SIGTERM.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next; answered, it ends here
+        import argcomplete
+
+        argcomplete.autocomplete(made)
     options = made.parse_args(argv)
     shown = logging.StreamHandler()
     # by its own level, because --log lowers that of the loggers
@@ -341,16 +352,25 @@ def run(
         with _ended_in_order():
             return work(options)
     except (MixmflError, OSError) as error:
-        print(f"{made.prog}: {error}", file=sys.stderr)
+        complain(made.prog, str(error))
         return NOTHING_COULD_START
     except KeyboardInterrupt:
         again = "again with --resume" if hasattr(options, "resume") else "again"
-        print(
-            f"{made.prog}: interrupted; what is done is kept and whole: run the same command "
-            f"{again} to go on",
-            file=sys.stderr,
+        complain(
+            made.prog,
+            f"interrupted; what is done is kept and whole: run the same command {again} to go on",
         )
         return INTERRUPTED
+
+
+def complain(name: str, message: str) -> None:
+    """Tell trouble on stderr, in one line after the command's name, which a terminal shows red."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print(name, style="bold red", end="", highlight=False)
+    # not by rich, which would break lines where the terminal ends
+    print(f": {message}", file=sys.stderr)
 
 
 @contextmanager
@@ -382,8 +402,7 @@ def run_shown(name: str, *arguments: object) -> None:
     """
     argv = [str(argument) for argument in arguments]
     print(f"\n$ {name} {' '.join(argv)}", flush=True)
-    (found,) = entry_points(group="console_scripts", name=name)
-    if found.load()(argv) != 0:
+    if commands()[name].load()(argv) != 0:
         raise MixmflError(f"{name} failed; see above")
 
 

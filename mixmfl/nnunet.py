@@ -167,6 +167,30 @@ def feature_map_size(
     )
 
 
+def training_memory_gb(
+    plans: Mapping[str, Any], configuration: str, heads: int, network: NetworkSettings
+) -> float:
+    """Return what nnU-Net counts for the feature maps of a training step, GB on a GPU.
+
+    The planner's own count turned round: what ``memory_gb`` of the preset bounds. Features are
+    in half precision there; weights, gradients and the optimiser's moments come on top.
+
+    Args:
+        plans: nnU-Net's plans.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        heads: Outputs of the network: classes, or regions.
+        network: Our part of the architecture.
+    """
+    planned = plans["configurations"][configuration]
+    flat = len(planned["patch_size"]) == 2
+    # of nnU-Net's planner: voxels for 8 GB, and the batch that they were found with
+    voxels, batch, gigabytes = (85e6, 12, 8) if flat else (560e6, 2, 8)
+    modalities = len(planned["normalization_schemes"])
+    arch_kwargs = planned["architecture"]["arch_kwargs"]
+    size = feature_map_size(planned["patch_size"], modalities, heads, arch_kwargs, network)
+    return float(size * planned["batch_size"] / batch / voxels * gigabytes)
+
+
 def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the dotted names of torch classes in planned ``arch_kwargs`` by the classes."""
     resolved = dict(arch_kwargs)

@@ -10,11 +10,14 @@ from mixmfl.aggregate import (
     average,
     block_of,
     block_weights,
+    clip_update,
     merge_blocks,
     select_blocks,
+    update_norm,
 )
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
+from mixmfl.plan import CHOICES
 from mixmfl.tensors import Stored
 from mixmfl.wire import Message, Parcel
 
@@ -36,6 +39,7 @@ def test_a_site_counts_by_cases_with_the_modality_by_pairs_and_by_cases() -> Non
         "fusion": 10,
         "decoder": 10,
     }
+    assert block_weights(10, {"t1": 10, "t2": 1})["tailored.t2"] == 1  # one case is enough
 
 
 def test_a_site_is_sent_and_sends_only_the_blocks_that_it_uses() -> None:
@@ -73,9 +77,29 @@ def test_the_order_of_arrival_does_not_change_a_bit_and_inputs_stay_as_they_are(
     assert all(torch.equal(before[s], states[s]["shared.w"]) for s in "abcd")
 
 
-def test_the_type_of_a_tensor_is_kept() -> None:
-    states = {"a": {"shared.w": torch.ones(2, dtype=torch.float16)}}
-    assert average(states, {"a": {"shared": 1}})["shared.w"].dtype == torch.float16
+@pytest.mark.parametrize("rule", FEWEST_HOLDERS)
+def test_the_type_of_a_tensor_is_kept(rule: str) -> None:
+    states = {
+        site: {"shared.w": torch.full((2,), float(n), dtype=torch.float16)}
+        for n, site in enumerate("abc", start=1)
+    }
+    before = {"shared.w": torch.zeros(2, dtype=torch.float16)}
+    weights = {site: {"shared": 1} for site in "abc"}
+    found = merge_blocks(before, states, weights, rule, 0.2, {"shared": 1.0})
+    assert found["shared.w"].dtype == torch.float16
+
+
+def test_sums_run_in_double_precision() -> None:
+    states = {
+        site: one("shared.w", value) for site, value in zip("abc", (1e8, 1.0, -1e8), strict=True)
+    }
+    found = average(states, {site: {"shared": 1} for site in "abc"})
+    assert found["shared.w"].item() == pytest.approx(1 / 3)  # in single precision it is 0
+
+
+def test_a_site_that_has_no_case_for_what_it_sent_has_no_say() -> None:
+    states = {"a": one("decoder.w", 2.0), "b": one("decoder.w", 8.0)}
+    assert average(states, {"a": {"decoder": 5}, "b": {}})["decoder.w"].item() == 2.0
 
 
 def test_sites_that_disagree_on_a_shape_are_named() -> None:
@@ -111,6 +135,9 @@ def test_the_coordinate_median_does_not_follow_a_hostile_site() -> None:
     assert merged(states, "median") == [2.0, 4.0]
     states["d"] = one("shared.w", 4.0, 6.0)
     assert merged(states, "median") == [3.0, 4.5]  # means of 2, 4 and of 4, 5
+    five = {str(n): one("shared.w", float(n), 0.0) for n in (0, 1, 5, 6, 100)}
+    assert merged(five, "median") == [5.0, 0.0]
+    assert merged(five, "trimmed") == [4.0, 0.0]  # the mean of 1, 5, 6 is another number
 
 
 def test_the_trimmed_mean_leaves_out_the_ends() -> None:
@@ -119,6 +146,11 @@ def test_the_trimmed_mean_leaves_out_the_ends() -> None:
     assert merged(states, "trimmed", share=0.5) == [2.0, 0.0]  # two of five: the middle remains
     three = {site: states[site] for site in ("0", "3", "100")}
     assert merged(three, "trimmed") == [3.0, 0.0]  # at least one is cut
+    four = {site: states[site] for site in ("0", "1", "3", "100")}
+    assert merged(four, "trimmed", share=0.5) == [2.0, 0.0]  # two always remain: 1, 3
+    seven = {str(n): one("shared.w", float(n), 0.0) for n in (0, 1, 2, 3, 10, 20, 100)}
+    assert merged(seven, "trimmed", share=0.1) == [pytest.approx(7.2), 0.0]  # 1, 2, 3, 10, 20
+    assert merged(seven, "trimmed", share=0.3) == [5.0, 0.0]  # 2, 3, 10: two are cut
 
 
 def test_clipping_shortens_an_update_to_the_usual_norm() -> None:
@@ -128,6 +160,25 @@ def test_clipping_shortens_an_update_to_the_usual_norm() -> None:
     # nothing is usual yet: the median of these, 27.5, shortens the longer one to (16.5, 22)
     assert merged(states, "clipped") == [9.75, 13.0]
     assert merged(states, "mean") == [16.5, 22.0]
+
+
+def test_plans_may_name_every_rule_and_no_other() -> None:
+    assert CHOICES["aggregation"] == tuple(FEWEST_HOLDERS)
+
+
+def test_an_update_is_measured_and_shortened_from_where_it_began() -> None:
+    before = one("shared.w", 10.0, 10.0)
+    after = one("shared.w", 13.0, 14.0)
+    assert update_norm(before, after) == 5.0
+    assert clip_update(before, after, most=2.5)["shared.w"].tolist() == [11.5, 12.0]
+    assert clip_update(before, after, most=5.0) is after
+
+
+def test_clipped_updates_are_weighed_by_cases() -> None:
+    states = {"a": one("shared.w", 3.0, 4.0), "b": one("shared.w", 0.0, 50.0)}
+    weights = {"a": {"shared": 3}, "b": {"shared": 1}}
+    found = merge_blocks(one("shared.w", 0.0, 0.0), states, weights, "clipped", 0.2, {"shared": 5})
+    assert found["shared.w"].tolist() == [2.25, 4.25]  # (3 (3, 4) + (0, 5)) / 4
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])

@@ -1,14 +1,22 @@
 """README and docs say what is so: their code runs, their links and commands exist."""
 
 import ast
+import logging
+import os
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import fields
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import generate
+import hooks
 import pytest
+from mkdocs.exceptions import PluginError
 
+from mixmfl import cli
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.outgoing import SENT
 from mixmfl.plan import NetworkSettings, PlannerSettings, TrainingSettings
@@ -17,11 +25,7 @@ from mixmfl.rounds import Registration, RunSettings
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-COMMANDS = {
-    found.name: found
-    for found in entry_points(group="console_scripts")
-    if found.value.startswith("mixmfl.")
-}
+COMMANDS = cli.commands()
 NO_COMMANDS = {"mixmfl_version"}  # a key of the model file
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -51,8 +55,9 @@ def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 def test_the_pages_that_the_readme_leads_to_are_there() -> None:
     expected = {
-        "benchmark", "brats", "clinic", "commands", "data", "federation", "files", "method",
-        "network", "plans", "privacy",
+        "benchmark", "brats", "cards", "changing", "clinic", "commands", "data", "federation",
+        "files", "limits", "method", "model-file", "network", "plans", "privacy", "report",
+        "tutorial",
     }  # fmt: skip
     assert expected <= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md"} <= set(NAMES)
@@ -104,6 +109,29 @@ def test_every_option_named_alone_is_one_of_some_command(
     assert set(re.findall(r"`(--[a-z-]+)\b[^`]*`", BLOCK.sub("", read(name)))) <= known
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "sh")])
+def test_every_command_shown_as_a_whole_is_taken_as_it_stands(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def parse(made: Any, argv: Any, _: object) -> int:
+        made.parse_args(argv)
+        parsed.append(made.prog)
+        return 0
+
+    monkeypatch.setattr(cli, "run", parse)
+    shown = [
+        shlex.split(line.strip(), comments=True)
+        for block in blocks(name, "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    ours = [words for words in shown if words and words[0] in COMMANDS]
+    for command, *words in ours:
+        assert COMMANDS[command].load()(words) == 0, command
+    assert len(parsed) == len(ours)
+
+
 def test_the_readme_names_every_command() -> None:
     # mixmfl_demo is there as `make demo`
     named = set(re.findall(r"\bmixmfl_[a-z_]+", read("README.md"))) | {"mixmfl_demo"}
@@ -152,9 +180,133 @@ def test_every_record_that_is_sent_is_listed() -> None:
         assert {kind_sent, *fields_sent} <= listed
 
 
-def test_every_environment_variable_is_listed() -> None:
-    sources = [*(ROOT / "mixmfl").glob("*.py"), *(ROOT / "entrypoints").glob("*.py")]
-    sources += (ROOT / "tests").glob("*.py")
-    named = {n for source in sources for n in re.findall(r"\"(MIXMFL_\w+)\"", source.read_text())}
-    assert "MIXMFL_HOME" in named
-    assert named <= set(re.findall(r"`(\w+)`", read("docs/commands.md")))
+def test_what_the_page_tells_of_messages_is_made_from_the_code() -> None:
+    page = read("docs/federation.md")
+    assert page.count("<!-- made by docs/generate.py: ") == 2
+    assert generate.filled(page) == page, "run: make messages"
+
+
+def test_the_site_can_be_built(tmp_path: Path) -> None:
+    """Strict: a dead link, or a page that is in no menu, is an error; so is one that fetches."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    built = {str(page.relative_to(tmp_path / "site")) for page in tmp_path.rglob("*.html")}
+    assert {"index.html", "tutorial.html", "contributing.html", "api/aggregate.html"} <= built
+    assert "Average the sites" in (tmp_path / "site" / "api" / "aggregate.html").read_text()
+
+
+def test_a_page_that_would_fetch_from_elsewhere_is_an_error() -> None:
+    inside = '<link href="style.css"><img src="a.png"><a href="https://arxiv.org">paper</a>'
+    assert hooks.on_post_page(inside) == inside
+    for outside in (
+        '<script src="https://unpkg.com/x"></script>',
+        '<link rel="stylesheet" href="//fonts.example.org/css">',
+        '<img alt="badge" src="http://example.org/badge.svg">',
+    ):
+        with pytest.raises(PluginError, match="the page would fetch from elsewhere"):
+            hooks.on_post_page(inside + outside)
+
+
+PLACE = re.compile(r"`(mixmfl/\w+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")
+
+
+def test_every_place_in_the_code_that_a_recipe_names_is_there() -> None:
+    places = PLACE.findall(read("docs/changing.md"))
+    assert len(places) > 10
+    for file, symbol, line in places:
+        source = read(file)
+        scope: list[ast.stmt] = ast.parse(source).body
+        for part in symbol.split("."):
+            named = {name: node for node in scope for name in names_of(node)}
+            assert part in named, f"{file}: {symbol}"
+            scope = getattr(named[part], "body", [])
+        text = ast.get_source_segment(source, named[part]) or ""
+        assert not line or text.count(line) == 1, f"{file}: {symbol}: {line}"
+
+
+def names_of(node: ast.stmt) -> list[str]:
+    """Return what a statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_stands(tmp_path: Path, home: Path) -> None:
+    page = read("docs/tutorial.md")
+    script = "\n".join(re.findall(r"<!-- run by a test -->\n```sh\n(.*?)```", page, re.DOTALL))
+    assert script.count("mixmfl_") == 7
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euc", script], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True
+    )
+    assert (tmp_path / "masks" / "report.html").is_file()
+
+
+def read_variables() -> set[str]:
+    """Return the environment variables that our code names, but those it only hands to others."""
+    found = set()
+    for source in [*(ROOT / "mixmfl").glob("*.py"), *(ROOT / "entrypoints").glob("*.py")]:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            asked: list[ast.expr] = []
+            if isinstance(node, ast.Call) and "os.environ" in ast.unparse(node.func):
+                asked = node.args[:1]
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+                asked = [node.slice]
+            found |= {str(a.value) for a in asked if isinstance(a, ast.Constant)}
+    return found
+
+
+def test_environment_variables_and_their_page_agree() -> None:
+    _, _, page = read("docs/commands.md").partition("## Environment variables")
+    rows = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    mentioned = set(re.findall(r"`([A-Z_]+)`", page))
+    named = read_variables()
+    assert {"MIXMFL_HOME", "OMP_NUM_THREADS", "XDG_CONFIG_HOME"} <= named <= mentioned
+    # what tests read, and what rich does
+    assert rows <= named | {"MIXMFL_TEST_DATA", "NO_COLOR", "FORCE_COLOR"}
+
+
+def test_exit_codes_and_their_page_agree() -> None:
+    rows = set(re.findall(r"^\| (\d+) \|", read("docs/commands.md"), re.MULTILINE))
+    codes = {0, cli.SOME_FAILED, cli.NOTHING_COULD_START, cli.INTERRUPTED}
+    assert {int(row) for row in rows} == codes
+    for source in sorted((ROOT / "entrypoints").glob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant):
+                returned = node.value.value
+                assert not isinstance(returned, int) or returned in codes, source
+
+
+def test_log_levels_and_their_page_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.findall(r"^\| `([A-Z]+)`", read("docs/commands.md"), re.MULTILINE)[:3] == [
+        "WARNING", "INFO", "DEBUG",
+    ]  # fmt: skip
+
+    def work(options: Any) -> int:
+        with cli.output(options):
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+                logging.getLogger("mixmfl.any").log(level, "level %d", level)
+        return 0
+
+    def shown(*argv: str) -> list[str]:
+        made = cli.parser("any", "")
+        cli.add_output(made)
+        logging.getLogger().handlers.clear()
+        assert cli.run(made, argv, work) == 0
+        return re.findall(r"level \d+", capsys.readouterr().err)
+
+    assert shown() == ["level 30"]
+    assert shown("--verbose") == ["level 10", "level 20", "level 30"]
+    assert shown("--log", str(tmp_path / "log")) == ["level 30"]
+    assert re.findall(r"level \d+", (tmp_path / "log").read_text()) == ["level 20", "level 30"]

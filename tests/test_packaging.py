@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ DOORS = {
     "rich": {"cli"},
     "cryptography": {"flare", "masks"},
     "dp_accounting": {"privacy"},
+    "psutil": {"flare", "machine"},
+    "argcomplete": {"cli", "__main__"},
 }
 
 # From the ground up; a module imports from its own layer and from those before it.
@@ -51,7 +54,7 @@ LAYERS = (
      "phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
-    "attack benchmark hospital remote",
+    "attack benchmark hospital machine remote __main__",
     "flare",
 )  # fmt: skip
 
@@ -123,6 +126,17 @@ def test_types_presets_and_licence_come_along() -> None:
     assert {"default.json", "demo.json"} <= presets
     assert metadata("mixmfl")["License-Expression"] == "Apache-2.0"
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
+
+
+def test_the_changelog_and_the_citation_have_the_version_of_the_package() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.findall(r"^## \[(\d.+?)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[:1]
+    planned = re.findall(r"^To become (\d+\.\d+\.\d+)\b", changes, re.MULTILINE)
+    assert version in [*newest, *planned]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in citation
 
 
 def test_no_module_of_the_package_imports_a_command() -> None:

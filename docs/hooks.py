@@ -1,0 +1,98 @@
+"""What the site has beside the pages of this folder: the project's own pages, and the API.
+
+MkDocs calls the functions by their names (https://www.mkdocs.org/dev-guide/plugins/#events).
+"""
+
+import ast
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+
+PROJECT = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
+"""Pages of the checkout's root, and what they are called in the site."""
+
+# what a page has a browser fetch by itself; links, which a reader may follow, are not among it
+_FETCHED = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"(?:https?:)?//[^\"]+"
+    r"|<link\b(?![^>]*rel=\"canonical\")[^>]*\bhref=\"(?:https?:)?//[^\"]+"
+)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the modules behind the reference."""
+    modules = ["api/index.md", *(f"api/{module.stem}.md" for module in _modules())]
+    (reference,) = (part["Reference"] for part in config.nav or () if "Reference" in part)
+    reference.append({"API": modules})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the project's pages and a page per module."""
+    for source, place in PROJECT.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, place, content=_as_in_docs(text)))
+    files.append(File.generated(config, "api/index.md", content=_overview()))
+    for module in _modules():
+        content = f"---\ntitle: mixmfl.{module.stem}\n---\n::: mixmfl.{module.stem}\n"
+        files.append(File.generated(config, f"api/{module.stem}.md", content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Let links to the checkout's root lead to the pages that it has here."""
+    for source, place in PROJECT.items():
+        markdown = markdown.replace(f"](../{source}", f"]({place}")
+    # code is not part of the site, but of the API where it is a module
+    return re.sub(r"\]\(\.\./mixmfl/(\w+)\.py\)", r"](api/\1.md)", markdown)
+
+
+def on_post_page(output: str, **_: object) -> str:
+    """Check that a page fetches nothing from elsewhere.
+
+    Raises:
+        PluginError: It does.
+    """
+    if found := _FETCHED.findall(output):
+        raise PluginError(f"the page would fetch from elsewhere: {found}")
+    return output
+
+
+def _as_in_docs(text: str) -> str:
+    """Return a page of the root with links as from ``docs/``."""
+    text = re.sub(r"(\]\(|src=\")docs/", r"\1", text)
+    for source, place in PROJECT.items():
+        text = text.replace(f"]({source}", f"]({place}")
+    text = text.replace("](LICENSE)", "](https://www.apache.org/licenses/LICENSE-2.0)")
+    return text.replace("[CITATION.cff](CITATION.cff)", "`CITATION.cff`")
+
+
+def _modules() -> list[Path]:
+    return sorted((ROOT / "mixmfl").glob("[!_]*.py"))
+
+
+def _overview() -> str:
+    """Return the list of modules with the first line of what each says of itself."""
+    lines = [
+        "# API",
+        "",
+        "From Python, `load_model` and `Model.predict` of [mixmfl.model](model.md) are meant to be "
+        "used. The rest is for who reads or changes the code.",
+        "",
+        "| module | what |",
+        "| --- | --- |",
+    ]
+    for module in _modules():
+        said = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+        first = said.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        lines.append(f"| [mixmfl.{module.stem}]({module.stem}.md) | {first} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,105 @@
+"""``mixmfl_doctor``: what this machine has, and whether a plan and a model fit it."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl import __version__, cli
+from mixmfl.errors import MixmflError
+
+if TYPE_CHECKING:
+    from mixmfl.machine import Compute, Package
+
+DESCRIPTION = """\
+Tell what a report of a problem should hold, and what keeps mixmfl from working here: versions of
+the libraries, the device and its memory, free disk, the registered model. With -w WORK also whether
+training its plans fits, by estimate; with a model, given or registered, how long a patch takes.
+
+Exit code: 0 all is well, 1 a line says NO, 2 nothing could be looked at."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_doctor", DESCRIPTION)
+    made.add_argument("-w", "--work", type=Path, help="of mixmfl_plan_preprocess")
+    made.add_argument("-m", "--model", type=Path, help="default: the registered one, if any")
+    cli.add_device(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl.machine import compute, free_gb, packages
+
+    if options.work is not None and not (options.work / "plans.json").is_file():
+        raise MixmflError(f"{options.work}: holds no plans.json; mixmfl_plan_preprocess makes it")
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    print(f"mixmfl {__version__}, Python {platform.python_version()}, {system}")
+    here = compute(cli.device(options.device))
+    well = True
+    for line, fine in [
+        *_libraries(packages()),
+        (_device(here), True),
+        (f"disk {Path.cwd()}: {free_gb(Path.cwd()):.0f} GB free", True),
+        *(_plans(options.work, here) if options.work else ()),
+        *_model(options.model, here),
+    ]:
+        well = well and fine
+        print(f"{'ok' if fine else 'NO':4}{line}")
+    return 0 if well else cli.SOME_FAILED
+
+
+def _libraries(found: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
+    for each in found:
+        what = f"{each.name} {each.found or 'is missing'}"
+        if each.fits:
+            yield what, True
+        elif each.found or not each.extra:
+            yield f"{what}; {each.wanted} is needed", False
+    for extra in sorted({each.extra for each in found if each.extra and not each.found}):
+        # an extra that nobody installed is no fault
+        yield f"without what needs: pip install 'mixmfl[{extra}]'", True
+
+
+def _device(here: "Compute") -> str:
+    bf16 = "with" if here.bf16 else "without"
+    memory = f"{here.total_gb:.1f} GB of memory, {here.free_gb:.1f} free"
+    return f"device {here.device}: {here.name}, {memory}, {bf16} bf16; {cli.cores()} CPU cores"
+
+
+def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
+    from mixmfl.machine import needs_of_training
+    from mixmfl.plan import Plans
+
+    plans = Plans.load(work / "plans.json")
+    sites = len([folder for folder in (work / "sites").glob("*") if folder.is_dir()])
+    for name in plans.configurations:
+        for need in needs_of_training(plans, name, sites, here, work):
+            numbers = f"about {need.needed_gb:.1f} GB, {need.there_gb:.1f} GB are free"
+            yield f"{need.what}: {numbers}", need.fits
+
+
+def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
+    from mixmfl.machine import time_patch
+    from mixmfl.model import load_model
+    from mixmfl.registry import registered_model
+
+    if named is None and not (cli.home() / "model.json").is_file():
+        yield f"no model is registered in {cli.home()}", True
+        return
+    try:
+        file = named or registered_model(cli.home())
+        model = load_model(file, here.device)
+        seconds = time_patch(model)
+    except MixmflError as error:
+        yield str(error), False
+        return
+    size = "x".join(map(str, model.plans.configuration(model.configuration)["patch_size"]))
+    held = ", ".join(model.modalities)
+    yield f"model {file}: {held}; a patch of {size} takes {seconds:.2g} s on {here.device}", True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

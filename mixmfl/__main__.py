@@ -1,0 +1,53 @@
+"""``python -m mixmfl``: what commands there are, and each of them by its short name."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mixmfl import __version__, cli
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m mixmfl COMMAND …`` as ``mixmfl_COMMAND …``; alone, list the commands."""
+    found = cli.commands()
+    words = [name.removeprefix("mixmfl_") for name in found]
+    made = argparse.ArgumentParser(
+        prog="python -m mixmfl",
+        description="Run mixmfl_COMMAND. Commands:\n\n" + _list(words),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"mixmfl {__version__}")
+    made.add_argument(
+        "--completion",
+        choices=SHELLS,
+        help="print what lets a shell complete the commands' options (docs/commands.md)",
+    )
+    made.add_argument("command", nargs="?", choices=words, metavar="COMMAND")
+    made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="COMMAND's own")
+    options = made.parse_args(argv)
+    if options.command:
+        return cli.commands()[f"mixmfl_{options.command}"].load()(options.arguments)
+    if options.completion:
+        from argcomplete.shell_integration import shellcode
+
+        print(shellcode(list(found), shell=options.completion))
+    else:
+        made.print_help()
+    return 0
+
+
+def _list(words: Sequence[str]) -> str:
+    """Return a line per command: its short name, and what its module says that it does."""
+    widest = max(map(len, words), default=0)
+    lines = []
+    for word in words:
+        main = cli.commands()[f"mixmfl_{word}"].load()
+        said = sys.modules[main.__module__].__doc__ or ""
+        lines.append(f"  {word:{widest}}  {said.partition(': ')[2].strip()}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
