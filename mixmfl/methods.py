@@ -79,7 +79,7 @@ BASELINES = {
         training=_FORGETFUL,
     ),
     "mdm": Method(
-        "as planned: tailored and shared encoders; a memory only where the plans switch it on"
+        "as planned: tailored and shared encoders; absent modalities imagined in training"
     ),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
 }

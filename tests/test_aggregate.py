@@ -170,8 +170,8 @@ def test_an_update_is_measured_and_shortened_from_where_it_began() -> None:
     before = one("shared.w", 10.0, 10.0)
     after = one("shared.w", 13.0, 14.0)
     assert update_norm(before, after) == 5.0
-    assert clip_update(before, after, most=2.5)["shared.w"].tolist() == [11.5, 12.0]
-    assert clip_update(before, after, most=5.0) is after
+    assert clip_update(before, after, norm=5.0, most=2.5)["shared.w"].tolist() == [11.5, 12.0]
+    assert clip_update(before, after, norm=5.0, most=5.0) is after
 
 
 def test_clipped_updates_are_weighed_by_cases() -> None:
