@@ -114,6 +114,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.files import write_text
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
+    from mixmfl.usage import keep_freed_memory
 
     modalities = Modalities().with_aliases(options.alias)
     placing = cli.placing(options, modalities)
@@ -138,6 +139,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     if rows:
         say(describe_rows(rows))
     files = options.model or [registered_model(cli.home())]
+    keep_freed_memory()
     from mixmfl.model import load_model
     from mixmfl.predict import predict_folder
     from mixmfl.segment import Options
