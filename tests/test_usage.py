@@ -12,7 +12,7 @@ def faults():
 torch.zeros(2**24)
 before = faults()
 for _ in range(20):
-    torch.zeros(2**24)  # 64 MiB: 16384 pages
+    torch.zeros(2**24)
 print(faults() - before)
 """
 
@@ -23,5 +23,4 @@ def test_memory_that_was_freed_is_not_asked_for_again() -> None:
         code = [sys.executable, "-c", REPEATED.format(call)]
         return int(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
 
-    assert faults("keep_freed_memory()") < 16384
-    assert faults("") > 16384
+    assert faults("keep_freed_memory()") < faults("") / 2
