@@ -7,7 +7,19 @@ modality, ours has encoders for each modality.
 
 import shutil
 
-from side_by_side import DATASET, SITE, Cost, median, parser, script, set_up, table, write_models
+from side_by_side import (
+    DATASET,
+    SITE,
+    Command,
+    Cost,
+    median,
+    parser,
+    script,
+    set_up,
+    table,
+    write_model,
+    write_peer_model,
+)
 
 
 def main() -> None:
@@ -16,9 +28,10 @@ def main() -> None:
     made.add_argument("--mirror", action="store_true", help="both average over mirrored patches")
     options = made.parse_args()
     bench = set_up(options)
-    model = write_models(bench)
+    model = write_model(bench)
+    write_peer_model(bench)
     masks = {name: bench.folder / name for name in ("ours", "theirs")}
-    commands = {
+    commands: dict[str, Command] = {
         "ours": [
             script("mixmfl_predict"), "-i", bench.federation / SITE, "-o", masks["ours"],
             "-m", model, "--no-report", *(["--mirror"] if options.mirror else []),

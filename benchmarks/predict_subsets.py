@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from side_by_side import SITE, Bench, Cost, median, parser, script, set_up, table, write_models
+from side_by_side import (
+    SITE,
+    Bench,
+    Command,
+    Cost,
+    median,
+    parser,
+    script,
+    set_up,
+    table,
+    write_model,
+)
 
 from mixmfl.model import load_model
 
@@ -19,14 +30,14 @@ def main() -> None:
     """Print a table by the number of modalities, and the worst share of the allowed time."""
     options = parser(__doc__).parse_args()
     bench = set_up(options)
-    model, masks = write_models(bench), bench.folder / "masks"
+    model, masks = write_model(bench), bench.folder / "masks"
     names = bench.plans.modalities
     counts = range(1, len(names) + 1)
     costs: dict[int, list[Cost]] = {count: [] for count in counts}
     for _ in range(options.repeats):
         for count in counts:
             shutil.rmtree(masks, ignore_errors=True)
-            command = [
+            command: Command = [
                 script("mixmfl_predict"), "-i", bench.federation / SITE, "-o", masks, "-m", model,
                 "--modalities", ",".join(names[:count]), "--no-report",
             ]  # fmt: skip

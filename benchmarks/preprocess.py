@@ -9,7 +9,7 @@ import shutil
 
 import blosc2
 import numpy as np
-from side_by_side import DATASET, SITE, Bench, Cost, median, parser, script, set_up, table
+from side_by_side import DATASET, SITE, Bench, Command, Cost, median, parser, script, set_up, table
 
 PEER = "experiment_planning.plan_and_preprocess_entrypoints"
 
@@ -19,7 +19,7 @@ def main() -> None:
     options = parser(__doc__).parse_args()
     bench = set_up(options)
     work, theirs = bench.folder / "work", bench.folder / "nnUNet_preprocessed" / DATASET
-    commands = {
+    commands: dict[str, Command] = {
         "mixmfl_plan_preprocess": [
             script("mixmfl_plan_preprocess"), "-i", bench.federation, "-o", work, "-n", "1",
             "--plans", bench.folder / "plans.json", "-c", bench.configuration,

@@ -34,6 +34,8 @@ from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import find_site, fingerprint_site, make_plans
 from mixmfl.rounds import RunSettings, first_state
 
+Command = list[str | Path]
+
 DATASET = "Dataset001_benchmark"
 SITE = "site"
 MEMORY = "PSS" if sys.platform == "linux" else "RSS"
@@ -92,7 +94,7 @@ class Bench:
         """Return nnU-Net's dataset of the same files."""
         return self.folder / "nnUNet_raw" / DATASET
 
-    def run(self, command: Sequence[str | Path]) -> "Cost":
+    def run(self, command: Command) -> "Cost":
         """Run a command as a process of its own; see the module."""
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         folders = {
@@ -101,7 +103,7 @@ class Bench:
         }
         return run(command, {**os.environ, **threads, **folders})
 
-    def nnunet(self, module: str, function: str) -> list[str | Path]:
+    def nnunet(self, module: str, function: str) -> Command:
         """Return the start of a command of nnU-Net's.
 
         Its own script, but for the number of cores it sees: on a CPU it takes all of them,
@@ -177,8 +179,8 @@ def set_up(options: argparse.Namespace) -> Bench:
     out.mkdir(parents=True)
     source = options.input
     if source is None:
-        command = ["mixmfl_demo_data", "-o", out / "phantoms", "--spacing", "1", "--cases", "2"]
-        run([script(str(command[0])), *command[1:]], dict(os.environ))
+        phantoms: Command = ["-o", out / "phantoms", "--spacing", "1", "--cases", "2"]
+        run([script("mixmfl_demo_data"), *phantoms], os.environ)
         source = out / "phantoms" / "unseen"
     found = find_site(source, labels_file=options.labels)
     known = {name for case in found.found.cases for name in case.images}
@@ -233,13 +235,17 @@ def _set_up_peer(bench: Bench, described: Labels) -> None:
     write_json(folder / "plans.json", plans)
 
 
-def write_models(bench: Bench) -> Path:
-    """Write models with random weights: ours, which is returned, and nnU-Net's plain U-Net."""
+def write_model(bench: Bench) -> Path:
+    """Write a model of ours with random weights, and return where."""
     settings = RunSettings(bench.configuration, 0, 1, 1, 0.01)
     file = bench.folder / "model.safetensors"
     counts = dict.fromkeys(bench.plans.modalities, 1)
     save_model(file, first_state(bench.plans, settings), bench.plans, bench.configuration, counts)
+    return file
 
+
+def write_peer_model(bench: Bench) -> None:
+    """Write nnU-Net's plain U-Net of the same plans, with random weights, where it expects it."""
     planned = bench.plans.configuration(bench.configuration)
     unet = PlainConvUNet(
         len(bench.plans.modalities),
@@ -259,7 +265,6 @@ def write_models(bench: Bench) -> Path:
         "inference_allowed_mirroring_axes": tuple(range(len(planned["patch_size"]))),
     }
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
-    return file
 
 
 def script(name: str) -> Path:
@@ -267,7 +272,7 @@ def script(name: str) -> Path:
     return Path(sys.executable).parent / name
 
 
-def run(command: Sequence[str | Path], environment: Mapping[str, str]) -> Cost:
+def run(command: Command, environment: Mapping[str, str]) -> Cost:
     """Run a command; see the module.
 
     Raises:
