@@ -6,6 +6,7 @@ voxels. ``--spacing`` plans other voxels than the cases have, so that they are r
 """
 
 import shutil
+from pathlib import Path
 
 import blosc2
 import numpy as np
@@ -18,7 +19,7 @@ def main() -> None:
     """Print a table of both, how far arrays differ, and how many times faster ours is."""
     options = parser(__doc__).parse_args()
     bench = set_up(options)
-    work, theirs = bench.folder / "work", bench.folder / "nnUNet_preprocessed" / DATASET
+    work = bench.folder / "work"
     commands: dict[str, Command] = {
         "mixmfl_plan_preprocess": [
             script("mixmfl_plan_preprocess"), "-i", bench.federation, "-o", work, "-n", "1",
@@ -32,7 +33,7 @@ def main() -> None:
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(options.repeats):
         shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(theirs / f"plans_{bench.configuration}", ignore_errors=True)
+        shutil.rmtree(peer_arrays(bench), ignore_errors=True)
         for name, command in commands.items():
             costs[name].append(bench.run(command))
     medians = {name: median(each) for name, each in costs.items()}
@@ -45,10 +46,16 @@ def main() -> None:
     print(f"ratio {ratio:.2f} nnUNetv2_preprocess's CPU time over mixmfl_plan_preprocess's")
 
 
+def peer_arrays(bench: Bench) -> Path:
+    """Return the folder of nnU-Net's arrays."""
+    name = bench.plans.configuration(bench.configuration)["data_identifier"]
+    return bench.folder / "nnUNet_preprocessed" / DATASET / str(name)
+
+
 def compare(bench: Bench) -> str:
     """Return how far the arrays of both differ."""
     ours = bench.folder / "work" / "sites" / SITE / bench.configuration
-    theirs = bench.folder / "nnUNet_preprocessed" / DATASET / f"plans_{bench.configuration}"
+    theirs = peer_arrays(bench)
     images, labels = 0.0, 1.0
     for name in bench.cases:
         mine, peer = (

@@ -6,6 +6,7 @@ trained one: what random weights find is noise, and rounding turns noise round.
 
 import argparse
 import dataclasses
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mixmfl.segment import Options, predict_case
 
 
 def main() -> None:
-    """Print the Dice of every case and label, and the lowest."""
+    """Print the Dice of every case and label, the lowest and the mean."""
     made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
     made.add_argument("-m", "--model", type=Path, required=True)
@@ -32,7 +33,7 @@ def main() -> None:
     print(f"{quick.configuration}, {best_dtype()}")
     print("| case | " + " | ".join(f"{name}: voxels | Dice" for name in names) + " |")
     print("| --- |" + " --- | --- |" * len(names))
-    lowest = 1.0
+    found_dice = []
     for case in find_cases(options.input).cases:
         images = {n: f for n, f in case.images.items() if n in quick.modalities}
         loaded = load_case(dataclasses.replace(case, images=images), None)
@@ -46,9 +47,11 @@ def main() -> None:
             size = int(theirs.sum())
             dice = 2 * int((mine & theirs).sum()) / max(1, int(mine.sum()) + size)
             row.append(f"{size} | {dice:.5f}" if size else f"{size} | ")
-            lowest = min(lowest, dice) if size else lowest
+            found_dice += [dice] if size else []
         print(f"| {case.name} | " + " | ".join(row) + " |", flush=True)
-    print(f"ratio {lowest:.5f} lowest Dice of the quick form's masks against the plain form's")
+    print(f"lowest: {min(found_dice):.5f}")
+    mean = statistics.mean(found_dice)
+    print(f"ratio {mean:.5f} mean Dice of the quick form's masks against the plain form's")
 
 
 if __name__ == "__main__":

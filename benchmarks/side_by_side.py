@@ -2,7 +2,7 @@
 
 Commands are whole: each run is a process of its own, with all that it starts. Beside wall time
 stands the CPU time of all its processes, which depends less on what else the machine does. Memory
-is that of the process and all it starts, added up at a time and sampled ten times a second: the
+is that of the process and all it starts, added up at a time and sampled four times a second: the
 proportional set size on Linux, where what processes share counts once, elsewhere the resident one.
 """
 
@@ -296,7 +296,7 @@ def run(command: Command, environment: Mapping[str, str]) -> Cost:
                         cpu[each.pid] = times.user + times.system
             peak = max(peak, memory)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
+                process.wait(0.25)
         seconds = time.perf_counter() - began
         said = process.stdout.read() if process.stdout else ""
     if process.returncode:

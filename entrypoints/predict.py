@@ -139,13 +139,13 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     if rows:
         say(describe_rows(rows))
     files = options.model or [registered_model(cli.home())]
-    keep_freed_memory()
     from mixmfl.model import load_model
     from mixmfl.predict import predict_folder
     from mixmfl.segment import Options
 
     device = cli.device(options.device)
     models = [load_model(file, device) for file in files]
+    keep_freed_memory()  # what loading freed is given back
     for file, model in zip(files, models, strict=True):
         say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
 
