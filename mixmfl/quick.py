@@ -208,7 +208,9 @@ class _Gathered:
 
     def fused(self) -> Tensor:
         """Return the fused map ``(1, C_fused, *P)``."""
-        fused = self.network.fuse(self.level, self.tailored, self.shared, self.present, self.memory)
+        fused = self.network.fuse(
+            self.level, self.tailored, self.shared, self.present, self.present, self.memory
+        )
         return fused.to(self.dtype, memory_format=_CHANNELS_LAST[fused.ndim])
 
     def _put(self, gathered: Tensor | None, maps: Tensor, slot: int) -> Tensor:

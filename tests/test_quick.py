@@ -68,6 +68,7 @@ def test_memory_is_asked_as_by_the_plain_form(asks: str, available: tuple[str, .
         (name, level): Prototypes(
             torch.randn(3, 4, generator=generator),
             torch.randn(3, 4, generator=generator),
+            torch.ones(3, 4),
             torch.ones(3),
         )
         for name in MODALITIES
