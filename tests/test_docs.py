@@ -52,7 +52,7 @@ def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_the_pages_that_the_readme_leads_to_are_there() -> None:
     expected = {
         "benchmark", "brats", "clinic", "commands", "data", "federation", "files", "method",
-        "network", "plans", "privacy",
+        "network", "performance", "plans", "privacy",
     }  # fmt: skip
     assert expected <= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md"} <= set(NAMES)
