@@ -114,6 +114,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.files import write_text
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
+    from mixmfl.usage import keep_freed_memory
 
     modalities = Modalities().with_aliases(options.alias)
     placing = cli.placing(options, modalities)
@@ -144,6 +145,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     device = cli.device(options.device)
     models = [load_model(file, device) for file in files]
+    keep_freed_memory()  # what loading freed is given back
     for file, model in zip(files, models, strict=True):
         say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
 

@@ -19,9 +19,12 @@ from mixmfl.image import InMemory, Source, from_canonical
 from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to_state
 from mixmfl.network import SegmentationNet, build_network, load_state
 from mixmfl.plan import Plans
+from mixmfl.quick import QuickNet, best_dtype, runs
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
+from mixmfl.sliding_window import Predictor
 from mixmfl.tensors import read, write
+from mixmfl.train import case_predictor
 
 FORMAT = "mixmfl model 1"
 
@@ -34,6 +37,7 @@ class Model:
         plans: That it was trained with; they name its modalities and labels.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         network: In prediction mode, on ``device``.
+        quick: The same, as a CPU computes it fastest; None on another device.
         memory: On ``device``.
         device: Where it computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
@@ -45,6 +49,7 @@ class Model:
     plans: Plans
     configuration: str
     network: SegmentationNet
+    quick: QuickNet | None
     memory: Memory
     device: torch.device
     record: Mapping[str, Any]
@@ -93,6 +98,12 @@ class Model:
         indices = predict_case([self], loaded, Options(step, mirror))
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
+
+    def predictor(self, available: Sequence[str]) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+        if self.quick is not None:
+            return self.quick.predictor(self.memory, available)
+        return case_predictor(self.network, self.memory, available)
 
     @property
     def recipe(self) -> Recipe:
@@ -221,6 +232,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         plans,
         header["configuration"],
         network,
+        QuickNet(network, best_dtype()) if device.type == "cpu" and runs(network) else None,
         memory,
         device,
         record,

@@ -206,18 +206,45 @@ class MDMNet(SegmentationNet):
         """
         present = encoding.present
         filled = present if encoding.imagined is None else present | encoding.imagined
-        skips = []
-        for level, fusion in enumerate(self.fusion):
-            slots = encoding.tailored[level] if encoding.tailored else None
-            shared, recalled = None, None
-            if encoding.shared:
-                seen = encoding.shared[level]
-                share = present / present.sum(dim=1, keepdim=True)
-                shared = (seen * _over(share, seen.ndim)).sum(dim=1)  # (B, C_shared, *P)
-                if level in self.compensated and slots is not None:
-                    recalled = self.recall_absent(level, slots, shared, filled, memory)
-            skips.append(fusion(slots, filled, shared, recalled))
+        skips = [
+            self.fuse(
+                level,
+                encoding.tailored[level] if encoding.tailored else None,
+                encoding.shared[level] if encoding.shared else None,
+                present,
+                filled,
+                memory,
+            )
+            for level in range(len(self.fusion))
+        ]
         return self.decoder(skips)
+
+    def fuse(
+        self,
+        level: int,
+        tailored: Tensor | None,
+        shared: Tensor | None,
+        present: Tensor,
+        filled: Tensor,
+        memory: Memory,
+    ) -> Tensor:
+        """Return the fused feature map of a level, ``(B, C_fused, *P)``.
+
+        Args:
+            level: Of the encoders.
+            tailored: ``(B, M, C_tailored, *P)``, or None without such a stream.
+            shared: ``(B, M, C_shared, *P)``, likewise.
+            present: ``(B, M)`` bool: of which ``shared`` is looked at.
+            filled: ``(B, M)`` bool: likewise of ``tailored``.
+            memory: Of the federation.
+        """
+        mean, recalled = None, None
+        if shared is not None:
+            share = present / present.sum(dim=1, keepdim=True)
+            mean = (shared * _over(share, shared.ndim)).sum(dim=1)  # (B, C_shared, *P)
+            if level in self.compensated and tailored is not None:
+                recalled = self.recall_absent(level, tailored, mean, filled, memory)
+        return self.fusion[level](tailored, filled, mean, recalled)
 
     def recall_absent(
         self, level: int, slots: Tensor, shared: Tensor, present: Tensor, memory: Memory

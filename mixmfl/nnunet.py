@@ -29,7 +29,10 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window as compute_steps_for_sliding_window,
 )
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+)
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -46,6 +49,7 @@ from mixmfl.files import write_json
 from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_kept_share
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
+from mixmfl.resample import Resampling
 
 log = logging.getLogger(__name__)
 
@@ -255,11 +259,11 @@ def preprocess(
     configuration: str,
     described: Labels,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Transpose, crop to non-zero, z-score and resample a case by nnU-Net's own code.
+    """Transpose, crop to non-zero, z-score and resample a training case as nnU-Net does.
 
     Args:
         images: One ``(Z, Y, X)`` array per modality that the case has.
-        labels: ``(Z, Y, X)`` class indices, or None.
+        labels: ``(Z, Y, X)`` class indices.
         spacing: mm, (Z, Y, X).
         plans: nnU-Net's plans.
         configuration: ``"2d"`` or ``"3d_fullres"``.
@@ -269,17 +273,23 @@ def preprocess(
         The images ``(K, Z', Y', X')`` float32; the labels ``(1, Z', Y', X')``, -1 outside the
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
-    manager = PlansManager(_with_channels(plans, configuration, len(images)))
-    _check_thickness(head_mask(images), spacing, plans, configuration)
-    data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        np.stack(images),
-        None if labels is None else labels[None].astype(np.int16),
-        {"spacing": [float(mm) for mm in spacing]},
-        manager,
-        manager.get_configuration(configuration),
-        described.consecutive().to_json(),
-    )
-    return data, seg, properties
+    crop = _Crop(head_mask(images), spacing, plans, configuration)
+    outside = crop.outside
+    if labels is not None:
+        cut = crop.cut(labels)[None].astype(np.int16)
+        outside = np.where(cut == 0, outside, cut)  # what is labelled is inside
+    data = np.stack([crop.normalised(image, outside) for image in images])
+    seg = crop.planned.resampling_fn_seg(outside, crop.shape, crop.before, crop.after)
+    properties = crop.properties()
+    if labels is not None:
+        manager = label_manager(described)
+        wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        if manager.has_ignore_label:  # patches are drawn from what is annotated
+            wanted = [*wanted, [-1, *manager.all_labels]]
+        properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
+            seg, wanted
+        )
+    return data, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
 
 
 def preprocess_each(
@@ -304,34 +314,106 @@ def preprocess_each(
     Returns:
         The images ``(K, Z', Y', X')`` float32, and what ``restore`` needs to go back.
     """
-    _check_thickness(head, spacing, plans, configuration)
-    manager = PlansManager(_with_channels(plans, configuration, 1))
-    planned, order = manager.get_configuration(configuration), manager.transpose_forward
-    before = [float(spacing[axis]) for axis in order]
-    after = [*before[: 3 - len(planned.spacing)], *planned.spacing]
-    turned = head.transpose(order)
-    box = [
-        [int(found[0]), int(found[-1]) + 1]
-        for axes in ((1, 2), (0, 2), (0, 1))
-        for found in [np.flatnonzero(turned.any(axis=axes))]
-    ]
-    inside = tuple(slice(a, b) for a, b in box)
-    outside = np.where(turned[inside], np.int8(0), np.int8(-1))[None]
-    shape = compute_new_shape(outside.shape[1:], before, after)
-    made = np.empty((len(images), *map(int, shape)), dtype=np.float32)
+    crop = _Crop(head, spacing, plans, configuration)
+    made = np.empty((len(images), *crop.shape), dtype=np.float32)
     for channel, give in enumerate(images):
-        one = np.array(give().transpose(order)[inside][None], dtype=np.float32)
+        made[channel] = crop.normalised(give(), crop.outside)
+    return made, crop.properties()
+
+
+class _Crop:
+    """Where a case's head is, and how it comes onto the planned voxels.
+
+    Attributes:
+        planned: nnU-Net's configuration.
+        before: Spacing of the case, mm, axes in the planned order.
+        after: Planned spacing.
+        outside: ``(1, Z', Y', X')`` int8 of the cropped case: 0 in the head, -1 outside.
+        shape: Voxels after resampling.
+    """
+
+    def __init__(
+        self,
+        head: np.ndarray,
+        spacing: Sequence[float],
+        plans: Mapping[str, Any],
+        configuration: str,
+    ) -> None:
+        _check_thickness(head, spacing, plans, configuration)
+        # all modalities are z-scored alike, one at a time
+        self.manager = PlansManager(_with_channels(plans, configuration, 1))
+        self.planned = self.manager.get_configuration(configuration)
+        self.spacing, self.order = spacing, self.manager.transpose_forward
+        self.before, self.after = _spacings(spacing, self.manager, self.planned)
+        turned = head.transpose(self.order)
+        self.full = turned.shape
+        self.box = _box_of(turned)
+        self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
+        shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
+        self.shape = tuple(map(int, shape))
+
+    def cut(self, volume: np.ndarray) -> np.ndarray:
+        """Return a volume of the case, axes as planned, cropped to the head."""
+        return volume.transpose(self.order)[self.box]
+
+    def normalised(self, image: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """Return an image z-scored by what is not ``outside`` (-1), and resampled."""
+        one = np.array(self.cut(image)[None], dtype=np.float32)
         one = DefaultPreprocessor(verbose=False)._normalize(
-            one, outside, planned, manager.foreground_intensity_properties_per_channel
+            one, outside, self.planned, self.manager.foreground_intensity_properties_per_channel
         )
-        made[channel] = planned.resampling_fn_data(one, shape, before, after)[0]
-    properties = {
-        "spacing": [float(mm) for mm in spacing],
-        "shape_before_cropping": turned.shape,
-        "bbox_used_for_cropping": box,
-        "shape_after_cropping_and_before_resampling": outside.shape[1:],
-    }
-    return made, properties
+        resampling = _resampling(
+            self.planned, "data", one.shape[1:], self.shape, self.before, self.after
+        )
+        return resampling(torch.from_numpy(one[0])).numpy()
+
+    def properties(self) -> dict[str, Any]:
+        """Return what ``restore`` needs to go back."""
+        return {
+            "spacing": [float(mm) for mm in self.spacing],
+            "shape_before_cropping": self.full,
+            "bbox_used_for_cropping": [[part.start, part.stop] for part in self.box],
+            "shape_after_cropping_and_before_resampling": self.outside.shape[1:],
+        }
+
+
+def _spacings(
+    spacing: Sequence[float], manager: PlansManager, planned: Any
+) -> tuple[list[float], list[float]]:
+    """Return a case's and the planned spacing in mm, axes in the planned order."""
+    before = [float(spacing[axis]) for axis in manager.transpose_forward]
+    # a 2-D configuration leaves the first axis as it is
+    return before, [*before[: 3 - len(planned.spacing)], *planned.spacing]
+
+
+def _resampling(
+    planned: Any,
+    what: str,
+    shape: Sequence[int],
+    new_shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+) -> Resampling:
+    """Return the planned resampling of ``"data"`` or ``"probabilities"``.
+
+    Raises:
+        PlansError: The plans name another function than nnU-Net's default.
+    """
+    name = planned.configuration[f"resampling_fn_{what}"]
+    if name != "resample_data_or_seg_to_shape":
+        raise PlansError(
+            f"plans: resampling_fn_{what} is {name!r}; only nnU-Net's default, "
+            "'resample_data_or_seg_to_shape', is known here; plan again"
+        )
+    asked = planned.configuration[f"resampling_fn_{what}_kwargs"]
+    apart, axis = determine_do_sep_z_and_axis(asked["force_separate_z"], spacing, new_spacing)
+    return Resampling(
+        tuple(map(int, shape)),
+        tuple(map(int, new_shape)),
+        asked["order"],
+        int(axis) if apart else None,
+        asked["order_z"],
+    )
 
 
 def preprocessed_spacing(
@@ -366,6 +448,9 @@ def _check_thickness(
             )
 
 
+_PLANES = 8  # of the first axis that are taken back to full size at a time
+
+
 def restore(
     logits: Tensor,
     properties: Mapping[str, Any],
@@ -373,27 +458,25 @@ def restore(
     configuration: str,
     described: Labels,
 ) -> np.ndarray:
-    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``, resampled by nnU-Net's own code.
+    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``.
 
-    One head at a time, so that no more than two of them are there in full size at once.
+    A few planes at a time, so that no class is there in full size.
 
     Returns:
         Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
     """
     manager = PlansManager(dict(plans))
-    target = properties["shape_after_cropping_and_before_resampling"]
+    back = _back(logits, properties, manager, configuration)
     painted = described.consecutive().regions_class_order if described.has_regions else None
     kind = np.uint8 if len(described.values) < 256 else np.uint16
-    found, best = np.zeros(target, dtype=kind), np.empty(0, dtype=np.float32)
-    for head in range(len(logits)):
-        one = _resample_back(logits[head : head + 1], properties, manager, configuration)[0]
-        if painted is not None:
-            found[one > 0] = painted[head]  # a probability above one half
-        elif head == 0:
-            best = one
-        else:
-            found[one > best] = head
-            np.maximum(best, one, out=best)
+    found = np.zeros(back.after, dtype=kind)
+    for start in range(0, len(found), _PLANES):
+        planes = back.planes(logits, start, start + _PLANES)
+        if painted is None:
+            found[start : start + _PLANES] = planes.argmax(dim=0).numpy()
+            continue
+        for value, one in zip(painted, planes.numpy(), strict=True):
+            found[start : start + _PLANES][one > 0] = value  # a probability above one half
     return _uncrop(found, properties, manager)
 
 
@@ -406,27 +489,22 @@ def restore_probabilities(
 ) -> np.ndarray:
     """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
     manager = PlansManager(dict(plans))
-    resampled = np.concatenate(
-        [
-            _resample_back(logits[head : head + 1], properties, manager, configuration)
-            for head in range(len(logits))
-        ]
-    )
-    made = label_manager(described).apply_inference_nonlin(torch.from_numpy(resampled)).half()
-    return np.stack([_uncrop(head, properties, manager) for head in made.numpy()])
+    back = _back(logits, properties, manager, configuration)
+    probabilities = label_manager(described).apply_inference_nonlin
+    made = np.empty((len(logits), *back.after), dtype=np.float16)
+    for start in range(0, back.after[0], _PLANES):
+        planes = back.planes(logits, start, start + _PLANES)
+        made[:, start : start + _PLANES] = probabilities(planes).half().numpy()
+    return np.stack([_uncrop(head, properties, manager) for head in made])
 
 
-def _resample_back(
-    logits: Tensor, properties: Mapping[str, Any], manager: Any, configuration: str
-) -> np.ndarray:
-    """Return logits ``(1, Z', Y', X')`` as they were before resampling, float32."""
+def _back(
+    logits: Tensor, properties: Mapping[str, Any], manager: PlansManager, configuration: str
+) -> Resampling:
     planned = manager.get_configuration(configuration)
-    before = [properties["spacing"][axis] for axis in manager.transpose_forward]
-    # a 2-D configuration left the first axis as it was
-    after = [*before[: 3 - len(planned.spacing)], *planned.spacing]
     target = properties["shape_after_cropping_and_before_resampling"]
-    found = planned.resampling_fn_probabilities(logits.float(), target, after, before)
-    return np.asarray(found, dtype=np.float32)
+    before, after = _spacings(properties["spacing"], manager, planned)
+    return _resampling(planned, "probabilities", logits.shape[1:], target, after, before)
 
 
 def _uncrop(found: np.ndarray, properties: Mapping[str, Any], manager: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ from mixmfl.nnunet import (
 )
 from mixmfl.plan import Plans
 from mixmfl.sliding_window import predict_volume
-from mixmfl.train import case_predictor, patches_at_a_time
+from mixmfl.train import patches_at_a_time
 
 if TYPE_CHECKING:
     from mixmfl.model import Model
@@ -183,7 +183,7 @@ def _description(model: "Model") -> tuple[Any, ...]:
 def _logits(model: "Model", given: ModelInput, options: Options) -> torch.Tensor:
     planned = model.plans.configuration(model.configuration)
     return predict_volume(
-        case_predictor(model.network, model.memory, given.available),
+        model.predictor(given.available),
         torch.from_numpy(given.images),
         planned["patch_size"],
         step=options.step,

@@ -11,7 +11,9 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from small import LABELS, small_case, small_plans
 
 from mixmfl import nnunet
@@ -155,25 +157,52 @@ def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1.25)])
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
-def test_one_modality_at_a_time_is_preprocessed_as_all_at_once(
-    patch: tuple[int, ...], order: tuple[int, ...], spacing: tuple[float, ...]
+@pytest.mark.parametrize("described", [LABELS, REGIONS], ids=["labels", "regions"])
+def test_cases_are_preprocessed_as_nnunet_preprocesses_them(
+    described: Labels, patch: tuple[int, ...], order: tuple[int, ...], spacing: tuple[float, ...]
 ) -> None:
-    plans = small_plans(patch=patch)
+    plans = small_plans(("t1", "t2"), described, patch)
     turned = {**plans.nnunet, "transpose_forward": list(order)}
     (name,) = plans.configurations
-    images, _ = small_case(("t1", "t2"), 0)
+    images, labels = small_case(("t1", "t2"), 0)
     images["t1"][:, :3] = 0
     images["t2"][:, :2] = 0
     images["t2"][:, :, :4] = 0
-    want, _, properties = nnunet.preprocess(
+    labels[:, 2] = 1  # outside the head, but labelled
+    manager = PlansManager(turned)
+    want, want_seg, want_properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        np.stack(list(images.values())), labels[None].astype(np.int16), {"spacing": list(spacing)},
+        manager, manager.get_configuration(name), plans.labels.consecutive().to_json(),
+    )  # fmt: skip
+    found, seg, properties = nnunet.preprocess(
+        list(images.values()), labels, spacing, turned, name, plans.labels
+    )
+    assert np.abs(found - want).max() < 1e-4
+    assert np.array_equal(seg, want_seg)
+    assert seg.dtype == want_seg.dtype
+    assert properties.keys() == want_properties.keys()
+    for key, value in properties.pop("class_locations").items():
+        assert np.array_equal(value, want_properties["class_locations"][key])
+    assert all(list(want_properties[key]) == list(properties[key]) for key in properties)
+
+    together, _, _ = nnunet.preprocess(
         list(images.values()), None, spacing, turned, name, plans.labels
     )
     head = nnunet.head_mask(list(images.values()))
     given = [partial(images.pop, modality) for modality in ("t1", "t2")]
-    found, mine = nnunet.preprocess_each(given, head, spacing, turned, name)
-    assert np.array_equal(found, want)
-    assert mine == {key: properties[key] for key in mine}
+    one_by_one, mine = nnunet.preprocess_each(given, head, spacing, turned, name)
+    assert np.array_equal(one_by_one, together)
+    assert mine == properties
     assert not images
+
+
+def test_a_resampling_that_is_not_nnunets_default_is_refused() -> None:
+    plans = small_plans()
+    other = copy.deepcopy(dict(plans.nnunet))
+    other["configurations"]["2d"]["resampling_fn_data"] = "resample_torch_fornnunet"
+    images, labels = small_case(("t1",), 0)
+    with pytest.raises(PlansError, match="'resample_torch_fornnunet'; only nnU-Net's default"):
+        nnunet.preprocess([images["t1"]], labels, (1, 1, 1), other, "2d", plans.labels)
 
 
 @pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["labels", "regions"])

@@ -29,7 +29,7 @@ DOORS = {
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
     "acvl_utils": {"nnunet"},
-    "dynamic_network_architectures": {"nnunet", "network"},
+    "dynamic_network_architectures": {"nnunet", "network", "quick"},
     "nilearn": {"phantom", "viewer"},
     "pydicom": {"dicom"},
     "highdicom": {"dicom_seg"},
@@ -47,8 +47,8 @@ DOORS = {
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan "
-     "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
-    "aggregate memory network imagine loss sampling sliding_window privacy masks",
+     "resample nnunet dicom_seg dataset registry tensors expected records overlap usage"),
+    "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds measure masked segment model runs coordinate "
      "preprocess predict evaluate page picture viewer report subsets progress phantom "
      "phantom_federation partition comparison "

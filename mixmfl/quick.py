@@ -1,0 +1,226 @@
+"""How a network is run on a CPU to predict: the same function, computed in less time and memory.
+
+``network.py`` is the plain form, which trains and validates. What differs here:
+
+- bfloat16 where the CPU multiplies it natively, single precision elsewhere;
+- channels last, the order of axes in which oneDNN convolves without copying;
+- a bias that an instance norm takes away again is not added;
+- a modality's feature map is fused as soon as it is there and then let go: one map per level is
+  kept instead of one per modality, and nothing is computed for absent ones.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from mixmfl.memory import Memory
+from mixmfl.network import MDMNet, SegmentationNet, StackedNet, place_modalities
+from mixmfl.sliding_window import Predictor
+
+_CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
+_ENLARGE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def best_dtype() -> torch.dtype:
+    """Return bfloat16 where this CPU multiplies it natively, else float32."""
+    # elsewhere it is emulated, and slower than float32; older versions of torch cannot tell
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = able.get("avx512_bf16") or able.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+def runs(network: SegmentationNet) -> bool:
+    """Return whether ``QuickNet`` knows the network's operators: those that nnU-Net plans."""
+    return all(
+        isinstance(unit.norm, _InstanceNorm) and isinstance(unit.nonlin, nn.LeakyReLU)
+        for unit in network.modules()
+        if isinstance(unit, ConvDropoutNormReLU)
+    )
+
+
+class QuickNet:
+    """A network's forward pass, for prediction on a CPU.
+
+    Attributes:
+        network: The plain form, which ``runs``. Its weights are copied; later changes to them
+            are not seen.
+        dtype: Of feature maps and convolutions; norms are computed in single precision.
+    """
+
+    def __init__(self, network: SegmentationNet, dtype: torch.dtype) -> None:
+        """Copy the weights; see the attributes."""
+        self.network = network
+        self.dtype = dtype
+        self._units = {
+            module: _Unit(module, dtype)
+            for module in network.modules()
+            if isinstance(module, ConvDropoutNormReLU)
+        }
+        self._weights = {
+            module: _packed(module.weight, dtype)
+            for module in (*network.decoder.transpconvs, network.decoder.seg_layers[-1])
+        }
+
+    def predictor(self, memory: Memory, available: Sequence[str]) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+
+        def predict(images: Tensor) -> Tensor:
+            # one by one: the maps of two patches do not fit into a CPU's caches
+            return torch.cat([self._predict(image[None], available, memory) for image in images])
+
+        return predict
+
+    def _predict(self, images: Tensor, available: Sequence[str], memory: Memory) -> Tensor:
+        """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
+        images = images.to(self.dtype)
+        if isinstance(self.network, MDMNet):
+            return self._decode(self._fuse(self.network, images, available, memory))
+        assert isinstance(self.network, StackedNet)
+        placed, _ = place_modalities(images, available, self.network.modalities)
+        return self._decode(list(self._encode(self.network.encoder, placed)))
+
+    def _encode(self, encoder: PlainConvEncoder, images: Tensor) -> Iterator[Tensor]:
+        """Yield the feature map ``(1, C, *P)`` of every level of images ``(1, N, *P)``."""
+        maps = images.contiguous(memory_format=_CHANNELS_LAST[images.ndim])
+        for stage in encoder.stages:
+            maps = self._convolve(stage, maps)
+            yield maps
+
+    def _fuse(
+        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
+    ) -> list[Tensor]:
+        """Return the fused map ``(1, C_fused, *P)`` of every level."""
+        known = len(network.modalities)
+        slots = [network.modalities.index(name) for name in available]
+        levels = [
+            _Gathered(network, level, slots, memory)
+            if fusion.score is not None or (level in network.compensated and len(slots) < known)
+            else _Summed(self._units[fusion.mix.convs[0]], known, len(slots))
+            for level, fusion in enumerate(network.fusion)
+        ]
+        for index, slot in enumerate(slots):
+            image = images[:, index : index + 1]
+            if network.shared is not None:
+                for level, maps in zip(levels, self._encode(network.shared, image), strict=True):
+                    level.add_shared(maps, slot)
+            if network.tailored:
+                encoder = network.tailored[network.modalities[slot]]
+                for level, maps in zip(levels, self._encode(encoder, image), strict=True):
+                    level.add_tailored(maps, slot)
+        return [level.fused() for level in levels]
+
+    def _decode(self, skips: list[Tensor]) -> Tensor:
+        """Return logits ``(1, heads, *P)``; ``skips`` is emptied, to let its maps go."""
+        decoder, maps = self.network.decoder, skips.pop()
+        for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
+            bias = None if up.bias is None else up.bias.to(self.dtype)
+            maps = _ENLARGE[maps.ndim](maps, self._weights[up], bias, up.stride)
+            maps = self._convolve(stage, torch.cat((maps, skips.pop()), dim=1))
+        last = decoder.seg_layers[-1]
+        logits = _CONVOLVE[maps.ndim](maps, self._weights[last], last.bias.to(self.dtype))
+        return logits.float()
+
+    def _convolve(self, stage: nn.Module, maps: Tensor) -> Tensor:
+        for module in stage.modules():
+            if isinstance(module, ConvDropoutNormReLU):
+                maps = self._units[module](maps)
+        return maps
+
+
+class _Unit:
+    """A convolution, its instance norm and its activation."""
+
+    def __init__(self, module: ConvDropoutNormReLU, dtype: torch.dtype) -> None:
+        self.weight = _packed(module.conv.weight, dtype)
+        self.stride, self.padding = module.conv.stride, module.conv.padding
+        self.norm, self.slope = module.norm, module.nonlin.negative_slope
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        convolve = _CONVOLVE[maps.ndim]
+        return self.finish(convolve(maps, self.weight, None, self.stride, self.padding))
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """Return what norm and activation make of what was convolved."""
+        # an instance norm is a group norm of one channel each, which torch has for channels last
+        norm = self.norm
+        maps = functional.group_norm(maps, maps.shape[1], norm.weight, norm.bias, norm.eps)
+        return functional.leaky_relu_(maps, self.slope)
+
+
+class _Summed:
+    """A level whose slots are concatenated: its convolution is a sum over the modalities."""
+
+    def __init__(self, unit: _Unit, known: int, present: int) -> None:
+        """Args: the fusion's unit; how many modalities the network knows, and the case has."""
+        self.unit, self.known, self.present = unit, known, present
+        self.total: Tensor | None = None  # (1, *P, C_fused)
+
+    def add_shared(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's share of the mean over shared maps, ``(1, C_shared, *P)``."""
+        self._add(maps, self.unit.weight[:, : maps.shape[1]], 1 / self.present)
+
+    def add_tailored(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
+        channels = maps.shape[1]
+        start = self.unit.weight.shape[1] - (self.known - slot) * channels  # behind the shared
+        self._add(maps, self.unit.weight[:, start : start + channels], 1)
+
+    def fused(self) -> Tensor:
+        """Return the fused map ``(1, C_fused, *P)``."""
+        assert self.total is not None  # a case has a modality
+        return self.unit.finish(self.total.movedim(-1, 1))
+
+    def _add(self, maps: Tensor, weight: Tensor, share: float) -> None:
+        """Add what weights ``(C_fused, C, 1, ...)`` make of a map, times ``share``."""
+        first = self.total is None
+        if self.total is None:
+            self.total = maps.new_empty((1, *maps.shape[2:], len(weight)))
+        total = self.total.flatten(0, -2)  # (voxels, C_fused), a view
+        rows = maps.movedim(1, -1).flatten(0, -2)
+        torch.addmm(total, rows, weight.flatten(1).T, beta=not first, alpha=share, out=total)
+
+
+class _Gathered:
+    """A level that needs the maps of all modalities at once; it is fused by the plain form."""
+
+    def __init__(self, network: MDMNet, level: int, slots: Sequence[int], memory: Memory) -> None:
+        """Args: the network and which of its levels; the modalities at hand; the memory."""
+        self.network, self.level, self.memory = network, level, memory
+        self.present = torch.zeros((1, len(network.modalities)), dtype=torch.bool)
+        self.present[:, list(slots)] = True
+        self.shared: Tensor | None = None
+        self.tailored: Tensor | None = None
+        self.dtype = torch.float32
+
+    def add_shared(self, maps: Tensor, slot: int) -> None:
+        """Keep a modality's shared map, ``(1, C_shared, *P)``."""
+        self.shared = self._put(self.shared, maps, slot)
+
+    def add_tailored(self, maps: Tensor, slot: int) -> None:
+        """Keep a modality's tailored map, ``(1, C_tailored, *P)``."""
+        self.tailored = self._put(self.tailored, maps, slot)
+
+    def fused(self) -> Tensor:
+        """Return the fused map ``(1, C_fused, *P)``."""
+        fused = self.network.fuse(
+            self.level, self.tailored, self.shared, self.present, self.present, self.memory
+        )
+        return fused.to(self.dtype, memory_format=_CHANNELS_LAST[fused.ndim])
+
+    def _put(self, gathered: Tensor | None, maps: Tensor, slot: int) -> Tensor:
+        self.dtype = maps.dtype
+        if gathered is None:
+            shape = (*self.present.shape, *maps.shape[1:])
+            gathered = torch.zeros(shape, dtype=torch.float32)
+        gathered[:, slot] = maps
+        return gathered
+
+
+def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.detach().to(dtype, memory_format=_CHANNELS_LAST[weight.ndim])
