@@ -32,10 +32,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 class Nameless(io.FileIO):
-    """A file that has no name any more, open for reading: it is gone when nobody holds it."""
+    """A file that has no name any more, open for reading: it is gone when nobody holds it.
+
+    Attributes:
+        left: Its name, where the system does not let an open file lose it (Windows).
+    """
+
+    left: Path | None = None
 
     def __del__(self) -> None:
         self.close()
+        if self.left is not None:
+            self.left.unlink(missing_ok=True)
 
 
 def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
@@ -53,9 +61,15 @@ def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
     path = Path(name)
     try:
         write(path)
-        return Nameless(path, "rb")
-    finally:
+        made = Nameless(path, "rb")
+    except BaseException:
         path.unlink(missing_ok=True)
+        raise
+    try:
+        path.unlink()
+    except PermissionError:
+        made.left = path
+    return made
 
 
 def clear_unfinished(folder: Path) -> None:
