@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
-from mixmfl.tensors import Form, Lazy, form_of, only, read_part
+from mixmfl.tensors import Form, Lazy, form_of, only, pieces, read_part
 
 FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
 """From how many holders of a block on a rule is that rule; with fewer it is ``clipped``.
@@ -120,8 +120,8 @@ def _by_pieces(
     exact = torch.empty_like(room, dtype=torch.float64)
     for start in range(0, len(flat), most):
         stop = min(start + most, len(flat))
-        pieces = (read_part(state, name, start, stop, room) for state in states)
-        flat[start:stop] = merge(exact[: stop - start].copy_(piece) for piece in pieces)
+        parts = (read_part(state, name, start, stop, room) for state in states)
+        flat[start:stop] = merge(exact[: stop - start].copy_(piece) for piece in parts)
     return merged
 
 
@@ -141,15 +141,9 @@ def update_norm(before: State, after: Mapping[str, Tensor]) -> float:
     """
     norms = []
     for name in sorted(after):
-        shape, kind = form_of(after, name)
-        count = math.prod(shape)
-        origin, room = before[name].reshape(-1), torch.empty(min(PIECE, count), dtype=kind)
-        moved = torch.empty_like(room)
-        for start in range(0, count, PIECE):
-            stop = min(start + PIECE, count)
-            part = read_part(after, name, start, stop, room)
-            torch.sub(part, origin[start:stop], out=moved[: stop - start])
-            norms.append(length_of(moved[: stop - start]))
+        origin = before[name].reshape(-1)
+        for start, stop, part in pieces(after, name, PIECE):
+            norms.append(length_of(part - origin[start:stop]))
     return math.hypot(*norms)
 
 

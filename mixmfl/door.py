@@ -18,7 +18,7 @@ from mixmfl.fingerprint import Fingerprint
 from mixmfl.memory import State, memory_from_state
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.plan import Plans
-from mixmfl.tensors import form_of, read_part
+from mixmfl.tensors import form_of, pieces
 from mixmfl.wire import Message
 
 if TYPE_CHECKING:  # rounds calls this module
@@ -188,8 +188,7 @@ def norms_of(weights: State, tensors: Mapping[str, Tensor]) -> dict[str, float]:
     norms = {block: update_norm(weights, select_blocks(tensors, [block])) for block in blocks}
     for (modality, level), found in memory_from_state(tensors).items():
         features = [found.keys, found.values, found.spreads]
-        squares = sum(float(rows.double().square().sum()) for rows in features)
-        norms[f"memory.{modality}.{level}"] = math.sqrt(squares)
+        norms[f"memory.{modality}.{level}"] = math.hypot(*map(length_of, features))
     return norms
 
 
@@ -330,11 +329,7 @@ def _memory_shapes(
 
 def _are_finite(tensors: Mapping[str, Tensor], name: str, least: float) -> bool:
     """Say whether a tensor's numbers are finite, and none is below ``least``."""
-    shape, kind = form_of(tensors, name)
-    count = math.prod(shape)
-    room = torch.empty(min(PIECE, count), dtype=kind)
-    for start in range(0, count, PIECE):
-        part = read_part(tensors, name, start, min(start + PIECE, count), room)
+    for _, _, part in pieces(tensors, name, PIECE):
         low, high = (float(end) for end in part.aminmax())  # both are NaN where any number is
         if not (least <= low and math.isfinite(low) and math.isfinite(high)):
             return False

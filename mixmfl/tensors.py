@@ -107,7 +107,8 @@ class Stored(Lazy):
 
     def only(self, names: Collection[str]) -> "Stored":
         """Return the same with fewer names."""
-        return Stored(self._file, {n: self._places[n] for n in self._places if n in set(names)})
+        wanted = set(names)
+        return Stored(self._file, {n: at for n, at in self._places.items() if n in wanted})
 
 
 def form_of(tensors: Mapping[str, Tensor], name: str) -> Form:
@@ -134,11 +135,27 @@ def read_part(
     return tensors[name].reshape(-1)[start:stop]
 
 
+def pieces(
+    tensors: Mapping[str, Tensor], name: str, most: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield a tensor's numbers, up to ``most`` at a time: where they start and stop, and they.
+
+    What is yielded may be overwritten by the next.
+    """
+    shape, kind = form_of(tensors, name)
+    count = math.prod(shape)
+    room = torch.empty(min(most, count), dtype=kind)
+    for start in range(0, count, most):
+        stop = min(start + most, count)
+        yield start, stop, read_part(tensors, name, start, stop, room)
+
+
 def only(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
     """Return the tensors of these names; none is made or copied."""
     if isinstance(tensors, Lazy):
         return tensors.only(names)
-    return {name: tensors[name] for name in tensors if name in set(names)}
+    wanted = set(names)
+    return {name: tensor for name, tensor in tensors.items() if name in wanted}
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
