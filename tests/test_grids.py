@@ -98,7 +98,8 @@ def test_resampling_keeps_places_and_shows_nothing_outside() -> None:
     grid = Grid((4, 5, 6), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), LPS)  # x = 0, 2, … 10 mm
     onto = Grid((1, 1, 5), (1.0, 1.0, 1.0), (9.0, 2.0, 1.0), LPS)
     found = resample(ramp.astype(np.float64), grid, onto)
-    assert (found.ravel().tolist(), found.dtype) == ([4.5, 5, 0, 0, 0], np.float32)
+    assert found.ravel().tolist() == [4.5, 5, 0, 0, 0]
+    assert found.dtype == np.float32
     moved = Rigid(np.eye(4), 0, 0)
     moved.matrix[0, 3] = -2.0  # the patient lies 2 mm to the right in the image
     assert resample(ramp, grid, onto, moved).ravel().tolist() == [3.5, 4, 4.5, 5, 0]
@@ -306,7 +307,9 @@ def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
 
 def test_registration_gives_the_same_twice() -> None:
     moved = resample(OTHER, GRID, GRID, turn(3, 4, 0, 0))
-    one, other = (register(ONE, GRID, moved, GRID) for _ in range(2))
+    middle = Grid((28, 32, 30), GRID.spacing, (-30.0, -32.0, -28.0), LPS)  # it is quicker
+    cut = (slice(14, 42), slice(16, 48), slice(15, 45))
+    one, other = (register(ONE[cut], middle, moved[cut], middle) for _ in range(2))
     assert np.array_equal(one.matrix, other.matrix)
 
 
