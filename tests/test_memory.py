@@ -78,7 +78,7 @@ def test_several_prototypes_of_a_class_gather_what_is_near_their_keys() -> None:
     by_image = observe(shared, tailored, classes, 2, per_class=2)
     assert by_image.keys.tolist() == [[5.0], [6.5], [0.0], [0.0]]
     assert by_image.counts.tolist() == [2.0, 2.0, 0.0, 0.0]
-    before = prototypes([[0.0], [10.0], [0.0], [0.0]], [[0.0]] * 4, [5.0, 5.0, 0.0, 0.0])
+    before = prototypes([[0.0], [10.0], [0.0], [0.0]], [[0.0]] * 4, [5.0, 1.0, 0.0, 0.0])
     by_key = observe(shared, tailored, classes, 2, per_class=2, before=before)
     assert by_key.keys.tolist() == [[1.5], [10.0], [0.0], [0.0]]
     assert by_key.values.tolist() == [[15.0], [100.0], [0.0], [0.0]]
@@ -104,6 +104,7 @@ def test_merging_weighs_by_counts_and_leaves_unseen_classes_zero() -> None:
     assert merged.keys.tolist() == [[4.0], [4.0], [0.0]]  # (1*1 + 3*5) / 4
     assert merged.values.tolist() == [[25.0], [1.0], [0.0]]
     assert merged.counts.tolist() == [4.0, 2.0, 0.0]
+    assert {getattr(merged, part).dtype for part in PARTS} == {torch.float32}
 
 
 def test_fading_makes_later_batches_count_more() -> None:
@@ -119,11 +120,11 @@ def test_a_class_or_modality_that_no_site_saw_this_round_stays_as_it_was() -> No
         ("t1", 2): prototypes([[1.0], [2.0]], [[3.0], [4.0]], [5.0, 6.0]),
         ("t2", 2): prototypes([[7.0], [8.0]], [[9.0], [1.0]], [2.0, 3.0]),
     }
-    reply = {("t1", 2): prototypes([[10.0], [0.0]], [[20.0], [0.0]], [4.0, 0.0])}
+    reply = {("t1", 2): prototypes([[10.0], [0.0]], [[20.0], [0.0]], [1.0, 0.0])}
     after = merge_memories(before, {"north": reply})
     assert after["t1", 2].keys.tolist() == [[10.0], [2.0]]
     assert after["t1", 2].values.tolist() == [[20.0], [4.0]]
-    assert after["t1", 2].counts.tolist() == [4.0, 6.0]
+    assert after["t1", 2].counts.tolist() == [1.0, 6.0]
     assert after["t2", 2] is before["t2", 2]
 
 
@@ -152,10 +153,11 @@ def test_recall_ignores_what_all_classes_have_in_common() -> None:
 
 
 def test_recall_never_reads_a_class_that_was_not_seen() -> None:
-    memory = prototypes([[1.0], [0.0], [-1.0]], [[2.0], [999.0], [4.0]], [1.0, 0.0, 1.0])
-    query = torch.linspace(-2, 2, 9)[None, None]
+    memory = prototypes([[3.0], [0.0], [1.0]], [[2.0], [999.0], [4.0]], [1.0, 0.0, 1.0])
+    query = torch.linspace(0, 4, 9)[None, None]
     found = recall(query, memory, temperature=1.0)
     assert 2.0 <= found.min() <= found.max() <= 4.0
+    assert found[0, 0, 4] == 3.0  # in the middle of the two keys that were seen
 
 
 def test_recall_keeps_the_shape_of_space() -> None:
@@ -200,6 +202,20 @@ def test_votes_count_only_for_classes_that_both_sides_know() -> None:
     assert recall_by_votes(nobody, memory, "t2", 0.1).tolist() == [[[0.0, 0.0]]]
 
 
+def test_a_modality_has_no_vote_on_a_class_that_it_has_not_seen() -> None:
+    memory = {
+        "t1": prototypes([[0.0]] * 2, [[1.0], [-1.0]], [1.0, 1.0]),
+        "flair": prototypes([[0.0]] * 2, [[5.0], [0.0]], [3.0, 0.0]),
+        "t2": prototypes([[0.0]] * 2, [[2.0], [4.0]], [1.0, 1.0]),
+    }
+    here = tensor([True])
+    features = {"t1": (tensor([[[0.9]]]), here), "flair": (tensor([[[7.0]]]), here)}
+    # T1's cosines are 1 and -1; that of FLAIR's only class is 0, for it is FLAIR's mean, too
+    near, far = math.exp((1 + 0) / 2 / 0.5), math.exp(-1 / 0.5)
+    found = recall_by_votes(features, memory, "t2", temperature=0.5)
+    assert found.item() == pytest.approx((near * 2 + far * 4) / (near + far))
+
+
 def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is_blank() -> None:
     memory = {
         "t1": prototypes([[0.0]] * 2, [[1.0], [-1.0]], [3.0, 3.0]),
@@ -207,8 +223,10 @@ def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is
     }
     found = torch.zeros(2, 1, 3, requires_grad=True)
     read = recall_by_votes({"t1": (found, tensor([True, False]))}, memory, "t2", 0.1)
+    assert (read[1] == 0).all()  # a case with nothing at hand
     (gradient,) = torch.autograd.grad(read.sum(), found)
     assert gradient.isfinite().all()
+    assert gradient.abs().max() < 1e5
 
 
 def test_rows_that_rest_on_few_cases_or_voxels_are_withheld() -> None:
@@ -253,12 +271,13 @@ def test_a_memory_survives_its_form_as_named_tensors() -> None:
 def test_levelled_no_site_speaks_for_more_voxels_than_the_usual_one() -> None:
     def told(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
         rows = torch.full((2, 1), value)
-        return {("t1", 0): Prototypes(rows, rows, rows, torch.tensor(counts))}
+        return {("t1", 0): Prototypes(rows, rows, rows, torch.tensor(counts, dtype=torch.float32))}
 
-    replies = {"a": told(1.0, 10, 0), "b": told(3.0, 10, 4), "c": told(100.0, 1e6, 0)}
+    replies = {"a": told(1.0, 10, 1), "b": told(3.0, 10, 40), "c": told(100.0, 1e6, 0)}
     plain = merge_memories({}, replies)["t1", 0]
     assert plain.keys[0].item() == pytest.approx(100, abs=0.01)
     levelled = merge_memories({}, replies, levelled=True)["t1", 0]
-    assert levelled.counts.tolist() == [30, 4]  # each at most 10, the median; one saw the other
+    # each at most the median of those who saw it: 10 of three, 20.5 of two
+    assert levelled.counts.tolist() == [30, 21.5]
     assert levelled.keys[0].item() == pytest.approx(104 / 3)
-    assert levelled.keys[1].item() == 3
+    assert levelled.keys[1].item() == pytest.approx((1 * 1 + 20.5 * 3) / 21.5)
