@@ -12,6 +12,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PACKAGE ?= .
 
 BIN := $(VENV)/bin
+# Of pytest: a process per core; one that has no test left takes some of another's.
+PARALLEL := -n auto --dist worksteal
 SOURCES := pyproject.toml constraints.txt \
 	$(wildcard mixmfl/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
 
@@ -52,13 +54,13 @@ privacy: develop ## attack what sites send, with and without protection; half an
 	$(BIN)/mixmfl_measure_privacy -i privacy/work -o privacy/out
 
 test: develop ## the tests, without those marked slow or gpu
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 slow: develop ## the slow tests; those on real MRI need MIXMFL_TEST_DATA
 	$(BIN)/pytest -m slow
 
 coverage: develop ## what the tests run of mixmfl/ and entrypoints/; less than 95 % is an error
-	$(BIN)/pytest --cov --cov-report term
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report term
 
 mutants: develop ## change aggregation, memory, geometry and sampling line by line: do tests notice? hours
 	$(BIN)/mutmut run
@@ -68,7 +70,7 @@ lowest: develop ## the tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct \
 		--torch-backend cpu '.[dev]'
-	.venv-lowest/bin/pytest
+	.venv-lowest/bin/pytest $(PARALLEL)
 
 audit: develop ## known weaknesses of the installed packages; asks a service on the internet
 	$(BIN)/pip-audit --skip-editable

@@ -1,6 +1,6 @@
 """What a prediction is compared with, and losses on features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,3 +74,10 @@ def separation(tailored: Tensor, shared: Tensor, present: Tensor) -> Tensor:
         return flat / flat.norm(dim=0).clamp(min=1e-6)
 
     return (standardised(tailored).T @ standardised(shared)).square().mean()
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "alignment": lambda tailored, shared, present: alignment(shared, present),
+    "separation": separation,
+}
+"""Losses that plans may give a weight: of tailored and shared features and who is present."""

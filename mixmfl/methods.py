@@ -55,28 +55,29 @@ class Method:
 
 
 _FORGETFUL = {"imagining": 0}
+_ONE_STREAM = {**_FORGETFUL, "losses": {}}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
         "each site trains a U-Net alone, a channel per modality and zeros for absent ones",
         sites="alone",
         network=_STACKED,
-        training={**_FORGETFUL, "modality_dropping": 0},
+        training={**_ONE_STREAM, "modality_dropping": 0},
     ),
     "fedavg": Method(
         "that U-Net by federated averaging",
         network=_STACKED,
-        training={**_FORGETFUL, "modality_dropping": 0},
+        training={**_ONE_STREAM, "modality_dropping": 0},
     ),
     "union": Method(
         "the same, with modalities hidden at random in training",
         network=_STACKED,
-        training=_FORGETFUL,
+        training=_ONE_STREAM,
     ),
     "tailored": Method(
         "an encoder per modality, averaged over those who have it; no shared stream, no memory",
         network={"shared_width": 0, "compensation_levels": []},
-        training=_FORGETFUL,
+        training=_ONE_STREAM,
     ),
     "mdm": Method(
         "as planned: tailored and shared encoders; absent modalities imagined in training"
@@ -135,14 +136,16 @@ ABLATIONS = {
     "imagined-zero": Method("imagined to be zero everywhere", edit_memory=_nothing),
     "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),
     "no-tailored": _plain(
-        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}
+        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _ONE_STREAM
     ),
     "gated": _plain("a gated mean of the slots, not their concatenation", {"fusion": "gated"}),
     "no-dropping": _plain(
         "no second look with modalities hidden", training={"modality_dropping": 0}
     ),
-    "alignment": _plain("shared features drawn together", training={"alignment": 0.1}),
-    "separation": _plain("tailored features kept from shared ones", training={"separation": 1}),
+    "alignment": _plain("shared features drawn together", training={"losses": {"alignment": 0.1}}),
+    "separation": _plain(
+        "tailored features kept from shared ones", training={"losses": {"separation": 1}}
+    ),
     "uniform": _plain("every site's word counts the same", uniform=True),
     "memory": _plain(
         "memory read at the two deepest levels, asked by the mean shared feature", _DEEP

@@ -27,18 +27,17 @@ RANGES = {
     "foreground_share": (0, 1),
     "modality_dropping": (0, 1),
     "imagining": (0, 1),
-    "alignment": (0, math.inf),
-    "separation": (0, math.inf),
     "memory_decay": (0, 1),
     "personal_share": (0, 1),
     "trimming": (0, 0.5),
 }
 
-# the words that a setting may be
+# the words that a setting may be, or by which it has numbers
 CHOICES = {
     "form": ("decoupled", "stacked"),
     "fusion": ("concatenated", "gated"),
     "recall": ("shared", "votes"),
+    "losses": ("alignment", "separation"),
     "aggregation": ("mean", "clipped", "median", "trimmed"),
 }
 
@@ -110,10 +109,8 @@ class TrainingSettings:
         imagining: Probability that a modality which a case lacks, and the memory knows, is imagined
             in one more look at the case, see ``imagine``; 0: there is no such look, and no memory
             but at the compensation levels.
-        alignment: Weight of the loss that draws the shared features of a case's modalities
-            together; 0: there is none. See ``loss.alignment``.
-        separation: Weight of the loss that keeps tailored features from repeating the shared
-            ones, likewise. See ``loss.separation``.
+        losses: Weights, by name, of losses on the deepest features of both streams, see
+            ``loss.LOSSES``; one that is not named is none.
         memory_decay: What a modality's earlier batches of a round still count for in the site's
             prototypes, per later batch that shows it: features drift while the encoders learn.
         validate_every: Rounds between two validations; the last round is always validated.
@@ -134,8 +131,7 @@ class TrainingSettings:
     foreground_share: float
     modality_dropping: float
     imagining: float
-    alignment: float
-    separation: float
+    losses: Mapping[str, float]
     memory_decay: float
     validate_every: int
     keep_every: int
@@ -309,13 +305,17 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
         raise PlansError(
             f"{source}: network: tailored_width and shared_width are both 0; one is needed"
         )
-    if (network.compensation_levels or training.imagining) and (
-        network.form == "stacked" or not network.tailored_width or not network.shared_width
-    ):
-        raise PlansError(
-            f"{source}: a memory needs both streams; leave network: compensation_levels empty, "
-            "and make training: imagining 0"
-        )
+    if network.form == "stacked" or not network.tailored_width or not network.shared_width:
+        if network.compensation_levels or training.imagining:
+            raise PlansError(
+                f"{source}: a memory needs both streams; leave network: compensation_levels "
+                "empty, and make training: imagining 0"
+            )
+        if training.losses:
+            raise PlansError(
+                f"{source}: training: losses are of both streams, of which the network has one; "
+                "leave them empty"
+            )
     by_class = {
         'network: recall: votes are by class; make it "shared", or': network.compensation_levels
         and network.recall == "votes",
@@ -366,7 +366,7 @@ def _settings(kind: type[T], content: Any, source: str) -> T:
 
 
 def _value(expected: Any, given: Any, source: str) -> Any:
-    """Check one JSON value against a field's type: number, word, tuple of numbers, settings."""
+    """Check a JSON value against a field's type: number, word, numbers in a row or by name."""
     if dataclasses.is_dataclass(expected):
         return _settings(typing.cast(type, expected), given, source)
     if isinstance(expected, types.UnionType):  # only ever `something | None`
@@ -375,6 +375,14 @@ def _value(expected: Any, given: Any, source: str) -> Any:
         if not isinstance(given, list | tuple):
             raise PlansError(f"{source}: a list is needed, not {given!r}")
         return tuple(_value(typing.get_args(expected)[0], item, source) for item in given)
+    if typing.get_origin(expected) is Mapping:
+        words = CHOICES[source.rpartition(": ")[2]]
+        if not isinstance(given, Mapping) or not given.keys() <= set(words):
+            raise PlansError(
+                f"{source}: numbers by name are needed, of {', '.join(words)}, not {given!r}"
+            )
+        kind = typing.get_args(expected)[1]
+        return {name: _value(kind, given[name], f"{source}: {name}") for name in sorted(given)}
     if expected is str:
         words = CHOICES[source.rpartition(": ")[2]]
         if given not in words:

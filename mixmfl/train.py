@@ -13,7 +13,7 @@ from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
 from mixmfl.imagine import imagine_absent
-from mixmfl.loss import alignment, loss_targets, separation
+from mixmfl.loss import LOSSES, loss_targets
 from mixmfl.memory import (
     Memory,
     Prototypes,
@@ -232,11 +232,8 @@ def _loss(
         looks += [imagined] if imagined is not None else []
     losses = [compare(network.decode(look, memory), targets) for look in looks]
     loss = torch.stack(losses).mean()
-    if settings.alignment and encoding.shared:
-        loss = loss + settings.alignment * alignment(encoding.shared[-1], present)
-    if settings.separation and encoding.tailored and encoding.shared:
-        apart = separation(encoding.tailored[-1], encoding.shared[-1], present)
-        loss = loss + settings.separation * apart
+    for name, weight in settings.losses.items():
+        loss = loss + weight * LOSSES[name](encoding.tailored[-1], encoding.shared[-1], present)
     return loss, encoding
 
 

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from mixmfl.aggregate import (
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
 from mixmfl.plan import CHOICES
-from mixmfl.tensors import Stored
+from mixmfl.tensors import Stored, only
 from mixmfl.wire import Message, Parcel
 
 
@@ -78,15 +79,18 @@ def test_the_order_of_arrival_does_not_change_a_bit_and_inputs_stay_as_they_are(
 
 
 @pytest.mark.parametrize("rule", FEWEST_HOLDERS)
-def test_the_type_of_a_tensor_is_kept(rule: str) -> None:
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_the_type_of_a_tensor_is_kept(rule: str, kind: torch.dtype, tmp_path: Path) -> None:
     states = {
-        site: {"shared.w": torch.full((2,), float(n), dtype=torch.float16)}
-        for n, site in enumerate("abc", start=1)
+        site: {"shared.w": torch.full((1,), n, dtype=kind)}
+        for site, n in (("a", 0.5), ("b", 1.0), ("c", 1.5))
     }
-    before = {"shared.w": torch.zeros(2, dtype=torch.float16)}
+    before = {"shared.w": torch.zeros(1, dtype=kind)}
     weights = {site: {"shared": 1} for site in "abc"}
-    found = merge_blocks(before, states, weights, rule, 0.2, {"shared": 1.0})
-    assert found["shared.w"].dtype == torch.float16
+    stored = {s: Parcel.pack(Message("train", {}, t), tmp_path).open() for s, t in states.items()}
+    for sent in (states, {site: message.tensors for site, message in stored.items()}):
+        found = merge_blocks(before, sent, weights, rule, 0.2, {"shared": 2.0})["shared.w"]
+        assert (found.dtype, found.item()) == (kind, 1.0)
 
 
 def test_sums_run_in_double_precision() -> None:
@@ -174,6 +178,25 @@ def test_an_update_is_measured_and_shortened_from_where_it_began() -> None:
     assert clip_update(before, after, norm=5.0, most=5.0) is after
 
 
+def test_the_length_of_an_update_is_that_of_all_its_tensors_in_double_precision() -> None:
+    after = {"shared.w": torch.full((PIECE + 1,), 2e30), "shared.b": tensor([1e30])}
+    before = {name: torch.zeros_like(t) for name, t in after.items()}
+    want = 1e30 * math.sqrt(4 * (PIECE + 1) + 1)  # the squares are beyond single precision
+    assert update_norm(before, after) == pytest.approx(want, rel=1e-6)
+
+
+def test_a_shortened_update_has_the_tensors_of_the_update_and_of_no_other() -> None:
+    before = {**one("shared.w", 0.0, 0.0), **one("shared.b", 1.0), **one("decoder.w", 5.0)}
+    after = {"shared.w": torch.tensor([3.0, 4.0]), "shared.b": torch.tensor([1.0])}
+    short = clip_update(before, after, norm=5.0, most=1.0)
+    assert list(short) == ["shared.w", "shared.b"]
+    assert len(short) == 2
+    assert "decoder.w" not in short
+    narrowed = only(short, {"shared.w", "decoder.w"})
+    assert list(narrowed) == ["shared.w"]
+    assert narrowed["shared.w"].tolist() == pytest.approx([0.6, 0.8])
+
+
 def test_clipped_updates_are_weighed_by_cases() -> None:
     states = {"a": one("shared.w", 3.0, 4.0), "b": one("shared.w", 0.0, 50.0)}
     weights = {"a": {"shared": 3}, "b": {"shared": 1}}
@@ -241,6 +264,12 @@ def test_states_on_disk_merge_to_the_bits_of_those_in_memory_a_piece_at_a_time(
     found = merge_blocks(before, tensors, weights, rule, 0.2, usual)
     assert all(torch.equal(found[name], want[name]) for name in shapes)
     assert max(longest) == PIECE
+    longest.clear()
+    monkeypatch.setattr("mixmfl.aggregate.PIECE", 1000)
+    monkeypatch.setattr("mixmfl.aggregate.MOST_NUMBERS", 2000)
+    found = merge_blocks(before, tensors, weights, rule, 0.2, usual)
+    assert all(torch.equal(found[name], want[name]) for name in shapes)
+    assert max(longest) == (1000 if rule in ("mean", "clipped") else 500)  # of four sites' 2000
 
 
 def test_the_mean_by_pieces_is_that_of_whole_tensors_to_the_bit() -> None:

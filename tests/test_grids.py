@@ -60,6 +60,26 @@ def test_mutual_information_of_a_copy_is_its_entropy_and_of_noise_next_to_none()
     assert mutual_information(levels, noise) == pytest.approx(31**2 / 2 / len(levels), rel=0.2)
 
 
+def test_mutual_information_of_few_cells_is_that_worked_out_by_hand() -> None:
+    a, b = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    assert mutual_information(a, b, bins=2) == pytest.approx(0)
+    assert mutual_information(a, a, bins=2) == pytest.approx(math.log(2))
+    assert mutual_information(a, 0 * a, bins=2) == 0
+    # p(0, 0) = 1/2, p(0, 1) = p(1, 1) = 1/4
+    one, other = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    want = math.log(4 / 3) / 2 + math.log(2 / 3) / 4 + math.log(2) / 4
+    assert mutual_information(one, other, bins=2) == pytest.approx(want)
+
+
+def test_a_few_bright_voxels_do_not_leave_all_others_in_one_bin() -> None:
+    values = np.arange(400) / 1000  # half a percent of them are two
+    assert mutual_information(values, values, bins=2) == pytest.approx(math.log(2))
+    values[-2:] = 1e6
+    assert mutual_information(values, values, bins=2) < 0.1  # the third reaches into it
+    values[-3:-1], values[-1] = 0.397, 1e6
+    assert mutual_information(values, values, bins=2) == pytest.approx(math.log(2), abs=0.02)
+
+
 def test_the_reference_is_the_image_with_the_finest_plane() -> None:
     thick = Grid((20, 256, 256), (5.0, 0.5, 0.5), GRID.origin, LPS)
     cube = Grid((180, 240, 240), (1.0, 1.0, 1.0), GRID.origin, LPS)
@@ -67,13 +87,19 @@ def test_the_reference_is_the_image_with_the_finest_plane() -> None:
     assert finest({"t1": cube, "flair": thick, "t2": sagittal}) == "flair"
     longer = dataclasses.replace(cube, shape=(181, 240, 240))
     assert finest({"a": cube, "b": longer, "c": longer}) == "b"
+    rounded = dataclasses.replace(longer, spacing=(1.0, 1.0004, 1.0))  # of a header's decimals
+    assert finest({"a": cube, "b": rounded}) == "b"
+    assert finest({"a": cube, "b": dataclasses.replace(longer, spacing=(1.0, 1.0, 1.001))}) == "b"
+    assert finest({"a": cube, "b": dataclasses.replace(longer, spacing=(1.1, 1.1, 1.1))}) == "a"
 
 
 def test_resampling_keeps_places_and_shows_nothing_outside() -> None:
     ramp = np.zeros((4, 5, 6), dtype=np.float32) + np.arange(6, dtype=np.float32)
     grid = Grid((4, 5, 6), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), LPS)  # x = 0, 2, … 10 mm
     onto = Grid((1, 1, 5), (1.0, 1.0, 1.0), (9.0, 2.0, 1.0), LPS)
-    assert resample(ramp, grid, onto).ravel().tolist() == [4.5, 5, 0, 0, 0]
+    found = resample(ramp.astype(np.float64), grid, onto)
+    assert found.ravel().tolist() == [4.5, 5, 0, 0, 0]
+    assert found.dtype == np.float32
     moved = Rigid(np.eye(4), 0, 0)
     moved.matrix[0, 3] = -2.0  # the patient lies 2 mm to the right in the image
     assert resample(ramp, grid, onto, moved).ravel().tolist() == [3.5, 4, 4.5, 5, 0]
@@ -98,6 +124,91 @@ def test_images_in_place_fit_and_others_have_their_fault() -> None:
     assert fit(ONE, GRID, OTHER, far).fault == f"it covers {share:.0%} of the head"
 
 
+# --- on voxels of 3 mm, those of the comparison, places are whole voxels
+
+
+CUBE = Grid((20, 20, 20), (3.0, 3.0, 3.0), (7.0, -20.0, 30.0), LPS)
+HEAD = (slice(4, 14), slice(5, 15), slice(0, 20))  # 2000 voxels, as many as are needed
+
+
+def make_cube() -> tuple[np.ndarray, np.ndarray]:
+    """Return a reference, and an image that fits it mirrored, two voxels aside."""
+    generator = np.random.default_rng(0)
+    reference = np.zeros(CUBE.shape, dtype=np.float32)
+    reference[HEAD] = generator.integers(1, 9, (10, 10, 20))
+    fits = np.where(reference > 0, 10 - reference + generator.normal(0, 0.5, CUBE.shape), 0)
+    fits[:, :, 18:] = 0
+    return reference, np.flip(np.roll(fits, 2, axis=2), axis=2).astype(np.float32).copy()
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    either = (a != 0) | (b != 0)
+    return mutual_information(a[either], b[either])
+
+
+def beside(image: np.ndarray, voxels: int) -> list[np.ndarray]:
+    """Return the image moved to either side along each axis; what comes in is empty."""
+    wide = np.pad(image, voxels)
+    n = image.shape[0]
+    middle = slice(voxels, voxels + n)
+    found = []
+    for axis in range(3):
+        for start in (0, 2 * voxels):
+            part = [middle] * 3
+            part[axis] = slice(start, start + n)
+            found.append(wide[tuple(part)])
+    return found
+
+
+def test_a_fit_is_measured_in_place_displaced_and_mirrored() -> None:
+    reference, image = make_cube()
+    found = fit(reference, CUBE, image, CUBE)
+    assert found.coverage == 1
+    assert found.similarity == pytest.approx(likeness(reference, image))
+    chance = [likeness(reference, each) for each in beside(image, 5)]  # 15 mm
+    assert found.chance == pytest.approx(sum(chance) / 6)
+    assert found.nearby == pytest.approx(max(likeness(reference, s) for s in beside(image, 2)))
+    back = np.roll(np.flip(image, 2), -2, axis=2)
+    assert found.mirrored == pytest.approx(likeness(reference, back))
+    assert found.mirrored > 1
+    assert found.is_mirrored
+
+
+@pytest.mark.parametrize(
+    ("first", "planes", "moved_mm", "want"),
+    [
+        (0, 20, 0, 1.0),
+        (6, 5, 0, 5 / 10),  # of the head's planes 4 to 13 it has 6 to 10
+        (6, 5, 9, 4 / 10),  # the patient moved by three planes: it has 3 to 7
+        (6.5, 5, 0, 4 / 10),  # 7 to 10; those on its very border are outside
+        (30, 5, 0, 0.0),
+    ],
+)
+def test_coverage_is_the_share_of_the_head_within_the_image(
+    first: float, planes: int, moved_mm: float, want: float
+) -> None:
+    reference, image = make_cube()
+    grid = Grid((planes, 20, 20), CUBE.spacing, (7.0, -20.0, 30.0 + 3 * first), LPS)
+    moved = Rigid(np.eye(4), 0, 0)
+    moved.matrix[2, 3] = moved_mm
+    found = fit(reference, CUBE, image[:planes], grid, moved)
+    assert found.coverage == pytest.approx(want)
+
+
+def test_a_reference_without_a_head_is_covered_by_nothing() -> None:
+    reference, image = make_cube()
+    assert fit(0 * reference, CUBE, image, CUBE).coverage == 0
+
+
+def test_left_and_right_are_exchanged_whichever_axis_they_are() -> None:
+    image = np.arange(24.0).reshape(2, 3, 4)
+    sagittal = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # slices run to the right
+    coronal = (0.1, 0.9, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.9)
+    for axis, direction in ((2, LPS), (0, sagittal), (1, coronal)):
+        grid = Grid((2, 3, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), direction)
+        assert np.array_equal(mirror(image, grid), np.flip(image, axis))
+
+
 def test_images_too_small_to_tell_are_believed() -> None:
     small = Grid((6, 20, 18), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), LPS)
     noise = np.random.default_rng(0).normal(10, 1, (2, 6, 20, 18))
@@ -108,12 +219,23 @@ def test_images_too_small_to_tell_are_believed() -> None:
 
 def test_registration_finds_how_the_patient_moved() -> None:
     moved = turn(7, 5, -8, 12)
-    found = register(ONE, GRID, resample(OTHER, GRID, GRID, moved), GRID)
-    middle = np.array([0, 0, 0, 1])  # which is 0 mm from the centre of the grid, but for a voxel
-    want = np.linalg.inv(moved.matrix) @ middle
-    assert np.allclose((found.matrix @ middle)[:3], want[:3], atol=0.5)
+    image = resample(OTHER, GRID, GRID, moved)
+    # both lie 100 mm from where the scanner has its zero
+    away = dataclasses.replace(GRID, origin=(40.0, -64.0, -56.0))
+    found = register(ONE, away, image, away)
+    middle = np.array([100, 0, 0, 1])  # 0 mm from the centre of the grid, but for a voxel
+    want = np.linalg.inv(moved.matrix)[:3, 3]
+    assert np.allclose((found.matrix @ middle - middle)[:3], want, atol=0.5)
     assert found.angle == pytest.approx(7, abs=0.5)
-    assert found.shift_mm == pytest.approx(float(np.linalg.norm(want[:3])), abs=1)
+    assert found.shift_mm == pytest.approx(float(np.linalg.norm(want)), abs=0.5)
+
+
+def test_images_that_their_headers_place_apart_are_registered_from_their_middles() -> None:
+    far = dataclasses.replace(GRID, origin=(240.0, -64.0, -56.0))
+    found = register(ONE, GRID, OTHER, far)
+    assert found.shift_mm == pytest.approx(300, abs=0.5)
+    assert np.allclose(found.matrix[:3, 3], [300, 0, 0], atol=1)
+    assert found.angle == pytest.approx(0, abs=0.3)
 
 
 # --- the same through the door that training and prediction share
@@ -185,7 +307,9 @@ def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
 
 def test_registration_gives_the_same_twice() -> None:
     moved = resample(OTHER, GRID, GRID, turn(3, 4, 0, 0))
-    one, other = (register(ONE, GRID, moved, GRID) for _ in range(2))
+    middle = Grid((28, 32, 30), GRID.spacing, (-30.0, -32.0, -28.0), LPS)  # it is quicker
+    cut = (slice(14, 42), slice(16, 48), slice(15, 45))
+    one, other = (register(ONE[cut], middle, moved[cut], middle) for _ in range(2))
     assert np.array_equal(one.matrix, other.matrix)
 
 
@@ -242,4 +366,22 @@ def test_the_order_of_faults_is_from_the_surest_on() -> None:
     assert Fit(1.0, 0.05, 0.05, 0.06, 0.06).fault == (
         "its mutual information 0.050 is near that of chance (0.050)"
     )
+    assert Fit(1.0, 0.1, 0.4, 0.51, 0.51).fault == (
+        "it fits better 6 mm away (mutual information 0.100, displaced 0.510); "
+        "the patient moved, or a header is wrong"
+    )
+    assert Fit(1.0, 0.1, 0.4, 0.4, 0.51).fault == (
+        "it fits better mirrored left to right (mutual information 0.100, mirrored 0.510)"
+    )
     assert STILL.shift_mm == 0
+
+
+def test_what_is_as_good_as_it_must_be_has_no_fault() -> None:
+    # another place is better from 1.1 times 0.5 on; 0.5 itself is 1.25 times the chance of 0.4
+    just = Fit(0.5, 0.5, 0.4, 0.55, 0.55)
+    assert just.fault is None
+    assert "displaced" in str(dataclasses.replace(just, nearby=0.551).fault)
+    assert "mirrored" in str(dataclasses.replace(just, mirrored=0.551).fault)
+    assert "displaced" in str(dataclasses.replace(just, nearby=0.6, mirrored=0.6).fault)
+    assert "chance" in str(dataclasses.replace(just, chance=0.41).fault)
+    assert "covers" in str(dataclasses.replace(just, coverage=0.49).fault)

@@ -7,11 +7,11 @@ from small import LABELS, MODALITIES, small_plans, stored_site
 from torch import Tensor, tensor
 from torch.nn import functional
 
-from mixmfl.loss import alignment, loss_targets, separation
+from mixmfl.loss import LOSSES, alignment, loss_targets, separation
 from mixmfl.memory import Prototypes
 from mixmfl.network import build_network
 from mixmfl.nnunet import supervision_loss
-from mixmfl.plan import replace_settings
+from mixmfl.plan import CHOICES, replace_settings
 from mixmfl.rounds import RunSettings, first_state, register, train_at_site, train_task
 
 AT_45_DEGREES = 1 - math.cos(math.pi / 4)
@@ -183,15 +183,19 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
 # --- as training uses them
 
 
-@pytest.mark.parametrize("name", ["alignment", "separation"])
+def test_plans_may_name_every_loss_and_no_other() -> None:
+    assert CHOICES["losses"] == tuple(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_on_features_adds_to_the_training_loss_by_its_weight(
     tmp_path: Path, name: str
 ) -> None:
     settings = RunSettings("2d", seed=0, rounds=1, local_steps=1, learning_rate=1e-2)
     site = stored_site(tmp_path, "north", [("t1", "t2"), MODALITIES], small_plans())
     told, losses = register(site), []
-    for weight in (0.0, 1.0, 3.0):
-        plans = replace_settings(small_plans(), {}, {name: weight})
+    for weights in ({}, {name: 1.0}, {name: 3.0}):
+        plans = replace_settings(small_plans(), {}, {"losses": weights})
         task = train_task(first_state(plans, settings), told)
         losses.append(train_at_site(task, site, plans, settings, {})[0].record["loss"])
     added = losses[1] - losses[0]

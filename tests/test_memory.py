@@ -8,14 +8,17 @@ from mixmfl.memory import (
     PARTS,
     Prototypes,
     can_recall,
+    classes_at,
     fade,
     memory_from_state,
+    memory_to,
     memory_to_state,
     merge_memories,
     merge_prototypes,
     observe,
     recall,
     recall_by_votes,
+    withhold_rare,
 )
 
 
@@ -37,6 +40,19 @@ def test_prototypes_are_the_mean_feature_of_each_class() -> None:
     assert found.values.tolist() == [[3.0], [6.0], [0.0]]
     assert found.spreads.tolist() == [[1.0], [0.0], [0.0]]
     assert found.counts.tolist() == [2.0, 1.0, 0.0]
+
+
+def test_the_class_of_a_coarse_voxel_is_that_of_its_first_fine_one() -> None:
+    classes = tensor([[[[1, 2, 3, 4], [5, 6, 7, 8]]]])  # (B=1, 1, 2, 4)
+    assert classes_at(classes, torch.zeros(1, 3, 5, 1, 2)).tolist() == [[[1, 3]]]
+    assert classes_at(classes, torch.zeros(1, 5, 2, 4)).tolist() == classes[0].tolist()
+
+
+def test_classes_that_are_not_those_of_the_plans_have_no_prototype() -> None:
+    features = tensor([[[1.0, 3.0, 50.0, 70.0]]])
+    found = observe(features, features, tensor([[1, 1, 2, -1]]), num_classes=2)
+    assert found.keys.tolist() == [[0.0], [2.0]]
+    assert found.counts.tolist() == [0.0, 2.0]
 
 
 def test_observing_several_cases_of_several_dimensions_agrees_with_a_loop() -> None:
@@ -62,7 +78,7 @@ def test_several_prototypes_of_a_class_gather_what_is_near_their_keys() -> None:
     by_image = observe(shared, tailored, classes, 2, per_class=2)
     assert by_image.keys.tolist() == [[5.0], [6.5], [0.0], [0.0]]
     assert by_image.counts.tolist() == [2.0, 2.0, 0.0, 0.0]
-    before = prototypes([[0.0], [10.0], [0.0], [0.0]], [[0.0]] * 4, [5.0, 5.0, 0.0, 0.0])
+    before = prototypes([[0.0], [10.0], [0.0], [0.0]], [[0.0]] * 4, [5.0, 1.0, 0.0, 0.0])
     by_key = observe(shared, tailored, classes, 2, per_class=2, before=before)
     assert by_key.keys.tolist() == [[1.5], [10.0], [0.0], [0.0]]
     assert by_key.values.tolist() == [[15.0], [100.0], [0.0], [0.0]]
@@ -70,6 +86,12 @@ def test_several_prototypes_of_a_class_gather_what_is_near_their_keys() -> None:
     assert torch.equal(
         observe(shared, tailored, classes, 2, per_class=2, before=half_known).keys, by_image.keys
     )
+
+
+def test_until_prototypes_are_known_images_take_turns() -> None:
+    shared = tensor([[[1.0]], [[2.0]], [[5.0]]])  # three images of one voxel
+    found = observe(shared, shared, tensor([[0], [0], [0]]), 1, per_class=2)
+    assert found.keys.tolist() == [[3.0], [2.0]]  # the first and the third, and the second
 
 
 def test_merging_weighs_by_counts_and_leaves_unseen_classes_zero() -> None:
@@ -82,6 +104,7 @@ def test_merging_weighs_by_counts_and_leaves_unseen_classes_zero() -> None:
     assert merged.keys.tolist() == [[4.0], [4.0], [0.0]]  # (1*1 + 3*5) / 4
     assert merged.values.tolist() == [[25.0], [1.0], [0.0]]
     assert merged.counts.tolist() == [4.0, 2.0, 0.0]
+    assert {getattr(merged, part).dtype for part in PARTS} == {torch.float32}
 
 
 def test_fading_makes_later_batches_count_more() -> None:
@@ -97,11 +120,11 @@ def test_a_class_or_modality_that_no_site_saw_this_round_stays_as_it_was() -> No
         ("t1", 2): prototypes([[1.0], [2.0]], [[3.0], [4.0]], [5.0, 6.0]),
         ("t2", 2): prototypes([[7.0], [8.0]], [[9.0], [1.0]], [2.0, 3.0]),
     }
-    reply = {("t1", 2): prototypes([[10.0], [0.0]], [[20.0], [0.0]], [4.0, 0.0])}
+    reply = {("t1", 2): prototypes([[10.0], [0.0]], [[20.0], [0.0]], [1.0, 0.0])}
     after = merge_memories(before, {"north": reply})
     assert after["t1", 2].keys.tolist() == [[10.0], [2.0]]
     assert after["t1", 2].values.tolist() == [[20.0], [4.0]]
-    assert after["t1", 2].counts.tolist() == [4.0, 6.0]
+    assert after["t1", 2].counts.tolist() == [1.0, 6.0]
     assert after["t2", 2] is before["t2", 2]
 
 
@@ -113,6 +136,16 @@ def test_recall_is_the_attention_worked_out_by_hand() -> None:
     assert recall(query, memory, temperature=0.5).item() == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_recall_does_not_see_the_size_of_features(size: float) -> None:
+    keys, query = [[2.0, 0.0], [-2.0, 0.0]], tensor([[[1.0], [1.0]]])
+    found, want = (
+        recall(s * query, prototypes((s * tensor(keys)).tolist(), [[1.0], [5.0]], [3.0, 3.0]), 0.5)
+        for s in (size, 1.0)
+    )
+    assert found.item() == pytest.approx(want.item(), rel=1e-5)
+
+
 def test_recall_ignores_what_all_classes_have_in_common() -> None:
     memory = prototypes([[100.0, 1.0], [100.0, -1.0]], [[1.0], [5.0]], [3.0, 3.0])
     query = tensor([[[100.0, 100.0], [0.9, -0.9]]])  # two voxels, one like each class
@@ -120,10 +153,11 @@ def test_recall_ignores_what_all_classes_have_in_common() -> None:
 
 
 def test_recall_never_reads_a_class_that_was_not_seen() -> None:
-    memory = prototypes([[1.0], [0.0], [-1.0]], [[2.0], [999.0], [4.0]], [1.0, 0.0, 1.0])
-    query = torch.linspace(-2, 2, 9)[None, None]
+    memory = prototypes([[3.0], [0.0], [1.0]], [[2.0], [999.0], [4.0]], [1.0, 0.0, 1.0])
+    query = torch.linspace(0, 4, 9)[None, None]
     found = recall(query, memory, temperature=1.0)
     assert 2.0 <= found.min() <= found.max() <= 4.0
+    assert found[0, 0, 4] == 3.0  # in the middle of the two keys that were seen
 
 
 def test_recall_keeps_the_shape_of_space() -> None:
@@ -162,8 +196,24 @@ def test_votes_count_only_for_classes_that_both_sides_know() -> None:
     assert recall_by_votes(features, memory, "t2", 0.1).tolist() == [[[2.0, 2.0]]]
     strangers = {**memory, "t2": prototypes([[0.0]] * 3, [[2.0]] * 3, [0.0, 0.0, 1.0])}
     assert recall_by_votes(features, strangers, "t2", 0.1).tolist() == [[[0.0, 0.0]]]
+    unknown = {**features, "flair": (tensor([[[7.0, 7.0]]]), tensor([True]))}  # not in the memory
+    assert recall_by_votes(unknown, memory, "t2", 0.1).tolist() == [[[2.0, 2.0]]]
     nobody = {"t1": (features["t1"][0], tensor([False]))}
     assert recall_by_votes(nobody, memory, "t2", 0.1).tolist() == [[[0.0, 0.0]]]
+
+
+def test_a_modality_has_no_vote_on_a_class_that_it_has_not_seen() -> None:
+    memory = {
+        "t1": prototypes([[0.0]] * 2, [[1.0], [-1.0]], [1.0, 1.0]),
+        "flair": prototypes([[0.0]] * 2, [[5.0], [0.0]], [3.0, 0.0]),
+        "t2": prototypes([[0.0]] * 2, [[2.0], [4.0]], [1.0, 1.0]),
+    }
+    here = tensor([True])
+    features = {"t1": (tensor([[[0.9]]]), here), "flair": (tensor([[[7.0]]]), here)}
+    # T1's cosines are 1 and -1; that of FLAIR's only class is 0, for it is FLAIR's mean, too
+    near, far = math.exp((1 + 0) / 2 / 0.5), math.exp(-1 / 0.5)
+    found = recall_by_votes(features, memory, "t2", temperature=0.5)
+    assert found.item() == pytest.approx((near * 2 + far * 4) / (near + far))
 
 
 def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is_blank() -> None:
@@ -173,8 +223,29 @@ def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is
     }
     found = torch.zeros(2, 1, 3, requires_grad=True)
     read = recall_by_votes({"t1": (found, tensor([True, False]))}, memory, "t2", 0.1)
+    assert (read[1] == 0).all()  # a case with nothing at hand
     (gradient,) = torch.autograd.grad(read.sum(), found)
     assert gradient.isfinite().all()
+    assert gradient.abs().max() < 1e5
+
+
+def test_rows_that_rest_on_few_cases_or_voxels_are_withheld() -> None:
+    rows = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]]
+    memory = {("t1", 2): prototypes(rows, rows, [9.0, 10.0, 11.0, 99.0, 99.0, 99.0])}
+    class_cases = {("t1", 0): 3, ("t1", 1): 2, ("t2", 2): 3}  # nobody has T1 and class 2
+    kept = withhold_rare(memory, 3, 10, class_cases, per_class=2)["t1", 2]
+    assert kept.keys.tolist() == kept.values.tolist() == [[0.0], [2.0], [0.0], [0.0], [0.0], [0.0]]
+    assert kept.counts.tolist() == [0, 10, 0, 0, 0, 0]
+    one = withhold_rare(memory, 1, 0, {("t1", 1): 1})["t1", 2]  # one prototype of each class
+    assert one.keys.tolist() == [[0.0], [2.0], [0.0], [0.0], [0.0], [0.0]]
+
+
+def test_a_memory_moves_with_all_that_it_has() -> None:
+    memory = {("t1", 2): prototypes([[1.0], [2.0]], [[3.0], [4.0]], [5.0, 6.0])}
+    (moved,) = memory_to(memory, torch.device("meta")).values()
+    for part in PARTS:
+        assert getattr(moved, part).device.type == "meta"
+        assert getattr(moved, part).shape == getattr(memory["t1", 2], part).shape
 
 
 def test_an_empty_memory_recalls_nothing() -> None:
@@ -200,12 +271,13 @@ def test_a_memory_survives_its_form_as_named_tensors() -> None:
 def test_levelled_no_site_speaks_for_more_voxels_than_the_usual_one() -> None:
     def told(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
         rows = torch.full((2, 1), value)
-        return {("t1", 0): Prototypes(rows, rows, rows, torch.tensor(counts))}
+        return {("t1", 0): Prototypes(rows, rows, rows, torch.tensor(counts, dtype=torch.float32))}
 
-    replies = {"a": told(1.0, 10, 0), "b": told(3.0, 10, 4), "c": told(100.0, 1e6, 0)}
+    replies = {"a": told(1.0, 10, 1), "b": told(3.0, 10, 40), "c": told(100.0, 1e6, 0)}
     plain = merge_memories({}, replies)["t1", 0]
     assert plain.keys[0].item() == pytest.approx(100, abs=0.01)
     levelled = merge_memories({}, replies, levelled=True)["t1", 0]
-    assert levelled.counts.tolist() == [30, 4]  # each at most 10, the median; one saw the other
+    # each at most the median of those who saw it: 10 of three, 20.5 of two
+    assert levelled.counts.tolist() == [30, 21.5]
     assert levelled.keys[0].item() == pytest.approx(104 / 3)
-    assert levelled.keys[1].item() == 3
+    assert levelled.keys[1].item() == pytest.approx((1 * 1 + 20.5 * 3) / 21.5)

@@ -83,13 +83,13 @@ def test_a_name_that_fits_two_modalities_is_refused(stem: str, kinds: str) -> No
 
 
 def test_a_user_adds_aliases_and_modalities_without_code() -> None:
-    modalities = Modalities().with_aliases(["t1c=Omniscan, agent in", "asl = perfusion"])
+    modalities = Modalities().with_aliases(["t1c=Omniscan, agent in", "ours = perfusion"])
     assert modalities.read_name("p01_omniscan") == FileName("p01", "t1c")
     assert modalities.read_name("p01_Agent_in") == FileName("p01", "t1c")
-    assert modalities.read_name("p01_perfusion") == FileName("p01", "asl")
-    assert modalities.read_name("p01_ASL") == FileName("p01", "asl")
-    assert "asl" in modalities.names
-    assert "asl" not in Modalities().names
+    assert modalities.read_name("p01_perfusion") == FileName("p01", "ours")
+    assert modalities.read_name("p01_OURS") == FileName("p01", "ours")
+    assert "ours" in modalities.names
+    assert "ours" not in Modalities().names
     assert Modalities().read_name("p01_omniscan") == FileName("p01_omniscan")
 
 

@@ -43,6 +43,9 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("network", "temperature"), True, "temperature: float is needed"),
         (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
         (("network", "temperature"), 0, "network: temperature: is 0; it must be above 0"),
+        (("training", "losses"), {"focal": 1}, "by name are needed, of alignment, separation, not"),
+        (("training", "losses"), [1], r"losses: numbers by name are needed, .* not \[1\]"),
+        (("training", "losses"), {"alignment": 0}, "losses: alignment: is 0; it must be above 0"),
         (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
         (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
         (("network", "shared_width"), 0, "a memory needs both streams; leave"),
@@ -69,6 +72,15 @@ def test_a_network_without_any_stream_is_refused() -> None:
     nothing = {"tailored_width": 0, "shared_width": 0, "compensation_levels": []}
     with pytest.raises(PlansError, match="tailored_width and shared_width are both 0"):
         replace_settings(small_plans(), nothing, {})
+
+
+@pytest.mark.parametrize("network", [{"form": "stacked"}, {"shared_width": 0}])
+def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
+    without_memory = {**network, "compensation_levels": []}
+    training = {"imagining": 0, "losses": {"separation": 1}}
+    with pytest.raises(PlansError, match="losses are of both streams, of which the network has"):
+        replace_settings(small_plans(), without_memory, training)
+    assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}
 
 
 def test_what_is_by_class_needs_one_prototype_of_each() -> None:

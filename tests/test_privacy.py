@@ -155,18 +155,6 @@ def test_a_damaged_ledger_stops_the_site(tmp_path: Path, content: str) -> None:
         spend(mine, 0.1, 1)
 
 
-def test_cases_are_drawn_each_by_itself(site: Site) -> None:
-    batches = Batches(site.training, PLANS, "2d", (7, 0, "north"), 400)
-    drawn = PoissonBatches(batches, 0.5)
-    sizes = [len(drawn[step]) for step in range(100)]
-    # of three cases, each with probability 1/2: 1.5 on average, and sometimes none
-    assert sum(sizes) / 100 == pytest.approx(1.5, abs=0.3)
-    assert set(sizes) == {0, 1, 2, 3}
-    assert all(len(batch.images) == 1 for batch in drawn[0])
-    with pytest.raises(IndexError):
-        drawn[400]
-
-
 def trained(
     site: Site, noise: float, steps: int = 1, seed: int = 0, rate: float = 1.0
 ) -> dict[str, torch.Tensor]:
