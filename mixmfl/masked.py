@@ -375,7 +375,8 @@ def _pair_mask(mask_key: bytes, roster: Roster, site: str, other: str, block: st
     """Return what a site adds to a block for one other holder, who adds the opposite."""
     first, second = sorted((site, other))
     purpose = f"mask, round {roster.round}, {first!r} and {second!r}, {block!r}"
-    return agree(mask_key, bytes.fromhex(roster.keys[other][1]), purpose), 1 if site == first else -1
+    seed = agree(mask_key, bytes.fromhex(roster.keys[other][1]), purpose)
+    return seed, 1 if site == first else -1
 
 
 def _add_masks(words: Words, start: int, masks: Iterable[Mask]) -> None:
