@@ -293,7 +293,10 @@ def _hospitals(out: Path, sites: Sequence[str], turns: bool) -> Iterator[dict[in
         for process in running:
             process.send_signal(signal.SIGINT)
         for process in running:
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # what it started sees that, and ends
 
 
 _RUN_SITE = (

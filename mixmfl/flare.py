@@ -488,6 +488,9 @@ class Leg:
 _LOST_AFTER = 40.0
 """Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
 
+_BUSY = 120.0
+"""Seconds for which the server may be too busy to tell how it is."""
+
 _PATIENCE = 15.0
 """Seconds in which a site that has not fetched its last task must fetch the next."""
 
@@ -497,7 +500,7 @@ def connected(session: Session) -> set[str]:
     now = time.time()
     return {
         client.name
-        for client in session.get_system_info().client_info
+        for client in _patiently(session.get_system_info).client_info
         if now - client.last_connect_time < _LOST_AFTER
     }
 
@@ -649,7 +652,20 @@ def run_job(
 
 
 def _has_ended(session: Session, number: str) -> bool:
-    return str(session.get_job_meta(number).get("status")).startswith("FINISHED")
+    meta = _patiently(partial(session.get_job_meta, number))
+    return str(meta.get("status")).startswith("FINISHED")
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask the server, and again where it is too busy to answer."""
+    until = time.monotonic() + _BUSY
+    while True:
+        try:
+            return ask()
+        except NoConnection:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def _leg_file(orders: Path) -> Path:
