@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl import cli
@@ -80,17 +81,17 @@ def _work(options: argparse.Namespace) -> int:
     how = ["-c", "2d", "--fold", options.fold, "--rounds", options.rounds]
     how += ["--local-steps", options.local_steps]
     patience = ["--deadline", 600] if options.turns else []  # minutes, with those before it
-    with _hospitals(out, sites, options.turns):
+    with _hospitals(out, sites, options.turns) as hospitals:
         kit = kits / "coordinator"
         cli.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", out / "work", *plan)
-        with _watching(sites) as peaks:
+        with _watching(hospitals) as samples:
             cli.run_shown(
                 "mixmfl_train_federated",
                 *("--kit", kit, "-i", out / "work", "-o", out / "run", *how, *patience),
             )
     if not options.alone:
         _compare(out, federation, plan, how)
-    _tell_costs(out, peaks)
+    _tell_costs(out, samples)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
 
@@ -148,32 +149,53 @@ def _have_sites(federation: Path, number: int) -> list[str]:
     return sites
 
 
-Sample = tuple[float, str, int]
-"""When, in seconds since the epoch; who; resident bytes."""
+@dataclass(frozen=True)
+class Sample:
+    """What is seen at one time.
+
+    Attributes:
+        at: Seconds since the epoch.
+        memory: Resident bytes of all processes of the coordinator and of every hospital, by name.
+            Libraries that several processes share are counted in each.
+        loopback: Bytes that crossed the machine's loopback by then, those of others too.
+    """
+
+    at: float
+    memory: dict[str, int]
+    loopback: int
 
 
 @contextmanager
-def _watching(sites: Sequence[str]) -> Iterator[list[Sample]]:
-    """Sample the memory of the processes in which the coordinator and the hospitals work."""
+def _watching(hospitals: Mapping[int, str]) -> Iterator[list[Sample]]:
+    """Look at the processes of the coordinator, which are this one's, and of the hospitals.
+
+    Args:
+        hospitals: By process.
+    """
     import psutil
 
     found: list[Sample] = []
     done = threading.Event()
 
-    def sample() -> None:
-        while not done.wait(0.5):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    command = process.cmdline()
-                    if any(word.endswith("runner_process") for word in command):
-                        who = "coordinator"
-                    elif any(word.endswith("worker_process") for word in command):
-                        (who,) = {Path(word).name for word in command} & set(sites)
-                    else:
-                        continue
-                    found.append((time.time(), who, process.memory_info().rss))
+    def size_of(process: psutil.Process) -> int:
+        with suppress(psutil.Error):  # it has just ended
+            return int(process.memory_info().rss)
+        return 0
 
-    thread = threading.Thread(target=sample, daemon=True)
+    def look() -> None:
+        this = psutil.Process()
+        while not done.wait(1):
+            memory = {"coordinator": size_of(this)}
+            for child in this.children():
+                who = hospitals.get(child.pid, "coordinator")
+                with suppress(psutil.Error):
+                    for process in (child, *child.children(recursive=True)):
+                        memory[who] = memory.get(who, 0) + size_of(process)
+            wires = psutil.net_io_counters(pernic=True)
+            crossed = sum(told.bytes_sent for name, told in wires.items() if name.startswith("lo"))
+            found.append(Sample(time.time(), memory, crossed))
+
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         yield found
@@ -200,7 +222,7 @@ def _tell_costs(out: Path, samples: Sequence[Sample]) -> None:
     size = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6
     table = Table(
         *("round", "seconds", "coordinator, MB", "a hospital, MB", "all hospitals, MB"),
-        *("sent by one, MB", "received", "its blocks"),
+        *("sent by one, MB", "received", "its blocks", "all told, MB", "on the wire"),
         title=f"{len(run.registrations)} hospitals, a network of {size:.0f} MB",
     )
 
@@ -208,15 +230,14 @@ def _tell_costs(out: Path, samples: Sequence[Sample]) -> None:
         return f"{max(of, default=0) / 1e6:.0f}"
 
     for number, (start, end) in enumerate(begun, start=1):
-        here = [sample for sample in samples if start <= sample[0] < end]
-        moments: dict[int, dict[str, int]] = {}
-        for at, who, size_now in here:
-            if who != "coordinator":
-                moments.setdefault(int(at), {})[who] = size_now
+        here = [sample for sample in samples if start <= sample.at < end]
+        at_hospitals = [
+            [size for who, size in sample.memory.items() if who != "coordinator"] for sample in here
+        ]
         memory = (
-            most([size_now for _, who, size_now in here if who == "coordinator"]),
-            most([size_now for _, who, size_now in here if who != "coordinator"]),
-            most([sum(at_once.values()) for at_once in moments.values()]),
+            most([sample.memory["coordinator"] for sample in here]),
+            most([size for sizes in at_hospitals for size in sizes]),
+            most([sum(sizes) for sizes in at_hospitals]),
         )
         if number > len(run.history):
             table.add_row("after them", f"{end - start:.0f}", *memory)
@@ -226,8 +247,11 @@ def _tell_costs(out: Path, samples: Sequence[Sample]) -> None:
         received = [f"{one.received_bytes / 1e6:.1f}" for one in told.values()]
         foretold = [f"{blocks[site]:.1f}" for site in told]
         columns = (" ".join(dict.fromkeys(each)) for each in (sent, received, foretold))
-        table.add_row(str(number), f"{end - start:.0f}", *memory, *columns)
-    Console(width=120).print(table)
+        crossed = here[-1].loopback - here[0].loopback if here else 0
+        all_told = sum(one.sent_bytes + one.received_bytes for one in told.values())
+        wire = f"{all_told / 1e6:.1f}", f"{crossed / 1e6:.1f}"
+        table.add_row(str(number), f"{end - start:.0f}", *memory, *columns, *wire)
+    Console(width=140).print(table)
 
 
 def _beginnings(log: Path, rounds: int) -> list[tuple[float, float]]:
@@ -248,8 +272,8 @@ def _beginnings(log: Path, rounds: int) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _hospitals(out: Path, sites: Sequence[str], turns: bool) -> Iterator[None]:
-    """Run the hospitals, each as a process that is ended by its id."""
+def _hospitals(out: Path, sites: Sequence[str], turns: bool) -> Iterator[dict[int, str]]:
+    """Run the hospitals, each as a process that is ended by its id; give their names by it."""
     (out / "logs").mkdir()
     running = []
     try:
@@ -264,12 +288,15 @@ def _hospitals(out: Path, sites: Sequence[str], turns: bool) -> Iterator[None]:
             with log.open("wb") as told:
                 command = [sys.executable, "-c", _RUN_SITE, *argv]
                 running.append(subprocess.Popen(command, stdout=told, stderr=told))
-        yield
+        yield {process.pid: name for process, name in zip(running, sites, strict=True)}
     finally:
         for process in running:
             process.send_signal(signal.SIGINT)
         for process in running:
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # what it started sees that, and ends
 
 
 _RUN_SITE = (

@@ -79,6 +79,12 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _over_network(options: argparse.Namespace) -> int:
+    own = ("alias", "labels", "reference", "register", "plans", "site", "fingerprint_only")
+    if given := [f"--{name.replace('_', '-')}" for name in own if getattr(options, name)]:
+        raise MixmflError(
+            f"{', '.join(given)}: over a network each hospital reads its own cases, and says by "
+            "mixmfl_site how"
+        )
     from mixmfl.files import read_json
     from mixmfl.outgoing import NETWORK_MINIMUM
     from mixmfl.plan import load_preset

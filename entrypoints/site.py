@@ -14,7 +14,7 @@ plan, training, validation. Only what is printed leaves the house; WORK/exchange
 sizes and hashes. Images, labels and names of cases never leave. The coordinator can start and stop
 training here, and nothing else: it can send no code, and read no file and no log.
 WORK also gets the preprocessed cases, the finished model (WORK/runs/<run>/model.safetensors), and
-problems.log with the reasons of what failed here."""
+problems.log, which tells what failed here and which images were resampled."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where hospitals of one machine name the same file, one works at a time",
     )
     cli.add_workers(made)
+    cli.add_placing(made)
     cli.add_alias(made)
     cli.add_device(made)
     return cli.run(made, argv, _work)
@@ -52,6 +53,7 @@ def _work(options: argparse.Namespace) -> int:
     cli.check_processes(options.processes)
     from mixmfl.cases import describe
     from mixmfl.hospital import House, departures_from
+    from mixmfl.modalities import Modalities
     from mixmfl.outgoing import NETWORK_MINIMUM, departure_table
 
     flare = cli.network_engine()
@@ -66,6 +68,7 @@ def _work(options: argparse.Namespace) -> int:
         options.processes,
         tuple(options.alias),
         options.labels.resolve() if options.labels else None,
+        cli.placing(options, Modalities().with_aliases(options.alias)),
         cli.minimum(options, NETWORK_MINIMUM),
         cli.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,

@@ -6,6 +6,7 @@ refuse any other class and any code.
 """
 
 import dataclasses
+import gc
 import io
 import json
 import math
@@ -70,6 +71,7 @@ from mixmfl.remote import (
     train_remotely,
 )
 from mixmfl.runs import Run, holds_run, open_run
+from mixmfl.usage import give_back_memory
 from mixmfl.wire import MOST_BYTES, Message, Parcel, most_reply_bytes
 
 COORDINATOR = "coordinator"
@@ -486,6 +488,9 @@ class Leg:
 _LOST_AFTER = 40.0
 """Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
 
+_BUSY = 120.0
+"""Seconds for which the server may be too busy to tell how it is."""
+
 _PATIENCE = 15.0
 """Seconds in which a site that has not fetched its last task must fetch the next."""
 
@@ -495,7 +500,7 @@ def connected(session: Session) -> set[str]:
     now = time.time()
     return {
         client.name
-        for client in session.get_system_info().client_info
+        for client in _patiently(session.get_system_info).client_info
         if now - client.last_connect_time < _LOST_AFTER
     }
 
@@ -647,7 +652,20 @@ def run_job(
 
 
 def _has_ended(session: Session, number: str) -> bool:
-    return str(session.get_job_meta(number).get("status")).startswith("FINISHED")
+    meta = _patiently(partial(session.get_job_meta, number))
+    return str(meta.get("status")).startswith("FINISHED")
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask the server, and again where it is too busy to answer."""
+    until = time.monotonic() + _BUSY
+    while True:
+        try:
+            return ask()
+        except NoConnection:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def _leg_file(orders: Path) -> Path:
@@ -791,6 +809,16 @@ def _fetch(
     return Parcel(nameless(folder, write))
 
 
+def _let_go() -> None:
+    """Free what is held by circles of references alone, now, and the files of messages with it.
+
+    FLARE's tasks are such circles, and so is what training leaves. Python looks for them rarely
+    where little is made anew: messages of several rounds would lie on disk.
+    """
+    gc.collect()
+    give_back_memory()
+
+
 # --- what FLARE runs in a job ------------------------------------------------------------------
 
 
@@ -853,6 +881,7 @@ class Coordinator(Controller):
         fl_ctx: FLContext,
         abort_signal: Signal,
     ) -> Answers:
+        _let_go()  # of what the last tasks brought
         absent = {site: NOT_CONNECTED for site in tasks if site not in sites}
         cell, packed = fl_ctx.get_engine().get_cell(), _Packed(self._log.parent)
         asked = {
@@ -1017,6 +1046,8 @@ class SiteExecutor(Executor):
             note(self._house.problem_log, f"a task could not be fetched: {error}")
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)
         made = self._hospital.answer(task)
+        del task
+        _let_go()
         leaves = partial(self._hospital.note_reply, made, taken=True)
         self._reply = _Offered(cell, made, FQCN.ROOT_SERVER, leaves)
         reply = Shareable()

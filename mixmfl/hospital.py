@@ -7,11 +7,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mixmfl import __version__, cli
+from mixmfl.cases import Placing
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
@@ -70,6 +71,7 @@ class House:
         processes: That preprocess.
         aliases: Words for modalities, as ``--alias`` takes them.
         labels: dataset.json that says what the labels mean; None: the one in or beside ``data``.
+        placing: What to do with images of a case that are on different grids.
         minimum: That must be behind a statistic; the coordinator may ask for more.
         privacy: What is demanded for its cases; None: no noise is added.
         turns: A file that hospitals of one machine share: of these one works at a time, so that
@@ -84,6 +86,7 @@ class House:
     processes: int = 1
     aliases: tuple[str, ...] = ()
     labels: Path | None = None
+    placing: Placing = field(default_factory=Placing)
     minimum: Minimum = NETWORK_MINIMUM
     privacy: Privacy | None = None
     turns: Path | None = None
@@ -95,7 +98,10 @@ class House:
 
     @property
     def problem_log(self) -> Path:
-        """Return the log of what failed here and why; reasons may name cases and files."""
+        """Return the log of what failed here and why, and of images that were resampled.
+
+        It names cases and files.
+        """
         return self.work / "problems.log"
 
     def save(self, path: Path) -> None:
@@ -116,6 +122,7 @@ class House:
                 "aliases": tuple(told["aliases"]),
                 "labels": Path(told["labels"]) if told["labels"] else None,
                 "turns": Path(told["turns"]) if told["turns"] else None,
+                "placing": Placing(**told["placing"]),
                 "minimum": Minimum(**told["minimum"]),
                 "privacy": privacy,
             }
@@ -128,7 +135,8 @@ class House:
             DataError: There is no usable case, or nothing says what its labels mean.
         """
         modalities = Modalities().with_aliases(self.aliases)
-        return dataclasses.replace(find_site(self.data, modalities, self.labels), name=self.name)
+        found = find_site(self.data, modalities, self.labels, self.placing)
+        return dataclasses.replace(found, name=self.name)
 
     def fingerprint(self) -> tuple[Fingerprint, Labels]:
         """Return the statistics of the cases, before anything is withheld, and their labels."""
@@ -248,8 +256,10 @@ class Hospital:
         with Workers(self._house.processes) as workers:
             for name in task.record["configurations"]:
                 came = preprocess_site(site, plans, name, self._house.folder, workers)
-                for item in came.refused:
-                    note(self._house.problem_log, f"{name}: case {item.name}: {item.reason}")
+                told_of = {item.name: item.reason for item in came.refused}
+                told_of |= {case: "; ".join(notes) for case, notes in came.notes.items()}
+                for case, why in sorted(told_of.items()):
+                    note(self._house.problem_log, f"{name}: case {case}: {why}")
                 told[name] = [len(came.done) + len(came.kept), len(came.refused)]
         return outgoing(task.kind, {"version": __version__, "cases": told})
 

@@ -21,7 +21,7 @@ import dataclasses
 import logging
 import math
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mixmfl.aggregate import block_of, select_blocks
+from mixmfl.aggregate import PIECE, block_of, select_blocks
 from mixmfl.door import check_norms, norms_of, reach_of, remember_norms, usual_norms
 from mixmfl.errors import AggregationError, PlansError, PrivacyError, QuorumError
 from mixmfl.masks import (
@@ -63,7 +63,7 @@ from mixmfl.rounds import (
     train_at_site,
     train_task,
 )
-from mixmfl.tensors import form_of
+from mixmfl.tensors import form_of, pieces, read_part
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ TRAINING = ("train", "masked")
 # bits after the point. Weights times updates stay below 2^30 / sites, to 2^-33; a prototype's
 # feature times its voxels below 2^38 / sites, to 2^-25
 _WEIGHT_BITS, _MEMORY_BITS = 32, 24
+
+Mask = tuple[bytes, int]
+"""The seed of a key stream, and whether it is added (1) or taken away (-1)."""
 
 
 @dataclass(frozen=True)
@@ -279,17 +282,22 @@ def _mask(
     plain = {"round": before.round, "blocks": task.record["blocks"]}
     reply = train(dataclasses.replace(task, kind="train", record=plain))
     tensors: State = {}
-    for block in before.seeds:
-        values = _to_sum(block, task.tensors, reply, weights, sizes)
+    for block, seed in before.seeds.items():
         holders = [other for other in roster.holders[block] if other in kept]
         if len(holders) < FEWEST_HOLDERS:
             continue  # the others did not share their secrets, so nobody could unmask it
-        bits = _MEMORY_BITS if block.startswith("memory.") else _WEIGHT_BITS
-        words = to_words(values, bits, len(holders))
-        words = words + key_stream(before.seeds[block], len(words))
-        for other in holders:
-            if other != site:
-                words = words + _pair_mask(before.mask_key, roster, site, other, block, len(words))
+        masks = [
+            _pair_mask(before.mask_key, roster, site, other, block)
+            for other in holders
+            if other != site
+        ]
+        words = np.empty(_length(block, task.tensors, sizes), dtype=np.uint64)
+        start = 0
+        for values in _to_sum(block, task.tensors, reply, weights, sizes):
+            part = words[start : start + len(values)]
+            part[:] = to_words(values, _bits(block), len(holders))
+            _add_masks(part, start, [(seed, 1), *masks])
+            start += len(values)
         tensors[f"masked.{block}"] = torch.from_numpy(words.view(np.int64))
     told = {k: v for k, v in reply.record.items() if k != "loss"}
     after = Secrets(
@@ -327,20 +335,23 @@ def _to_sum(
     reply: Message,
     weights: Mapping[str, int],
     sizes: Mapping[int, PrototypeSizes],
-) -> npt.NDArray[np.float64]:
-    """Return a site's part of a sum, as one vector."""
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield a site's part of a sum, a piece at a time."""
     if block == LOSS:
         loss = reply.record.get("loss")
-        return np.array([0.0, 0.0] if loss is None else [float(loss), 1.0])
-    if block.startswith("memory."):
+        yield np.array([0.0, 0.0] if loss is None else [float(loss), 1.0])
+    elif block.startswith("memory."):
         found = _prototypes(block, reply.tensors, sizes)
         counts = found.counts.double()
         features = [found.keys, found.values, found.spreads]
         sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
-        return torch.cat([*sums, counts]).numpy()
-    names = sorted(select_blocks(reply.tensors, [block]))
-    moved = [(reply.tensors[n].double() - before[n].double()).flatten() for n in names]
-    return torch.cat(moved).numpy() * weights[block]
+        yield torch.cat([*sums, counts]).numpy()
+    else:
+        room = torch.empty(PIECE)
+        for name in sorted(select_blocks(reply.tensors, [block])):
+            for start, stop, after in pieces(reply.tensors, name, PIECE):
+                origin = read_part(before, name, start, stop, room)
+                yield (after.double() - origin.double()).numpy() * weights[block]
 
 
 def _prototypes(
@@ -360,14 +371,19 @@ def _seal_key(mine: Secrets, roster: Roster, site: str, sender: str, receiver: s
     return agree(mine.seal_key, bytes.fromhex(roster.keys[other][0]), purpose)
 
 
-def _pair_mask(
-    mask_key: bytes, roster: Roster, site: str, other: str, block: str, count: int
-) -> Words:
+def _pair_mask(mask_key: bytes, roster: Roster, site: str, other: str, block: str) -> Mask:
     """Return what a site adds to a block for one other holder, who adds the opposite."""
     first, second = sorted((site, other))
     purpose = f"mask, round {roster.round}, {first!r} and {second!r}, {block!r}"
-    stream = key_stream(agree(mask_key, bytes.fromhex(roster.keys[other][1]), purpose), count)
-    return stream if site == first else np.zeros_like(stream) - stream
+    seed = agree(mask_key, bytes.fromhex(roster.keys[other][1]), purpose)
+    return seed, 1 if site == first else -1
+
+
+def _add_masks(words: Words, start: int, masks: Iterable[Mask]) -> None:
+    """Add masks to a piece of a block that begins at its number ``start``."""
+    for seed, sign in masks:
+        stream = key_stream(seed, len(words), start)
+        (np.add if sign > 0 else np.subtract)(words, stream, out=words)
 
 
 # --- at the server -----------------------------------------------------------------------------
@@ -521,12 +537,43 @@ def unmask_tasks(roster: Roster, replied: Collection[str]) -> dict[str, Message]
     return {site: Message("unmask", record, {}) for site in sorted(replied)}
 
 
+@dataclass(frozen=True)
+class BlockSum:
+    """The sum of a block over the holders that replied, of which no more is made than asked for.
+
+    Attributes:
+        name: Of the masked block in the replies.
+        replies: Tensors of the holders' replies.
+        masks: What is added to take the masks off.
+        bits: After the point.
+        length: How many numbers it has.
+    """
+
+    name: str
+    replies: tuple[Mapping[str, Tensor], ...]
+    masks: tuple[Mask, ...] = field(repr=False)
+    bits: int
+    length: int
+
+    def part(self, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """Return some of its numbers, ``(stop - start,)``."""
+        room = torch.empty(stop - start, dtype=torch.int64)
+        parts = (read_part(reply, self.name, start, stop, room) for reply in self.replies)
+        total = sum_words(part.numpy().view(np.uint64) for part in parts)
+        _add_masks(total, start, self.masks)
+        return from_words(total, self.bits)
+
+    def whole(self) -> npt.NDArray[np.float64]:
+        """Return all of its numbers."""
+        return self.part(0, self.length)
+
+
 def sum_blocks(
     roster: Roster,
     shared: Collection[str],
     replies: Mapping[str, Message],
     reveals: Mapping[str, Message],
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> dict[str, BlockSum]:
     """Return the sum over the holders that replied, by block; a block of too few is left out.
 
     Args:
@@ -565,20 +612,21 @@ def sum_blocks(
         here = [site for site in who if site in replies]
         if len(here) < FEWEST_HOLDERS:
             continue
-        total = sum_words(_words(replies[site], block) for site in here)
+        masks: list[Mask] = []
         for site in here:
             shares = {
                 place: said["seeds"][block][site]
                 for place, said in told.items()
                 if site in said["seeds"].get(block, {})
             }
-            seed = join_secret(shares, roster.threshold)
-            total = total - key_stream(seed, len(total))
+            masks.append((join_secret(shares, roster.threshold), -1))
         for gone in (site for site in who if site in dropped):
             for site in here:  # what the site added for the one that is gone, seen from that one
-                total = total + _pair_mask(dropped[gone], roster, gone, site, block, len(total))
-        bits = _MEMORY_BITS if block.startswith("memory.") else _WEIGHT_BITS
-        sums[block] = from_words(total, bits)
+                masks.append(_pair_mask(dropped[gone], roster, gone, site, block))
+        name = f"masked.{block}"
+        sources = tuple(replies[site].tensors for site in here)
+        length = math.prod(form_of(sources[0], name)[0])
+        sums[block] = BlockSum(name, sources, tuple(masks), _bits(block), length)
     return sums
 
 
@@ -586,7 +634,7 @@ def merge_sums(
     state: ServerState,
     roster: Roster,
     replies: Mapping[str, Message],
-    sums: Mapping[str, npt.NDArray[np.float64]],
+    sums: Mapping[str, BlockSum],
     registrations: Mapping[str, Registration],
     plans: Plans,
     settings: RunSettings,
@@ -611,11 +659,11 @@ def merge_sums(
     for block, total in sums.items():
         if block.startswith("memory."):
             _, modality, level = block.split(".")
-            seen[modality, int(level)] = _merged_prototypes(total, sizes[int(level)])
+            seen[modality, int(level)] = _merged_prototypes(total.whole(), sizes[int(level)])
         elif block != LOSS:
             here = [site for site in roster.holders[block] if site in replies]
-            mean = total / sum(registrations[site].weights[block] for site in here)
-            moved |= _moved(select_blocks(state.weights, [block]), mean)
+            weight = sum(registrations[site].weights[block] for site in here)
+            moved |= _moved(select_blocks(state.weights, [block]), total, weight)
     norms = norms_of(state.weights, {**moved, **memory_to_state(seen)})
     rejected: dict[str, str] = {}
     pace = settings.local_steps, learning_rate_of(state.round, settings)
@@ -633,7 +681,7 @@ def merge_sums(
     except AggregationError as error:
         rejected = dict.fromkeys(replies, str(error))
         after = dataclasses.replace(state, round=state.round + 1)
-    total_loss, sites = sums[LOSS]
+    total_loss, sites = sums[LOSS].whole()
     loss = {} if rejected or sites < 1 else dict.fromkeys(sorted(replies), total_loss / sites)
     said = {site: reply.record for site, reply in sorted(replies.items())}
     return after, Diagnostics(
@@ -643,14 +691,16 @@ def merge_sums(
     )
 
 
-def _moved(before: Mapping[str, Tensor], by: npt.NDArray[np.float64]) -> State:
-    """Return tensors moved by a vector that has all of their numbers, in the order of names."""
-    names, after, start = sorted(before), State(), 0
-    for name in names:
-        count = before[name].numel()
-        step = torch.from_numpy(by[start : start + count]).reshape(before[name].shape)
-        after[name] = (before[name].double() + step).to(before[name].dtype)
-        start += count
+def _moved(before: Mapping[str, Tensor], total: BlockSum, weight: float) -> State:
+    """Return tensors moved by a sum that has all of their numbers, in the order of names."""
+    after, begin = State(), 0
+    for name in sorted(before):
+        after[name] = torch.empty(before[name].shape, dtype=before[name].dtype)
+        moved = after[name].view(-1)
+        for start, stop, old in pieces(before, name, PIECE):
+            step = torch.from_numpy(total.part(begin + start, begin + stop) / weight)
+            moved[start:stop] = old.double() + step
+        begin += len(moved)
     return after
 
 
@@ -663,17 +713,18 @@ def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> 
     return Prototypes(keys, values, spreads, behind)
 
 
-def _length(block: str, weights: State, sizes: Mapping[int, PrototypeSizes]) -> int:
+def _length(block: str, weights: Mapping[str, Tensor], sizes: Mapping[int, PrototypeSizes]) -> int:
     if block == LOSS:
         return 2
     if block.startswith("memory."):
         size = sizes[int(block.rpartition(".")[2])]
         return sum(math.prod(shape) for shape in size.shapes.values())
-    return sum(tensor.numel() for tensor in select_blocks(weights, [block]).values())
+    names = select_blocks(weights, [block])
+    return sum(math.prod(form_of(names, name)[0]) for name in names)
 
 
-def _words(reply: Message, block: str) -> Words:
-    return reply.tensors[f"masked.{block}"].numpy().view(np.uint64)
+def _bits(block: str) -> int:
+    return _MEMORY_BITS if block.startswith("memory.") else _WEIGHT_BITS
 
 
 def _reveals(reply: Message, roster: Roster) -> bool:

@@ -77,15 +77,22 @@ def open_sealed(key: bytes, sealed: str) -> Any:
         raise PrivacyError("shares that came for masking were changed on the way") from None
 
 
-def key_stream(seed: bytes, count: int) -> Words:
+def key_stream(seed: bytes, count: int, start: int = 0) -> Words:
     """Return numbers that only who knows the seed can tell from random: AES-256 in counter mode.
 
     A seed must serve one stream only.
+
+    Args:
+        seed: 32 bytes.
+        count: How many numbers.
+        start: The first, counted from 0: a stream can be had a piece at a time.
     """
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-    stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
-    return np.frombuffer(stream.update(bytes(8 * count)), dtype="<u8").astype(np.uint64)
+    block, skip = divmod(start, 2)  # a block of AES is two numbers
+    stream = Cipher(algorithms.AES(seed), modes.CTR(block.to_bytes(16, "big"))).encryptor()
+    made = np.frombuffer(stream.update(bytes(8 * (skip + count))), dtype="<u8")
+    return made[skip:].astype(np.uint64, copy=False)
 
 
 def split_secret(secret: bytes, shares: int, threshold: int) -> list[str]:

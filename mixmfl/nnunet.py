@@ -38,7 +38,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
@@ -575,7 +574,7 @@ def training_transforms(
     Labels come out as class indices at every resolution of deep supervision.
     """
     geometry = _augmentation_geometry(patch_size)
-    composed = nnUNetTrainer.get_training_transforms(
+    composed = _trainer().get_training_transforms(
         patch_size,
         geometry.rotation,
         supervision_scales(strides),
@@ -599,11 +598,18 @@ def _augmentation_geometry(patch_size: tuple[int, ...]) -> SimpleNamespace:
         print_to_log_file=lambda *_: None,
     )
     rotation, flat, initial, mirror = (
-        nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)
+        _trainer().configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)
     )
     return SimpleNamespace(
         rotation=rotation, flat=flat, initial_patch_size=initial, mirror_axes=mirror
     )
+
+
+def _trainer() -> Any:
+    # a third of all memory and most of the seconds that importing takes; only training needs it
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    return nnUNetTrainer
 
 
 def supervision_scales(strides: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -3,14 +3,14 @@
 import math
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from mixmfl.files import or_nan, replacing
 from mixmfl.runs import Run
 
 
 def draw_progress(run: Run, path: Path) -> None:
     """Draw training loss and mean validation Dice per site as PNG, whole or not at all."""
+    from matplotlib.figure import Figure  # a hospital never draws, but imports what does
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, dice = figure.subplots(1, 2)
     for site in run.registrations:

@@ -294,3 +294,12 @@ def test_masks_are_not_put_among_the_cases_where_they_would_pass_for_references(
     assert command("mixmfl_predict", "-i", cases, "-o", cases / place, "-m", model) == 2
     assert "the next run would take masks for cases" in refused(capsys, "mixmfl_predict")
     assert sorted(cases.rglob("*")) == before
+
+
+def test_over_a_network_how_cases_are_read_is_not_the_coordinators_to_say(
+    tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    given = ("--register", "--reference", "t1", "--alias", "t2=zwei")
+    assert command("mixmfl_plan_preprocess", "--kit", tmp_path, "-o", tmp_path, *given) == 2
+    said = capsys.readouterr().err
+    assert "--alias, --reference, --register: over a network each hospital reads its own" in said

@@ -15,6 +15,7 @@ from small import LABELS_JSON, small_plans, stored_site, write_case
 
 import mixmfl
 from mixmfl import hospital
+from mixmfl.cases import Placing
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.embedded import open_sites, train_embedded
 from mixmfl.errors import DataError, QuorumError
@@ -22,6 +23,7 @@ from mixmfl.exchange import describe_exchange
 from mixmfl.files import write_json
 from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.hospital import Hospital, House, departures_from
+from mixmfl.image import read_image, write_image
 from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.memory import State
 from mixmfl.model import load_model
@@ -493,12 +495,37 @@ def test_moments_of_rounds_that_are_done_again_make_way(
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004"]
 
 
+def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number in range(2):
+        write_case(data / f"p{number}", ("t1", "t2"), number)
+    thick, grid = read_image(data / "p1" / "t2.nii.gz")
+    thin = dataclasses.replace(
+        grid,
+        shape=(2 * grid.shape[0], *grid.shape[1:]),
+        spacing=(1.0, *grid.spacing[1:]),
+        origin=(*grid.origin[:2], grid.origin[2] - 0.5),  # the middle of half a slice
+    )
+    write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    placing = Placing("t1", register=True)
+    house = House("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
+    assert house.cases().placing == placing
+    federation = object.__new__(Federation)
+    federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
+    plan_remotely(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
+    (told,) = house.problem_log.read_text().splitlines()
+    assert "2d: case p1: t2 was resampled onto the grid of t1" in told
+    assert "p1" not in house.exchange_log.read_text()
+
+
 def test_house_and_orders_are_read_as_they_were_written(
     tmp_path: Path, orders: TrainOrders
 ) -> None:
     house = House("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
     noisy = Privacy(8.0, 1e-5, 1.0, 0.5, tmp_path / "ledger.json")
-    for home in (house, dataclasses.replace(house, labels=None, privacy=noisy)):
+    other = dataclasses.replace(house, labels=None, privacy=noisy, placing=Placing("t2", True))
+    for home in (house, other):
         home.save(tmp_path / "house.json")
         assert House.load(tmp_path / "house.json") == home
     for each in (

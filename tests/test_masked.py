@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from small import small_plans, stored_site
@@ -15,6 +16,7 @@ from mixmfl import embedded
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.masked import (
+    BlockSum,
     Roster,
     Secrets,
     are_shares,
@@ -56,6 +58,7 @@ from mixmfl.rounds import (
     train_task,
 )
 from mixmfl.runs import load_state_of, open_run
+from mixmfl.tensors import Stored
 from mixmfl.wire import Message, decode, encode
 
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2, masked=True)
@@ -136,7 +139,23 @@ def test_a_key_stream_is_that_of_aes_in_counter_mode() -> None:
     # cipher gives dc95c078a2408989ad48a21492842087
     first = key_stream(bytes(32), 2).astype("<u8").tobytes()
     assert first.hex() == "dc95c078a2408989ad48a21492842087"
-    assert key_stream(bytes(32), 5)[:2].tolist() == key_stream(bytes(32), 2).tolist()
+    whole = key_stream(bytes(32), 9)
+    for start in (0, 1, 2, 5):  # a block of AES is two numbers
+        assert key_stream(bytes(32), 4, start).tolist() == whole[start : start + 4].tolist()
+
+
+def test_no_more_of_a_sum_is_made_than_asked_for() -> None:
+    class Counted(Stored):
+        def part(self, name: str, start: int, stop: int, room: torch.Tensor) -> torch.Tensor:
+            read.append((start, stop))
+            return room.copy_(torch.arange(start, stop))
+
+    read: list[tuple[int, int]] = []
+    reply = Counted(None, {"masked.x": (((100,), torch.int64), 0)})  # type: ignore[arg-type]
+    seed = bytes(range(32))
+    total = BlockSum("masked.x", (reply, reply), ((seed, 1), (seed, -1)), 1, 100)
+    assert total.part(7, 10).tolist() == [7, 8, 9]  # twice, with one bit after the point
+    assert read == [(7, 10), (7, 10)]
 
 
 class Federation:
@@ -232,7 +251,7 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
         for part in ("keys", "values", "spreads"):
             found, wanted = getattr(features, part), getattr(plain.memory[place], part)
             assert float((found - wanted).abs().max()) < 1e-6
-    assert sums["loss"][1] == 4
+    assert sums["loss"].whole()[1] == 4
 
 
 @pytest.mark.parametrize(
@@ -380,18 +399,25 @@ def test_a_server_refuses_replies_that_do_not_fit(
         sum_blocks(roster, shared, replies, junk)
 
 
+def plainly(one: BlockSum, numbers: npt.NDArray[np.float64]) -> BlockSum:
+    """Return a sum of one site that hides nothing."""
+    words = torch.from_numpy(to_words(numbers, one.bits, 1).view(np.int64))
+    return dataclasses.replace(one, replies=({one.name: words},), masks=())
+
+
 def test_a_sum_that_cannot_come_of_training_is_left_out(
     sites: dict[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     _, roster, replies, sums = one_round(federation, told)
-    absurd = {**sums, "shared": sums["shared"] + 1e4}
+    absurd = {**sums, "shared": plainly(sums["shared"], sums["shared"].whole() + 1e4)}
     state, shown = merge_sums(START, roster, replies, absurd, told, PLANS, SETTINGS)
     assert state.round == 1
     assert furthest(state, START) == 0
     assert set(shown.rejected) == set(told)
     assert "cannot go further than" in shown.rejected["north"]
-    fewer = {**sums, "memory.t1.2": -sums["memory.t1.2"]}
+    seen = sums["memory.t1.2"]
+    fewer = {**sums, "memory.t1.2": plainly(seen, -seen.whole())}
     state, shown = merge_sums(START, roster, replies, fewer, told, PLANS, SETTINGS)
     assert furthest(state, START) == 0
     assert shown.rejected["north"] == "the sum of all has a count < 0"
