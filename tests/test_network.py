@@ -8,6 +8,7 @@ from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, Prototypes
 from mixmfl.network import Fusion, MDMNet, SegmentationNet, build_network, load_state, network_state
 from mixmfl.plan import replace_settings
+from mixmfl.train import case_predictor
 
 CONFIGURATIONS = [("2d", (16, 16)), ("3d_fullres", (8, 16, 16))]
 
@@ -117,6 +118,14 @@ def test_the_order_of_modalities_changes_nothing_in_the_gated_form() -> None:
         other(images[:, order], present[:, order], memory),
         atol=1e-5,
     )
+
+
+def test_the_order_in_which_the_images_of_a_case_are_given_changes_no_bit() -> None:
+    network = build_network(small_plans(), "2d", 0).eval()
+    images = torch.randn(2, 2, 16, 16)
+    one = case_predictor(network, {}, ("flair", "t2"))(images)
+    other = case_predictor(network, {}, ("t2", "flair"))(images.flip(1))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
