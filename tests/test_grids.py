@@ -104,6 +104,8 @@ def test_resampling_keeps_places_and_shows_nothing_outside() -> None:
     found = resample(ramp.astype(np.float64), grid, onto)
     assert found.ravel().tolist() == [4.5, 5, 0, 0, 0]
     assert found.dtype == np.float32
+    coarser = Grid((1, 1, 3), (4.0, 3.0, 1.5), (5.0, 2.0, 1.0), LPS)
+    assert resample(ramp, grid, coarser).ravel().tolist() == [2.5, 3.25, 4]
     moved = Rigid(np.eye(4), 0, 0)
     moved.matrix[0, 3] = -2.0  # the patient lies 2 mm to the right in the image
     assert resample(ramp, grid, onto, moved).ravel().tolist() == [3.5, 4, 4.5, 5, 0]
@@ -191,11 +193,12 @@ def test_a_fit_is_measured_in_place_displaced_and_mirrored() -> None:
 def test_coverage_is_the_share_of_the_head_within_the_image(
     first: float, planes: int, moved_mm: float, want: float
 ) -> None:
-    reference, image = make_block()
-    grid = Grid((planes, 20, 20), BLOCK.spacing, (30.0 + 3 * first, -20.0, 7.0), SAGITTAL)
+    reference, _ = make_block()
+    image = np.ones((planes, 10, 5), dtype=np.float32)  # as wide as the head, in coarser voxels
+    grid = Grid(image.shape, (3.0, 6.0, 12.0), (30.0 + 3 * first, -20.0, 7.0), SAGITTAL)
     moved = Rigid(np.eye(4), 0, 0)
     moved.matrix[0, 3] = moved_mm
-    found = fit(reference, BLOCK, image[:planes], grid, moved)
+    found = fit(reference, BLOCK, image, grid, moved)
     assert found.coverage == pytest.approx(want)
 
 
