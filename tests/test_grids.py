@@ -77,7 +77,9 @@ def test_a_few_bright_voxels_do_not_leave_all_others_in_one_bin() -> None:
     values[-2:] = 1e6
     assert mutual_information(values, values, bins=2) < 0.1  # the third reaches into it
     values[-3:-1], values[-1] = 0.397, 1e6
-    assert mutual_information(values, values, bins=2) == pytest.approx(math.log(2), abs=0.02)
+    for either_end in (values, -values):
+        found = mutual_information(either_end, either_end, bins=2)
+        assert found == pytest.approx(math.log(2), abs=0.02)
 
 
 def test_the_reference_is_the_image_with_the_finest_plane() -> None:
@@ -87,7 +89,9 @@ def test_the_reference_is_the_image_with_the_finest_plane() -> None:
     assert finest({"t1": cube, "flair": thick, "t2": sagittal}) == "flair"
     longer = dataclasses.replace(cube, shape=(181, 240, 240))
     assert finest({"a": cube, "b": longer, "c": longer}) == "b"
-    rounded = dataclasses.replace(longer, spacing=(1.0, 1.0004, 1.0))  # of a header's decimals
+    rounded = dataclasses.replace(
+        longer, spacing=(1.0002, 1.0002, 1.0002)
+    )  # of a header's decimals
     assert finest({"a": cube, "b": rounded}) == "b"
     assert finest({"a": cube, "b": dataclasses.replace(longer, spacing=(1.0, 1.0, 1.001))}) == "b"
     assert finest({"a": cube, "b": dataclasses.replace(longer, spacing=(1.1, 1.1, 1.1))}) == "a"
@@ -100,6 +104,8 @@ def test_resampling_keeps_places_and_shows_nothing_outside() -> None:
     found = resample(ramp.astype(np.float64), grid, onto)
     assert found.ravel().tolist() == [4.5, 5, 0, 0, 0]
     assert found.dtype == np.float32
+    coarser = Grid((1, 1, 3), (4.0, 3.0, 1.5), (5.0, 2.0, 1.0), LPS)
+    assert resample(ramp, grid, coarser).ravel().tolist() == [2.5, 3.25, 4]
     moved = Rigid(np.eye(4), 0, 0)
     moved.matrix[0, 3] = -2.0  # the patient lies 2 mm to the right in the image
     assert resample(ramp, grid, onto, moved).ravel().tolist() == [3.5, 4, 4.5, 5, 0]
@@ -127,18 +133,19 @@ def test_images_in_place_fit_and_others_have_their_fault() -> None:
 # --- on voxels of 3 mm, those of the comparison, places are whole voxels
 
 
-CUBE = Grid((20, 20, 20), (3.0, 3.0, 3.0), (7.0, -20.0, 30.0), LPS)
-HEAD = (slice(4, 14), slice(5, 15), slice(0, 20))  # 2000 voxels, as many as are needed
+SAGITTAL = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # slices run from right to left
+BLOCK = Grid((22, 20, 20), (3.0, 3.0, 3.0), (30.0, -20.0, 7.0), SAGITTAL)
+HEAD = (slice(0, 20), slice(5, 15), slice(4, 14))  # 2000 voxels, as many as are needed
 
 
-def make_cube() -> tuple[np.ndarray, np.ndarray]:
+def make_block() -> tuple[np.ndarray, np.ndarray]:
     """Return a reference, and an image that fits it mirrored, two voxels aside."""
     generator = np.random.default_rng(0)
-    reference = np.zeros(CUBE.shape, dtype=np.float32)
-    reference[HEAD] = generator.integers(1, 9, (10, 10, 20))
-    fits = np.where(reference > 0, 10 - reference + generator.normal(0, 0.5, CUBE.shape), 0)
-    fits[:, :, 18:] = 0
-    return reference, np.flip(np.roll(fits, 2, axis=2), axis=2).astype(np.float32).copy()
+    reference = np.zeros(BLOCK.shape, dtype=np.float32)
+    reference[HEAD] = generator.integers(1, 9, (20, 10, 10))
+    fits = np.where(reference > 0, 10 - reference + generator.normal(0, 0.5, BLOCK.shape), 0)
+    fits[18:] = 0
+    return reference, np.flip(np.roll(fits, 2, axis=0), axis=0).astype(np.float32).copy()
 
 
 def likeness(a: np.ndarray, b: np.ndarray) -> float:
@@ -149,26 +156,24 @@ def likeness(a: np.ndarray, b: np.ndarray) -> float:
 def beside(image: np.ndarray, voxels: int) -> list[np.ndarray]:
     """Return the image moved to either side along each axis; what comes in is empty."""
     wide = np.pad(image, voxels)
-    n = image.shape[0]
-    middle = slice(voxels, voxels + n)
     found = []
     for axis in range(3):
         for start in (0, 2 * voxels):
-            part = [middle] * 3
-            part[axis] = slice(start, start + n)
+            part = [slice(voxels, voxels + n) for n in image.shape]
+            part[axis] = slice(start, start + image.shape[axis])
             found.append(wide[tuple(part)])
     return found
 
 
 def test_a_fit_is_measured_in_place_displaced_and_mirrored() -> None:
-    reference, image = make_cube()
-    found = fit(reference, CUBE, image, CUBE)
+    reference, image = make_block()
+    found = fit(reference, BLOCK, image, BLOCK)
     assert found.coverage == 1
     assert found.similarity == pytest.approx(likeness(reference, image))
     chance = [likeness(reference, each) for each in beside(image, 5)]  # 15 mm
     assert found.chance == pytest.approx(sum(chance) / 6)
     assert found.nearby == pytest.approx(max(likeness(reference, s) for s in beside(image, 2)))
-    back = np.roll(np.flip(image, 2), -2, axis=2)
+    back = np.roll(np.flip(image, 0), -2, axis=0)
     assert found.mirrored == pytest.approx(likeness(reference, back))
     assert found.mirrored > 1
     assert found.is_mirrored
@@ -177,34 +182,35 @@ def test_a_fit_is_measured_in_place_displaced_and_mirrored() -> None:
 @pytest.mark.parametrize(
     ("first", "planes", "moved_mm", "want"),
     [
-        (0, 20, 0, 1.0),
-        (6, 5, 0, 5 / 10),  # of the head's planes 4 to 13 it has 6 to 10
-        (6, 5, 9, 4 / 10),  # the patient moved by three planes: it has 3 to 7
-        (6.5, 5, 0, 4 / 10),  # 7 to 10; those on its very border are outside
+        (0, 22, 0, 1.0),
+        (6, 5, 0, 5 / 20),  # of the head's planes 0 to 19 it has 6 to 10
+        (18, 5, 0, 2 / 20),
+        (18, 5, 9, 5 / 20),  # the patient moved by three planes: it has 15 to 19
+        (6.5, 5, 0, 4 / 20),  # 7 to 10; those on its very border are outside
         (30, 5, 0, 0.0),
     ],
 )
 def test_coverage_is_the_share_of_the_head_within_the_image(
     first: float, planes: int, moved_mm: float, want: float
 ) -> None:
-    reference, image = make_cube()
-    grid = Grid((planes, 20, 20), CUBE.spacing, (7.0, -20.0, 30.0 + 3 * first), LPS)
+    reference, _ = make_block()
+    image = np.ones((planes, 10, 5), dtype=np.float32)  # as wide as the head, in coarser voxels
+    grid = Grid(image.shape, (3.0, 6.0, 12.0), (30.0 + 3 * first, -20.0, 7.0), SAGITTAL)
     moved = Rigid(np.eye(4), 0, 0)
-    moved.matrix[2, 3] = moved_mm
-    found = fit(reference, CUBE, image[:planes], grid, moved)
+    moved.matrix[0, 3] = moved_mm
+    found = fit(reference, BLOCK, image, grid, moved)
     assert found.coverage == pytest.approx(want)
 
 
 def test_a_reference_without_a_head_is_covered_by_nothing() -> None:
-    reference, image = make_cube()
-    assert fit(0 * reference, CUBE, image, CUBE).coverage == 0
+    reference, image = make_block()
+    assert fit(0 * reference, BLOCK, image, BLOCK).coverage == 0
 
 
 def test_left_and_right_are_exchanged_whichever_axis_they_are() -> None:
     image = np.arange(24.0).reshape(2, 3, 4)
-    sagittal = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # slices run to the right
     coronal = (0.1, 0.9, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.9)
-    for axis, direction in ((2, LPS), (0, sagittal), (1, coronal)):
+    for axis, direction in ((2, LPS), (0, SAGITTAL), (1, coronal)):
         grid = Grid((2, 3, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), direction)
         assert np.array_equal(mirror(image, grid), np.flip(image, axis))
 

@@ -5,7 +5,7 @@ import graphlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import entry_points, metadata
 from importlib.resources import files
 from pathlib import Path
@@ -59,8 +59,9 @@ LAYERS = (
 )  # fmt: skip
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Yield what a file imports when it is imported or run, as ``package.module``."""
+@cache  # a file is asked for again for every library
+def imports(file: Path) -> tuple[str, ...]:
+    """Return what a file imports when it is imported or run, as ``package.module``."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for_types = {
         id(inner)
@@ -68,14 +69,16 @@ def imports(file: Path) -> Iterator[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
+    found: list[str] = []
     for node in ast.walk(tree):
         if id(node) in for_types:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def own_imports(file: Path) -> set[str]:

@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from mixmfl.usage import give_back_memory
+from mixmfl.usage import give_back_memory, peak_memory_mb, reset_peak
 
 REPEATED = """
 import resource, torch
@@ -37,3 +38,17 @@ def test_memory_that_was_freed_is_given_back_to_the_system() -> None:
     give_back_memory()
     assert before - psutil.Process().memory_info().rss > 100_000_000
     assert len(held) == 1500
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such count")
+def test_the_peak_of_memory_is_read_from_the_system_or_else_counted_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "status").write_text("VmPeak:\t   9999 kB\nVmHWM:\t    3072 kB\n")
+    monkeypatch.setattr("mixmfl.usage._STATUS", tmp_path / "status")
+    assert peak_memory_mb() == 3
+    monkeypatch.setattr("mixmfl.usage._STATUS", tmp_path / "nothing")  # as on macOS
+    monkeypatch.setattr("mixmfl.usage._CLEAR", tmp_path / "no folder" / "nothing")
+    reset_peak()  # it cannot, and says nothing
+    now = psutil.Process().memory_info().rss / 2**20
+    assert now * 0.9 < peak_memory_mb() < now * 20
