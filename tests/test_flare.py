@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import time
@@ -13,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,9 +24,11 @@ import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from loopback import MODALITIES, Cable, Loopback, kill, start, until
+from loopback import MODALITIES, Cable, Loopback, free_port, kill, start, until
 from nvflare.apis.signal import Signal
+from nvflare.fuel.flare_api.api_spec import NoConnection
 
+import mixmfl
 from mixmfl import flare
 from mixmfl.embedded import open_sites, train_embedded
 from mixmfl.errors import AggregationError, DataError, MixmflError
@@ -209,16 +215,50 @@ def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def _write_certificate(startup: Path, name: str, days: int) -> None:
-    """Write a certificate that no authority of ours signed."""
+def test_a_site_that_failed_is_told_by_its_version_first() -> None:
+    told = {"task": "join", "error": "PlansError"}
+    other = flare._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
+    same = flare._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    assert same == "could not do it (PlansError)"
+
+
+def test_a_server_that_is_too_busy_to_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Busy:
+        asked = 0
+
+        def get_job_meta(self, number: str) -> dict[str, str]:
+            self.asked += 1
+            if self.asked < 3:
+                raise NoConnection("Server did not respond")
+            return {"status": "FINISHED:COMPLETED"}
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    session: Any = Busy()
+    assert flare._has_ended(session, "1")
+    monkeypatch.setattr(flare, "_BUSY", -1.0)
+    session.asked = 0
+    with pytest.raises(NoConnection):
+        flare._has_ended(session, "1")
+
+
+def _write_certificate(startup: Path, name: str, days: int, authority: Path | None = None) -> None:
+    """Write a certificate that ends in some days, signed by an authority's, or by itself."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    subject = issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signing: Any = key
+    if authority is not None:
+        told = json.loads((authority / "mixmfl" / "state" / "cert.json").read_text())
+        issuer = x509.load_pem_x509_certificate(told["root_cert"].encode()).subject
+        signing = serialization.load_pem_private_key(told["root_pri_key"].encode(), None)
     end = datetime.now(timezone.utc) + timedelta(days=days)
     made = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(end - timedelta(days=30))
         .not_valid_after(end)
-        .sign(key, hashes.SHA256())
+        .sign(signing, hashes.SHA256())
     )
     (startup / "client.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     (startup / "client.key").write_bytes(
@@ -416,6 +456,31 @@ def test_bytes_on_the_wire_are_those_of_the_messages(running: Loopback) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells what is open, here")
+def test_messages_of_past_rounds_are_gone_from_the_disk(running: Loopback) -> None:
+    def held(command: subprocess.Popen[bytes], job: str) -> int:
+        """Return how many messages the processes of a command have on disk."""
+        found = 0
+        with contextlib.suppress(psutil.Error, OSError):  # one may just have ended
+            for process in psutil.Process(command.pid).children(recursive=True):
+                if any(job in word for word in process.cmdline()):
+                    opened = Path(f"/proc/{process.pid}/fd").iterdir()
+                    found += sum("/.writing-" in os.readlink(file) for file in opened)
+        return found
+
+    training = running.train("held", rounds=8)
+    most = {"site": 0, "coordinator": 0}
+    while training.poll() is None:
+        here = held(running.sites["west"], "worker_process"), held(training, "runner_process")
+        most = {name: max(most[name], now) for name, now in zip(most, here, strict=True)}
+        time.sleep(0.1)
+    assert ended(training) == 0, running.said("held")
+    assert 0 < most["site"] <= 4  # the task, the reply, and those that are on their way out
+    # of three sites a task and a reply each, to train and to validate, and as many before them
+    assert 0 < most["coordinator"] <= 24
+
+
+@pytest.mark.slow
 def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) -> None:
     assert ended(running.train("masked", "--masked", rounds=2)) == 0, running.said("masked")
     run = running.history("masked")
@@ -525,3 +590,30 @@ def test_who_cannot_prove_to_be_the_hospital_does_not_get_in(
         ):
             process.wait(timeout=25)
         assert flare.connected(session) == {"south"}
+
+
+@in_this_process
+def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path) -> None:
+    port = free_port()
+    provision(Network("localhost", port, ("west",)), tmp_path / "kits")
+    startup = tmp_path / "kits" / "west" / "startup"
+
+    def answered() -> bool:
+        context = ssl.create_default_context(cafile=str(startup / "rootCA.pem"))
+        context.load_cert_chain(startup / "client.crt", startup / "client.key")
+        with contextlib.suppress(OSError):
+            plain = socket.create_connection(("localhost", port), timeout=20)
+            with context.wrap_socket(plain, server_hostname="localhost") as secure:
+                secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                return secure.recv(100).startswith(b"HTTP/1.1 ")
+        return False
+
+    with flare.serving(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
+        assert answered()
+        authority = tmp_path / "kits" / "authority"
+        _write_certificate(startup, "west", days=30, authority=authority)
+        assert answered()
+        _write_certificate(startup, "west", days=-1, authority=authority)
+        assert not answered()  # expired
+        _write_certificate(startup, "west", days=30)
+        assert not answered()  # unknown

@@ -364,6 +364,17 @@ def test_what_fails_is_told_without_its_reason(
     assert f"sent to coordinator: {hospital.FAILED}" in house.exchange_log.read_text()
 
 
+def test_another_version_is_told_at_the_hospital_too(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hospital, "__version__", "9.9")
+    task = Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {})
+    reply = decode(answer(federation.hospitals["north"], encode(task)))
+    assert reply.record["version"] == "9.9"
+    told = federation.houses["north"].problem_log.read_text()
+    assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9; install" in told
+
+
 def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
     reply = decode(answer(federation.hospitals["north"], b"\x80\x04K\x01."))
     assert (reply.kind, reply.record["task"]) == (hospital.FAILED, "unreadable")
