@@ -389,15 +389,27 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
 
 
 # runs a module, and ends when the process that started it is gone, however that was ended; what
-# FLARE starts ends with it
+# FLARE starts ends with it. FLARE drops a connection whose certificate is no good without a word,
+# so that the word is said here
 _AS_LONG_AS_US = """
-import os, runpy, sys, threading, time
+import logging, os, runpy, ssl, sys, threading, time
 
 def watch(parent=os.getppid()):
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
+class Told(ssl.SSLObject):
+    def do_handshake(self):
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            logging.getLogger("mixmfl.connections").warning("a connection was refused: %s", error)
+            raise
+
+ssl.SSLContext.sslobject_class = Told
 threading.Thread(target=watch, daemon=True).start()
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

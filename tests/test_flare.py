@@ -617,3 +617,7 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
         assert not answered()  # expired
         _write_certificate(startup, "west", days=30)
         assert not answered()  # unknown
+    told = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
+    refusals = [line for line in told.splitlines() if "a connection was refused" in line]
+    assert any("certificate has expired" in line for line in refusals)
+    assert any(re.search("self.signed certificate", line) for line in refusals)
