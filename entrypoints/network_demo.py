@@ -222,7 +222,7 @@ def _tell_costs(out: Path, samples: Sequence[Sample]) -> None:
     size = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6
     table = Table(
         *("round", "seconds", "coordinator, MB", "a hospital, MB", "all hospitals, MB"),
-        *("sent by one, MB", "received", "its blocks", "all told, MB", "on the wire"),
+        *("sent by one, MB", "received", "its blocks", "all told, MB", "loopback"),
         title=f"{len(run.registrations)} hospitals, a network of {size:.0f} MB",
     )
 

@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         options.fold,
         options.out,
         resume=options.resume,
-        report=lambda run: _print_round(run, len(run.history)),
+        report=_reporter(_rounds_of(options.out)),
     )
     _tell_model(run)
     if options.personalize:
@@ -200,14 +201,7 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         quorum,
         options.personalize,
     )
-    told = len(open_run(out).history) if holds_run(out) else 0
-
-    def report(run: "Run") -> None:
-        nonlocal told
-        while told < len(run.history):
-            told += 1
-            _print_round(run, told)
-
+    report = _reporter(_rounds_of(out))
     flare.drive(
         kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
     )
@@ -236,11 +230,32 @@ def _tell_own(site: str, own: "Personal") -> str:
     )
 
 
-def _print_round(run: "Run", number: int) -> None:
+def _rounds_of(out: Path) -> int:
+    """Return how many rounds the run in a folder has; none where there is no run."""
+    from mixmfl.runs import holds_run, open_run
+
+    return len(open_run(out).history) if holds_run(out) else 0
+
+
+def _reporter(told: int) -> Callable[["Run"], None]:
+    """Return what prints each round of a run behind the first ``told``, with its time."""
+    last = time.monotonic()
+
+    def report(run: "Run") -> None:
+        nonlocal told, last
+        while told < len(run.history):
+            told += 1
+            now = time.monotonic()
+            _print_round(run, told, now - last)
+            last = now
+
+    return report
+
+
+def _print_round(run: "Run", number: int, seconds: float) -> None:
     sites = run.history[number - 1]
     loss = "  ".join(f"{site} {_told(told)}" for site, told in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
-    seconds = sum(told.seconds for told in sites.values())
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
 
 
