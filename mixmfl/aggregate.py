@@ -211,6 +211,13 @@ def trimmed_mean(values: Sequence[Tensor], share: float) -> Tensor:
     return ordered[cut : len(ordered) - cut].mean(dim=0)
 
 
+BY_COORDINATE: Mapping[str, Callable[[Sequence[Tensor], float], Tensor]] = {
+    "median": lambda values, trimming: median(values),
+    "trimmed": trimmed_mean,
+}
+"""Rules that see all sites' versions of a piece at once, and the plans' ``trimming``."""
+
+
 def merge_blocks(
     before: State,
     states: Mapping[str, Mapping[str, Tensor]],
@@ -249,14 +256,16 @@ def merge_blocks(
         if chosen in ("mean", "clipped"):
             merged |= average(parts, weights)
             continue
-        of_all = median if chosen == "median" else partial(trimmed_mean, share=trimming)
+        at_once = partial(_at_once, rule=BY_COORDINATE[chosen], trimming=trimming)
         sources = list(parts.values())
         most = min(PIECE, max(1, MOST_NUMBERS // len(sources)))
         for name in sources[0]:
             form = form_of(sources[0], name)
-            merged[name] = _by_pieces(sources, name, form, most, partial(_at_once, rule=of_all))
+            merged[name] = _by_pieces(sources, name, form, most, at_once)
     return merged
 
 
-def _at_once(pieces: Iterable[Tensor], rule: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
-    return rule([piece.clone() for piece in pieces])
+def _at_once(
+    pieces: Iterable[Tensor], rule: Callable[[Sequence[Tensor], float], Tensor], trimming: float
+) -> Tensor:
+    return rule([piece.clone() for piece in pieces], trimming)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mixmfl.door import check_validation
 from mixmfl.errors import AggregationError, ModelError, QuorumError
 from mixmfl.masked import (
-    FEWEST_HOLDERS,
+    FEWEST_SUMMED,
     are_shares,
     check_masked,
     check_masked_run,
@@ -274,7 +274,7 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
             replies[site] = reply
         except AggregationError as error:
             absent[site] = str(error)
-    needed = max(quorum, roster.threshold, FEWEST_HOLDERS)
+    needed = max(quorum, roster.threshold, FEWEST_SUMMED)
     if len(replies) < needed:
         raise QuorumError(
             f"round {number + 1}: {len(replies)} masked replies can be used, {needed} are needed: "

@@ -68,7 +68,7 @@ from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
 
-FEWEST_HOLDERS = 3
+FEWEST_SUMMED = 3
 """A sum over two tells each of them the other's part."""
 
 LOSS = "loss"
@@ -130,11 +130,11 @@ class Roster:
             int(record["threshold"]),
         )
         fewest = min((len(sites) for sites in made.holders.values()), default=0)
-        if fewest < FEWEST_HOLDERS or 2 * made.threshold <= len(made.keys):
+        if fewest < FEWEST_SUMMED or 2 * made.threshold <= len(made.keys):
             raise PrivacyError(
                 f"a masked round was asked for with {fewest} holders of a block and "
                 f"{made.threshold} of {len(made.keys)} shares to reveal a secret; at least "
-                f"{FEWEST_HOLDERS} holders and more than half of the shares are needed"
+                f"{FEWEST_SUMMED} holders and more than half of the shares are needed"
             )
         return made
 
@@ -284,7 +284,7 @@ def _mask(
     tensors: State = {}
     for block, seed in before.seeds.items():
         holders = [other for other in roster.holders[block] if other in kept]
-        if len(holders) < FEWEST_HOLDERS:
+        if len(holders) < FEWEST_SUMMED:
             continue  # the others did not share their secrets, so nobody could unmask it
         masks = [
             _pair_mask(before.mask_key, roster, site, other, block)
@@ -314,7 +314,7 @@ def _unmask(task: Message, site: str, before: Secrets) -> Message:
         or not before.sent
         or site not in replied
         or not replied <= set(before.kept)
-        or len(replied) < max(roster.threshold, FEWEST_HOLDERS)
+        or len(replied) < max(roster.threshold, FEWEST_SUMMED)
     ):
         raise PrivacyError(
             f"round {before.round + 1} was to be unmasked for {len(replied)} sites, which would "
@@ -323,7 +323,7 @@ def _unmask(task: Message, site: str, before: Secrets) -> Message:
     seeds: dict[str, dict[str, str]] = {}
     for other in sorted(replied):
         for block, share in before.kept[other]["seeds"].items():
-            if len(replied & set(roster.holders[block])) >= FEWEST_HOLDERS:
+            if len(replied & set(roster.holders[block])) >= FEWEST_SUMMED:
                 seeds.setdefault(block, {})[other] = share
     dropped = {other: before.kept[other]["key"] for other in sorted(set(before.kept) - replied)}
     return outgoing("unmask", {"round": before.round, "seeds": seeds, "dropped": dropped})
@@ -400,20 +400,20 @@ def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) ->
             f"aggregation is {plans.training.aggregation!r}, which compares the sites' updates; in "
             'a masked run the server sees their sum only. Plan with "mean", or train without masks'
         )
-    if len(registrations) < FEWEST_HOLDERS:
+    if len(registrations) < FEWEST_SUMMED:
         raise PlansError(
-            f"{len(registrations)} sites would take part in a masked run; {FEWEST_HOLDERS} are "
+            f"{len(registrations)} sites would take part in a masked run; {FEWEST_SUMMED} are "
             "needed, for a sum over fewer hides nothing"
         )
     for modality in plans.modalities:
         holders = sum(told.modality_cases.get(modality, 0) > 0 for told in registrations.values())
-        if 0 < holders < FEWEST_HOLDERS:
+        if 0 < holders < FEWEST_SUMMED:
             log.warning(
                 "%s is held by %d of the %d sites that a sum needs: its encoder is not trained, "
                 "and stays as it is at first",
                 modality,
                 holders,
-                FEWEST_HOLDERS,
+                FEWEST_SUMMED,
             )
 
 
@@ -421,7 +421,7 @@ def summed_blocks(weights: State, registrations: Mapping[str, Registration]) -> 
     """Return the blocks that enough sites hold to be summed; the others are not trained."""
     held = [block for told in registrations.values() for block in told.weights]
     blocks = {block_of(name) for name in weights}
-    return tuple(sorted(block for block in blocks if held.count(block) >= FEWEST_HOLDERS))
+    return tuple(sorted(block for block in blocks if held.count(block) >= FEWEST_SUMMED))
 
 
 def keys_tasks(number: int, registrations: Mapping[str, Registration]) -> dict[str, Message]:
@@ -452,11 +452,11 @@ def make_roster(
         if block.startswith("tailored."):
             modality = block.removeprefix("tailored.")
             holders |= {f"memory.{modality}.{level}": who for level in sizes}
-    holders = {block: who for block, who in holders.items() if len(who) >= FEWEST_HOLDERS}
+    holders = {block: who for block, who in holders.items() if len(who) >= FEWEST_SUMMED}
     if LOSS not in holders:
         raise QuorumError(
             f"round {state.round + 1}: {len(keys)} sites sent keys; a masked round needs "
-            f"{FEWEST_HOLDERS}, for a sum over fewer hides nothing"
+            f"{FEWEST_SUMMED}, for a sum over fewer hides nothing"
         )
     return Roster(state.round, keys, holders, len(keys) // 2 + 1)
 
@@ -515,7 +515,7 @@ def check_masked(
     lengths = {
         f"masked.{block}": _length(block, state.weights, sizes)
         for block, who in roster.holders.items()
-        if site in who and len(set(who) & set(shared)) >= FEWEST_HOLDERS
+        if site in who and len(set(who) & set(shared)) >= FEWEST_SUMMED
     }
     found = {name: form_of(reply.tensors, name) for name in reply.tensors}
     if (
@@ -610,7 +610,7 @@ def sum_blocks(
     sums = {}
     for block, who in sorted(roster.holders.items()):
         here = [site for site in who if site in replies]
-        if len(here) < FEWEST_HOLDERS:
+        if len(here) < FEWEST_SUMMED:
             continue
         masks: list[Mask] = []
         for site in here:

@@ -260,7 +260,7 @@ class MDMNet(SegmentationNet):
         """
         recalled = torch.zeros_like(slots)
         for index, modality in enumerate(self.modalities):
-            # This is what happens when a case has no T2: its slot is read from memory.
+            # A case without T2 has its slot read from memory here, where plans compensate.
             rows = (~present[:, index]).nonzero()[:, 0]
             if len(rows) and can_recall(memory, modality, level):
                 read = self.recall(
