@@ -3,12 +3,12 @@
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl import cli
-from mixmfl.errors import DataError, MixmflError
+from mixmfl.errors import DataError, MixmflError, shorten
 
 if TYPE_CHECKING:
     from mixmfl.modalities import Modalities
@@ -33,8 +33,6 @@ If enhancing tumour is 4 (BraTS 2017 to 2021, FeTS), write
 and if it is 3 (BraTS 2023),
   {{"labels": {{"background": 0, "whole_tumour": [1, 2, 3], "tumour_core": [1, 3], "enhancing": 3}},
    "regions_class_order": [2, 1, 3]}}"""
-
-NAMES_SHOWN = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,7 +149,7 @@ def _tell(split: "Split", out: Path) -> None:
     if split.unknown:
         print(
             f"{len(split.unknown)} subjects of the partition are not among the cases: "
-            f"{_shorten(split.unknown)}",
+            f"{shorten(sorted(split.unknown))}",
             file=sys.stderr,
         )
     print(f"federation of {len(split.sites)} sites: {out} (split.json says which case is where)")
@@ -163,12 +161,7 @@ def _tell_left_out(left_out: Mapping[str, str]) -> None:
         by_reason[reason].append(name)
     for reason, names in sorted(by_reason.items()):
         plural = "" if len(names) == 1 else "s"
-        print(f"left out {len(names)} case{plural}: {reason}: {_shorten(names)}")
-
-
-def _shorten(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-    return f"{shown}, …" if len(names) > NAMES_SHOWN else shown
+        print(f"left out {len(names)} case{plural}: {reason}: {shorten(sorted(names))}")
 
 
 if __name__ == "__main__":

@@ -209,13 +209,13 @@ def describe(found: Found) -> str:
         if case.label:
             files.append(f"label: {case.label.name}")
         cases.append(f"  {case.name} -> {', '.join(files)}")
-    lines.extend(_shorten(cases))
+    lines.extend(_first_of(cases))
     if found.refused:
         lines.append(f"refused {plural(len(found.refused), 'case')}:")
         lines.extend(f"  {refused.name}: {refused.reason}" for refused in found.refused)
     if found.ignored:
         lines.append(f"ignored {plural(len(found.ignored), 'file')}:")
-        lines.extend(_shorten([f"  {path.relative_to(found.folder)}" for path in found.ignored]))
+        lines.extend(_first_of([f"  {path.relative_to(found.folder)}" for path in found.ignored]))
     return "\n".join(lines)
 
 
@@ -715,6 +715,6 @@ def _list(paths: Sequence[Path], folder: Path) -> str:
     )
 
 
-def _shorten(lines: Sequence[str]) -> list[str]:
+def _first_of(lines: Sequence[str]) -> list[str]:
     left = len(lines) - _LINES_SHOWN
     return [*lines[:_LINES_SHOWN], f"  … and {left} more"] if left > 0 else list(lines)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from mixmfl import image
 from mixmfl.cases import find_cases
-from mixmfl.errors import DataError, MixmflError
+from mixmfl.errors import DataError, MixmflError, shorten
 from mixmfl.files import replacing
 from mixmfl.labels import EXAMPLE, Labels
 from mixmfl.modalities import Modalities
@@ -212,12 +213,8 @@ def _compare(found: Mask, wanted: Mask, spacing: Sequence[float]) -> tuple[float
 
 def _bounding_box(mask: Mask) -> tuple[slice, ...]:
     """Return the smallest box around what is True; an empty one if nothing is."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        places = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(places[0], places[-1] + 1) if places.size else slice(0, 0))
-    return tuple(box)
+    found: list[tuple[slice, ...]] = ndimage.find_objects(mask.astype(np.uint8))
+    return found[0] if found else (slice(0, 0),) * mask.ndim
 
 
 def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
@@ -273,8 +270,9 @@ def _find_pairs(
             failures[name] = f"{wanted[name]} has no mask in {masks}"
     if not found.keys() & wanted.keys():
         raise DataError(
-            f"no mask has a reference: {masks} holds {_shorten(found)}; {reference} has "
-            f"references for {_shorten(wanted)}. A mask is named as its case, such as CASE.nii.gz"
+            f"no mask has a reference: {masks} holds {shorten(sorted(found))}; {reference} has "
+            f"references for {shorten(sorted(wanted))}. A mask is named as its case, such as "
+            "CASE.nii.gz"
         )
     return found, wanted, failures
 
@@ -294,9 +292,3 @@ def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
             twice[name] = f"{found[name]} and {path} are one case's; keep one of them"
         found[name] = path
     return {name: path for name, path in found.items() if name not in twice}, twice
-
-
-def _shorten(names: Iterable[str], limit: int = 5) -> str:
-    listed = sorted(names)
-    more = f", … ({len(listed)} in all)" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more if listed else "none"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.errors import DataError
+from mixmfl.errors import DataError, shorten
 from mixmfl.files import read_json
 
 LARGEST_VALUE = 65535  # label files are written with at most 16 bits
@@ -149,8 +149,8 @@ class Labels:
         strange = sorted(set(found.tolist()) - set(known))
         if strange:
             raise DataError(
-                f"holds the label values {_shorten(strange)}, but only {_shorten(sorted(known))} "
-                "are declared"
+                f"holds the label values {shorten(strange, 10)}, but only "
+                f"{shorten(sorted(known), 10)} are declared"
             )
         table = np.zeros(max(known) + 1, dtype=np.int16)
         table[list(known)] = np.arange(len(known))
@@ -244,8 +244,3 @@ def _say(value: int | tuple[int, ...] | None) -> str:
     if value is None:
         return "not declared"
     return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
-def _shorten(values: list[int], limit: int = 10) -> str:
-    shown = ", ".join(map(str, values[:limit]))
-    return f"{shown}, … ({len(values)} in all)" if len(values) > limit else shown

@@ -245,8 +245,7 @@ def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
 
 
 def _box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    where = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    z, y, x = (slice(int(found[0]), int(found[-1]) + 1) for found in where)
+    ((z, y, x),) = ndimage.find_objects(mask.astype(np.uint8))
     return z, y, x
 
 

@@ -152,14 +152,13 @@ def _head(image: Array) -> Array:
 
 def _box(inside: Array) -> list[slice]:
     """Return the bounding box of what is True, with a margin; everything if nothing is."""
-    if not inside.any():
+    found = ndimage.find_objects(inside.astype(np.uint8))
+    if not found:
         return [slice(0, length) for length in inside.shape]
-    box = []
-    for axis in range(3):
-        found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = int(found[0]) - MARGIN, int(found[-1]) + MARGIN
-        box.append(slice(max(first, 0), min(last + 1, inside.shape[axis])))
-    return box
+    return [
+        slice(max(axis.start - MARGIN, 0), min(axis.stop + MARGIN, length))
+        for axis, length in zip(found[0], inside.shape, strict=True)
+    ]
 
 
 def _axes(view: _View) -> tuple[int, int]:
