@@ -13,8 +13,9 @@ from mixmfl import cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
+    from mixmfl.personal import Personal
     from mixmfl.plan import Plans
-    from mixmfl.rounds import Personal, RunSettings
+    from mixmfl.rounds import RunSettings
     from mixmfl.runs import Run, SiteRound
 
 DESCRIPTION = """\

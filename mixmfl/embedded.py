@@ -19,12 +19,11 @@ from mixmfl.masked import TRAINING, Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE
 from mixmfl.measure import measure_at_site
 from mixmfl.memory import Memory
+from mixmfl.personal import personalization_task, personalize_at_site
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
     RunSettings,
     Site,
-    personalization_task,
-    personalize_at_site,
     register,
 )
 from mixmfl.runs import Run, choose_round, load_state_of, save_personal

@@ -35,6 +35,7 @@ from mixmfl.outgoing import (
     outgoing,
     outgoing_fingerprint,
 )
+from mixmfl.personal import personalize_at_site
 from mixmfl.plan import Plans
 from mixmfl.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
 from mixmfl.privacy import Privacy
@@ -44,7 +45,6 @@ from mixmfl.rounds import (
     departures_of,
     outgoing_registration,
     perform,
-    personalize_at_site,
     register,
 )
 from mixmfl.runs import load_tensors, save_tensors

@@ -19,9 +19,10 @@ from mixmfl.errors import AggregationError, DataError, QuorumError
 from mixmfl.files import or_nan, read_json, write_json
 from mixmfl.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.labels import Labels
+from mixmfl.personal import Personal, personalization_task
 from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import make_plans
-from mixmfl.rounds import Personal, Registration, RunSettings, personalization_task
+from mixmfl.rounds import Registration, RunSettings
 from mixmfl.runs import (
     NETWORK,
     Run,

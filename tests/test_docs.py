@@ -166,7 +166,8 @@ def test_every_record_that_is_sent_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)`", read("docs/federation.md")))
     calls = [
         node
-        for node in ast.walk(ast.parse(read("mixmfl/rounds.py")))
+        for file in ("mixmfl/rounds.py", "mixmfl/personal.py")
+        for node in ast.walk(ast.parse(read(file)))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Message"
     ]
     assert len(calls) == 3  # a server's tasks

@@ -110,10 +110,11 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
                 if any(ast.unparse(call.func) == "Message" for call in calls):
                     built.setdefault(file.stem, []).append(node.name)
     assert built["outgoing"] == ["outgoing"]
-    assert built["rounds"] == ["train_task", "validation_task", "personalization_task"]
+    assert built["rounds"] == ["train_task", "validation_task"]
+    assert built["personal"] == ["personalization_task"]
     assert built["masked"] == ["keys_tasks", "shares_tasks", "masked_tasks", "unmask_tasks"]
     # the server reads what was measured as validation replies
-    assert set(built) <= {"outgoing", "masked", "measure", "remote", "rounds", "wire"}
+    assert set(built) <= {"outgoing", "masked", "measure", "personal", "remote", "rounds", "wire"}
 
 
 def test_what_is_not_listed_cannot_be_sent() -> None:

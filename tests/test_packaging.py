@@ -49,8 +49,8 @@ LAYERS = (
     ("__init__ errors files labels modalities image grids cases dicom jobs fingerprint plan "
      "resample nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
-    ("wire outgoing exchange door train rounds measure masked segment model runs coordinate "
-     "preprocess predict evaluate page picture viewer report subsets progress phantom "
+    ("wire outgoing exchange door train rounds personal measure masked segment model runs "
+     "coordinate preprocess predict evaluate page picture viewer report subsets progress phantom "
      "phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",

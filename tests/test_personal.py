@@ -15,15 +15,13 @@ from mixmfl.aggregate import block_of
 from mixmfl.embedded import personalize_embedded, train_embedded
 from mixmfl.errors import ModelError
 from mixmfl.memory import Prototypes, State
+from mixmfl.personal import Personal, personalization_task, personalize_at_site
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
-    Personal,
     RunSettings,
     Site,
     first_state,
     mean_dice,
-    personalization_task,
-    personalize_at_site,
     read_dice,
     register,
     train_at_site,

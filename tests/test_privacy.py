@@ -14,7 +14,7 @@ import torch
 from small import small_plans, stored_site
 from torch import tensor
 
-from mixmfl import rounds
+from mixmfl import personal
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import AggregationError, PrivacyError
 from mixmfl.files import locked, write_json
@@ -272,8 +272,8 @@ def test_a_copy_that_stays_at_its_site_costs_no_budget(
     site = stored_site(tmp_path, "north", [("t1",), ("t1",)], PLANS, validation=1)
     mine = dataclasses.replace(site, privacy=privacy(tmp_path))
     told = {"north": register(mine)}
-    task = rounds.personalization_task(first_state(PLANS, SETTINGS), "north", told)
-    rounds.personalize_at_site(task, mine, PLANS, SETTINGS)
+    task = personal.personalization_task(first_state(PLANS, SETTINGS), "north", told)
+    personal.personalize_at_site(task, mine, PLANS, SETTINGS)
     assert read_ledger(privacy(tmp_path).ledger) == []
 
 

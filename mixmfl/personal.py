@@ -1,0 +1,103 @@
+"""A site's own copy of the model: fine-tuned there, kept there, and only where it is better."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mixmfl.aggregate import select_blocks
+from mixmfl.memory import State
+from mixmfl.plan import Plans
+from mixmfl.rounds import (
+    Registration,
+    RunSettings,
+    ServerState,
+    Site,
+    mean_dice,
+    read_dice,
+    register,
+    train_at_site,
+    train_task,
+    validate_at_site,
+    validation_task,
+)
+from mixmfl.wire import Message
+
+
+def personalization_task(
+    state: ServerState, site: str, registrations: Mapping[str, Registration]
+) -> Message:
+    """Return what a site is sent to make its own copy from: to train, and to validate."""
+    trained = train_task(state, registrations[site])
+    judged = validation_task(state, site, registrations)
+    return Message(
+        "personalize",
+        {"round": state.round, "modalities": judged.record["modalities"]},
+        {**judged.tensors, **trained.tensors},
+    )
+
+
+@dataclass(frozen=True)
+class Personal:
+    """What became of a site's own copy.
+
+    Attributes:
+        dice: Mean validation Dice of the copy; NaN where the site has nothing to validate on.
+        dice_before: Of the model that it was made from.
+        kept: Whether the site uses its copy: only where that is better.
+    """
+
+    dice: float
+    dice_before: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the site uses its copy."""
+        return self.dice > self.dice_before
+
+
+def personalize_at_site(
+    task: Message, site: Site, plans: Plans, settings: RunSettings
+) -> tuple[Personal, State]:
+    """Fine-tune a copy of the model at a site, for itself; nothing of it is sent.
+
+    ``personal_rounds`` rounds of the run's local steps on all blocks that the site trains; the
+    learning rate starts at ``personal_learning_rate`` and falls as a run's does. The copy's
+    weights lie between the model's and the fine-tuned ones, which is better than either where
+    data are few (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
+
+    Args:
+        task: From ``personalization_task``.
+        site: With at least one training case.
+        plans: Of the run.
+        settings: Of the run.
+
+    Returns:
+        What became of it, and the copy's blocks.
+
+    Raises:
+        MixmflError: As ``train_at_site``.
+    """
+    rounds = plans.training.personal_rounds
+    own = dataclasses.replace(
+        settings, rounds=rounds, learning_rate=plans.training.personal_learning_rate
+    )
+    weights = register(site).weights
+    site = dataclasses.replace(site, privacy=None)  # the copy stays here
+    tensors, optimizer = {**task.tensors}, State()
+    for number in range(rounds):
+        step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
+        reply, optimizer = train_at_site(step, site, plans, own, optimizer)
+        tensors = {**tensors, **select_blocks(reply.tensors, weights)}
+    share = plans.training.personal_share
+    copy = {
+        name: torch.lerp(task.tensors[name], tensors[name], share)
+        for name in select_blocks(task.tensors, weights)
+    }
+    judge = dataclasses.replace(task, kind="validate")
+    before, after = (
+        read_dice(validate_at_site(asked, site, plans, settings))
+        for asked in (judge, dataclasses.replace(judge, tensors={**task.tensors, **copy}))
+    )
+    return Personal(mean_dice([after]), mean_dice([before])), copy
