@@ -15,10 +15,8 @@ import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from mixmfl import __version__
 from mixmfl.aggregate import block_weights, merge_blocks, select_blocks
@@ -34,7 +32,6 @@ from mixmfl.door import (
 from mixmfl.errors import AggregationError, MixmflError, QuorumError
 from mixmfl.expected import all_subsets
 from mixmfl.fingerprint import Fingerprint
-from mixmfl.jobs import fresh_processes
 from mixmfl.memory import (
     Memory,
     State,
@@ -53,13 +50,11 @@ from mixmfl.network import (
 from mixmfl.outgoing import Departure, Minimum, departures, outgoing, outgoing_fingerprint
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, sampling_rate, spend
-from mixmfl.sampling import Batches, PoissonBatches
+from mixmfl.sampling import Batches, PoissonBatches, loader
 from mixmfl.train import DiceSum, train_locally, train_privately, validate
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
-
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -544,12 +539,3 @@ def _site_network(
     network = build_network(plans, settings.configuration, settings.seed)
     load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})
     return network.to(site.device)
-
-
-def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
-    """Return the batches, prepared by ``workers`` processes or here: the same either way."""
-    if not workers:
-        return DataLoader(batches, batch_size=None)
-    return DataLoader(
-        batches, batch_size=None, num_workers=workers, multiprocessing_context=fresh_processes()
-    )

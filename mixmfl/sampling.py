@@ -2,18 +2,22 @@
 
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mixmfl.dataset import StoredCase
+from mixmfl.jobs import fresh_processes
 from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, training_transforms
 from mixmfl.plan import Plans
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -199,3 +203,12 @@ def seeded(generator: np.random.Generator) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
+    """Return the batches, prepared by ``workers`` processes or here: the same either way."""
+    if not workers:
+        return DataLoader(batches, batch_size=None)
+    return DataLoader(
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=fresh_processes()
+    )

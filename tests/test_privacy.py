@@ -33,14 +33,13 @@ from mixmfl.rounds import (
     RunSettings,
     Site,
     first_state,
-    loader,
     merge_round,
     register,
     train_at_site,
     train_task,
 )
 from mixmfl.runs import open_run
-from mixmfl.sampling import Batches, PoissonBatches
+from mixmfl.sampling import Batches, PoissonBatches, loader
 from mixmfl.train import train_privately
 
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2)

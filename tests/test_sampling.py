@@ -9,12 +9,12 @@ import torch
 from small import MODALITIES, small_plans, stored_site
 
 from mixmfl.plan import Plans
-from mixmfl.rounds import loader
 from mixmfl.sampling import (
     Batch,
     Batches,
     PoissonBatches,
     choose_modalities,
+    loader,
     seed_of,
     seeded,
     site_number,
