@@ -151,6 +151,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         held = ", ".join(f"{name} {count}" for name, count in told.modality_cases.items())
         print(f"site {site.name}: {told.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
+    lap = _stopwatch()
     run = train_embedded(
         plans,
         sites,
@@ -158,7 +159,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         options.fold,
         options.out,
         resume=options.resume,
-        report=_reporter(_rounds_of(options.out)),
+        report=lambda run: _print_round(run, len(run.history), lap()),
     )
     _tell_model(run)
     if options.personalize:
@@ -202,7 +203,14 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         quorum,
         options.personalize,
     )
-    report = _reporter(_rounds_of(out))
+    told, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
+
+    def report(run: "Run") -> None:
+        nonlocal told
+        while told < len(run.history):
+            told += 1
+            _print_round(run, told, lap())
+
     flare.drive(
         kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
     )
@@ -231,26 +239,16 @@ def _tell_own(site: str, own: "Personal") -> str:
     )
 
 
-def _rounds_of(out: Path) -> int:
-    """Return how many rounds the run in a folder has; none where there is no run."""
-    from mixmfl.runs import holds_run, open_run
-
-    return len(open_run(out).history) if holds_run(out) else 0
-
-
-def _reporter(told: int) -> Callable[["Run"], None]:
-    """Return what prints each round of a run behind the first ``told``, with its time."""
+def _stopwatch() -> Callable[[], float]:
+    """Return what tells the seconds since it was last called, at first since it was made."""
     last = time.monotonic()
 
-    def report(run: "Run") -> None:
-        nonlocal told, last
-        while told < len(run.history):
-            told += 1
-            now = time.monotonic()
-            _print_round(run, told, now - last)
-            last = now
+    def lap() -> float:
+        nonlocal last
+        before, last = last, time.monotonic()
+        return last - before
 
-    return report
+    return lap
 
 
 def _print_round(run: "Run", number: int, seconds: float) -> None:

@@ -1059,7 +1059,7 @@ class SiteExecutor(Executor):
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)
         made = self._hospital.answer(task)
         del task
-        _let_go()
+        _let_go()  # the next task may be long in coming
         leaves = partial(self._hospital.note_reply, made, taken=True)
         self._reply = _Offered(cell, made, FQCN.ROOT_SERVER, leaves)
         reply = Shareable()

@@ -48,7 +48,6 @@ from mixmfl.rounds import (
     register,
 )
 from mixmfl.runs import load_tensors, save_tensors
-from mixmfl.usage import give_back_memory
 from mixmfl.wire import Message, Parcel
 
 _TASK_SECONDS = 60.0
@@ -237,8 +236,6 @@ class Hospital:
             note(self._house.problem_log, f"{kind} failed: {reason}")
             told = {"task": kind, "error": type(error).__name__, "version": __version__}
             return Parcel.pack(outgoing(FAILED, told), self._house.work)
-        finally:
-            give_back_memory()  # the next task may be long in coming
 
     def note_reply(self, reply: Parcel, *, taken: bool) -> None:
         """Tell in the log that a reply begins to leave the house, or that nobody took it."""
