@@ -27,8 +27,8 @@ def main() -> None:
     options = made.parse_args()
     torch.set_num_threads(1)
     quick = load_model(options.model)
-    plain = dataclasses.replace(quick, quick=None)
-    assert quick.quick is not None
+    plain = dataclasses.replace(quick, runner=quick.network)
+    assert plain.runner is not quick.runner, "this model has no quick form"
     names = list(quick.plans.labels.consecutive().foreground)
     print(f"{quick.configuration}, {best_dtype()}")
     print("| case | " + " | ".join(f"{name}: voxels | Dice" for name in names) + " |")

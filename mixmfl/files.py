@@ -31,7 +31,14 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-class Nameless(io.FileIO):
+class Held(io.FileIO):
+    """A file that is open as long as somebody holds it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Nameless(Held):
     """A file that has no name any more, open for reading: it is gone when nobody holds it.
 
     Attributes:
@@ -41,7 +48,7 @@ class Nameless(io.FileIO):
     left: Path | None = None
 
     def __del__(self) -> None:
-        self.close()
+        super().__del__()
         if self.left is not None:
             self.left.unlink(missing_ok=True)
 

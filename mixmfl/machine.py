@@ -163,14 +163,13 @@ def time_patch(model: Model) -> float:
         MixmflError: The device's memory ran out.
     """
     size = model.plans.configuration(model.configuration)["patch_size"]
-    names = model.plans.modalities
-    patch = torch.zeros(1, len(names), *size, device=model.device)
-    present = torch.tensor([[name in model.modalities for name in names]], device=model.device)
+    predict = model.predictor(model.modalities)
+    patch = torch.zeros(1, len(model.modalities), *size, device=model.device)
     try:
         with torch.inference_mode():
             for _ in range(2):  # the first time libraries are loaded and algorithms chosen
                 began = time.monotonic()
-                model.network(patch, present, model.memory)[0, 0].sum().item()
+                predict(patch)[0, 0].sum().item()
     except torch.cuda.OutOfMemoryError:
         raise MixmflError(
             f"the memory of {model.device} does not hold one patch of {size} voxels; free the "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from mixmfl import __version__
 from mixmfl.cases import Case, Placing, load_case
 from mixmfl.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.expected import SubsetDice
-from mixmfl.files import replacing, sha256
+from mixmfl.files import Held, replacing, sha256
 from mixmfl.image import InMemory, Source, from_canonical
 from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to_state
-from mixmfl.network import SegmentationNet, build_network, load_state
+from mixmfl.network import SegmentationNet, adopt_state, build_network
 from mixmfl.plan import Plans
 from mixmfl.quick import QuickNet, best_dtype, runs
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
 from mixmfl.sliding_window import Predictor
-from mixmfl.tensors import read, write
+from mixmfl.tensors import Stored, open_stored, read, write
 from mixmfl.train import case_predictor
+from mixmfl.usage import give_back_memory
 
 FORMAT = "mixmfl model 1"
 
@@ -36,8 +39,10 @@ class Model:
     Attributes:
         plans: That it was trained with; they name its modalities and labels.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        network: In prediction mode, on ``device``.
-        quick: The same, as a CPU computes it fastest; None on another device.
+        weights: Of the network by name, in the model file, which stays open; they are read when
+            they are asked for.
+        runner: What predicts: the network in prediction mode, on ``device``, or on a CPU its quick
+            form, if it has one.
         memory: On ``device``.
         device: Where it computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
@@ -48,8 +53,8 @@ class Model:
 
     plans: Plans
     configuration: str
-    network: SegmentationNet
-    quick: QuickNet | None
+    weights: Stored
+    runner: SegmentationNet | QuickNet
     memory: Memory
     device: torch.device
     record: Mapping[str, Any]
@@ -99,11 +104,18 @@ class Model:
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
 
+    @cached_property
+    def network(self) -> SegmentationNet:
+        """The network, in prediction mode, on ``device``."""
+        if isinstance(self.runner, SegmentationNet):
+            return self.runner
+        return _network(self.plans, self.configuration, self.weights).to(self.device)
+
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
-        if self.quick is not None:
-            return self.quick.predictor(self.memory, available)
-        return case_predictor(self.network, self.memory, available)
+        if isinstance(self.runner, QuickNet):
+            return self.runner.predictor(self.memory, available)
+        return case_predictor(self.runner, self.memory, available)
 
     @property
     def recipe(self) -> Recipe:
@@ -186,10 +198,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """
     device = torch.device(device)
     try:
-        tensors, header = read(path)
+        tensors, header = open_stored(Held(path))
     except FileNotFoundError:
         raise ModelError(f"{path}: there is no such model file") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
             "mixmfl_export"
@@ -202,18 +214,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         )
     try:
         plans = Plans.from_json(header["plans"], "plans")
-        network = build_network(plans, header["configuration"], seed=0)
-        weights = {
-            name.removeprefix("network."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("network.")
-        }
-        missing = {name for name, _ in network.named_parameters()} - set(weights)
-        if missing:
-            raise ValueError(f"{len(missing)} tensors are missing, such as {min(missing)}")
         if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
-        load_state(network, weights)
+        weights = tensors.under("network.")
+        network = _network(plans, header["configuration"], weights).to(device)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
         record["privacy"] = header.get("privacy", {})
         # files written before it was measured do not have it
@@ -227,12 +231,15 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         ) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    network = network.to(device).eval()
+    quick = device.type == "cpu" and runs(network)
+    runner = QuickNet(network, best_dtype()) if quick else network
+    del network
+    give_back_memory()  # the weights as they came are another copy
     return Model(
         plans,
         header["configuration"],
-        network,
-        QuickNet(network, best_dtype()) if device.type == "cpu" and runs(network) else None,
+        weights,
+        runner,
         memory,
         device,
         record,
@@ -240,3 +247,15 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         sha256(path),
         path.name,
     )
+
+
+def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) -> SegmentationNet:
+    """Return the planned network in prediction mode, with these weights.
+
+    Raises:
+        KeyError: A weight is none of the network's.
+        ValueError: A weight is missing, or has another shape than planned.
+    """
+    network = build_network(plans, configuration, seed=0)
+    adopt_state(network, weights)
+    return network.eval()

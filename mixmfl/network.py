@@ -487,6 +487,28 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             parameters[name].copy_(tensor)
 
 
+def adopt_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give the network these parameters in place of its own; they cannot be trained.
+
+    Each is taken from ``state`` once, and not copied.
+
+    Raises:
+        KeyError: A name is no parameter of the network.
+        ValueError: A parameter is missing, or has another shape.
+    """
+    expected = {name: parameter.shape for name, parameter in network.named_parameters()}
+    if missing := sorted(expected.keys() - state.keys()):
+        raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    for name in state:
+        found = state[name].float()
+        if found.shape != expected[name]:
+            shapes = tuple(found.shape), tuple(expected[name])
+            raise ValueError(f"{name} has the shape {shapes[0]}, {shapes[1]} is needed")
+        module, _, parameter = name.rpartition(".")
+        adopted = nn.Parameter(found, requires_grad=False)
+        setattr(network.get_submodule(module), parameter, adopted)
+
+
 def place_modalities(
     images: Tensor, available: Sequence[str], modalities: Sequence[str]
 ) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,17 @@ class Ahead:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop()
+        self.close()
+
+    def close(self) -> None:
+        """End the process; the next job starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(10)
+            self._process = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def ask(self, job: Any) -> None:
         """Give the process a job; its answer must be taken before the next is given."""
@@ -94,7 +104,7 @@ class Ahead:
                 self._deadline = time.monotonic() + self.limit
                 kind, content = self._receive()
         except TimeoutError:
-            self._stop()
+            self.close()
             raise MixmflError(
                 f"took longer than the limit of {self.limit / 60:g} minutes to read"
             ) from None
@@ -102,7 +112,7 @@ class Ahead:
             if self._process is not None:
                 self._process.join(5)
             code = self._process.exitcode if self._process is not None else None
-            self._stop()
+            self.close()
             raise MixmflError(
                 "the process that read it was killed or crashed "
                 f"({'' if code is None else f'exit code {code}; '}memory ran out, or a library "
@@ -113,7 +123,7 @@ class Ahead:
         return content
 
     def _start(self) -> None:
-        self._stop()
+        self.close()
         context = fresh_processes()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -121,15 +131,6 @@ class Ahead:
         )
         self._process.start()
         theirs.close()
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(10)
-            self._process = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def _receive(self) -> tuple[str, Any]:
         """Receive a message and its arrays.

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl import __version__
-from mixmfl.cases import Case, Placing, Refused, load_case, plural, voxels_of
+from mixmfl.cases import Case, Placing, Refused, plural
 from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
@@ -28,17 +28,17 @@ from mixmfl.expected import SubsetDice, find, least
 from mixmfl.files import replacing, sha256
 from mixmfl.image import Grid, from_canonical, write_labels
 from mixmfl.model import Model
-from mixmfl.overlap import Ahead, Behind, WaitTurn, reason_of
+from mixmfl.overlap import Ahead, Behind, reason_of
+from mixmfl.reading import ReadCase, digests_of, read_case
 from mixmfl.records import Outcome, Records
-from mixmfl.report import case_files, for_pages, write_case, write_report
-from mixmfl.segment import Options, Prepared, Recipe, check_models_agree, prepare, segment
+from mixmfl.report import case_files, write_case, write_report
+from mixmfl.segment import Options, check_models_agree, prepare, segment
 from mixmfl.usage import peak_memory_mb, reset_peak
 
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-LARGE_BYTES = 1 << 30  # of images in single precision: such a case is read when nothing else runs
 _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
     "was edited"
@@ -59,33 +59,6 @@ class _Job:
     case: Case
     absent: tuple[str, ...]
     expected: SubsetDice
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What the reading process gives.
-
-    Attributes:
-        prepared: For the networks.
-        grid: That the mask gets.
-        canonical: The same in canonical orientation.
-        reference: The modality whose grid it is.
-        notes: From loading.
-        warnings: From loading.
-        shown: ``(Z, Y, X)`` of the reference for pages; None where no page is wanted.
-        inputs: SHA-256 by modality.
-        peak_memory_mb: Of reading.
-    """
-
-    prepared: Prepared
-    grid: Grid
-    canonical: Grid
-    reference: str
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
-    shown: Array | None
-    inputs: Mapping[str, str]
-    peak_memory_mb: float
 
 
 def predict_folder(
@@ -134,8 +107,7 @@ def predict_folder(
             is not ours.
     """
     placing, options = placing or Placing(), options or Options()
-    recipes = [model.recipe for model in models]
-    check_models_agree(recipes)
+    check_models_agree([model.recipe for model in models])
     known = sorted({name for model in models for name in model.modalities})
     if unknown := [name for name in only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
@@ -171,7 +143,7 @@ def predict_folder(
         else:
             jobs.append(job)
     with (
-        Ahead(_read_case, (recipes, placing, report), limit_seconds) as ahead,
+        Ahead(read_case, (placing, report), limit_seconds) as ahead,
         Behind(limit_seconds) as behind,
     ):
         yield from _overlapped(run, jobs, ahead, behind)
@@ -202,6 +174,8 @@ def _overlapped(
             failure = str(error)
         if number < len(jobs):
             ahead.ask(jobs[number].case)
+        else:
+            ahead.close()  # its memory is free for the network
         if read is not None:
             try:
                 future = behind.ask(run.writer(job, read, began))
@@ -287,18 +261,20 @@ class _Run:
         told = "made before by the same model and settings from the same images"
         return dataclasses.replace(before, status="kept", reason=told)
 
-    def writer(self, job: _Job, read: _Read, began: float) -> "functools.partial[Outcome]":
-        """Predict a case, and return what will write it."""
+    def writer(self, job: _Job, read: ReadCase, began: float) -> "functools.partial[Outcome]":
+        """Predict a case, and return what will write it; its images are let go on the way."""
         reset_peak()
-        indices = segment(self.models, read.prepared, self.options)
+        loaded = read.loaded
+        prepared = prepare(loaded, [model.recipe for model in self.models])
+        indices = segment(self.models, prepared, self.options)
         peak = read.peak_memory_mb + peak_memory_mb()
         described = self.labels.consecutive().foreground
-        voxel_ml = math.prod(read.canonical.spacing) / 1000
+        voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*read.warnings, *job.expected.warnings()]
+        warnings = [*loaded.warnings, *job.expected.warnings()]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
@@ -306,10 +282,10 @@ class _Run:
             "done",
             used=tuple(job.case.images),
             absent=job.absent,
-            reference=read.reference,
+            reference=loaded.reference,
             expected=job.expected.dice,
             volumes_ml=volumes,
-            notes=(*job.case.notes, *read.notes),
+            notes=(*job.case.notes, *loaded.notes),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,
@@ -317,8 +293,8 @@ class _Run:
             settings=self.settings,
             inputs=read.inputs,
         )
-        # not all of `read`: the images that the network saw are the largest of it
-        seen = read.grid, read.canonical, read.shown
+        # not all of `read`, whose images a model may not know
+        seen = loaded.grid, loaded.canonical, read.shown
         return functools.partial(self._write, outcome, job.case, indices, seen, began)
 
     def _write(
@@ -399,39 +375,6 @@ class _Run:
             write_report(self.out, self.records.outcomes, self.labels, named)
         if self._unwritten is not None:
             self.records.write()
-
-
-def _read_case(
-    wait_turn: WaitTurn, constant: tuple[Sequence[Recipe], Placing, bool], case: Case
-) -> _Read:
-    """Do what needs no network; the work of the reading process."""
-    recipes, placing, report = constant
-    reset_peak()
-    if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
-        wait_turn()
-    inputs = digests_of(case)
-    loaded = load_case(case, None, placing)
-    shown = for_pages(loaded.images[loaded.reference]) if report else None
-    prepared = prepare(loaded, recipes)
-    return _Read(
-        prepared,
-        loaded.grid,
-        loaded.canonical,
-        loaded.reference,
-        loaded.notes,
-        loaded.warnings,
-        shown,
-        inputs,
-        peak_memory_mb(),
-    )
-
-
-def digests_of(case: Case) -> dict[str, str]:
-    """Return the SHA-256 of what each modality of a case is read from."""
-    return {
-        name: sha256(source) if isinstance(source, Path) else source.sha256()
-        for name, source in case.images.items()
-    }
 
 
 def _settings(placing: Placing, options: Options) -> dict[str, Any]:

@@ -48,22 +48,24 @@ class QuickNet:
     """A network's forward pass, for prediction on a CPU.
 
     Attributes:
-        network: The plain form, which ``runs``. Its weights are copied; later changes to them
-            are not seen.
+        network: The plain form, which ``runs``. It is taken over: the weights that are kept here
+            in another form are gone from it, so that they are there once.
         dtype: Of feature maps and convolutions; norms are computed in single precision.
     """
 
     def __init__(self, network: SegmentationNet, dtype: torch.dtype) -> None:
-        """Copy the weights; see the attributes."""
+        """Take the network over; see the attributes."""
         self.network = network
         self.dtype = dtype
+        # levels that are fused by the plain form need it whole
+        plain = set(network.fusion.modules()) if isinstance(network, MDMNet) else set()
         self._units = {
-            module: _Unit(module, dtype)
+            module: _Unit(module, _packed(module.conv, dtype, keep=module in plain))
             for module in network.modules()
             if isinstance(module, ConvDropoutNormReLU)
         }
         self._weights = {
-            module: _packed(module.weight, dtype)
+            module: _packed(module, dtype)
             for module in (*network.decoder.transpconvs, network.decoder.seg_layers[-1])
         }
 
@@ -136,8 +138,8 @@ class QuickNet:
 class _Unit:
     """A convolution, its instance norm and its activation."""
 
-    def __init__(self, module: ConvDropoutNormReLU, dtype: torch.dtype) -> None:
-        self.weight = _packed(module.conv.weight, dtype)
+    def __init__(self, module: ConvDropoutNormReLU, weight: Tensor) -> None:
+        self.weight = weight
         self.stride, self.padding = module.conv.stride, module.conv.padding
         self.norm, self.slope = module.norm, module.nonlin.negative_slope
 
@@ -222,5 +224,9 @@ class _Gathered:
         return gathered
 
 
-def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.detach().to(dtype, memory_format=_CHANNELS_LAST[weight.ndim])
+def _packed(module: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> Tensor:
+    """Return a convolution's weight as it is used here; unless ``keep``, the module's is let go."""
+    weight = module.get_parameter("weight").detach()
+    if not keep:
+        module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+    return weight.to(dtype, memory_format=_CHANNELS_LAST[weight.ndim])

@@ -110,6 +110,11 @@ class Stored(Lazy):
         wanted = set(names)
         return Stored(self._file, {n: at for n, at in self._places.items() if n in wanted})
 
+    def under(self, prefix: str) -> "Stored":
+        """Return those whose names begin so, by the rest of their names."""
+        found = {n: at for n, at in self._places.items() if n.startswith(prefix)}
+        return Stored(self._file, {n.removeprefix(prefix): at for n, at in found.items()})
+
 
 def form_of(tensors: Mapping[str, Tensor], name: str) -> Form:
     """Return the shape and type of a tensor."""

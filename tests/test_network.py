@@ -6,7 +6,15 @@ from torch import Tensor
 from mixmfl import nnunet
 from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, Prototypes
-from mixmfl.network import Fusion, MDMNet, SegmentationNet, build_network, load_state, network_state
+from mixmfl.network import (
+    Fusion,
+    MDMNet,
+    SegmentationNet,
+    adopt_state,
+    build_network,
+    load_state,
+    network_state,
+)
 from mixmfl.plan import replace_settings
 from mixmfl.train import case_predictor
 
@@ -233,3 +241,19 @@ def test_the_planned_memory_is_that_of_the_features_really_kept(
     planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
     estimate = nnunet.feature_map_size(patch, 3, len(LABELS.values), planned, plans.network)
     assert estimate == pytest.approx(kept + slots, rel=0.02)
+
+
+def test_a_network_takes_over_parameters_that_are_all_there_and_fit() -> None:
+    one, other = build("2d", (16, 16)), build("2d", (16, 16), seed=1)
+    state = network_state(other)
+    adopt_state(one, state)
+    for name, parameter in one.named_parameters():
+        assert parameter.data_ptr() == state[name].data_ptr()  # not a copy
+        assert not parameter.requires_grad
+    name = min(state)
+    with pytest.raises(ValueError, match=f"1 tensors are missing, such as {name}"):
+        adopt_state(one, {n: tensor for n, tensor in state.items() if n != name})
+    with pytest.raises(ValueError, match=f"{name} has the shape .*7.*, .* is needed"):
+        adopt_state(one, {**state, name: torch.zeros(7)})
+    with pytest.raises(KeyError):
+        adopt_state(one, {**state, "decoder.more": torch.zeros(3)})

@@ -50,8 +50,8 @@ LAYERS = (
      "resample nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked segment model runs "
-     "coordinate preprocess predict evaluate page picture viewer report subsets progress phantom "
-     "phantom_federation partition comparison "
+     "coordinate preprocess predict reading evaluate page picture viewer report subsets progress "
+     "phantom phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "attack benchmark hospital machine remote __main__",
@@ -100,6 +100,14 @@ def run_python(code: str) -> str:
 def test_importing_the_package_imports_nothing_heavy() -> None:
     shown = run_python(f"import mixmfl, sys; print(sorted(set({HEAVY}) & set(sys.modules)))")
     assert shown == "[]\n"
+
+
+def test_the_process_that_reads_cases_for_a_prediction_has_no_torch() -> None:
+    shown = run_python(
+        "import mixmfl.overlap, mixmfl.reading, sys\n"
+        "print({'torch', 'nnunetv2', 'pandas'} & set(sys.modules))"
+    )
+    assert shown == "set()\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small import MODALITIES, small_case, small_plans
 
 from mixmfl import image
@@ -17,10 +19,11 @@ from mixmfl.cases import Case, Placing, find_cases
 from mixmfl.expected import SubsetDice
 from mixmfl.image import Grid, read_grid, read_labels, write_image
 from mixmfl.model import Model, load_model, save_model
+from mixmfl.network import network_state
 from mixmfl.predict import predict_folder
 from mixmfl.records import Outcome
 from mixmfl.rounds import RunSettings, first_state
-from mixmfl.segment import Options
+from mixmfl.segment import Options, segment
 
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)
@@ -181,6 +184,30 @@ def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
     assert not list(out.glob(".writing-*"))
     came = predicted(model, cases, out, report=True)
     assert statuses(came) == {"a": "done", "b": "done", "c": "done"}
+
+
+def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
+    model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = []
+
+    def count(*arguments: Any) -> Any:
+        readers.append(len(multiprocessing.active_children()))
+        return segment(*arguments)
+
+    monkeypatch.setattr("mixmfl.predict.segment", count)
+    predicted(model, cases, tmp_path / "masks")
+    assert readers == [1, 1, 0]
+
+
+def test_the_network_is_that_of_the_file_although_the_file_was_replaced(tmp_path: Path) -> None:
+    file = save(tmp_path / "m.safetensors", seed=1)
+    model, wanted = load_model(file), network_state(load_model(file).network)
+    save(tmp_path / "m.safetensors", seed=2)  # another file by its name
+    found = network_state(model.network)
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+    other = network_state(load_model(file).network)
+    assert not all(torch.equal(other[name], weight) for name, weight in wanted.items())
 
 
 def test_a_full_disk_costs_the_case_that_it_met(

@@ -1,5 +1,6 @@
 """The quick form of a network against the plain one."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -40,7 +41,8 @@ def plain_and_quick(
     images = torch.randn(2, len(available), *patch, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         plain = case_predictor(built, memory or {}, available)(images)
-        return plain, QuickNet(built, dtype).predictor(memory or {}, available)(images)
+        quick = QuickNet(copy.deepcopy(built), dtype)  # it takes the network over
+        return plain, quick.predictor(memory or {}, available)(images)
 
 
 @pytest.mark.parametrize("available", SUBSETS)
@@ -84,6 +86,18 @@ def test_half_precision_gives_the_same_up_to_its_rounding() -> None:
     assert quick.dtype == torch.float32
     # 8 bits, rounded some ten times on the way
     assert (quick - plain).abs().max() < 10 * 2**-8 * plain.abs().max()
+
+
+def test_weights_are_there_once() -> None:
+    built = network()
+    names = {name for name, weight in built.named_parameters() if weight.ndim > 2}
+    before = sum(weight.numel() for weight in built.parameters())
+    QuickNet(built, torch.float32)
+    left = {name for name, weight in built.named_parameters() if weight.ndim > 2}
+    # the fusion's, which the plain form may have to do, and heads that only training has
+    assert all(name.startswith(("fusion.", "decoder.seg_layers.")) for name in left)
+    assert left < names
+    assert sum(weight.numel() for weight in built.parameters()) < before / 4
 
 
 def test_half_precision_is_for_cpus_that_multiply_it_natively(

@@ -80,6 +80,7 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
     model, held_out = trained
     network = model.network
     assert isinstance(network, MDMNet)
+    model = dataclasses.replace(model, runner=network)
     lesion = torch.zeros(1, 3, 1, 16, 16)
     lesion[..., 4:8, 4:8] = 1
 
