@@ -7,6 +7,7 @@ the one job that it had.
 import contextlib
 import errno
 import logging
+import multiprocessing
 import pickle
 import signal
 import threading
@@ -19,7 +20,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from mixmfl.errors import MixmflError
-from mixmfl.jobs import fresh_processes
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +124,14 @@ class Ahead:
 
     def _start(self) -> None:
         self.close()
-        context = fresh_processes()
+        # no fork server: that has torch, which this process does without
+        context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=_serve, args=(theirs, self.function, self.constant), daemon=True
         )
-        self._process.start()
+        process.start()
+        self._process = process
         theirs.close()
 
     def _receive(self) -> tuple[str, Any]:

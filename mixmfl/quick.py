@@ -73,7 +73,6 @@ class QuickNet:
         """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
 
         def predict(images: Tensor) -> Tensor:
-            # one by one: the maps of two patches do not fit into a CPU's caches
             return torch.cat([self._predict(image[None], available, memory) for image in images])
 
         return predict
@@ -91,7 +90,7 @@ class QuickNet:
         """Yield the feature map ``(1, C, *P)`` of every level of images ``(1, N, *P)``."""
         maps = images.contiguous(memory_format=_CHANNELS_LAST[images.ndim])
         for stage in encoder.stages:
-            maps = self._convolve(stage, maps)
+            maps = self._convolve(stage, [maps])
             yield maps
 
     def _fuse(
@@ -123,15 +122,22 @@ class QuickNet:
         for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
             bias = None if up.bias is None else up.bias.to(self.dtype)
             maps = _ENLARGE[maps.ndim](maps, self._weights[up], bias, up.stride)
-            maps = self._convolve(stage, torch.cat((maps, skips.pop()), dim=1))
+            given = [maps, skips.pop()]
+            del maps
+            maps = self._convolve(stage, given)
         last = decoder.seg_layers[-1]
         logits = _CONVOLVE[maps.ndim](maps, self._weights[last], last.bias.to(self.dtype))
         return logits.float()
 
-    def _convolve(self, stage: nn.Module, maps: Tensor) -> Tensor:
+    def _convolve(self, stage: nn.Module, given: list[Tensor]) -> Tensor:
+        """Return what a stage makes of maps, side by side; ``given`` is emptied, to let them go."""
+        maps = torch.cat(given, dim=1) if len(given) > 1 else given[0]
+        given.clear()
         for module in stage.modules():
             if isinstance(module, ConvDropoutNormReLU):
-                maps = self._units[module](maps)
+                unit = self._units[module]
+                maps = unit.convolve(maps)
+                maps = unit.finish(maps)
         return maps
 
 
@@ -143,9 +149,10 @@ class _Unit:
         self.stride, self.padding = module.conv.stride, module.conv.padding
         self.norm, self.slope = module.norm, module.nonlin.negative_slope
 
-    def __call__(self, maps: Tensor) -> Tensor:
+    def convolve(self, maps: Tensor) -> Tensor:
+        """Return the convolved maps; no bias, for the norm would take it away."""
         convolve = _CONVOLVE[maps.ndim]
-        return self.finish(convolve(maps, self.weight, None, self.stride, self.padding))
+        return convolve(maps, self.weight, None, self.stride, self.padding)
 
     def finish(self, maps: Tensor) -> Tensor:
         """Return what norm and activation make of what was convolved."""

@@ -188,7 +188,7 @@ def _logits(model: "Model", given: ModelInput, options: Options) -> torch.Tensor
         planned["patch_size"],
         step=options.step,
         mirror_axes=range(len(planned["patch_size"])) if options.mirror else (),
-        batch_size=patches_at_a_time(planned),
+        batch_size=patches_at_a_time(planned, model.device),
         device=model.device,
         dtype=torch.float16,  # a large volume's logits are the largest thing there is
     ).cpu()

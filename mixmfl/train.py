@@ -342,7 +342,7 @@ def segment_stored(
         torch.from_numpy(case.images[:][channels]),
         planned["patch_size"],
         step=1.0,
-        batch_size=patches_at_a_time(planned),
+        batch_size=patches_at_a_time(planned, device),
         device=device,
     )
     predicted = label_manager(plans.labels).convert_logits_to_segmentation(logits.cpu()).numpy()
@@ -362,9 +362,13 @@ def case_predictor(network: SegmentationNet, memory: Memory, available: Sequence
     return predict
 
 
-def patches_at_a_time(planned: Mapping[str, Any]) -> int:
-    """Return how many patches fit where training fits the planned batch with its gradients."""
-    return int(planned["batch_size"])
+def patches_at_a_time(planned: Mapping[str, Any], device: torch.device) -> int:
+    """Return how many patches are predicted at once.
+
+    On a CPU one: the maps of two do not fit into its caches, and take twice the memory. Elsewhere
+    the planned batch, which fits where training fits it with its gradients.
+    """
+    return 1 if device.type == "cpu" else int(planned["batch_size"])
 
 
 def _save_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
