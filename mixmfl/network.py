@@ -8,6 +8,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from types import SimpleNamespace
 from typing import Any
 
@@ -188,15 +190,29 @@ class MDMNet(SegmentationNet):
             present: ``(B, M)`` bool.
         """
         row, slot = present.nonzero(as_tuple=True)  # N pairs (case, modality)
-        shared, tailored = _Slots(present), _Slots(present)
+        shared: list[Tensor] = []
         if self.shared is not None:
-            shared.put(self.shared(images[row, slot][:, None]), row, slot)
-        for modality, encoder in self.tailored.items():
-            mine = slot == self.modalities.index(modality)
-            if mine.any():
-                features = encoder(images[row[mine], slot[mine]][:, None])
-                tailored.put(features, row[mine], slot[mine])
-        return Encoding(tailored.levels, shared.levels, present)
+            features = self.shared(images[row, slot][:, None])
+            pairs = row * present.shape[1] + slot
+            shared = [_among(maps, pairs, present.numel()) for maps in features]
+            shared = [maps.reshape(*present.shape, *maps.shape[1:]) for maps in shared]
+        slots: dict[str, list[Tensor]] = {}
+        for index, (modality, encoder) in enumerate(self.tailored.items()):
+            rows = present[:, index].nonzero()[:, 0]
+            if len(rows):
+                features = encoder(images[rows, index][:, None])
+                slots[modality] = [_among(maps, rows, len(present)) for maps in features]
+        tailored = [
+            torch.stack(
+                [
+                    slots[name][level] if name in slots else torch.zeros_like(maps)
+                    for name in self.tailored
+                ],
+                dim=1,
+            )
+            for level, maps in enumerate(next(iter(slots.values()), []))
+        ]
+        return Encoding(tailored, shared, present)
 
     def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
         """Fill the slots of absent modalities from memory, fuse, decode.
@@ -238,13 +254,12 @@ class MDMNet(SegmentationNet):
             filled: ``(B, M)`` bool: likewise of ``tailored``.
             memory: Of the federation.
         """
-        mean, recalled = None, None
-        if shared is not None:
+        recalled = None
+        if level in self.compensated and tailored is not None and shared is not None:
             share = present / present.sum(dim=1, keepdim=True)
             mean = (shared * _over(share, shared.ndim)).sum(dim=1)  # (B, C_shared, *P)
-            if level in self.compensated and tailored is not None:
-                recalled = self.recall_absent(level, tailored, mean, filled, memory)
-        return self.fusion[level](tailored, filled, mean, recalled)
+            recalled = self.recall_absent(level, tailored, mean, filled, memory)
+        return self.fusion[level](tailored, filled, shared, present, recalled)
 
     def recall_absent(
         self, level: int, slots: Tensor, shared: Tensor, present: Tensor, memory: Memory
@@ -314,21 +329,6 @@ _DECODER_READS = (
 )
 
 
-class _Slots:
-    """Feature maps of single images, gathered into ``(B, M, C, *P)`` per level."""
-
-    def __init__(self, present: Tensor) -> None:
-        self.shape = present.shape
-        self.levels: list[Tensor] = []
-
-    def put(self, features: Sequence[Tensor], rows: Tensor, slots: Tensor) -> None:
-        """Put the maps ``(N, C, *P)`` of every level at their rows and slots."""
-        if not self.levels:
-            self.levels = [f.new_zeros((*self.shape, *f.shape[1:])) for f in features]
-        for level, found in zip(self.levels, features, strict=True):
-            level[rows, slots] = found.to(level.dtype)
-
-
 class Fusion(nn.Module):
     """Fuse one slot per modality and the mean shared feature into one feature map.
 
@@ -373,30 +373,54 @@ class Fusion(nn.Module):
     def forward(
         self,
         slots: Tensor | None,
-        present: Tensor,
+        filled: Tensor,
         shared: Tensor | None,
+        present: Tensor,
         recalled: Tensor | None,
     ) -> Tensor:
         """Return the fused feature map ``(B, C_fused, *P)``.
 
+        The convolution over the concatenation is a product with a matrix per case. Slots that are
+        empty, and the mean over the shared features, are written into these small matrices, so
+        that no large map has to be masked, averaged or joined.
+
         Args:
             slots: ``(B, M, C_tailored, *P)``, or None without a tailored stream.
-            present: ``(B, M)`` bool, at least one True per row; other slots are not looked at.
-            shared: ``(B, C_shared, *P)``, or None without a shared stream.
-            recalled: ``(B, M, C_tailored, *P)``, zero where ``present``; or None.
+            filled: ``(B, M)`` bool, at least one True per row; other slots are not looked at.
+            shared: ``(B, M, C_shared, *P)``, or None without a shared stream.
+            present: ``(B, M)`` bool, likewise: over which of ``shared`` the mean is.
+            recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
         """
-        parts = [] if shared is None else [shared]
-        if slots is not None:
-            at_hand = _over(present, slots.ndim)
-            weight = at_hand.to(slots.dtype)
-            if self.score is not None:
-                score = self.score(slots.flatten(0, 1)).unflatten(0, present.shape)
-                weight = score.masked_fill(~at_hand, -torch.inf).softmax(dim=1)
-            filled = weight * slots
+        (unit,) = self.mix.convs
+        weight = unit.conv.weight.flatten(1)  # (C_fused, what is concatenated)
+        terms: list[tuple[Tensor, Tensor]] = []  # matrices (B, C_fused, C), and maps (B, C, *P)
+        start = 0
+        if shared is not None:
+            start = shared.shape[2]
+            share = present / present.sum(dim=1, keepdim=True)
+            matrix = torch.einsum("bm,fc->bfmc", share, weight[:, :start])
+            terms.append((matrix.flatten(2), shared.flatten(1, 2)))
+        if slots is not None and self.score is not None:
+            score = self.score(slots.flatten(0, 1)).unflatten(0, filled.shape)
+            hidden = ~_over(filled, score.ndim)
+            gated = score.masked_fill(hidden, -torch.inf).softmax(dim=1) * slots
             if recalled is not None:
-                filled = filled + self.trust * recalled
-            parts.append(filled.flatten(1, 2) if self.score is None else filled.sum(dim=1))
-        return self.mix(torch.cat(parts, dim=1))
+                gated = gated + self.trust * recalled
+            terms.append((weight[:, start:].expand(len(slots), -1, -1), gated.sum(dim=1)))
+        elif slots is not None:
+            by_slot = weight[:, start:].unflatten(1, slots.shape[1:3])
+            matrix = torch.einsum("bm,fmc->bfmc", filled.to(weight.dtype), by_slot)
+            terms.append((matrix.flatten(2), slots.flatten(1, 2)))
+            if recalled is not None:
+                matrix = (self.trust * weight[:, start:]).expand(len(slots), -1, -1)
+                terms.append((matrix, recalled.flatten(1, 2)))
+        mixed = reduce(add, (matrix @ maps.flatten(2) for matrix, maps in terms))
+        if unit.conv.bias is not None:
+            mixed = mixed + unit.conv.bias[:, None]
+        fused: Tensor = unit.all_modules[1:](
+            mixed.reshape(*mixed.shape[:2], *terms[0][1].shape[2:])
+        )
+        return fused
 
 
 def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNet:
@@ -557,6 +581,13 @@ def _initialise(network: nn.Module) -> None:
 def _scaled(width: float, channels: int) -> int:
     """Return a stream's share of the planned channels: at least one, or none where it is off."""
     return max(1, round(width * channels)) if width else 0
+
+
+def _among(maps: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return maps ``(count, C, *P)``: at ``rows``, which rise, those given, elsewhere zero."""
+    if len(rows) == count:
+        return maps
+    return maps.new_zeros((count, *maps.shape[1:])).index_copy(0, rows, maps)
 
 
 def _over(tensor: Tensor, ndim: int) -> Tensor:

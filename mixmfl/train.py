@@ -28,6 +28,7 @@ from mixmfl.network import Encoding, SegmentationNet, place_modalities, prototyp
 from mixmfl.nnunet import label_manager, supervision_loss
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, clip_blocks
+from mixmfl.quick import best_dtype
 from mixmfl.sampling import Batch
 from mixmfl.sliding_window import Predictor, predict_volume
 
@@ -85,10 +86,11 @@ def train_locally(
     parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
     compare = _comparison(plans, configuration)
     levels = prototype_sizes(plans, configuration)
-    mixed = device.type == "cuda"
+    dtype = autocast_dtype(device)
     # the scale is taken up again like the moments: finding it costs steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
-    scaler = torch.amp.GradScaler(device.type, init_scale=scale, enabled=mixed)
+    scaled = dtype == torch.float16  # bfloat16 has float32's range
+    scaler = torch.amp.GradScaler(device.type, init_scale=scale, enabled=scaled)
 
     network.train()
     memory = memory_to(memory, device)
@@ -97,7 +99,7 @@ def train_locally(
     for prepared in batches:
         batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=torch.float16, enabled=mixed):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss, encoding = _loss(network, batch, memory, compare, plans)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
@@ -120,9 +122,14 @@ def train_locally(
         memory_to(seen, torch.device("cpu")),
         {
             **_save_moments(optimizer, parameters),
-            **({_SCALE: torch.tensor(scaler.get_scale())} if mixed else {}),
+            **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
         },
     )
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which a device computes features fastest; weights stay in float32."""
+    return torch.float16 if device.type == "cuda" else best_dtype()
 
 
 def train_privately(

@@ -152,50 +152,72 @@ def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
     assert not torch.allclose(second, network(images, torch.ones_like(shown), memory), atol=1e-2)
 
 
-def fusion_of(*, gated: bool, seen: list[Tensor]) -> Fusion:
-    """Return a fusion of three slots of one channel; ``seen`` gets what its last block is given."""
+def fusion_of(*, gated: bool) -> Fusion:
+    """Return a fusion of three slots of one channel and two shared channels, into four."""
     planned = nnunet.resolve_architecture(
         small_plans().configuration("2d")["architecture"]["arch_kwargs"]
     )
     fusion = Fusion(3, 1, 2, 4, planned, gated=gated)
-    fusion.mix.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        fusion.trust.fill_(0.5)
     return fusion
 
 
-def levels(*values: float) -> Tensor:
-    """Return maps ``(1, n, 8, 8)`` that are constant."""
-    return torch.ones(1, len(values), 8, 8) * torch.tensor(values).reshape(1, -1, 1, 1)
+def maps(*shape: int) -> Tensor:
+    return torch.randn(*shape, 8, 8, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled() -> None:
-    seen: list[Tensor] = []
-    fusion = fusion_of(gated=False, seen=seen)
-    slots, shared = levels(3.0, 5.0, 100.0)[:, :, None], levels(1.0, 2.0)
-    at_hand = presence("flair+t1")  # t2, which holds 100, is absent
-    recalled = levels(0.0, 0.0, 8.0)[:, :, None]
-    fusion(slots, at_hand, shared, None)
-    fusion(slots, at_hand, shared, recalled)  # trust is 0 at first
+@pytest.mark.parametrize("trust", [0.0, 0.5])
+def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(trust: float) -> None:
+    """The fusion computes it otherwise; here the concatenation is written out."""
+    fusion = fusion_of(gated=False)
     with torch.no_grad():
-        fusion.trust.fill_(0.5)
-    fusion(slots, at_hand, shared, recalled)
-    assert torch.equal(seen[0], levels(1.0, 2.0, 3.0, 5.0, 0.0))
-    assert torch.equal(seen[1], seen[0])
-    assert torch.equal(seen[2], levels(1.0, 2.0, 3.0, 5.0, 4.0))
+        fusion.trust.fill_(trust)
+    slots, shared, recalled = maps(2, 3, 1), maps(2, 3, 2), maps(2, 3, 1)
+    filled, present = presence("flair+t1", "t1+t2"), presence("flair+t1", "t2")
+    recalled[filled] = 0
+    empty = torch.zeros(1, 8, 8)
+    first = [shared[0, :2].mean(dim=0), slots[0, 0], slots[0, 1], trust * recalled[0, 2]]
+    second = [shared[1, 2], trust * recalled[1, 0], slots[1, 1], slots[1, 2]]
+    want = fusion.mix(torch.stack([torch.cat(first), torch.cat(second)]))
+    found = fusion(slots, filled, shared, present, recalled)
+    assert torch.allclose(found, want, atol=1e-5)
+    without = [torch.cat([*first[:3], empty]), torch.cat([second[0], empty, *second[2:]])]
+    found = fusion(slots, filled, shared, present, None)
+    assert torch.allclose(found, fusion.mix(torch.stack(without)), atol=1e-5)
+
+
+def test_a_fusion_may_have_one_stream_alone() -> None:
+    planned = nnunet.resolve_architecture(
+        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
+    )
+    slots, shared = maps(1, 3, 1), maps(1, 3, 2)
+    at_hand = presence("flair+t2")
+    tailored = Fusion(3, 1, 0, 4, planned, gated=False)
+    want = tailored.mix(torch.cat([slots[:, 0], torch.zeros(1, 1, 8, 8), slots[:, 2]], dim=1))
+    assert torch.allclose(tailored(slots, at_hand, None, at_hand, None), want, atol=1e-5)
+    common = Fusion(3, 0, 2, 4, planned, gated=False)
+    want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
+    assert torch.allclose(common(None, at_hand, shared, at_hand, None), want, atol=1e-5)
 
 
 def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
-    seen: list[Tensor] = []
-    fusion = fusion_of(gated=True, seen=seen)
+    fusion = fusion_of(gated=True)
     assert isinstance(fusion.score, torch.nn.Conv2d)
     assert fusion.score.bias is not None
     with torch.no_grad():
         fusion.score.weight.fill_(1.0)  # the score of a slot is what it holds
         fusion.score.bias.zero_()
-    slots = levels(1.0, 2.0, 100.0)[:, :, None]
-    fusion(slots, presence("flair+t1"), levels(7.0, 7.0), None)
-    first, second = torch.exp(torch.tensor([1.0, 2.0]))
-    want = ((first * 1 + second * 2) / (first + second)).item()
-    assert torch.allclose(seen[0], levels(7.0, 7.0, want))
+    slots, shared, recalled = maps(1, 3, 1), maps(1, 3, 2), maps(1, 3, 1)
+    recalled[:, :2] = 0
+    at_hand = presence("flair+t1")  # t2 is absent
+    first, second = slots[0, 0].exp(), slots[0, 1].exp()
+    gated = (first * slots[0, 0] + second * slots[0, 1]) / (first + second)
+    mean = shared[0, :2].mean(dim=0)
+    want = fusion.mix(torch.cat([mean, gated])[None])
+    assert torch.allclose(fusion(slots, at_hand, shared, at_hand, None), want, atol=1e-5)
+    want = fusion.mix(torch.cat([mean, gated + 0.5 * recalled[0, 2]])[None])
+    assert torch.allclose(fusion(slots, at_hand, shared, at_hand, recalled), want, atol=1e-5)
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:
@@ -233,7 +255,8 @@ def test_the_planned_memory_is_that_of_the_features_really_kept(
         kept += output.numel()
 
     for module in network.modules():
-        if isinstance(module, torch.nn.modules.conv._ConvNd):
+        # a fusion's convolution is computed without its module
+        if isinstance(module, torch.nn.modules.conv._ConvNd | Fusion):
             module.register_forward_hook(count)
     encoding = network.encode(torch.randn(1, 3, *patch), presence("t1+t2+flair"))
     slots = sum(level.numel() for level in encoding.tailored)
