@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 from small import LABELS_JSON, write_case
 
-from mixmfl import flare
 from mixmfl.fingerprint import merge_fingerprints
+from mixmfl.flare.kits import Network, provision
 from mixmfl.jobs import Workers
 from mixmfl.plan import load_preset
 from mixmfl.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
@@ -138,8 +138,8 @@ class Loopback:
     def __init__(self, folder: Path, preset: Path, server_port: int | None = None) -> None:
         self.folder = folder
         self.port = server_port or free_port()
-        network = flare.Network("localhost", self.port, tuple(MODALITIES))
-        flare.provision(network, folder / "kits")
+        network = Network("localhost", self.port, tuple(MODALITIES))
+        provision(network, folder / "kits")
         self.work = folder / "work"
         sites = []
         for name, modalities in MODALITIES.items():

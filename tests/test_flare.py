@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from nvflare.apis.signal import Signal
 from nvflare.fuel.flare_api.api_spec import NoConnection
 
 import mixmfl
-from mixmfl import flare
 from mixmfl.embedded import open_sites, train_embedded
 from mixmfl.errors import AggregationError, DataError, MixmflError
 from mixmfl.files import clear_unfinished
-from mixmfl.flare import Network, open_kit, provision
+from mixmfl.flare import coordinator, parcels, processes
+from mixmfl.flare.driver import connected
+from mixmfl.flare.job import write_job
+from mixmfl.flare.kits import Network, open_kit, provision, site_names
 from mixmfl.hospital import House
 from mixmfl.outgoing import NETWORK_MINIMUM
 from mixmfl.rounds import RunSettings
@@ -78,7 +81,7 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
     written = provision(Network("localhost", 18002, ("north", "south", "east-2")), kits)
     assert written == (kits / "east-2",)
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert flare.site_names(open_kit(kits / "coordinator", coordinator=True)) == (
+    assert site_names(open_kit(kits / "coordinator", coordinator=True)) == (
         "north",
         "south",
         "east-2",
@@ -106,9 +109,9 @@ def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, obj
 
 
 def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:
-    for name, coordinator in (("north", True), ("coordinator", False)):
+    for name, asked in (("north", True), ("coordinator", False)):
         with pytest.raises(DataError, match=r"is not .* start-up kit"):
-            open_kit(kits / name, coordinator=coordinator)
+            open_kit(kits / name, coordinator=asked)
 
 
 def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits: Path) -> None:
@@ -143,7 +146,7 @@ def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
 def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
     kit = open_kit(kits / "coordinator", coordinator=True)
     refused = pytest.raises(MixmflError, match="is in use by another process")
-    with flare.alone(kit), refused, flare.alone(kit):
+    with processes.alone(kit), refused, processes.alone(kit):
         pass
 
 
@@ -163,10 +166,10 @@ class _Cell:
 def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flare, "_CHUNK", 100)
+    monkeypatch.setattr(parcels, "_CHUNK", 100)
     parcel = Parcel.pack(Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path)
     begun: list[bool] = []
-    offered = flare._Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    offered = parcels.Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
     with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
         offered.produce(None, "south.job")
     with pytest.raises(ValueError, match="is not there"):
@@ -186,18 +189,18 @@ def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
 def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with file.open("wb") as opened:
-        pieces = flare._Pieces(opened, 10)
+        pieces = parcels._Pieces(opened, 10)
         assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
         with pytest.raises(ValueError, match="more than 10 bytes came"):
             pieces.consume("", {"place": 12}, b"123456")
     assert file.read_bytes() == b"123456"
     for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
         with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
-            flare._fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
+            parcels.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
 
 
 def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
-    packed, weights = flare._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
     first = packed.of(Message("train", {"round": 0}, weights))
     assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
     assert packed.of(Message("train", {"round": 1}, weights)) is not first
@@ -217,9 +220,9 @@ def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
 
 def test_a_site_that_failed_is_told_by_its_version_first() -> None:
     told = {"task": "join", "error": "PlansError"}
-    other = flare._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = flare._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
 
 
@@ -237,11 +240,12 @@ def test_a_server_that_is_too_busy_to_answer_is_asked_again(
 
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     session: Any = Busy()
-    assert flare._has_ended(session, "1")
-    monkeypatch.setattr(flare, "_BUSY", -1.0)
+    ask = partial(session.get_job_meta, "1")
+    assert processes.patiently(ask)["status"] == "FINISHED:COMPLETED"
+    monkeypatch.setattr(processes, "_BUSY", -1.0)
     session.asked = 0
     with pytest.raises(NoConnection):
-        flare._has_ended(session, "1")
+        processes.patiently(ask)
 
 
 def _write_certificate(startup: Path, name: str, days: int, authority: Path | None = None) -> None:
@@ -529,11 +533,11 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: 
 def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
     kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
     orders, evil = running.folder / "code" / "network" / "orders.json", running.folder / "evil"
-    with flare.serving(kit) as session:
-        until(lambda: flare.connected(session) == set(MODALITIES), "all sites")
+    with processes.serving(kit) as session:
+        until(lambda: connected(session) == set(MODALITIES), "all sites")
         for name in ("code", "class"):
             job = running.folder / f"job_{name}"
-            flare.write_job(job, orders, sorted(MODALITIES), 60)
+            write_job(job, orders, sorted(MODALITIES), 60)
             config = job / "site_app" / "config" / "config_fed_client.json"
             if name == "code":
                 custom = job / "site_app" / "custom"
@@ -579,11 +583,11 @@ def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
     log = coordinator.folder / "console.log"
     before = log.stat().st_size if log.exists() else 0
     refusal = "authenticated as 'west' but claimed endpoint 'north'"
-    with flare.serving(coordinator) as session:
-        until(lambda: "south" in flare.connected(session), "an honest site")
-        with flare.attending(kit, House(kit.name, tmp_path, tmp_path / "work")):
+    with processes.serving(coordinator) as session:
+        until(lambda: "south" in connected(session), "an honest site")
+        with processes.attending(kit, House(kit.name, tmp_path, tmp_path / "work")):
             until(lambda: refusal in log.read_bytes()[before:].decode(), "the refusal is told")
-        assert flare.connected(session) == {"south"}
+        assert connected(session) == {"south"}
 
 
 @in_this_process
@@ -602,7 +606,7 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
                 return secure.recv(100).startswith(b"HTTP/1.1 ")
         return False
 
-    with flare.serving(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
+    with processes.serving(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
         assert answered()
         authority = tmp_path / "kits" / "authority"
         _write_certificate(startup, "west", days=30, authority=authority)
