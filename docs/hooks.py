@@ -42,8 +42,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, place, content=_as_in_docs(text)))
     files.append(File.generated(config, "api/index.md", content=_overview()))
-    for name in _modules():
+    for name, file in _modules().items():
         content = f"---\ntitle: mixmfl.{name}\n---\n::: mixmfl.{name}\n"
+        if file.stem == "__init__":  # what a package lets out is told where it is defined
+            content += "    options: {members: false}\n"
         files.append(File.generated(config, f"api/{name}.md", content=content))
     return files
 
