@@ -1,6 +1,7 @@
 """The parts of the federation on FLARE: kits and their policies, parcels, jobs, processes."""
 
 import json
+import os
 import stat
 import time
 from datetime import datetime, timedelta, timezone
@@ -18,6 +19,7 @@ import mixmfl
 from mixmfl.errors import AggregationError, DataError, MixmflError
 from mixmfl.files import clear_unfinished
 from mixmfl.flare import coordinator, parcels, processes
+from mixmfl.flare import kits as kits_module
 from mixmfl.flare.kits import Network, open_kit, provision, site_names
 from mixmfl.wire import Message, Parcel
 
@@ -77,12 +79,51 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
         {"server": "host:8002", "sites": ["coordinator"]},
         {"server": "host:8002", "sites": ["a"], "rounds": 3},
         {"server": "host:8002", "sites": ["authority"]},
+        {"server": "host:8002", "sites": ["Server"]},
+        {"server": "host:8002", "sites": ["north", "North"]},
+        {"server": "host:8002", "sites": ["host"]},
+        {"server": "host:8002", "sites": ["-n"]},
+        {"server": "host:8002", "sites": ["n" * 65]},
+        {"server": "host:8002", "sites": [7]},
+        {"server": "host:8002", "sites": "north"},
+        {"server": "host:0", "sites": ["a"]},
+        {"server": "host:65536", "sites": ["a"]},
+        {"server": "http://host:8002", "sites": ["a"]},
+        {"server": "[::1]:8002", "sites": ["a"]},
+        {"server": f"{'h' * 65}:8002", "sites": ["a"]},
     ],
 )
 def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
     (tmp_path / "network.json").write_text(json.dumps(told))
     with pytest.raises(DataError, match=r'network.json: {"server": "host:port"'):
         Network.load(tmp_path / "network.json")
+
+
+def test_kits_are_made_for_every_network_that_may_be(tmp_path: Path) -> None:
+    file, long = tmp_path / "network.json", "n" * 64
+    for host in ("192.168.1.5", "mixmfl.example.org", "h" * 64):
+        file.write_text(json.dumps({"server": f"{host}:65535", "sites": ["A-1", long]}))
+        written = provision(Network.load(file), tmp_path / host)
+        assert [open_kit(kit, coordinator=False).name for kit in written[1:]] == ["A-1", long]
+        assert open_kit(written[0], coordinator=True).server == f"{host}:65535"
+
+
+def test_kits_that_cannot_be_made_leave_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kits_module, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(DataError, match="could not be made; FLARE's reason is above"):
+            provision(Network("localhost", 18002, ("north",)), tmp_path / "kits")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert "date" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "kits").iterdir()] == ["authority"]
+    monkeypatch.undo()
+    written = provision(Network("localhost", 18002, ("north",)), tmp_path / "kits")
+    assert [kit.name for kit in written] == ["coordinator", "north"]
 
 
 def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:

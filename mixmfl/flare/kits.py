@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ SITE_CLASS = "mixmfl.flare.SiteExecutor"
 _ROLE = "project_admin"
 _SITES = "sites.json"
 _TAKEN = {COORDINATOR, "server", "authority"}  # the second means the server to FLARE
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
+_LONGEST_NAME = 64  # in a certificate
 _AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
 _PROJECT = "mixmfl"
 _NOTHING_BUT_JOBS = {
@@ -73,18 +76,22 @@ class Network:
         sites = told.get("sites")
         if not (
             set(told) == {"server", "sites"}
-            and host
+            and _is_name(host, rf"{_LABEL}(\.{_LABEL})*")
             and port.isdecimal()
+            and 0 < int(port) < 2**16
             and isinstance(sites, list)
             and sites
-            and all(isinstance(name, str) and _fit(name) for name in sites)
-            and len(set(sites)) == len(sites)
-            and not _TAKEN & set(sites)
+            and all(isinstance(name, str) and _is_name(name, _LABEL) for name in sites)
+            # of folders, too, and not everywhere are these two where only the case differs
+            and len(names := {name.lower() for name in sites}) == len(sites)
+            and not names & {*_TAKEN, host.lower()}
         ):
             raise DataError(
-                f'{path}: {{"server": "host:port", "sites": ["north", …]}} is needed, with a name '
-                f"of letters, digits and hyphens for each hospital, each once, and none of "
-                f"{', '.join(sorted(_TAKEN))}"
+                f'{path}: {{"server": "host:port", "sites": ["north", …]}} is needed: a name or an '
+                "IPv4 address at which the hospitals reach the coordinator, a port up to 65535, "
+                "and for each hospital a name of letters, digits and hyphens, each once, none of "
+                f"{', '.join(sorted(_TAKEN))} and not the host's; no name is longer than "
+                f"{_LONGEST_NAME}"
             )
         return cls(host, int(port), tuple(sites))
 
@@ -241,9 +248,9 @@ def _write_policies(kit: Path, name: str) -> None:
         )
 
 
-def _fit(name: str) -> bool:
-    """Say whether a name can be a hospital's: it names folders, and goes into certificates."""
-    return bool(name) and all(c.isascii() and (c.isalnum() or c == "-") for c in name)
+def _is_name(name: str, form: str) -> bool:
+    """Say whether a name is of a form, and short enough to go into a certificate."""
+    return len(name) <= _LONGEST_NAME and re.fullmatch(form, name) is not None
 
 
 class _Quiet:
