@@ -1,26 +1,41 @@
 """The parts of the federation on FLARE: kits and their policies, parcels, jobs, processes."""
 
 import json
+import math
 import os
+import socket
 import stat
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from loopback import write_certificate
 from nvflare.apis.signal import Signal
 from nvflare.fuel.flare_api.api_spec import NoConnection
+from nvflare.fuel.utils.class_loader import load_class
 
 import mixmfl
+from mixmfl.coordinate import NOT_CONNECTED
 from mixmfl.errors import AggregationError, DataError, MixmflError
-from mixmfl.files import clear_unfinished
-from mixmfl.flare import coordinator, parcels, processes
+from mixmfl.files import clear_unfinished, write_json
+from mixmfl.flare import coordinator, driver, job, parcels, processes
 from mixmfl.flare import kits as kits_module
-from mixmfl.flare.kits import Network, open_kit, provision, site_names
+from mixmfl.flare.job import Leg, leg_file, pause_file, write_job
+from mixmfl.flare.kits import Kit, Network, open_kit, provision, site_names
+from mixmfl.flare.site_executor import SiteExecutor
+from mixmfl.hospital import House
+from mixmfl.remote import TrainOrders, load_orders
+from mixmfl.rounds import RunSettings
 from mixmfl.wire import Message, Parcel
 
 
@@ -264,3 +279,262 @@ def test_a_server_that_is_too_busy_to_answer_is_asked_again(
     session.asked = 0
     with pytest.raises(NoConnection):
         processes.patiently(ask)
+
+
+# --- processes
+
+
+_SLEEPS = "import time; time.sleep(60)"
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        provision(Network("localhost", port, ("north",)), tmp_path)
+        kit = open_kit(tmp_path / "coordinator", coordinator=True)
+        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that has it"):
+            processes.serving(kit).__enter__()
+    assert not (kit.folder / "console.log").exists()
+    with processes.alone(kit):  # the lock was given back
+        pass
+
+
+def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object) -> None:
+        raise NoConnection("nobody listens")
+
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", "raise SystemExit('no such key')")
+    monkeypatch.setattr(processes, "new_secure_session", nobody)
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    with pytest.raises(MixmflError, match=r"did not start; the reason is in console\.log there"):
+        processes.serving(kit).__enter__()
+    assert (kit.folder / "console.log").read_text() == "no such key\n"
+
+
+def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SimpleNamespace(closed=0)
+    session.close = lambda: vars(session).update(closed=session.closed + 1)
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
+    with pytest.raises(MixmflError, match=lost), processes.serving(kit):
+        raise NoConnection("gone")
+    assert session.closed == 1
+
+
+def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
+    kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, house = open_kit(kits / "north", coordinator=False), House("north", tmp_path, tmp_path)
+    idle = [sys.executable, "-c", _SLEEPS]
+    left = subprocess.Popen([*idle, "nvflare", str(kit.folder)])
+    others = [
+        subprocess.Popen([*idle, "nvflare", str(kits / "south")]),
+        subprocess.Popen([*idle, str(kit.folder)]),  # as an editor that shows its log
+    ]
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    try:
+        with processes.attending(kit, house) as process:
+            assert not psutil.pid_exists(left.pid)
+            assert process.poll() is None
+            assert House.load(kit.folder / "local" / "mixmfl.json") == house
+        assert process.poll() is not None
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for started in (left, *others):
+            started.kill()
+            started.wait()
+
+
+# --- jobs
+
+
+def test_a_job_names_two_classes_that_are_there_and_that_kits_allow(
+    kits: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    write_job(folder, tmp_path / "orders.json", ["north"], 60)
+    server = json.loads((folder / "server_app/config/config_fed_server.json").read_text())
+    site = json.loads((folder / "site_app/config/config_fed_client.json").read_text())
+    named = {
+        "coordinator": server["workflows"][0]["path"],
+        "north": site["executors"][0]["executor"]["path"],
+    }
+    for kit, path in named.items():
+        resources = json.loads((kits / kit / "local" / "resources.json").read_text())
+        assert resources["class_allow_list"] == [path]
+    assert load_class(named["coordinator"]) is coordinator.Coordinator
+    assert load_class(named["north"]) is SiteExecutor
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "config_fed_client.json",
+        "config_fed_server.json",
+        "meta.json",
+    ]
+
+
+class _Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class _Server:
+    """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
+
+    def __init__(self, clock: _Clock, orders: Path, leg: Leg | None, lasts: float) -> None:
+        self._clock, self._orders, self._leg, self._lasts = clock, orders, leg, lasts
+        self.aborted: list[float] = []
+
+    def submit_job(self, folder: str) -> str:
+        assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
+        assert not leg_file(self._orders).exists(), "of the job before"
+        assert not pause_file(self._orders).exists(), "of the job before"
+        if self._leg is not None:
+            write_json(leg_file(self._orders), vars(self._leg))
+        self._end = self._clock.now + self._lasts
+        return "7"
+
+    def get_job_meta(self, number: str) -> dict[str, str]:
+        assert number == "7"
+        over = self.aborted or self._clock.now >= self._end
+        return {"status": "FINISHED:ABORTED" if over else "RUNNING"}
+
+    def abort_job(self, number: str) -> None:
+        assert number == "7"
+        self.aborted.append(self._clock.now)
+
+
+@pytest.mark.parametrize(
+    ("noted", "lasts", "aborted", "ended"),
+    [
+        (Leg("quorum", "one of two"), 3, [], Leg("quorum", "one of two")),
+        # a site hangs that the round did not wait for; the note was found after a second
+        (Leg("done"), math.inf, [1016.0], Leg("done")),
+        (None, 0, [], Leg("failed", "FLARE ended the job as FINISHED:ABORTED before it began")),
+    ],
+)
+def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
+    noted: Leg | None,
+    lasts: float,
+    aborted: list[float],
+    ended: Leg,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orders, clock = tmp_path / "orders.json", _Clock()
+    monkeypatch.setattr(job, "time", clock)
+    write_json(leg_file(orders), {"status": "paused"})
+    pause_file(orders).touch()
+    session: Any = _Server(clock, orders, noted, lasts)
+    looked: list[float] = []
+    leg = job.run_job(
+        session, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
+    )
+    assert (leg.status, leg.reason[: len(ended.reason)]) == (ended.status, ended.reason)
+    assert session.aborted == aborted
+    assert looked == [1000.0 + second for second in range(len(looked))]
+
+
+class _Jobs:
+    """In place of FLARE: who is connected, and how each job ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[Leg], work: Path) -> None:
+        self.clock, self.legs, self.said = _Clock(), [*legs], list[str]()
+        settings = RunSettings("2d", 0, 3, 1, 0.01)
+        self.orders = TrainOrders(work, work / "run", ("north", "south"), "abc", settings, "0")
+        self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
+        self.took_part: list[Sequence[str]] = []
+        self.in_job: Callable[[], None] = lambda: None
+        monkeypatch.setattr(driver, "time", self.clock)
+        monkeypatch.setattr(driver, "serving", lambda kit: nullcontext(self))
+        monkeypatch.setattr(driver, "run_job", self._run_job)
+
+    def get_system_info(self) -> SimpleNamespace:
+        seen = self.last_seen.items()
+        told = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
+        return SimpleNamespace(client_info=told)
+
+    def drive(self) -> None:
+        kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
+        driver.drive(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+
+    def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> Leg:
+        assert load_orders(file) == self.orders
+        self.took_part.append(sites)
+        self.in_job()
+        how["each_second"]()
+        return self.legs.pop(0)
+
+
+def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Jobs(monkeypatch, [Leg("done")], tmp_path)
+    jobs.last_seen["south"] = jobs.clock.now - 41  # that is too long ago
+    slept = jobs.clock.sleep
+
+    def south_comes_after_a_minute(seconds: float) -> None:
+        slept(seconds)
+        if jobs.clock.now >= 1060:
+            jobs.last_seen["south"] = jobs.clock.now
+
+    monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
+    jobs.drive()
+    assert jobs.said == [
+        "serving at localhost:1",
+        "connected: north",
+        "waiting for south (mixmfl_site there)",
+        "connected: north, south",
+    ]
+    assert jobs.clock.now == 1060
+    assert jobs.took_part == [["north", "south"]]
+
+
+def test_a_round_that_too_few_answer_is_repeated_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Leg("quorum", "round 1: 0 of 2 sites answered")
+    jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
+    with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
+        jobs.drive()
+    assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
+    with pytest.raises(MixmflError, match=r"^PlansError: no$"):
+        _Jobs(monkeypatch, [Leg("failed", "PlansError: no")], tmp_path).drive()
+
+
+def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, lost = SimpleNamespace(absent=""), SimpleNamespace(absent=f"{NOT_CONNECTED} any more")
+    run = SimpleNamespace(history=[], registrations={"north": 1, "south": 1})
+    few = Leg("quorum", "few")
+    jobs = _Jobs(monkeypatch, [few, few, Leg("paused"), few, few, Leg("done")], tmp_path)
+    monkeypatch.setattr(driver, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(driver, "open_run", lambda folder: run)
+    pause = tmp_path / "run" / "network" / "pause"
+    paused: list[bool] = []
+
+    def in_third_job_a_round_is_done_without_south() -> None:
+        paused.append(pause.exists())
+        if len(jobs.took_part) == 3:
+            run.history.append({"north": here, "south": lost})
+
+    jobs.in_job = in_third_job_a_round_is_done_without_south
+    jobs.drive()
+    assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
+    assert "a site has come back" in jobs.said
+    assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
