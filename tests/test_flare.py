@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,6 +22,10 @@ import psutil
 import pytest
 import torch
 from loopback import write_certificate
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.utils.class_loader import load_class
@@ -28,13 +34,14 @@ import mixmfl
 from mixmfl.coordinate import NOT_CONNECTED
 from mixmfl.errors import AggregationError, DataError, MixmflError
 from mixmfl.files import clear_unfinished, write_json
-from mixmfl.flare import coordinator, driver, job, parcels, processes
+from mixmfl.flare import coordinator, driver, job, parcels, processes, site_executor
 from mixmfl.flare import kits as kits_module
+from mixmfl.flare.coordinator import Coordinator
 from mixmfl.flare.job import Leg, leg_file, pause_file, write_job
 from mixmfl.flare.kits import Kit, Network, open_kit, provision, site_names
 from mixmfl.flare.site_executor import SiteExecutor
 from mixmfl.hospital import House
-from mixmfl.remote import TrainOrders, load_orders
+from mixmfl.remote import PlanOrders, TrainOrders, load_orders, save_orders
 from mixmfl.rounds import RunSettings
 from mixmfl.wire import Message, Parcel
 
@@ -368,7 +375,7 @@ def test_a_job_names_two_classes_that_are_there_and_that_kits_allow(
     for kit, path in named.items():
         resources = json.loads((kits / kit / "local" / "resources.json").read_text())
         assert resources["class_allow_list"] == [path]
-    assert load_class(named["coordinator"]) is coordinator.Coordinator
+    assert load_class(named["coordinator"]) is Coordinator
     assert load_class(named["north"]) is SiteExecutor
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
         "config_fed_client.json",
@@ -538,3 +545,117 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
     assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
     assert "a site has come back" in jobs.said
     assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
+
+
+# --- what runs in a job
+
+
+def _context(sites: Sequence[str], local: Path) -> FLContext:
+    """Return what FLARE tells a job, as far as ours asks."""
+    engine = SimpleNamespace(
+        get_clients=lambda: [SimpleNamespace(name=name) for name in sites],
+        get_cell=lambda: _Cell("server"),
+        get_workspace=lambda: SimpleNamespace(get_site_config_dir=lambda: str(local)),
+    )
+    context = FLContext()
+    context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+    return context
+
+
+class _AtOnce(threading.Thread):
+    """A thread that is done when it has started."""
+
+    def start(self) -> None:
+        self.run()
+
+
+def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = ("away", "broken", "empty", "fine", "gone", "lost", "old", "silent", "slow")
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
+    failed = {"task": "fingerprint", "error": "PlansError", "version": "9.9"}
+    replies = {
+        "fine": Message("fingerprint", {"version": mixmfl.__version__}, {}),
+        "old": Message("failed", failed, {}),
+    }
+    offered = Shareable()
+    offered["parcel"] = {"from": "told by the site", "number": "1"}
+
+    def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
+        (name,) = targets
+        told = SimpleNamespace(result=Shareable() if name == "empty" else offered)
+        if name == "silent":
+            return
+        if name != "lost":
+            task.before_task_sent_cb(told, context)
+        if name not in {"gone", "lost", "slow"}:
+            task.result_received_cb(told, context)
+        if name != "slow":
+            task.completion_status = "CLIENT_DEAD"
+            task.task_done_cb(task, context)
+
+    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+        assert address == offered["parcel"]
+        if sender == "broken":
+            raise AggregationError("more than 10 bytes came")
+        return Parcel.pack(replies[sender], tmp_path)
+
+    ended: list[str] = []
+    monkeypatch.setattr(coordinator, "fetch", fetch)
+    monkeypatch.setattr(Coordinator, "send", send)
+    monkeypatch.setattr(Coordinator, "cancel_task", lambda self, task, **_: ended.append(task.name))
+    # a reply is fetched in a thread; here that has ended before the deadline can pass
+    at_once = SimpleNamespace(Thread=_AtOnce, Lock=threading.Lock)
+    monkeypatch.setattr(coordinator, "threading", at_once)
+    Coordinator(str(orders), 0.1).control_flow(Signal(), _context(sites[1:], tmp_path))
+    leg = json.loads(leg_file(orders).read_text())
+    assert leg["status"] == "failed"
+    told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
+    assert told == {
+        "away": "is not connected",
+        "broken": "its reply cannot be read (more than 10 bytes came)",
+        "empty": "its reply holds no message (OK)",
+        "gone": "is not connected any more (CLIENT_DEAD)",
+        "lost": "is not connected any more (CLIENT_DEAD)",
+        "old": f"runs mixmfl 9.9, the coordinator {mixmfl.__version__}; install the same",
+        "silent": "is not connected: did not fetch its task",
+        "slow": "did not answer within 0.1 s; a later reply is dropped",
+    }
+    assert ended == ["fingerprint", "fingerprint"]  # of those that may still come: silent, slow
+    log = (tmp_path / "network" / "exchange.log").read_text()
+    assert "came from fine: fingerprint, record version, 0 tensors" in log
+    assert {name for name in sites if f" sent to {name}: fingerprint" in log} == {
+        *("broken", "empty", "fine", "gone", "old", "slow")
+    }
+    del told["away"]  # it is not even asked
+    for name, why in told.items():
+        assert f" nothing from {name}: fingerprint: {why}" in log
+
+
+def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, executor = House("north", tmp_path, tmp_path / "work"), SiteExecutor()
+    house.save(tmp_path / "local" / "mixmfl.json")
+    context = _context([], tmp_path / "local")
+    back = executor.execute("fingerprint", Shareable(), context, Signal())
+    assert back.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "a task could not be fetched: it does not say where" in house.problem_log.read_text()
+    assert not house.exchange_log.exists()
+
+    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+        assert sender == "server"
+        return Parcel.pack(Message("shutdown", {}, {}), tmp_path)
+
+    monkeypatch.setattr(site_executor, "fetch", fetch)
+    back = executor.execute("shutdown", Shareable(), context, Signal())
+    assert back["parcel"]["from"] == "server"
+    executor.handle_event(EventType.END_RUN, context)
+    assert "a task 'shutdown' came; this version of mixmfl knows" in house.problem_log.read_text()
+    came, left = house.exchange_log.read_text().splitlines()
+    assert " came from coordinator: shutdown, 0 tensors" in came
+    assert " not sent, the coordinator did not take it: failed, record error task version" in left
+    executor.handle_event(EventType.END_RUN, context)  # and not again
+    assert len(house.exchange_log.read_text().splitlines()) == 2
