@@ -385,10 +385,17 @@ def test_a_job_names_two_classes_that_are_there_and_that_kits_allow(
 
 
 class _Clock:
-    """Time that passes when somebody sleeps."""
+    """Time that passes when somebody sleeps; meanwhile threads do what they were started for."""
+
+    Lock = threading.Lock
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._threads: list[Callable[[], None]] = []
+
+    def Thread(self, **how: Any) -> SimpleNamespace:  # noqa: N802
+        work = partial(how["target"], *how["args"])
+        return SimpleNamespace(start=lambda: self._threads.append(work))
 
     def time(self) -> float:
         return self.now
@@ -397,6 +404,8 @@ class _Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        while self._threads:
+            self._threads.pop(0)()
 
 
 class _Server:
@@ -562,13 +571,6 @@ def _context(sites: Sequence[str], local: Path) -> FLContext:
     return context
 
 
-class _AtOnce(threading.Thread):
-    """A thread that is done when it has started."""
-
-    def start(self) -> None:
-        self.run()
-
-
 def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -606,10 +608,11 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     monkeypatch.setattr(coordinator, "fetch", fetch)
     monkeypatch.setattr(Coordinator, "send", send)
     monkeypatch.setattr(Coordinator, "cancel_task", lambda self, task, **_: ended.append(task.name))
-    # a reply is fetched in a thread; here that has ended before the deadline can pass
-    at_once = SimpleNamespace(Thread=_AtOnce, Lock=threading.Lock)
-    monkeypatch.setattr(coordinator, "threading", at_once)
-    Coordinator(str(orders), 0.1).control_flow(Signal(), _context(sites[1:], tmp_path))
+    clock = _Clock()
+    monkeypatch.setattr(coordinator, "time", clock)
+    monkeypatch.setattr(coordinator, "threading", clock)
+    Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
+    assert 60 < clock.now - 1000 < 61
     leg = json.loads(leg_file(orders).read_text())
     assert leg["status"] == "failed"
     told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
@@ -621,7 +624,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
         "lost": "is not connected any more (CLIENT_DEAD)",
         "old": f"runs mixmfl 9.9, the coordinator {mixmfl.__version__}; install the same",
         "silent": "is not connected: did not fetch its task",
-        "slow": "did not answer within 0.1 s; a later reply is dropped",
+        "slow": "did not answer within 60 s; a later reply is dropped",
     }
     assert ended == ["fingerprint", "fingerprint"]  # of those that may still come: silent, slow
     log = (tmp_path / "network" / "exchange.log").read_text()
@@ -658,4 +661,11 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     assert " came from coordinator: shutdown, 0 tensors" in came
     assert " not sent, the coordinator did not take it: failed, record error task version" in left
     executor.handle_event(EventType.END_RUN, context)  # and not again
-    assert len(house.exchange_log.read_text().splitlines()) == 2
+    executor.execute("shutdown", Shareable(), context, Signal())
+    assert executor._reply is not None
+    executor._reply.produce(None, "server.job")
+    executor.handle_event(EventType.END_RUN, context)
+    *_, came, left = house.exchange_log.read_text().splitlines()
+    assert " came from coordinator: shutdown" in came
+    assert " sent to coordinator: failed" in left
+    assert len(house.exchange_log.read_text().splitlines()) == 4
