@@ -183,11 +183,7 @@ def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
         open_kit(kits / "north", coordinator=False)
 
 
-def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
-    kit = open_kit(kits / "coordinator", coordinator=True)
-    refused = pytest.raises(MixmflError, match="is in use by another process")
-    with processes.alone(kit), refused, processes.alone(kit):
-        pass
+# --- parcels
 
 
 class _Cell:
@@ -239,14 +235,6 @@ def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_pa
             parcels.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
 
 
-def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
-    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
-    first = packed.of(Message("train", {"round": 0}, weights))
-    assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
-    assert packed.of(Message("train", {"round": 1}, weights)) is not first
-    assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
-
-
 def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
     tmp_path: Path,
 ) -> None:
@@ -258,40 +246,17 @@ def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_a_site_that_failed_is_told_by_its_version_first() -> None:
-    told = {"task": "join", "error": "PlansError"}
-    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
-    assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
-    assert same == "could not do it (PlansError)"
-
-
-def test_a_server_that_is_too_busy_to_answer_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Busy:
-        asked = 0
-
-        def get_job_meta(self, number: str) -> dict[str, str]:
-            self.asked += 1
-            if self.asked < 3:
-                raise NoConnection("Server did not respond")
-            return {"status": "FINISHED:COMPLETED"}
-
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    session: Any = Busy()
-    ask = partial(session.get_job_meta, "1")
-    assert processes.patiently(ask)["status"] == "FINISHED:COMPLETED"
-    monkeypatch.setattr(processes, "_BUSY", -1.0)
-    session.asked = 0
-    with pytest.raises(NoConnection):
-        processes.patiently(ask)
-
-
 # --- processes
 
 
 _SLEEPS = "import time; time.sleep(60)"
+
+
+def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    refused = pytest.raises(MixmflError, match="is in use by another process")
+    with processes.alone(kit), refused, processes.alone(kit):
+        pass
 
 
 def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
@@ -356,6 +321,28 @@ def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
         for started in (left, *others):
             started.kill()
             started.wait()
+
+
+def test_a_server_that_is_too_busy_to_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Busy:
+        asked = 0
+
+        def get_job_meta(self, number: str) -> dict[str, str]:
+            self.asked += 1
+            if self.asked < 3:
+                raise NoConnection("Server did not respond")
+            return {"status": "FINISHED:COMPLETED"}
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    session: Any = Busy()
+    ask = partial(session.get_job_meta, "1")
+    assert processes.patiently(ask)["status"] == "FINISHED:COMPLETED"
+    monkeypatch.setattr(processes, "_BUSY", -1.0)
+    session.asked = 0
+    with pytest.raises(NoConnection):
+        processes.patiently(ask)
 
 
 # --- jobs
@@ -635,6 +622,22 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     del told["away"]  # it is not even asked
     for name, why in told.items():
         assert f" nothing from {name}: fingerprint: {why}" in log
+
+
+def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
+    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    first = packed.of(Message("train", {"round": 0}, weights))
+    assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
+    assert packed.of(Message("train", {"round": 1}, weights)) is not first
+    assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
+
+
+def test_a_site_that_failed_is_told_by_its_version_first() -> None:
+    told = {"task": "join", "error": "PlansError"}
+    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
+    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    assert same == "could not do it (PlansError)"
 
 
 def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
