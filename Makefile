@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # Of pytest: a process per core; one that has no test left takes some of another's.
 PARALLEL := -n auto --dist worksteal
 SOURCES := pyproject.toml constraints.txt \
-	$(wildcard mixmfl/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
+	$(wildcard mixmfl/*.py mixmfl/*/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
 
 # An installed package, and this checkout with the tools that develop it. Only one of them is in
 # an environment; the second serves whoever wants the first.

@@ -30,7 +30,7 @@ _FETCHED = re.compile(
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the modules behind the reference."""
-    modules = ["api/index.md", *(f"api/{module.stem}.md" for module in _modules())]
+    modules = ["api/index.md", *(f"api/{name}.md" for name in _modules())]
     (reference,) = (part["Reference"] for part in config.nav or () if "Reference" in part)
     reference.append({"API": modules})
     return config
@@ -42,9 +42,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, place, content=_as_in_docs(text)))
     files.append(File.generated(config, "api/index.md", content=_overview()))
-    for module in _modules():
-        content = f"---\ntitle: mixmfl.{module.stem}\n---\n::: mixmfl.{module.stem}\n"
-        files.append(File.generated(config, f"api/{module.stem}.md", content=content))
+    for name, file in _modules().items():
+        content = f"---\ntitle: mixmfl.{name}\n---\n::: mixmfl.{name}\n"
+        if file.stem == "__init__":  # what a package lets out is told where it is defined
+            content += "    options: {members: false}\n"
+        files.append(File.generated(config, f"api/{name}.md", content=content))
     return files
 
 
@@ -53,7 +55,10 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     for source, place in PROJECT.items():
         markdown = markdown.replace(f"](../{source}", f"]({place}")
     # code is not part of the site, but of the API where it is a module
-    return re.sub(r"\]\(\.\./mixmfl/(\w+)\.py\)", r"](api/\1.md)", markdown)
+    for name, file in _modules().items():
+        source = file.relative_to(ROOT).as_posix()
+        markdown = markdown.replace(f"](../{source})", f"](api/{name}.md)")
+    return markdown
 
 
 def on_post_page(output: str, **_: object) -> str:
@@ -76,8 +81,15 @@ def _as_in_docs(text: str) -> str:
     return text.replace("[CITATION.cff](CITATION.cff)", "`CITATION.cff`")
 
 
-def _modules() -> list[Path]:
-    return sorted((ROOT / "mixmfl").glob("[!_]*.py"))
+def _modules() -> dict[str, Path]:
+    """Return the files of all modules and packages, by what follows ``mixmfl.``."""
+    root = ROOT / "mixmfl"
+    files = [*root.rglob("[!_]*.py"), *root.glob("*/__init__.py")]
+    names = sorted(file.relative_to(root).as_posix() for file in files)
+    return {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): root / name
+        for name in names
+    }
 
 
 def _overview() -> str:
@@ -91,8 +103,8 @@ def _overview() -> str:
         "| module | what |",
         "| --- | --- |",
     ]
-    for module in _modules():
-        said = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    for name, file in _modules().items():
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         first = said.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
-        lines.append(f"| [mixmfl.{module.stem}]({module.stem}.md) | {first} |")
+        lines.append(f"| [mixmfl.{name}]({name}.md) | {first} |")
     return "\n".join(lines) + "\n"

@@ -10,13 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from small import LABELS_JSON, write_case
 
-from mixmfl import flare
 from mixmfl.fingerprint import merge_fingerprints
+from mixmfl.flare.kits import Network, provision
 from mixmfl.jobs import Workers
 from mixmfl.plan import load_preset
 from mixmfl.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
@@ -66,6 +71,32 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
+
+
+def write_certificate(startup: Path, name: str, days: int, authority: Path | None = None) -> None:
+    """Write a certificate that ends in some days, signed by an authority's, or by itself."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signing: Any = key
+    if authority is not None:
+        told = json.loads((authority / "mixmfl" / "state" / "cert.json").read_text())
+        issuer = x509.load_pem_x509_certificate(told["root_cert"].encode()).subject
+        signing = serialization.load_pem_private_key(told["root_pri_key"].encode(), None)
+    end = datetime.now(timezone.utc) + timedelta(days=days)
+    made = (
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=30))
+        .not_valid_after(end)
+        .sign(signing, hashes.SHA256())
+    )
+    (startup / "client.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (startup / "client.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
 
 
 class Cable:
@@ -138,8 +169,8 @@ class Loopback:
     def __init__(self, folder: Path, preset: Path, server_port: int | None = None) -> None:
         self.folder = folder
         self.port = server_port or free_port()
-        network = flare.Network("localhost", self.port, tuple(MODALITIES))
-        flare.provision(network, folder / "kits")
+        network = Network("localhost", self.port, tuple(MODALITIES))
+        provision(network, folder / "kits")
         self.work = folder / "work"
         sites = []
         for name, modalities in MODALITIES.items():

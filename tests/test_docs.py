@@ -200,6 +200,7 @@ def test_the_site_can_be_built(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     built = {str(page.relative_to(tmp_path / "site")) for page in tmp_path.rglob("*.html")}
     assert {"index.html", "tutorial.html", "contributing.html", "api/aggregate.html"} <= built
+    assert {"api/flare.html", "api/flare.kits.html"} <= built  # a package, and what lies in it
     assert "Average the sites" in (tmp_path / "site" / "api" / "aggregate.html").read_text()
 
 
@@ -215,7 +216,7 @@ def test_a_page_that_would_fetch_from_elsewhere_is_an_error() -> None:
             hooks.on_post_page(inside + outside)
 
 
-PLACE = re.compile(r"`(mixmfl/\w+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")
+PLACE = re.compile(r"`(mixmfl/[\w/]+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")
 
 
 def test_every_place_in_the_code_that_a_recipe_names_is_there() -> None:
@@ -255,7 +256,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path, home: Path) -> None:
 def read_variables() -> set[str]:
     """Return the environment variables that our code names, but those it only hands to others."""
     found = set()
-    for source in [*(ROOT / "mixmfl").glob("*.py"), *(ROOT / "entrypoints").glob("*.py")]:
+    for source in [*(ROOT / "mixmfl").rglob("*.py"), *(ROOT / "entrypoints").glob("*.py")]:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             asked: list[ast.expr] = []
             if isinstance(node, ast.Call) and "os.environ" in ast.unparse(node.func):

@@ -1,45 +1,49 @@
-"""The federation on FLARE: kits and their policies; and, over the loopback, training and faults."""
+"""The parts of the federation on FLARE: kits and their policies, parcels, jobs, processes."""
 
-import contextlib
-import dataclasses
 import json
+import math
 import os
 import re
-import shutil
-import signal
 import socket
-import ssl
 import stat
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from loopback import MODALITIES, Cable, Loopback, free_port, kill, start, until
+from loopback import write_certificate
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.fuel.flare_api.api_spec import NoConnection
+from nvflare.fuel.utils.class_loader import load_class
 
 import mixmfl
-from mixmfl import flare
-from mixmfl.embedded import open_sites, train_embedded
+from mixmfl.coordinate import NOT_CONNECTED
 from mixmfl.errors import AggregationError, DataError, MixmflError
-from mixmfl.files import clear_unfinished
-from mixmfl.flare import Network, open_kit, provision
+from mixmfl.files import clear_unfinished, write_json
+from mixmfl.flare import coordinator, driver, job, parcels, processes, site_executor
+from mixmfl.flare import kits as kits_module
+from mixmfl.flare.coordinator import Coordinator
+from mixmfl.flare.job import Leg, leg_file, pause_file, write_job
+from mixmfl.flare.kits import Kit, Network, open_kit, provision, site_names
+from mixmfl.flare.site_executor import SiteExecutor
 from mixmfl.hospital import House
-from mixmfl.outgoing import NETWORK_MINIMUM
+from mixmfl.remote import PlanOrders, TrainOrders, load_orders, save_orders
 from mixmfl.rounds import RunSettings
 from mixmfl.wire import Message, Parcel
-
-STEPS = 30
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
     written = provision(Network("localhost", 18002, ("north", "south", "east-2")), kits)
     assert written == (kits / "east-2",)
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert flare.site_names(open_kit(kits / "coordinator", coordinator=True)) == (
+    assert site_names(open_kit(kits / "coordinator", coordinator=True)) == (
         "north",
         "south",
         "east-2",
@@ -97,6 +101,18 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
         {"server": "host:8002", "sites": ["coordinator"]},
         {"server": "host:8002", "sites": ["a"], "rounds": 3},
         {"server": "host:8002", "sites": ["authority"]},
+        {"server": "host:8002", "sites": ["Server"]},
+        {"server": "host:8002", "sites": ["north", "North"]},
+        {"server": "host:8002", "sites": ["host"]},
+        {"server": "host:8002", "sites": ["-n"]},
+        {"server": "host:8002", "sites": ["n" * 65]},
+        {"server": "host:8002", "sites": [7]},
+        {"server": "host:8002", "sites": "north"},
+        {"server": "host:0", "sites": ["a"]},
+        {"server": "host:65536", "sites": ["a"]},
+        {"server": "http://host:8002", "sites": ["a"]},
+        {"server": "[::1]:8002", "sites": ["a"]},
+        {"server": f"{'h' * 65}:8002", "sites": ["a"]},
     ],
 )
 def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
@@ -105,10 +121,37 @@ def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, obj
         Network.load(tmp_path / "network.json")
 
 
+def test_kits_are_made_for_every_network_that_may_be(tmp_path: Path) -> None:
+    file, long = tmp_path / "network.json", "n" * 64
+    for host in ("192.168.1.5", "mixmfl.example.org", "h" * 64):
+        file.write_text(json.dumps({"server": f"{host}:65535", "sites": ["A-1", long]}))
+        written = provision(Network.load(file), tmp_path / host)
+        assert [open_kit(kit, coordinator=False).name for kit in written[1:]] == ["A-1", long]
+        assert open_kit(written[0], coordinator=True).server == f"{host}:65535"
+
+
+def test_kits_that_cannot_be_made_leave_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kits_module, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(DataError, match="could not be made; FLARE's reason is above"):
+            provision(Network("localhost", 18002, ("north",)), tmp_path / "kits")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert "date" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "kits").iterdir()] == ["authority"]
+    monkeypatch.undo()
+    written = provision(Network("localhost", 18002, ("north",)), tmp_path / "kits")
+    assert [kit.name for kit in written] == ["coordinator", "north"]
+
+
 def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:
-    for name, coordinator in (("north", True), ("coordinator", False)):
+    for name, asked in (("north", True), ("coordinator", False)):
         with pytest.raises(DataError, match=r"is not .* start-up kit"):
-            open_kit(kits / name, coordinator=coordinator)
+            open_kit(kits / name, coordinator=asked)
 
 
 def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits: Path) -> None:
@@ -135,16 +178,12 @@ def test_kits_of_another_server_are_not_mixed_with_those_that_are_there(kits: Pa
 
 
 def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
-    _write_certificate(kits / "north" / "startup", "north", days=-1)
+    write_certificate(kits / "north" / "startup", "north", days=-1)
     with pytest.raises(DataError, match=r"client.crt: expired on \d{4}-\d\d-\d\d; have the kit "):
         open_kit(kits / "north", coordinator=False)
 
 
-def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
-    kit = open_kit(kits / "coordinator", coordinator=True)
-    refused = pytest.raises(MixmflError, match="is in use by another process")
-    with flare.alone(kit), refused, flare.alone(kit):
-        pass
+# --- parcels
 
 
 class _Cell:
@@ -163,10 +202,10 @@ class _Cell:
 def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flare, "_CHUNK", 100)
+    monkeypatch.setattr(parcels, "_CHUNK", 100)
     parcel = Parcel.pack(Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path)
     begun: list[bool] = []
-    offered = flare._Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    offered = parcels.Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
     with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
         offered.produce(None, "south.job")
     with pytest.raises(ValueError, match="is not there"):
@@ -186,22 +225,14 @@ def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
 def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with file.open("wb") as opened:
-        pieces = flare._Pieces(opened, 10)
+        pieces = parcels._Pieces(opened, 10)
         assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
         with pytest.raises(ValueError, match="more than 10 bytes came"):
             pieces.consume("", {"place": 12}, b"123456")
     assert file.read_bytes() == b"123456"
     for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
         with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
-            flare._fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
-
-
-def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
-    packed, weights = flare._Packed(tmp_path), {"decoder.w": torch.ones(3)}
-    first = packed.of(Message("train", {"round": 0}, weights))
-    assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
-    assert packed.of(Message("train", {"round": 1}, weights)) is not first
-    assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
+            parcels.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
 
 
 def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
@@ -215,12 +246,81 @@ def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_a_site_that_failed_is_told_by_its_version_first() -> None:
-    told = {"task": "join", "error": "PlansError"}
-    other = flare._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
-    assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = flare._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
-    assert same == "could not do it (PlansError)"
+# --- processes
+
+
+_SLEEPS = "import time; time.sleep(60)"
+
+
+def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    refused = pytest.raises(MixmflError, match="is in use by another process")
+    with processes.alone(kit), refused, processes.alone(kit):
+        pass
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        provision(Network("localhost", port, ("north",)), tmp_path)
+        kit = open_kit(tmp_path / "coordinator", coordinator=True)
+        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that has it"):
+            processes.serving(kit).__enter__()
+    assert not (kit.folder / "console.log").exists()
+    with processes.alone(kit):  # the lock was given back
+        pass
+
+
+def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object) -> None:
+        raise NoConnection("nobody listens")
+
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", "raise SystemExit('no such key')")
+    monkeypatch.setattr(processes, "new_secure_session", nobody)
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    with pytest.raises(MixmflError, match=r"did not start; the reason is in console\.log there"):
+        processes.serving(kit).__enter__()
+    assert (kit.folder / "console.log").read_text() == "no such key\n"
+
+
+def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SimpleNamespace(closed=0)
+    session.close = lambda: vars(session).update(closed=session.closed + 1)
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
+    with pytest.raises(MixmflError, match=lost), processes.serving(kit):
+        raise NoConnection("gone")
+    assert session.closed == 1
+
+
+def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
+    kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, house = open_kit(kits / "north", coordinator=False), House("north", tmp_path, tmp_path)
+    idle = [sys.executable, "-c", _SLEEPS]
+    left = subprocess.Popen([*idle, "nvflare", str(kit.folder)])
+    others = [
+        subprocess.Popen([*idle, "nvflare", str(kits / "south")]),
+        subprocess.Popen([*idle, str(kit.folder)]),  # as an editor that shows its log
+    ]
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    try:
+        with processes.attending(kit, house) as process:
+            assert not psutil.pid_exists(left.pid)
+            assert process.poll() is None
+            assert House.load(kit.folder / "local" / "mixmfl.json") == house
+        assert process.poll() is not None
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for started in (left, *others):
+            started.kill()
+            started.wait()
 
 
 def test_a_server_that_is_too_busy_to_answer_is_asked_again(
@@ -237,381 +337,338 @@ def test_a_server_that_is_too_busy_to_answer_is_asked_again(
 
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     session: Any = Busy()
-    assert flare._has_ended(session, "1")
-    monkeypatch.setattr(flare, "_BUSY", -1.0)
+    ask = partial(session.get_job_meta, "1")
+    assert processes.patiently(ask)["status"] == "FINISHED:COMPLETED"
+    monkeypatch.setattr(processes, "_BUSY", -1.0)
     session.asked = 0
     with pytest.raises(NoConnection):
-        flare._has_ended(session, "1")
+        processes.patiently(ask)
 
 
-def _write_certificate(startup: Path, name: str, days: int, authority: Path | None = None) -> None:
-    """Write a certificate that ends in some days, signed by an authority's, or by itself."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    subject = issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    signing: Any = key
-    if authority is not None:
-        told = json.loads((authority / "mixmfl" / "state" / "cert.json").read_text())
-        issuer = x509.load_pem_x509_certificate(told["root_cert"].encode()).subject
-        signing = serialization.load_pem_private_key(told["root_pri_key"].encode(), None)
-    end = datetime.now(timezone.utc) + timedelta(days=days)
-    made = (
-        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(end - timedelta(days=30))
-        .not_valid_after(end)
-        .sign(signing, hashes.SHA256())
-    )
-    (startup / "client.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (startup / "client.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
-    )
+# --- jobs
 
 
-def in_this_process(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a slow test that commands FLARE itself, whose threads warn of their libraries."""
-    return pytest.mark.slow(pytest.mark.filterwarnings("ignore::DeprecationWarning")(test))
-
-
-# --- over the loopback -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    folder = tmp_path_factory.mktemp("loopback")
-    content = json.loads((Path(__file__).parents[1] / "plans" / "demo.json").read_text())
-    content["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
-    content["training"] |= {"local_steps": STEPS, "learning_rate": 0.01, "validate_every": 1}
-    (folder / "tiny.json").write_text(json.dumps(content))
-    made = Loopback(folder, folder / "tiny.json")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def running(federation: Loopback) -> Loopback:
-    """Have all sites run."""
-    for name in MODALITIES:
-        if name not in federation.sites or federation.sites[name].poll() is not None:
-            federation.start_site(name)
-    return federation
-
-
-def expected(federation: Loopback, rounds: int = 3) -> bytes:
-    """Return the model of the run in one process."""
-    out = federation.folder / f"embedded{rounds}"
-    if not (out / "model.safetensors").is_file():
-        sites = []
-        for name in MODALITIES:
-            work = federation.folder / name
-            sites += open_sites(work, federation.plans, "2d", "0", 0, torch.device("cpu"), 0)
-        settings = RunSettings(
-            *("2d", 0, rounds, STEPS, 0.01),
-            minimum_cases=NETWORK_MINIMUM.cases,
-            minimum_voxels=NETWORK_MINIMUM.voxels,
-        )
-        train_embedded(federation.plans, sites, settings, "0", out)
-    return (out / "model.safetensors").read_bytes()
-
-
-@contextmanager
-def cable_to(federation: Loopback, name: str) -> Iterator[Cable]:
-    """Have a site connected by a cable of its own, and as it was afterwards."""
-    stop(federation.sites[name])
-    config = federation.folder / "kits" / name / "startup" / "fed_client.json"
-    before = config.read_text()
-    cable = federation.lay_cable(name)
-    federation.start_site(name)
-    try:
-        yield cable
-    finally:
-        stop(federation.sites[name])
-        config.write_text(before)
-        cable.close()
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a site as Ctrl-C does."""
-    process.send_signal(signal.SIGINT)
-    ended(process)
-
-
-def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
-    """Return the exit code of a command, in bounded time."""
-    try:
-        return process.wait(timeout=seconds)
-    finally:
-        kill(process)
-
-
-def test_the_demo_of_a_network_gives_the_model_of_one_process(
-    tmp_path: Path, command: object, capsys: pytest.CaptureFixture[str]
+def test_a_job_names_two_classes_that_are_there_and_that_kits_allow(
+    kits: Path, tmp_path: Path
 ) -> None:
-    done = start(
-        tmp_path / "said.txt",
-        "mixmfl_network_demo",
-        *("-o", tmp_path / "demo", "--local-steps", 1),
+    folder = tmp_path / "job"
+    write_job(folder, tmp_path / "orders.json", ["north"], 60)
+    server = json.loads((folder / "server_app/config/config_fed_server.json").read_text())
+    site = json.loads((folder / "site_app/config/config_fed_client.json").read_text())
+    named = {
+        "coordinator": server["workflows"][0]["path"],
+        "north": site["executors"][0]["executor"]["path"],
+    }
+    for kit, path in named.items():
+        resources = json.loads((kits / kit / "local" / "resources.json").read_text())
+        assert resources["class_allow_list"] == [path]
+    assert load_class(named["coordinator"]) is Coordinator
+    assert load_class(named["north"]) is SiteExecutor
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "config_fed_client.json",
+        "config_fed_server.json",
+        "meta.json",
+    ]
+
+
+class _Clock:
+    """Time that passes when somebody sleeps; meanwhile threads do what they were started for."""
+
+    Lock = threading.Lock
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._threads: list[Callable[[], None]] = []
+
+    def Thread(self, **how: Any) -> SimpleNamespace:  # noqa: N802
+        work = partial(how["target"], *how["args"])
+        return SimpleNamespace(start=lambda: self._threads.append(work))
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        while self._threads:
+            self._threads.pop(0)()
+
+
+class _Server:
+    """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
+
+    def __init__(self, clock: _Clock, orders: Path, leg: Leg | None, lasts: float) -> None:
+        self._clock, self._orders, self._leg, self._lasts = clock, orders, leg, lasts
+        self.aborted: list[float] = []
+
+    def submit_job(self, folder: str) -> str:
+        assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
+        assert not leg_file(self._orders).exists(), "of the job before"
+        assert not pause_file(self._orders).exists(), "of the job before"
+        if self._leg is not None:
+            write_json(leg_file(self._orders), vars(self._leg))
+        self._end = self._clock.now + self._lasts
+        return "7"
+
+    def get_job_meta(self, number: str) -> dict[str, str]:
+        assert number == "7"
+        over = self.aborted or self._clock.now >= self._end
+        return {"status": "FINISHED:ABORTED" if over else "RUNNING"}
+
+    def abort_job(self, number: str) -> None:
+        assert number == "7"
+        self.aborted.append(self._clock.now)
+
+
+@pytest.mark.parametrize(
+    ("noted", "lasts", "aborted", "ended"),
+    [
+        (Leg("quorum", "one of two"), 3, [], Leg("quorum", "one of two")),
+        # a site hangs that the round did not wait for; the note was found after a second
+        (Leg("done"), math.inf, [1016.0], Leg("done")),
+        (None, 0, [], Leg("failed", "FLARE ended the job as FINISHED:ABORTED before it began")),
+    ],
+)
+def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
+    noted: Leg | None,
+    lasts: float,
+    aborted: list[float],
+    ended: Leg,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orders, clock = tmp_path / "orders.json", _Clock()
+    monkeypatch.setattr(job, "time", clock)
+    write_json(leg_file(orders), {"status": "paused"})
+    pause_file(orders).touch()
+    session: Any = _Server(clock, orders, noted, lasts)
+    looked: list[float] = []
+    leg = job.run_job(
+        session, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
     )
-    code = ended(done)
-    said = (tmp_path / "said.txt").read_text()
-    assert code == 0, said
-    assert "are the same, byte by byte" in said
-    assert said.count("round 2/2") == 2
-    site = (tmp_path / "demo" / "logs" / "north.txt").read_text()
-    assert "sent to coordinator: train, round 2, block decoder" in site
-    logs = [*(tmp_path / "demo" / "kits").rglob("*log*"), *tmp_path.rglob("exchange.log")]
-    logs = [file for file in logs if file.is_file()]
-    assert len(logs) > 8  # FLARE's and ours
-    for file in logs:
-        assert "_phantom" not in file.read_text(errors="replace"), file  # the cases' names
+    assert (leg.status, leg.reason[: len(ended.reason)]) == (ended.status, ended.reason)
+    assert session.aborted == aborted
+    assert looked == [1000.0 + second for second in range(len(looked))]
 
 
-@pytest.mark.slow
-def test_a_killed_site_is_absent_and_takes_part_again_when_it_is_back(running: Loopback) -> None:
-    process = running.train("killed", "--deadline", 0.5, rounds=8)
-    until(lambda: "sent to south: train, round 2" in running.exchanged("killed"), "round 2")
-    kill(running.sites["south"])
-    until(lambda: running.rounds("killed") >= 2, "the round closes without it")
-    running.start_site("south")
-    assert ended(process) == 0, running.said("killed")
-    run = running.history("killed")
-    assert run is not None
-    absent = [bool(sites["south"].absent) for sites in run.history]
-    assert not absent[0]
-    assert absent[1]
-    assert not absent[-1], "it is back before the end"
-    assert "a site has come back" in running.said("killed")
-    assert all(not sites["north"].absent for sites in run.history)
+class _Jobs:
+    """In place of FLARE: who is connected, and how each job ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[Leg], work: Path) -> None:
+        self.clock, self.legs, self.said = _Clock(), [*legs], list[str]()
+        settings = RunSettings("2d", 0, 3, 1, 0.01)
+        self.orders = TrainOrders(work, work / "run", ("north", "south"), "abc", settings, "0")
+        self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
+        self.took_part: list[Sequence[str]] = []
+        self.in_job: Callable[[], None] = lambda: None
+        monkeypatch.setattr(driver, "time", self.clock)
+        monkeypatch.setattr(driver, "serving", lambda kit: nullcontext(self))
+        monkeypatch.setattr(driver, "run_job", self._run_job)
+
+    def get_system_info(self) -> SimpleNamespace:
+        seen = self.last_seen.items()
+        told = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
+        return SimpleNamespace(client_info=told)
+
+    def drive(self) -> None:
+        kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
+        driver.drive(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+
+    def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> Leg:
+        assert load_orders(file) == self.orders
+        self.took_part.append(sites)
+        self.in_job()
+        how["each_second"]()
+        return self.legs.pop(0)
 
 
-@pytest.mark.slow
-def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Loopback) -> None:
-    def asked() -> int:
-        return running.said("west").count("came from coordinator: train, round 2,")
-
-    before = asked()
-    process = running.train("straggler", "--deadline", 0.25, rounds=4)
-    until(lambda: asked() > before, "round 2")
-    stopped = running.jobs("west")
-    for job in stopped:
-        job.suspend()
-    until(lambda: running.rounds("straggler") >= 2, "the round closes without it")
-    for job in stopped:
-        job.resume()
-    assert ended(process) == 0, running.said("straggler")
-    run = running.history("straggler")
-    assert run is not None
-    assert run.history[1]["west"].absent == ("did not answer within 15 s; a later reply is dropped")
-    assert not run.history[0]["west"].absent
-    assert not run.history[-1]["west"].absent, "the next rounds are unharmed"
-    replies = re.findall(r"came from west: train, round (\d)", running.exchanged("straggler"))
-    assert "2" not in replies
-    assert replies == sorted(set(replies))  # none twice
-    site = running.said("west")
-    assert "not sent, the coordinator did not take it: train, round 2," in site
-
-
-@pytest.mark.slow
-def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> None:
-    process = running.train("resumed")
-    until(lambda: "sent to north: train, round 2" in running.exchanged("resumed"), "round 2")
-    kill(process)
-    assert running.rounds("resumed") == 1
-    again = running.train("resumed", "--resume")
-    assert ended(again) == 0, running.said("resumed")
-    assert (running.folder / "resumed" / "model.safetensors").read_bytes() == expected(running)
-
-
-@pytest.mark.slow
-def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> None:
-    with cable_to(running, "north") as cable:
-        process = running.train("cut", "--deadline", 0.5, rounds=7)
-        until(lambda: "sent to north: train, round 2" in running.exchanged("cut"), "round 2")
-        cable.cut()
-        until(lambda: running.rounds("cut") >= 2, "a round without it")
-        time.sleep(60)
-        cable.mend()
-        assert ended(process) == 0, running.said("cut")
-    run = running.history("cut")
-    assert run is not None
-    assert len(run.history) == 7
-    absent = [bool(sites["north"].absent) for sites in run.history]
-    assert any(absent)
-    assert not absent[-1], "it is back before the end"
-    assert all(not sites["south"].absent for sites in run.history)
-
-
-@pytest.mark.slow
-def test_bytes_on_the_wire_are_those_of_the_messages(running: Loopback) -> None:
-    with cable_to(running, "north") as cable:
-        assert ended(running.train("wire", rounds=3)) == 0, running.said("wire")
-        log = running.exchanged("wire")
-        for way, carried in (("sent to", cable.to_site), ("came from", cable.to_server)):
-            sizes = re.findall(rf"{way} north: .* tensors, (\d+) bytes", log)
-            told = sum(map(int, sizes))
-            # TLS, FLARE's headers, signs of life and what starts a job come on top
-            assert told < carried < 1.2 * told + 2**20, (way, told, carried)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells what is open, here")
-def test_messages_of_past_rounds_are_gone_from_the_disk(running: Loopback) -> None:
-    def held(command: subprocess.Popen[bytes], job: str) -> int:
-        """Return how many messages the processes of a command have on disk."""
-        found = 0
-        with contextlib.suppress(psutil.Error, OSError):  # one may just have ended
-            for process in psutil.Process(command.pid).children(recursive=True):
-                if any(job in word for word in process.cmdline()):
-                    opened = Path(f"/proc/{process.pid}/fd").iterdir()
-                    found += sum("/.writing-" in os.readlink(file) for file in opened)
-        return found
-
-    training = running.train("held", rounds=8)
-    most = {"site": 0, "coordinator": 0}
-    while training.poll() is None:
-        here = held(running.sites["west"], "worker_process"), held(training, "runner_process")
-        most = {name: max(most[name], now) for name, now in zip(most, here, strict=True)}
-        time.sleep(0.1)
-    assert ended(training) == 0, running.said("held")
-    assert 0 < most["site"] <= 4  # the task, the reply, and those that are on their way out
-    # of three sites a task and a reply each, to train and to validate, and as many before them
-    assert 0 < most["coordinator"] <= 24
-
-
-@pytest.mark.slow
-def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) -> None:
-    assert ended(running.train("masked", "--masked", rounds=2)) == 0, running.said("masked")
-    run = running.history("masked")
-    assert run is not None
-    assert [any(told.absent for told in sites.values()) for sites in run.history] == [False] * 2
-    kinds = set(re.findall(r"came from \w+: (\w+)", running.exchanged("masked")))
-    assert kinds == {"join", "keys", "shares", "masked", "unmask", "validate", "measure", "model"}
-
-
-@pytest.mark.slow
-def test_a_site_whose_client_dies_connects_again_and_ends_with_its_command(
-    running: Loopback,
+def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def clients() -> list[psutil.Process]:
-        found = []
-        for process in psutil.Process(running.sites["west"].pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it may just have ended
-                if any("client_train" in word for word in process.cmdline()):
-                    found.append(process)
-        return found
+    jobs = _Jobs(monkeypatch, [Leg("done")], tmp_path)
+    jobs.last_seen["south"] = jobs.clock.now - 41  # that is too long ago
+    slept = jobs.clock.sleep
 
-    until(clients, "its client runs")
-    (first,) = clients()
-    first.kill()
-    until(lambda: [p for p in clients() if p.pid != first.pid], "another one")
-    assert running.sites["west"].poll() is None
-    (second,) = clients()
-    running.sites["west"].kill()  # the command alone, as nothing but kill -9 does
-    running.sites["west"].wait()
-    until(lambda: not second.is_running(), "the client ends with it", 20)
-    running.start_site("west")
+    def south_comes_after_a_minute(seconds: float) -> None:
+        slept(seconds)
+        if jobs.clock.now >= 1060:
+            jobs.last_seen["south"] = jobs.clock.now
 
-
-@pytest.mark.slow
-def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: Loopback) -> None:
-    process = running.train("first")
-    until(lambda: running.rounds("first") >= 1, "round 1")
-    assert ended(running.train("second")) == 2
-    assert "this kit is in use by another process" in running.said("second")
-    assert ended(process) == 0, running.said("first")
-    assert ended(running.train("first")) == 2
-    assert "holds a run; go on with it by --resume" in running.said("first")
+    monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
+    jobs.drive()
+    assert jobs.said == [
+        "serving at localhost:1",
+        "connected: north",
+        "waiting for south (mixmfl_site there)",
+        "connected: north, south",
+    ]
+    assert jobs.clock.now == 1060
+    assert jobs.took_part == [["north", "south"]]
 
 
-@in_this_process
-def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
-    kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
-    orders, evil = running.folder / "code" / "network" / "orders.json", running.folder / "evil"
-    with flare.serving(kit) as session:
-        until(lambda: flare.connected(session) == set(MODALITIES), "all sites")
-        for name in ("code", "class"):
-            job = running.folder / f"job_{name}"
-            flare.write_job(job, orders, sorted(MODALITIES), 60)
-            config = job / "site_app" / "config" / "config_fed_client.json"
-            if name == "code":
-                custom = job / "site_app" / "custom"
-                custom.mkdir()
-                (custom / "evil.py").write_text(f"open({str(evil)!r}, 'w')")
-            else:
-                told = json.loads(config.read_text())
-                told["executors"][0]["executor"] = {
-                    "path": "nvflare.app_common.executors.statistics.statistics_executor"
-                    ".StatisticsExecutor",
-                    "args": {"generator_id": "x"},
-                }
-                config.write_text(json.dumps(told))
-            number = session.submit_job(str(job))
-            until(
-                lambda number=number: str(session.get_job_meta(number)["status"]).startswith(  # type: ignore[misc]
-                    "FINISHED"
-                ),
-                f"the job with {name} ends",
-            )
-            status = str(session.get_job_meta(number)["status"])
-            assert status != "FINISHED:COMPLETED", name
-    kits = running.folder / "kits"
-    assert "north: NVFLARE_ERROR: BYOC not permitted" in (kits / "coordinator/log.txt").read_text()
-    told = (kits / "north" / "console.log").read_text()
-    assert "StatisticsExecutor' at config path 'executors.#1.executor' is not in allow_list" in told
-    assert not evil.exists()
-
-
-@in_this_process
-def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
-    running: Loopback, tmp_path: Path
+def test_a_round_that_too_few_answer_is_repeated_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    false = tmp_path / "kit"
-    shutil.copytree(running.folder / "kits" / "west", false)
-    config = json.loads((false / "startup" / "fed_client.json").read_text())
-    config["client"]["fqsn"] = "north"
-    (false / "startup" / "fed_client.json").write_text(json.dumps(config))
-    kit = dataclasses.replace(open_kit(false, coordinator=False), name="north")
-    coordinator = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
-    for name in ("west", "north"):
-        stop(running.sites[name])
-    log = coordinator.folder / "console.log"
-    before = log.stat().st_size if log.exists() else 0
-    refusal = "authenticated as 'west' but claimed endpoint 'north'"
-    with flare.serving(coordinator) as session:
-        until(lambda: "south" in flare.connected(session), "an honest site")
-        with flare.attending(kit, House(kit.name, tmp_path, tmp_path / "work")):
-            until(lambda: refusal in log.read_bytes()[before:].decode(), "the refusal is told")
-        assert flare.connected(session) == {"south"}
+    few = Leg("quorum", "round 1: 0 of 2 sites answered")
+    jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
+    with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
+        jobs.drive()
+    assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
+    with pytest.raises(MixmflError, match=r"^PlansError: no$"):
+        _Jobs(monkeypatch, [Leg("failed", "PlansError: no")], tmp_path).drive()
 
 
-@in_this_process
-def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path) -> None:
-    port = free_port()
-    provision(Network("localhost", port, ("west",)), tmp_path / "kits")
-    startup = tmp_path / "kits" / "west" / "startup"
+def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, lost = SimpleNamespace(absent=""), SimpleNamespace(absent=f"{NOT_CONNECTED} any more")
+    run = SimpleNamespace(history=[], registrations={"north": 1, "south": 1})
+    few = Leg("quorum", "few")
+    jobs = _Jobs(monkeypatch, [few, few, Leg("paused"), few, few, Leg("done")], tmp_path)
+    monkeypatch.setattr(driver, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(driver, "open_run", lambda folder: run)
+    pause = tmp_path / "run" / "network" / "pause"
+    paused: list[bool] = []
 
-    def answered() -> bool:
-        context = ssl.create_default_context(cafile=str(startup / "rootCA.pem"))
-        context.load_cert_chain(startup / "client.crt", startup / "client.key")
-        with contextlib.suppress(OSError):
-            plain = socket.create_connection(("localhost", port), timeout=20)
-            with context.wrap_socket(plain, server_hostname="localhost") as secure:
-                secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                return secure.recv(100).startswith(b"HTTP/1.1 ")
-        return False
+    def in_third_job_a_round_is_done_without_south() -> None:
+        paused.append(pause.exists())
+        if len(jobs.took_part) == 3:
+            run.history.append({"north": here, "south": lost})
 
-    with flare.serving(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
-        assert answered()
-        authority = tmp_path / "kits" / "authority"
-        _write_certificate(startup, "west", days=30, authority=authority)
-        assert answered()
-        _write_certificate(startup, "west", days=-1, authority=authority)
-        assert not answered()  # expired
-        _write_certificate(startup, "west", days=30)
-        assert not answered()  # unknown
-    told = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
-    refusals = [line for line in told.splitlines() if "a connection was refused" in line]
-    assert any("certificate has expired" in line for line in refusals)
-    assert any(re.search("self.signed certificate", line) for line in refusals)
+    jobs.in_job = in_third_job_a_round_is_done_without_south
+    jobs.drive()
+    assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
+    assert "a site has come back" in jobs.said
+    assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
+
+
+# --- what runs in a job
+
+
+def _context(sites: Sequence[str], local: Path) -> FLContext:
+    """Return what FLARE tells a job, as far as ours asks."""
+    engine = SimpleNamespace(
+        get_clients=lambda: [SimpleNamespace(name=name) for name in sites],
+        get_cell=lambda: _Cell("server"),
+        get_workspace=lambda: SimpleNamespace(get_site_config_dir=lambda: str(local)),
+    )
+    context = FLContext()
+    context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+    return context
+
+
+def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = ("away", "broken", "empty", "fine", "gone", "lost", "old", "silent", "slow")
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
+    failed = {"task": "fingerprint", "error": "PlansError", "version": "9.9"}
+    replies = {
+        "fine": Message("fingerprint", {"version": mixmfl.__version__}, {}),
+        "old": Message("failed", failed, {}),
+    }
+    offered = Shareable()
+    offered["parcel"] = {"from": "told by the site", "number": "1"}
+
+    def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
+        (name,) = targets
+        told = SimpleNamespace(result=Shareable() if name == "empty" else offered)
+        if name == "silent":
+            return
+        if name != "lost":
+            task.before_task_sent_cb(told, context)
+        if name not in {"gone", "lost", "slow"}:
+            task.result_received_cb(told, context)
+        if name != "slow":
+            task.completion_status = "CLIENT_DEAD"
+            task.task_done_cb(task, context)
+
+    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+        assert address == offered["parcel"]
+        if sender == "broken":
+            raise AggregationError("more than 10 bytes came")
+        return Parcel.pack(replies[sender], tmp_path)
+
+    ended: list[str] = []
+    monkeypatch.setattr(coordinator, "fetch", fetch)
+    monkeypatch.setattr(Coordinator, "send", send)
+    monkeypatch.setattr(Coordinator, "cancel_task", lambda self, task, **_: ended.append(task.name))
+    clock = _Clock()
+    monkeypatch.setattr(coordinator, "time", clock)
+    monkeypatch.setattr(coordinator, "threading", clock)
+    Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
+    assert 60 < clock.now - 1000 < 61
+    leg = json.loads(leg_file(orders).read_text())
+    assert leg["status"] == "failed"
+    told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
+    assert told == {
+        "away": "is not connected",
+        "broken": "its reply cannot be read (more than 10 bytes came)",
+        "empty": "its reply holds no message (OK)",
+        "gone": "is not connected any more (CLIENT_DEAD)",
+        "lost": "is not connected any more (CLIENT_DEAD)",
+        "old": f"runs mixmfl 9.9, the coordinator {mixmfl.__version__}; install the same",
+        "silent": "is not connected: did not fetch its task",
+        "slow": "did not answer within 60 s; a later reply is dropped",
+    }
+    assert ended == ["fingerprint", "fingerprint"]  # of those that may still come: silent, slow
+    log = (tmp_path / "network" / "exchange.log").read_text()
+    assert "came from fine: fingerprint, record version, 0 tensors" in log
+    assert {name for name in sites if f" sent to {name}: fingerprint" in log} == {
+        *("broken", "empty", "fine", "gone", "old", "slow")
+    }
+    del told["away"]  # it is not even asked
+    for name, why in told.items():
+        assert f" nothing from {name}: fingerprint: {why}" in log
+
+
+def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
+    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    first = packed.of(Message("train", {"round": 0}, weights))
+    assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
+    assert packed.of(Message("train", {"round": 1}, weights)) is not first
+    assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
+
+
+def test_a_site_that_failed_is_told_by_its_version_first() -> None:
+    told = {"task": "join", "error": "PlansError"}
+    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
+    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    assert same == "could not do it (PlansError)"
+
+
+def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, executor = House("north", tmp_path, tmp_path / "work"), SiteExecutor()
+    house.save(tmp_path / "local" / "mixmfl.json")
+    context = _context([], tmp_path / "local")
+    back = executor.execute("fingerprint", Shareable(), context, Signal())
+    assert back.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "a task could not be fetched: it does not say where" in house.problem_log.read_text()
+    assert not house.exchange_log.exists()
+
+    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+        assert sender == "server"
+        return Parcel.pack(Message("shutdown", {}, {}), tmp_path)
+
+    monkeypatch.setattr(site_executor, "fetch", fetch)
+    back = executor.execute("shutdown", Shareable(), context, Signal())
+    assert back["parcel"]["from"] == "server"
+    executor.handle_event(EventType.END_RUN, context)
+    assert "a task 'shutdown' came; this version of mixmfl knows" in house.problem_log.read_text()
+    came, left = house.exchange_log.read_text().splitlines()
+    assert " came from coordinator: shutdown, 0 tensors" in came
+    assert " not sent, the coordinator did not take it: failed, record error task version" in left
+    executor.handle_event(EventType.END_RUN, context)  # and not again
+    executor.execute("shutdown", Shareable(), context, Signal())
+    assert executor._reply is not None
+    executor._reply.produce(None, "server.job")
+    executor.handle_event(EventType.END_RUN, context)
+    *_, came, left = house.exchange_log.read_text().splitlines()
+    assert " came from coordinator: shutdown" in came
+    assert " sent to coordinator: failed" in left
+    assert len(house.exchange_log.read_text().splitlines()) == 4

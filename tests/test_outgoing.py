@@ -103,7 +103,7 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
     """Calls of ``Message`` elsewhere are tasks, which a server sends."""
     root = Path(__file__).parent.parent / "mixmfl"
     built: dict[str, list[str]] = {}
-    for file in sorted(root.glob("*.py")):
+    for file in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 calls = [c for c in ast.walk(node) if isinstance(c, ast.Call)]

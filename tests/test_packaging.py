@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted((ROOT / "mixmfl").glob("*.py"))
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PACKAGE = ROOT / "mixmfl"
+MODULES = {
+    name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): PACKAGE / name
+    for name in sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))
+}
+"""Files by what follows ``mixmfl.``; ``__init__`` is mixmfl itself, ``flare`` a package."""
 COMMANDS = sorted(
     found.name
     for found in entry_points(group="console_scripts")
@@ -21,7 +28,7 @@ COMMANDS = sorted(
 )
 HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matplotlib", "scipy")
 
-# The modules that may import a large dependency: its doors.
+# The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
     "SimpleITK": {"image", "grids"},
     "nibabel": {"image"},
@@ -38,9 +45,9 @@ DOORS = {
     "safetensors": {"tensors"},
     "nvflare": {"flare"},
     "rich": {"cli"},
-    "cryptography": {"flare", "masks"},
+    "cryptography": {"flare.kits", "masks"},
     "dp_accounting": {"privacy"},
-    "psutil": {"flare", "machine"},
+    "psutil": {"flare.processes", "machine"},
     "argcomplete": {"cli", "__main__"},
 }
 
@@ -55,6 +62,10 @@ LAYERS = (
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "attack benchmark hospital machine remote __main__",
+    "flare.kits flare.parcels",
+    "flare.processes",
+    "flare.job",
+    "flare.driver flare.coordinator flare.site_executor",
     "flare",
 )  # fmt: skip
 
@@ -82,10 +93,12 @@ def imports(file: Path) -> tuple[str, ...]:
 
 
 def own_imports(file: Path) -> set[str]:
-    """Return the modules of ours that a file imports, by their name in the folder."""
-    known = {module.stem for module in MODULES}
-    ours = [name.split(".") for name in imports(file) if name.split(".")[0] == "mixmfl"]
-    return {parts[1] if parts[1:] and parts[1] in known else "__init__" for parts in ours}
+    """Return the modules of ours that a file imports."""
+    ours = [name.split(".")[1:] for name in imports(file) if name.split(".")[0] == "mixmfl"]
+    return {
+        next((name for name in (".".join(parts[:2]), *parts[:1]) if name in MODULES), "__init__")
+        for parts in ours
+    }
 
 
 def run_python(code: str) -> str:
@@ -139,9 +152,14 @@ def test_types_presets_and_licence_come_along() -> None:
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
 
 
+def test_every_package_is_installed() -> None:
+    (told,) = re.findall(r"^packages = (\[.+\])$", PROJECT, re.MULTILINE)
+    there = {f"mixmfl.{file.parent.name}" for file in PACKAGE.glob("*/__init__.py")}
+    assert set(json.loads(told)) == {"mixmfl", "mixmfl.entrypoints", "mixmfl.plans"} | there
+
+
 def test_the_changelog_and_the_citation_have_the_version_of_the_package() -> None:
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (version,) = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    (version,) = re.findall(r'^version = "(.+)"$', PROJECT, re.MULTILINE)
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = re.findall(r"^## \[(\d.+?)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[:1]
     planned = re.findall(r"^To become (\d+\.\d+\.\d+)\b", changes, re.MULTILINE)
@@ -151,14 +169,14 @@ def test_the_changelog_and_the_citation_have_the_version_of_the_package() -> Non
 
 
 def test_no_module_of_the_package_imports_a_command() -> None:
-    for file in (*MODULES, *(ROOT / "entrypoints").glob("*.py")):
+    for file in (*MODULES.values(), *(ROOT / "entrypoints").glob("*.py")):
         assert not [name for name in imports(file) if name.startswith("mixmfl.entrypoints")], file
 
 
 def test_imports_point_down_only() -> None:
     layer_of = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-    assert layer_of.keys() == {file.stem for file in MODULES}, "a module is in no layer"
-    graph = {file.stem: own_imports(file) for file in MODULES}
+    assert layer_of.keys() == MODULES.keys(), "a module is in no layer"
+    graph = {name: own_imports(file) for name, file in MODULES.items()}
     assert sum(map(len, graph.values())) > 50  # that imports were found at all
     for name, imported in graph.items():
         above = sorted(other for other in imported if layer_of[other] > layer_of[name])
@@ -169,8 +187,8 @@ def test_imports_point_down_only() -> None:
 @pytest.mark.parametrize("library", DOORS)
 def test_a_large_library_is_imported_by_its_door_only(library: str) -> None:
     users = {
-        file.stem
-        for file in MODULES
+        next((door for door in DOORS[library] if f"{module}.".startswith(f"{door}.")), module)
+        for module, file in MODULES.items()
         if any(name.split(".")[0] == library for name in imports(file))
     }
     assert users == DOORS[library]
