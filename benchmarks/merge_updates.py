@@ -151,7 +151,7 @@ def measure(
     weights = dict.fromkeys(registrations, TOLD.weights)
 
     def merge() -> None:
-        merge_blocks(state.weights, states, weights, "mean", 0.2, {})
+        merge_blocks(state.weights, states, weights, "mean", 0.2, {}, {})
 
     def whole_round() -> None:
         merge_round(state, replies, registrations, plans, SETTINGS)
