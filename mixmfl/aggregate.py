@@ -3,13 +3,14 @@
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
-from mixmfl.tensors import form_of, only, pieces, read_part
+from mixmfl.tensors import Form, form_of, only, pieces, reader_of
 
 FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
 """From how many holders of a block on a rule is that rule; with fewer it is ``clipped``.
@@ -17,8 +18,8 @@ FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
 Of two values that differ nothing tells which one is hostile; clipping bounds what either can do.
 """
 
-PIECE = 2**17
-"""Numbers of a tensor that are worked on at once: few enough to stay in the cache of a core."""
+PIECE = 2**18
+"""Numbers that are worked on at once: few enough to stay in a cache, enough to be worth a call."""
 
 TOGETHER = 4
 """Sites whose pieces are added up at once: their sum is read and written once for all of them."""
@@ -27,6 +28,7 @@ MOST_NUMBERS = 2**22
 """The same of all sites together, where a rule needs them side by side."""
 
 
+@lru_cache(2**12)  # asked for every tensor of every site
 def block_of(name: str) -> str:
     """Return the block that a parameter belongs to: ``tailored.<modality>`` or its first word."""
     first, *rest = name.split(".")
@@ -100,76 +102,122 @@ def average(
             case behind it.
     """
     merged: State = {}
-    for name in sorted({name for change in changes.values() for name in change}):
-        block, holders = block_of(name), _holders(changes, name)
-        total = sum(weights[site].get(block, 0) for site in holders)
+    for block, names, sources in _shared_out(changes):
+        total = sum(weights[site].get(block, 0) for site in sources)
         if not total > 0:
             raise AggregationError(
-                f"{name}: none of its sites {list(holders)} has a training case for it"
+                f"{names[0]}: none of its sites {list(sources)} has a training case for it"
             )
         shares = torch.tensor(
-            [weights[s].get(block, 0) / total * (scales or {}).get(s, 1.0) for s in holders]
+            [weights[s].get(block, 0) / total * (scales or {}).get(s, 1.0) for s in sources]
         )
-        sources = list(holders.values())
-        merged[name] = torch.zeros(form_of(sources[0], name)[0])
-        flat = merged[name].view(-1)
-        for start, stop, first, rows in _side_by_side(sources, name, PIECE, TOGETHER):
-            flat[start:stop].addmv_(rows.T, shares[first : first + len(rows)])
+        forms = _common_forms(sources, names)
+        mean = torch.zeros(_count(forms))
+        for start, stop, first, rows in _side_by_side(sources, forms, PIECE, TOGETHER):
+            mean[start:stop].addmv_(rows.T, shares[first : first + len(rows)])
+        merged |= _split(mean, forms)
     return merged
 
 
-def _holders(
-    changes: Mapping[str, Mapping[str, Tensor]], name: str
-) -> dict[str, Mapping[str, Tensor]]:
-    """Return the changes of the sites that sent a tensor, in the order of the sites' names."""
-    holders = {site: changes[site] for site in sorted(changes) if name in changes[site]}
-    (one, first), *others = ((site, form_of(change, name)) for site, change in holders.items())
-    for site, form in others:
-        if form != first:
-            raise AggregationError(
-                f"{name}: site {site!r} sent shape {form[0]} {form[1]}, site {one!r} "
-                f"sent {first[0]} {first[1]}; were both started from the same plans?"
-            )
-    return holders
+def _shared_out(
+    changes: Mapping[str, Mapping[str, Tensor]],
+) -> Iterator[tuple[str, list[str], dict[str, Mapping[str, Tensor]]]]:
+    """Yield a block, names of tensors in it, and the changes of just those sites that sent these.
+
+    Names are in order, and so are sites.
+    """
+    found: dict[str, list[str]] = {}
+    for site in sorted(changes):
+        for name in changes[site]:
+            found.setdefault(name, []).append(site)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name in sorted(found):
+        groups.setdefault((block_of(name), tuple(found[name])), []).append(name)
+    for (block, sites), names in groups.items():
+        yield block, names, {site: changes[site] for site in sites}
+
+
+def _common_forms(
+    sources: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]
+) -> dict[str, Form]:
+    """Return what the tensors of these names are, at all of the sites.
+
+    Raises:
+        AggregationError: They are not the same everywhere, or not of one type.
+    """
+    one, *others = sources
+    forms = {name: form_of(sources[one], name) for name in names}
+    kinds = {kind for _, kind in forms.values()}
+    if len(kinds) > 1:
+        raise AggregationError(
+            f"{names[0]}: site {one!r} sent its block in {sorted(map(str, kinds))}"
+        )
+    for site in others:
+        for name, first in forms.items():
+            if (form := form_of(sources[site], name)) != first:
+                raise AggregationError(
+                    f"{name}: site {site!r} sent shape {form[0]} {form[1]}, site {one!r} "
+                    f"sent {first[0]} {first[1]}; were both started from the same plans?"
+                )
+    return forms
+
+
+def _count(forms: Mapping[str, Form]) -> int:
+    return sum(math.prod(shape) for shape, _ in forms.values())
+
+
+def _split(flat: Tensor, forms: Mapping[str, Form]) -> State:
+    """Return the tensors whose numbers lie in ``flat``, one behind the other."""
+    parts = torch.split(flat, [math.prod(shape) for shape, _ in forms.values()])
+    return {
+        name: part.view(shape)
+        for (name, (shape, _)), part in zip(forms.items(), parts, strict=True)
+    }
 
 
 def _side_by_side(
-    changes: Sequence[Mapping[str, Tensor]], name: str, most: int, together: int
+    sources: Mapping[str, Mapping[str, Tensor]], forms: Mapping[str, Form], most: int, together: int
 ) -> Iterator[tuple[int, int, int, Tensor]]:
-    """Yield a tensor of several sites piece by piece, a few sites at a time.
+    """Yield tensors of several sites, one behind the other, piece by piece and some sites at once.
 
     Args:
-        changes: That have the tensor, all in the same form.
-        name: Of the tensor.
+        sources: By site.
+        forms: Of the tensors, everywhere the same and of one type.
         most: Numbers in a piece.
-        together: Sites at a time.
+        together: Sites at once.
 
     Yields:
-        Where the piece starts and stops, which of ``changes`` is the first, and ``(sites, stop -
-        start)`` in single precision, which the next overwrites.
+        Where the piece starts and stops, which site is the first, and ``(sites, stop - start)`` in
+        single precision, which the next overwrites.
     """
-    shape, kind = form_of(changes[0], name)
-    count = math.prod(shape)
-    rows = torch.empty(min(together, len(changes)), min(most, count))
-    room = torch.empty(min(most, count), dtype=kind)
+    readers = [reader_of(source, list(forms)) for source in sources.values()]
+    count = _count(forms)
+    rows = torch.empty(min(together, len(readers)), min(most, count))
+    room = torch.empty(min(most, count), dtype=next(iter(forms.values()))[1])
+    direct = room.dtype == rows.dtype
     for start in range(0, count, most):
         stop = min(start + most, count)
-        for first in range(0, len(changes), together):
-            some = changes[first : first + together]
-            for row, change in zip(rows, some, strict=False):
-                row[: stop - start] = read_part(change, name, start, stop, room)
+        for first in range(0, len(readers), together):
+            some = readers[first : first + together]
+            for row, read in zip(rows[:, : stop - start], some, strict=False):
+                if direct:
+                    read(start, stop, row)
+                else:
+                    row.copy_(read(start, stop, room))
             yield start, stop, first, rows[: len(some), : stop - start]
 
 
 def norm_of(changes: Mapping[str, Tensor]) -> float:
     """Return the Euclidean norm over all tensors; it is not finite where any number is not.
 
-    Squares are added in double precision.
+    Squares are added in single precision, so it is not finite either where a number is beyond 1e19.
+
+    Args:
+        changes: All of one type.
     """
     norms = (
-        float(torch.linalg.vector_norm(part, dtype=torch.float64))
-        for name in sorted(changes)
-        for _, _, part in pieces(changes, name, PIECE)
+        float(torch.linalg.vector_norm(part, dtype=torch.float32))
+        for part in pieces(changes, sorted(changes), PIECE)
     )
     return math.sqrt(math.fsum(norm**2 for norm in norms))
 
@@ -237,10 +285,7 @@ def merge_blocks(
         parts = {site: part for site, part in parts.items() if part}
         chosen = rule if len(parts) >= FEWEST_HOLDERS[rule] else "clipped"
         if chosen in BY_COORDINATE:
-            moved = {
-                name: _by_coordinate(_holders(parts, name), name, BY_COORDINATE[chosen], trimming)
-                for name in next(iter(parts.values()))
-            }
+            moved = _by_coordinate(parts, BY_COORDINATE[chosen], trimming)
         elif chosen == "clipped":
             found = {site: norms[site][block] for site in parts}
             longest = usual.get(block, statistics.median(found.values()))
@@ -257,16 +302,14 @@ def shortening(norm: float, most: float) -> float:
 
 
 def _by_coordinate(
-    holders: Mapping[str, Mapping[str, Tensor]],
-    name: str,
+    changes: Mapping[str, Mapping[str, Tensor]],
     rule: Callable[[Tensor, float], Tensor],
     trimming: float,
-) -> Tensor:
-    """Return what a rule makes of all sites' changes of a tensor."""
-    sources = list(holders.values())
-    merged = torch.empty(form_of(sources[0], name)[0])
-    flat = merged.view(-1)
-    most = min(PIECE, max(1, MOST_NUMBERS // len(sources)))
-    for start, stop, _, rows in _side_by_side(sources, name, most, len(sources)):
-        flat[start:stop] = rule(rows, trimming)
-    return merged
+) -> State:
+    """Return what a rule makes of the changes of a block, which all of the sites sent."""
+    forms = _common_forms(changes, sorted(next(iter(changes.values()))))
+    merged = torch.empty(_count(forms))
+    most = min(PIECE, max(1, MOST_NUMBERS // len(changes)))
+    for start, stop, _, rows in _side_by_side(changes, forms, most, len(changes)):
+        merged[start:stop] = rule(rows, trimming)
+    return _split(merged, forms)

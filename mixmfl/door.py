@@ -145,7 +145,9 @@ def check_reply(
     norms = norms_of(reply.tensors)
     for place, norm in norms.items():
         if not math.isfinite(norm):
-            raise AggregationError(f"site {site!r} sent {place} with NaN or infinity")
+            raise AggregationError(
+                f"site {site!r} sent {place} with NaN, infinity or a number beyond 1e19"
+            )
     return norms
 
 

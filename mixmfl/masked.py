@@ -346,9 +346,9 @@ def _to_sum(
         sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
         yield torch.cat([*sums, counts]).numpy()
     else:
-        for name in sorted(select_blocks(reply.tensors, [block])):
-            for _, _, change in pieces(reply.tensors, name, PIECE):
-                yield change.double().numpy() * weights[block]
+        names = sorted(select_blocks(reply.tensors, [block]))
+        for change in pieces(reply.tensors, names, PIECE):
+            yield change.double().numpy() * weights[block]
 
 
 def _prototypes(

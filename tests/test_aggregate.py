@@ -149,6 +149,25 @@ def test_sites_that_disagree_on_a_shape_are_named() -> None:
             merge_all(states["a"], states, weights, rule)
 
 
+def test_a_block_comes_in_one_type() -> None:
+    mixed = {"decoder.b": torch.zeros(2), "decoder.w": torch.zeros(2).half()}
+    with pytest.raises(AggregationError, match=r"'a' sent its block in .*float16.*float32"):
+        average({"a": mixed}, {"a": {"decoder": 1}})
+
+
+def test_parameters_of_a_block_that_not_all_sites_sent_are_averaged_over_those_who_did() -> None:
+    changes = {
+        "a": {**one("decoder.b", 1.0), **one("decoder.w", 2.0, 4.0)},
+        "b": {**one("decoder.v", 7.0), **one("decoder.w", 6.0, 8.0)},
+    }
+    found = average(changes, {"a": {"decoder": 3}, "b": {"decoder": 1}}, {"b": 0.5})
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "decoder.b": [1.0],
+        "decoder.v": [3.5],
+        "decoder.w": [2.25, 4.0],  # (3 * 2 + 3) / 4 and (3 * 4 + 4) / 4
+    }
+
+
 def test_a_block_without_a_case_behind_it_is_refused() -> None:
     with pytest.raises(AggregationError, match=r"none of its sites \['a'\] has a training case"):
         average({"a": {"tailored.t2.w": torch.zeros(2)}}, {"a": {"decoder": 3}})

@@ -99,17 +99,17 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         lambda r: with_tensors(
             r, **{first_of(r, "shared."): r.tensors[first_of(r, "shared.")] * math.nan}
         ),
-        "sent shared with NaN or infinity",
+        "sent shared with NaN, infinity or",
     ),
     "an infinity": (
         lambda r: with_tensors(
             r, **{first_of(r, "decoder."): r.tensors[first_of(r, "decoder.")] + math.inf}
         ),
-        "sent decoder with NaN or infinity",
+        "sent decoder with NaN, infinity or",
     ),
     "a NaN in prototypes": (
         lambda r: with_tensors(r, **{"memory.t1.2.keys": r.tensors["memory.t1.2.keys"] * math.nan}),
-        r"sent memory\.t1\.2 with NaN or infinity",
+        r"sent memory\.t1\.2 with NaN, infinity or",
     ),
     "a count that is NaN": (
         lambda r: with_tensors(r, **{"memory.t1.2.counts": torch.tensor([math.nan, 0, 0])}),

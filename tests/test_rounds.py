@@ -379,7 +379,7 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
         merge_round(start, {"north": late}, told, plans, SETTINGS)
     name = next(name for name in good.tensors if name.startswith("shared."))
     for spoilt, message in (
-        (good.tensors[name] * math.nan, "'north' sent shared with NaN or infinity"),
+        (good.tensors[name] * math.nan, "'north' sent shared with NaN, infinity or"),
         (good.tensors[name][:1], "was it started from the same plans"),
         (good.tensors[name].float(), "torch.float32, needed is"),
         (None, "'north' did not send shared"),
