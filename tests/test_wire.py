@@ -291,3 +291,6 @@ def test_many_tensors_that_lie_in_order_are_read_at_once(
         asked.clear()
         assert reader_of(stored, ["d", "a"])(3, 8, room).tolist() == [10, 11, 0, 1, 2]
         assert asked == [(3, 5), (0, 3)]
+        asked.clear()
+        assert reader_of(stored, ["a", "d"])(4, 8, room).tolist() == [4, 5, 7, 8]
+        assert asked == [(4, 6), (0, 2)]  # b lies between them
