@@ -2,7 +2,8 @@
 
     python benchmarks/merge_updates.py --sites 4 32 256 --megabytes 100
 
-Every site sends a whole network. Its update lies on disk, as in a run, and is read piece by piece.
+Every site sends how a whole network changed, in half precision and once more in single. Its update
+lies on disk, as in a run, and is read piece by piece.
 Two stages are timed: ``merge``, the weighted mean of all updates; and ``round``, all that the
 server does with the replies of a round, which is the door's checks and the merge. Beside them
 stand, of the same number of bytes: ``memory``, copying them within memory that was touched before;
@@ -61,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sites", type=int, nargs="+", default=[4, 32, 256])
-    parser.add_argument("--megabytes", type=float, default=100.0, help="of an update; about")
+    parser.add_argument(
+        "--megabytes", type=float, default=100.0, help="of the network's weights; about"
+    )
+    parser.add_argument(
+        "--updates", choices=("half", "single"), nargs="+", default=["single", "half"]
+    )
     parser.add_argument("--distinct", type=int, default=32, help="files at most; default: 32")
     parser.add_argument("--repeats", type=int, default=3, help="medians are of so many")
     parser.add_argument("--threads", type=int, default=1, help="of torch, for all stages")
@@ -75,29 +81,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args(argv)
     names = ("merge", "round", "memory", "file", "read")
-    print(f"{'sites':>5}  {'MB':>5}  {'files':>5}  {'peak MB':>7}  ", end="")
+    print(f"{'updates':7}  {'sites':>5}  {'MB':>5}  {'files':>5}  {'peak MB':>7}  ", end="")
     print("  ".join(f"{name:>6}" for name in names), " GB/s")
-    found: list[Found] = []
-    for sites in options.sites:
-        files = min(sites, options.distinct)
-        with tempfile.TemporaryDirectory(dir=options.folder) as place:
-            alone(make_updates, options.megabytes, files, Path(place))
-            how = options.repeats, options.threads, options.clock
-            one = alone(measure, options.megabytes, sites, *how, Path(place))
-        found.append(one)
-        rates = "  ".join(f"{getattr(one, name):6.2f}" for name in names)
-        print(f"{sites:5}  {one.megabytes:5.0f}  {files:5}  {one.memory_mb:7.0f}  {rates}")
-    last = found[-1]
-    print(
-        f"memory: {found[0].memory_mb:.0f} MB at {options.sites[0]} sites, "
-        f"{last.memory_mb:.0f} MB at {options.sites[-1]}"
-    )
-    print(f"merge over a copy of the files: {last.merge / last.file:.2f}")
-    print(f"the door and the merge over a copy in memory: {last.round / last.memory:.2f}")
-    print(
-        f"ratio {last.merge / last.memory:.2f} updates merged per second over bytes copied per "
-        f"second in memory, {options.sites[-1]} sites"
-    )
+    for updates in options.updates:
+        settings = dataclasses.replace(SETTINGS, half_updates=updates == "half")
+        found: list[Found] = []
+        for sites in options.sites:
+            files = min(sites, options.distinct)
+            with tempfile.TemporaryDirectory(dir=options.folder) as place:
+                alone(make_updates, options.megabytes, settings, files, Path(place))
+                how = options.repeats, options.threads, options.clock
+                one = alone(measure, options.megabytes, settings, sites, *how, Path(place))
+            found.append(one)
+            rates = "  ".join(f"{getattr(one, name):6.2f}" for name in names)
+            print(f"{updates:7}  {sites:5}  {one.megabytes:5.0f}  {files:5}", end="")
+            print(f"  {one.memory_mb:7.0f}  {rates}", flush=True)
+        last = found[-1]
+        print(
+            f"{updates}: memory {found[0].memory_mb:.0f} MB at {options.sites[0]} sites, "
+            f"{last.memory_mb:.0f} MB at {options.sites[-1]}; merge over a copy of the files "
+            f"{last.merge / last.file:.2f}; the door and the merge over a copy in memory "
+            f"{last.round / last.memory:.2f}"
+        )
+        print(
+            f"ratio {last.merge / last.memory:.2f} bytes merged per second over bytes copied per "
+            f"second in memory, {options.sites[-1]} sites, {updates} precision"
+        )
     return 0
 
 
@@ -107,26 +116,32 @@ def alone(work: Callable[..., Any], *arguments: object) -> Any:
         return pool.apply(work, arguments)
 
 
-def make_updates(megabytes: float, number: int, folder: Path) -> None:
+def make_updates(megabytes: float, settings: RunSettings, number: int, folder: Path) -> None:
     """Write what sites send, each after other steps from the same weights."""
     import torch
 
     from mixmfl.rounds import first_state, train_task
     from mixmfl.wire import Message, encode
 
-    state = first_state(plans_of(megabytes), SETTINGS)
+    state = first_state(plans_of(megabytes), settings)
     generator = torch.Generator().manual_seed(0)
     for count in range(number):
-        moved = {
-            name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator)
+        changes = {
+            name: (1e-3 * torch.randn(tensor.shape, generator=generator)).to(settings.update_type)
             for name, tensor in train_task(state, TOLD).tensors.items()
         }
-        reply = Message("train", {"round": 0, "loss": 0.5}, moved)
+        reply = Message("train", {"round": 0, "loss": 0.5}, changes)
         (folder / f"{count}.update").write_bytes(encode(reply))
 
 
 def measure(
-    megabytes: float, sites: int, repeats: int, threads: int, clock: str, folder: Path
+    megabytes: float,
+    settings: RunSettings,
+    sites: int,
+    repeats: int,
+    threads: int,
+    clock: str,
+    folder: Path,
 ) -> Found:
     """Measure one number of sites."""
     import torch
@@ -139,7 +154,7 @@ def measure(
 
     torch.set_num_threads(threads)
     plans = plans_of(megabytes)
-    state = first_state(plans, SETTINGS)
+    state = first_state(plans, settings)
     files = sorted(folder.glob("*.update"))
     registrations = {f"site{number:04d}": TOLD for number in range(sites)}
     replies = {
@@ -147,14 +162,14 @@ def measure(
         for number, site in enumerate(registrations)
     }
     size = files[0].stat().st_size / 1e9
-    states = {site: reply.tensors for site, reply in replies.items()}
+    changes = {site: reply.tensors for site, reply in replies.items()}
     weights = dict.fromkeys(registrations, TOLD.weights)
 
     def merge() -> None:
-        merge_blocks(state.weights, states, weights, "mean", 0.2, {})
+        merge_blocks(state.weights, changes, weights, "mean", 0.2, {}, {})
 
     def whole_round() -> None:
-        merge_round(state, replies, registrations, plans, SETTINGS)
+        merge_round(state, replies, registrations, plans, settings)
 
     reset_peak()
     merging = seconds(merge, repeats, clock) / (sites * size)

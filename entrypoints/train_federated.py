@@ -83,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="the coordinator learns sums over three or more sites only (docs/privacy.md)",
     )
+    made.add_argument(
+        "--updates",
+        choices=("half", "single"),
+        default="half",
+        help="precision of the changes of weights that sites send; default: half",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     cli.add_device(made)
     return cli.run(made, argv, _work)
@@ -110,6 +116,7 @@ def _work(options: argparse.Namespace) -> int:
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
         masked=options.masked,
+        half_updates=options.updates == "half",
         minimum_cases=minimum.cases,
         minimum_voxels=minimum.voxels,
     )

@@ -1,16 +1,16 @@
-"""Who owns a parameter, and how the owners' versions become one. Pure functions, no messages."""
+"""Who owns a parameter, and how the owners' changes become one. Pure functions, no messages."""
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mixmfl.errors import AggregationError
 from mixmfl.memory import State
-from mixmfl.tensors import Form, Lazy, form_of, only, pieces, read_part
+from mixmfl.tensors import Form, form_of, only, pieces, reader_of
 
 FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
 """From how many holders of a block on a rule is that rule; with fewer it is ``clipped``.
@@ -18,13 +18,17 @@ FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
 Of two values that differ nothing tells which one is hostile; clipping bounds what either can do.
 """
 
-PIECE = 2**17
-"""Numbers of a tensor that are worked on at once: few enough to stay in the cache of a core."""
+PIECE = 2**18
+"""Numbers that are worked on at once: few enough to stay in a cache, enough to be worth a call."""
+
+TOGETHER = 4
+"""Sites whose pieces are added up at once: their sum is read and written once for all of them."""
 
 MOST_NUMBERS = 2**22
 """The same of all sites together, where a rule needs them side by side."""
 
 
+@lru_cache(2**12)  # asked for every tensor of every site
 def block_of(name: str) -> str:
     """Return the block that a parameter belongs to: ``tailored.<modality>`` or its first word."""
     first, *rest = name.split(".")
@@ -53,219 +57,259 @@ def select_blocks(state: Mapping[str, Tensor], blocks: Collection[str]) -> Mappi
     return only(state, {name for name in state if block_of(name) in blocks})
 
 
-def average(
-    states: Mapping[str, Mapping[str, Tensor]], weights: Mapping[str, Mapping[str, float]]
-) -> State:
-    """Average the sites' parameters by name, each site weighted per block.
-
-    A parameter is averaged over the sites that sent it: a site without T2 has no say in the T2
-    encoder. With equal blocks and weights everywhere this is FedAvg (McMahan et al. 2017). Sums
-    run over sites in the order of their names, in float64. The inputs are left as they are, and
-    where they are not in memory no more of them is there at once than a piece.
+def changes_between(before: Mapping[str, Tensor], after: State, kind: torch.dtype) -> State:
+    """Return by how much tensors changed, rounded to a type.
 
     Args:
-        states: By site.
+        before: With the tensors of ``after``, and maybe others.
+        after: By name.
+        kind: Of what is returned.
+    """
+    return {name: (tensor - before[name]).to(kind) for name, tensor in after.items()}
+
+
+def add_changes(before: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> State:
+    """Return the tensors that changed as they are after it, in the type that they had before.
+
+    Args:
+        before: With the tensors of ``changes``, and maybe others.
+        changes: In that type or a shorter one.
+    """
+    return {name: before[name] + change for name, change in changes.items()}
+
+
+def average(
+    changes: Mapping[str, Mapping[str, Tensor]],
+    weights: Mapping[str, Mapping[str, float]],
+    scales: Mapping[str, float] | None = None,
+) -> State:
+    """Average the sites' changes by name, each site weighted per block.
+
+    A parameter's change is averaged over the sites that sent it: a site without T2 has no say in
+    the T2 encoder. Added to the weights that all began with, and with equal blocks and weights
+    everywhere, this is FedAvg (McMahan et al. 2017). Sums run over sites in the order of their
+    names, in single precision: changes are short beside the weights that they are added to, so
+    what is lost is less than the rounding of these. The inputs are left as they are, and where
+    they are not in memory no more of them is there at once than a few pieces.
+
+    Args:
+        changes: By site.
         weights: By site, then block, as ``block_weights`` gives them.
+        scales: By site, what its changes are multiplied by; 1 where it is not named.
 
     Raises:
-        AggregationError: Sites disagree on a shape, or nobody who sent a parameter has a case
-            behind it.
+        AggregationError: Sites disagree on a shape or type, or nobody who sent a parameter has a
+            case behind it.
     """
     merged: State = {}
-    for name in sorted({name for state in states.values() for name in state}):
-        holders = sorted(site for site in states if name in states[site])
-        block, form = block_of(name), form_of(states[holders[0]], name)
-        total = sum(weights[site].get(block, 0) for site in holders)
+    for block, names, sources in _shared_out(changes):
+        total = sum(weights[site].get(block, 0) for site in sources)
         if not total > 0:
             raise AggregationError(
-                f"{name}: none of its sites {holders} has a training case for it"
+                f"{names[0]}: none of its sites {list(sources)} has a training case for it"
             )
-        for site in holders:
-            if (shape := form_of(states[site], name)[0]) != form[0]:
-                raise AggregationError(
-                    f"{name}: site {site!r} sent shape {shape}, site {holders[0]!r} "
-                    f"sent {form[0]}; were both started from the same plans?"
-                )
-        shares = [weights[site].get(block, 0) / total for site in holders]
-        mean = torch.empty(min(PIECE, math.prod(form[0])), dtype=torch.float64)
-        merged[name] = _by_pieces(
-            [states[site] for site in holders],
-            *(name, form, PIECE),
-            partial(_weighted_sum, shares=shares, total=mean),
+        shares = torch.tensor(
+            [weights[s].get(block, 0) / total * (scales or {}).get(s, 1.0) for s in sources]
         )
+        forms = _common_forms(sources, names)
+        mean = torch.zeros(_count(forms))
+        for start, stop, first, rows in _side_by_side(sources, forms, PIECE, TOGETHER):
+            mean[start:stop].addmv_(rows.T, shares[first : first + len(rows)])
+        merged |= _split(mean, forms)
     return merged
 
 
-def _by_pieces(
-    states: Sequence[Mapping[str, Tensor]],
-    name: str,
-    form: Form,
-    most: int,
-    merge: Callable[[Iterator[Tensor]], Tensor],
-) -> Tensor:
-    """Return what a rule makes of all versions of a tensor.
+def _shared_out(
+    changes: Mapping[str, Mapping[str, Tensor]],
+) -> Iterator[tuple[str, list[str], dict[str, Mapping[str, Tensor]]]]:
+    """Yield a block, names of tensors in it, and the changes of just those sites that sent these.
+
+    Names are in order, and so are sites.
+    """
+    found: dict[str, list[str]] = {}
+    for site in sorted(changes):
+        for name in changes[site]:
+            found.setdefault(name, []).append(site)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name in sorted(found):
+        groups.setdefault((block_of(name), tuple(found[name])), []).append(name)
+    for (block, sites), names in groups.items():
+        yield block, names, {site: changes[site] for site in sites}
+
+
+def _common_forms(
+    sources: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]
+) -> dict[str, Form]:
+    """Return what the tensors of these names are, at all of the sites.
+
+    Raises:
+        AggregationError: They are not the same everywhere, or not of one type.
+    """
+    one, *others = sources
+    forms = {name: form_of(sources[one], name) for name in names}
+    kinds = {kind for _, kind in forms.values()}
+    if len(kinds) > 1:
+        raise AggregationError(
+            f"{names[0]}: site {one!r} sent its block in {sorted(map(str, kinds))}"
+        )
+    for site in others:
+        for name, first in forms.items():
+            if (form := form_of(sources[site], name)) != first:
+                raise AggregationError(
+                    f"{name}: site {site!r} sent shape {form[0]} {form[1]}, site {one!r} "
+                    f"sent {first[0]} {first[1]}; were both started from the same plans?"
+                )
+    return forms
+
+
+def _count(forms: Mapping[str, Form]) -> int:
+    return sum(math.prod(shape) for shape, _ in forms.values())
+
+
+def _split(flat: Tensor, forms: Mapping[str, Form]) -> State:
+    """Return the tensors whose numbers lie in ``flat``, one behind the other."""
+    parts = torch.split(flat, [math.prod(shape) for shape, _ in forms.values()])
+    return {
+        name: part.view(shape)
+        for (name, (shape, _)), part in zip(forms.items(), parts, strict=True)
+    }
+
+
+def _side_by_side(
+    sources: Mapping[str, Mapping[str, Tensor]], forms: Mapping[str, Form], most: int, together: int
+) -> Iterator[tuple[int, int, int, Tensor]]:
+    """Yield tensors of several sites, one behind the other, piece by piece and some sites at once.
 
     Args:
-        states: Whose versions.
-        name: Of the tensor.
-        form: Of each version, and of what is returned.
-        most: Numbers of a version that are worked on at once.
-        merge: The rule; is given the same piece of all versions, one after another, in float64,
-            and must be done with one when it takes the next.
+        sources: By site.
+        forms: Of the tensors, everywhere the same and of one type.
+        most: Numbers in a piece.
+        together: Sites at once.
+
+    Yields:
+        Where the piece starts and stops, which site is the first, and ``(sites, stop - start)`` in
+        single precision, which the next overwrites.
     """
-    shape, kind = form
-    merged = torch.empty(shape, dtype=kind)
-    flat = merged.view(-1)
-    room = torch.empty(min(most, len(flat)), dtype=kind)
-    exact = torch.empty_like(room, dtype=torch.float64)
-    for start in range(0, len(flat), most):
-        stop = min(start + most, len(flat))
-        parts = (read_part(state, name, start, stop, room) for state in states)
-        flat[start:stop] = merge(exact[: stop - start].copy_(piece) for piece in parts)
-    return merged
+    readers = [reader_of(source, list(forms)) for source in sources.values()]
+    count = _count(forms)
+    rows = torch.empty(min(together, len(readers)), min(most, count))
+    room = torch.empty(min(most, count), dtype=next(iter(forms.values()))[1])
+    direct = room.dtype == rows.dtype
+    for start in range(0, count, most):
+        stop = min(start + most, count)
+        for first in range(0, len(readers), together):
+            some = readers[first : first + together]
+            for row, read in zip(rows[:, : stop - start], some, strict=False):
+                if direct:
+                    read(start, stop, row)
+                else:
+                    row.copy_(read(start, stop, room))
+            yield start, stop, first, rows[: len(some), : stop - start]
 
 
-def _weighted_sum(pieces: Iterable[Tensor], shares: Sequence[float], total: Tensor) -> Tensor:
-    """Return the weighted sum of pieces, which overwrites ``total``."""
-    for place, (piece, share) in enumerate(zip(pieces, shares, strict=True)):
-        if not place:
-            total = total[: len(piece)].zero_()
-        total.add_(piece, alpha=share)
-    return total
+def norm_of(changes: Mapping[str, Tensor]) -> float:
+    """Return the Euclidean norm over all tensors; it is not finite where any number is not.
 
-
-def update_norm(before: State, after: Mapping[str, Tensor]) -> float:
-    """Return the Euclidean norm of ``after`` minus ``before``, over the tensors of ``after``.
-
-    Differences are rounded to the tensors' type, their squares are added in float64.
-    """
-    norms = []
-    for name in sorted(after):
-        origin = before[name].reshape(-1)
-        for start, stop, part in pieces(after, name, PIECE):
-            norms.append(length_of(part - origin[start:stop]))
-    return math.hypot(*norms)
-
-
-def length_of(tensor: Tensor) -> float:
-    """Return the Euclidean norm of a tensor, its squares added in float64."""
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-
-
-class _Clipped(Lazy):
-    """A state drawn towards another one."""
-
-    def __init__(self, before: State, after: Mapping[str, Tensor], share: float) -> None:
-        self._before, self._after, self._share = before, after, share
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._after)
-
-    def __len__(self) -> int:
-        return len(self._after)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._after
-
-    def form(self, name: str) -> Form:
-        return form_of(self._after, name)
-
-    def part(self, name: str, start: int, stop: int, room: Tensor) -> Tensor:
-        new = read_part(self._after, name, start, stop, room).double()
-        old = self._before[name].reshape(-1)[start:stop].double()
-        return room[: stop - start].copy_(old + (new - old) * self._share)
-
-    def only(self, names: Collection[str]) -> "_Clipped":
-        return _Clipped(self._before, only(self._after, names), self._share)
-
-
-def clip_update(
-    before: State, after: Mapping[str, Tensor], norm: float, most: float
-) -> Mapping[str, Tensor]:
-    """Return ``after``, drawn towards ``before`` until their distance is at most ``most``.
+    Squares are added in single precision, so it is not finite either where a number is beyond 1e19.
 
     Args:
-        before: That the update starts from.
-        after: Where it ends.
-        norm: Of the update.
-        most: Of the result.
+        changes: All of one type.
     """
-    return after if norm <= most else _Clipped(before, after, most / norm)
+    norms = (
+        float(torch.linalg.vector_norm(part, dtype=torch.float32))
+        for part in pieces(changes, sorted(changes), PIECE)
+    )
+    return math.sqrt(math.fsum(norm**2 for norm in norms))
 
 
-def median(values: Sequence[Tensor]) -> Tensor:
-    """Return the median by coordinate, of an even number the mean of the two in the middle."""
-    ordered = torch.stack(list(values)).double().sort(dim=0).values
+def median(rows: Tensor) -> Tensor:
+    """Return the median by coordinate, of an even number the mean of the two in the middle.
+
+    Args:
+        rows: ``(sites, N)``.
+    """
+    ordered = rows.sort(dim=0).values
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
-def trimmed_mean(values: Sequence[Tensor], share: float) -> Tensor:
+def trimmed_mean(rows: Tensor, share: float) -> Tensor:
     """Return the mean by coordinate without the greatest and the least values.
 
     Args:
-        values: Three or more.
+        rows: ``(sites, N)``, of three sites or more.
         share: Of the values that is left out at each end, rounded down; at least one value is.
     """
-    ordered = torch.stack(list(values)).double().sort(dim=0).values
+    ordered = rows.sort(dim=0).values
     cut = min(max(1, math.floor(share * len(ordered))), (len(ordered) - 1) // 2)
     return ordered[cut : len(ordered) - cut].mean(dim=0)
 
 
-BY_COORDINATE: Mapping[str, Callable[[Sequence[Tensor], float], Tensor]] = {
-    "median": lambda values, trimming: median(values),
+BY_COORDINATE: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+    "median": lambda rows, trimming: median(rows),
     "trimmed": trimmed_mean,
 }
-"""Rules that see all sites' versions of a piece at once, and the plans' ``trimming``."""
+"""Rules that see a piece of all sites' changes at once, and the plans' ``trimming``."""
 
 
 def merge_blocks(
     before: State,
-    states: Mapping[str, Mapping[str, Tensor]],
+    changes: Mapping[str, Mapping[str, Tensor]],
     weights: Mapping[str, Mapping[str, float]],
     rule: str,
     trimming: float,
+    norms: Mapping[str, Mapping[str, float]],
     usual: Mapping[str, float],
 ) -> State:
-    """Merge the sites' parameters block by block, by a rule.
+    """Merge the sites' changes block by block, by a rule, and return the weights after them.
 
-    ``mean`` is ``average``. ``clipped`` is the same after the update of each site was shortened
+    ``mean`` is ``average``. ``clipped`` is the same after the change of each site was shortened
     to the usual norm (Sun et al. 2019, Can You Really Backdoor Federated Learning?). ``median``
     and ``trimmed`` work by coordinate (Yin et al. 2018, Byzantine-Robust Distributed Learning),
     and there every site counts the same: by overstating its cases it would buy a greater say.
 
     Args:
-        before: That the sites started from.
-        states: By site.
+        before: The weights that the sites started from.
+        changes: By site.
         weights: By site, then block.
         rule: One of ``FEWEST_HOLDERS``, which says when another takes its place.
         trimming: Of ``trimmed``.
-        usual: Norm of an update by block; one that is not there is the median of these updates.
+        norms: Of each site's changes, by block.
+        usual: Norm of a change by block; one that is not there is the median of these.
 
     Raises:
         AggregationError: As ``average``.
     """
     merged: State = {}
-    for block in sorted({block_of(name) for state in states.values() for name in state}):
-        parts = {site: select_blocks(states[site], [block]) for site in sorted(states)}
+    for block in sorted({block_of(name) for change in changes.values() for name in change}):
+        parts = {site: select_blocks(changes[site], [block]) for site in sorted(changes)}
         parts = {site: part for site, part in parts.items() if part}
         chosen = rule if len(parts) >= FEWEST_HOLDERS[rule] else "clipped"
-        if chosen == "clipped":
-            norms = {site: update_norm(before, part) for site, part in parts.items()}
-            longest = usual.get(block, statistics.median(norms.values()))
-            parts = {s: clip_update(before, part, norms[s], longest) for s, part in parts.items()}
-        if chosen in ("mean", "clipped"):
-            merged |= average(parts, weights)
-            continue
-        at_once = partial(_at_once, rule=BY_COORDINATE[chosen], trimming=trimming)
-        sources = list(parts.values())
-        most = min(PIECE, max(1, MOST_NUMBERS // len(sources)))
-        for name in sources[0]:
-            form = form_of(sources[0], name)
-            merged[name] = _by_pieces(sources, name, form, most, at_once)
+        if chosen in BY_COORDINATE:
+            moved = _by_coordinate(parts, BY_COORDINATE[chosen], trimming)
+        elif chosen == "clipped":
+            found = {site: norms[site][block] for site in parts}
+            longest = usual.get(block, statistics.median(found.values()))
+            moved = average(parts, weights, {s: shortening(n, longest) for s, n in found.items()})
+        else:
+            moved = average(parts, weights)
+        merged |= add_changes(before, moved)
     return merged
 
 
-def _at_once(
-    pieces: Iterable[Tensor], rule: Callable[[Sequence[Tensor], float], Tensor], trimming: float
-) -> Tensor:
-    return rule([piece.clone() for piece in pieces], trimming)
+def shortening(norm: float, most: float) -> float:
+    """Return what a change of a norm is multiplied by, so that its norm is at most ``most``."""
+    return 1.0 if norm <= most else most / norm
+
+
+def _by_coordinate(
+    changes: Mapping[str, Mapping[str, Tensor]],
+    rule: Callable[[Tensor, float], Tensor],
+    trimming: float,
+) -> State:
+    """Return what a rule makes of the changes of a block, which all of the sites sent."""
+    forms = _common_forms(changes, sorted(next(iter(changes.values()))))
+    merged = torch.empty(_count(forms))
+    most = min(PIECE, max(1, MOST_NUMBERS // len(changes)))
+    for start, stop, _, rows in _side_by_side(changes, forms, most, len(changes)):
+        merged[start:stop] = rule(rows, trimming)
+    return _split(merged, forms)

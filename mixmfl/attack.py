@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mixmfl.aggregate import add_changes, select_blocks
 from mixmfl.dataset import StoredCase
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import DataError
@@ -30,7 +31,7 @@ from mixmfl.network import build_network, load_state, place_modalities
 from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, supervision_loss
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy
-from mixmfl.rounds import RunSettings, ServerState, Site, mean_dice
+from mixmfl.rounds import RunSettings, ServerState, Site, mean_dice, register
 from mixmfl.runs import Run, load_state_of
 from mixmfl.sampling import seeded, site_number
 from mixmfl.train import validate
@@ -256,11 +257,13 @@ def overhear(
     """
     before: dict[str, list[State]] = {site.name: [] for site in sites}
     after: dict[str, list[State]] = {site.name: [] for site in sites}
+    weights = {site.name: register(site).weights for site in sites}
 
     def listen(site: str, task: Message, reply: Message) -> None:
         if task.kind == "train":
             before[site].append({**task.tensors})
-            after[site].append({**reply.tensors})
+            changes = select_blocks(reply.tensors, weights[site])
+            after[site].append(add_changes(task.tensors, changes))
         elif task.kind == "masked":
             after[site] += [{**task.tensors}] if before[site] else []
             before[site].append({**task.tensors})

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mixmfl.aggregate import PIECE, block_of, length_of, select_blocks, update_norm
+from mixmfl.aggregate import block_of, norm_of, select_blocks
 from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import Fingerprint
-from mixmfl.memory import State, memory_from_state
+from mixmfl.memory import State
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.plan import Plans
-from mixmfl.tensors import form_of, pieces
+from mixmfl.tensors import form_of, only
 from mixmfl.wire import Message
 
 if TYPE_CHECKING:  # rounds calls this module
@@ -102,7 +102,7 @@ def check_reply(
     told: "Registration",
     plans: Plans,
     settings: "RunSettings",
-) -> None:
+) -> dict[str, float]:
     """Check that a training reply is what its site was asked for, and can be true.
 
     Args:
@@ -113,6 +113,9 @@ def check_reply(
         told: By the site when it registered.
         plans: Of the run.
         settings: Of the run.
+
+    Returns:
+        The norms of what it carries; see ``norms_of``.
 
     Raises:
         AggregationError: What is wrong.
@@ -128,17 +131,24 @@ def check_reply(
         names = [name[:80] for name in stray[:5]]
         raise AggregationError(f"site {site!r} sent what it does not hold: {names}")
     for name in reply.tensors:
-        shape, kind = form_of(own, name) if name in own else (shapes[name], torch.float32)
-        found = form_of(reply.tensors, name)
-        if found != (shape, kind):
+        needed = (
+            (tuple(own[name].shape), settings.update_type)
+            if name in own
+            else (shapes[name], torch.float32)
+        )
+        if (found := form_of(reply.tensors, name)) != needed:
             raise AggregationError(
-                f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is "
-                f"{shape} {kind}; was it started from the same plans?"
+                f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is {needed[0]} "
+                f"{needed[1]}; was it started from the same plans, and settings of the run?"
             )
-        least = 0.0 if name.endswith(".counts") else -math.inf
-        if not _are_finite(reply.tensors, name, least):
-            raise AggregationError(f"site {site!r} sent {name} with NaN, infinity or a count < 0")
     _check_counts(site, reply.tensors, plans, settings)
+    norms = norms_of(reply.tensors)
+    for place, norm in norms.items():
+        if not math.isfinite(norm):
+            raise AggregationError(
+                f"site {site!r} sent {place} with NaN, infinity or a number beyond 1e19"
+            )
+    return norms
 
 
 def check_validation(
@@ -182,14 +192,18 @@ def check_validation(
         )
 
 
-def norms_of(weights: State, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the norm of a reply's update by block, and of its prototypes by place."""
-    blocks = sorted({block_of(name) for name in tensors if not name.startswith("memory.")})
-    norms = {block: update_norm(weights, select_blocks(tensors, [block])) for block in blocks}
-    for (modality, level), found in memory_from_state(tensors).items():
-        features = [found.keys, found.values, found.spreads]
-        norms[f"memory.{modality}.{level}"] = math.hypot(*map(length_of, features))
-    return norms
+def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the norm of a reply's changes by block, and of its prototypes' features by place.
+
+    A norm is not finite where a number in it is not.
+    """
+    places: dict[str, list[str]] = {}
+    for name in tensors:
+        if not name.endswith(".counts"):
+            remembered = name.startswith("memory.")
+            place = name.rpartition(".")[0] if remembered else block_of(name)
+            places.setdefault(place, []).append(name)
+    return {place: norm_of(only(tensors, names)) for place, names in sorted(places.items())}
 
 
 def usual_norms(
@@ -227,9 +241,9 @@ def reach_of(
     """
     reach = {}
     for block in sorted({block_of(name) for name in weights}):
-        tensors = select_blocks(weights, [block]).values()
-        size = math.sqrt(sum(tensor.numel() for tensor in tensors))
-        length = math.hypot(*(length_of(tensor) for tensor in tensors))
+        tensors = select_blocks(weights, [block])
+        size = math.sqrt(sum(tensor.numel() for tensor in tensors.values()))
+        length = norm_of(tensors)
         steps = local_steps * learning_rate * _STEP * size
         reach[block] = steps + local_steps * learning_rate * weight_decay * (length + steps)
     return reach
@@ -327,19 +341,10 @@ def _memory_shapes(
     }
 
 
-def _are_finite(tensors: Mapping[str, Tensor], name: str, least: float) -> bool:
-    """Say whether a tensor's numbers are finite, and none is below ``least``."""
-    for _, _, part in pieces(tensors, name, PIECE):
-        low, high = (float(end) for end in part.aminmax())  # both are NaN where any number is
-        if not (least <= low and math.isfinite(low) and math.isfinite(high)):
-            return False
-    return True
-
-
 def _check_counts(
     site: str, tensors: Mapping[str, Tensor], plans: Plans, settings: "RunSettings"
 ) -> None:
-    """Check that prototypes do not claim more voxels than the round's batches can have had."""
+    """Check that prototypes claim voxels, and no more than the round's batches can have had."""
     planned = plans.configuration(settings.configuration)
     kept = plans.training.memory_decay
     weight = float(sum(kept**step for step in range(settings.local_steps)))
@@ -347,7 +352,12 @@ def _check_counts(
         most = weight * planned["batch_size"] * size.voxels
         for name in tensors:
             if name.startswith("memory.") and name.endswith(f".{level}.counts"):
-                claimed = float(tensors[name].double().sum())
+                counts = tensors[name].double()
+                if not (torch.isfinite(counts) & (counts >= 0)).all():
+                    raise AggregationError(
+                        f"site {site!r} sent {name} with NaN, infinity or a count < 0"
+                    )
+                claimed = float(counts.sum())
                 if claimed > 1.01 * most:  # for rounding
                     raise AggregationError(
                         f"site {site!r} sent {name} for {claimed:.0f} voxels; its batches cannot "

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mixmfl.aggregate import PIECE, block_of, select_blocks
+from mixmfl.aggregate import PIECE, add_changes, block_of, select_blocks
 from mixmfl.door import check_norms, norms_of, reach_of, remember_norms, usual_norms
 from mixmfl.errors import AggregationError, PlansError, PrivacyError, QuorumError
 from mixmfl.masks import (
@@ -293,7 +293,7 @@ def _mask(
         ]
         words = np.empty(_length(block, task.tensors, sizes), dtype=np.uint64)
         start = 0
-        for values in _to_sum(block, task.tensors, reply, weights, sizes):
+        for values in _to_sum(block, reply, weights, sizes):
             part = words[start : start + len(values)]
             part[:] = to_words(values, _bits(block), len(holders))
             _add_masks(part, start, [(seed, 1), *masks])
@@ -331,7 +331,6 @@ def _unmask(task: Message, site: str, before: Secrets) -> Message:
 
 def _to_sum(
     block: str,
-    before: Mapping[str, Tensor],
     reply: Message,
     weights: Mapping[str, int],
     sizes: Mapping[int, PrototypeSizes],
@@ -347,11 +346,9 @@ def _to_sum(
         sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
         yield torch.cat([*sums, counts]).numpy()
     else:
-        room = torch.empty(PIECE)
-        for name in sorted(select_blocks(reply.tensors, [block])):
-            for start, stop, after in pieces(reply.tensors, name, PIECE):
-                origin = read_part(before, name, start, stop, room)
-                yield (after.double() - origin.double()).numpy() * weights[block]
+        names = sorted(select_blocks(reply.tensors, [block]))
+        for change in pieces(reply.tensors, names, PIECE):
+            yield change.double().numpy() * weights[block]
 
 
 def _prototypes(
@@ -653,7 +650,7 @@ def merge_sums(
         plans: Of the run.
         settings: Of the run.
     """
-    moved: State = {}
+    changes: State = {}
     seen: dict[tuple[str, int], Prototypes] = {}
     sizes = prototype_sizes(plans, settings.configuration)
     for block, total in sums.items():
@@ -663,8 +660,8 @@ def merge_sums(
         elif block != LOSS:
             here = [site for site in roster.holders[block] if site in replies]
             weight = sum(registrations[site].weights[block] for site in here)
-            moved |= _moved(select_blocks(state.weights, [block]), total, weight)
-    norms = norms_of(state.weights, {**moved, **memory_to_state(seen)})
+            changes |= _mean_changes(select_blocks(state.weights, [block]), total, weight)
+    norms = norms_of({**changes, **memory_to_state(seen)})
     rejected: dict[str, str] = {}
     pace = settings.local_steps, learning_rate_of(state.round, settings)
     reach = reach_of(state.weights, *pace, plans.training.weight_decay)
@@ -674,7 +671,7 @@ def merge_sums(
             raise AggregationError("the sum of all has a count < 0")
         after = ServerState(
             state.round + 1,
-            {**state.weights, **moved},
+            {**state.weights, **add_changes(state.weights, changes)},
             merge_memories(state.memory, {"all": seen}),
             remember_norms(state.norms, [norms]),
         )
@@ -691,17 +688,17 @@ def merge_sums(
     )
 
 
-def _moved(before: Mapping[str, Tensor], total: BlockSum, weight: float) -> State:
-    """Return tensors moved by a sum that has all of their numbers, in the order of names."""
-    after, begin = State(), 0
+def _mean_changes(before: Mapping[str, Tensor], total: BlockSum, weight: float) -> State:
+    """Return how tensors change by a sum that has all of their numbers, in the order of names."""
+    changes, begin = State(), 0
     for name in sorted(before):
-        after[name] = torch.empty(before[name].shape, dtype=before[name].dtype)
-        moved = after[name].view(-1)
-        for start, stop, old in pieces(before, name, PIECE):
-            step = torch.from_numpy(total.part(begin + start, begin + stop) / weight)
-            moved[start:stop] = old.double() + step
-        begin += len(moved)
-    return after
+        changes[name] = torch.empty_like(before[name])
+        flat = changes[name].view(-1)
+        for start in range(0, len(flat), PIECE):
+            stop = min(start + PIECE, len(flat))
+            flat[start:stop] = torch.from_numpy(total.part(begin + start, begin + stop) / weight)
+        begin += len(flat)
+    return changes
 
 
 def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> Prototypes:

@@ -225,9 +225,9 @@ def _describe_tensor(name: str) -> str:
         return f"{name.removeprefix('masked.')}, hidden by masks; only the sum can be read"
     block = block_of(name)
     if block.startswith("tailored."):
-        return f"weights of the encoder of {block.removeprefix('tailored.')}, trained here"
+        return f"change of the weights of the encoder of {block.removeprefix('tailored.')}"
     words = {"shared": "shared encoder", "fusion": "fusion", "decoder": "decoder"}
-    return f"weights of the {words.get(block, block)}, trained here"
+    return f"change of the weights of the {words.get(block, block)}"
 
 
 def _group(name: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mixmfl.aggregate import select_blocks
+from mixmfl.aggregate import add_changes, select_blocks
 from mixmfl.memory import State
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
@@ -81,7 +81,10 @@ def personalize_at_site(
     """
     rounds = plans.training.personal_rounds
     own = dataclasses.replace(
-        settings, rounds=rounds, learning_rate=plans.training.personal_learning_rate
+        settings,
+        rounds=rounds,
+        learning_rate=plans.training.personal_learning_rate,
+        half_updates=False,  # nothing is sent, so nothing need be rounded
     )
     weights = register(site).weights
     site = dataclasses.replace(site, privacy=None)  # the copy stays here
@@ -89,7 +92,8 @@ def personalize_at_site(
     for number in range(rounds):
         step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
         reply, optimizer = train_at_site(step, site, plans, own, optimizer)
-        tensors = {**tensors, **select_blocks(reply.tensors, weights)}
+        changes = select_blocks(reply.tensors, weights)
+        tensors = {**tensors, **add_changes(tensors, changes)}
     share = plans.training.personal_share
     copy = {
         name: torch.lerp(task.tensors[name], tensors[name], share)

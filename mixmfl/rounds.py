@@ -13,18 +13,17 @@ import dataclasses
 import logging
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from mixmfl import __version__
-from mixmfl.aggregate import block_weights, merge_blocks, select_blocks
+from mixmfl.aggregate import block_weights, changes_between, merge_blocks, select_blocks
 from mixmfl.dataset import StoredCase, class_cases
 from mixmfl.door import (
     check_norms,
     check_reply,
-    norms_of,
     reach_of,
     remember_norms,
     usual_norms,
@@ -71,6 +70,8 @@ class RunSettings:
             more. See ``outgoing.Minimum``.
         minimum_voxels: Likewise.
         masked: Whether the server learns sums over sites only; see ``masked``.
+        half_updates: Whether sites round the changes that they send to half precision; in a
+            masked run they do not, for there numbers travel in fixed point.
     """
 
     configuration: str
@@ -81,6 +82,12 @@ class RunSettings:
     minimum_cases: int = 0
     minimum_voxels: int = 0
     masked: bool = False
+    half_updates: bool = True
+
+    @property
+    def update_type(self) -> torch.dtype:
+        """Return the type of the changes in a training reply."""
+        return torch.float16 if self.half_updates and not self.masked else torch.float32
 
 
 @dataclass(frozen=True)
@@ -205,7 +212,7 @@ def departures_of(
 
     With what only some runs ask for: ``measure``, ``personalize``; and ``failed``, which takes the
     place of any other. As in a plain run: in a masked one what is listed for ``train`` goes out as
-    sums of numbers that hide it, with twice the bytes.
+    sums of numbers that hide it, of 8 bytes each.
 
     Args:
         site: With its training cases.
@@ -214,7 +221,10 @@ def departures_of(
         settings: Of the run.
     """
     told, minimum = register(site), agreed_minimum(site, settings)
-    blocks = {**select_blocks(first_state(plans, settings).weights, told.weights)}
+    weights = select_blocks(first_state(plans, settings).weights, told.weights)
+    blocks = {
+        n: torch.zeros_like(tensor, dtype=settings.update_type) for n, tensor in weights.items()
+    }
     if site.privacy is None:
         memory = {
             (modality, level): size.unseen()
@@ -281,8 +291,8 @@ def train_at_site(
         optimizer_state: What this function returned in the site's last round, or empty.
 
     Returns:
-        The reply: the site's blocks, the prototypes of its modalities, its mean loss. And the
-        optimiser's moments, which stay at the site.
+        The reply: how the site's blocks changed, the prototypes of its modalities, its mean loss.
+        And the optimiser's moments, which stay at the site.
 
     Raises:
         PrivacyError: The site's privacy budget is spent.
@@ -318,7 +328,7 @@ def train_at_site(
             "smaller memory_gb, free the device, or train on the CPU by --device cpu"
         ) from None
     tensors = {
-        **select_blocks(network_state(network), weights),
+        **_changes(task, network, weights, settings),
         **memory_to_state(trained.memory),
     }
     minimum = agreed_minimum(site, settings)
@@ -366,7 +376,15 @@ def _train_privately(
         torch.Generator().manual_seed(secrets.randbits(63)),
     )
     record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
-    return outgoing("train", record, select_blocks(network_state(network), weights)), moments
+    return outgoing("train", record, _changes(task, network, weights, settings)), moments
+
+
+def _changes(
+    task: Message, network: SegmentationNet, blocks: Collection[str], settings: RunSettings
+) -> State:
+    """Return how the blocks changed since the task."""
+    after = {**select_blocks(network_state(network), blocks)}
+    return changes_between(task.tensors, after, settings.update_type)
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -445,17 +463,18 @@ def merge_round(
             f"needed: {reasons}"
         )
     weights = {site: registrations[site].weights for site in accepted}
-    blocks = {site: select_blocks(accepted[site].tensors, weights[site]) for site in accepted}
+    changes = {site: select_blocks(accepted[site].tensors, weights[site]) for site in accepted}
     merged = ServerState(
         state.round + 1,
         {
             **state.weights,
             **merge_blocks(
                 state.weights,
-                blocks,
+                changes,
                 weights,
                 plans.training.aggregation,
                 plans.training.trimming,
+                norms,
                 usual_norms(state.norms, norms),
             ),
         },
@@ -488,8 +507,9 @@ def _pass_door(
             if site not in registrations:
                 raise AggregationError(f"site {site!r} replied but never registered")
             reply, told = replies[site], registrations[site]
-            check_reply(site, reply, state.round, state.weights, told, plans, settings)
-            sound[site] = norms_of(state.weights, reply.tensors)
+            sound[site] = check_reply(
+                site, reply, state.round, state.weights, told, plans, settings
+            )
         except AggregationError as error:
             rejected[site] = str(error)
     usual = usual_norms(state.norms, sound)

@@ -9,7 +9,10 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,17 @@ class Stored(Lazy):
         found = {n: at for n, at in self._places.items() if n.startswith(prefix)}
         return Stored(self._file, {n.removeprefix(prefix): at for n, at in found.items()})
 
+    def run(self, names: Sequence[str]) -> "Stored | None":
+        """Return tensors of one type as one, named ``""``; None if they do not lie so."""
+        (_, kind), first = self._places[names[0]]
+        end = first
+        for name in names:
+            (shape, _), begin = self._places[name]
+            if begin != end:
+                return None
+            end += math.prod(shape) * kind.itemsize
+        return Stored(self._file, {"": ((((end - first) // kind.itemsize,), kind), first)})
+
 
 def form_of(tensors: Mapping[str, Tensor], name: str) -> Form:
     """Return the shape and type of a tensor."""
@@ -140,19 +154,47 @@ def read_part(
     return tensors[name].reshape(-1)[start:stop]
 
 
-def pieces(
-    tensors: Mapping[str, Tensor], name: str, most: int
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield a tensor's numbers, up to ``most`` at a time: where they start and stop, and they.
+Reader = Callable[[int, int, Tensor], Tensor]
+"""Reads numbers from a start to a stop, as ``read_part`` does."""
 
-    What is yielded may be overwritten by the next.
+
+def reader_of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Reader:
+    """Return what reads tensors as if they were one, the numbers of each behind those before.
+
+    Args:
+        tensors: In memory, or ``Lazy``.
+        names: Of one or more of them, all of the same type.
     """
-    shape, kind = form_of(tensors, name)
-    count = math.prod(shape)
-    room = torch.empty(min(most, count), dtype=kind)
+    if isinstance(tensors, Stored) and (run := tensors.run(names)) is not None:
+        return partial(run.part, "")  # with one access to the disk for many small tensors
+    counts = [math.prod(form_of(tensors, name)[0]) for name in names]
+    begins = [0, *accumulate(counts)]
+
+    def read(start: int, stop: int, room: Tensor) -> Tensor:
+        place = max(bisect_right(begins, start) - 1, 0)
+        while place < len(names) and begins[place] < stop:
+            begin = begins[place]
+            low, high = max(start, begin), min(stop, begins[place + 1])
+            some = room[low - start : high - start]
+            some.copy_(read_part(tensors, names[place], low - begin, high - begin, some))
+            place += 1
+        return room[: stop - start]
+
+    return read
+
+
+def pieces(tensors: Mapping[str, Tensor], names: Sequence[str], most: int) -> Iterator[Tensor]:
+    """Yield the numbers of tensors of one type, one behind the other, up to ``most`` at a time.
+
+    What is yielded is overwritten by the next.
+    """
+    if not names:
+        return
+    forms = [form_of(tensors, name) for name in names]
+    count = sum(math.prod(shape) for shape, _ in forms)
+    read, room = reader_of(tensors, names), torch.empty(min(most, count), dtype=forms[0][1])
     for start in range(0, count, most):
-        stop = min(start + most, count)
-        yield start, stop, read_part(tensors, name, start, stop, room)
+        yield read(start, min(start + most, count), room)
 
 
 def only(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:

@@ -14,7 +14,7 @@ from mixmfl.errors import AggregationError
 from mixmfl.files import Nameless, nameless
 from mixmfl.tensors import open_stored, pack, unpack, write
 
-FORMAT = 1
+FORMAT = 2
 
 MOST_BYTES = 4 * 2**30
 """Of a message, where its reader knows no closer limit."""
@@ -113,7 +113,7 @@ def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
 def most_reply_bytes(task_bytes: int) -> int:
     """Return how large the reply to a task can be: its blocks again, twice as wide, and a little.
 
-    Masked, a number of 4 bytes becomes one of 8.
+    Masked, a number of 4 bytes becomes one of 8; in plain replies it does not grow.
     """
     return 2 * task_bytes + _REPLY_SLACK
 

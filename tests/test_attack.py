@@ -62,6 +62,9 @@ def test_the_attacker_sees_each_site_and_under_masks_only_what_all_came_to(
     name = "decoder.seg_layers.1.weight"
     last = [seen[-1].after[name] for seen in plain.values()]
     assert not (last[0] == last[1]).all()
+    for seen in plain.values():  # where training ended, not how far it went: two steps at 0.01
+        assert 0 < float((seen[-1].after[name] - seen[-1].before[name]).abs().max()) < 0.1
+        assert float(seen[-1].after[name].abs().max()) > 0.1
     hidden = dataclasses.replace(SETTINGS, masked=True)
     _, state, masked = overhear(PLANS, sites, hidden, tmp_path / "masked")
     for seen in masked.values():

@@ -82,7 +82,7 @@ def replies(
 
 
 def longer(times: float) -> Spoil:
-    """Return what makes a reply's weights large, as an attacker or a diverged site would."""
+    """Return what makes a reply's changes large, as an attacker or a diverged site would."""
 
     def spoil(reply: Message) -> Message:
         tensors = {
@@ -99,7 +99,37 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         lambda r: with_tensors(
             r, **{first_of(r, "shared."): r.tensors[first_of(r, "shared.")] * math.nan}
         ),
-        "with NaN, infinity or a count < 0",
+        "sent shared with NaN, infinity or",
+    ),
+    "an infinity": (
+        lambda r: with_tensors(
+            r, **{first_of(r, "decoder."): r.tensors[first_of(r, "decoder.")] + math.inf}
+        ),
+        "sent decoder with NaN, infinity or",
+    ),
+    "a NaN in prototypes": (
+        lambda r: with_tensors(r, **{"memory.t1.2.keys": r.tensors["memory.t1.2.keys"] * math.nan}),
+        r"sent memory\.t1\.2 with NaN, infinity or",
+    ),
+    "a count that is NaN": (
+        lambda r: with_tensors(r, **{"memory.t1.2.counts": torch.tensor([math.nan, 0, 0])}),
+        r"sent memory\.t1\.2\.counts with NaN, infinity or a count < 0",
+    ),
+    "single precision in a run of half": (
+        lambda r: with_tensors(
+            r, **{first_of(r, "decoder."): r.tensors[first_of(r, "decoder.")].float()}
+        ),
+        r"torch\.float32, needed is .* torch\.float16; was it started from the same plans",
+    ),
+    "weights instead of changes": (
+        lambda r: dataclasses.replace(
+            r,
+            tensors={
+                n: t if n.startswith("memory.") else first_state(PLANS, SETTINGS).weights[n].half()
+                for n, t in r.tensors.items()
+            },
+        ),
+        "times the median of recent rounds",
     ),
     "another shape": (
         lambda r: with_tensors(

@@ -336,7 +336,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
 
     federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
     assert train_remotely(orders, federation.ask, lambda: False)
-    assert sum(4 * tensor.numel() for tensor in sent["train"].tensors.values()) == trained
+    assert sum(tensor.nbytes for tensor in sent["train"].tensors.values()) == trained
     assert set(sent) == {"join", "train", "validate", "measure", "model"}
     told = {(item.kind, item.name) for item in found}
     for kind in sent:

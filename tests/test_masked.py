@@ -62,7 +62,7 @@ from mixmfl.tensors import Stored
 from mixmfl.wire import Message, decode, encode
 
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2, masked=True)
-PLAIN = dataclasses.replace(SETTINGS, masked=False)
+PLAIN = dataclasses.replace(SETTINGS, masked=False, half_updates=False)
 PLANS = small_plans()
 SIZES = prototype_sizes(PLANS, "2d")
 START = first_state(PLANS, SETTINGS)
@@ -213,10 +213,10 @@ def plain_round(sites: dict[str, Site], told: dict[str, Registration]) -> Server
         task = train_task(START, told[name])
         task = dataclasses.replace(task, record={**task.record, "blocks": blocks})
         replies[name], _ = train_at_site(task, site, PLANS, PLAIN, {})
-    # what is not trained is sent as it came, which the door asks for
+    # of what is not trained no change is sent, which the door asks for
     for name, reply in replies.items():
-        whole = {**train_task(START, told[name]).tensors, **reply.tensors}
-        replies[name] = dataclasses.replace(reply, tensors=whole)
+        still = {n: torch.zeros_like(t) for n, t in train_task(START, told[name]).tensors.items()}
+        replies[name] = dataclasses.replace(reply, tensors={**still, **reply.tensors})
     return merge_round(START, replies, told, PLANS, PLAIN)[0]
 
 

@@ -80,7 +80,7 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
     told_of = {d.kind for d in foretold}
     assert told_of == set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
     table = departure_table(foretold)
-    assert "weights of the encoder of t1, trained here" in table
+    assert "change of the weights of the encoder of t1" in table
     assert "mean shared features of t2 by class, level 2" in table
     assert "counts and histograms, no row per case" in table
     assert "p0" not in table  # the name of a case

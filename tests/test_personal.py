@@ -81,12 +81,12 @@ def test_a_copy_lies_between_the_model_and_what_fine_tuning_makes_of_it(
     north = sites[0]
     before = {name: tensor.clone() for name, tensor in task.tensors.items()}
     # fine-tuning is two rounds, at the learning rate of its own
-    settings = dataclasses.replace(SETTINGS, rounds=2, learning_rate=5e-3)
+    settings = dataclasses.replace(SETTINGS, rounds=2, learning_rate=5e-3, half_updates=False)
     tuned, optimizer = dict(before), State()
     for number in range(2):
         step = Message("train", {"round": number}, tuned)
         reply, optimizer = train_at_site(step, north, plans, settings, optimizer)
-        tuned |= {n: t for n, t in reply.tensors.items() if not n.startswith("memory.")}
+        tuned |= {n: tuned[n] + t for n, t in reply.tensors.items() if not n.startswith("memory.")}
 
     def made(share: float) -> tuple[Personal, State]:
         return personalize_at_site(task, north, sharing(plans, share), SETTINGS)

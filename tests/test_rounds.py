@@ -134,7 +134,8 @@ def test_a_site_without_a_modality_has_no_say_in_its_encoder_nor_in_its_prototyp
 
     together, replies = one_round(before, sites, plans)
     north = replies["north"].tensors
-    assert all(torch.equal(together.weights[name], north[name]) for name in encoder)
+    for name in encoder:  # north's change is taken as it is
+        assert torch.equal(together.weights[name], before.weights[name] + north[name])
     seen = north["memory.t2.2.counts"] > 0
     assert seen.any()
     assert torch.equal(together.memory["t2", 2].keys[seen], north["memory.t2.2.keys"][seen])
@@ -150,7 +151,8 @@ def test_sites_that_learnt_the_same_get_just_that_back_whatever_they_weigh(
     twins, _ = merge_round(
         start, {"south": replies["south"], "twin": replies["south"]}, told, plans, SETTINGS
     )
-    assert all(torch.equal(twins.weights[name], alone.weights[name]) for name in alone.weights)
+    for name, weight in alone.weights.items():  # but for the rounding of 2/9 and 7/9
+        assert torch.allclose(twins.weights[name], weight, rtol=2**-22, atol=1e-9)
     for place, prototypes in alone.memory.items():
         assert torch.equal(twins.memory[place].keys, prototypes.keys)
         assert torch.equal(twins.memory[place].values, prototypes.values)
@@ -178,7 +180,7 @@ def test_the_merge_is_the_weighted_mean_worked_out_by_hand(
     after, replies = one_round(start, sites, plans)
 
     def of(site: str, name: str) -> Tensor:
-        return replies[site].tensors[name].double()
+        return start.weights[name].double() + replies[site].tensors[name].double()
 
     name = "decoder.seg_layers.0.bias"  # north 1 case, south 2
     want = (of("north", name) + 2 * of("south", name)) / 3
@@ -191,6 +193,42 @@ def test_the_merge_is_the_weighted_mean_worked_out_by_hand(
     assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
     counts = [replies[s].tensors["memory.t1.2.counts"] for s in ("north", "south")]
     assert torch.allclose(after.memory["t1", 2].counts, counts[0] + counts[1])
+
+
+def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_more(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    single = dataclasses.replace(SETTINGS, half_updates=False)
+    start, site, told = first_state(plans, SETTINGS), sites["south"], register(sites["south"])
+    task = train_task(start, told)
+    (short, _), (long, _) = (
+        train_at_site(task, site, plans, settings, {}) for settings in (SETTINGS, single)
+    )
+    own = {n: t for n, t in long.tensors.items() if not n.startswith("memory.")}
+    assert all(tensor.dtype == torch.float32 for tensor in own.values())
+    for name, change in own.items():
+        assert torch.equal(short.tensors[name], change.half())
+    remembered = {name: t for name, t in long.tensors.items() if name.startswith("memory.")}
+    assert all(torch.equal(short.tensors[name], t) for name, t in remembered.items())
+    numbers = sum(tensor.numel() for tensor in own.values())
+    assert len(encode(long)) - len(encode(short)) >= 2 * numbers
+
+    # of one site, the server has its weights, but for their rounding
+    merged, _ = merge_round(start, {"south": long}, {"south": told}, plans, single)
+    for name, change in own.items():
+        want = start.weights[name].double() + change.double()
+        assert torch.allclose(merged.weights[name].double(), want, rtol=2**-24, atol=0)
+    rounded, _ = merge_round(start, {"south": short}, {"south": told}, plans, SETTINGS)
+    for name, change in own.items():  # 11 bits of the change, or the least that half can tell
+        error = (rounded.weights[name] - merged.weights[name]).abs()
+        bound = change.abs() * 2**-11 + 2**-25 + merged.weights[name].abs() * 2**-23
+        assert (error <= bound).all()
+
+
+def test_in_a_masked_run_changes_are_masked_in_full_precision() -> None:
+    assert SETTINGS.update_type == torch.float16
+    assert dataclasses.replace(SETTINGS, half_updates=False).update_type == torch.float32
+    assert dataclasses.replace(SETTINGS, masked=True).update_type == torch.float32
 
 
 def test_the_order_in_which_sites_reply_changes_nothing(
@@ -341,9 +379,9 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
         merge_round(start, {"north": late}, told, plans, SETTINGS)
     name = next(name for name in good.tensors if name.startswith("shared."))
     for spoilt, message in (
-        (good.tensors[name] * math.nan, "'north' sent shared.* with NaN, infinity or a count < 0"),
+        (good.tensors[name] * math.nan, "'north' sent shared with NaN, infinity or"),
         (good.tensors[name][:1], "was it started from the same plans"),
-        (good.tensors[name].half(), "torch.float16, needed is"),
+        (good.tensors[name].float(), "torch.float32, needed is"),
         (None, "'north' did not send shared"),
     ):
         tensors = {n: t for n, t in good.tensors.items() if n != name}
@@ -383,8 +421,8 @@ def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
     for damaged in (content[:-3], b"", b"\x80\x04pickle", content[:20]):
         with pytest.raises(AggregationError, match="is damaged"):
             decode(damaged)
-    with pytest.raises(AggregationError, match="format 9 came, 1 is needed"):
-        decode(content.replace(b'"format\\": 1', b'"format\\": 9'))
+    with pytest.raises(AggregationError, match="format 9 came, 2 is needed"):
+        decode(content.replace(b'"format\\": 2', b'"format\\": 9'))
 
 
 def test_where_sites_count_alike_all_their_weights_are_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The reader of messages, given what nobody should send."""
 
 import hashlib
+import io
 import json
 import random
 import resource
@@ -19,10 +20,14 @@ from mixmfl.errors import AggregationError
 from mixmfl.tensors import (
     MOST_HEADER_BYTES,
     MOST_TENSORS,
+    Stored,
     digest,
     form_of,
     only,
+    open_stored,
+    pieces,
     read_part,
+    reader_of,
     write,
 )
 from mixmfl.wire import Message, Parcel, decode, encode, most_reply_bytes
@@ -225,3 +230,67 @@ def test_a_message_beyond_its_limit_is_not_looked_at() -> None:
         decode(b"no message at all", 10)
     task = encode(Message("train", {"round": 0}, {"w": torch.zeros(10)}))
     assert most_reply_bytes(len(task)) == 2 * len(task) + 2**20
+
+
+NAMES = ["a", "b", "c", "d"]
+
+
+def several(kind: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return four tensors that hold 0 to 11, one behind the other."""
+    numbers = torch.arange(12.0).to(kind)
+    shapes = {"a": (2, 3), "b": (), "c": (0,), "d": (5,)}
+    parts = torch.split(numbers, [6, 1, 0, 5])
+    return {name: part.reshape(shapes[name]) for name, part in zip(NAMES, parts, strict=True)}
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32])
+def test_tensors_are_read_as_one_wherever_a_piece_begins_and_ends(
+    kind: torch.dtype, tmp_path: Path
+) -> None:
+    tensors = several(kind)
+    write(tmp_path / "file", tensors, {})
+    with io.FileIO(tmp_path / "file") as file:
+        stored, _ = open_stored(file)
+        for source in (tensors, stored):
+            read = reader_of(source, NAMES)
+            for start in range(12):
+                for stop in range(start, 13):
+                    room = torch.full((12,), -1.0, dtype=kind)
+                    want = list(range(start, stop))
+                    assert read(start, stop, room).tolist() == want
+                    assert room[: stop - start].tolist() == want  # it came where it was asked to
+            for most in (1, 4, 5, 12, 100):
+                found = [part.tolist() for part in pieces(source, NAMES, most)]
+                assert max(map(len, found)) == min(most, 12)
+                assert [number for part in found for number in part] == list(range(12))
+            assert list(pieces(source, [], 5)) == []
+            assert list(pieces(source, ["c"], 5)) == []
+            assert [part.tolist() for part in pieces(source, ["d", "b"], 4)] == [
+                [7, 8, 9, 10],
+                [11, 6],
+            ]
+
+
+def test_many_tensors_that_lie_in_order_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "file", several(torch.float16), {})
+    asked: list[tuple[int, int]] = []
+    part = Stored.part
+
+    def counted(self: Stored, name: str, start: int, stop: int, room: torch.Tensor) -> torch.Tensor:
+        asked.append((start, stop))
+        return part(self, name, start, stop, room)
+
+    monkeypatch.setattr(Stored, "part", counted)
+    with io.FileIO(tmp_path / "file") as file:
+        stored, _ = open_stored(file)
+        room = torch.empty(12, dtype=torch.float16)
+        reader_of(stored, NAMES)(1, 12, room)
+        assert asked == [(1, 12)]
+        asked.clear()
+        assert reader_of(stored, ["d", "a"])(3, 8, room).tolist() == [10, 11, 0, 1, 2]
+        assert asked == [(3, 5), (0, 3)]
+        asked.clear()
+        assert reader_of(stored, ["a", "d"])(4, 8, room).tolist() == [4, 5, 7, 8]
+        assert asked == [(4, 6), (0, 2)]  # b lies between them
