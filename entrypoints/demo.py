@@ -62,9 +62,10 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict_and_show(out: Path) -> None:
-    from mixmfl.cases import find_cases, read_site_labels
+    from mixmfl.cases import find_cases
     from mixmfl.expected import all_subsets
     from mixmfl.files import write_text
+    from mixmfl.labels import read_site_labels
     from mixmfl.model import load_model
     from mixmfl.registry import registered_model
     from mixmfl.subsets import predict_subsets, score_subsets, subset_page

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(options: argparse.Namespace) -> int:
     from mixmfl import phantom_federation
     from mixmfl.phantom import HELD_OUT, HOSPITALS
+    from mixmfl.wording import plural
 
     settings = phantom_federation.Settings(
         options.seed, options.spacing, options.cases, options.setting, options.tests
@@ -56,8 +57,7 @@ def _write(options: argparse.Namespace) -> int:
         count = sum(case.hospital is hospital and not case.is_test for case in cases)
         names = ", ".join(settings.modalities_of(hospital))
         held_out = ", held out for testing" if hospital.name in HELD_OUT else ""
-        plural = "" if count == 1 else "s"
-        print(f"  {hospital.name}: {count} case{plural}, {names}{held_out}")
+        print(f"  {hospital.name}: {plural(count, 'case')}, {names}{held_out}")
     return 0
 
 

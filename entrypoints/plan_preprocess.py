@@ -136,10 +136,11 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _process(options: argparse.Namespace) -> int:
-    from mixmfl.cases import agree_on_labels, describe
+    from mixmfl.cases import describe
     from mixmfl.files import write_json
     from mixmfl.fingerprint import merge_fingerprints
     from mixmfl.jobs import Workers
+    from mixmfl.labels import agree_on_labels
     from mixmfl.modalities import Modalities
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (

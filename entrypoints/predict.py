@@ -109,12 +109,13 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from mixmfl.cases import describe, plural
+    from mixmfl.cases import describe
     from mixmfl.dicom import describe_rows, find_all, mapping_table, read_mapping
     from mixmfl.files import write_text
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
     from mixmfl.usage import keep_freed_memory
+    from mixmfl.wording import plural
 
     modalities = Modalities().with_aliases(options.alias)
     placing = cli.placing(options, modalities)

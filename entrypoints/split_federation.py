@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl import cli
-from mixmfl.errors import DataError, MixmflError, shorten
+from mixmfl.errors import DataError, MixmflError
+from mixmfl.wording import plural, shorten
 
 if TYPE_CHECKING:
     from mixmfl.modalities import Modalities
@@ -160,8 +161,7 @@ def _tell_left_out(left_out: Mapping[str, str]) -> None:
     for name, reason in left_out.items():
         by_reason[reason].append(name)
     for reason, names in sorted(by_reason.items()):
-        plural = "" if len(names) == 1 else "s"
-        print(f"left out {len(names)} case{plural}: {reason}: {shorten(sorted(names))}")
+        print(f"left out {plural(len(names), 'case')}: {reason}: {shorten(sorted(names))}")
 
 
 if __name__ == "__main__":

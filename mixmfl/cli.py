@@ -21,7 +21,7 @@ from mixmfl.errors import MixmflError
 if TYPE_CHECKING:
     import torch
 
-    from mixmfl.cases import Placing
+    from mixmfl.loading import Placing
     from mixmfl.modalities import Modalities
     from mixmfl.outgoing import Minimum
     from mixmfl.privacy import Privacy
@@ -84,7 +84,7 @@ def placing(options: argparse.Namespace, modalities: "Modalities") -> "Placing":
     Raises:
         MixmflError: ``--reference`` is no modality that is known.
     """
-    from mixmfl.cases import Placing
+    from mixmfl.loading import Placing
 
     reference = modalities.find(options.reference) if options.reference else ""
     if reference is None:

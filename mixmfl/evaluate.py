@@ -19,10 +19,11 @@ from scipy import ndimage
 
 from mixmfl import image
 from mixmfl.cases import find_cases
-from mixmfl.errors import DataError, MixmflError, shorten
+from mixmfl.errors import DataError, MixmflError
 from mixmfl.files import replacing
 from mixmfl.labels import EXAMPLE, Labels
 from mixmfl.modalities import Modalities
+from mixmfl.wording import shorten
 
 Mask = npt.NDArray[Any]
 PERCENTILE = 95

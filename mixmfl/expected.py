@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from mixmfl.wording import plural
+
 Subset = tuple[str, ...]
 
 LOW_DICE = 0.5  # below it, a label is told to be found badly
@@ -51,7 +53,7 @@ class SubsetDice:
         if bad:
             warnings.append(f"low Dice is expected from {told}: {', '.join(bad)}")
         if self.cases < FEW_CASES:
-            counted = f"{self.cases} validation case" + ("s" if self.cases > 1 else "")
+            counted = plural(self.cases, "validation case")
             warnings.append(f"the expected Dice from {told} rests on {counted}")
         return warnings
 

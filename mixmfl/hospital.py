@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl import __version__, cli
-from mixmfl.cases import Placing
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
@@ -20,6 +19,7 @@ from mixmfl.files import locked, or_none, read_json, replacing, write_json
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
+from mixmfl.loading import Placing
 from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.masked import TRAINING, Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.cases import Case, load_case
+from mixmfl.cases import Case
 from mixmfl.errors import DataError
 from mixmfl.evaluate import Evaluation, evaluate_folder
 from mixmfl.expected import Subset, all_subsets
 from mixmfl.image import read_labels, to_canonical
 from mixmfl.labels import Labels
+from mixmfl.loading import load_case
 from mixmfl.model import Model
 from mixmfl.page import Picture, Section, heat_table, legend, page
 from mixmfl.picture import overlay

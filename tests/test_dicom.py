@@ -15,7 +15,6 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from small import MODALITIES, small_case, small_plans
 
-from mixmfl.cases import load_case
 from mixmfl.dicom import (
     Given,
     Header,
@@ -29,6 +28,7 @@ from mixmfl.dicom import (
 from mixmfl.dicom_seg import write_segmentation
 from mixmfl.errors import DataError
 from mixmfl.image import Grid, difference, read_labels, write_image
+from mixmfl.loading import load_case
 from mixmfl.modalities import Modalities
 from mixmfl.model import save_model
 from mixmfl.rounds import RunSettings, first_state
