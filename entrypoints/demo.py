@@ -108,6 +108,8 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mixmfl.undefined import mean
+
     table = Table("modalities given", title="Dice on the unseen phantom hospital")
     names = list(labels.foreground)
     for name in names:
@@ -115,8 +117,8 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
     for item in scores:
         table.add_row(", ".join(item.subset), *(f"{item.mean_dice(name):.3f}" for name in names))
     table.add_section()
-    means = [sum(item.mean_dice(name) for item in scores) / len(scores) for name in names]
-    table.add_row(f"mean of {len(scores)} subsets", *(f"{mean:.3f}" for mean in means))
+    means = [mean(item.mean_dice(name) for item in scores) for name in names]
+    table.add_row(f"mean of {len(scores)} subsets", *(f"{dice:.3f}" for dice in means))
     Console().print(table)
 
 

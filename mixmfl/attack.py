@@ -22,7 +22,7 @@ from torch import Tensor
 from mixmfl.dataset import StoredCase
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import DataError
-from mixmfl.files import or_none, write_json, write_text
+from mixmfl.files import write_json, write_text
 from mixmfl.jobs import Report, no_report
 from mixmfl.loss import loss_targets
 from mixmfl.memory import State
@@ -34,6 +34,7 @@ from mixmfl.rounds import RunSettings, ServerState, Site, mean_dice
 from mixmfl.runs import Run, load_state_of
 from mixmfl.sampling import seeded, site_number
 from mixmfl.train import validate
+from mixmfl.undefined import or_none
 from mixmfl.wire import Message
 
 WATCHED = 3

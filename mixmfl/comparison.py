@@ -14,7 +14,6 @@ seeds is that of the number beside it.
 
 import csv
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy.typing as npt
 
 from mixmfl.errors import DataError
 from mixmfl.files import replacing
+from mixmfl.undefined import deviation, mean
 
 Array = npt.NDArray[Any]
 Kind = Literal["own", "subsets"]
@@ -97,11 +97,8 @@ class Estimate:
     @classmethod
     def over(cls, seeds: Sequence[float] | Array) -> "Estimate":
         """Return that of a number per seed, ``(seeds,)``; NaN is left out."""
-        known = [float(value) for value in seeds if not math.isnan(value)]
-        return cls(
-            statistics.fmean(known) if known else math.nan,
-            statistics.stdev(known) if len(known) > 1 else math.nan,
-        )
+        numbers = [float(value) for value in seeds]
+        return cls(mean(numbers), deviation(numbers))
 
 
 @dataclass(frozen=True)
@@ -378,13 +375,13 @@ def bootstrap(
     """
     if not sum(cases):
         return Interval(math.nan, math.nan, math.nan)
-    mean = float(statistic(np.ones((1, sum(cases)))).item())
-    if math.isnan(mean) or max(cases) == 1:
-        return Interval(mean, math.nan, math.nan)
+    found = float(statistic(np.ones((1, sum(cases)))).item())
+    if math.isnan(found) or max(cases) == 1:
+        return Interval(found, math.nan, math.nan)
     draws = [rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) for n in cases if n]
     tail = (100 - COVERAGE) / 2
     low, high = np.nanpercentile(statistic(np.concatenate(draws, axis=1)), [tail, 100 - tail])
-    return Interval(mean, float(low), float(high))
+    return Interval(found, float(low), float(high))
 
 
 def _order_subsets(chosen: Iterable[Subset]) -> tuple[Subset, tuple[Subset, ...]]:

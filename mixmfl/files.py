@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -132,16 +131,6 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def or_none(number: float) -> float | None:
-    """Return a number as JSON can hold it: NaN as None."""
-    return None if math.isnan(number) else number
-
-
-def or_nan(number: float | None) -> float:
-    """Return the number that ``or_none`` was given."""
-    return math.nan if number is None else number
 
 
 def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mixmfl import __version__, cli
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
-from mixmfl.files import locked, or_none, read_json, replacing, write_json
+from mixmfl.files import locked, read_json, replacing, write_json
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
@@ -48,6 +48,7 @@ from mixmfl.rounds import (
     register,
 )
 from mixmfl.runs import load_tensors, save_tensors
+from mixmfl.undefined import or_none
 from mixmfl.wire import Message, Parcel
 
 _TASK_SECONDS = 60.0

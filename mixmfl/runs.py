@@ -32,13 +32,14 @@ import torch
 
 from mixmfl.errors import ModelError
 from mixmfl.expected import SubsetDice
-from mixmfl.files import or_nan, or_none, read_json, replacing, write_json, write_text
+from mixmfl.files import read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
 from mixmfl.model import save_model
 from mixmfl.personal import Personal
 from mixmfl.plan import Plans
 from mixmfl.rounds import Registration, RunSettings, ServerState
 from mixmfl.tensors import digest, read, write
+from mixmfl.undefined import or_nan, or_none
 
 NETWORK = "network"
 """Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""

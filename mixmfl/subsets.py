@@ -1,6 +1,5 @@
 """Every case from every subset of modalities: predicted, scored against truth, shown in a page."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mixmfl.page import Picture, Section, heat_table, legend, page
 from mixmfl.picture import overlay
 from mixmfl.predict import predict_folder
 from mixmfl.records import Outcome
+from mixmfl.undefined import mean
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,12 @@ class SubsetScores:
 
     def mean_dice(self, label: str) -> float:
         """Return the mean Dice of a label or region over cases; NaN where none has it."""
-        dice = [
+        return mean(
             score.dice
             for scores in self.evaluation.scores.values()
             for score in scores
-            if score.label == label and not math.isnan(score.dice)
-        ]
-        return sum(dice) / len(dice) if dice else math.nan
+            if score.label == label
+        )
 
 
 def predict_subsets(

@@ -46,8 +46,8 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors wording files labels modalities image grids cases loading dicom jobs "
-     "fingerprint plan resample nnunet dicom_seg dataset registry tensors expected records "
+    ("__init__ errors wording undefined files labels modalities image grids cases loading dicom "
+     "jobs fingerprint plan resample nnunet dicom_seg dataset registry tensors expected records "
      "overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked segment model runs "
