@@ -55,7 +55,7 @@ LAYERS = (
      "phantom phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
-    "attack benchmark hospital machine remote __main__",
+    "attack benchmark hospital local_network machine remote __main__",
     "flare",
 )  # fmt: skip
 
