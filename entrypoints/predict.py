@@ -110,8 +110,9 @@ def _work(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.cases import describe
-    from mixmfl.dicom import describe_rows, find_all, mapping_table, read_mapping
+    from mixmfl.dicom_cases import describe_rows, find_all
     from mixmfl.files import write_text
+    from mixmfl.mapping import mapping_table, read_mapping
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
     from mixmfl.usage import keep_freed_memory

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.errors import DataError
+from mixmfl.files import files_below
 from mixmfl.image import FILE_ENDINGS, Source
 from mixmfl.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.modalities import FileName, Modalities
@@ -371,20 +372,8 @@ def _owner(file: _File, key: Key, key_of: Mapping[Path, Key], folder: Path) -> K
     return beside.pop() if len(beside) == 1 and file.path.parent != folder else None
 
 
-def _image_files(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """Return the image files below, sorted, through links but not in circles."""
-    real = folder.resolve()
-    if real in above:
-        return []
-    files = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):  # hidden, and macOS's "._" twins of real files
-            continue
-        if entry.is_dir():
-            files.extend(_image_files(entry, (*above, real)))
-        elif entry.name.lower().endswith(FILE_ENDINGS):
-            files.append(entry)
-    return files
+def _image_files(folder: Path) -> list[Path]:
+    return [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
 
 
 def _stem(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that is checked when read."""
+"""Files: found, written whole or not at all, and as JSON checked when read."""
 
 import hashlib
 import io
@@ -108,6 +108,27 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, through links but not in circles.
+
+    Hidden ones are passed over, as are macOS's ``._`` twins of real files.
+
+    Args:
+        folder: To look through.
+        above: The folders that it lies in, as far as they were looked through.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from files_below(entry, (*above, real))
+        else:
+            yield entry
 
 
 def write_text(path: Path, text: str) -> None:
