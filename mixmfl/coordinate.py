@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mixmfl.door import check_validation
 from mixmfl.errors import AggregationError, ModelError, QuorumError
-from mixmfl.masked import (
-    FEWEST_SUMMED,
+from mixmfl.masked import FEWEST_SUMMED
+from mixmfl.masked_server import (
     are_shares,
     check_masked,
     check_masked_run,

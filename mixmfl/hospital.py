@@ -21,7 +21,8 @@ from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
 from mixmfl.loading import Placing
 from mixmfl.masked import KINDS as MASKED_KINDS
-from mixmfl.masked import TRAINING, Secrets, perform_at_site
+from mixmfl.masked import TRAINING
+from mixmfl.masked_site import Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE
 from mixmfl.measure import measure_at_site
 from mixmfl.memory import State

@@ -50,10 +50,10 @@ LAYERS = (
      "recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
      "registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
-    ("wire outgoing exchange door train rounds personal measure masked segment model runs "
-     "coordinate preprocess predict reading evaluate page picture viewer report subsets progress "
-     "phantom phantom_federation partition comparison "
-     "comparison_page comparison_plots methods recall_quality"),
+    ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
+     "segment model runs coordinate preprocess predict reading evaluate page picture viewer report "
+     "subsets progress phantom phantom_federation partition comparison comparison_page "
+     "comparison_plots methods recall_quality"),
     "embedded cli",
     "attack benchmark hospital local_network machine remote __main__",
     "flare",
