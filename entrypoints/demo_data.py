@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(options: argparse.Namespace) -> int:
     from mixmfl import phantom_federation
-    from mixmfl.phantom import HELD_OUT, HOSPITALS
+    from mixmfl.phantom_hospitals import HELD_OUT, HOSPITALS
     from mixmfl.wording import plural
 
     settings = phantom_federation.Settings(

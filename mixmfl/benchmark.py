@@ -30,6 +30,7 @@ from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError
 from mixmfl.evaluate import score
 from mixmfl.expected import all_subsets
+from mixmfl.export import export_model
 from mixmfl.files import read_json, write_json, write_text
 from mixmfl.jobs import Workers
 from mixmfl.methods import METHODS, SITE, Method, base_of, find_method
@@ -37,7 +38,7 @@ from mixmfl.model import Model, load_model
 from mixmfl.plan import Plans
 from mixmfl.recall_quality import RecallQuality, recall_quality
 from mixmfl.rounds import RunSettings, Site
-from mixmfl.runs import Run, SiteRound, export_model, holds_run
+from mixmfl.runs import Run, SiteRound, holds_run
 from mixmfl.train import segment_stored
 from mixmfl.undefined import or_nan, or_none
 

@@ -51,9 +51,9 @@ LAYERS = (
      "registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
-     "segment model runs coordinate preprocess predict reading evaluate page picture viewer report "
-     "subsets progress phantom phantom_federation partition comparison comparison_page "
-     "comparison_plots methods recall_quality"),
+     "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
+     "report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
+     "comparison_page comparison_plots methods recall_quality"),
     "embedded cli",
     "attack benchmark hospital local_network machine remote __main__",
     "flare",

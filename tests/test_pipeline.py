@@ -483,9 +483,9 @@ def test_a_damaged_fingerprint_is_taken_anew(
 
 def test_several_models_are_averaged(run: Path, federation: Path, tmp_path: Path) -> None:
     from mixmfl.cases import find_cases
+    from mixmfl.export import export_model
     from mixmfl.loading import load_case
     from mixmfl.model import load_model
-    from mixmfl.runs import export_model
     from mixmfl.segment import predict_case
 
     export_model(run, "last", tmp_path / "m.safetensors")
