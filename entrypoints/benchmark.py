@@ -71,6 +71,7 @@ class _List(argparse.Action):
 def _work(options: argparse.Namespace) -> int:
     from mixmfl import benchmark, methods
     from mixmfl.jobs import Workers
+    from mixmfl.wording import plural
 
     names = methods.choose(options.methods.split(","))
     try:
@@ -91,7 +92,8 @@ def _work(options: argparse.Namespace) -> int:
     with cli.bars() as report, Workers(processes, report) as pool:
         failed = benchmark.run_all(asked, names, seeds, pool)
     if failed:
-        print(f"{len(failed)} trainings failed:", *failed, sep="\n  ", file=sys.stderr)
+        told = f"{plural(len(failed), 'training')} failed:"
+        print(told, *failed, sep="\n  ", file=sys.stderr)
     for path in benchmark.summarise(asked, options.reference):
         print(path)
     return cli.SOME_FAILED if failed else 0

@@ -39,13 +39,16 @@ def _work(options: argparse.Namespace) -> int:
     print(f"mixmfl {__version__}, Python {platform.python_version()}, {system}")
     here = compute(cli.device(options.device))
     well = True
-    for line, fine in [
-        *_libraries(packages()),
-        (_device(here), True),
-        (f"disk {Path.cwd()}: {free_gb(Path.cwd()):.0f} GB free", True),
-        *(_plans(options.work, here) if options.work else ()),
-        *_model(options.model, here),
-    ]:
+    # a library that two extras ask for is told once
+    for line, fine in dict.fromkeys(
+        [
+            *_libraries(packages()),
+            (_device(here), True),
+            (f"disk {Path.cwd()}: {free_gb(Path.cwd()):.0f} GB free", True),
+            *(_plans(options.work, here) if options.work else ()),
+            *_model(options.model, here),
+        ]
+    ):
         well = well and fine
         print(f"{'ok' if fine else 'NO':4}{line}")
     return 0 if well else cli.SOME_FAILED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mixmfl import cli
 from mixmfl.errors import MixmflError
+from mixmfl.wording import plural
 
 if TYPE_CHECKING:
     from mixmfl.cases import Refused
@@ -108,7 +109,7 @@ def _over_network(options: argparse.Namespace) -> int:
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():
         for name, (done, refused) in configurations.items():
-            print(f"site {site}, {name}: {done} cases preprocessed, {refused} refused")
+            print(f"site {site}, {name}: {plural(done, 'case')} preprocessed, {refused} refused")
             failed += refused
     return cli.SOME_FAILED if failed else 0
 
@@ -226,7 +227,8 @@ def _process(options: argparse.Namespace) -> int:
                 bad_names = {item.name for item in told}
                 told += [x for x in came.refused if x.name not in bad_names]
                 kept = f", {len(came.kept)} kept" if came.kept else ""
-                print(f"{what}, {name}: {len(came.done)} cases preprocessed{kept}")
+                done = plural(len(came.done), "case")
+                print(f"{what}, {name}: {done} preprocessed{kept}")
                 for case, notes in came.notes.items():
                     print(f"  {case}: {'; '.join(notes)}")
     return _tell_refused(refused)
@@ -249,7 +251,7 @@ def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     ]
     if not lines:
         return 0
-    print(f"{len(lines)} cases were refused:", *lines, sep="\n", file=sys.stderr)
+    print(f"refused {plural(len(lines), 'case')}:", *lines, sep="\n", file=sys.stderr)
     return cli.SOME_FAILED
 
 

@@ -320,7 +320,7 @@ def test_the_command_tells_which_trainings_failed_and_ends_with_one(
     asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "1,0", "--device", "cpu")
     assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", "mdm") == 1
     said = capsys.readouterr()
-    assert "1 trainings failed:\n  mdm, seed 1: no such luck" in said.err
+    assert "1 training failed:\n  mdm, seed 1: no such luck" in said.err
     assert "table.md" in said.out  # of what is there
 
 

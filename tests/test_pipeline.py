@@ -162,8 +162,8 @@ def test_a_second_run_keeps_what_is_done_and_redoes_what_is_not(
     assert command(*arguments) == 0
     said = capsys.readouterr().out
     assert "is kept (--replan makes it anew)" in said
-    assert "site north, 2d: 1 cases preprocessed, 2 kept" in said
-    assert "site south, 2d: 1 cases preprocessed, 2 kept" in said
+    assert "site north, 2d: 1 case preprocessed, 2 kept" in said
+    assert "site south, 2d: 1 case preprocessed, 2 kept" in said
     assert (tmp_path / "work" / "plans.json").read_bytes() == plans
     names = {f.stem for f in (stored.parents[1] / "south" / "2d").glob("*.json")}
     assert names == {"s0", "s2", "s7"}
