@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 DESCRIPTION = """\
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         help="trainings side by side; default: CPU cores, with a GPU 1",
     )
-    cli.add_workers(made)
-    cli.add_device(made)
+    arguments.add_workers(made)
+    arguments.add_device(made)
     return cli.run(made, argv, _work)
 
 
@@ -80,12 +80,12 @@ def _work(options: argparse.Namespace) -> int:
         seeds = []
     if not seeds or seeds[0] < 0:
         raise MixmflError(f"--seeds {options.seeds}: whole numbers from 0 are needed, as in 0,1,2")
-    device = cli.device(options.device)
+    device = arguments.device(options.device)
     processes = options.processes
     if processes is None:
         processes = 1 if device.type == "cuda" else cli.cores()
-    cli.check_processes(processes)
-    workers = cli.workers(options.workers, device)
+    arguments.check_processes(processes)
+    workers = arguments.workers(options.workers, device)
     asked = benchmark.open_benchmark(
         options.input, options.out, options.configuration, options.size, str(device), workers
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _predict_and_show(out: Path) -> None:
 
     unseen, masks = out / "federation" / UNSEEN, out / "masks"
     model_file = registered_model(cli.home())
-    model = load_model(model_file, cli.device("auto"))
+    model = load_model(model_file, arguments.device("auto"))
     labels = read_site_labels(unseen, unseen.parent)
     cases = find_cases(unseen, labels_needed=True).cases
     subsets = all_subsets(model.modalities)

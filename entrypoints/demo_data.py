@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 
 DESCRIPTION = """\
 Write a phantom federation: four hospitals with different modalities for training, and a fifth,
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--cases", type=int, metavar="N", help="cases at every hospital (default: 4 to 12 each)"
     )
-    cli.add_setting(made)
+    arguments.add_setting(made)
     made.add_argument(
         "--tests",
         type=int,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 from mixmfl.wording import plural
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
     )
-    cli.add_minimum(
+    arguments.add_minimum(
         made,
         "with --kit: sites hold back statistics that rest on fewer {counted} (default: 5 cases, "
         "100 voxels; a site may ask for more)",
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="which to preprocess (default: both)",
     )
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
-    cli.add_processes(made)
-    cli.add_placing(made)
-    cli.add_alias(made)
+    arguments.add_processes(made)
+    arguments.add_placing(made)
+    arguments.add_alias(made)
     return cli.run(made, argv, _work)
 
 
@@ -73,7 +73,7 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(
             "give one of -i FEDERATION, --merge with the sites' fingerprints, or --kit"
         )
-    cli.check_processes(options.processes)
+    arguments.check_processes(options.processes)
     if options.kit:
         return _over_network(options)
     return _merge(options) if options.merge else _process(options)
@@ -94,8 +94,8 @@ def _over_network(options: argparse.Namespace) -> int:
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
-    minimum = cli.minimum(options, NETWORK_MINIMUM)
-    sites = cli.sites(options.sites, flare.site_names(kit))
+    minimum = arguments.minimum(options, NETWORK_MINIMUM)
+    sites = arguments.sites(options.sites, flare.site_names(kit))
     orders = PlanOrders(
         options.out.resolve(),
         tuple(sites),
@@ -155,7 +155,7 @@ def _process(options: argparse.Namespace) -> int:
 
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
-    placing = cli.placing(options, modalities)
+    placing = arguments.placing(options, modalities)
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.wording import plural, shorten
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("--partition", type=Path, metavar="FILE", help="CSV: the site of each case")
     made.add_argument("--sites", type=int, metavar="N", help="to deal cases to (default: 4)")
-    cli.add_setting(made)
+    arguments.add_setting(made)
     made.add_argument(
         "--hold",
         action="append",
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     made.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
     made.add_argument("--copy", action="store_true", help="copy files instead of linking to them")
-    cli.add_alias(made)
+    arguments.add_alias(made)
     return cli.run(made, argv, _work)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixmfl import __version__, cli
+from mixmfl import __version__, arguments
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
@@ -152,9 +152,9 @@ class House:
         Raises:
             DataError: There is none, or they were preprocessed by other plans.
         """
+        device = arguments.device(self.device)
         (site,) = open_sites(
-            *(self.work, plans, configuration, fold, seed, cli.device(self.device), self.workers),
-            [self.name],
+            self.work, plans, configuration, fold, seed, device, self.workers, [self.name]
         )
         return dataclasses.replace(site, minimum=self.minimum, privacy=self.privacy)
 

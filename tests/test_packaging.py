@@ -54,7 +54,7 @@ LAYERS = (
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
      "report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
      "comparison_page comparison_plots methods recall_quality"),
-    "embedded cli",
+    "embedded cli arguments",
     "attack benchmark hospital local_network machine remote __main__",
     "flare",
 )  # fmt: skip
