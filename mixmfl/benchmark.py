@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from mixmfl import __version__
-from mixmfl.comparison import Cost, Row, Scores, read_rows, write_rows
+from mixmfl.comparison import Cost, Scores
 from mixmfl.comparison_page import markdown
 from mixmfl.comparison_plots import draw_sites, draw_subsets
+from mixmfl.comparison_rows import Row, read_rows, write_rows
 from mixmfl.dataset import StoredCase, case_names, open_case
 from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError

@@ -53,7 +53,7 @@ LAYERS = (
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
      "report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
-     "comparison_page comparison_plots methods recall_quality"),
+     "comparison_rows comparison_page comparison_plots methods recall_quality"),
     "embedded cli arguments",
     "attack benchmark hospital local_network machine remote __main__",
     "flare",
