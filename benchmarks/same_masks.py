@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixmfl.cases import find_cases, load_case
+from mixmfl.cases import find_cases
+from mixmfl.loading import load_case
 from mixmfl.model import load_model
 from mixmfl.quick import best_dtype
 from mixmfl.segment import Options, predict_case

@@ -23,11 +23,11 @@ import psutil
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-from mixmfl.cases import load_case
 from mixmfl.files import write_json
 from mixmfl.image import write_image, write_labels
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
+from mixmfl.loading import load_case
 from mixmfl.model import save_model
 from mixmfl.nnunet import label_manager, resolve_architecture
 from mixmfl.plan import Plans, load_preset

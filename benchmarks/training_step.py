@@ -20,9 +20,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from mixmfl.aggregate import block_of
 from mixmfl.dataset import case_names, open_case
-from mixmfl.loss import loss_targets
 from mixmfl.memory import Memory
 from mixmfl.network import build_network, prototype_sizes
+from mixmfl.nnunet import supervision_targets
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch, Batches
 from mixmfl.train import train_locally
@@ -122,7 +122,7 @@ def nnunet_step(
         ).to(device)  # fmt: skip
         trainer.optimizer, trainer.lr_scheduler = trainer.configure_optimizers()
         trainer.loss = trainer._build_loss()
-    targets = loss_targets(batch.classes, plans.labels)
+    targets = supervision_targets(batch.classes, plans.labels)
     given = {"data": batch.images, "target": [item.float() for item in targets]}
     return lambda: [trainer.train_step(given) for _ in range(STEPS)]
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
-from mixmfl.cases import find_cases, load_case
+from mixmfl.cases import find_cases
 from mixmfl.image import read_labels, to_canonical
 from mixmfl.labels import Labels
+from mixmfl.loading import load_case
 from mixmfl.picture import PALETTE, lesion_planes, overlay
 
 OUT = Path(__file__).parent / "pictures" / "result.png"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 DESCRIPTION = """\
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         help="trainings side by side; default: CPU cores, with a GPU 1",
     )
-    cli.add_workers(made)
-    cli.add_device(made)
+    arguments.add_workers(made)
+    arguments.add_device(made)
     return cli.run(made, argv, _work)
 
 
@@ -71,6 +71,7 @@ class _List(argparse.Action):
 def _work(options: argparse.Namespace) -> int:
     from mixmfl import benchmark, methods
     from mixmfl.jobs import Workers
+    from mixmfl.wording import plural
 
     names = methods.choose(options.methods.split(","))
     try:
@@ -79,19 +80,20 @@ def _work(options: argparse.Namespace) -> int:
         seeds = []
     if not seeds or seeds[0] < 0:
         raise MixmflError(f"--seeds {options.seeds}: whole numbers from 0 are needed, as in 0,1,2")
-    device = cli.device(options.device)
+    device = arguments.device(options.device)
     processes = options.processes
     if processes is None:
         processes = 1 if device.type == "cuda" else cli.cores()
-    cli.check_processes(processes)
-    workers = cli.workers(options.workers, device)
+    arguments.check_processes(processes)
+    workers = arguments.workers(options.workers, device)
     asked = benchmark.open_benchmark(
         options.input, options.out, options.configuration, options.size, str(device), workers
     )
     with cli.bars() as report, Workers(processes, report) as pool:
         failed = benchmark.run_all(asked, names, seeds, pool)
     if failed:
-        print(f"{len(failed)} trainings failed:", *failed, sep="\n  ", file=sys.stderr)
+        told = f"{plural(len(failed), 'training')} failed:"
+        print(told, *failed, sep="\n  ", file=sys.stderr)
     for path in benchmark.summarise(asked, options.reference):
         print(path)
     return cli.SOME_FAILED if failed else 0

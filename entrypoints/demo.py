@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
@@ -62,16 +62,17 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict_and_show(out: Path) -> None:
-    from mixmfl.cases import find_cases, read_site_labels
+    from mixmfl.cases import find_cases
     from mixmfl.expected import all_subsets
     from mixmfl.files import write_text
+    from mixmfl.labels import read_site_labels
     from mixmfl.model import load_model
     from mixmfl.registry import registered_model
     from mixmfl.subsets import predict_subsets, score_subsets, subset_page
 
     unseen, masks = out / "federation" / UNSEEN, out / "masks"
     model_file = registered_model(cli.home())
-    model = load_model(model_file, cli.device("auto"))
+    model = load_model(model_file, arguments.device("auto"))
     labels = read_site_labels(unseen, unseen.parent)
     cases = find_cases(unseen, labels_needed=True).cases
     subsets = all_subsets(model.modalities)
@@ -107,6 +108,8 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mixmfl.undefined import mean
+
     table = Table("modalities given", title="Dice on the unseen phantom hospital")
     names = list(labels.foreground)
     for name in names:
@@ -114,8 +117,8 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
     for item in scores:
         table.add_row(", ".join(item.subset), *(f"{item.mean_dice(name):.3f}" for name in names))
     table.add_section()
-    means = [sum(item.mean_dice(name) for item in scores) / len(scores) for name in names]
-    table.add_row(f"mean of {len(scores)} subsets", *(f"{mean:.3f}" for mean in means))
+    means = [mean(item.mean_dice(name) for item in scores) for name in names]
+    table.add_row(f"mean of {len(scores)} subsets", *(f"{dice:.3f}" for dice in means))
     Console().print(table)
 
 

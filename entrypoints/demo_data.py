@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 
 DESCRIPTION = """\
 Write a phantom federation: four hospitals with different modalities for training, and a fifth,
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--cases", type=int, metavar="N", help="cases at every hospital (default: 4 to 12 each)"
     )
-    cli.add_setting(made)
+    arguments.add_setting(made)
     made.add_argument(
         "--tests",
         type=int,
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(options: argparse.Namespace) -> int:
     from mixmfl import phantom_federation
-    from mixmfl.phantom import HELD_OUT, HOSPITALS
+    from mixmfl.phantom_hospitals import HELD_OUT, HOSPITALS
+    from mixmfl.wording import plural
 
     settings = phantom_federation.Settings(
         options.seed, options.spacing, options.cases, options.setting, options.tests
@@ -56,8 +57,7 @@ def _write(options: argparse.Namespace) -> int:
         count = sum(case.hospital is hospital and not case.is_test for case in cases)
         names = ", ".join(settings.modalities_of(hospital))
         held_out = ", held out for testing" if hospital.name in HELD_OUT else ""
-        plural = "" if count == 1 else "s"
-        print(f"  {hospital.name}: {count} case{plural}, {names}{held_out}")
+        print(f"  {hospital.name}: {plural(count, 'case')}, {names}{held_out}")
     return 0
 
 

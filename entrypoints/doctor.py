@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import __version__, cli
+from mixmfl import __version__, arguments, cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = cli.parser("mixmfl_doctor", DESCRIPTION)
     made.add_argument("-w", "--work", type=Path, help="of mixmfl_plan_preprocess")
     made.add_argument("-m", "--model", type=Path, help="default: the registered one, if any")
-    cli.add_device(made)
+    arguments.add_device(made)
     return cli.run(made, argv, _work)
 
 
@@ -37,15 +37,18 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(f"{options.work}: holds no plans.json; mixmfl_plan_preprocess makes it")
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     print(f"mixmfl {__version__}, Python {platform.python_version()}, {system}")
-    here = compute(cli.device(options.device))
+    here = compute(arguments.device(options.device))
     well = True
-    for line, fine in [
-        *_libraries(packages()),
-        (_device(here), True),
-        (f"disk {Path.cwd()}: {free_gb(Path.cwd()):.0f} GB free", True),
-        *(_plans(options.work, here) if options.work else ()),
-        *_model(options.model, here),
-    ]:
+    # a library that two extras ask for is told once
+    for line, fine in dict.fromkeys(
+        [
+            *_libraries(packages()),
+            (_device(here), True),
+            (f"disk {Path.cwd()}: {free_gb(Path.cwd()):.0f} GB free", True),
+            *(_plans(options.work, here) if options.work else ()),
+            *_model(options.model, here),
+        ]
+    ):
         well = well and fine
         print(f"{'ok' if fine else 'NO':4}{line}")
     return 0 if well else cli.SOME_FAILED

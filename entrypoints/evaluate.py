@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 
 if TYPE_CHECKING:
     from mixmfl.evaluate import Summary
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("--overwrite", action="store_true", help="replace OUT.csv if it is there")
     made.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
-    cli.add_alias(made)
+    arguments.add_alias(made)
     return cli.run(made, argv, _evaluate)
 
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.runs import export_model
+    from mixmfl.export import export_model
 
     if options.out.suffix != ".safetensors":
         raise MixmflError(f"{options.out}: a model file ends in .safetensors")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 DESCRIPTION = """\
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--rounds", type=int, default=8, help="default: 8")
     made.add_argument("--local-steps", type=int, default=15, help="in a round; default: 15")
     made.add_argument("--seed", type=int, default=0, help="also of who trains; default: 0")
-    cli.add_device(made)
+    arguments.add_device(made)
     return cli.run(made, argv, _work)
 
 
@@ -51,7 +51,7 @@ def _work(options: argparse.Namespace) -> int:
         options.configuration,
         "all",
         options.seed,
-        cli.device(options.device),
+        arguments.device(options.device),
         0,
     )
     with cli.bars() as report:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
+from mixmfl.wording import plural
 
 if TYPE_CHECKING:
     from mixmfl.cases import Refused
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
     )
-    cli.add_minimum(
+    arguments.add_minimum(
         made,
         "with --kit: sites hold back statistics that rest on fewer {counted} (default: 5 cases, "
         "100 voxels; a site may ask for more)",
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="which to preprocess (default: both)",
     )
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
-    cli.add_processes(made)
-    cli.add_placing(made)
-    cli.add_alias(made)
+    arguments.add_processes(made)
+    arguments.add_placing(made)
+    arguments.add_alias(made)
     return cli.run(made, argv, _work)
 
 
@@ -72,7 +73,7 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(
             "give one of -i FEDERATION, --merge with the sites' fingerprints, or --kit"
         )
-    cli.check_processes(options.processes)
+    arguments.check_processes(options.processes)
     if options.kit:
         return _over_network(options)
     return _merge(options) if options.merge else _process(options)
@@ -93,8 +94,8 @@ def _over_network(options: argparse.Namespace) -> int:
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
-    minimum = cli.minimum(options, NETWORK_MINIMUM)
-    sites = cli.sites(options.sites, flare.site_names(kit))
+    minimum = arguments.minimum(options, NETWORK_MINIMUM)
+    sites = arguments.sites(options.sites, flare.site_names(kit))
     orders = PlanOrders(
         options.out.resolve(),
         tuple(sites),
@@ -108,7 +109,7 @@ def _over_network(options: argparse.Namespace) -> int:
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():
         for name, (done, refused) in configurations.items():
-            print(f"site {site}, {name}: {done} cases preprocessed, {refused} refused")
+            print(f"site {site}, {name}: {plural(done, 'case')} preprocessed, {refused} refused")
             failed += refused
     return cli.SOME_FAILED if failed else 0
 
@@ -136,10 +137,11 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _process(options: argparse.Namespace) -> int:
-    from mixmfl.cases import agree_on_labels, describe
+    from mixmfl.cases import describe
     from mixmfl.files import write_json
     from mixmfl.fingerprint import merge_fingerprints
     from mixmfl.jobs import Workers
+    from mixmfl.labels import agree_on_labels
     from mixmfl.modalities import Modalities
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (
@@ -153,7 +155,7 @@ def _process(options: argparse.Namespace) -> int:
 
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
-    placing = cli.placing(options, modalities)
+    placing = arguments.placing(options, modalities)
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
@@ -225,7 +227,8 @@ def _process(options: argparse.Namespace) -> int:
                 bad_names = {item.name for item in told}
                 told += [x for x in came.refused if x.name not in bad_names]
                 kept = f", {len(came.kept)} kept" if came.kept else ""
-                print(f"{what}, {name}: {len(came.done)} cases preprocessed{kept}")
+                done = plural(len(came.done), "case")
+                print(f"{what}, {name}: {done} preprocessed{kept}")
                 for case, notes in came.notes.items():
                     print(f"  {case}: {'; '.join(notes)}")
     return _tell_refused(refused)
@@ -248,7 +251,7 @@ def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     ]
     if not lines:
         return 0
-    print(f"{len(lines)} cases were refused:", *lines, sep="\n", file=sys.stderr)
+    print(f"refused {plural(len(lines), 'case')}:", *lines, sep="\n", file=sys.stderr)
     return cli.SOME_FAILED
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="name the patient in tables and page, where DICOM files do; default: not",
     )
-    cli.add_placing(made)
-    cli.add_alias(made)
-    cli.add_device(made)
+    arguments.add_placing(made)
+    arguments.add_alias(made)
+    arguments.add_device(made)
     cli.add_output(made)
     return cli.run(made, argv, _work)
 
@@ -109,15 +109,17 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from mixmfl.cases import describe, plural
-    from mixmfl.dicom import describe_rows, find_all, mapping_table, read_mapping
+    from mixmfl.cases import describe
+    from mixmfl.dicom_cases import describe_rows, find_all
     from mixmfl.files import write_text
+    from mixmfl.mapping import mapping_table, read_mapping
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
     from mixmfl.usage import keep_freed_memory
+    from mixmfl.wording import plural
 
     modalities = Modalities().with_aliases(options.alias)
-    placing = cli.placing(options, modalities)
+    placing = arguments.placing(options, modalities)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     found, rows = find_all(options.input, modalities, mapping)
     if options.write_mapping:
@@ -143,7 +145,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.predict import predict_folder
     from mixmfl.segment import Options
 
-    device = cli.device(options.device)
+    device = arguments.device(options.device)
     models = [load_model(file, device) for file in files]
     keep_freed_memory()  # what loading freed is given back
     for file, model in zip(files, models, strict=True):

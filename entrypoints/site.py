@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 
 DESCRIPTION = """\
 Join the federation that KIT is for, and answer the coordinator until Ctrl-C: statistics for a
@@ -26,31 +26,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
-    cli.add_processes(made)
+    arguments.add_processes(made)
     made.add_argument(
         "--dry-run", action="store_true", help="say what would leave, with sizes; nothing does"
     )
-    cli.add_minimum(
+    arguments.add_minimum(
         made,
         "hold back what rests on fewer {counted} (default: 5 cases, 100 voxels; the coordinator "
         "may ask for more)",
     )
-    cli.add_privacy(made, "this hospital")
+    arguments.add_privacy(made, "this hospital")
     made.add_argument(
         "--turns",
         type=Path,
         metavar="FILE",
         help="where hospitals of one machine name the same file, one works at a time",
     )
-    cli.add_workers(made)
-    cli.add_placing(made)
-    cli.add_alias(made)
-    cli.add_device(made)
+    arguments.add_workers(made)
+    arguments.add_placing(made)
+    arguments.add_alias(made)
+    arguments.add_device(made)
     return cli.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    cli.check_processes(options.processes)
+    arguments.check_processes(options.processes)
     from mixmfl.cases import describe
     from mixmfl.hospital import House, departures_from
     from mixmfl.modalities import Modalities
@@ -58,19 +58,19 @@ def _work(options: argparse.Namespace) -> int:
 
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
-    device = cli.device(options.device)
+    device = arguments.device(options.device)
     house = House(
         kit.name,
         options.input.resolve(),
         options.out.resolve(),
         str(device),
-        cli.workers(options.workers, device),
+        arguments.workers(options.workers, device),
         options.processes,
         tuple(options.alias),
         options.labels.resolve() if options.labels else None,
-        cli.placing(options, Modalities().with_aliases(options.alias)),
-        cli.minimum(options, NETWORK_MINIMUM),
-        cli.privacy(options, options.out.resolve() / "privacy.json"),
+        arguments.placing(options, Modalities().with_aliases(options.alias)),
+        arguments.minimum(options, NETWORK_MINIMUM),
+        arguments.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,
     )
     print(f"site {kit.name}: {describe(house.cases().found)}")

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
-from mixmfl.errors import DataError, MixmflError, shorten
+from mixmfl import arguments, cli
+from mixmfl.errors import DataError, MixmflError
+from mixmfl.wording import plural, shorten
 
 if TYPE_CHECKING:
     from mixmfl.modalities import Modalities
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("--partition", type=Path, metavar="FILE", help="CSV: the site of each case")
     made.add_argument("--sites", type=int, metavar="N", help="to deal cases to (default: 4)")
-    cli.add_setting(made)
+    arguments.add_setting(made)
     made.add_argument(
         "--hold",
         action="append",
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     made.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
     made.add_argument("--copy", action="store_true", help="copy files instead of linking to them")
-    cli.add_alias(made)
+    arguments.add_alias(made)
     return cli.run(made, argv, _work)
 
 
@@ -160,8 +161,7 @@ def _tell_left_out(left_out: Mapping[str, str]) -> None:
     for name, reason in left_out.items():
         by_reason[reason].append(name)
     for reason, names in sorted(by_reason.items()):
-        plural = "" if len(names) == 1 else "s"
-        print(f"left out {len(names)} case{plural}: {reason}: {shorten(sorted(names))}")
+        print(f"left out {plural(len(names), 'case')}: {reason}: {shorten(sorted(names))}")
 
 
 if __name__ == "__main__":

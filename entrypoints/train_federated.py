@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import cli
+from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
@@ -51,19 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="0",
         help="each site validates on this fifth of its cases; all: trains on every case",
     )
-    cli.add_workers(made)
+    arguments.add_workers(made)
     made.add_argument(
         "--personalize",
         action="store_true",
         help="after the last round every site fine-tunes its own copy of the model, and keeps it "
         "where its validation cases say that it is better (mixmfl_export --site)",
     )
-    cli.add_minimum(
+    arguments.add_minimum(
         made,
         "sites hold back prototypes that rest on fewer {counted} (default: 0; with --kit 5 cases, "
         "100 voxels, and a site may ask for more)",
     )
-    cli.add_privacy(made, "every site")
+    arguments.add_privacy(made, "every site")
     made.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
     made.add_argument(
         "--deadline",
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="precision of the changes of weights that sites send; default: half",
     )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
-    cli.add_device(made)
+    arguments.add_device(made)
     return cli.run(made, argv, _work)
 
 
@@ -106,7 +106,7 @@ def _work(options: argparse.Namespace) -> int:
         )
     plans = Plans.load(options.input / "plans.json")
     planned = plans.training
-    minimum = cli.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
+    minimum = arguments.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
     settings = RunSettings(
         configuration=options.configuration,
         seed=options.seed,
@@ -132,8 +132,8 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
     from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
     from mixmfl.rounds import register
 
-    devices = cli.devices(options.device)
-    workers = cli.workers(options.workers, devices[0])
+    devices = arguments.devices(options.device)
+    workers = arguments.workers(options.workers, devices[0])
     sites = open_sites(
         options.input,
         plans,
@@ -149,7 +149,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         dataclasses.replace(
             site,
             device=devices[number % len(devices)],
-            privacy=cli.privacy(options, ledgers / f"{site.name}.json"),
+            privacy=arguments.privacy(options, ledgers / f"{site.name}.json"),
         )
         for number, site in enumerate(sites)
     ]
@@ -189,7 +189,7 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
-    sites = cli.sites(options.sites, flare.site_names(kit))
+    sites = arguments.sites(options.sites, flare.site_names(kit))
     quorum = len(sites) // 2 + 1 if options.quorum is None else options.quorum
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")

@@ -45,7 +45,8 @@ def _list(words: Sequence[str]) -> str:
     for word in words:
         main = cli.commands()[f"mixmfl_{word}"].load()
         said = sys.modules[main.__module__].__doc__ or ""
-        lines.append(f"  {word:{widest}}  {said.partition(': ')[2].strip()}")
+        what = said.partition(": ")[2].strip().replace("`", "")
+        lines.append(f"  {word:{widest}}  {what}")
     return "\n".join(lines)
 
 

@@ -23,18 +23,18 @@ from mixmfl.aggregate import add_changes, select_blocks
 from mixmfl.dataset import StoredCase
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import DataError
-from mixmfl.files import or_none, write_json, write_text
+from mixmfl.files import write_json, write_text
 from mixmfl.jobs import Report, no_report
-from mixmfl.loss import loss_targets
 from mixmfl.memory import State
 from mixmfl.network import build_network, load_state, place_modalities
-from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, supervision_loss
+from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, supervision_loss, supervision_targets
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy
 from mixmfl.rounds import RunSettings, ServerState, Site, mean_dice, register
 from mixmfl.runs import Run, load_state_of
 from mixmfl.sampling import seeded, site_number
 from mixmfl.train import validate
+from mixmfl.undefined import or_none
 from mixmfl.wire import Message
 
 WATCHED = 3
@@ -350,7 +350,7 @@ def _patches(
     if len(planned["patch_size"]) == 2:  # the box is one slice thick
         stacked, labels = stacked[:, :, 0], labels[:, :, 0]
     placed, present = place_modalities(stacked, case.modalities, plans.modalities)
-    return placed, present, loss_targets([labels.clamp(min=0)], plans.labels)
+    return placed, present, supervision_targets([labels.clamp(min=0)], plans.labels)
 
 
 def interval(

@@ -22,23 +22,26 @@ import numpy as np
 import torch
 
 from mixmfl import __version__
-from mixmfl.comparison import Cost, Row, Scores, read_rows, write_rows
+from mixmfl.comparison import Cost, Scores
 from mixmfl.comparison_page import markdown
 from mixmfl.comparison_plots import draw_sites, draw_subsets
+from mixmfl.comparison_rows import Row, read_rows, write_rows
 from mixmfl.dataset import StoredCase, case_names, open_case
 from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError
 from mixmfl.evaluate import score
 from mixmfl.expected import all_subsets
-from mixmfl.files import or_nan, or_none, read_json, write_json, write_text
+from mixmfl.export import export_model
+from mixmfl.files import read_json, write_json, write_text
 from mixmfl.jobs import Workers
 from mixmfl.methods import METHODS, SITE, Method, base_of, find_method
 from mixmfl.model import Model, load_model
 from mixmfl.plan import Plans
 from mixmfl.recall_quality import RecallQuality, recall_quality
 from mixmfl.rounds import RunSettings, Site
-from mixmfl.runs import Run, SiteRound, export_model, holds_run
+from mixmfl.runs import Run, SiteRound, holds_run
 from mixmfl.train import segment_stored
+from mixmfl.undefined import or_nan, or_none
 
 FOLD = "0"
 ALL = "all"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mixmfl.door import check_validation
 from mixmfl.errors import AggregationError, ModelError, QuorumError
-from mixmfl.masked import (
-    FEWEST_SUMMED,
+from mixmfl.export import export_model
+from mixmfl.masked import FEWEST_SUMMED
+from mixmfl.masked_server import (
     are_shares,
     check_masked,
     check_masked_run,
@@ -39,7 +40,6 @@ from mixmfl.runs import (
     Run,
     SiteRound,
     choose_round,
-    export_model,
     last_state,
     load_expected,
     load_state_of,

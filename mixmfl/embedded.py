@@ -15,7 +15,8 @@ from mixmfl.dataset import case_names, open_case
 from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError, PrivacyError
 from mixmfl.jobs import fresh_processes
-from mixmfl.masked import TRAINING, Secrets, perform_at_site
+from mixmfl.masked import TRAINING
+from mixmfl.masked_site import Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE
 from mixmfl.measure import measure_at_site
 from mixmfl.memory import Memory

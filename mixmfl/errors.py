@@ -4,8 +4,6 @@ Every message says what was looked at, what was found, what is needed and what t
 print it without a traceback; anything else that is raised is a fault of ours.
 """
 
-from collections.abc import Sequence
-
 
 class MixmflError(Exception):
     """Base of all errors that a user can mend."""
@@ -33,11 +31,3 @@ class PrivacyError(MixmflError):
 
 class ModelError(MixmflError):
     """A model file or a run is missing, damaged, or of another version."""
-
-
-def shorten(values: Sequence[object], most: int = 5) -> str:
-    """Return values for a message: the first few of them, and how many there are."""
-    if not values:
-        return "none"
-    more = f", … ({len(values)} in all)" if len(values) > most else ""
-    return ", ".join(map(str, values[:most])) + more

@@ -19,10 +19,12 @@ from scipy import ndimage
 
 from mixmfl import image
 from mixmfl.cases import find_cases
-from mixmfl.errors import DataError, MixmflError, shorten
+from mixmfl.errors import DataError, MixmflError
 from mixmfl.files import replacing
 from mixmfl.labels import EXAMPLE, Labels
 from mixmfl.modalities import Modalities
+from mixmfl.undefined import defined, deviation, mean
+from mixmfl.wording import shorten
 
 Mask = npt.NDArray[Any]
 PERCENTILE = 95
@@ -218,13 +220,13 @@ def _bounding_box(mask: Mask) -> tuple[slice, ...]:
 
 
 def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
-    known = [value for value in values if not math.isnan(value)]
+    known = defined(values)
     return Summary(
         label,
         metric,
-        mean=statistics.fmean(known) if known else math.nan,
+        mean=mean(known),
         median=statistics.median(known) if known else math.nan,
-        std=statistics.stdev(known) if len(known) > 1 else math.nan,
+        std=deviation(known),
         cases=len(known),
         undefined=len(values) - len(known),
     )

@@ -3,11 +3,13 @@
 Measured on validation cases when training ends (see ``measure``); plain numbers here.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
+
+from mixmfl.undefined import mean
+from mixmfl.wording import plural
 
 Subset = tuple[str, ...]
 
@@ -31,8 +33,7 @@ class SubsetDice:
     @property
     def mean(self) -> float:
         """Return the mean over labels and regions; NaN where none was measured."""
-        means = [dice for dice, cases in self.dice.values() if cases]
-        return math.fsum(means) / len(means) if means else math.nan
+        return mean(dice for dice, cases in self.dice.values() if cases)
 
     @property
     def cases(self) -> int:
@@ -51,7 +52,7 @@ class SubsetDice:
         if bad:
             warnings.append(f"low Dice is expected from {told}: {', '.join(bad)}")
         if self.cases < FEW_CASES:
-            counted = f"{self.cases} validation case" + ("s" if self.cases > 1 else "")
+            counted = plural(self.cases, "validation case")
             warnings.append(f"the expected Dice from {told} rests on {counted}")
         return warnings
 

@@ -1,9 +1,8 @@
-"""Files that appear whole or not at all, and JSON that is checked when read."""
+"""Files: found, written whole or not at all, and as JSON checked when read."""
 
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -111,6 +110,27 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
         lock.release()
 
 
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, through links but not in circles.
+
+    Hidden ones are passed over, as are macOS's ``._`` twins of real files.
+
+    Args:
+        folder: To look through.
+        above: The folders that it lies in, as far as they were looked through.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from files_below(entry, (*above, real))
+        else:
+            yield entry
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing(path) as temporary:
@@ -132,16 +152,6 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def or_none(number: float) -> float | None:
-    """Return a number as JSON can hold it: NaN as None."""
-    return None if math.isnan(number) else number
-
-
-def or_nan(number: float | None) -> float:
-    """Return the number that ``or_none`` was given."""
-    return math.nan if number is None else number
 
 
 def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:

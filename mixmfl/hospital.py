@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixmfl import __version__, cli
-from mixmfl.cases import Placing
+from mixmfl import __version__, arguments
 from mixmfl.embedded import open_sites
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.exchange import describe_exchange, note
-from mixmfl.files import locked, or_none, read_json, replacing, write_json
+from mixmfl.files import locked, read_json, replacing, write_json
 from mixmfl.fingerprint import Fingerprint
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
+from mixmfl.loading import Placing
 from mixmfl.masked import KINDS as MASKED_KINDS
-from mixmfl.masked import TRAINING, Secrets, perform_at_site
+from mixmfl.masked import TRAINING
+from mixmfl.masked_site import Secrets, perform_at_site
 from mixmfl.measure import KIND as MEASURE
 from mixmfl.measure import measure_at_site
 from mixmfl.memory import State
@@ -48,6 +49,7 @@ from mixmfl.rounds import (
     register,
 )
 from mixmfl.runs import load_tensors, save_tensors
+from mixmfl.undefined import or_none
 from mixmfl.wire import Message, Parcel
 
 _TASK_SECONDS = 60.0
@@ -150,9 +152,9 @@ class House:
         Raises:
             DataError: There is none, or they were preprocessed by other plans.
         """
+        device = arguments.device(self.device)
         (site,) = open_sites(
-            *(self.work, plans, configuration, fold, seed, cli.device(self.device), self.workers),
-            [self.name],
+            self.work, plans, configuration, fold, seed, device, self.workers, [self.name]
         )
         return dataclasses.replace(site, minimum=self.minimum, privacy=self.privacy)
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.errors import DataError, shorten
+from mixmfl.errors import DataError
 from mixmfl.files import read_json
+from mixmfl.wording import shorten
 
 LARGEST_VALUE = 65535  # label files are written with at most 16 bits
 EXAMPLE = '{"labels": {"background": 0, "lesion": 1}}'
@@ -190,6 +191,64 @@ class Labels:
 
     def _values_by_index(self) -> tuple[int, ...]:
         return self.values if self.ignore is None else (*self.values, self.ignore)
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """Read what a folder's dataset.json holds; nothing where there is none.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    path = folder / "dataset.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def read_folder_labels(folder: Path) -> Labels | None:
+    """Read the labels that a folder's own dataset.json describes; None where it describes none.
+
+    Raises:
+        DataError: It is damaged or contradicts itself.
+    """
+    content = read_dataset_json(folder)
+    if "labels" not in content:
+        return None
+    return Labels.from_dataset_json(content, str(folder / "dataset.json"))
+
+
+def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
+    """Read what a site's labels mean: from its own dataset.json, else from the federation's.
+
+    Raises:
+        DataError: Neither holds a label description, or it is damaged.
+    """
+    for folder in (site_folder, federation_folder):
+        if labels := read_folder_labels(folder):
+            return labels
+    raise DataError(
+        f"{site_folder}: what do its labels mean? Needed is a dataset.json there, or for all "
+        f"sites in {federation_folder}, such as\n  {EXAMPLE}\n"
+        f"or, for regions that overlap,\n  {REGIONS_EXAMPLE}"
+    )
+
+
+def agree_on_labels(sites: Mapping[str, Labels]) -> Labels:
+    """Return the label description that all sites share.
+
+    Raises:
+        DataError: Some differ; the message says which and where.
+    """
+    first, *others = sorted(sites)
+    differences = [
+        f"  {site} against {first}: {difference}"
+        for site in others
+        if (difference := sites[site].difference(sites[first]))
+    ]
+    if differences:
+        raise DataError(
+            "the sites' dataset.json describe labels differently, but one network serves all:\n"
+            + "\n".join(differences)
+        )
+    return sites[first]
 
 
 def _has_regions(declared: Mapping[str, int | tuple[int, ...]]) -> bool:

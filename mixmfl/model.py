@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from mixmfl import __version__
-from mixmfl.cases import Case, Placing, load_case
+from mixmfl.cases import Case
 from mixmfl.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.expected import SubsetDice
 from mixmfl.files import Held, replacing, sha256
 from mixmfl.image import InMemory, Source, from_canonical
+from mixmfl.loading import Placing, load_case
 from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to_state
 from mixmfl.network import SegmentationNet, adopt_state, build_network
 from mixmfl.plan import Plans

@@ -616,10 +616,35 @@ def supervision_scales(strides: Sequence[Sequence[int]]) -> list[list[float]]:
     return [[float(s) for s in row] for row in 1 / np.cumprod(np.vstack(strides), axis=0)][:-1]
 
 
+def supervision_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tensor]:
+    """Turn class indices into what ``supervision_loss`` takes, at every resolution.
+
+    Args:
+        classes: ``(B, 1, *P)`` integers.
+        labels: What they mean.
+
+    Returns:
+        Without regions ``(B, 1, *P)`` int64, as given. With regions ``(B, R, *P)`` bool, one
+        channel per region in the order declared, and last the ignored voxels where the labels
+        have an ignore value.
+    """
+    if not labels.has_regions:
+        return [item.long() for item in classes]
+    indices = labels.consecutive()
+    regions = [*indices.foreground.values()]
+    if indices.ignore is not None:
+        regions.append((indices.ignore,))
+    members = [torch.tensor(region) for region in regions]
+    return [
+        torch.cat([torch.isin(item, region.to(item)) for region in members], dim=1)
+        for item in classes
+    ]
+
+
 def supervision_loss(described: Labels, outputs: int, batch_dice: bool) -> nn.Module:
     """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
 
-    It takes the lists of logits and of targets, finest first; targets as ``loss_targets`` gives.
+    It takes the lists of logits and of ``supervision_targets``, finest first.
     """
     dice = {"batch_dice": batch_dice, "smooth": 1e-5, "ddp": False}
     ignored = described.consecutive().ignore

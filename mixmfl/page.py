@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from mixmfl import __version__
 from mixmfl.picture import PALETTE, REFERENCE_COLOUR
+from mixmfl.undefined import mean
 
 Html = NewType("Html", str)
 Colour = tuple[int, int, int]
@@ -82,7 +83,7 @@ def heat_table(
     for subset, row in zip(subsets, values, strict=True):
         dots = "".join(_dot(name in subset) for name in modalities)
         body += f"<tr>{dots}{''.join(_shaded(value, low, high) for value in row)}</tr>"
-    means = "".join(_shaded(_mean(column), low, high) for column in zip(*values, strict=True))
+    means = "".join(_shaded(mean(column), low, high) for column in zip(*values, strict=True))
     foot = f'<tr><th scope="row" colspan="{len(modalities)}">mean of all rows</th>{means}</tr>'
     return _scrolling(
         f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody><tfoot>{foot}</tfoot>", "heat"
@@ -205,11 +206,6 @@ def luminance(colour: Colour) -> float:
         for part in colour
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
 
 
 # --- the page ---------------------------------------------------------------------------------

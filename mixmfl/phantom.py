@@ -1,4 +1,4 @@
-"""A phantom federation: made-up patients of made-up hospitals, on which everything can be tried.
+"""A phantom: made-up patients, and the images that a made-up hospital's scanner makes of them.
 
 No patient is in it. A patient is the MNI152 average brain, warped and folded anew, with a tumour;
 tissues have a proton density, a T1 and a T2, and a scanner turns these into images by the signal
@@ -9,12 +9,13 @@ Arrays are ``(Z, Y, X)``, running to the head, to the back and to the left (LPS)
 
 import functools
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from mixmfl.phantom_hospitals import Hospital, Pulses
 
 Array = NDArray[np.float32]
 
@@ -46,164 +47,6 @@ TISSUES = {
     "enhancing": Tissue(0.84, 1400, 112, 0.12),
 }
 RELAXIVITY = 4.3e-3  # of a gadolinium agent, per ms and mM
-
-
-@dataclass(frozen=True)
-class Pulses:
-    """Repetition, echo and, for inversion recovery, inversion time, in ms."""
-
-    tr: float
-    te: float
-    ti: float | None = None
-
-
-@dataclass(frozen=True)
-class Hospital:
-    """One site: its patients, its scanner and how it stores images.
-
-    Attributes:
-        name: The folder.
-        cases: How many patients, unless the caller wants another number.
-        modalities: What the site has where sites hold different mixes.
-        alone: The one modality it has where every site has a single one.
-        pulses: What its scanner does for each of the four modalities.
-        core_mm: Smallest and largest radius of the tumour core.
-        oedema_mm: How far oedema reaches into white matter, from and to.
-        tesla: Field strength; T1 of tissue grows with it.
-        noise: Standard deviation of the noise, as a fraction of the mean signal.
-        bias: Standard deviation of the log of the receive field.
-        blur_mm: Standard deviation of the point spread.
-        gain: Mean brain intensity in stored units.
-        thickness: Voxel size in ``(Z, Y, X)`` as a multiple of the phantom's spacing.
-        axes: Where the stored x, y and z axes point to, such as ``"RAS"``.
-    """
-
-    name: str
-    cases: int
-    modalities: tuple[str, ...]
-    alone: str
-    pulses: Mapping[str, Pulses]
-    core_mm: tuple[float, float]
-    oedema_mm: tuple[float, float]
-    tesla: float
-    noise: float
-    bias: float
-    blur_mm: float
-    gain: float
-    thickness: tuple[float, float, float]
-    axes: str
-
-
-MODALITIES = ("t1", "t1c", "t2", "flair")
-
-HOSPITALS = (
-    Hospital(
-        name="north",
-        cases=10,
-        modalities=("t1", "t2"),
-        alone="t1",
-        pulses={
-            "t1": Pulses(2000, 3, 950),
-            "t1c": Pulses(2000, 3, 950),
-            "t2": Pulses(5200, 100),
-            "flair": Pulses(9500, 125, 2500),
-        },
-        core_mm=(10, 19),
-        oedema_mm=(8, 18),
-        tesla=3.0,
-        noise=0.03,
-        bias=0.10,
-        blur_mm=0.7,
-        gain=420,
-        thickness=(1, 1, 1),
-        axes="RAS",
-    ),
-    Hospital(
-        name="east",
-        cases=8,
-        modalities=("t1c", "flair"),
-        alone="t1c",
-        pulses={
-            "t1": Pulses(540, 14),
-            "t1c": Pulses(560, 12),
-            "t2": Pulses(3900, 98),
-            "flair": Pulses(9000, 110, 2420),
-        },
-        core_mm=(14, 25),
-        oedema_mm=(10, 26),
-        tesla=1.5,
-        noise=0.055,
-        bias=0.07,
-        blur_mm=1.0,
-        gain=160,
-        thickness=(1.5, 1, 1),
-        axes="LPS",
-    ),
-    Hospital(
-        name="south",
-        cases=12,
-        modalities=("t1", "t1c", "flair"),
-        alone="flair",
-        pulses={
-            "t1": Pulses(620, 10),
-            "t1c": Pulses(1900, 3, 900),
-            "t2": Pulses(4800, 88),
-            "flair": Pulses(8500, 130, 2350),
-        },
-        core_mm=(9, 23),
-        oedema_mm=(6, 22),
-        tesla=3.0,
-        noise=0.04,
-        bias=0.15,
-        blur_mm=0.8,
-        gain=900,
-        thickness=(1, 1, 1),
-        axes="LAS",
-    ),
-    Hospital(
-        name="west",
-        cases=6,
-        modalities=("t2", "flair"),
-        alone="t2",
-        pulses={
-            "t1": Pulses(580, 12),
-            "t1c": Pulses(600, 13),
-            "t2": Pulses(3600, 84),
-            "flair": Pulses(10000, 92, 2500),
-        },
-        core_mm=(11, 20),
-        oedema_mm=(12, 28),
-        tesla=1.5,
-        noise=0.045,
-        bias=0.06,
-        blur_mm=1.1,
-        gain=260,
-        thickness=(1, 1.25, 1),  # coronal slices: thick from front to back
-        axes="RSA",
-    ),
-    Hospital(
-        name="unseen",
-        cases=4,
-        modalities=MODALITIES,
-        alone="flair",  # never asked: the unseen hospital always has all four
-        pulses={
-            "t1": Pulses(1900, 3, 900),
-            "t1c": Pulses(650, 11),
-            "t2": Pulses(4500, 92),
-            "flair": Pulses(9000, 120, 2400),
-        },
-        core_mm=(10, 24),
-        oedema_mm=(8, 24),
-        tesla=3.0,
-        noise=0.04,
-        bias=0.11,
-        blur_mm=0.9,
-        gain=600,
-        thickness=(1, 1, 1),
-        axes="LPS",
-    ),
-)
-HELD_OUT = ("unseen",)
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,17 @@ from mixmfl.image import Grid, from_canonical, write_image, write_labels
 from mixmfl.partition import SETTINGS, check_setting, tests_folder
 from mixmfl.phantom import (
     ENHANCING,
-    HELD_OUT,
-    HOSPITALS,
-    MODALITIES,
     NECROSIS,
     OEDEMA,
     TISSUES,
     Array,
     Fields,
-    Hospital,
     grid_axes,
     load_atlas,
     make_patient,
     render,
 )
+from mixmfl.phantom_hospitals import HELD_OUT, HOSPITALS, MODALITIES, Hospital
 
 VERSION = 2  # raise it whenever the same seed gives other files
 FILE_NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}

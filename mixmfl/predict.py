@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl import __version__
-from mixmfl.cases import Case, Placing, Refused, plural
+from mixmfl.cases import Case, Refused
 from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.expected import SubsetDice, find, least
 from mixmfl.files import replacing, sha256
 from mixmfl.image import Grid, from_canonical, write_labels
+from mixmfl.loading import Placing
 from mixmfl.model import Model
 from mixmfl.overlap import Ahead, Behind, reason_of
 from mixmfl.reading import ReadCase, digests_of, read_case
@@ -34,6 +35,7 @@ from mixmfl.records import Outcome, Records
 from mixmfl.report import case_files, write_case, write_report
 from mixmfl.segment import Options, check_models_agree, prepare, segment
 from mixmfl.usage import peak_memory_mb, reset_peak
+from mixmfl.wording import plural
 
 log = logging.getLogger(__name__)
 

@@ -9,20 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixmfl.cases import (
-    Case,
-    Found,
-    Placing,
-    Refused,
-    find_cases,
-    load_case,
-    read_site_labels,
-)
+from mixmfl.cases import Case, Found, Refused, find_cases
 from mixmfl.errors import DataError, MixmflError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.jobs import Workers
-from mixmfl.labels import Labels
+from mixmfl.labels import Labels, read_site_labels
+from mixmfl.loading import Placing, load_case
 from mixmfl.modalities import Modalities
 from mixmfl.plan import Plans, Preset
 

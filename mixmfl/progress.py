@@ -3,8 +3,9 @@
 import math
 from pathlib import Path
 
-from mixmfl.files import or_nan, replacing
+from mixmfl.files import replacing
 from mixmfl.runs import Run
+from mixmfl.undefined import mean, or_nan
 
 
 def draw_progress(run: Run, path: Path) -> None:
@@ -16,8 +17,8 @@ def draw_progress(run: Run, path: Path) -> None:
     for site in run.registrations:
         rounds = [n for n, sites in enumerate(run.history, start=1) if site in sites]
         losses.plot(rounds, [or_nan(run.history[n - 1][site].loss) for n in rounds], label=site)
-        means = {n: _mean(run.history[n - 1][site].dice.values()) for n in rounds}
-        judged = {n: mean for n, mean in means.items() if not math.isnan(mean)}
+        means = {n: mean(map(or_nan, run.history[n - 1][site].dice.values())) for n in rounds}
+        judged = {n: dice for n, dice in means.items() if not math.isnan(dice)}
         dice.plot(list(judged), list(judged.values()), marker="o", label=site)
     best = run.best_round
     if best is not None:
@@ -32,8 +33,3 @@ def draw_progress(run: Run, path: Path) -> None:
             axes.legend(frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def _mean(values: object) -> float:
-    known = [value for value in values if value is not None]  # type: ignore[attr-defined]
-    return sum(known) / len(known) if known else math.nan

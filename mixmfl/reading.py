@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.cases import Case, LoadedCase, Placing, load_case, voxels_of
+from mixmfl.cases import Case
 from mixmfl.files import sha256
+from mixmfl.loading import LoadedCase, Placing, load_case, voxels_of
 from mixmfl.overlap import WaitTurn
 from mixmfl.report import for_pages
 from mixmfl.usage import peak_memory_mb, reset_peak

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 
 from mixmfl import __version__
-from mixmfl.cases import agree_on_labels
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers, Ask, begin, finish, train_rounds
 from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError, QuorumError
-from mixmfl.files import or_nan, read_json, write_json
+from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, merge_fingerprints
-from mixmfl.labels import Labels
+from mixmfl.labels import Labels, agree_on_labels
 from mixmfl.personal import Personal, personalization_task
 from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import make_plans
@@ -32,6 +31,7 @@ from mixmfl.runs import (
     open_run,
     record_personal,
 )
+from mixmfl.undefined import or_nan
 from mixmfl.wire import Message
 
 

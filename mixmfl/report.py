@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.cases import plural
 from mixmfl.files import replacing, write_text
 from mixmfl.image import Grid
 from mixmfl.labels import Labels
@@ -23,6 +22,7 @@ from mixmfl.page import CaseRow, Section, case_list, legend, page
 from mixmfl.picture import overlay
 from mixmfl.records import Outcome
 from mixmfl.viewer import viewer_page
+from mixmfl.wording import plural
 
 Array = npt.NDArray[Any]
 

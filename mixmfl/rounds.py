@@ -51,6 +51,7 @@ from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, sampling_rate, spend
 from mixmfl.sampling import Batches, PoissonBatches, loader
 from mixmfl.train import DiceSum, train_locally, train_privately, validate
+from mixmfl.undefined import mean
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
@@ -531,12 +532,11 @@ def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:
         for name, each in part.items():
             found.setdefault(name, []).append(each)
     # fsum rounds once, so that the order of sites changes no bit
-    means = [
+    return mean(
         math.fsum(each.total for each in parts) / cases
         for parts in found.values()
         if (cases := sum(each.cases for each in parts))
-    ]
-    return math.fsum(means) / len(means) if means else math.nan
+    )
 
 
 def read_dice(reply: Message) -> dict[str, DiceSum]:

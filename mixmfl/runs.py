@@ -32,13 +32,13 @@ import torch
 
 from mixmfl.errors import ModelError
 from mixmfl.expected import SubsetDice
-from mixmfl.files import or_nan, or_none, read_json, replacing, write_json, write_text
+from mixmfl.files import read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
-from mixmfl.model import save_model
 from mixmfl.personal import Personal
 from mixmfl.plan import Plans
 from mixmfl.rounds import Registration, RunSettings, ServerState
 from mixmfl.tensors import digest, read, write
+from mixmfl.undefined import or_nan, or_none
 
 NETWORK = "network"
 """Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
@@ -359,42 +359,6 @@ def choose_round(run: Run, wanted: str) -> int:
     if not wanted.isdecimal():
         raise ModelError(f"round {wanted!r}: give best, last or a number")
     return int(wanted)
-
-
-def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tuple[int, str]:
-    """Write the model of a saved round, or a site's own copy of one, to a file.
-
-    Args:
-        run_folder: Of the run.
-        wanted: ``"best"``, ``"last"`` or a round's number.
-        out: The file to write; replaced if it is there.
-        site: Whose own copy, which is one of the best round; empty: the model of all.
-
-    Returns:
-        The round, and the file's SHA-256.
-
-    Raises:
-        ModelError: There is no such run, round or copy, or the site does not use its copy.
-    """
-    run = open_run(run_folder)
-    number = choose_round(run, wanted)
-    state, expected = load_state_of(run, number), load_expected(run, number) or ()
-    if site:
-        if number != choose_round(run, "best"):
-            raise ModelError(f"{run_folder}: sites' own copies are made from the best round only")
-        own = load_personal(run, site)
-        state = dataclasses.replace(state, weights={**state.weights, **own})
-        expected = ()  # it was measured for the model of all
-    digest = save_model(
-        out,
-        state,
-        run.plans,
-        run.settings.configuration,
-        run.modality_cases,
-        privacy_spent(run, number),
-        expected,
-    )
-    return number, digest
 
 
 def progress_table(run: Run) -> str:

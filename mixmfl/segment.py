@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mixmfl.cases import LoadedCase
 from mixmfl.errors import DataError, ModelError
+from mixmfl.loading import LoadedCase
 from mixmfl.nnunet import (
     head_mask,
     label_manager,

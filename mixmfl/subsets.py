@@ -1,21 +1,22 @@
 """Every case from every subset of modalities: predicted, scored against truth, shown in a page."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.cases import Case, load_case
+from mixmfl.cases import Case
 from mixmfl.errors import DataError
 from mixmfl.evaluate import Evaluation, evaluate_folder
 from mixmfl.expected import Subset, all_subsets
 from mixmfl.image import read_labels, to_canonical
 from mixmfl.labels import Labels
+from mixmfl.loading import load_case
 from mixmfl.model import Model
 from mixmfl.page import Picture, Section, heat_table, legend, page
 from mixmfl.picture import overlay
 from mixmfl.predict import predict_folder
 from mixmfl.records import Outcome
+from mixmfl.undefined import mean
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,12 @@ class SubsetScores:
 
     def mean_dice(self, label: str) -> float:
         """Return the mean Dice of a label or region over cases; NaN where none has it."""
-        dice = [
+        return mean(
             score.dice
             for scores in self.evaluation.scores.values()
             for score in scores
-            if score.label == label and not math.isnan(score.dice)
-        ]
-        return sum(dice) / len(dice) if dice else math.nan
+            if score.label == label
+        )
 
 
 def predict_subsets(

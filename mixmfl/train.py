@@ -13,7 +13,7 @@ from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
 from mixmfl.imagine import imagine_absent
-from mixmfl.loss import LOSSES, loss_targets
+from mixmfl.loss import LOSSES
 from mixmfl.memory import (
     Memory,
     Prototypes,
@@ -25,7 +25,7 @@ from mixmfl.memory import (
     observe,
 )
 from mixmfl.network import Encoding, SegmentationNet, place_modalities, prototype_sizes
-from mixmfl.nnunet import label_manager, supervision_loss
+from mixmfl.nnunet import label_manager, supervision_loss, supervision_targets
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, clip_blocks
 from mixmfl.quick import best_dtype
@@ -226,7 +226,7 @@ def _loss(
     """Return a batch's loss, and how it was encoded; all on one device."""
     settings, present = plans.training, batch.present
     encoding = network.encode(batch.images, present)
-    targets = loss_targets(batch.classes, plans.labels)
+    targets = supervision_targets(batch.classes, plans.labels)
     looks = [encoding]
     if not torch.equal(batch.shown, present):
         looks.append(encoding.showing(batch.shown))

@@ -291,6 +291,39 @@ def test_the_command_lists_methods_and_refuses_what_it_cannot_do(
     assert not out.exists()
 
 
+def test_the_command_goes_on_with_a_folder_and_names_what_it_wrote(
+    done: benchmark.Benchmark, work: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows_of(done)
+    asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "0", "--device", "cpu")
+    assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", ",".join(NAMES)) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert {"table.md", "cases.csv", "subsets.png", "sites.png"} <= {
+        Path(line).name for line in told
+    }
+    assert all(Path(line).is_file() for line in told)
+    assert rows_of(done) == before  # nothing was trained anew
+
+
+def test_the_command_tells_which_trainings_failed_and_ends_with_one(
+    done: benchmark.Benchmark,
+    work: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+        if seed == 1:
+            raise DataError("no such luck")
+
+    monkeypatch.setattr(benchmark, "run_one", fail)
+    asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "1,0", "--device", "cpu")
+    assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", "mdm") == 1
+    said = capsys.readouterr()
+    assert "1 training failed:\n  mdm, seed 1: no such luck" in said.err
+    assert "table.md" in said.out  # of what is there
+
+
 def test_a_plan_model_of_a_benchmark_can_be_loaded(done: benchmark.Benchmark) -> None:
     model = load_model(done.folder("fedavg", 0) / benchmark.ALL / "model.safetensors")
     assert isinstance(model.network, StackedNet)

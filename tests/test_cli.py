@@ -40,6 +40,7 @@ def test_the_package_alone_lists_every_command_with_what_it_does(capsys: Said) -
     for name in cli.commands():
         assert f"\n  {name.removeprefix('mixmfl_')} " in listed
     assert "compare masks with references." in listed
+    assert "`" not in listed  # as docstrings have them
 
 
 def test_the_package_runs_a_command_by_its_short_name(tmp_path: Path, capsys: Said) -> None:
@@ -138,6 +139,7 @@ def test_the_doctor_finds_this_machine_well(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"mixmfl {__version__}, Python 3.")
     assert all(line.startswith("ok  ") for line in lines[1:])
+    assert len(set(lines)) == len(lines)  # cryptography, say, which two extras ask for
     text = "\n".join(lines)
     assert f"torch {torch.__version__}" in text
     assert "memory to train 2d on cpu: about 1.0 GB" in text  # a tiny network: the libraries

@@ -12,11 +12,12 @@ from small import small_plans, stored_site
 from mixmfl import coordinate, runs
 from mixmfl.embedded import split_fold, train_embedded
 from mixmfl.errors import ModelError
+from mixmfl.export import export_model
 from mixmfl.memory import State
 from mixmfl.model import load_model
 from mixmfl.plan import Plans
 from mixmfl.rounds import RunSettings, Site
-from mixmfl.runs import Run, choose_round, export_model, kept_rounds, open_run
+from mixmfl.runs import Run, choose_round, kept_rounds, open_run
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mixmfl.cases import Case, Placing, load_case
+from mixmfl.cases import Case
 from mixmfl.errors import DataError
 from mixmfl.grids import (
     STILL,
@@ -25,6 +25,7 @@ from mixmfl.grids import (
 )
 from mixmfl.image import Grid, difference, write_image, write_labels
 from mixmfl.labels import Labels
+from mixmfl.loading import Placing, load_case
 
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (56, 64, 60)

@@ -15,7 +15,6 @@ from small import LABELS_JSON, small_plans, stored_site, write_case
 
 import mixmfl
 from mixmfl import hospital
-from mixmfl.cases import Placing
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.embedded import open_sites, train_embedded
 from mixmfl.errors import DataError, QuorumError
@@ -24,6 +23,7 @@ from mixmfl.files import write_json
 from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.hospital import Hospital, House, departures_from
 from mixmfl.image import read_image, write_image
+from mixmfl.loading import Placing
 from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.memory import State
 from mixmfl.model import load_model

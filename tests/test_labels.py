@@ -1,15 +1,20 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mixmfl.errors import DataError
-from mixmfl.labels import Labels
+from mixmfl.files import write_json
+from mixmfl.labels import Labels, agree_on_labels, read_site_labels
 
 BRATS = {
     "labels": {"background": 0, "whole tumour": [1, 2, 4], "core": [1, 4], "enhancing": [4]},
     "regions_class_order": [2, 1, 4],
 }
+
+
+LESION = Labels({"background": 0, "lesion": 1})
 
 
 def read(content: dict[str, Any]) -> Labels:
@@ -128,3 +133,31 @@ def test_order_matters_for_regions_alone() -> None:
     assert "regions are listed as ['whole tumour', 'core'" in str(read(BRATS).difference(listed))
     painted = read({**BRATS, "regions_class_order": [2, 4, 4]})
     assert read(BRATS).difference(painted) == ("regions_class_order is [2, 1, 4] against [2, 4, 4]")
+
+
+def test_a_site_describes_its_labels_or_the_federation_does(tmp_path: Path) -> None:
+    site = tmp_path / "north"
+    site.mkdir()
+    with pytest.raises(DataError, match=r"north: what do its labels mean\?(.|\n)*such as\n.*les"):
+        read_site_labels(site, tmp_path)
+    write_json(tmp_path / "dataset.json", LESION.to_json())
+    assert read_site_labels(site, tmp_path) == LESION
+    write_json(site / "dataset.json", {"channel_names": {"0": "T1"}})
+    assert read_site_labels(site, tmp_path) == LESION
+    write_json(site / "dataset.json", {"labels": {"background": 0, "tumour": 1}})
+    assert read_site_labels(site, tmp_path) == Labels({"background": 0, "tumour": 1})
+
+
+def test_sites_must_agree_on_labels_and_all_who_differ_are_named() -> None:
+    assert agree_on_labels({"north": LESION, "south": LESION}) == LESION
+    sites = {
+        "east": Labels({"background": 0, "lesion": 2}),
+        "south": LESION,
+        "north": Labels({"background": 0, "lesion": 2, "ignore": 3}),
+    }
+    with pytest.raises(DataError) as caught:
+        agree_on_labels(sites)
+    assert str(caught.value).splitlines()[1:] == [
+        "  north against east: label 'ignore' is 3 against not declared",
+        "  south against east: label 'lesion' is 1 against 2",
+    ]

@@ -111,7 +111,7 @@ def test_the_demo_of_a_network_gives_the_model_of_one_process(
     done = start(
         tmp_path / "said.txt",
         "mixmfl_network_demo",
-        *("-o", tmp_path / "demo", "--local-steps", 1),
+        *("-o", tmp_path / "demo"),
     )
     code = ended(done)
     said = (tmp_path / "said.txt").read_text()

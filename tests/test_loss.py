@@ -7,10 +7,10 @@ from small import LABELS, MODALITIES, small_plans, stored_site
 from torch import Tensor, tensor
 from torch.nn import functional
 
-from mixmfl.loss import LOSSES, alignment, loss_targets, separation
+from mixmfl.loss import LOSSES, alignment, separation
 from mixmfl.memory import Prototypes
 from mixmfl.network import build_network
-from mixmfl.nnunet import supervision_loss
+from mixmfl.nnunet import supervision_loss, supervision_targets
 from mixmfl.plan import CHOICES, replace_settings
 from mixmfl.rounds import RunSettings, first_state, register, train_at_site, train_task
 
@@ -165,7 +165,7 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
     compare = supervision_loss(LABELS, 2, batch_dice=len(patch) == 2)
     with torch.autocast("cpu", dtype=dtype):
         encoding = network.encode(images, present)
-        targets = loss_targets([classes, halved], LABELS)
+        targets = supervision_targets([classes, halved], LABELS)
         losses = [
             compare(network.decode(seen, memory), targets)
             for seen in (encoding, encoding.showing(shown))

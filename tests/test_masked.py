@@ -15,10 +15,9 @@ from small import small_plans, stored_site
 from mixmfl import embedded
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import MixmflError, PlansError, PrivacyError, QuorumError
-from mixmfl.masked import (
+from mixmfl.masked import Roster
+from mixmfl.masked_server import (
     BlockSum,
-    Roster,
-    Secrets,
     are_shares,
     check_masked,
     check_masked_run,
@@ -26,12 +25,12 @@ from mixmfl.masked import (
     make_roster,
     masked_tasks,
     merge_sums,
-    perform_at_site,
     shares_tasks,
     sum_blocks,
     summed_blocks,
     unmask_tasks,
 )
+from mixmfl.masked_site import Secrets, perform_at_site
 from mixmfl.masks import (
     agree,
     from_words,

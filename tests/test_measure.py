@@ -9,10 +9,11 @@ from small import small_plans, stored_site
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import ModelError
 from mixmfl.expected import SubsetDice, find, least
+from mixmfl.export import export_model
 from mixmfl.measure import Measured, merge_measured
 from mixmfl.model import load_model
 from mixmfl.rounds import RunSettings
-from mixmfl.runs import choose_round, export_model
+from mixmfl.runs import choose_round
 from mixmfl.train import DiceSum, validate
 
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2)

@@ -20,7 +20,6 @@ from mixmfl import nnunet
 from mixmfl.errors import PlansError
 from mixmfl.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.labels import Labels
-from mixmfl.loss import loss_targets
 from mixmfl.plan import NetworkSettings, PlannerSettings, load_preset
 from mixmfl.preprocess import make_plans
 
@@ -243,13 +242,13 @@ def test_the_loss_is_nnunets_and_halves_per_resolution() -> None:
     )
     want = (2 * single(logits[0], classes[0]) + single(logits[1], classes[1])) / 3
     found = nnunet.supervision_loss(LABELS, 3, batch_dice=True)(
-        logits, loss_targets(classes, LABELS)
+        logits, nnunet.supervision_targets(classes, LABELS)
     )
     assert found.item() == pytest.approx(want.item(), rel=1e-5)
 
 
 def test_regions_become_channels_and_the_ignored_voxels_the_last_one() -> None:
-    (target,) = loss_targets([torch.tensor([[[0, 1, 2, 3]]])], REGIONS)
+    (target,) = nnunet.supervision_targets([torch.tensor([[[0, 1, 2, 3]]])], REGIONS)
     assert target.tolist() == [
         [
             [False, True, True, False],
@@ -266,7 +265,7 @@ def test_ignored_voxels_do_not_count_in_the_loss() -> None:
     classes[..., 0] = 3
     changed = logits.clone()
     changed[..., 0] += 5
-    targets = loss_targets([classes], REGIONS)
+    targets = nnunet.supervision_targets([classes], REGIONS)
     assert compare([logits], targets) == compare([changed], targets)
 
 

@@ -1,13 +1,32 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from mixmfl.errors import DataError, MixmflError
-from mixmfl.overlap import Ahead, Behind, WaitTurn
+from mixmfl.overlap import Ahead, Behind, WaitTurn, reason_of
+
+ASK = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from mixmfl.overlap import Ahead
+from test_overlap import work
+ahead = Ahead(work, 3, 60)
+for job in ("large", "refuse", "name"):
+    ahead.ask(job)
+    try:
+        print(ahead.answer()["job"], flush=True)
+    except Exception as error:
+        print(error, flush=True)
+time.sleep(60)
+"""
 
 
 def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
@@ -22,6 +41,8 @@ def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
         raise ZeroDivisionError("by zero")
     if job == "large":
         wait_turn()
+    if job == "name":
+        job = str(os.getpid())
     return {"job": job, "array": np.arange(constant, dtype=np.float32)}
 
 
@@ -59,6 +80,34 @@ def test_a_large_job_waits_until_nothing_else_is_done() -> None:
     with Ahead(work, 3, 60) as ahead:
         ahead.ask("large")
         assert ahead.answer()["job"] == "large"
+
+
+def test_a_reader_whose_parent_was_killed_ends_by_itself() -> None:
+    asking = [sys.executable, "-c", ASK, str(Path(__file__).parent)]
+    with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        try:
+            said = [parent.stdout.readline().strip() for _ in range(3)]
+            assert said[:2] == ["large", "p1: is bad"]
+            reader = psutil.Process(int(said[2]))
+        finally:
+            parent.kill()
+    reader.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DataError("p1: is bad"), "p1: is bad"),
+        (OSError(28, "No space left on device"), r"the disk is full ([Errno 28] No space left"),
+        (MemoryError("17 GiB"), "not enough memory"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_a_failure_is_told_in_one_line_by_what_it_is(error: Exception, told: str) -> None:
+    assert reason_of(error).startswith(told)
+    assert "\n" not in reason_of(error)
 
 
 def test_writing_that_hangs_or_fails_costs_itself_alone() -> None:

@@ -14,6 +14,7 @@ from mixmfl import embedded, tensors
 from mixmfl.aggregate import block_of
 from mixmfl.embedded import personalize_embedded, train_embedded
 from mixmfl.errors import ModelError
+from mixmfl.export import export_model
 from mixmfl.memory import Prototypes, State
 from mixmfl.personal import Personal, personalization_task, personalize_at_site
 from mixmfl.plan import Plans
@@ -27,7 +28,7 @@ from mixmfl.rounds import (
     train_at_site,
     validate_at_site,
 )
-from mixmfl.runs import Run, export_model, load_state_of, open_run, save_personal
+from mixmfl.runs import Run, load_state_of, open_run, save_personal
 from mixmfl.wire import Message
 
 SETTINGS = RunSettings("2d", seed=0, rounds=1, local_steps=2, learning_rate=1e-2)

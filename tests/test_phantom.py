@@ -13,8 +13,9 @@ from mixmfl import phantom, phantom_federation
 from mixmfl.errors import DataError
 from mixmfl.image import read_grid, read_image, read_labels, to_canonical
 from mixmfl.labels import Labels
-from mixmfl.phantom import HOSPITALS, Patient
+from mixmfl.phantom import Patient
 from mixmfl.phantom_federation import Case, Settings
+from mixmfl.phantom_hospitals import HELD_OUT, HOSPITALS, Pulses
 
 COARSE = (4.0, 4.0, 4.0)
 SMALL = Settings(spacing_mm=6, cases=3)  # the third case of each training hospital lacks one
@@ -153,14 +154,14 @@ def test_a_finer_grid_shows_the_same_patient() -> None:
 
 def test_signal_is_that_of_spin_echo_and_of_inversion_recovery() -> None:
     t1, t2 = np.full(1, 1000, dtype=np.float32), np.full(1, 100, dtype=np.float32)
-    spin_echo = phantom.signal(phantom.Pulses(tr=1000, te=100), 0.8, t1, t2)
+    spin_echo = phantom.signal(Pulses(tr=1000, te=100), 0.8, t1, t2)
     assert spin_echo[0] == pytest.approx(0.8 * (1 - np.exp(-1)) * np.exp(-1), rel=1e-5)
-    nulled = phantom.signal(phantom.Pulses(tr=1e6, te=100, ti=1000 * np.log(2)), 0.8, t1, t2)
+    nulled = phantom.signal(Pulses(tr=1e6, te=100, ti=1000 * np.log(2)), 0.8, t1, t2)
     assert nulled[0] == pytest.approx(0, abs=1e-5)
 
 
 def test_hospitals_have_different_modalities_and_each_is_held_by_two() -> None:
-    training = [hospital for hospital in HOSPITALS if hospital.name not in phantom.HELD_OUT]
+    training = [hospital for hospital in HOSPITALS if hospital.name not in HELD_OUT]
     assert len(training) == 4
     assert len({hospital.modalities for hospital in training}) == 4
     assert len({hospital.cases for hospital in training}) == 4

@@ -162,8 +162,8 @@ def test_a_second_run_keeps_what_is_done_and_redoes_what_is_not(
     assert command(*arguments) == 0
     said = capsys.readouterr().out
     assert "is kept (--replan makes it anew)" in said
-    assert "site north, 2d: 1 cases preprocessed, 2 kept" in said
-    assert "site south, 2d: 1 cases preprocessed, 2 kept" in said
+    assert "site north, 2d: 1 case preprocessed, 2 kept" in said
+    assert "site south, 2d: 1 case preprocessed, 2 kept" in said
     assert (tmp_path / "work" / "plans.json").read_bytes() == plans
     names = {f.stem for f in (stored.parents[1] / "south" / "2d").glob("*.json")}
     assert names == {"s0", "s2", "s7"}
@@ -482,9 +482,10 @@ def test_a_damaged_fingerprint_is_taken_anew(
 
 
 def test_several_models_are_averaged(run: Path, federation: Path, tmp_path: Path) -> None:
-    from mixmfl.cases import find_cases, load_case
+    from mixmfl.cases import find_cases
+    from mixmfl.export import export_model
+    from mixmfl.loading import load_case
     from mixmfl.model import load_model
-    from mixmfl.runs import export_model
     from mixmfl.segment import predict_case
 
     export_model(run, "last", tmp_path / "m.safetensors")

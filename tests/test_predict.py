@@ -15,9 +15,10 @@ import torch
 from small import MODALITIES, small_case, small_plans
 
 from mixmfl import image
-from mixmfl.cases import Case, Placing, find_cases
+from mixmfl.cases import Case, find_cases
 from mixmfl.expected import SubsetDice
 from mixmfl.image import Grid, read_grid, read_labels, write_image
+from mixmfl.loading import Placing
 from mixmfl.model import Model, load_model, save_model
 from mixmfl.network import network_state
 from mixmfl.predict import predict_folder
