@@ -134,6 +134,10 @@ ABLATIONS = {
     "no-spread": Method("imagined by the mean of the class alone", edit_memory=_spreads_zero),
     "imagined-random": Method("values random, but still one per class", edit_memory=_random_values),
     "imagined-zero": Method("imagined to be zero everywhere", edit_memory=_nothing),
+    "decoder-1": Method(
+        "one convolution at each resolution of the decoder, not two", network={"decoder_convs": 1}
+    ),
+    "narrow": Method("tailored encoders half as wide", network={"tailored_width": 0.5}),
     "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),
     "no-tailored": _plain(
         "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _ONE_STREAM

@@ -148,7 +148,7 @@ class MDMNet(SegmentationNet):
         """
         super().__init__()
         planned = resolve_architecture(architecture)
-        decoder_convs = planned.pop("n_conv_per_stage_decoder")
+        del planned["n_conv_per_stage_decoder"]  # nnU-Net's; ours are in the settings
         features = list(planned["features_per_stage"])
         if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
             raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
@@ -179,6 +179,7 @@ class MDMNet(SegmentationNet):
             for channels in features
         )
         any_encoder = next(m for m in self.modules() if isinstance(m, PlainConvEncoder))
+        decoder_convs = [settings.decoder_convs] * (levels - 1)
         self.decoder = _decoder(any_encoder, features, heads, decoder_convs)
         _initialise(self)
 

@@ -156,7 +156,9 @@ def feature_map_size(
     for 8 GB hold.
     """
     width = network.tailored_width + network.shared_width
-    unet = PlainConvUNet(1, num_classes=heads, **resolve_architecture(arch_kwargs))
+    decoder_convs = [network.decoder_convs] * (len(arch_kwargs["strides"]) - 1)
+    ours = {**arch_kwargs, "n_conv_per_stage_decoder": decoder_convs}
+    unet = PlainConvUNet(1, num_classes=heads, **resolve_architecture(ours))
     encoder = float(unet.encoder.compute_conv_feature_map_size(patch_size))
     decoder = float(unet.decoder.compute_conv_feature_map_size(patch_size))
     skips, size = 0.0, np.array(patch_size)

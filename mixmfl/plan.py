@@ -80,6 +80,7 @@ class NetworkSettings:
         temperature: Of the attention over prototypes; cosine similarities are divided by it.
         recall: What asks the memory: ``"shared"``, the mean shared feature, by the absent
             modality's keys; or ``"votes"`` of the modalities at hand, each by its own values.
+        decoder_convs: Convolutions at each resolution of the decoder; nnU-Net plans two.
     """
 
     form: str
@@ -90,6 +91,7 @@ class NetworkSettings:
     prototypes: int
     temperature: float
     recall: str
+    decoder_convs: int
 
 
 @dataclass(frozen=True)

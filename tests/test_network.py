@@ -242,12 +242,15 @@ def test_every_parameter_travels_under_one_name() -> None:
     assert len({t.data_ptr() for t in state.values()}) == len(state)
 
 
+@pytest.mark.parametrize("decoder_convs", [1, 2])
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
 def test_the_planned_memory_is_that_of_the_features_really_kept(
-    configuration: str, patch: tuple[int, ...]
+    configuration: str, patch: tuple[int, ...], decoder_convs: int
 ) -> None:
-    plans = small_plans(patch=patch)
-    network = build(configuration, patch)
+    settings = {"decoder_convs": decoder_convs}
+    plans = replace_settings(small_plans(patch=patch), settings, {})
+    network = build_network(plans, configuration, 0)
+    assert [len(stage.convs) for stage in network.decoder.stages] == [decoder_convs] * 2
     kept = 0
 
     def count(_: object, __: object, output: Tensor) -> None:

@@ -54,10 +54,13 @@ def test_recall_by_the_values_of_other_classes_is_worse(
         told = recall_quality(wrong, held_out.training)
         return sum(q.error for q in told) / len(told)
 
+    # of one modality: were all turned alike, votes would be, too, and recall would be the same
     turned = {
         place: dataclasses.replace(prototypes, values=prototypes.values.flip(0))
         for place, prototypes in model.memory.items()
+        if place[0] == "t1"
     }
+    turned = {**model.memory, **turned}
     assert mean_error(dataclasses.replace(model, memory=turned)) > mean_error(model)
 
 
