@@ -72,16 +72,17 @@ def main() -> None:
                 flush=True,
             )
     draw(found, options.out / "growth.png")
+    print(f"plot: {options.out / 'growth.png'}")
     sizes = list(found["side"].items())
     # the first pays for starting the command: growth is that from the second on
     (small, before), *larger = sizes[1:] if len(sizes) > 2 else sizes
-    worst = max(
-        max(cost.cpu_seconds / before.cpu_seconds, cost.peak_mib / before.peak_mib)
-        / (size / small) ** 3
-        for size, cost in larger
-    )
-    print(f"plot: {options.out / 'growth.png'}")
-    print(f"ratio {worst:.2f} growth of CPU time or memory over growth of voxels, at worst")
+    if larger:
+        worst = max(
+            max(cost.cpu_seconds / before.cpu_seconds, cost.peak_mib / before.peak_mib)
+            / (size / small) ** 3
+            for size, cost in larger
+        )
+        print(f"ratio {worst:.2f} growth of CPU time or memory over growth of voxels, at worst")
 
 
 def measure(work: Work, planned_side: int, options: argparse.Namespace) -> Cost:

@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--updates",
         choices=("half", "single"),
-        default="half",
-        help="precision of the changes of weights that sites send; default: half",
+        help="precision of the changes of weights that sites send; default: half. Masked ones are "
+        "fixed-point numbers",
     )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     arguments.add_device(made)
@@ -106,6 +106,8 @@ def _work(options: argparse.Namespace) -> int:
         )
     plans = Plans.load(options.input / "plans.json")
     planned = plans.training
+    if options.masked and options.updates:
+        raise MixmflError("--updates: with --masked sites send fixed-point numbers; leave it away")
     minimum = arguments.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
     settings = RunSettings(
         configuration=options.configuration,
@@ -116,7 +118,7 @@ def _work(options: argparse.Namespace) -> int:
             planned.learning_rate if options.learning_rate is None else options.learning_rate
         ),
         masked=options.masked,
-        half_updates=options.updates == "half",
+        half_updates=options.updates != "single",
         minimum_cases=minimum.cases,
         minimum_voxels=minimum.voxels,
     )

@@ -87,10 +87,11 @@ def average(
 
     A parameter's change is averaged over the sites that sent it: a site without T2 has no say in
     the T2 encoder. Added to the weights that all began with, and with equal blocks and weights
-    everywhere, this is FedAvg (McMahan et al. 2017). Sums run over sites in the order of their
-    names, in single precision: changes are short beside the weights that they are added to, so
-    what is lost is less than the rounding of these. The inputs are left as they are, and where
-    they are not in memory no more of them is there at once than a few pieces.
+    everywhere, this is FedAvg (McMahan et al. 2017). Sums are in single precision, over groups of
+    ``TOGETHER`` sites in the order of their names, and in a group as the BLAS adds; changes are
+    short beside the weights that they are added to, so little is lost beside the rounding of
+    these. The inputs are left as they are, and where they are not in memory no more of them is
+    there at once than a few pieces.
 
     Args:
         changes: By site.
@@ -210,7 +211,7 @@ def _side_by_side(
 def norm_of(changes: Mapping[str, Tensor]) -> float:
     """Return the Euclidean norm over all tensors; it is not finite where any number is not.
 
-    Squares are added in single precision, so it is not finite either where a number is beyond 1e19.
+    Squares are added in single precision, so that one beyond 1e19 is not finite either.
 
     Args:
         changes: All of one type.

@@ -143,11 +143,7 @@ def check_reply(
             )
     _check_counts(site, reply.tensors, plans, settings)
     norms = norms_of(reply.tensors)
-    for place, norm in norms.items():
-        if not math.isfinite(norm):
-            raise AggregationError(
-                f"site {site!r} sent {place} with NaN, infinity or a number beyond 1e19"
-            )
+    check_finite(site, norms)
     return norms
 
 
@@ -204,6 +200,19 @@ def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
             place = name.rpartition(".")[0] if remembered else block_of(name)
             places.setdefault(place, []).append(name)
     return {place: norm_of(only(tensors, names)) for place, names in sorted(places.items())}
+
+
+def check_finite(site: str, norms: Mapping[str, float]) -> None:
+    """Check norms before anything is compared with them, for NaN is neither greater nor less.
+
+    Raises:
+        AggregationError: One is not finite.
+    """
+    for place, norm in norms.items():
+        if not math.isfinite(norm):
+            raise AggregationError(
+                f"site {site!r} sent {place} with NaN, infinity or a norm beyond 1e19"
+            )
 
 
 def usual_norms(

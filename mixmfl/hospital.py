@@ -364,7 +364,7 @@ def departures_from(house: House) -> tuple[list[Departure], str]:
     """Return all that would leave a hospital, before anything does.
 
     Returns:
-        What is known by now; and a line on what is not, because there is no plan yet.
+        What is known by now; and a line on what is not yet.
     """
     fingerprint, labels = house.fingerprint()
     planning = departures(outgoing_fingerprint(fingerprint, labels, house.minimum))
@@ -381,7 +381,10 @@ def departures_from(house: House) -> tuple[list[Departure], str]:
     (configuration, *_) = done
     site = house.open(plans, configuration, "0", 0)
     settings = RunSettings(configuration, 0, 1, 1, 1.0)
-    return departures_of(site, fingerprint, plans, settings), ""
+    return departures_of(site, fingerprint, plans, settings), (
+        "The bytes of train are those of changes in half precision. The coordinator may ask for "
+        "single precision, which is twice as many, or for masked numbers, four times as many.\n"
+    )
 
 
 def _check_version(theirs: Any) -> None:

@@ -17,6 +17,7 @@ from mixmfl.model import Model
 from mixmfl.network import build_network, network_state
 from mixmfl.nnunet import label_manager, training_memory_gb
 from mixmfl.plan import Plans
+from mixmfl.quick import best_dtype
 
 GB = 1e9
 LIBRARIES_GB = 1.0
@@ -105,16 +106,9 @@ def compute(device: torch.device) -> Compute:
         return Compute(device, torch.cuda.get_device_name(device), total / GB, free / GB, bf16)
     memory = psutil.virtual_memory()
     name = platform.processor() or platform.machine()
-    return Compute(device, name, memory.total / GB, memory.available / GB, _cpu_has_bf16())
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the processor has instructions for bfloat16 (Linux tells)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags))
+    return Compute(
+        device, name, memory.total / GB, memory.available / GB, best_dtype() == torch.bfloat16
+    )
 
 
 def needs_of_training(
@@ -122,9 +116,9 @@ def needs_of_training(
 ) -> list[Need]:
     """Return what training one site after another needs: of the device, and of the disk.
 
-    Feature maps are what the planner counted, in half precision on CUDA and in float32
-    elsewhere; on two CPU plans of 1 GB the peak was 1.7 and 2.0 times the count. Weights are
-    there four times: themselves, gradients, and AdamW's two moments.
+    Feature maps are what the planner counted, in half precision on CUDA and as in float32
+    elsewhere, also where a CPU has bfloat16; on two CPU plans of 1 GB the peak was 1.7 and 2.0
+    times the count. Weights are there four times: themselves, gradients, and AdamW's two moments.
 
     Args:
         plans: Of the run.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.aggregate import PIECE, add_changes, block_of, select_blocks
-from mixmfl.door import check_norms, norms_of, reach_of, remember_norms, usual_norms
+from mixmfl.door import check_finite, check_norms, norms_of, reach_of, remember_norms, usual_norms
 from mixmfl.errors import AggregationError, PlansError, QuorumError
 from mixmfl.masked import (
     FEWEST_SUMMED,
@@ -324,6 +324,7 @@ def merge_sums(
     pace = settings.local_steps, learning_rate_of(state.round, settings)
     reach = reach_of(state.weights, *pace, plans.training.weight_decay)
     try:
+        check_finite("sum of all", norms)
         check_norms("sum of all", norms, usual_norms(state.norms, {"sum": norms}), reach, *pace)
         if any((found.counts < 0).any() for found in seen.values()):
             raise AggregationError("the sum of all has a count < 0")

@@ -1,5 +1,6 @@
 """The model file: weights and memory, and in its header all that they mean."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from mixmfl.quick import QuickNet, best_dtype, runs
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
 from mixmfl.sliding_window import Predictor
-from mixmfl.tensors import Stored, open_stored, read, write
+from mixmfl.tensors import open_stored, read, write
 from mixmfl.train import case_predictor
 from mixmfl.usage import give_back_memory
 
@@ -35,13 +36,14 @@ FORMAT = "mixmfl model 1"
 
 @dataclass(frozen=True)
 class Model:
-    """A model ready to predict.
+    """A model ready to predict. It holds its file, so each process loads its own.
 
     Attributes:
         plans: That it was trained with; they name its modalities and labels.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        weights: Of the network by name, in the model file, which stays open; they are read when
-            they are asked for.
+        weights: Of the network by name, read from the model file when they are asked for: it may
+            be replaced by another, but must not be written over. On Windows, where an open file
+            cannot be replaced, they are in memory.
         runner: What predicts: the network in prediction mode, on ``device``, or on a CPU its quick
             form, if it has one.
         memory: On ``device``.
@@ -54,7 +56,7 @@ class Model:
 
     plans: Plans
     configuration: str
-    weights: Stored
+    weights: Mapping[str, Tensor]
     runner: SegmentationNet | QuickNet
     memory: Memory
     device: torch.device
@@ -217,7 +219,9 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         plans = Plans.from_json(header["plans"], "plans")
         if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
-        weights = tensors.under("network.")
+        weights: Mapping[str, Tensor] = tensors.under("network.")
+        if os.name == "nt":
+            weights = dict(weights)
         network = _network(plans, header["configuration"], weights).to(device)
         record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
         record["privacy"] = header.get("privacy", {})
@@ -230,6 +234,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             f"and mixmfl {__version__} cannot read its plans ({error}); export the run again with "
             "mixmfl_export, or install the version that wrote it"
         ) from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read to its end ({error}); copy it again") from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     quick = device.type == "cpu" and runs(network)

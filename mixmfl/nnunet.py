@@ -7,6 +7,7 @@ None of that is our users' concern; it ends in this module.
 import contextlib
 import io
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
 from mixmfl.resample import Resampling
+from mixmfl.usage import available_bytes
 
 log = logging.getLogger(__name__)
 
@@ -313,12 +315,26 @@ def preprocess_each(
 
     Returns:
         The images ``(K, Z', Y', X')`` float32, and what ``restore`` needs to go back.
+
+    Raises:
+        DataError: The case is too thin, or memory does not hold it once it is resampled.
     """
     crop = _Crop(head, spacing, plans, configuration)
+    needed, there = 4 * (len(images) + 1) * math.prod(crop.shape), available_bytes()
+    if needed > there:  # Linux would give it, and end this process when it is used
+        raise DataError(
+            f"its voxels of {_times(crop.before)} mm become {_times(crop.shape)} voxels of "
+            f"{_times(crop.after)} mm, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+            "memory are free. Check the spacing in its files, or use a machine with more memory"
+        )
     made = np.empty((len(images), *crop.shape), dtype=np.float32)
     for channel, give in enumerate(images):
         made[channel] = crop.normalised(give(), crop.outside)
     return made, crop.properties()
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
 
 
 class _Crop:

@@ -12,7 +12,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime  # another class up to Python 3.10
 from multiprocessing.connection import Connection
@@ -130,7 +130,8 @@ class Ahead:
         process = context.Process(
             target=_serve, args=(theirs, self.function, self.constant), daemon=True
         )
-        process.start()
+        with _no_interrupts():  # Ctrl-C is the parent's, also while the process imports
+            process.start()
         self._process = process
         theirs.close()
 
@@ -154,6 +155,19 @@ class Ahead:
         if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
             raise TimeoutError
         return self._connection.recv() if into is None else self._connection.recv_bytes_into(into)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Have what is started meanwhile never see Ctrl-C, where the system can do that."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, function: Any, constant: Any) -> None:

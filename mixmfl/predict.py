@@ -268,6 +268,7 @@ class _Run:
         reset_peak()
         loaded = read.loaded
         prepared = prepare(loaded, [model.recipe for model in self.models])
+        loaded.images.clear()
         indices = segment(self.models, prepared, self.options)
         peak = read.peak_memory_mb + peak_memory_mb()
         described = self.labels.consecutive().foreground

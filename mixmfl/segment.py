@@ -1,7 +1,6 @@
 """From a loaded case to its mask, by one model or the mean of several.
 
-In two steps that may run in two processes: ``prepare`` preprocesses and needs no network,
-``segment`` runs it.
+In two steps: ``prepare`` preprocesses and needs no network, ``segment`` runs it.
 """
 
 import dataclasses

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -45,33 +44,12 @@ Form = tuple[tuple[int, ...], torch.dtype]
 """Shape and type of a tensor."""
 
 
-class Lazy(Mapping[str, Tensor]):
-    """Tensors by name that are made when they are asked for, whole or in parts.
+class Stored(Mapping[str, Tensor]):
+    """Tensors in an open file of safetensors, read when they are asked for, whole or in parts.
 
-    So a state can be worked on that is larger than what memory it shall take. Whoever implements
-    it gives ``__contains__`` too, for that of ``Mapping`` makes the tensor.
+    So a state can be worked on that is larger than what memory it shall take. Nobody else reads
+    from the file meanwhile.
     """
-
-    @abstractmethod
-    def form(self, name: str) -> Form:
-        """Return what a tensor is, without making it."""
-
-    @abstractmethod
-    def part(self, name: str, start: int, stop: int, room: Tensor) -> Tensor:
-        """Return some of a tensor's numbers, as ``read_part`` does."""
-
-    @abstractmethod
-    def only(self, names: Collection[str]) -> "Lazy":
-        """Return the same with fewer names."""
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape, kind = self.form(name)
-        room = torch.empty(math.prod(shape), dtype=kind)
-        return self.part(name, 0, len(room), room).reshape(shape)
-
-
-class Stored(Lazy):
-    """Tensors in an open file of safetensors. Nobody else reads from the file meanwhile."""
 
     def __init__(self, file: io.FileIO, places: Mapping[str, tuple[Form, int]]) -> None:
         """Args: the file; by name what a tensor is, and at which byte it begins."""
@@ -84,8 +62,13 @@ class Stored(Lazy):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, name: object) -> bool:
+    def __contains__(self, name: object) -> bool:  # that of Mapping would read the tensor
         return name in self._places
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, kind = self.form(name)
+        room = torch.empty(math.prod(shape), dtype=kind)
+        return self.part(name, 0, len(room), room).reshape(shape)
 
     def form(self, name: str) -> Form:
         """Return what a tensor is, without reading it."""
@@ -132,7 +115,7 @@ class Stored(Lazy):
 
 def form_of(tensors: Mapping[str, Tensor], name: str) -> Form:
     """Return the shape and type of a tensor."""
-    if isinstance(tensors, Lazy):
+    if isinstance(tensors, Stored):
         return tensors.form(name)
     return tuple(tensors[name].shape), tensors[name].dtype
 
@@ -143,13 +126,13 @@ def read_part(
     """Return some of a tensor's numbers, ``(stop - start,)``.
 
     Args:
-        tensors: In memory, or ``Lazy``.
+        tensors: In memory, or ``Stored``.
         name: Of the tensor.
         start: The first number, counted as they lie in memory.
         stop: The one behind the last.
         room: Of the tensor's type, at least as long as the part; what is not in memory comes here.
     """
-    if isinstance(tensors, Lazy):
+    if isinstance(tensors, Stored):
         return tensors.part(name, start, stop, room)
     return tensors[name].reshape(-1)[start:stop]
 
@@ -162,7 +145,7 @@ def reader_of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Reader:
     """Return what reads tensors as if they were one, the numbers of each behind those before.
 
     Args:
-        tensors: In memory, or ``Lazy``.
+        tensors: In memory, or ``Stored``.
         names: Of one or more of them, all of the same type.
     """
     if isinstance(tensors, Stored) and (run := tensors.run(names)) is not None:
@@ -199,7 +182,7 @@ def pieces(tensors: Mapping[str, Tensor], names: Sequence[str], most: int) -> It
 
 def only(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
     """Return the tensors of these names; none is made or copied."""
-    if isinstance(tensors, Lazy):
+    if isinstance(tensors, Stored):
         return tensors.only(names)
     wanted = set(names)
     return {name: tensor for name, tensor in tensors.items() if name in wanted}

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -40,6 +42,11 @@ def give_back_memory() -> None:
     """
     if trim := _from_glibc("malloc_trim"):
         trim(0)
+
+
+def available_bytes() -> int:
+    """Return how much memory can be had without taking it from others."""
+    return int(psutil.virtual_memory().available)
 
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt(3)

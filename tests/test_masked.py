@@ -416,6 +416,13 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
     assert set(shown.rejected) == set(told)
     assert "cannot go further than" in shown.rejected["north"]
     seen = sums["memory.t1.2"]
+    total = seen.whole()
+    total[:-3] = 2.7e11  # with next to no voxels in each of three classes
+    total[-3:] = 2.0**-24
+    endless = {**sums, "memory.t1.2": plainly(seen, total)}
+    state, shown = merge_sums(START, roster, replies, endless, told, PLANS, SETTINGS)
+    assert furthest(state, START) == 0
+    assert "sent memory.t1.2 with NaN, infinity or a norm beyond 1e19" in shown.rejected["north"]
     fewer = {**sums, "memory.t1.2": plainly(seen, -seen.whole())}
     state, shown = merge_sums(START, roster, replies, fewer, told, PLANS, SETTINGS)
     assert furthest(state, START) == 0

@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from small import LABELS, small_case, small_plans
 
 from mixmfl import nnunet
-from mixmfl.errors import PlansError
+from mixmfl.errors import DataError, PlansError
 from mixmfl.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings, load_preset
@@ -274,3 +274,17 @@ def test_augmentation_does_not_depend_on_how_busy_the_machine_is() -> None:
     blurs = [getattr(t, "transform", t) for t in composed.transforms]
     (blur,) = [t for t in blurs if type(t).__name__ == "GaussianBlurTransform"]
     assert blur.benchmark is False
+
+
+def test_a_case_that_memory_does_not_hold_once_it_is_resampled_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A header that says 10 mm instead of 1 mm makes a hundred times as many voxels in 2-D."""
+    monkeypatch.setattr(nnunet, "available_bytes", lambda: 4 * 3 * 16 * 160 * 160 - 1)
+    head = np.ones((16, 16, 16), dtype=bool)
+    image = np.random.default_rng(0).normal(size=head.shape).astype(np.float32)
+    plans = small_plans(patch=(16, 16)).nnunet
+    spacing = plans["configurations"]["2d"]["spacing"]
+    wrong = (spacing[0], 10 * spacing[0], 10 * spacing[1])
+    with pytest.raises(DataError, match=r"16 x 160 x 160 voxels .* Check the spacing"):
+        nnunet.preprocess_each([lambda: image] * 2, head, wrong, plans, "2d")

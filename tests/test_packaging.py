@@ -47,7 +47,7 @@ DOORS = {
     "rich": {"cli"},
     "cryptography": {"flare.kits", "masks"},
     "dp_accounting": {"privacy"},
-    "psutil": {"flare.processes", "machine"},
+    "psutil": {"flare.processes", "machine", "usage"},
     "argcomplete": {"cli", "__main__"},
 }
 

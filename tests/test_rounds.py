@@ -1,6 +1,6 @@
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from mixmfl.aggregate import block_of
 from mixmfl.errors import AggregationError
 from mixmfl.labels import Labels
 from mixmfl.memory import Prototypes, State, merge_memories, observe
+from mixmfl.network import build_network
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
     Registration,
@@ -31,6 +32,7 @@ from mixmfl.rounds import (
     validate_at_site,
     validation_task,
 )
+from mixmfl.runs import open_run
 from mixmfl.train import DiceSum
 from mixmfl.wire import Message, decode, encode
 
@@ -359,10 +361,59 @@ def test_mean_dice_is_over_labels_of_the_mean_over_cases() -> None:
     assert math.isnan(mean_dice([{"core": DiceSum(0.0, 0)}]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_trains_in_the_type_that_is_its_fastest_and_learns_the_same(
+    sites: dict[str, Site], plans: Plans, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    state = first_state(plans, SETTINGS)
+    task = train_task(state, register(sites["north"]))
+    settings = dataclasses.replace(SETTINGS, half_updates=False)
+    seen: set[torch.dtype] = set()
+
+    def trained(kind: torch.dtype) -> tuple[Message, State]:
+        monkeypatch.setattr("mixmfl.train.best_dtype", lambda: kind)
+        network = build_network(plans, "2d", 0)
+        monkeypatch.setattr("mixmfl.rounds.build_network", lambda *_: network)
+        conv = network.decoder.seg_layers[-1]
+        conv.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+        return train_at_site(task, sites["north"], plans, settings, {})
+
+    plain, moments = trained(torch.float32)
+    seen.clear()
+    found, others = trained(dtype)
+    assert seen == {dtype}
+    assert found.record["loss"] == pytest.approx(plain.record["loss"], rel=0.02)
+    one, other = (
+        torch.cat([reply.tensors[name].flatten() for name in sorted(plain.tensors)])
+        for reply in (plain, found)
+    )
+    assert one.dtype == other.dtype == torch.float32
+    assert torch.cosine_similarity(one, other, dim=0) > 0.9
+    assert others.keys() == moments.keys()  # no scale of the gradients
+
+
 def test_the_learning_rate_falls_as_nnunets() -> None:
     settings = dataclasses.replace(SETTINGS, rounds=10, learning_rate=0.1)
     assert learning_rate_of(0, settings) == pytest.approx(0.1)
     assert learning_rate_of(5, settings) == pytest.approx(0.1 * 0.5**0.9)
+
+
+def test_the_command_has_sites_send_single_precision_where_asked(
+    tmp_path: Path, plans: Plans, command: Callable[..., int]
+) -> None:
+    stored_site(tmp_path / "work", "north", [("t1",), ("t1", "t2")], plans)
+    plans.save(tmp_path / "work" / "plans.json")
+    sent = {}
+    for name, more in (("half", []), ("single", ["--updates", "single"])):
+        out = tmp_path / name
+        base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-o", out, "-c", "2d")
+        assert command(*base, "--fold", "all", "--rounds", 1, "--local-steps", 1, *more) == 0
+        run = open_run(out)
+        assert run.settings.half_updates == (name == "half")
+        sent[name] = run.history[0]["north"].sent_bytes
+    weights = first_state(plans, SETTINGS).weights
+    numbers = sum(tensor.numel() for name, tensor in weights.items() if "flair" not in name)
+    assert sent["single"] - sent["half"] == pytest.approx(2 * numbers, rel=0.05)
 
 
 def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: Plans) -> None:
