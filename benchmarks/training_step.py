@@ -2,18 +2,22 @@
 
 Batches are made once, by the sites' own sampling and augmentation, and stay in memory. Each is
 cut to the first 1, 2, … of its modalities. Both take a whole step on it: forward, loss at every
-resolution, backward, clipping, optimiser. Steps are timed in turn, so that what else the machine
-does falls on both.
+resolution, backward, clipping, optimiser. Each has a process of its own, and steps are timed in
+turn, so that what else the machine does falls on both.
 """
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -26,9 +30,12 @@ from mixmfl.nnunet import supervision_targets
 from mixmfl.plan import Plans
 from mixmfl.sampling import Batch, Batches
 from mixmfl.train import train_locally
+from mixmfl.usage import keep_freed_memory
 
 STEPS = 5
 """Of a round; what a round costs besides falls on so many."""
+
+Timed = Callable[[], float]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,15 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     options = parser.parse_args(argv)
-    device = torch.device(options.device)
     plans = Plans.load(options.input / "plans.json")
     whole = draw(options.input, plans, options.configuration)
-    theirs = nnunet_step(plans, options.configuration, whole, device)
+    given = plans, options.configuration, whole, options.device
     rows = []
     for count in range(1, len(plans.modalities) + 1):
-        batch = showing(whole, count)
-        ours = mdm_step(plans, options.configuration, batch, device)
-        mine, peer = in_turn(ours, theirs, options.repeats, device)
+        with process(mdm_step, *given, count) as ours, process(nnunet_step, *given) as theirs:
+            mine, peer = in_turn(ours, theirs, options.repeats)
         rows.append((count, mine, peer))
     patch = " x ".join(map(str, whole.images.shape[2:]))
     print(
@@ -85,10 +90,13 @@ def showing(batch: Batch, count: int) -> Batch:
 
 
 def mdm_step(
-    plans: Plans, configuration: str, batch: Batch, device: torch.device
+    plans: Plans, configuration: str, whole: Batch, device: str, count: int
 ) -> Callable[[], object]:
     """Return what takes steps as a site does, with a memory of all modalities."""
-    network = build_network(plans, configuration, seed=0).to(device)
+    if device == "cpu":
+        keep_freed_memory()
+    place, batch = torch.device(device), showing(whole, count)
+    network = build_network(plans, configuration, seed=0).to(place)
     memory: Memory = {
         (modality, level): replace(size.unseen(), counts=torch.ones(size.rows))
         for modality in plans.modalities
@@ -97,12 +105,12 @@ def mdm_step(
     blocks = {block_of(name) for name, _ in network.named_parameters()}
     batches = [batch] * STEPS
     return lambda: train_locally(
-        network, memory, {}, batches, plans, configuration, blocks, 1e-3, device
+        network, memory, {}, batches, plans, configuration, blocks, 1e-3, place
     )
 
 
 def nnunet_step(
-    plans: Plans, configuration: str, batch: Batch, device: torch.device
+    plans: Plans, configuration: str, batch: Batch, device: str
 ) -> Callable[[], object]:
     """Return what takes as many steps by nnU-Net's own trainer."""
     described = {
@@ -113,7 +121,7 @@ def nnunet_step(
     with tempfile.TemporaryDirectory() as folder:
         os.environ["nnUNet_results"] = folder  # noqa: SIM112 - so it is spelt
         named = {**plans.nnunet, "dataset_name": "benchmark", "continue_training": False}
-        trainer = nnUNetTrainer(named, configuration, 0, described, device)
+        trainer = nnUNetTrainer(named, configuration, 0, described, torch.device(device))
         trainer._set_batch_size_and_oversample()
         planned = trainer.configuration_manager
         trainer.network = trainer.build_network_architecture(
@@ -127,19 +135,34 @@ def nnunet_step(
     return lambda: [trainer.train_step(given) for _ in range(STEPS)]
 
 
-def in_turn(
-    one: Callable[[], object], other: Callable[[], object], repeats: int, device: torch.device
-) -> tuple[float, float]:
+@contextmanager
+def process(make: Callable[..., Callable[[], object]], *given: object) -> Iterator[Timed]:
+    """Give what takes steps in a process of its own, and returns the seconds of one."""
+    context = multiprocessing.get_context("spawn")
+    start = (torch.get_num_threads(), make, given)
+    with ProcessPoolExecutor(1, context, _begin, start) as pool:
+        yield lambda: pool.submit(_seconds).result()
+
+
+_STEPS: list[Callable[[], object]] = []  # of this process
+
+
+def _begin(threads: int, make: Callable[..., Callable[[], object]], given: Sequence[Any]) -> None:
+    torch.set_num_threads(threads)
+    _STEPS.append(make(*given))
+
+
+def _seconds() -> float:
+    start = time.perf_counter()
+    _STEPS[0]()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / STEPS
+
+
+def in_turn(one: Timed, other: Timed, repeats: int) -> tuple[float, float]:
     """Return the median seconds of a step of each, timed in turn after steps that are not."""
-
-    def seconds(step: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / STEPS
-
-    timed = [(seconds(one), seconds(other)) for _ in range(repeats + 1)][1:]
+    timed = [(one(), other()) for _ in range(repeats + 1)][1:]
     return statistics.median(a for a, _ in timed), statistics.median(b for _, b in timed)
 
 

@@ -52,6 +52,7 @@ from mixmfl.privacy import Privacy, sampling_rate, spend
 from mixmfl.sampling import Batches, PoissonBatches, loader
 from mixmfl.train import DiceSum, train_locally, train_privately, validate
 from mixmfl.undefined import mean
+from mixmfl.usage import keep_freed_memory
 from mixmfl.wire import Message
 
 log = logging.getLogger(__name__)
@@ -299,6 +300,8 @@ def train_at_site(
         PrivacyError: The site's privacy budget is spent.
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
+    if site.device.type == "cpu":
+        keep_freed_memory()
     if site.privacy is not None:
         return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])

@@ -55,6 +55,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt(3)
 def keep_freed_memory() -> None:
     """Let this process keep memory that is freed, up to 256 MiB a piece, for what comes next.
 
+    Until ``give_back_memory``; it need not be asked for again after that.
+
     Where a network runs, feature maps come and go all the time. glibc gives each back to the
     system, which clears its pages again when they are asked for: half of the time of all that is
     not a convolution. Elsewhere than with glibc nothing is done.
