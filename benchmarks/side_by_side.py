@@ -30,9 +30,12 @@ from mixmfl.labels import Labels
 from mixmfl.loading import load_case
 from mixmfl.model import save_model
 from mixmfl.nnunet import label_manager, resolve_architecture
+from mixmfl.phantom_federation import Case, Settings, write_federation
+from mixmfl.phantom_hospitals import HELD_OUT
 from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import find_site, fingerprint_site, make_plans
 from mixmfl.rounds import RunSettings, first_state
+from mixmfl.wording import plural
 
 Command = list[str | Path]
 
@@ -119,9 +122,10 @@ class Bench:
         """Return what was measured, for the head of a table."""
         patch = " x ".join(map(str, self.plans.configuration(self.configuration)["patch_size"]))
         shapes = ", ".join(sorted({" x ".join(map(str, shape)) for shape in self.shapes}))
+        cases = f"{plural(len(self.cases), 'case')} of {', '.join(self.plans.modalities)}"
         return (
-            f"{len(self.cases)} cases of {', '.join(self.plans.modalities)}, {shapes} voxels; "
-            f"{self.configuration}, patch {patch}; threads: {self.threads}; {processor()}"
+            f"{cases}, {shapes} voxels; {self.configuration}, patch {patch}; "
+            f"threads: {self.threads}; {processor()}"
         )
 
 
@@ -179,9 +183,9 @@ def set_up(options: argparse.Namespace) -> Bench:
     out.mkdir(parents=True)
     source = options.input
     if source is None:
-        phantoms: Command = ["-o", out / "phantoms", "--spacing", "1", "--cases", "2"]
-        run([script("mixmfl_demo_data"), *phantoms], os.environ)
-        source = out / "phantoms" / "unseen"
+        settings = Settings(spacing_mm=1.0, cases=options.cases)
+        write_federation(out / "phantoms", settings, _with_all_modalities)
+        source = out / "phantoms" / HELD_OUT[0]
     found = find_site(source, labels_file=options.labels)
     known = {name for case in found.found.cases for name in case.images}
     cases = [case for case in found.found.cases if case.images.keys() == known][: options.cases]
@@ -218,6 +222,10 @@ def set_up(options: argparse.Namespace) -> Bench:
     bench = Bench(out, plans, options.configuration, names, tuple(shapes), options.threads)
     _set_up_peer(bench, described)
     return bench
+
+
+def _with_all_modalities(cases: Sequence[Case]) -> list[Case]:
+    return [case for case in cases if case.hospital.name in HELD_OUT]
 
 
 def _set_up_peer(bench: Bench, described: Labels) -> None:

@@ -87,7 +87,8 @@ def save_case(
                 urlpath=str(temporary),
                 chunks=chunks,
                 blocks=blocks,
-                cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5},
+                # LZ4HC, nnU-Net's choice, takes three times as long for a tenth less
+                cparams={"codec": blosc2.Codec.LZ4, "clevel": 5},
             )
     locations = {
         ",".join(map(str, np.atleast_1d(key))): (

@@ -43,7 +43,8 @@ class Fit:
     Attributes:
         coverage: Share of the reference's head that lies within the image.
         similarity: Mutual information, nats; NaN where the images are too small to tell.
-        chance: The same with the image displaced by ``DISPLACED_MM``, mean over six directions.
+        chance: The same with the image displaced by ``DISPLACED_MM`` along the axes of the
+            reference, mean over six directions.
         nearby: The same displaced by ``NEARBY_MM``, the largest of six.
         mirrored: The same with the image mirrored left to right, the largest of some planes.
     """
@@ -158,19 +159,16 @@ def fit(
     fixed = resample(reference, reference_grid, coarse)
     head = fixed != 0
     coverage = float(_inside(coarse, head, grid, moved).mean()) if head.any() else 0.0
-    whole = to_sitk(image, grid)  # once: it is copied
+    # with a rim, so that the image displaced by whole coarse voxels is a part of this
+    rim = round(DISPLACED_MM / COARSE_MM)
+    around = _resample(to_sitk(image, grid), _widened(coarse, rim), moved)
 
     def displaced(mm: float) -> list[float]:
-        found = []
-        for axis in range(3):
-            for sign in (-1, 1):
-                step = np.eye(4)
-                step[axis, 3] = sign * mm
-                there = Rigid(moved.matrix @ step, 0, 0)
-                found.append(_similarity(fixed, _resample(whole, coarse, there)))
-        return found
+        by = round(mm / COARSE_MM)
+        steps = [sign * by * unit for unit in np.eye(3, dtype=int) for sign in (-1, 1)]
+        return [_similarity(fixed, _part(around, rim + step, fixed.shape)) for step in steps]
 
-    here = _resample(whole, coarse, moved)
+    here = _part(around, np.full(3, rim), fixed.shape)
     axis = _left_right_axis(coarse)
     turned = [np.roll(mirror(here, coarse), round(mm / COARSE_MM), axis) for mm in MIRRORED_MM]
     return Fit(
@@ -291,6 +289,19 @@ def _coarse(grid: Grid, mm: float = COARSE_MM) -> Grid:
         max(1, round(n * step / mm)) for n, step in zip(grid.shape, grid.spacing, strict=True)
     )
     return Grid((z, y, x), (mm, mm, mm), grid.origin, grid.direction)
+
+
+def _widened(grid: Grid, rim: int) -> Grid:
+    """Return the grid with so many voxels more at each of its sides."""
+    z, y, x = (n + 2 * rim for n in grid.shape)
+    first = _affine(grid) @ [-rim, -rim, -rim, 1]
+    origin = (float(first[0]), float(first[1]), float(first[2]))
+    return Grid((z, y, x), grid.spacing, origin, grid.direction)
+
+
+def _part(array: Array, start: Array, shape: tuple[int, ...]) -> Array:
+    """Return the part of an array that begins at an index and has a shape."""
+    return array[tuple(slice(at, at + n) for at, n in zip(start, shape, strict=True))]
 
 
 def _affine(grid: Grid) -> Array:

@@ -1,14 +1,12 @@
 """Images as arrays with a grid: reading, writing, and one orientation for all.
 
-The only module that sees nibabel, and with ``grids`` that sees SimpleITK. Arrays run (Z, Y, X);
-their physical place is in millimetres, LPS: x grows to the patient's left, y to the back, z to
-the head.
+The only module that sees nibabel and isal, and with ``grids`` that sees SimpleITK. Arrays run
+(Z, Y, X); their physical place is in millimetres, LPS: x grows to the patient's left, y to the
+back, z to the head.
 """
 
-import gzip
 import hashlib
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from mixmfl.errors import DataError
@@ -367,10 +366,8 @@ def _read_nifti(path: Path, header: Any, grid: Grid) -> Array:
         with _unpacked(path) as file:
             content = file.read(needed)
             rest = len(file.read(MOST_BEHIND + 1))  # to the end, where gzip has its checksum
-    except (OSError, EOFError, zlib.error, HeaderDataError) as error:
-        raise DataError(
-            f"{path}: is incomplete or damaged ({error}). Copy or export it again"
-        ) from None
+    except HeaderDataError as error:
+        raise _damaged(path, error) from None
     if rest > MOST_BEHIND:
         raise DataError(
             f"{path}: goes on for more than {MOST_BEHIND} bytes behind its last voxel; the header "
@@ -445,11 +442,8 @@ def _nifti_header(path: Path) -> Any:
     """Return nibabel's header as the file has it, unrepaired; None where it is no NIfTI-1."""
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return None
-    try:
-        with _unpacked(path) as file:
-            start = file.read(nib.Nifti1Header.sizeof_hdr)
-    except (OSError, EOFError, zlib.error):
-        return None  # ITK's reader will say so
+    with _unpacked(path) as file:
+        start = file.read(nib.Nifti1Header.sizeof_hdr)
     if not nib.Nifti1Header.may_contain_header(start):
         return None
     return nib.Nifti1Header(start, check=False)
@@ -471,15 +465,28 @@ def _check_nifti_header(path: Path) -> None:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Any]:
-    """Open a file for reading, through gzip where its first bytes say so."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        if not packed:
-            yield raw
-            return
-        with gzip.GzipFile(fileobj=raw) as file:
-            yield file
+    """Open a file for reading, through gzip where its first bytes say so.
+
+    Raises:
+        DataError: It may not be read; or what is read of it is damaged or ends too early.
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                yield raw
+                return
+            with igzip.IGzipFile(fileobj=raw) as file:  # type: ignore[no-untyped-call]
+                yield file
+    except PermissionError as error:
+        raise DataError(f"{path}: may not be read ({error.strerror}). Ask who owns it") from None
+    except (OSError, EOFError, isal_zlib.error) as error:  # type: ignore[misc] # stub: an instance
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: is incomplete or damaged ({error}). Copy or export it again")
 
 
 @contextmanager

@@ -180,6 +180,23 @@ def test_a_fit_is_measured_in_place_displaced_and_mirrored() -> None:
     assert found.is_mirrored
 
 
+def test_an_image_displaced_shows_what_lies_beyond_the_reference() -> None:
+    reference, image = make_block()
+    wide = np.random.default_rng(1).normal(5, 1, [n + 12 for n in BLOCK.shape])
+    wide[(slice(6, -6),) * 3] = image
+    # six voxels of 3 mm more at each side; x, y and z are the axes 0, 1 and 2 of the array
+    grid = dataclasses.replace(BLOCK, shape=wide.shape, origin=(12.0, -38.0, -11.0))
+    parts = [
+        wide[tuple(slice(6 + by, 6 + by + n) for by, n in zip(step, BLOCK.shape, strict=True))]
+        for step in np.concatenate([5 * np.eye(3, dtype=int), -5 * np.eye(3, dtype=int)])
+    ]
+    want = sum(likeness(reference, part) for part in parts) / 6
+    found = fit(reference, BLOCK, wide.astype(np.float32), grid)
+    assert found.chance == pytest.approx(want)
+    emptied = [likeness(reference, each) for each in beside(image, 5)]
+    assert found.chance != pytest.approx(sum(emptied) / 6, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("first", "planes", "moved_mm", "want"),
     [

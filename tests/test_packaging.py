@@ -32,6 +32,7 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 DOORS = {
     "SimpleITK": {"image", "grids"},
     "nibabel": {"image"},
+    "isal": {"image"},
     "nnunetv2": {"nnunet"},
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
