@@ -138,6 +138,14 @@ ABLATIONS = {
         "one convolution at each resolution of the decoder, not two", network={"decoder_convs": 1}
     ),
     "narrow": Method("tailored encoders half as wide", network={"tailored_width": 0.5}),
+    "decoder-added": Method(
+        "one convolution at each resolution of the decoder, and skips added to what it reads",
+        network={"decoder_convs": 1, "decoder_skips": "added"},
+    ),
+    "fast": Method(
+        "both of these, as in the preset fast",
+        network={"tailored_width": 0.5, "decoder_convs": 1, "decoder_skips": "added"},
+    ),
     "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),
     "no-tailored": _plain(
         "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _ONE_STREAM

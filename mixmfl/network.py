@@ -107,7 +107,8 @@ class StackedNet(SegmentationNet):
         self.modalities = tuple(modalities)
         self.compensated = frozenset()
         self.encoder = PlainConvEncoder(len(self.modalities), **planned, return_skips=True)
-        self.decoder = _decoder(self.encoder, planned["features_per_stage"], heads, decoder_convs)
+        read = _read_by_decoder(self.encoder, planned["features_per_stage"])
+        self.decoder = UNetDecoder(read, heads, decoder_convs, deep_supervision=True)
         _initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
@@ -179,8 +180,10 @@ class MDMNet(SegmentationNet):
             for channels in features
         )
         any_encoder = next(m for m in self.modules() if isinstance(m, PlainConvEncoder))
+        read = _read_by_decoder(any_encoder, features)
+        decoder = AddingDecoder if settings.decoder_skips == "added" else UNetDecoder
         decoder_convs = [settings.decoder_convs] * (levels - 1)
-        self.decoder = _decoder(any_encoder, features, heads, decoder_convs)
+        self.decoder = decoder(read, heads, decoder_convs, deep_supervision=True)
         _initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
@@ -424,6 +427,37 @@ class Fusion(nn.Module):
         return fused
 
 
+class AddingDecoder(UNetDecoder):
+    """nnU-Net's decoder, but for skips that are added to what comes from below.
+
+    A resolution's first convolution then has half the channels to read.
+    """
+
+    def __init__(
+        self, encoder: Any, heads: int, convs: Sequence[int], *, deep_supervision: bool
+    ) -> None:
+        """Build it with random weights; arguments as nnU-Net's decoder's."""
+        super().__init__(encoder, heads, convs, deep_supervision)
+        planned = {name: getattr(encoder, name) for name in _DECODER_READS if name != "conv_op"}
+        deepest_first = zip(
+            convs, encoder.output_channels[-2::-1], encoder.kernel_sizes[-2::-1], strict=True
+        )
+        self.stages = nn.ModuleList(
+            StackedConvBlocks(count, encoder.conv_op, channels, channels, kernel, 1, **planned)
+            for count, channels, kernel in deepest_first
+        )
+
+    def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Return logits of fused maps, finest first; see ``SegmentationNet.decode``."""
+        *others, maps = skips
+        logits: list[Tensor] = []
+        for up, stage, head in zip(self.transpconvs, self.stages, self.seg_layers, strict=True):
+            maps = stage(up(maps) + others.pop())
+            if self.deep_supervision:
+                logits.insert(0, head(maps))
+        return logits or self.seg_layers[-1](maps)
+
+
 def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNet:
     """Build the planned network, weights drawn from ``seed``; torch's generator is left alone."""
     planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
@@ -555,19 +589,18 @@ def place_modalities(
     return placed, present
 
 
-def _decoder(
-    encoder: PlainConvEncoder, features: Sequence[int], heads: int, convs: Sequence[int]
-) -> UNetDecoder:
-    """Return nnU-Net's decoder for skips of ``features`` channels."""
-    # the decoder only reads sizes and operators off "its encoder"; given as a namespace it
-    # does not register that encoder's weights as its own
-    read = SimpleNamespace(
+def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> SimpleNamespace:
+    """Return what a decoder for skips of ``features`` channels reads off "its encoder".
+
+    Sizes and operators; given as a namespace, it does not register that encoder's weights as its
+    own.
+    """
+    return SimpleNamespace(
         output_channels=list(features),
         strides=encoder.strides,
         kernel_sizes=encoder.kernel_sizes,
         **{name: getattr(encoder, name) for name in _DECODER_READS},
     )
-    return UNetDecoder(read, heads, convs, deep_supervision=True)
 
 
 def _initialise(network: nn.Module) -> None:

@@ -37,6 +37,7 @@ CHOICES = {
     "form": ("decoupled", "stacked"),
     "fusion": ("concatenated", "gated"),
     "recall": ("shared", "votes"),
+    "decoder_skips": ("concatenated", "added"),
     "losses": ("alignment", "separation"),
     "aggregation": ("mean", "clipped", "median", "trimmed"),
 }
@@ -81,6 +82,8 @@ class NetworkSettings:
         recall: What asks the memory: ``"shared"``, the mean shared feature, by the absent
             modality's keys; or ``"votes"`` of the modalities at hand, each by its own values.
         decoder_convs: Convolutions at each resolution of the decoder; nnU-Net plans two.
+        decoder_skips: How a fused map joins what the decoder brings from below:
+            ``"concatenated"``, as in nnU-Net, or ``"added"``.
     """
 
     form: str
@@ -92,6 +95,7 @@ class NetworkSettings:
     temperature: float
     recall: str
     decoder_convs: int
+    decoder_skips: str
 
 
 @dataclass(frozen=True)

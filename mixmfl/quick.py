@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
@@ -19,7 +20,7 @@ from torch.nn import functional
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmfl.memory import Memory
-from mixmfl.network import MDMNet, SegmentationNet, StackedNet, place_modalities
+from mixmfl.network import AddingDecoder, MDMNet, SegmentationNet, StackedNet, place_modalities
 from mixmfl.sliding_window import Predictor
 
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
@@ -118,21 +119,34 @@ class QuickNet:
 
     def _decode(self, skips: list[Tensor]) -> Tensor:
         """Return logits ``(1, heads, *P)``; ``skips`` is emptied, to let its maps go."""
-        decoder, maps = self.network.decoder, skips.pop()
+        decoder, maps = self.network.decoder, [skips.pop()]  # a list, to be taken off
         for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
-            bias = None if up.bias is None else up.bias.to(self.dtype)
-            maps = _ENLARGE[maps.ndim](maps, self._weights[up], bias, up.stride)
-            given = [maps, skips.pop()]
-            del maps
-            maps = self._convolve(stage, given)
-        last = decoder.seg_layers[-1]
-        logits = _CONVOLVE[maps.ndim](maps, self._weights[last], last.bias.to(self.dtype))
+            maps = [self._join(up, maps, skips)]
+            maps = [self._convolve(stage, maps)]
+        (finest,), last = maps, decoder.seg_layers[-1]
+        logits = _CONVOLVE[finest.ndim](finest, self._weights[last], last.bias.to(self.dtype))
         return logits.float()
 
+    def _join(self, up: nn.Module, below: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """Return a map, enlarged, joined with the next skip; both are taken off their lists."""
+        if isinstance(self.network.decoder, AddingDecoder):
+            return self._enlarge(up, below.pop()).add_(skips.pop())
+        # not by torch.cat: the skip is let go before its other half is there
+        half = skips[-1].shape[1]
+        size = (1, 2 * half, *skips[-1].shape[2:])
+        layout = _CHANNELS_LAST[len(size)]
+        joined = torch.empty(size, dtype=self.dtype, memory_format=layout)
+        joined[:, half:] = skips.pop()
+        joined[:, :half] = self._enlarge(up, below.pop())
+        return joined
+
+    def _enlarge(self, up: Any, maps: Tensor) -> Tensor:
+        bias = None if up.bias is None else up.bias.to(self.dtype)
+        return _ENLARGE[maps.ndim](maps, self._weights[up], bias, up.stride)
+
     def _convolve(self, stage: nn.Module, given: list[Tensor]) -> Tensor:
-        """Return what a stage makes of maps, side by side; ``given`` is emptied, to let them go."""
-        maps = torch.cat(given, dim=1) if len(given) > 1 else given[0]
-        given.clear()
+        """Return what a stage makes of a map, which is taken off ``given``, to let it go."""
+        maps = given.pop()
         for module in stage.modules():
             if isinstance(module, ConvDropoutNormReLU):
                 unit = self._units[module]

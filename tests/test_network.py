@@ -242,12 +242,51 @@ def test_every_parameter_travels_under_one_name() -> None:
     assert len({t.data_ptr() for t in state.values()}) == len(state)
 
 
+@pytest.mark.parametrize("deep_supervision", [False, True])
+@pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
+def test_adding_a_skip_is_concatenating_it_under_the_same_weights(
+    configuration: str, patch: tuple[int, ...], deep_supervision: bool
+) -> None:
+    plans = small_plans(patch=patch)
+    network = build_network(plans, configuration, 0)
+    adding = build_network(
+        replace_settings(plans, {"decoder_skips": "added"}, {}), configuration, 1
+    )
+    weights = network_state(adding.decoder)
+    for name, parameter in network.decoder.named_parameters():
+        if parameter.shape != weights[name].shape:
+            weights[name] = torch.cat([weights[name], weights[name]], dim=1)
+    load_state(network.decoder, weights)
+    assert sum(p.numel() for p in adding.parameters()) < sum(
+        p.numel() for p in network.parameters()
+    )
+    skips = network_skips(network, patch)
+    for decoder in (network.decoder, adding.decoder):
+        decoder.deep_supervision = deep_supervision
+    want, found = network.decoder(skips), adding.decoder(skips)
+    if not deep_supervision:
+        want, found = [want], [found]
+    for one, other in zip(want, found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def network_skips(network: SegmentationNet, patch: tuple[int, ...]) -> list[Tensor]:
+    """Return random maps as a decoder of nnU-Net's is given them, finest first."""
+    ups = list(network.decoder.transpconvs)[::-1]
+    skips = [torch.randn(2, ups[0].out_channels, *patch)]
+    for up in ups:
+        size = [n // by for n, by in zip(skips[-1].shape[2:], up.stride, strict=True)]
+        skips.append(torch.randn(2, up.in_channels, *size))
+    return skips
+
+
+@pytest.mark.parametrize("skips", ["concatenated", "added"])
 @pytest.mark.parametrize("decoder_convs", [1, 2])
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
 def test_the_planned_memory_is_that_of_the_features_really_kept(
-    configuration: str, patch: tuple[int, ...], decoder_convs: int
+    configuration: str, patch: tuple[int, ...], decoder_convs: int, skips: str
 ) -> None:
-    settings = {"decoder_convs": decoder_convs}
+    settings = {"decoder_convs": decoder_convs, "decoder_skips": skips}
     plans = replace_settings(small_plans(patch=patch), settings, {})
     network = build_network(plans, configuration, 0)
     assert [len(stage.convs) for stage in network.decoder.stages] == [decoder_convs] * 2

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 from small import small_plans
 
 from mixmfl.errors import PlansError
+from mixmfl.methods import METHODS
 from mixmfl.plan import Plans, load_preset, preset_names, replace_settings
 
 
@@ -20,9 +22,16 @@ def test_plans_survive_their_file(tmp_path: Path) -> None:
 
 
 def test_every_shipped_preset_is_whole() -> None:
-    assert set(preset_names()) == {"brats", "default", "demo", "phantom"}
+    assert set(preset_names()) == {"brats", "default", "demo", "fast", "phantom"}
     for name in preset_names():
         assert load_preset(name).training.rounds > 0
+
+
+def test_fast_is_the_default_but_for_what_its_ablation_changes() -> None:
+    default, fast = load_preset("default"), load_preset("fast")
+    network = dataclasses.replace(default.network, **METHODS["fast"].network)
+    assert fast == dataclasses.replace(default, network=network)
+    assert network != default.network
 
 
 def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
@@ -115,7 +124,7 @@ def test_what_was_not_planned_cannot_be_asked_for() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(PlansError, match="there are brats, default, demo, phantom"):
+    with pytest.raises(PlansError, match="there are brats, default, demo, fast, phantom"):
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")

@@ -49,7 +49,14 @@ def plain_and_quick(
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 12)])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"form": "stacked"}, {"tailored_width": 0.0}, {"shared_width": 0.0}, {"fusion": "gated"}],
+    [
+        {},
+        {"form": "stacked"},
+        {"tailored_width": 0.0},
+        {"shared_width": 0.0},
+        {"fusion": "gated"},
+        {"decoder_skips": "added"},
+    ],
 )
 def test_logits_are_those_of_the_plain_form(
     settings: dict[str, Any], patch: tuple[int, ...], available: tuple[str, ...]
