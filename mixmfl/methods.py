@@ -142,8 +142,8 @@ ABLATIONS = {
         "one convolution at each resolution of the decoder, and skips added to what it reads",
         network={"decoder_convs": 1, "decoder_skips": "added"},
     ),
-    "fast": Method(
-        "both of these, as in the preset fast",
+    "light": Method(
+        "both of these, as in the preset default",
         network={"tailored_width": 0.5, "decoder_convs": 1, "decoder_skips": "added"},
     ),
     "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),

@@ -22,16 +22,16 @@ def test_plans_survive_their_file(tmp_path: Path) -> None:
 
 
 def test_every_shipped_preset_is_whole() -> None:
-    assert set(preset_names()) == {"brats", "default", "demo", "fast", "phantom"}
+    assert set(preset_names()) == {"brats", "default", "demo", "phantom", "wide"}
     for name in preset_names():
         assert load_preset(name).training.rounds > 0
 
 
-def test_fast_is_the_default_but_for_what_its_ablation_changes() -> None:
-    default, fast = load_preset("default"), load_preset("fast")
-    network = dataclasses.replace(default.network, **METHODS["fast"].network)
-    assert fast == dataclasses.replace(default, network=network)
-    assert network != default.network
+def test_the_default_is_wide_but_for_what_its_ablation_changes() -> None:
+    default, wide = load_preset("default"), load_preset("wide")
+    network = dataclasses.replace(wide.network, **METHODS["light"].network)
+    assert default == dataclasses.replace(wide, network=network)
+    assert network != wide.network
 
 
 def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_was_not_planned_cannot_be_asked_for() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(PlansError, match="there are brats, default, demo, fast, phantom"):
+    with pytest.raises(PlansError, match="there are brats, default, demo, phantom, wide"):
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")
