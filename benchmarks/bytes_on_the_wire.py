@@ -35,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-i",
         "--plans",
         type=Path,
-        help="plans.json; default: 1 mm, 160 voxels a side, preset default",
+        help="plans.json; default: made by a preset for 1 mm, 160 voxels a side",
     )
+    parser.add_argument("--preset", default="default", help="shipped preset or a .json")
     parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="3d_fullres")
     options = parser.parse_args(argv)
-    plans = Plans.load(options.plans) if options.plans else default_plans()
+    plans = Plans.load(options.plans) if options.plans else planned_by(options.preset)
     settings = RunSettings(options.configuration, 0, rounds=1, local_steps=1, learning_rate=1e-3)
     first = first_state(plans, settings)
     state = ServerState(0, first.weights, memory_of(plans, settings, plans.modalities))
@@ -83,13 +84,13 @@ def memory_of(plans: Plans, settings: RunSettings, modalities: Sequence[str]) ->
     return {(name, level): size.unseen() for name in modalities for level, size in sizes.items()}
 
 
-def default_plans() -> Plans:
-    """Return plans of the default preset for four modalities and a tumour of three parts."""
+def planned_by(preset: str) -> Plans:
+    """Return plans of a preset for four modalities and a tumour of three parts."""
     counts, axis = dict.fromkeys(NAMES, 10), {"1x160": 10}
     bins = dict.fromkeys(NAMES, (1,) * (len(INTENSITY_EDGES) - 1))
     told = Fingerprint(10, counts, {}, {}, (axis, axis, axis), {"1.00": 10}, bins)
     labels = Labels({"background": 0, "edema": 1, "core": 2, "enhancing": 3})
-    return make_plans(told, labels, load_preset("default"))
+    return make_plans(told, labels, load_preset(preset))
 
 
 if __name__ == "__main__":

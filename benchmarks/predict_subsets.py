@@ -45,8 +45,8 @@ def main() -> None:
     medians = {count: median(each) for count, each in costs.items()}
     print(f"{bench.describe()}; median of {options.repeats}")
     print(table({f"{count} of {len(names)}": cost for count, cost in medians.items()}))
-    whole = [medians[count].seconds / medians[len(names)].seconds for count in counts]
-    print(f"time as a share of all modalities': {shares(whole)}")
+    whole = [medians[count].cpu_seconds / medians[len(names)].cpu_seconds for count in counts]
+    print(f"CPU time as a share of all modalities': {shares(whole)}")
     torch.set_num_threads(bench.threads)
     alone = patch_seconds(bench, model, options.repeats)
     network = [seconds / alone[-1] for seconds in alone]
@@ -54,7 +54,7 @@ def main() -> None:
     allowed = [(count + 1) / (len(names) + 1) for count in counts]
     print(f"(k + 1) / (all + 1): {shares(allowed)}")
     worst = max(share / most for share, most in zip(whole, allowed, strict=True))
-    print(f"ratio {worst:.2f} time with k modalities over (k + 1) / (all + 1) of that with all")
+    print(f"ratio {worst:.2f} CPU time with k modalities over (k + 1) / (all + 1) of that with all")
 
 
 def shares(values: Sequence[float]) -> str:
