@@ -277,7 +277,7 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*loaded.warnings, *job.expected.warnings()]
+        warnings = [*job.case.warnings, *loaded.warnings, *job.expected.warnings()]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
