@@ -4,6 +4,7 @@
 
     MASKS/cases.json    all of it, by case; read again by the next run
     MASKS/cases.csv     the same as a table, for people
+    MASKS/set_aside.csv what else was met, and why it is in no case
 """
 
 import csv
@@ -94,7 +95,9 @@ class Records:
         try:
             if record.exists():
                 self._outcomes = _read(record)
-            for name in () if record.exists() else ("cases.csv", "report.html", "report"):
+            for name in (
+                () if record.exists() else ("cases.csv", "set_aside.csv", "report.html", "report")
+            ):
                 if (folder / name).exists():
                     raise DataError(f"{folder / name}: is not ours")
         except DataError as error:
