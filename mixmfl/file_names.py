@@ -62,6 +62,8 @@ _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
 _ANTS = re.compile(r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$")
+# what dcm2nii writes: 20190101_120000t1mpragesag
+_TIMED = re.compile(r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*)")
 _BIDS = re.compile(
     r"(?P<case>sub-[a-z0-9+]+(?:_ses-[a-z0-9+]+)?)(?P<entities>(?:_[a-z]+-[a-z0-9+.-]+)*)"
     r"_(?P<suffix>[a-z0-9*]+)",
@@ -100,7 +102,13 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """
     if bids := _BIDS.fullmatch(stem):
         return _read_bids(stem, bids, modalities, folder)
-    return _read_free(_GLUED.sub(r"\1_to_\2", _ANTS.sub(r"_\1", stem)), modalities)
+    for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2")):
+        stem = pattern.sub(apart, stem)
+    return _read_free(_TIMED.sub(_without_time, stem), modalities)
+
+
+def _without_time(found: re.Match[str]) -> str:
+    return f"{found[1]}_{found[2]}" if meaning_of(found[2]) in KINDS else found[0]
 
 
 def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: str) -> FileName:

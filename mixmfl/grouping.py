@@ -97,7 +97,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             paths_of = [path for path, key in key_of.items() if name_of[key] == name]
             told = ", ".join(inside(path, folder) for path in paths_of)
             faults[name].append(f"is the name of {count} cases: {told}; rename one")
-    for name in {name_of[key_of[path]] for path in unclear}:
+    for name in sorted({name_of[key_of[path]] for path in unclear}):
         faults[name].append(_HOW_TO_NAME)
     in_folders = sum(not rest for _, rest in name_of)
     layout = "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
@@ -117,7 +117,10 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
 
     def is_sorting(part: str) -> bool:
         kind = read_name(part, modalities)
-        return part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case)
+        if part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case):
+            return True
+        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha
+        return kind.modality is not None and kind.modality == said.modality
 
     home = tuple(part for part in parents if not is_sorting(part))
     case = said.case if said.is_known else said.head or said.case
@@ -162,6 +165,7 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
     for image in images:
         if not image.said.is_bids:
             at_home[image.home].append(image)
+    homes_of = Counter(head for mine in at_home.values() for head in {i.said.head for i in mine})
     for home, mine in at_home.items():
         by_head: dict[str, list[ImageFile]] = defaultdict(list)
         for image in mine:
@@ -173,13 +177,19 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
             for case, same in by_case.items():
                 rest = case if _tells_cases(by_case, head, home) else head
                 rests.update(dict.fromkeys((image.path for image in same), rest))
-        modalities = [image.said.modality for image in mine]
-        apart = len(by_head) > 1 and len({rests[i.path] for i in mine}) == len(mine)
-        if home and apart and len(set(modalities)) == len(modalities):
+        paths = [image.path for image in mine]
+        count = len({image.said.modality for image in mine})
+        apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
+        repeated = max(homes_of[head] for head in by_head) > 1
+        if len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
+            if not re.search(r"\d", mine[0].said.head):  # p01/DICOM_t1_5: the folder is the patient
+                rests.update(dict.fromkeys(paths, ""))
+        elif apart and all(map(str.isdecimal, by_head)) and (count > 2 or (home and repeated)):
+            rests.update(dict.fromkeys(paths, ""))  # numbers of series: 201_T1W, 301_T2W
+        elif apart and home:
+            rests.update(dict.fromkeys(paths, ""))
             if any(re.search(r"\d", head) for head in by_head):
-                unclear |= {image.path for image in mine}
-            else:
-                rests.update(dict.fromkeys((image.path for image in mine), ""))
+                unclear.update(paths)
     return rests, unclear
 
 
