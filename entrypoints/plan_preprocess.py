@@ -141,7 +141,8 @@ def _process(options: argparse.Namespace) -> int:
     from mixmfl.files import write_json
     from mixmfl.fingerprint import merge_fingerprints
     from mixmfl.jobs import Workers
-    from mixmfl.labels import agree_on_labels
+    from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
+    from mixmfl.labels import read_folder_labels
     from mixmfl.modalities import Modalities
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (
@@ -172,7 +173,10 @@ def _process(options: argparse.Namespace) -> int:
         print(f"folder {name}: held out (federation.json)")
     for site in tests:
         print(f"tests of {site.name}: {describe(site.found)}")
-    labels = agree_on_labels({site.name: site.labels for site in sites})
+    described = None if options.site or options.labels else read_folder_labels(options.input)
+    labels = agree_on_labels({site.name: site.labels for site in sites}, described)
+    for line in describe_sets({site.name: site.labels for site in sites}, labels):
+        print(line)
 
     refused = {
         **{site.name: list(site.found.refused) for site in sites},
@@ -184,7 +188,7 @@ def _process(options: argparse.Namespace) -> int:
             for site in sites:
                 folder = options.out / "sites" / site.name
                 fingerprint, bad = fingerprint_site(site, folder, workers)
-                fingerprints.append(fingerprint)
+                fingerprints.append(map_labels(site.labels, labels).translate(fingerprint))
                 refused[site.name] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:

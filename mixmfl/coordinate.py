@@ -185,7 +185,8 @@ def _measure(run: Run, ask: Ask) -> None:
     told = []
     for site, answer in answers.came.items():
         try:
-            told.append(read_measured(site, answer.message, number, run.plans))
+            labelled = run.registrations[site].labelled
+            told.append(read_measured(site, answer.message, number, run.plans, labelled))
         except AggregationError as error:
             log.warning("%s: what it measured is left out: %s", site, error)
     save_expected(run, number, merge_measured(told))
@@ -297,7 +298,8 @@ def _read_validation(
     dice = {}
     for site, answer in judged.items():
         try:
-            check_validation(site, answer.message, number, None, run.plans)
+            labelled = run.registrations[site].labelled
+            check_validation(site, answer.message, number, None, run.plans, labelled)
             dice[site] = read_dice(answer.message)
         except AggregationError as error:
             log.warning("round %d: %s: validation rejected: %s", number, site, error)

@@ -6,7 +6,7 @@ its site counts as absent from the round.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from mixmfl.aggregate import block_of, norm_of, select_blocks
 from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import Fingerprint
+from mixmfl.label_sets import known_indices
 from mixmfl.memory import State
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.plan import Plans
@@ -76,6 +77,14 @@ def check_registration(
         raise AggregationError(
             f"site {site!r} registered {', '.join(map(repr, strange[:5]))}; the plans know "
             f"{', '.join(plans.modalities)}"
+        )
+    known_labels = plans.labels.foreground
+    if told.labelled is not None and not (
+        _are_names(told.labelled) and told.labelled and set(told.labelled) <= set(known_labels)
+    ):
+        raise AggregationError(
+            f"site {site!r} registered that it labels {str(told.labelled)[:200]}; the plans know "
+            f"{', '.join(known_labels)}"
         )
     most = max(counts.values(), default=0)
     if not 0 < most <= told.cases <= sum(counts.values()):
@@ -141,14 +150,19 @@ def check_reply(
                 f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is {needed[0]} "
                 f"{needed[1]}; was it started from the same plans, and settings of the run?"
             )
-    _check_counts(site, reply.tensors, plans, settings)
+    _check_counts(site, reply.tensors, told, plans, settings)
     norms = norms_of(reply.tensors)
     check_finite(site, norms)
     return norms
 
 
 def check_validation(
-    site: str, reply: Message, round_number: int, cases: int | None, plans: Plans
+    site: str,
+    reply: Message,
+    round_number: int,
+    cases: int | None,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
 ) -> None:
     """Check that a validation reply is what its site was asked for, and can be true.
 
@@ -158,6 +172,7 @@ def check_validation(
         round_number: That was asked for.
         cases: For validation at the site, where that is known.
         plans: Of the run.
+        labelled: The labels and regions that the site registered; None: all of the plans'.
 
     Raises:
         AggregationError: What is wrong.
@@ -185,6 +200,12 @@ def check_validation(
     ):
         raise AggregationError(
             f"site {site!r} sent Dice that are no sums over its cases: {str(dict(dice))[:200]}"
+        )
+    if labelled is not None and (
+        strange := [name for name, (_, n) in dice.items() if n and name not in labelled]
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice of {', '.join(strange)}, which it does not label"
         )
 
 
@@ -351,9 +372,18 @@ def _memory_shapes(
 
 
 def _check_counts(
-    site: str, tensors: Mapping[str, Tensor], plans: Plans, settings: "RunSettings"
+    site: str,
+    tensors: Mapping[str, Tensor],
+    told: "Registration",
+    plans: Plans,
+    settings: "RunSettings",
 ) -> None:
-    """Check that prototypes claim voxels, and no more than the round's batches can have had."""
+    """Check that prototypes claim voxels, and no more than the round's batches can have had.
+
+    And none of a class that the site does not label.
+    """
+    known = torch.tensor(known_indices(plans.labels, told.labelled))
+    known = known.repeat_interleave(plans.network.prototypes)
     planned = plans.configuration(settings.configuration)
     kept = plans.training.memory_decay
     weight = float(sum(kept**step for step in range(settings.local_steps)))
@@ -365,6 +395,11 @@ def _check_counts(
                 if not (torch.isfinite(counts) & (counts >= 0)).all():
                     raise AggregationError(
                         f"site {site!r} sent {name} with NaN, infinity or a count < 0"
+                    )
+                if counts[~known].any():
+                    raise AggregationError(
+                        f"site {site!r} sent {name} of classes that it does not label; it "
+                        f"registered {', '.join(told.labelled or ())}"
                     )
                 claimed = float(counts.sum())
                 if claimed > 1.01 * most:  # for rounding

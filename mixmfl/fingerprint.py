@@ -49,6 +49,20 @@ class Fingerprint:
     kept_share: Mapping[str, int]
     intensities: Mapping[str, tuple[int, ...]]
 
+    def with_labels(self, renamed: Mapping[str, str]) -> "Fingerprint":
+        """Return the fingerprint with label values replaced; those that become one are added up.
+
+        In how many cases such a label is, nobody can tell then; it is at least in as many as one
+        of its values.
+        """
+        cases: dict[str, int] = {}
+        voxels: Counter[str] = Counter()
+        for value, count in self.label_cases.items():
+            new = renamed.get(value, value)
+            cases[new] = max(cases.get(new, 0), count)
+            voxels[new] += self.label_voxels.get(value, 0)
+        return replace(self, label_cases=_add([cases]), label_voxels=_add([voxels]))
+
     def to_json(self) -> dict[str, Any]:
         """Return the fingerprint as JSON content, keys in a fixed order."""
         content: dict[str, Any] = {"format": FORMAT}

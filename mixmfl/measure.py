@@ -6,7 +6,7 @@ of modalities that such a case can form.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mixmfl.door import check_validation
 from mixmfl.errors import AggregationError
@@ -61,8 +61,14 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
     return outgoing(KIND, {"round": task.record["round"], "subsets": found})
 
 
-def read_measured(site: str, reply: Message, round_number: int, plans: Plans) -> Measured:
-    """Check and take what ``measure_at_site`` returned.
+def read_measured(
+    site: str,
+    reply: Message,
+    round_number: int,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
+) -> Measured:
+    """Check and take what ``measure_at_site`` returned; ``labelled`` as in ``check_validation``.
 
     Raises:
         AggregationError: It is something else, or cannot be true.
@@ -81,7 +87,7 @@ def read_measured(site: str, reply: Message, round_number: int, plans: Plans) ->
         ):
             raise AggregationError(f"site {site!r} measured {str(item)[:80]}; no subset is that")
         dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, MOST_CASES, plans)
+        check_validation(site, dice, round_number, MOST_CASES, plans, labelled)
         measured[tuple(item[0])] = read_dice(dice)
     return measured
 

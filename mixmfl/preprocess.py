@@ -14,6 +14,7 @@ from mixmfl.errors import DataError, MixmflError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.jobs import Workers
+from mixmfl.label_sets import LabelMap, map_labels
 from mixmfl.labels import Labels, read_site_labels
 from mixmfl.loading import Placing, load_case
 from mixmfl.modalities import Modalities
@@ -236,14 +237,19 @@ class Preprocessed:
     notes: Mapping[str, tuple[str, ...]]
 
 
-def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> None:
+def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> LabelMap:
     """Check that plans are for this site's cases, too; ``what`` it is called in errors.
 
+    Returns:
+        What its label values are in the plans.
+
     Raises:
-        PlansError: The site's labels or modalities are not those of the plans.
+        PlansError: The plans do not know the site's labels or modalities.
     """
-    if (words := site.labels.difference(plans.labels)) is not None:
-        raise PlansError(f"{what} {site.name}: the labels are not those of the plans: {words}")
+    try:
+        mapped = map_labels(site.labels, plans.labels)
+    except DataError as error:
+        raise PlansError(f"{what} {site.name}: its labels do not fit the plans: {error}") from None
     held = {modality for case in site.found.cases for modality in case.images}
     if strange := sorted(held - set(plans.modalities)):
         raise PlansError(
@@ -251,6 +257,7 @@ def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> None:
             f"{', '.join(plans.modalities)}; plan again with a site that trains these, or remove "
             "these images"
         )
+    return mapped
 
 
 def preprocess_site(
@@ -274,7 +281,7 @@ def preprocess_site(
     """
     from mixmfl import dataset
 
-    check_site(site, plans)
+    mapped = check_site(site, plans)
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
     planned = plans.preprocessing(configuration)
@@ -286,6 +293,7 @@ def preprocess_site(
         case.name: (
             _preprocess_job,
             case,
+            mapped,
             plans,
             configuration,
             site.placing,
@@ -304,11 +312,17 @@ def preprocess_site(
 
 
 def _preprocess_job(
-    case: Case, plans: Plans, configuration: str, placing: Placing, folder: Path, made_from: str
+    case: Case,
+    mapped: LabelMap,
+    plans: Plans,
+    configuration: str,
+    placing: Placing,
+    folder: Path,
+    made_from: str,
 ) -> tuple[str, ...]:
     from mixmfl import dataset, nnunet
 
-    loaded = load_case(case, plans.labels, placing)
+    loaded = load_case(case, mapped, placing)
     names = [name for name in plans.modalities if name in loaded.images]
     images, labels, properties = nnunet.preprocess(
         [loaded.images[name] for name in names],
@@ -317,6 +331,7 @@ def _preprocess_job(
         plans.nnunet,
         configuration,
         plans.labels,
+        mapped.labelled,
     )
     dataset.save_case(
         folder,
@@ -329,6 +344,7 @@ def _preprocess_job(
         plans.configuration(configuration)["patch_size"],
         made_from,
         plans.preprocessing(configuration),
+        mapped.labelled,
     )
     return loaded.notes + loaded.warnings
 

@@ -17,7 +17,8 @@ from mixmfl.door import check_registration
 from mixmfl.errors import AggregationError, DataError, QuorumError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, merge_fingerprints
-from mixmfl.labels import Labels, agree_on_labels
+from mixmfl.label_sets import agree_on_labels, map_labels
+from mixmfl.labels import Labels
 from mixmfl.personal import Personal, personalization_task
 from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import make_plans
@@ -121,12 +122,11 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
         record = {"version": __version__, "minimum": list(orders.minimum)}
         answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}))
         told = {site: answer.message.record for site, answer in answers.items()}
-        labels = agree_on_labels(
-            {
-                site: Labels.from_dataset_json(record["labels"], f"site {site}")
-                for site, record in told.items()
-            }
-        )
+        meant = {
+            site: Labels.from_dataset_json(record["labels"], f"site {site}")
+            for site, record in told.items()
+        }
+        labels = agree_on_labels(meant)
         given = {
             site: Fingerprint.from_json(record["fingerprint"], f"site {site}")
             for site, record in told.items()
@@ -137,7 +137,10 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
                 f"no site tells its fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
-        merged = merge_fingerprints(given.values())
+        merged = merge_fingerprints(
+            map_labels(meant[site], labels).translate(fingerprint)
+            for site, fingerprint in given.items()
+        )
         for site, fingerprint in given.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         plans = make_plans(merged, labels, load_preset(orders.preset))
