@@ -15,7 +15,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 # What a word says of the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
-        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, wt1, pt1, t1 pond
+        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, wt1, pt1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
     "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc"),
@@ -30,21 +30,21 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t2fse
     """),
     "flair": _phrases("""
-        flair, flairw, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, tirm dark, fluid dark,
-        dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair
+        flair, flairw, eflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, tirm dark, fluid
+        dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair
     """),
     "t2star": _phrases("""
         t2star, t2 star, t2starw, t2 star w, t2starwi, t2 s, t2stern, hemo, haemo, heme,
         hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
-        swi, swan, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
+        swi, swan, ven bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
         suszeptibilitat, qsm swi
     """),
     "pd": _phrases("pd, pdw, pdwi, proton density, protondensity, densite de protons, dp"),
     "dwi": _phrases("""
-        dwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff, b1000,
-        b 1000, b800, b900, b1200, isotropic dwi, resolve, dwib1000
+        dwi, edwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff,
+        b1000, b 1000, b800, b900, b1200, isotropic dwi, resolve, dwib1000
     """),
     "adc": _phrases("adc, adcmap, adc map, dadc, apparent diffusion coefficient"),
 }  # fmt: skip
@@ -122,13 +122,18 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map, maps, t2 maps,
         t1 maps
     """),
-    "synthetic": _phrases("synthetic, syntac, symri, magic, synt1, synt2, synflair, mdme, qalas"),
+    "synthetic": _phrases("""
+        synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas
+    """),
     "elastography": _phrases("mre, elastography, elastogram"),
     "steady state": _phrases("""
         ciss, fiesta, fiestac, trufi, truefisp, btfe, b tfe, bffe, b ffe, bssfp, ssfp, balanced,
-        fiesta c, true fisp, dess, psif
+        fiesta c, true fisp, de3d, dess, psif
     """),
     "STIR": _phrases("stir, stirs, t2stir"),
+    "two echoes": _phrases("""
+        dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
+    """),
     "double inversion": _phrases("""
         double inversion, double ir, doubleir, dir space, space dir, spc dir, t2 dir, dir t2, sag
         dir, 3d dir, ax dir
@@ -192,13 +197,14 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
 # Words that say neither, and those that would be mistaken for others without their neighbour.
 NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "other": _phrases("""
-        post op, pre op, postop, preop, post fossa, posterior fossa, post surgery, post rt, pre
-        rt, post surgical, post treatment, pre treatment, post biopsy, c spine, c sp, cspine, c
-        wirbel, c kolom, post processed, postprocessed, post process, magnetization transfer
-        contrast, pre scan, c1, c2, c7, post mortem, postmortem, pos op, pre operative, post
-        operative, preoperative, postoperative, pre surgery, post stroke, post chemo, fast
-        contrast, t2 c spine, post hoc, post radiation
+        flow comp, flow compensated, flow compensation, post op, pre op, postop, preop, post
+        fossa, posterior fossa, post surgery, post rt, pre rt, post surgical, post treatment, pre
+        treatment, post biopsy, c spine, c sp, cspine, c wirbel, c kolom, post processed,
+        postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
+        mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
+        pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation
     """),
+    "break": (":",),
     "filler": _phrases("""
         i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
     """),
@@ -217,9 +223,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,
         drive, mt0, we, rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted,
         rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
-        images, te, ti, filt, hires, high, res, resolution, stealth, navigation, nav, gammaknife,
-        gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy, opp, out, f, in,
-        cv, orig, original
+        images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
+        gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy, opp,
+        out, f, in, cv, orig, original
     """),
 }  # fmt: skip
 

@@ -72,8 +72,9 @@ _REWRITTEN = (
     (re.compile(r"\+"), " plus "),
     (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
+    (re.compile(r"[:;,|()\[\]<>]"), " : "),  # no phrase goes on behind it
 )
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[a-z0-9]+|:")
 
 
 def read_words(text: str) -> Reading:
@@ -114,7 +115,10 @@ def _understand(text: str) -> list[_Said]:
                 said.append(_Said(" ".join(phrase), _TABLE.get(phrase, "")))
                 start += length
                 break
-    return said
+    # "ohne i.v. KM" says no more than "ohne KM"
+    after = [*said[1:], _Said("", "")]
+    pairs = zip(said, after, strict=True)
+    return [each for each, next_ in pairs if (each.words, next_.meaning) != ("iv", "agent")]
 
 
 @cache
@@ -172,8 +176,10 @@ def _contrast(kinds: Set[str], words: Set[str]) -> tuple[str, str]:
     found = ""
     if not kinds:
         return "", "no word of it names a sequence that we know"
-    if words & {"epi", "ep2d"} and not others - {"t2"}:
+    if words & {"epi", "ep2d"} and (t1 or "t2" in others) and not others - {"t2", "t2star"}:
         return "", "is an echo planar image"
+    if "b0" in words and others <= {"dwi", "t2"}:
+        return "", "is not weighted by diffusion"
     if not t1 and "adc" in others and others <= {"adc", "dwi", "t2"}:
         found = "adc"
     elif not t1 and "swi" in others and others <= {"swi", "t2", "t2star"}:
@@ -222,11 +228,19 @@ def _agent(said: Sequence[_Said], kinds: Set[str]) -> tuple[str, str]:
 
 
 def _beside(said: Sequence[_Said], at: int, step: int) -> str:
-    """Return what the next word that means anything here means; ``"end"`` where there is none."""
+    """Return what the next word that means anything here means; ``"end"`` where there is none.
+
+    Before an agent, others are passed over: "sans injection de gadolinium" denies both.
+    """
+    passed = (
+        ("filler", said[at].meaning) if step < 0 and said[at].meaning == "agent" else ("filler",)
+    )
     at += step
-    while 0 <= at < len(said) and said[at].meaning == "filler":
+    while 0 <= at < len(said) and said[at].meaning in passed:
         at += step
-    return (said[at].meaning or "unknown") if 0 <= at < len(said) else "end"
+    if not 0 <= at < len(said) or said[at].meaning == "break":
+        return "end"
+    return said[at].meaning or "unknown"
 
 
 def _verdict(each: _Said, before: str, after: str) -> str:
