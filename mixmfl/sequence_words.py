@@ -117,7 +117,7 @@ def _understand(text: str) -> list[_Said]:
                 break
     # "ohne i.v. KM" says no more than "ohne KM"
     after = [*said[1:], _Said("", "")]
-    pairs = zip(said, after, strict=True)
+    pairs = zip(said, after, strict=False)
     return [each for each, next_ in pairs if (each.words, next_.meaning) != ("iv", "agent")]
 
 
