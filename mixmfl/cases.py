@@ -48,6 +48,7 @@ class Case:
         label: The segmentation, if there is one.
         notes: How its images were told apart, where names alone did not say it.
         patient: Name and ID, where files say them (DICOM); told only to who asks.
+        warnings: What is doubtful about which images were taken.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Case:
     label: Path | None = None
     notes: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def files(self) -> dict[str, Path]:

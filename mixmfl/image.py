@@ -159,11 +159,15 @@ def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
         return array.astype(np.float32), grid
 
 
-def read_frames(path: Path) -> Array:
-    """Read the planes of a DICOM file, ``(frames, Y, X)``, rescaled, however it is compressed.
+def read_frames(path: Path, name: str) -> Array:
+    """Read the planes of a DICOM file, ``(frames, Y, X)``, however they are compressed.
+
+    Args:
+        path: Of the file.
+        name: What messages call it.
 
     Raises:
-        DataError: They cannot be read, or are in colour.
+        DataError: They cannot be read.
     """
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -173,10 +177,8 @@ def read_frames(path: Path) -> Array:
             found = reader.Execute()
         except RuntimeError as error:
             raise DataError(
-                f"{path}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
+                f"{name}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
             ) from None
-    if found.GetNumberOfComponentsPerPixel() != 1:
-        raise DataError(f"{path}: is in colour; needed is one number per pixel")
     planes = read_back(found)
     return planes[None] if planes.ndim == 2 else planes
 

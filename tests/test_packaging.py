@@ -39,7 +39,7 @@ DOORS = {
     "acvl_utils": {"nnunet"},
     "dynamic_network_architectures": {"nnunet", "network", "quick"},
     "nilearn": {"phantom", "viewer"},
-    "pydicom": {"dicom"},
+    "pydicom": {"dicom", "dicom_files", "dicom_pixels"},
     "highdicom": {"dicom_seg"},
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
@@ -54,9 +54,10 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors wording undefined files labels modalities image grids cases loading dicom "
-     "recognise dicom_cases mapping jobs fingerprint label_sets plan resample nnunet dicom_seg "
-     "dataset registry tensors expected records overlap usage"),
+    ("__init__ errors wording undefined files labels sequence_vocabulary sequence_words modalities "
+     "image grids cases loading dicom_files dicom_header dicom_planes dicom_pixels dicom_identity "
+     "dicom recognise series_choice dicom_cases mapping jobs fingerprint label_sets plan resample "
+     "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss supervision sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
