@@ -23,6 +23,7 @@ from mixmfl.errors import DataError, MixmflError
 from mixmfl.files import replacing
 from mixmfl.labels import EXAMPLE, Labels
 from mixmfl.modalities import Modalities
+from mixmfl.spreadsheet import cell
 from mixmfl.undefined import defined, deviation, mean
 from mixmfl.wording import shorten
 
@@ -169,7 +170,11 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
             for each in scores:
                 label, *numbers = astuple(each)
                 writer.writerow(
-                    [case, label, *("" if math.isnan(n) else f"{n:.6g}" for n in numbers)]
+                    [
+                        cell(case),
+                        cell(label),
+                        *("" if math.isnan(n) else f"{n:.6g}" for n in numbers),
+                    ]
                 )
 
 
