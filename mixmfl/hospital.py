@@ -246,7 +246,8 @@ class Hospital:
             note(self._house.exchange_log, describe_exchange("came from coordinator", parcel))
             if kind not in self._does:
                 raise AggregationError(
-                    f"a task {quoted(kind)} came; this version of mixmfl knows {', '.join(self._does)}"
+                    f"a task {quoted(kind)} came; this version of mixmfl knows "
+                    f"{', '.join(self._does)}"
                 )
             if "version" in task.record:
                 _check_version(task.record["version"])
@@ -427,5 +428,6 @@ def _read_plans(task: Message) -> Plans:
 def _check_version(theirs: Any) -> None:
     if theirs != __version__:
         raise PlansError(
-            f"the coordinator runs mixmfl {one_line(theirs)}, this site {__version__}; install the same"
+            f"the coordinator runs mixmfl {one_line(theirs)}, this site {__version__}; install "
+            "the same"
         )

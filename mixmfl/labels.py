@@ -284,8 +284,8 @@ def _read_values(written: Any, what: str, least: int) -> int | tuple[int, ...]:
         # bool is an int to Python, but "lesion": true is a mistake
         if type(value) is not int or not least <= value <= LARGEST_VALUE:
             raise DataError(
-                f"{what} is {quoted(written)}; needed is an integer from {least} to {LARGEST_VALUE}, "
-                "or a list of such integers for a region"
+                f"{what} is {quoted(written)}; needed is an integer from {least} to "
+                f"{LARGEST_VALUE}, or a list of such integers for a region"
             )
     unique = tuple(sorted(set(values)))
     if not unique:
@@ -303,8 +303,8 @@ def _read_order(
     example = [values[0] for values in regions.values()]
     if not isinstance(written, list) or len(written) != len(regions):
         raise DataError(
-            f'{source}: "regions_class_order" is {quoted(written)}; the regions {list(regions)} need one '
-            f"value each, such as {example}: the value to paint for it, later over earlier"
+            f'{source}: "regions_class_order" is {quoted(written)}; the regions {list(regions)} '
+            f"need one value each, such as {example}: the value to paint for it, later over earlier"
         )
     for value, (name, values) in zip(written, regions.items(), strict=True):
         if type(value) is not int or value not in values:

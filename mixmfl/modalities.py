@@ -125,7 +125,8 @@ class Modalities:
             if not equals or not is_modality_name(name) or not all(map(_split, words)):
                 raise DataError(
                     f"--alias {option!r}: needed is NAME=ALIAS[,ALIAS], such as t1c=km,contrast; "
-                    f"the name starts with a letter and has only a-z, 0-9 and _, {LONGEST_NAME} at most"
+                    "the name starts with a letter and has only a-z, 0-9 and _, "
+                    f"{LONGEST_NAME} at most"
                 )
             table[name] = (*table.get(name, ()), *words)
         return Modalities(table)

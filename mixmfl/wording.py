@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 def one_line(what: object, most: int = 80) -> str:
     """Return what somebody else wrote, such as a name or a version, as one short line for a log.
 
-    Line ends and whatever else is not printable are written out, as ``\\n``.
+    Line ends and whatever else is not printable are written out as Python does.
 
     Args:
         what: Anything.

@@ -79,9 +79,7 @@ class Network:
             set(told) == {"server", "sites"}
             and _is_host(host)
             and _is_port(port)
-            and isinstance(sites, list)
-            and 0 < len(sites) <= MOST_SITES
-            and all(map(_is_site, sites))
+            and _are_sites(sites)
             # of folders, too, and not everywhere are these two where only the case differs
             and len(names := {name.lower() for name in sites}) == len(sites)
             and not names & {*_TAKEN, host.lower()}
@@ -276,6 +274,10 @@ def _is_host(name: str) -> bool:
 
 def _is_site(name: Any) -> bool:
     return isinstance(name, str) and _is_name(name, _LABEL)
+
+
+def _are_sites(names: Any) -> bool:
+    return isinstance(names, list) and 0 < len(names) <= MOST_SITES and all(map(_is_site, names))
 
 
 def _is_port(digits: str) -> bool:
