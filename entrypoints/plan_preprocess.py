@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
-from mixmfl.wording import plural
+from mixmfl.wording import one_line, plural, printable
 
 if TYPE_CHECKING:
     from mixmfl.cases import Refused
@@ -168,15 +168,15 @@ def _process(options: argparse.Namespace) -> int:
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
     for site in sites:
-        print(f"site {site.name}: {describe(site.found)}")
+        print(printable(f"site {site.name}: {describe(site.found)}"))
     for name in held_out:
         print(f"folder {name}: held out (federation.json)")
     for site in tests:
-        print(f"tests of {site.name}: {describe(site.found)}")
+        print(printable(f"tests of {site.name}: {describe(site.found)}"))
     described = None if options.site or options.labels else read_folder_labels(options.input)
     labels = agree_on_labels({site.name: site.labels for site in sites}, described)
     for line in describe_sets({site.name: site.labels for site in sites}, labels):
-        print(line)
+        print(printable(line))
 
     refused = {
         **{site.name: list(site.found.refused) for site in sites},
@@ -234,7 +234,7 @@ def _process(options: argparse.Namespace) -> int:
                 done = plural(len(came.done), "case")
                 print(f"{what}, {name}: {done} preprocessed{kept}")
                 for case, notes in came.notes.items():
-                    print(f"  {case}: {'; '.join(notes)}")
+                    print(printable(f"  {case}: {'; '.join(notes)}"))
     return _tell_refused(refused)
 
 
@@ -251,7 +251,9 @@ def _check_work(folder: Path, names: set[str]) -> None:
 
 def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     lines = [
-        f"  {site}/{item.name}: {item.reason}" for site, items in refused.items() for item in items
+        printable(f"  {site}/{one_line(item.name)}: {item.reason}")
+        for site, items in refused.items()
+        for item in items
     ]
     if not lines:
         return 0

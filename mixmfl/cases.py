@@ -16,7 +16,7 @@ from mixmfl.files import files_below
 from mixmfl.image import FILE_ENDINGS, Source
 from mixmfl.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.modalities import FileName, Modalities
-from mixmfl.wording import plural
+from mixmfl.wording import one_line, plural
 
 LAYOUTS = """\
   nnU-Net         imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
@@ -156,7 +156,7 @@ def describe(found: Found) -> str:
     lines.extend(_first_of(cases))
     if found.refused:
         lines.append(f"refused {plural(len(found.refused), 'case')}:")
-        lines.extend(f"  {refused.name}: {refused.reason}" for refused in found.refused)
+        lines.extend(f"  {one_line(refused.name)}: {refused.reason}" for refused in found.refused)
     if found.ignored:
         lines.append(f"ignored {plural(len(found.ignored), 'file')}:")
         lines.extend(_first_of([f"  {path.relative_to(found.folder)}" for path in found.ignored]))

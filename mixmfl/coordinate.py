@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.door import check_validation
-from mixmfl.errors import AggregationError, ModelError, QuorumError
+from mixmfl.errors import AggregationError, ModelError, PrivacyError, QuorumError
 from mixmfl.export import export_model
 from mixmfl.masked import FEWEST_SUMMED
 from mixmfl.masked_server import (
@@ -282,7 +282,10 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
             + ("; ".join(reason for _, reason in sorted(absent.items())) or "no site replied")
         )
     reveals = answers(unmask_tasks(roster, replies))
-    sums = sum_blocks(roster, shared, replies, reveals)
+    try:
+        sums = sum_blocks(roster, shared, replies, reveals)
+    except PrivacyError as error:  # with other keys the next try may do
+        raise QuorumError(f"round {number + 1}: the sum cannot be unmasked: {error}") from None
     merged, diagnostics = merge_sums(state, roster, replies, sums, told, run.plans, run.settings)
     lost = {site: absent.get(site, "did not answer") for site in set(told) - set(replies)}
     rejected = {**lost, **diagnostics.rejected}

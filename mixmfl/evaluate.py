@@ -24,6 +24,7 @@ from mixmfl.files import replacing
 from mixmfl.label_sets import LabelMap, map_labels
 from mixmfl.labels import EXAMPLE, Labels, read_folder_labels
 from mixmfl.modalities import Modalities
+from mixmfl.spreadsheet import cell
 from mixmfl.undefined import defined, deviation, mean
 from mixmfl.wording import shorten
 
@@ -175,7 +176,11 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
             for each in scores:
                 label, *numbers = astuple(each)
                 writer.writerow(
-                    [case, label, *("" if math.isnan(n) else f"{n:.6g}" for n in numbers)]
+                    [
+                        cell(case),
+                        cell(label),
+                        *("" if math.isnan(n) else f"{n:.6g}" for n in numbers),
+                    ]
                 )
 
 

@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 from mixmfl.errors import DataError
 from mixmfl.files import read_json
-from mixmfl.wording import shorten
+from mixmfl.told import is_word
+from mixmfl.wording import quoted, shorten
 
 LARGEST_VALUE = 65535  # label files are written with at most 16 bits
+MOST_LABELS = 1000  # and regions; atlases of the brain have some 200
+LONGEST_NAME = 100  # characters of a label's name
 EXAMPLE = '{"labels": {"background": 0, "lesion": 1}}'
 REGIONS_EXAMPLE = (
     '{"labels": {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}, '
@@ -53,6 +56,8 @@ class Labels:
         Raises:
             DataError: The description is missing, or contradicts itself.
         """
+        if not isinstance(content, Mapping):
+            raise DataError(f"{source}: is {quoted(content)}; an object as {EXAMPLE} is needed")
         written = content.get("labels")
         if isinstance(written, Mapping) and isinstance(written.get("labels"), Mapping):
             return Labels.from_dataset_json(written, source)  # of plans
@@ -63,10 +68,15 @@ class Labels:
                 f'{source}: "labels" maps values to names, the form before nnU-Net v2; '
                 f"names must come first, as in {EXAMPLE}"
             )
-        declared = {
-            str(name): _read_values(
-                value, f"{source}: label {name!r}", 0 if name == "background" else 1
+        if len(written) > MOST_LABELS:
+            raise DataError(f'{source}: "labels" has {len(written)} names; {MOST_LABELS} at most')
+        if strange := [name for name in written if not _is_label_name(name)]:
+            raise DataError(
+                f"{source}: {quoted(strange[0])} is no label's name; needed is printable text of "
+                f"up to {LONGEST_NAME} characters without < > / and \\"
             )
+        declared = {
+            name: _read_values(value, f"{source}: label {name!r}", 0 if name == "background" else 1)
             for name, value in written.items()
         }
         if declared.get("background") != 0:
@@ -269,6 +279,10 @@ def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
     )
 
 
+def _is_label_name(name: object) -> bool:
+    return is_word(name, LONGEST_NAME) and not set(str(name)) & set("<>/\\")
+
+
 def _has_regions(declared: Mapping[str, int | tuple[int, ...]]) -> bool:
     return any(isinstance(value, tuple) for value in declared.values())
 
@@ -282,12 +296,14 @@ def _read_values(written: Any, what: str, least: int) -> int | tuple[int, ...]:
         least: The smallest value allowed: 0 for background, 1 for all others.
     """
     values = written if isinstance(written, (list, tuple)) else [written]
+    if len(values) > MOST_LABELS:
+        raise DataError(f"{what} is a region of {len(values)} values; {MOST_LABELS} at most")
     for value in values:
         # bool is an int to Python, but "lesion": true is a mistake
         if type(value) is not int or not least <= value <= LARGEST_VALUE:
             raise DataError(
-                f"{what} is {written!r}; needed is an integer from {least} to {LARGEST_VALUE}, "
-                "or a list of such integers for a region"
+                f"{what} is {quoted(written)}; needed is an integer from {least} to "
+                f"{LARGEST_VALUE}, or a list of such integers for a region"
             )
     unique = tuple(sorted(set(values)))
     if not unique:
@@ -305,13 +321,13 @@ def _read_order(
     example = [values[0] for values in regions.values()]
     if not isinstance(written, list) or len(written) != len(regions):
         raise DataError(
-            f'{source}: "regions_class_order" is {written!r}; the regions {list(regions)} need one '
-            f"value each, such as {example}: the value to paint for it, later over earlier"
+            f'{source}: "regions_class_order" is {quoted(written)}; the regions {list(regions)} '
+            f"need one value each, such as {example}: the value to paint for it, later over earlier"
         )
     for value, (name, values) in zip(written, regions.items(), strict=True):
         if type(value) is not int or value not in values:
             raise DataError(
-                f'{source}: "regions_class_order" paints {value!r} for region {name!r}, '
+                f'{source}: "regions_class_order" paints {quoted(value)} for region {name!r}, '
                 f"which holds the values {list(values)} only"
             )
     return tuple(written)
@@ -323,10 +339,10 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
     Without regions several labels may become one, the background, or what is ignored.
     """
     example = '{"label_map": {"tumour": "lesion", "cyst": "background", "7": "ignore"}}'
-    if not isinstance(written, Mapping) or not all(isinstance(n, str) for n in written.values()):
+    if not isinstance(written, Mapping) or not all(map(_is_label_name, written.values())):
         raise DataError(
-            f'{source}: "label_map" is {written!r}; it gives a label, or a value, its name in the '
-            f"federation, as in {example}"
+            f'{source}: "label_map" is {quoted(written, 200)}; it gives a label, or a value, its '
+            f"name in the federation, as in {example}"
         )
     kept = {"background", "ignore"} & labels.declared.keys()
     name_of = {name: name if name in kept else written.get(name, name) for name in labels.declared}
@@ -350,7 +366,7 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
         value = int(key) if key.isdecimal() else 0
         if not 0 < value <= LARGEST_VALUE or value in (*labels.values, labels.ignore):
             raise DataError(
-                f'{source}: "label_map" names {key!r}, which is neither one of its labels '
+                f'{source}: "label_map" names {quoted(key)}, which is neither one of its labels '
                 f"({', '.join(labels.foreground)}) nor a value beside them; see {example}"
             )
         known = declared.setdefault(name, value)

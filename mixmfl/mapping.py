@@ -8,6 +8,7 @@ from pathlib import Path
 from mixmfl.dicom_cases import Given, Row
 from mixmfl.errors import DataError
 from mixmfl.modalities import Modalities
+from mixmfl.spreadsheet import cell, from_cell
 
 COLUMNS = (
     "case", "modality", "why", "series_number", "description", "protocol", "slices", "folder",
@@ -24,7 +25,8 @@ def mapping_table(rows: Iterable[Row], folder: Path) -> str:
         place, header = row.series.files[0].parent, row.series.header
         inside = place.relative_to(folder) if place.is_relative_to(folder) else place
         told = (row.case, row.modality or "-", row.why, header.number, header.description)
-        writer.writerow((*told, header.protocol, row.series.slices, inside, row.series.uid))
+        place_of = (header.protocol, row.series.slices, str(inside), row.series.uid)
+        writer.writerow(map(cell, (*told, *place_of)))
     return text.getvalue()
 
 
@@ -54,7 +56,9 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
         )
     mapping: dict[str, Given] = {}
     for number, row in rows:
-        case, told, uid = ((row[name] or "").strip() for name in ("case", "modality", "series_uid"))
+        case, told, uid = (
+            from_cell((row[name] or "").strip()) for name in ("case", "modality", "series_uid")
+        )
         place = f"{path}, line {number}"
         if not (case or told or uid):  # spreadsheets leave such lines behind
             continue

@@ -19,6 +19,8 @@ from mixmfl.labels import Labels, read_site_labels
 from mixmfl.loading import Placing, load_case
 from mixmfl.modalities import Modalities
 from mixmfl.plan import Plans, Preset
+from mixmfl.told import is_word
+from mixmfl.wording import quoted
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +135,10 @@ def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         not set(content) <= {"held_out", "tests"}
         or not isinstance(held_out, list)
         or not isinstance(tests, dict)
-        or not all(isinstance(name, str) for name in (*held_out, *tests.values()))
+        or not all(is_word(name, 255) for name in (*held_out, *tests.values()))
     ):
         raise DataError(
-            f'{file}: holds {sorted(content)}; {{"held_out": ["folder", …], "tests": '
+            f'{file}: holds {quoted(content, 200)}; {{"held_out": ["folder", …], "tests": '
             '{"site": "folder", …}} is what it may hold'
         )
     return tuple(held_out), tests

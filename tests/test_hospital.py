@@ -378,7 +378,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
         (Message("delete", {}, {}), "AggregationError"),
         (Message("train", {"round": 0}, {}), "AggregationError"),  # nothing was joined
         (Message("fingerprint", {"version": "0.0.9"}, {}), "PlansError"),
-        (Message("preprocess", {}, {}), "KeyError"),
+        (Message("preprocess", {}, {}), "AggregationError"),
         (Message("fingerprint", {"minimum": [0, 0]}, {}), "DataError"),  # its folder is not there
     ],
 )
