@@ -31,8 +31,8 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 # The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
     "SimpleITK": {"image", "grids"},
-    "nibabel": {"image"},
-    "isal": {"image"},
+    "nibabel": {"image", "nifti"},
+    "isal": {"nifti"},
     "nnunetv2": {"nnunet"},
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
@@ -54,8 +54,8 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors wording undefined files labels modalities image grids cases loading dicom "
-     "recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
+    ("__init__ errors wording undefined files labels modalities nifti image grids cases loading "
+     "dicom recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
      "registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
