@@ -29,7 +29,7 @@ ENDINGS = (".nii.gz", ".nii")
 # voxels is damaged, and we need not ask for the memory to find out.
 LARGEST_COMPRESSION = 1100
 
-_PIECE = 1 << 24  # bytes that are read at a time
+_PIECE = 1 << 20  # bytes that are read at a time
 _KNOWN_CODES = range(6)  # of sform and qform, by the standard
 # by their codes in the header; with the type's name in messages
 _REFUSED = {
