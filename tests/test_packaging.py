@@ -31,8 +31,8 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 # The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
     "SimpleITK": {"image", "grids"},
-    "nibabel": {"image"},
-    "isal": {"image"},
+    "nibabel": {"image", "nifti"},
+    "isal": {"nifti"},
     "nnunetv2": {"nnunet"},
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
@@ -55,7 +55,7 @@ DOORS = {
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors wording undefined strict told spreadsheet files labels sequence_vocabulary "
-     "sequence_words modalities image grids cases loading dicom_files dicom_header dicom_planes "
+     "sequence_words modalities nifti image grids cases loading dicom_files dicom_header dicom_planes "
      "dicom_pixels dicom_identity dicom recognise series_choice dicom_cases mapping jobs "
      "fingerprint label_sets plan resample nnunet dicom_seg dataset registry tensors expected "
      "records overlap usage"),
