@@ -61,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=["2d", "3d_fullres"],
         help="which to preprocess (default: both)",
     )
+    made.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="with --site: what its DICOM series are, as mixmfl_predict --write-mapping tells it "
+        "(default: mapping.csv in the site's folder, if it is there)",
+    )
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
     arguments.add_processes(made)
     arguments.add_placing(made)
@@ -80,7 +87,16 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _over_network(options: argparse.Namespace) -> int:
-    own = ("alias", "labels", "reference", "register", "plans", "site", "fingerprint_only")
+    own = (
+        "alias",
+        "labels",
+        "mapping",
+        "reference",
+        "register",
+        "plans",
+        "site",
+        "fingerprint_only",
+    )
     if given := [f"--{name.replace('_', '-')}" for name in own if getattr(options, name)]:
         raise MixmflError(
             f"{', '.join(given)}: over a network each hospital reads its own cases, and says by "
@@ -138,6 +154,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _process(options: argparse.Namespace) -> int:
     from mixmfl.cases import describe
+    from mixmfl.dicom_cases import describe_rows
     from mixmfl.files import write_json
     from mixmfl.fingerprint import merge_fingerprints
     from mixmfl.jobs import Workers
@@ -160,8 +177,13 @@ def _process(options: argparse.Namespace) -> int:
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
+    if options.mapping and not options.site:
+        raise MixmflError(
+            "--mapping is of one site's folder (--site); with several, lay each site's table into "
+            "its folder as mapping.csv"
+        )
     if options.site:
-        sites = (find_site(options.input, modalities, options.labels, placing),)
+        sites = (find_site(options.input, modalities, options.labels, placing, options.mapping),)
     else:
         there = find_sites(options.input, modalities, options.labels, placing)
         sites, tests, held_out = there.sites, there.tests, there.held_out
@@ -169,6 +191,8 @@ def _process(options: argparse.Namespace) -> int:
         _check_work(options.out / "tests", {site.name for site in tests})
     for site in sites:
         print(printable(f"site {site.name}: {describe(site.found)}"))
+        if site.rows:
+            print(printable(describe_rows(site.rows)))
     for name in held_out:
         print(f"folder {name}: held out (federation.json)")
     for site in tests:

@@ -53,7 +53,7 @@ class Case:
 
     name: str
     images: Mapping[str, Path | Source]
-    label: Path | None = None
+    label: Path | Source | None = None
     notes: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
     warnings: tuple[str, ...] = ()
@@ -83,6 +83,7 @@ class Found:
         layout: How the files were told apart.
         labels: What the folder's own dataset.json says about labels, if anything.
         folder: Where we looked.
+        masks: Refused labels without any image beside them, by name; the images may be DICOM.
     """
 
     cases: tuple[Case, ...]
@@ -91,6 +92,7 @@ class Found:
     layout: str
     labels: Labels | None
     folder: Path
+    masks: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_cases(
@@ -130,7 +132,12 @@ def find_cases(
         else:
             cases.append(draft.case(name))
             ignored.extend(draft.unknown)
-    return Found(tuple(cases), tuple(refused), tuple(ignored), layout, labels, folder)
+    masks = {
+        name: draft.labels[0]
+        for name, draft in drafts.items()
+        if len(draft.labels) == 1 and not (draft.images or draft.unknown or draft.faults)
+    }
+    return Found(tuple(cases), tuple(refused), tuple(ignored), layout, labels, folder, masks)
 
 
 def holds_images(folder: Path) -> bool:

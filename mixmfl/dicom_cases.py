@@ -158,6 +158,11 @@ def find_all(
     if holds_images(folder):
         found = find_cases(folder, modalities)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    return combine(found, dicom), dicom.rows
+
+
+def combine(found: Found, dicom: FoundDicom) -> Found:
+    """Return the cases of both, but those that have the same name."""
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
     reasons: dict[str, list[str]] = defaultdict(list)
     for item in (*found.refused, *dicom.refused):
@@ -174,7 +179,7 @@ def find_all(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         refused=tuple(refused),
-    ), dicom.rows
+    )
 
 
 def describe_rows(rows: Sequence[Row]) -> str:

@@ -140,13 +140,13 @@ class InMemory:
         return hashlib.sha256(content).hexdigest()
 
 
-def read_grid(path: Path) -> Grid:
-    """Read the grid of an image from its header alone.
+def read_grid(path: Path | Source) -> Grid:
+    """Read the grid of an image, of a file from its header alone.
 
     Raises:
         DataError: The file is missing, unreadable, or no three-dimensional scalar image.
     """
-    return _open(path)[1]
+    return _open(path)[1] if isinstance(path, Path) else path.read()[1]
 
 
 def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
@@ -188,13 +188,13 @@ def read_frames(path: Path, name: str) -> Array:
     return planes[None] if planes.ndim == 2 else planes
 
 
-def read_labels(path: Path) -> tuple[Array, Grid]:
+def read_labels(path: Path | Source) -> tuple[Array, Grid]:
     """Read a label image, ``(Z, Y, X)``, int16 where its values fit, else int32.
 
     Raises:
         DataError: As ``read_image``, or a value is no integer of 32 bits.
     """
-    array, grid = _read(path, np.float64)
+    array, grid = _read(path, np.float64) if isinstance(path, Path) else path.read()
     if array.dtype.kind == "f":
         rounded = np.round(array)
         with np.errstate(invalid="ignore"):  # inf - inf

@@ -64,9 +64,9 @@ def map_labels(own: Labels, federation: Labels) -> LabelMap:
         )
     if own.ignore is not None and federation.ignore is None:
         raise DataError(f"ignores the value {own.ignore}, and 'ignore' is declared for no site")
-    known = _patterns(federation)
+    known = patterns(federation)
     value_of = {}
-    for value, pattern in _patterns(own).items():
+    for value, pattern in patterns(own).items():
         fitting = [v for v, theirs in known.items() if theirs & names == pattern]
         if not fitting:
             raise DataError(
@@ -112,23 +112,28 @@ def agree_on_labels(sites: Mapping[str, Labels], described: Labels | None = None
         made = Labels(base.declared, base.regions_class_order)
         if _fits(ordered, made):
             return made
-    patterns: dict[int, Pattern] = {}  # of the union, by value
+    union: dict[int, Pattern] = {}  # by value
     for part in sorted(parts, key=lambda part: (part is not base, -len(part.foreground))):
         own = frozenset(part.foreground)
-        for value, pattern in _patterns(part).items():
-            if not any(known & own == pattern for known in (frozenset(), *patterns.values())):
-                patterns[_free(value, patterns)] = pattern
-    members = {n: tuple(sorted(v for v, known in patterns.items() if n in known)) for n in names}
-    regions = any(len(pattern) > 1 for pattern in patterns.values())
+        for value, pattern in patterns(part).items():
+            if not any(known & own == pattern for known in (frozenset(), *union.values())):
+                union[_free(value, union)] = pattern
+    members = {n: tuple(sorted(v for v, known in union.items() if n in known)) for n in names}
+    regions = any(len(pattern) > 1 for pattern in union.values())
     # a region is painted over by those that lie in it
     names.sort(key=lambda name: -len(members[name]) if regions else 0)
     declared: dict[str, int | tuple[int, ...]] = {"background": 0}
     for name in names:
         declared[name] = members[name] if len(members[name]) > 1 else members[name][0]
     if ignores:
-        declared["ignore"] = _free(ignores[0], patterns)
-    order = tuple(min(members[n], key=lambda v: (len(patterns[v]), v)) for n in names)
+        declared["ignore"] = _free(ignores[0], union)
+    order = tuple(min(members[n], key=lambda v: (len(union[v]), v)) for n in names)
     return Labels(declared, order if any(len(m) > 1 for m in members.values()) else None)
+
+
+def plain_name(name: str) -> str:
+    """Return a name without what people write now so, now so: case, spaces and signs."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def describe_sets(sites: Mapping[str, Labels], federation: Labels) -> list[str]:
@@ -160,11 +165,11 @@ def known_indices(federation: Labels, labelled: Collection[str] | None) -> tuple
     """
     if labelled is None:
         return (True,) * len(federation.values)
-    seen = [pattern & frozenset(labelled) for pattern in _patterns(federation).values()]
+    seen = [pattern & frozenset(labelled) for pattern in patterns(federation).values()]
     return tuple(index == 0 or seen.count(pattern) == 1 for index, pattern in enumerate(seen))
 
 
-def _patterns(labels: Labels) -> dict[int, Pattern]:
+def patterns(labels: Labels) -> dict[int, Pattern]:
     """Return what each value belongs to, background first, values sorted."""
     return {
         value: frozenset(name for name, values in labels.foreground.items() if value in values)
@@ -189,8 +194,7 @@ def _check_spelling(sites: Mapping[str, Labels]) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for site in sorted(sites):
         for name in sites[site].foreground:
-            plain = "".join(filter(str.isalnum, name.casefold()))
-            known, other = seen.setdefault(plain, (name, site))
+            known, other = seen.setdefault(plain_name(name), (name, site))
             if known != name:
                 raise DataError(
                     f"site {other} labels {known!r}, site {site} {name!r}: is that the same? Write "

@@ -38,11 +38,13 @@ class Labels:
         regions_class_order: For each region the value painted for it, later over earlier;
             None where every name is one value.
         read_as: Values in files that stand for a declared one, by ``label_map``.
+        renamed: What it calls labels that dataset.json has under another name.
     """
 
     declared: Mapping[str, int | tuple[int, ...]]
     regions_class_order: tuple[int, ...] | None = None
     read_as: Mapping[int, int] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def from_dataset_json(content: Mapping[str, Any], source: str) -> "Labels":
@@ -378,7 +380,8 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
         if known != value:
             read_as[value] = known
     order = {name: declared[name] for name in name_of.values()} | declared
-    made = replace(labels, declared=order, read_as=read_as)
+    renamed = {name: new for name, new in name_of.items() if name != new}
+    made = replace(labels, declared=order, read_as=read_as, renamed=renamed)
     if not made.foreground:
         raise DataError(f'{source}: "label_map" leaves no label but background; see {example}')
     return made

@@ -6,10 +6,12 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixmfl.cases import Case, Found, Refused, find_cases
+from mixmfl.cases import Case, Found, Refused
+from mixmfl.dicom_cases import Row
 from mixmfl.errors import DataError, MixmflError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
@@ -17,12 +19,17 @@ from mixmfl.jobs import Workers
 from mixmfl.label_sets import LabelMap, map_labels
 from mixmfl.labels import Labels, read_site_labels
 from mixmfl.loading import Placing, load_case
+from mixmfl.mapping import read_mapping
 from mixmfl.modalities import Modalities
 from mixmfl.plan import Plans, Preset
 from mixmfl.told import is_word
+from mixmfl.training_cases import find_training_cases
 from mixmfl.wording import quoted
 
 log = logging.getLogger(__name__)
+
+MAPPING = "mapping.csv"
+"""A site's own table of what its DICOM series are, in its folder; see ``mapping``."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,14 @@ class SiteFolder:
         found: Its cases, and what was refused.
         labels: What its labels mean.
         placing: What to do with images of a case that are on different grids.
+        rows: What every DICOM series was taken for.
     """
 
     name: str
     found: Found
     labels: Labels
     placing: Placing = field(default_factory=Placing)
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,24 +114,35 @@ def find_site(
     modalities: Modalities | None = None,
     labels_file: Path | None = None,
     placing: Placing | None = None,
+    mapping: Path | None = None,
 ) -> SiteFolder:
     """Find the training cases of one site.
 
-    Labels are described by ``labels_file``, else by dataset.json in the folder or beside it.
+    Labels are described by ``labels_file``, else by dataset.json in the folder or beside it. What
+    DICOM series are may be corrected in a table, ``mapping``, else mapping.csv in the folder.
 
     Raises:
         DataError: There is no usable case, or nothing says what its labels mean.
     """
-    found = find_cases(folder, modalities, labels_needed=True)
+    known = modalities or Modalities()
+    if mapping is None and (folder / MAPPING).is_file():
+        mapping = folder / MAPPING
+    given = read_mapping(mapping, known) if mapping else None
+    found, rows = find_training_cases(
+        folder, known, partial(_labels_of, folder, labels_file), given
+    )
     if not found.cases:
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
-    if labels_file is not None:
-        labels = Labels.load(labels_file)
-    else:
-        labels = found.labels or read_site_labels(folder, folder.absolute().parent)
+    labels = _labels_of(folder, labels_file)
     # not resolve(): a link is named by itself, not by what it points to
-    return SiteFolder(folder.absolute().name, found, labels, placing or Placing())
+    return SiteFolder(folder.absolute().name, found, labels, placing or Placing(), rows)
+
+
+def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
+    if labels_file is not None:
+        return Labels.load(labels_file)
+    return read_site_labels(folder, folder.absolute().parent)
 
 
 def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -353,14 +373,16 @@ def _preprocess_job(
 
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
-    files = {**case.files, "label": case.label}
+    sources = {**case.images, "label": case.label}
     told: list[Any] = [planned, site.labels.to_json()]
     if site.placing != Placing():
         told.append(dataclasses.asdict(site.placing))
-    for kind, file in sorted(files.items()):
-        if file is not None and file.exists():  # a broken link is refused when it is read
-            status = file.stat()
-            told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    for kind, source in sorted(sources.items()):
+        files = (source,) if isinstance(source, Path) else getattr(source, "files", ())
+        for file in files:
+            if file.exists():  # a broken link is refused when it is read
+                status = file.stat()
+                told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -55,10 +55,10 @@ DOORS = {
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors wording undefined strict told spreadsheet files labels sequence_vocabulary "
-     "sequence_words modalities nifti image grids cases loading dicom_files dicom_header dicom_planes "
-     "dicom_pixels dicom_identity dicom recognise series_choice dicom_cases mapping jobs "
-     "fingerprint label_sets plan resample nnunet dicom_seg dataset registry tensors expected "
-     "records overlap usage"),
+     "sequence_words modalities nifti image grids cases loading dicom_files dicom_header "
+     "dicom_planes dicom_pixels dicom_identity dicom recognise series_choice dicom_cases "
+     "dicom_masks training_cases mapping jobs fingerprint label_sets plan resample nnunet "
+     "dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss supervision sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "tasks segment model runs export coordinate preprocess predict reading evaluate page picture "
