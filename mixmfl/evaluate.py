@@ -315,7 +315,7 @@ def _find_pairs(
     wanted, reasons = _list_masks(reference)
     if not found.keys() & wanted.keys():  # then it is no folder of masks with the same names
         cases = find_cases(reference, modalities)
-        wanted = {case.name: case.label for case in cases.cases if case.label is not None}
+        wanted = {case.name: case.label for case in cases.cases if isinstance(case.label, Path)}
         reasons = {refused.name: refused.reason for refused in cases.refused}
     for name in (found.keys() | wanted.keys()) - failures.keys():
         if name not in wanted:

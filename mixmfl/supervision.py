@@ -6,6 +6,7 @@ and the network's logits are first made what a network of these alone would have
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from mixmfl.label_sets import known_indices
 from mixmfl.labels import Labels
 from mixmfl.nnunet import supervision_loss, supervision_targets
 
-Compare = Callable[[Sequence[Tensor]], Tensor]
-"""From the logits of every supervised resolution, finest first, to the loss of a batch."""
+Compare = Callable[[Any], Tensor]
+"""From the logits of every supervised resolution, a list, finest first, to a batch's loss."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Supervision:
         if labelled is None or bool(labelled.all()):
             whole = supervision_loss(self.labels, self.outputs, self.batch_dice)
             targets = supervision_targets(classes, self.labels)
-            return lambda logits: whole(logits, targets)  # type: ignore[no-any-return]
+            return lambda logits: whole(logits, targets)
         parts = []
-        for known in labelled.unique(dim=0):
+        for told in sorted({tuple(row) for row in labelled.tolist()}):
+            known = torch.tensor(told)
             rows = (labelled == known).all(dim=1).nonzero()[:, 0]
             taken = [item[rows.to(item.device)] for item in classes]
             parts.append((rows, known, self.prepare_part(taken, known)))
@@ -72,7 +74,7 @@ class Supervision:
             index = own.index_of_value
             table = torch.tensor([index.get(v, 0) for v in self.labels.index_of_value])
             targets = [table.to(item.device)[item.long()] for item in classes]
-        return lambda logits: part(logits, targets)  # type: ignore[no-any-return]
+        return lambda logits: part(logits, targets)
 
 
 def merge_unlabelled(logits: Tensor, known: Tensor, labels: Labels) -> Tensor:

@@ -45,7 +45,8 @@ def find_training_cases(
     if holds_images(folder):
         found = find_cases(folder, modalities)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    labels, cases, taken = describe(), [], set()
+    labels, cases = describe(), []
+    taken: set[str] = set()
     for case in dicom.cases:
         masks = _masks_of(case, dicom.cases, found.masks, folder)
         taken |= masks.keys()

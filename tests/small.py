@@ -156,8 +156,9 @@ def stored_site(
         ordered = [m for m in plans.modalities if m in modalities]
         seed = zlib.crc32(f"{name} {number}".encode())
         images, labels = small_case(ordered, seed, (10, 20, 18))
-        for name, (index,) in plans.labels.consecutive().foreground.items() if labelled else ():
-            labels[(labels == index) & (name not in labelled)] = 0
+        if labelled is not None:
+            shown = plans.labels.consecutive().only(labelled).values
+            labels[~np.isin(labels, shown)] = 0
         data, seg, properties = nnunet.preprocess(
             list(images.values()),
             labels,

@@ -43,12 +43,12 @@ def test_background_is_the_sum_of_background_and_of_what_is_not_labelled() -> No
 def test_a_background_voxel_does_not_speak_against_what_may_hide_in_it() -> None:
     logits, background = one_voxel(1, 2, 3), torch.zeros(1, 1, 1, dtype=torch.long)
     merged = merge_unlabelled(logits, TUMOUR_ALONE, TWO)
-    functional.cross_entropy(merged, background).backward()
+    functional.cross_entropy(merged, background).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     # p_k - p_k / q_0 of background and stroke, p_k of tumour, where q_0 = 4/6
     assert logits.grad.flatten().tolist() == pytest.approx([1 / 6 - 1 / 4, 2 / 6, 3 / 6 - 3 / 4])
     plain = one_voxel(1, 2, 3)
-    functional.cross_entropy(plain, background).backward()
+    functional.cross_entropy(plain, background).backward()  # type: ignore[no-untyped-call]
     assert plain.grad is not None
     assert plain.grad.flatten().tolist() == pytest.approx([1 / 6 - 1, 2 / 6, 3 / 6])
 
@@ -57,7 +57,7 @@ def test_a_background_voxel_does_not_speak_against_what_may_hide_in_it() -> None
 def test_the_whole_loss_leaves_the_odds_of_what_may_hide_as_they_are(batch_dice: bool) -> None:
     logits, classes = patches(3), masks(1)
     compare = Supervision(TWO, 2, batch_dice).prepare(classes, TUMOUR_ALONE.repeat(2, 1))
-    compare(logits).backward()
+    compare(logits).backward()  # type: ignore[no-untyped-call]
     probabilities, grad = logits[0].detach().softmax(dim=1), logits[0].grad
     assert grad is not None
     odds = probabilities[:, 2] / probabilities[:, 0]
@@ -95,7 +95,7 @@ def test_a_region_that_is_not_labelled_is_in_no_loss() -> None:
     known = tensor([[True, False, True]] * 2)  # not the core
     compare = Supervision(REGIONS, 2, batch_dice=False).prepare(classes, known)
     loss = compare(logits)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logits[0].grad is not None
     assert not logits[0].grad[:, 1].any()
     assert logits[0].grad[:, 0].any()
