@@ -118,7 +118,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
     from mixmfl.usage import keep_freed_memory
-    from mixmfl.wording import plural
+    from mixmfl.wording import MOST_LINE, one_line, plural, printable
 
     modalities = Modalities().with_aliases(options.alias)
     placing = arguments.placing(options, modalities)
@@ -185,7 +185,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             report("cases", sum(counts.values()) - (total - todo), todo)
             if outcome.status == "failed":
                 log.info("%s: FAILED: %s", outcome.name, outcome.reason)
-                print(f"{outcome.name}: FAILED: {outcome.reason}", file=sys.stderr)
+                name = one_line(outcome.name, MOST_LINE)
+                print(printable(f"{name}: FAILED: {outcome.reason}"), file=sys.stderr)
             else:
                 say(_line(outcome))
     told = [f"{plural(counts['done'], 'mask')} in {options.out}"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.image import OTHER_FORMATS
+from mixmfl.spreadsheet import cell
 
 LABEL = "label"
 """What ``Told.modality`` says of a segmentation."""
@@ -94,7 +95,7 @@ def aside_table(told: Iterable[Told], folder: Path) -> str:
     writer = csv.writer(text)
     writer.writerow(("path", "why"))
     for each in told:
-        writer.writerow((inside(each.path, folder), each.why))
+        writer.writerow((cell(inside(each.path, folder)), cell(each.why)))
     return text.getvalue()
 
 

@@ -22,7 +22,7 @@ from mixmfl.grouping import group, stem_of
 from mixmfl.image import FILE_ENDINGS, OTHER_FORMATS, Source
 from mixmfl.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.modalities import Modalities
-from mixmfl.wording import plural
+from mixmfl.wording import one_line, plural
 
 LAYOUTS = """\
   nnU-Net         imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
@@ -53,7 +53,7 @@ class Case:
 
     name: str
     images: Mapping[str, Path | Source]
-    label: Path | None = None
+    label: Path | Source | None = None
     notes: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
     warnings: tuple[str, ...] = ()
@@ -101,6 +101,7 @@ class Found:
         labels: What the folder's own dataset.json says about labels, if anything.
         folder: Where we looked.
         told: What every image file was taken for, also those of refused cases.
+        masks: Refused labels without any image beside them, by name; the images may be DICOM.
     """
 
     cases: tuple[Case, ...]
@@ -109,6 +110,7 @@ class Found:
     layout: str
     labels: Labels | None
     folder: Path
+    masks: Mapping[str, Path] = field(default_factory=dict)
     told: tuple[Told, ...] = ()
 
     @property
@@ -182,8 +184,15 @@ def find_cases(
         for file in drafts[case.name].files
         if file.path in aside and not file.said.is_known
     )
+    masks = {
+        name: draft.files[0].path
+        for name, draft in drafts.items()
+        if len(draft.files) == 1 and draft.files[0].said.is_label and not draft.faults
+    }
     cases, more = _with_unread(cases, folder, modalities)
-    return Found(tuple(cases), tuple(refused), ignored, layout, labels, folder, (*told, *more))
+    return Found(
+        tuple(cases), tuple(refused), ignored, layout, labels, folder, masks, (*told, *more)
+    )
 
 
 def holds_images(folder: Path) -> bool:
@@ -222,7 +231,7 @@ def describe(found: Found) -> str:
     lines.extend(_first_of(cases))
     if found.refused:
         lines.append(f"refused {plural(len(found.refused), 'case')}:")
-        lines.extend(f"  {refused.name}: {refused.reason}" for refused in found.refused)
+        lines.extend(f"  {one_line(refused.name)}: {refused.reason}" for refused in found.refused)
     if aside := [each for each in found.aside if not each.is_series]:
         lines.append(f"set aside {plural(len(aside), 'file')}:")
         lines += _first_of([f"  {inside(each.path, found.folder)}: {each.why}" for each in aside])

@@ -147,6 +147,18 @@ def find_all(
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    aside = tuple(
+        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        for row in dicom.rows
+        if not row.modality
+    )
+    found = dataclasses.replace(combine(found, dicom), told=(*found.told, *aside))
+    read = [file for row in dicom.rows for file in row.series.files]
+    return account(found, [*read, *(each.path for each in dicom.damaged)]), dicom.rows
+
+
+def combine(found: Found, dicom: FoundDicom) -> Found:
+    """Return the cases of both, but those that have the same name."""
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
     reasons: dict[str, list[str]] = defaultdict(list)
     for item in (*found.refused, *dicom.refused):
@@ -159,19 +171,11 @@ def find_all(
             notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
             cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
-    aside = tuple(
-        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
-        for row in dicom.rows
-        if not row.modality
-    )
-    found = dataclasses.replace(
+    return dataclasses.replace(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         refused=tuple(refused),
-        told=(*found.told, *aside),
     )
-    read = [file for row in dicom.rows for file in row.series.files]
-    return account(found, [*read, *(each.path for each in dicom.damaged)]), dicom.rows
 
 
 def describe_rows(rows: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ from mixmfl.dicom_cases import Row
 from mixmfl.errors import DataError
 from mixmfl.image import FILE_ENDINGS
 from mixmfl.modalities import Modalities
+from mixmfl.spreadsheet import cell, from_cell
 
 COLUMNS = (
     "case", "modality", "why", "series_number", "description", "protocol", "slices", "folder",
@@ -26,12 +27,12 @@ def mapping_table(rows: Iterable[Row], folder: Path, told: Iterable[Told] = ()) 
     for row in rows:
         place, header = row.series.files[0].parent, row.series.header
         about = (row.case, row.modality or "-", row.why, header.number, header.description)
-        where = inside(place, folder)
-        writer.writerow((*about, header.protocol, row.series.slices, where, row.series.uid, ""))
+        where = (inside(place, folder), row.series.uid, "")
+        writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
     for each in images_told(told):
         path = each.path.name if each.path == folder else inside(each.path, folder)
         about = (each.case, each.modality or "-", each.why, "", "", "", "", "", "")
-        writer.writerow((*about, path))
+        writer.writerow(map(cell, (*about, path)))
     return text.getvalue()
 
 
@@ -72,7 +73,8 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
     mapping: dict[str, Given] = {}
     for number, row in rows:
         case, told, uid, name = (
-            (row.get(column) or "").strip() for column in ("case", "modality", "series_uid", "file")
+            from_cell((row.get(column) or "").strip())
+            for column in ("case", "modality", "series_uid", "file")
         )
         place = f"{path}, line {number}"
         if not (case or told or uid or name):  # spreadsheets leave such lines behind

@@ -36,7 +36,21 @@ LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
 _WORD = re.compile(r"[^\s_.\-]+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
+LONGEST_NAME = 32
+"""Characters of a modality's name; the longest of ``TABLE`` has 6."""
+
+MOST_MODALITIES = 32
+"""Of a federation."""
+
 Words = tuple[str, ...]
+
+
+def is_modality_name(name: object) -> bool:
+    """Say whether something can be a modality's name: short, a letter, then a-z, 0-9 and _.
+
+    So it leads to no other folder, and is no markup, wherever it came from.
+    """
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(_NAME.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -74,10 +88,11 @@ class Modalities:
             name, equals, aliases = option.partition("=")
             name = name.strip().lower()
             words = [alias.strip() for alias in aliases.split(",")]
-            if not equals or not _NAME.fullmatch(name) or not all(map(_split, words)):
+            if not equals or not is_modality_name(name) or not all(map(_split, words)):
                 raise DataError(
                     f"--alias {option!r}: needed is NAME=ALIAS[,ALIAS], such as t1c=km,contrast; "
-                    "the name starts with a letter and has only a-z, 0-9 and _"
+                    "the name starts with a letter and has only a-z, 0-9 and _, "
+                    f"{LONGEST_NAME} at most"
                 )
             table[name] = (*table.get(name, ()), *words)
         return Modalities(table)

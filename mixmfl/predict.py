@@ -323,8 +323,11 @@ class _Run:
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
             file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
-            write_segmentation(file, source, values, self.labels.foreground, model)
-            files.append(file.name)
+            try:
+                write_segmentation(file, source, values, self.labels.foreground, model)
+                files.append(file.name)
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
                 write_case(self.out, case.name, shown, indices, canonical, self.labels)

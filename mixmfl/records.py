@@ -19,6 +19,7 @@ from typing import Any, Literal
 from mixmfl.errors import DataError
 from mixmfl.expected import SubsetDice
 from mixmfl.files import read_json, replacing, sha256, write_json
+from mixmfl.spreadsheet import cell
 
 FORMAT = "mixmfl cases 1"
 
@@ -193,12 +194,13 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     names = list(dict.fromkeys(name for each in told for name in each))
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(
+    header = (
         ["case", "status", "reason", "modalities", "missing", "reference"]
         + [f"volume_ml_{name}" for name in names]
         + [column for name in names for column in (f"expected_dice_{name}", f"cases_{name}")]
         + ["seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
     )
+    writer.writerow(map(cell, header))
     for each in outcomes:
         row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
         row += ["+".join(each.absent), each.reference]
@@ -208,5 +210,5 @@ def _table(outcomes: Sequence[Outcome]) -> str:
             row += ["" if dice is None else f"{dice:.3f}", count]
         row += [f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
         row += ["; ".join(each.notes), "; ".join(each.warnings)]
-        writer.writerow([*row, "+".join(each.models)])
+        writer.writerow(map(cell, [*row, "+".join(each.models)]))
     return text.getvalue()

@@ -32,7 +32,7 @@ def taken(found: Found) -> dict[str, dict[str, str]]:
     files: dict[str, dict[str, str]] = {}
     for case in found.cases:
         assert list(case.images) == sorted(case.images)
-        named = {**case.files, **({"label": case.label} if case.label else {})}
+        named = {**case.files, **({"label": case.label} if isinstance(case.label, Path) else {})}
         files[case.name] = {
             kind: path.relative_to(found.folder).as_posix() for kind, path in named.items()
         }
