@@ -7,7 +7,7 @@ and cannot be told apart is refused: a patient in pieces would be masked from on
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,16 +80,24 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
         return (top, "") if top else (file.place if rest else file.home, rest)
 
     key_of = {file.path: key(file) for file in known if file.said.modality}
+    places: dict[Parts, set[str]] = defaultdict(set)  # where cases are, with their rests
+    for place, rest in key_of.values():
+        places[place].add(rest)
     for file in known:
         if file.said.is_label:
-            key_of[file.path] = _key_of_label(file, key(file), key_of)
-    name_of = _name_cases(set(key_of.values()), folder)
+            key_of[file.path] = _key_of_label(file, key(file), places)
+    keys = set(key_of.values())
+    name_of = _name_cases(keys, folder)
+    beside: dict[Path, set[Key]] = defaultdict(set)
+    for path, each in key_of.items():
+        beside[path.parent].add(each)
     placed, faults = [], defaultdict(list)
     for file in files:
         if file.said.is_known:
             placed.append((file, name_of[key_of[file.path]]))
         else:
-            owner = _owner(file, key(file), key_of, folder)
+            near = beside[file.path.parent] if file.path.parent != folder else set()
+            owner = _owner(file, key(file), keys, near)
             name = name_of[owner] if owner else "_".join(file.place) or file.said.case
             placed.append((file, name))
     for name, count in Counter(name_of.values()).items():
@@ -203,16 +211,14 @@ def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Pa
     return not (home and head and _spaced(home[-1]) in _spaced(head))  # p01/p01_t1_5, p01_t1_9
 
 
-def _key_of_label(file: ImageFile, key: Key, key_of: Mapping[Path, Key]) -> Key:
+def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]]) -> Key:
     """Return the case that a label belongs to."""
-    keys = set(key_of.values())
-    here = [each for each in keys if each[0] == key[0]]
-    for rest in (key[1], file.said.head):
-        if (key[0], rest) in keys:
-            return key[0], rest
-    if len(here) == 1 and key[0] and not key[1]:
-        return here[0]
-    return key
+    place, told = key
+    rests = places.get(place, ())
+    for rest in (told, file.said.head):
+        if rest in rests:
+            return place, rest
+    return (place, next(iter(rests))) if len(rests) == 1 and place and not told else key
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
@@ -230,9 +236,8 @@ def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
     return names
 
 
-def _owner(file: ImageFile, key: Key, key_of: Mapping[Path, Key], folder: Path) -> Key | None:
+def _owner(file: ImageFile, key: Key, keys: Set[Key], beside: Set[Key]) -> Key | None:
     """Return the case that a file of unknown kind lies beside, if that is clear."""
-    keys = set(key_of.values())
     for candidate in (key, (file.place, ""), (file.place, file.said.head)):
         if candidate in keys:
             return candidate
@@ -240,8 +245,7 @@ def _owner(file: ImageFile, key: Key, key_of: Mapping[Path, Key], folder: Path) 
     starts = [key for key in keys if key[1] and stem.startswith(_spaced(key[1]))]
     if starts:
         return max(starts, key=lambda key: (len(key[1]), key[0] == file.place, key))
-    beside = {key for path, key in key_of.items() if path.parent == file.path.parent}
-    return beside.pop() if len(beside) == 1 and file.path.parent != folder else None
+    return next(iter(beside)) if len(beside) == 1 else None
 
 
 def stem_of(path: Path) -> str:
