@@ -18,6 +18,7 @@ from mixmfl.modalities import Modalities
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
+_NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
     "or by their modality alone (t1.nii.gz) in a folder per patient, or say by --mapping"
@@ -117,6 +118,9 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
     said = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if parents and _is_label_folder(parents[-1], modalities) and not said.aside:
         said = replace(said, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
+    if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
+        aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
+        said = replace(said, modality=None, is_label=False, doubt="", aside=aside, is_bids=True)
     if "derivatives" in parents:
         parents = parents[: parents.index("derivatives")]
         if said.modality or said.doubt:  # BIDS: made from the image that we read as it came
@@ -205,6 +209,8 @@ def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Pa
     """Say whether files of one head are of several cases, which what is behind the words tells."""
     if len(by_case) == 1:
         return True
+    if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
+        return False
     held = [{image.said.modality for image in images} for images in by_case.values()]
     if len(set.union(*held)) > 1:
         return any(len(modalities) > 1 for modalities in held)
@@ -218,6 +224,9 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
     for rest in (told, file.said.head):
         if rest in rests:
             return place, rest
+    begun = [rest for rest in rests if rest and _spaced(told).startswith(_spaced(rest))]
+    if begun:  # p1_consensus_seg is of p1
+        return place, max(begun, key=len)
     return (place, next(iter(rests))) if len(rests) == 1 and place and not told else key
 
 
