@@ -129,8 +129,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
         found, rows = find_all(options.input, modalities, mapping)
         write_text(options.write_mapping, mapping_table(rows, options.input, found.told))
-        files = plural(len(images_told(found.told)), "image file")
-        say(f"{options.write_mapping}: {len(rows)} DICOM series, {files}")
+        images = plural(len(images_told(found.told)), "image file")
+        say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
         say("edit it, and give it by --mapping")
         return 0
     if options.out is None:

@@ -138,12 +138,17 @@ def _called(outcome: Outcome, shown: str) -> Outcome:
     """Return an outcome that is called otherwise, also in what is said of it."""
     if shown == outcome.name:
         return outcome
-    said = {
-        field: tuple(text.replace(outcome.name, shown) for text in getattr(outcome, field))
-        for field in ("notes", "warnings")
-    }
-    reason = outcome.reason.replace(outcome.name, shown)
-    return dataclasses.replace(outcome, name=shown, reason=reason, **said)
+
+    def told(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text.replace(outcome.name, shown) for text in texts)
+
+    return dataclasses.replace(
+        outcome,
+        name=shown,
+        reason=outcome.reason.replace(outcome.name, shown),
+        notes=told(outcome.notes),
+        warnings=told(outcome.warnings),
+    )
 
 
 def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
