@@ -254,7 +254,7 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
     said = read_name(stem_of(file), modalities)
     given = mapping.get(file.name)
     modality = given.modality if given else said.modality
-    name = (given.case if given else "") or said.case or stem_of(file)
+    name = (given.case if given else "") or said.head or said.case or stem_of(file)
     if not modality or modality == LABEL:
         why = said.doubt or (f"its name says {said.aside}" if said.aside else "no word of it does")
         raise DataError(
