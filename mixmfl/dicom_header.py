@@ -29,7 +29,8 @@ _NAMES = [
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "NumberOfSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "RescaleSlope", "RescaleIntercept", "PixelSpacing", "SliceThickness",
+    "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
@@ -101,6 +102,7 @@ class Plane:
         variety: What tells it from another image at its place: echo time, component, image type.
         physics: Of it, by which series that were thrown together are told apart.
         moment: Its number in time, and b-value.
+        scale: RescaleSlope and RescaleIntercept; NaN where they are not told.
     """
 
     file: Path
@@ -113,6 +115,7 @@ class Plane:
     variety: tuple[str, ...]
     physics: tuple[str, ...]
     moment: tuple[str, ...]
+    scale: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,7 @@ def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]
              *header.scanning),
             (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
              f"{header.b_value:g}"),
+            (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
         )  # fmt: skip
 
 
