@@ -274,6 +274,7 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         for each in stray
         if stray is not instances
         and each.file.parent in folders
+        and _is_akin(each, instances[0])
         and (each.header.number, each.header.description) == (header.number, header.description)
     ]
     if lost and len(instances) >= FEWEST_SLICES:
@@ -300,6 +301,12 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
             f"first {other.file.name}; look at it"
         )
     return tuple(told)
+
+
+def _is_akin(one: Instance, other: Instance) -> bool:
+    """Say whether two files have an identifier in common."""
+    pairs = ((one.study, other.study), (one.series, other.series), (one.patient, other.patient))
+    return any(a == b and any(a) for a, b in pairs)
 
 
 def _gap(instances: Sequence[Instance]) -> str:

@@ -15,6 +15,9 @@ MOST_VOXELS = 1 << 30
 MOST_FRAMES = 20_000
 """Of a file; each has a place, which takes memory before any pixel does."""
 
+LARGEST_COMPRESSION = 20_000
+"""Of pixels: an empty plane in JPEG 2000 takes a few hundred bytes."""
+
 _LONGEST_TEXT = 200
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
@@ -229,7 +232,7 @@ def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
         return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
     needed = rows * columns * frames * bits // 8
     if stored.announced is None:  # compressed
-        if stored.found is not None and needed > stored.found * 1100:
+        if stored.found is not None and needed > stored.found * LARGEST_COMPRESSION:
             return f"{file.name}: announces {needed} bytes of pixels, and has {stored.found}"
         return ""
     held = stored.announced if stored.found is None else min(stored.announced, stored.found)
