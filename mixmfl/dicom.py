@@ -201,7 +201,8 @@ def _images(
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
         numbers = {file: number for number, file in enumerate(files)}
-        grid, order, fault = None, [], _fault(mine, part)
+        fault, grid = _fault(mine, part), None
+        order: list[int] = []
         try:
             order, grid = arrange(part)
         except DataError as error:

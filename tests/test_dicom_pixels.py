@@ -50,7 +50,7 @@ def test_each_frame_is_scaled_by_its_own_slope(tmp_path: Path) -> None:
 def test_padding_is_background(tmp_path: Path) -> None:
     voxels = volume()
     voxels[:, :, :3], voxels[:, :, 3] = -2000, -1999
-    tags = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1999}
+    tags: dict[str, Any] = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1999}
     write_series(tmp_path, voxels, **tags)
     read, _ = only_series(tmp_path).read()
     assert not read[:, :, :4].any()
@@ -88,7 +88,7 @@ def test_slices_that_store_pixels_in_two_ways_are_refused(
 
 def test_dark_that_is_stored_as_high_is_turned_round(tmp_path: Path) -> None:
     voxels = abs(volume())
-    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
+    tags: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
     write_series(tmp_path, 4095 - voxels, PhotometricInterpretation="MONOCHROME1", **tags)
     assert np.array_equal(only_series(tmp_path).read()[0], voxels * 0.5 + 3)
 
@@ -137,7 +137,7 @@ def test_a_cut_compressed_plane_is_refused_not_filled(tmp_path: Path) -> None:
     ],
 )
 def test_more_frames_or_voxels_than_memory_holds_are_refused_by_the_header(
-    tmp_path: Path, tags: dict[str, int], message: str
+    tmp_path: Path, tags: dict[str, Any], message: str
 ) -> None:
     write_series(tmp_path, volume()[:5], **tags)
     found = find_series(tmp_path)
