@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.cases import Case, Found, Refused, find_cases, holds_images
+from mixmfl.accounting import Told
+from mixmfl.cases import Case, Found, Given, Refused, account, find_cases, holds_images
 from mixmfl.dicom import Series, find_series
 from mixmfl.dicom_files import Damaged
 from mixmfl.dicom_planes import FEWEST_SLICES
@@ -42,21 +43,6 @@ class Row:
     modality: str
     why: str
     is_certain: bool = True
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a user's table says of a series.
-
-    Attributes:
-        case: Its case's name; empty where that stays as it is.
-        modality: Empty where it is set aside.
-        place: The table and the line, for messages.
-    """
-
-    case: str
-    modality: str
-    place: str
 
 
 @dataclass(frozen=True)
@@ -146,19 +132,34 @@ def find_all(
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
     Returns:
-        The cases, and what every DICOM series was taken for.
+        The cases, with ``told`` of every file and folder that was met; and what every DICOM
+        series was taken for.
 
     Raises:
         DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
-            a series that is not there.
+            a series or a file that is not there.
     """
-    dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else None
+    of_files = {key: given for key, given in (mapping or {}).items() if given.is_file}
+    of_series = {key: given for key, given in (mapping or {}).items() if not given.is_file}
+    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
     if dicom is None or not (dicom.rows or dicom.damaged):
-        return find_cases(folder, modalities), ()
+        return account(find_cases(folder, modalities, mapping=of_files)), ()
     found = Found((), (), (), "DICOM", None, folder)
-    if holds_images(folder):
-        found = find_cases(folder, modalities)
+    if holds_images(folder) or of_files:
+        found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    aside = tuple(
+        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        for row in dicom.rows
+        if not row.modality
+    )
+    found = dataclasses.replace(combine(found, dicom), told=(*found.told, *aside))
+    read = [file for row in dicom.rows for file in row.series.files]
+    return account(found, [*read, *(each.path for each in dicom.damaged)]), dicom.rows
+
+
+def combine(found: Found, dicom: FoundDicom) -> Found:
+    """Return the cases of both, but those that have the same name."""
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
     reasons: dict[str, list[str]] = defaultdict(list)
     for item in (*found.refused, *dicom.refused):
@@ -175,7 +176,7 @@ def find_all(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         refused=tuple(refused),
-    ), dicom.rows
+    )
 
 
 def describe_rows(rows: Sequence[Row]) -> str:

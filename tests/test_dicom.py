@@ -15,8 +15,9 @@ from pydicom.uid import generate_uid
 from small import MODALITIES, small_plans
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
 
+from mixmfl.cases import Given
 from mixmfl.dicom import Series
-from mixmfl.dicom_cases import Given, find_all, find_dicom
+from mixmfl.dicom_cases import find_all, find_dicom
 from mixmfl.dicom_seg import write_segmentation
 from mixmfl.errors import DataError
 from mixmfl.image import Grid, difference, read_labels, write_image
