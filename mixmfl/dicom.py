@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -132,10 +133,13 @@ class FoundSeries:
 
 def find_series(folder: Path) -> FoundSeries:
     """Find all series below a folder; files that are no DICOM are passed over."""
-    instances, damaged = [], []
+    instances, damaged, others = [], [], []
     with quiet():
-        for file in filter(looks_like_dicom, files_below(folder)):
+        for file in files_below(folder):
             if file.name.upper() == "DICOMDIR":  # lists the others
+                continue
+            if not looks_like_dicom(file):
+                others.append(file)
                 continue
             try:
                 instance = read_instance(file)
@@ -146,6 +150,11 @@ def find_series(folder: Path) -> FoundSeries:
             else:
                 if instance is not None:
                     instances.append(instance)
+    named = {_pattern(each.file) for each in instances}
+    damaged += [
+        Damaged(file, "does not begin as DICOM does") for file in others if _pattern(file) in named
+    ]
+    damaged.sort(key=lambda each: each.path)
     instances = without_copies(instances)
     groups = [
         (examination, uid, part)
@@ -188,6 +197,11 @@ def source_headers(series: Series) -> tuple[list[Any], list[int]]:
 def stable_uid(*parts: str) -> str:
     """Return a UID that is the same for the same parts."""
     return str(generate_uid(entropy_srcs=list(parts)))
+
+
+def _pattern(file: Path) -> tuple[Path, str]:
+    """Return what the names of a series' files in one folder have in common."""
+    return file.parent, re.sub(r"\d+", "#", file.name)
 
 
 def _images(
