@@ -28,6 +28,7 @@ from mixmfl.dicom_planes import (
 from mixmfl.errors import DataError
 from mixmfl.files import files_below, sha256
 from mixmfl.image import Grid
+from mixmfl.usage import available_bytes
 from mixmfl.wording import plural
 
 FEW_OTHERS = 0.8
@@ -100,6 +101,12 @@ class Series:
         """
         if self.grid is None or self.fault:
             raise DataError(f"{self.name}: {self.fault}")
+        needed, there = 4 * math.prod(self.grid.shape), available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                "memory are free. Use a machine with more memory"
+            )
         try:
             voxels = np.empty(self.grid.shape, dtype=np.float32)
             read, planes = None, None
@@ -289,14 +296,13 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         for each in stray
         if stray is not instances
         and each.file.parent in folders
-        and _is_akin(each, instances[0])
-        and (each.header.number, each.header.description) == (header.number, header.description)
+        and _may_be_of(each, instances[0], header)
     ]
     if lost and len(instances) >= FEWEST_SLICES:
         told.append(
             f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
-            "have its number and description, and the identifier of another patient, examination "
-            "or series"
+            "say much the same as its own, and are of another patient, examination or series, or "
+            "of none"
         )
     planes = [plane for each in instances for plane in each.planes]
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
@@ -318,10 +324,18 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
     return tuple(told)
 
 
-def _is_akin(one: Instance, other: Instance) -> bool:
-    """Say whether two files have an identifier in common."""
-    pairs = ((one.study, other.study), (one.series, other.series), (one.patient, other.patient))
-    return any(a == b and any(a) for a, b in pairs)
+def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
+    """Say whether a file beside those of a series may be of it, and be damaged."""
+    if not (stray.study and stray.series):
+        return bool(other.study and other.series)
+    pairs = (
+        (stray.study, other.study),
+        (stray.series, other.series),
+        (stray.patient, other.patient),
+    )
+    return any(a == b and any(a) for a, b in pairs) and (
+        stray.header.number == header.number or stray.header.description == header.description
+    )
 
 
 def _gap(instances: Sequence[Instance]) -> str:
