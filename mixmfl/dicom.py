@@ -1,6 +1,8 @@
 """DICOM: files as series, and series as images."""
 
 import hashlib
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +17,22 @@ from mixmfl.dicom_files import Damaged, looks_like_dicom, quiet, read_header
 from mixmfl.dicom_header import Header, Instance, Plane, read_instance
 from mixmfl.dicom_identity import digest, examinations, series_of, without_copies
 from mixmfl.dicom_pixels import read_planes
-from mixmfl.dicom_planes import arrange, directions, images_per_place, places, separate
+from mixmfl.dicom_planes import (
+    FEWEST_SLICES,
+    arrange,
+    directions,
+    images_per_place,
+    places,
+    separate,
+)
 from mixmfl.errors import DataError
 from mixmfl.files import files_below, sha256
 from mixmfl.image import Grid
+from mixmfl.usage import available_bytes
+from mixmfl.wording import plural
+
+FEW_OTHERS = 0.8
+"""Of the images of a series that are scaled alike: the others may be damaged."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,12 @@ class Series:
         """
         if self.grid is None or self.fault:
             raise DataError(f"{self.name}: {self.fault}")
+        needed, there = 4 * math.prod(self.grid.shape), available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                "memory are free. Use a machine with more memory"
+            )
         try:
             voxels = np.empty(self.grid.shape, dtype=np.float32)
             read, planes = None, None
@@ -120,10 +140,13 @@ class FoundSeries:
 
 def find_series(folder: Path) -> FoundSeries:
     """Find all series below a folder; files that are no DICOM are passed over."""
-    instances, damaged = [], []
+    instances, damaged, others = [], [], []
     with quiet():
-        for file in filter(looks_like_dicom, files_below(folder)):
+        for file in files_below(folder):
             if file.name.upper() == "DICOMDIR":  # lists the others
+                continue
+            if not looks_like_dicom(file):
+                others.append(file)
                 continue
             try:
                 instance = read_instance(file)
@@ -134,18 +157,23 @@ def find_series(folder: Path) -> FoundSeries:
             else:
                 if instance is not None:
                     instances.append(instance)
+    named = {_pattern(each.file) for each in instances}
+    damaged += [
+        Damaged(file, "does not begin as DICOM does") for file in others if _pattern(file) in named
+    ]
+    damaged.sort(key=lambda each: each.path)
     instances = without_copies(instances)
-    owners: dict[str, set[str]] = {}
-    groups = []
-    for examination, mine in examinations(instances, folder).items():
-        for uid, part in series_of(mine, folder).items():
-            owners.setdefault(uid, set()).add(examination)
-            groups.append((examination, uid, part))
+    groups = [
+        (examination, uid, part)
+        for examination, mine in examinations(instances, folder).items()
+        for uid, part in series_of(mine, folder).items()
+    ]
+    owners = Counter(uid for _, uid, _ in groups)
+    strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
     found = []
     for examination, uid, part in groups:
-        is_shared = len(owners[uid]) > 1
-        unique = f"{uid}@{digest(examination)}" if is_shared else uid
-        found += _images(unique, examination, part, _why_incomplete(part, is_shared))
+        unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
+        found += _images(unique, examination, part, _doubts(part, strays))
     found.sort(key=lambda each: (each.examination, each.header.number, each.uid))
     return FoundSeries(tuple(found), tuple(damaged))
 
@@ -178,6 +206,11 @@ def stable_uid(*parts: str) -> str:
     return str(generate_uid(entropy_srcs=list(parts)))
 
 
+def _pattern(file: Path) -> tuple[Path, str]:
+    """Return what the names of a series' files in one folder have in common."""
+    return file.parent, re.sub(r"\d+", "#", file.name)
+
+
 def _images(
     uid: str, examination: str, instances: Sequence[Instance], warnings: tuple[str, ...]
 ) -> list[Series]:
@@ -189,7 +222,8 @@ def _images(
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
         numbers = {file: number for number, file in enumerate(files)}
-        grid, order, fault = None, [], _fault(mine)
+        fault, grid = _fault(mine, part), None
+        order: list[int] = []
         try:
             order, grid = arrange(part)
         except DataError as error:
@@ -222,7 +256,7 @@ def _usual(instances: Sequence[Instance]) -> Header:
     return Counter(each.header for each in instances).most_common(1)[0][0]
 
 
-def _fault(instances: Sequence[Instance]) -> str:
+def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
     """Say why the pixels of a series cannot be read together; empty where they can."""
     if fault := next((each.fault for each in instances if each.fault), ""):
         return fault
@@ -234,6 +268,9 @@ def _fault(instances: Sequence[Instance]) -> str:
                 f"{' '.join(usual)} (bits, bits used, highest, sign, kind, samples); they cannot "
                 "be compared"
             )
+    lacking = [plane for plane in planes if math.isnan(plane.scale[0])]
+    if 0 < len(lacking) < len(planes):
+        return f"{lacking[0].file.name} lacks the RescaleSlope that others have"
     return ""
 
 
@@ -244,11 +281,29 @@ def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
     return len(times), len(weightings)
 
 
-def _why_incomplete(instances: Sequence[Instance], is_shared: bool) -> tuple[str, ...]:
-    """Say why images may be missing that no gap between the others tells of."""
+def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]]) -> tuple[str, ...]:
+    """Say why images may be missing, or changed, that no gap between the others tells of.
+
+    Args:
+        instances: Of a series.
+        strays: Of all that have too few images for one.
+    """
     told = []
-    if is_shared:
-        told.append("other patients' or examinations' files have its SeriesInstanceUID, too")
+    folders, header = {each.file.parent for each in instances}, _usual(instances)
+    lost = [
+        each
+        for stray in strays
+        for each in stray
+        if stray is not instances
+        and each.file.parent in folders
+        and _may_be_of(each, instances[0], header)
+    ]
+    if lost and len(instances) >= FEWEST_SLICES:
+        told.append(
+            f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
+            "say much the same as its own, and are of another patient, examination or series, or "
+            "of none"
+        )
     planes = [plane for each in instances for plane in each.planes]
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
     count, here = len(planes), places(planes)
@@ -258,7 +313,29 @@ def _why_incomplete(instances: Sequence[Instance], is_shared: bool) -> tuple[str
         told.append(f"has {count} images; the scanner made {images}")
     elif gap := _gap(instances):
         told.append(gap)
+    scales = Counter(plane.scale for plane in planes)
+    usual, times = scales.most_common(1)[0]
+    if FEW_OTHERS * count <= times < count:
+        other = next(plane for plane in planes if plane.scale != usual)
+        told.append(
+            f"has another RescaleSlope or RescaleIntercept in {plural(count - times, 'image')}, "
+            f"first {other.file.name}; look at it"
+        )
     return tuple(told)
+
+
+def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
+    """Say whether a file beside those of a series may be of it, and be damaged."""
+    if not (stray.study and stray.series):
+        return bool(other.study and other.series)
+    pairs = (
+        (stray.study, other.study),
+        (stray.series, other.series),
+        (stray.patient, other.patient),
+    )
+    return any(a == b and any(a) for a, b in pairs) and (
+        stray.header.number == header.number or stray.header.description == header.description
+    )
 
 
 def _gap(instances: Sequence[Instance]) -> str:

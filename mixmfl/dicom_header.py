@@ -15,13 +15,16 @@ MOST_VOXELS = 1 << 30
 MOST_FRAMES = 20_000
 """Of a file; each has a place, which takes memory before any pixel does."""
 
+LARGEST_COMPRESSION = 20_000
+"""Of pixels: an empty plane in JPEG 2000 takes a few hundred bytes."""
+
 _LONGEST_TEXT = 200
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate",
-    "PatientSex", "Modality", "SeriesNumber", "InstanceNumber", "AcquisitionNumber",
-    "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName",
-    "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
+    "PatientSex", "PatientIdentityRemoved", "Modality", "SeriesNumber", "InstanceNumber",
+    "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
+    "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusStartTime", "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast",
     "PhaseContrast", "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
     "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
@@ -29,7 +32,8 @@ _NAMES = [
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "NumberOfSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "RescaleSlope", "RescaleIntercept", "PixelSpacing", "SliceThickness",
+    "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
@@ -101,6 +105,7 @@ class Plane:
         variety: What tells it from another image at its place: echo time, component, image type.
         physics: Of it, by which series that were thrown together are told apart.
         moment: Its number in time, and b-value.
+        scale: RescaleSlope and RescaleIntercept; NaN where they are not told.
     """
 
     file: Path
@@ -113,6 +118,7 @@ class Plane:
     variety: tuple[str, ...]
     physics: tuple[str, ...]
     moment: tuple[str, ...]
+    scale: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Instance:
         sop: SOPInstanceUID.
         patient: ID, name, date of birth and sex, however they are written.
         who: Name and ID as they are written, for who asks.
+        is_anonymous: Whether these may be those of others, too.
         header: Of its sequence.
         planes: Its images.
         pixels: How a pixel is stored, which all files of a series must have in common.
@@ -142,6 +149,7 @@ class Instance:
     sop: str
     patient: tuple[str, ...]
     who: str
+    is_anonymous: bool
     header: Header
     planes: tuple[Plane, ...]
     pixels: tuple[str, ...]
@@ -168,7 +176,11 @@ def read_instance(file: Path) -> Instance | None:
     if frames > MOST_FRAMES:
         raise DataError(f"has {frames} frames; at most {MOST_FRAMES} are read")
     values = by_frame(content)
-    who = f"{_text(content, 'PatientName')} {_text(content, 'PatientID')}".strip()
+    names = _text(content, "PatientName"), _text(content, "PatientID")
+    who = " ".join(names).strip()
+    is_anonymous = (
+        not all(names) or "anon" in who.casefold() or _is_yes(content, "PatientIdentityRemoved")
+    )
     return Instance(
         file,
         _text(content, "StudyInstanceUID"),
@@ -179,6 +191,7 @@ def read_instance(file: Path) -> Instance | None:
             for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
         ),
         who,
+        is_anonymous,
         _header(values[0]),
         tuple(_planes(content, values, file)),
         tuple(
@@ -226,7 +239,7 @@ def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
         return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
     needed = rows * columns * frames * bits // 8
     if stored.announced is None:  # compressed
-        if stored.found is not None and needed > stored.found * 1100:
+        if stored.found is not None and needed > stored.found * LARGEST_COMPRESSION:
             return f"{file.name}: announces {needed} bytes of pixels, and has {stored.found}"
         return ""
     held = stored.announced if stored.found is None else min(stored.announced, stored.found)
@@ -295,6 +308,7 @@ def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]
              *header.scanning),
             (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
              f"{header.b_value:g}"),
+            (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
         )  # fmt: skip
 
 

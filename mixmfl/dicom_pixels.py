@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -112,7 +112,7 @@ def _check_complete(content: Any, file: Path, syntax: UID) -> None:
         raise DataError(f"{file.name}: holds {len(planes)} compressed planes, {frames} needed")
     if syntax != RLELossless:
         for number, plane in enumerate(planes, start=1):
-            if not plane.rstrip(b"\0").endswith(b"\xff\xd9"):
+            if not plane.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
                 raise DataError(
                     f"{file.name}: plane {number} of {frames} ends before its end mark; the file "
                     "is incomplete. Copy or export it again"
