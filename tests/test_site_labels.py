@@ -47,7 +47,8 @@ def federation(tmp_path: Path) -> Path:
         for case in range(2):
             write_case(folder / site / f"{site}{case}", 10 * number + case, values)
         (folder / site / "dataset.json").write_text(
-            json.dumps({"labels": {"background": 0, **values}})
+            json.dumps({"labels": {"background": 0, **values}}),
+            encoding="utf-8-sig" if site == "south" else "utf-8",  # as some editors save it
         )
     return folder
 
