@@ -20,7 +20,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 
 from mixmfl.errors import PlansError
-from mixmfl.memory import Memory, Prototypes, State, can_recall, recall, recall_by_votes
+from mixmfl.memory import Memory, Prototypes, State, can_recall, recall
 from mixmfl.nnunet import label_manager, resolve_architecture
 from mixmfl.plan import NetworkSettings, Plans
 
@@ -154,7 +154,7 @@ class MDMNet(SegmentationNet):
         if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
             raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
         self.modalities = tuple(modalities)
-        self.temperature, self.asks = settings.temperature, settings.recall
+        self.temperature = settings.temperature
         levels = len(features)
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
@@ -176,8 +176,9 @@ class MDMNet(SegmentationNet):
                 channels,
                 planned,
                 gated=settings.fusion == "gated",
+                recalls=level in self.compensated,
             )
-            for channels in features
+            for level, channels in enumerate(features)
         )
         any_encoder = next(m for m in self.modules() if isinstance(m, PlainConvEncoder))
         read = _read_by_decoder(any_encoder, features)
@@ -260,20 +261,15 @@ class MDMNet(SegmentationNet):
         """
         recalled = None
         if level in self.compensated and tailored is not None and shared is not None:
-            share = present / present.sum(dim=1, keepdim=True)
-            mean = (shared * _over(share, shared.ndim)).sum(dim=1)  # (B, C_shared, *P)
-            recalled = self.recall_absent(level, tailored, mean, filled, memory)
+            recalled = self.recall_absent(level, tailored, filled, memory)
         return self.fusion[level](tailored, filled, shared, present, recalled)
 
-    def recall_absent(
-        self, level: int, slots: Tensor, shared: Tensor, present: Tensor, memory: Memory
-    ) -> Tensor:
+    def recall_absent(self, level: int, slots: Tensor, present: Tensor, memory: Memory) -> Tensor:
         """Return what memory tells of absent modalities, ``(B, M, C_tailored, *P)``, else zero.
 
         Args:
             level: Of the encoders.
             slots: ``(B, M, C_tailored, *P)``, tailored features of the modalities at hand.
-            shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
             present: ``(B, M)`` bool.
             memory: Of the federation; of a modality that it lacks it tells nothing.
         """
@@ -282,9 +278,7 @@ class MDMNet(SegmentationNet):
             # A case without T2 has its slot read from memory here, where plans compensate.
             rows = (~present[:, index]).nonzero()[:, 0]
             if len(rows) and can_recall(memory, modality, level):
-                read = self.recall(
-                    modality, level, slots[rows], shared[rows], present[rows], memory
-                )
+                read = self.recall(modality, level, slots[rows], present[rows], memory)
                 slot = torch.full_like(rows, index)
                 recalled = recalled.index_put((rows, slot), read.to(slots.dtype))
         return recalled
@@ -294,7 +288,6 @@ class MDMNet(SegmentationNet):
         modality: str,
         level: int,
         slots: Tensor,
-        shared: Tensor,
         present: Tensor,
         memory: Memory,
     ) -> Tensor:
@@ -304,12 +297,9 @@ class MDMNet(SegmentationNet):
             modality: That memory knows at this level.
             level: Of the encoders.
             slots: ``(B, M, C_tailored, *P)``
-            shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
             present: ``(B, M)`` bool; where ``modality`` is present it is not looked at.
             memory: Of the federation.
         """
-        if self.asks == "shared":
-            return recall(shared, memory[modality, level], self.temperature)
         at_level = {name: told for (name, at), told in memory.items() if at == level}
         features = {
             name: (slots[:, number], present[:, number])
@@ -318,7 +308,7 @@ class MDMNet(SegmentationNet):
         }
         if not features:  # whoever is at hand, memory does not know it
             return torch.zeros_like(slots[:, 0])
-        return recall_by_votes(features, at_level, modality, self.temperature)
+        return recall(features, at_level, modality, self.temperature)
 
 
 _DECODER_READS = (
@@ -338,7 +328,8 @@ class Fusion(nn.Module):
 
     Concatenated, in the order of the modalities, or in the gated form as a mean of the slots,
     weighed at every voxel by a softmax over those at hand. An absent modality's slot is empty, or
-    holds what memory recalls times a trust that training finds out and that is 0 at first.
+    holds what memory recalls times a trust that training finds out and that is 0 at first; a level
+    that recalls nothing has none.
     """
 
     def __init__(
@@ -350,6 +341,7 @@ class Fusion(nn.Module):
         planned: Mapping[str, Any],
         *,
         gated: bool,
+        recalls: bool,
     ) -> None:
         """Build it with random weights.
 
@@ -360,10 +352,11 @@ class Fusion(nn.Module):
             fused: Channels of the result.
             planned: nnU-Net's planned operators.
             gated: The form.
+            recalls: Whether ``forward`` is given what memory recalls.
         """
         super().__init__()
         self.score = planned["conv_op"](tailored, 1, 1) if gated and tailored else None
-        self.trust = nn.Parameter(torch.zeros(()))
+        self.trust = nn.Parameter(torch.zeros(())) if recalls else None
         self.mix = StackedConvBlocks(
             1,
             planned["conv_op"],
@@ -395,6 +388,7 @@ class Fusion(nn.Module):
             present: ``(B, M)`` bool, likewise: over which of ``shared`` the mean is.
             recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
         """
+        assert recalled is None or self.trust is not None
         (unit,) = self.mix.convs
         weight = unit.conv.weight.flatten(1)  # (C_fused, what is concatenated)
         terms: list[tuple[Tensor, Tensor]] = []  # matrices (B, C_fused, C), and maps (B, C, *P)
@@ -474,22 +468,20 @@ class PrototypeSizes:
     """What the prototypes of one modality at one level look like.
 
     Attributes:
-        rows: Of every part.
-        shared: Channels of a key.
+        rows: Of every part, one per class.
         tailored: Channels of a value and of a spread.
         voxels: Of a patch at this level.
     """
 
     rows: int
-    shared: int
     tailored: int
     voxels: int
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every part, in the order of ``memory.PARTS``."""
-        key, value = (self.rows, self.shared), (self.rows, self.tailored)
-        return {"keys": key, "values": value, "spreads": value, "counts": (self.rows,)}
+        features = (self.rows, self.tailored)
+        return {"values": features, "spreads": features, "counts": (self.rows,)}
 
     def unseen(self) -> Prototypes:
         """Return prototypes of which none was ever seen."""
@@ -512,8 +504,7 @@ def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSize
         for strides in architecture["strides"][: level + 1]:
             patch = [-(-size // by) for size, by in zip(patch, _each(strides, patch), strict=True)]
         sizes[level] = PrototypeSizes(
-            len(plans.labels.values) * plans.network.prototypes,
-            _scaled(plans.network.shared_width, channels),
+            len(plans.labels.values),
             _scaled(plans.network.tailored_width, channels),
             math.prod(patch),
         )

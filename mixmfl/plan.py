@@ -36,7 +36,6 @@ RANGES = {
 CHOICES = {
     "form": ("decoupled", "stacked"),
     "fusion": ("concatenated", "gated"),
-    "recall": ("shared", "votes"),
     "decoder_skips": ("concatenated", "added"),
     "losses": ("alignment", "separation"),
     "aggregation": ("mean", "clipped", "median", "trimmed"),
@@ -77,10 +76,7 @@ class NetworkSettings:
         fusion: How slots become one: ``"concatenated"``, or a ``"gated"`` mean.
         compensation_levels: Encoder levels at which the memory stands in for absent modalities;
             0 is full resolution, -1 the deepest. At the others absent modalities are left out.
-        prototypes: Per modality, level and class.
         temperature: Of the attention over prototypes; cosine similarities are divided by it.
-        recall: What asks the memory: ``"shared"``, the mean shared feature, by the absent
-            modality's keys; or ``"votes"`` of the modalities at hand, each by its own values.
         decoder_convs: Convolutions at each resolution of the decoder; nnU-Net plans two.
         decoder_skips: How a fused map joins what the decoder brings from below:
             ``"concatenated"``, as in nnU-Net, or ``"added"``.
@@ -91,9 +87,7 @@ class NetworkSettings:
     shared_width: float
     fusion: str
     compensation_levels: tuple[int, ...]
-    prototypes: int
     temperature: float
-    recall: str
     decoder_convs: int
     decoder_skips: str
 
@@ -321,16 +315,6 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
             raise PlansError(
                 f"{source}: training: losses are of both streams, of which the network has one; "
                 "leave them empty"
-            )
-    by_class = {
-        'network: recall: votes are by class; make it "shared", or': network.compensation_levels
-        and network.recall == "votes",
-        "training: imagining is by class; make it 0, or": training.imagining,
-    }
-    for what, used in by_class.items():
-        if used and network.prototypes > 1:
-            raise PlansError(
-                f"{source}: {what} network: prototypes 1; they are {network.prototypes}"
             )
 
 

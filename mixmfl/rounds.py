@@ -342,7 +342,6 @@ def train_at_site(
         tensors,
         minimum=minimum,
         class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
-        per_class=plans.network.prototypes,
     )
     return reply, trained.optimizer
 

@@ -107,7 +107,7 @@ def train_locally(
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
-        observed = _observe_batch(network, encoding, batch.classes[0], levels, plans, memory)
+        observed = _observe_batch(network, encoding, batch.classes[0], levels, plans)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -251,23 +251,19 @@ def _observe_batch(
     classes: Tensor,
     levels: Iterable[int],
     plans: Plans,
-    memory: Memory,
 ) -> dict[tuple[str, int], Prototypes]:
     """Return the prototypes that a batch shows at ``levels``, of the modalities at hand in it."""
     observed = {}
     for level in levels:
-        tailored, shared = encoding.tailored[level].detach(), encoding.shared[level].detach()
+        tailored = encoding.tailored[level].detach()
         at_level = classes_at(classes, tailored)
         for index, modality in enumerate(network.modalities):
             rows = encoding.present[:, index]
             if rows.any():
                 observed[modality, level] = observe(
-                    shared[rows, index].float(),
                     tailored[rows, index].float(),
                     at_level[rows],
                     len(plans.labels.values),
-                    plans.network.prototypes,
-                    memory.get((modality, level)),
                 )
     return observed
 

@@ -245,7 +245,7 @@ def spoil(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:
         (spoil, "1 tensors hold NaN or infinity, such as network."),
         (lambda held, header: header.update(plans="{"), "header and tensors do not fit together"),
         (lambda held, header: held.update({"memory.t1": torch.ones(1)}), "do not fit together"),
-        (lambda held, header: held.update({"memory.t1.0.keys": torch.ones(1)}), "do not fit"),
+        (lambda held, header: held.update({"memory.t1.0.values": torch.ones(1)}), "do not fit"),
     ],
 )
 def test_a_damaged_model_neither_predicts_nor_is_registered(
