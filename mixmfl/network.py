@@ -388,7 +388,6 @@ class Fusion(nn.Module):
             present: ``(B, M)`` bool, likewise: over which of ``shared`` the mean is.
             recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
         """
-        assert recalled is None or self.trust is not None
         (unit,) = self.mix.convs
         weight = unit.conv.weight.flatten(1)  # (C_fused, what is concatenated)
         terms: list[tuple[Tensor, Tensor]] = []  # matrices (B, C_fused, C), and maps (B, C, *P)
@@ -403,6 +402,7 @@ class Fusion(nn.Module):
             hidden = ~_over(filled, score.ndim)
             gated = score.masked_fill(hidden, -torch.inf).softmax(dim=1) * slots
             if recalled is not None:
+                assert self.trust is not None  # it was built to recall
                 gated = gated + self.trust * recalled
             terms.append((weight[:, start:].expand(len(slots), -1, -1), gated.sum(dim=1)))
         elif slots is not None:
@@ -410,6 +410,7 @@ class Fusion(nn.Module):
             matrix = torch.einsum("bm,fmc->bfmc", filled.to(weight.dtype), by_slot)
             terms.append((matrix.flatten(2), slots.flatten(1, 2)))
             if recalled is not None:
+                assert self.trust is not None  # it was built to recall
                 matrix = (self.trust * weight[:, start:]).expand(len(slots), -1, -1)
                 terms.append((matrix, recalled.flatten(1, 2)))
         mixed = reduce(add, (matrix @ maps.flatten(2) for matrix, maps in terms))
