@@ -435,5 +435,5 @@ def score_case(model: Model, case: StoredCase, site: str, method: str, seed: int
                 model.configuration,
                 model.device,
             )
-        for each in score(found, truth, labels, case.spacing):
+        for each in score(found, truth, labels.only(case.labelled), case.spacing):
             yield Row(method, seed, site, case.name, subset, each.label, each.dice, each.hd95_mm)

@@ -14,6 +14,7 @@ from mixmfl.cases import Case
 from mixmfl.errors import DataError
 from mixmfl.grids import FULL_COVERAGE, finest, fit, mirror, register, resample
 from mixmfl.image import Grid
+from mixmfl.label_sets import LabelMap
 from mixmfl.labels import Labels
 from mixmfl.wording import plural
 
@@ -70,13 +71,14 @@ class LoadedCase:
 
 
 def load_case(
-    case: Case, labels: Labels | None = None, placing: Placing = _AS_HEADERS_SAY
+    case: Case, labels: Labels | LabelMap | None = None, placing: Placing = _AS_HEADERS_SAY
 ) -> LoadedCase:
     """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
 
     Args:
         case: From ``find_cases``.
-        labels: What the label file's values mean; without it the label file is not read.
+        labels: What the label file's values mean, of a site with its own values as
+            ``label_sets.map_labels`` tells it; without it the label file is not read.
         placing: What to do with images that are not on one grid.
 
     Raises:

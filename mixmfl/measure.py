@@ -6,9 +6,9 @@ of modalities that such a case can form.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from mixmfl.door import check_validation
+from mixmfl.door import check_answer, check_validation
 from mixmfl.errors import AggregationError
 from mixmfl.expected import Subset, SubsetDice, all_subsets
 from mixmfl.outgoing import outgoing
@@ -24,6 +24,7 @@ from mixmfl.rounds import (
 )
 from mixmfl.train import DiceSum
 from mixmfl.wire import Message
+from mixmfl.wording import quoted
 
 MOST_CASES = 16  # of a site per subset: their number doubles with every modality
 
@@ -61,15 +62,24 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
     return outgoing(KIND, {"round": task.record["round"], "subsets": found})
 
 
-def read_measured(site: str, reply: Message, round_number: int, plans: Plans) -> Measured:
-    """Check and take what ``measure_at_site`` returned.
+def read_measured(
+    site: str,
+    reply: Message,
+    round_number: int,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
+) -> Measured:
+    """Check and take what ``measure_at_site`` returned; ``labelled`` as in ``check_validation``.
 
     Raises:
         AggregationError: It is something else, or cannot be true.
     """
+    check_answer(site, KIND, reply)
     told = reply.record.get("subsets")
     if reply.kind != KIND or not isinstance(told, list) or len(told) >= 2 ** len(plans.modalities):
-        raise AggregationError(f"site {site!r} sent a {reply.kind!r} reply; {KIND!r} is needed")
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply; a {KIND!r} reply is needed"
+        )
     measured: Measured = {}
     for item in told:
         if not (
@@ -77,11 +87,12 @@ def read_measured(site: str, reply: Message, round_number: int, plans: Plans) ->
             and len(item) == 2
             and isinstance(item[0], list)
             and item[0]
+            and tuple(map(str, item[0])) not in measured
             and item[0] == [name for name in sorted(plans.modalities) if name in item[0]]
         ):
-            raise AggregationError(f"site {site!r} measured {str(item)[:80]}; no subset is that")
+            raise AggregationError(f"site {site!r} measured {quoted(item)}; no subset is that")
         dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, MOST_CASES, plans)
+        check_validation(site, dice, round_number, MOST_CASES, plans, labelled)
         measured[tuple(item[0])] = read_dice(dice)
     return measured
 

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -260,6 +260,7 @@ def preprocess(
     plans: Mapping[str, Any],
     configuration: str,
     described: Labels,
+    labelled: Collection[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Transpose, crop to non-zero, z-score and resample a training case as nnU-Net does.
 
@@ -270,6 +271,7 @@ def preprocess(
         plans: nnU-Net's plans.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         described: What the labels mean.
+        labelled: Labels and regions that the case labels, from which patches are drawn; None: all.
 
     Returns:
         The images ``(K, Z', Y', X')`` float32; the labels ``(1, Z', Y', X')``, -1 outside the
@@ -286,6 +288,9 @@ def preprocess(
     if labels is not None:
         manager = label_manager(described)
         wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        if labelled is not None:
+            looked_for = [*described.consecutive().only(labelled).foreground.values()]
+            wanted = [w for w in wanted if tuple(np.atleast_1d(w)) in looked_for]
         if manager.has_ignore_label:  # patches are drawn from what is annotated
             wanted = [*wanted, [-1, *manager.all_labels]]
         properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
@@ -659,13 +664,16 @@ def supervision_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tenso
     ]
 
 
-def supervision_loss(described: Labels, outputs: int, batch_dice: bool) -> nn.Module:
+def supervision_loss(
+    described: Labels, outputs: int, batch_dice: bool, own: Labels | None = None
+) -> nn.Module:
     """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
 
-    It takes the lists of logits and of ``supervision_targets``, finest first.
+    It takes the lists of logits and of ``supervision_targets``, finest first; or of cases that
+    label less than ``described``, what ``supervision`` makes of them in the terms of their ``own``.
     """
     dice = {"batch_dice": batch_dice, "smooth": 1e-5, "ddp": False}
-    ignored = described.consecutive().ignore
+    ignored = (own or described).consecutive().ignore
     if described.has_regions:
         loss = DC_and_BCE_loss(
             {},

@@ -472,7 +472,9 @@ def write_federation(
         for place, case in watch(placed):
             target = temporary / place / case.name
             target.mkdir(parents=True)
-            files = case.files if case.label is None else {**case.files, "seg": case.label}
+            files = case.files
+            if isinstance(case.label, Path):
+                files = {**files, "seg": case.label}
             for kind, file in files.items():
                 _put(file, target, kind, copy)
         write_json(temporary / "dataset.json", labels.to_json())

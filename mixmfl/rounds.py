@@ -124,12 +124,14 @@ class Registration:
         modality_cases: How many of them have each modality.
         validated: Modalities that its validation cases have.
         uniform: Whether its word counts as every other site's, whatever the numbers.
+        labelled: Labels and regions that it labels, sorted; None: all of the plans'.
     """
 
     cases: int
     modality_cases: Mapping[str, int]
     validated: Sequence[str] = ()
     uniform: bool = False
+    labelled: Sequence[str] | None = None
 
     @property
     def weights(self) -> dict[str, int]:
@@ -183,7 +185,15 @@ def register(site: Site, *, uniform: bool = False) -> Registration:
         {name: held.count(name) for name in sorted(set(held))},
         sorted({modality for case in site.validation for modality in case.modalities}),
         uniform,
+        labelled_by((*site.training, *site.validation)),
     )
+
+
+def labelled_by(cases: Sequence[StoredCase]) -> list[str] | None:
+    """Return the labels and regions that any of the cases labels, sorted; None: all of them."""
+    if any(case.labelled is None for case in cases):
+        return None
+    return sorted({name for case in cases for name in case.labelled or ()})
 
 
 def outgoing_registration(told: Registration) -> Message:

@@ -14,8 +14,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from small import MODALITIES, small_case, small_plans
 
+from mixmfl.cases import Given
 from mixmfl.dicom import Series
-from mixmfl.dicom_cases import Given, find_all, find_dicom
+from mixmfl.dicom_cases import find_all, find_dicom
 from mixmfl.dicom_seg import write_segmentation
 from mixmfl.errors import DataError
 from mixmfl.image import Grid, difference, read_labels, write_image
@@ -135,8 +136,8 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
 ) -> None:
     p, small = tmp_path / "p", volume()[:3]
     write_series(p / "1", small, SeriesNumber=1, SeriesDescription="localizer")
-    write_series(p / "2", volume(), SeriesNumber=2, SeriesDescription="t1_tra")
-    write_series(p / "3", volume(), SeriesNumber=3, SeriesDescription="t1_tra")
+    write_series(p / "2", volume(), SeriesNumber=2, SeriesDescription="flair_tra")
+    write_series(p / "3", volume(), SeriesNumber=3, SeriesDescription="flair_tra")
     write_series(
         p / "4", volume(), SeriesNumber=4, SeriesDescription="t1 MPR cor",
         ImageType=["DERIVED", "SECONDARY", "MPR"],
@@ -148,13 +149,15 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
     (p / "9").mkdir()
     (p / "9" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"cut")
     (case,) = find_dicom(tmp_path, KNOWN).cases
-    assert set(case.images) == {"t1"}
-    assert case.images["t1"].name == "series 3 't1_tra'"  # the later of equals
+    assert set(case.images) == {"flair"}
+    assert case.images["flair"].name == "series 3 'flair_tra'"  # the later of equals
     aside = {note.split("'")[0][-2]: note for note in case.notes if note.startswith("set aside")}
-    assert aside["1"] == "set aside: series 1 'localizer' (localiser)"
-    assert aside["2"] == "set aside: series 2 't1_tra' (another t1; series 3 't1_tra' is taken)"
+    assert aside["1"] == "set aside: series 1 'localizer' (localiser (description 'localizer'))"
+    assert aside["2"] == (
+        "set aside: series 2 'flair_tra' (another flair; series 3 'flair_tra' is taken)"
+    )
     assert "(derived (reformatted))" in aside["4"]
-    assert "(derived (subtraction))" in aside["5"]
+    assert "(subtraction (description 'SUB_t1'))" in aside["5"]
     assert "(only 3 slices)" in aside["6"]
     assert "(is OT, not MR)" in aside["7"]
     assert "not recognised (RM, TE nan" in aside["8"]
@@ -221,12 +224,13 @@ def test_missing_repeated_and_cut_slices_are_told(tmp_path: Path) -> None:
     )
     file = next(iter((tmp_path / "cut").iterdir()))
     file.write_bytes(file.read_bytes()[:-300])
-    cases = {case.name: case for case in find_dicom(tmp_path, KNOWN).cases}
+    found = find_dicom(tmp_path, KNOWN)
+    cases = {case.name: case for case in found.cases}
     with pytest.raises(DataError, match=r"not evenly spaced \(4.00 mm behind slice 3, 2.00 mm"):
         load_case(cases["gap"])
-    with pytest.raises(DataError, match="has several images at one place"):
-        load_case(cases["time"])
-    with pytest.raises(DataError, match=r"pixels cannot be read|incomplete"):
+    (refused,) = found.refused
+    assert (refused.name, "has 2 images of one place" in refused.reason) == ("time", True)
+    with pytest.raises(DataError, match=r"holds 420 bytes of pixels, 720 needed"):
         load_case(cases["cut"])
 
 

@@ -194,14 +194,14 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "zero spacing": (with_header(PIXDIM + 4, "<f", 0.0), "must be positive and finite"),
     "NaN spacing": (with_header(PIXDIM + 12, "<f", np.nan), "must be positive and finite"),
     "NaN place": (with_header(QUATERN, "<f", np.nan), "is not finite"),
-    "not at right angles": (sheared, "orthonormal"),
+    "not at right angles": (sheared, "its axes must be at right angles. Resample it"),
     "huge dims without data": (
-        with_header(DIM + 2, "<3h", 32000, 32000, 32000), "it is incomplete or damaged"
+        with_header(DIM + 2, "<3h", 32000, 32000, 32000), "promises 32768000000000 voxels"
     ),
     "negative dims": (with_header(DIM + 2, "<h", -5), "cannot be read as an image"),
     "unknown number type": (with_header(70, "<h", 9999), "cannot be read as an image"),
     "colour": (colour, "numbers per voxel (colour, vector or complex)"),
-    "gzip bomb": (bomb, "goes on for more than"),
+    "gzip bomb": (bomb, "goes on behind its last voxel"),
     "duplicate modality": (two_of_one, "2 files for t1"),
     "images that do not overlap": (elsewhere, "it covers 0% of the head"),
     "mirrored left to right": (mirrored, "it fits better mirrored left to right"),

@@ -1,6 +1,6 @@
 import pytest
 
-from mixmfl.dicom import Header
+from mixmfl.dicom_header import Header
 from mixmfl.modalities import Modalities
 from mixmfl.recognise import recognise
 
@@ -38,6 +38,6 @@ from mixmfl.recognise import recognise
     ],
 )
 def test_sequences_are_recognised_by_their_header(header: Header, modality: str) -> None:
-    found, why = recognise(header, Modalities())
-    assert found == modality
-    assert why
+    found = recognise(header, Modalities())
+    assert found.modality == modality
+    assert found.why
