@@ -55,13 +55,13 @@ DOORS = {
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors wording undefined strict told spreadsheet files labels modalities image "
-     "grids cases loading dicom recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
-     "registry tensors expected records overlap usage"),
+     "grids cases loading dicom recognise dicom_cases mapping jobs fingerprint plan resample "
+     "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "tasks segment model runs export coordinate preprocess predict reading evaluate page picture "
-     "viewer report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
-     "comparison_rows comparison_page comparison_plots methods recall_quality"),
+     "viewer report subsets progress phantom_hospitals phantom phantom_federation partition "
+     "comparison comparison_rows comparison_page comparison_plots methods recall_quality"),
     "embedded cli arguments",
     "attack benchmark hospital local_network machine remote __main__",
     "flare.kits flare.parcels",

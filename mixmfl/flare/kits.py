@@ -242,11 +242,7 @@ def site_names(kit: Kit) -> tuple[str, ...]:
     """
     file = kit.folder / "local" / _SITES
     names = read_json(file).get("sites")
-    if (
-        not isinstance(names, list)
-        or not 0 < len(names) <= MOST_SITES
-        or not all(map(_is_site, names))
-    ):
+    if not _are_sites(names):
         raise _damaged(file, f"sites {quoted(names)}")
     return tuple(names)
 
