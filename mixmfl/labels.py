@@ -64,10 +64,10 @@ class Labels:
             )
         if len(written) > MOST_LABELS:
             raise DataError(f'{source}: "labels" has {len(written)} names; {MOST_LABELS} at most')
-        if strange := [name for name in written if not _is_label_name(name)]:
+        if strange := [name for name in written if not is_word(name, LONGEST_NAME)]:
             raise DataError(
                 f"{source}: {quoted(strange[0])} is no label's name; needed is printable text of "
-                f"up to {LONGEST_NAME} characters without < > / and \\"
+                f"up to {LONGEST_NAME} characters"
             )
         declared = {
             name: _read_values(value, f"{source}: label {name!r}", 0 if name == "background" else 1)
@@ -259,10 +259,6 @@ def agree_on_labels(sites: Mapping[str, Labels]) -> Labels:
             + "\n".join(differences)
         )
     return sites[first]
-
-
-def _is_label_name(name: object) -> bool:
-    return is_word(name, LONGEST_NAME) and not set(str(name)) & set("<>/\\")
 
 
 def _has_regions(declared: Mapping[str, int | tuple[int, ...]]) -> bool:

@@ -439,6 +439,8 @@ def test_a_hospital_builds_no_class_but_ours_whatever_a_job_names(
                 assert set(loaded) <= {SITE}, spoil
                 tried += 1
     assert tried == 12 * len(NOT_OURS)
+    with pytest.raises(TypeError, match="Can't load class"):  # which the check lets pass
+        load_class(f"{SITE}.execute")
 
 
 class _Clock:
