@@ -434,7 +434,7 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
     tmp_path: Path,
 ) -> None:
     labels = {"labels": {"background": 0, "lesion": 4}}
-    spoilt_by = {
+    spoilt_by: dict[str, dict[str, Any]] = {
         "east": {"fingerprint": fingerprint(), "labels": []},
         "north": {"fingerprint": fingerprint(), "labels": labels},
         "south": {"fingerprint": {**fingerprint(), "cases": 10**18}, "labels": labels},
