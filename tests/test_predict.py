@@ -102,6 +102,44 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
 
 
+def test_a_case_goes_on_from_the_sequences_that_can_be_used(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    (cases / "a" / "t1.nii.gz").write_bytes(b"")
+    (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
+    out, drop = tmp_path / "masks", Placing(leave_out=True)
+    came = predicted(model, cases, out, placing=drop, report=True)["a"]
+    assert (came.status, came.used, came.absent) == ("done", ("t2",), ("flair", "t1"))
+    assert came.reference == "t2"
+    assert [w.partition(":")[0] for w in came.warnings[:2]] == [
+        "flair was left out", "t1 was left out",
+    ]  # fmt: skip
+    for table in ("cases.csv", "cases.json", "report.html"):
+        assert "t1 was left out: " in (out / table).read_text()
+    assert predicted(model, cases, out, placing=drop)["a"].status == "kept"
+    write_case(tmp_path / "mended", ("t1",), 5)
+    shutil.copy(tmp_path / "mended" / "t1.nii.gz", cases / "a")
+    assert predicted(model, cases, out, placing=drop)["a"].used == ("t1", "t2")
+    strict = predicted(model, cases, tmp_path / "strict")["a"]
+    assert strict.status == "failed"
+    assert "there is no such file" in strict.reason
+
+
+def test_what_is_expected_is_asked_of_the_sequences_that_are_left(
+    cases: Path, tmp_path: Path
+) -> None:
+    (cases / "a" / "t1.nii.gz").write_bytes(b"")
+    known = [
+        SubsetDice(("t1", "t2"), {"lesion": (0.9, 9)}),
+        SubsetDice(("t2",), {"lesion": (0.2, 9)}),
+    ]
+    model = load_model(save(tmp_path / "m.safetensors", expected=known))
+    asked = {"placing": Placing(leave_out=True), "least_dice": 0.5}
+    came = predicted(model, cases, tmp_path / "masks", **asked)["a"]
+    assert came.status == "failed"
+    assert "Dice 0.200 is expected from t2" in came.reason
+
+
 def test_a_mask_that_a_user_corrected_is_left_alone(
     model: Model, cases: Path, tmp_path: Path
 ) -> None:
