@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from mixmfl.errors import PlansError
+from mixmfl.slices import slice_axis, slices_first
 
-FORMAT = 1
+FORMAT = 2
 
 # Foreground intensities are told in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
@@ -21,6 +22,14 @@ SIZE_STEP = 4
 SIZE_EXACT_BELOW = 16
 
 SHARE_STEP = 0.05
+
+# Where more than one half of the cases are stacks of thick slices, and at least one in ten of
+# these stacks has another direction than most, what the cases have in common are slices.
+MOST_ARE_STACKS = 0.5
+OTHER_DIRECTIONS = 0.1
+
+
+_DIRECTIONS = "ZYX"
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,9 @@ class Fingerprint:
         axes: For each array axis (Z, Y, X), how many cases have a spacing and a size after
             cropping to the head, as ``"<spacing in mm>x<voxels>"``. Axes are counted apart, so
             which size along Z went with which along X is not told.
+        stacked: The same with the axis of the slices first, where a case has thick ones.
+        slices: How many cases have thick slices along ``"Z"``, ``"Y"`` or ``"X"``, and how many
+            ``"none"``.
         kept_share: How many cases kept which share of their voxels when cropped, in steps of 0.05.
         intensities: Per modality a histogram over ``INTENSITY_EDGES`` of the foreground voxels'
             intensity, in standard deviations from the mean of the image's non-zero voxels.
@@ -46,6 +58,8 @@ class Fingerprint:
     label_cases: Mapping[str, int]
     label_voxels: Mapping[str, int]
     axes: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    stacked: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    slices: Mapping[str, int]
     kept_share: Mapping[str, int]
     intensities: Mapping[str, tuple[int, ...]]
 
@@ -56,7 +70,7 @@ class Fingerprint:
             value = getattr(self, field.name)
             if isinstance(value, Mapping):
                 value = {key: value[key] for key in sorted(value)}
-            elif field.name == "axes":
+            elif field.name in ("axes", "stacked"):
                 value = [{key: axis[key] for key in sorted(axis)} for axis in value]
             content[field.name] = value
         return content
@@ -87,20 +101,29 @@ class Fingerprint:
                 label_cases=_counts(content["label_cases"]),
                 label_voxels=_counts(content["label_voxels"]),
                 axes=tuple(_counts(axis) for axis in content["axes"]),  # type: ignore[arg-type]
+                stacked=tuple(_counts(axis) for axis in content["stacked"]),  # type: ignore[arg-type]
+                slices=_counts(content["slices"]),
                 kept_share=_counts(content["kept_share"]),
                 intensities={
                     name: tuple(_count(n) for n in histogram)
                     for name, histogram in content["intensities"].items()
                 },
             )
-            sizes = [sum(axis.values()) for axis in made.axes] + [sum(made.kept_share.values())]
+            counted = (*made.axes, *made.stacked, made.slices, made.kept_share)
+            sizes = [sum(histogram.values()) for histogram in counted]
             bins = {len(histogram) for histogram in made.intensities.values()}
-            for axis in made.axes:
+            for axis in (*made.axes, *made.stacked):
                 for key in axis:
                     _spacing_and_size(key)
+            if strange := set(made.slices) - {*_DIRECTIONS, "none"}:
+                raise ValueError(f"slices along {min(strange)!r}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlansError(f"{source}: not a fingerprint ({error})") from None
-        if len(made.axes) != 3 or set(sizes) != {made.cases} or bins - {len(INTENSITY_EDGES) - 1}:
+        if (
+            {len(made.axes), len(made.stacked)} != {3}
+            or set(sizes) != {made.cases}
+            or bins - {len(INTENSITY_EDGES) - 1}
+        ):
             raise PlansError(
                 f"{source}: the histograms do not add up to its {made.cases} cases; was the file "
                 "edited? Make it again with mixmfl_plan_preprocess --fingerprint-only"
@@ -125,15 +148,18 @@ def fingerprint_case(
     values, voxels = np.unique(labels, return_counts=True)
     sizes = [part.stop - part.start for part in cropped]
     share = float(np.prod(sizes)) / labels.size
+    axes = [
+        {f"{round(mm, 4):g}x{_coarse(size)}": 1} for mm, size in zip(spacing, sizes, strict=True)
+    ]
+    along = slice_axis(spacing)
     return Fingerprint(
         cases=1,
         modality_cases=dict.fromkeys(images, 1),
         label_cases={str(value): 1 for value in values},
         label_voxels={str(value): int(n) for value, n in zip(values, voxels, strict=True)},
-        axes=tuple(  # type: ignore[arg-type]
-            {f"{round(mm, 4):g}x{_coarse(size)}": 1}
-            for mm, size in zip(spacing, sizes, strict=True)
-        ),
+        axes=tuple(axes),  # type: ignore[arg-type]
+        stacked=tuple(axes[axis] for axis in slices_first(spacing).order),  # type: ignore[arg-type]
+        slices={"none" if along is None else _DIRECTIONS[along]: 1},
         kept_share={f"{round(share / SHARE_STEP) * SHARE_STEP:.2f}": 1},
         intensities={name: _intensities(image, labels) for name, image in images.items()},
     )
@@ -158,6 +184,8 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         label_cases=_add(part.label_cases for part in parts),
         label_voxels=_add(part.label_voxels for part in parts),
         axes=tuple(_add(part.axes[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
+        stacked=tuple(_add(part.stacked[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
+        slices=_add(part.slices for part in parts),
         kept_share=_add(part.kept_share for part in parts),
         intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
     )
@@ -195,15 +223,31 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
     )
 
 
+def is_stacks(fingerprint: Fingerprint) -> bool:
+    """Say whether the cases are stacks of slices in different directions.
+
+    Medians along the body's axes would be those of no case then: stacks of 12 mm along Z, Y and X
+    would all be planned with the 0.7 mm that most of them have along each.
+    """
+    along = [fingerprint.slices.get(direction, 0) for direction in _DIRECTIONS]
+    others = sum(along) - max(along)
+    return sum(along) > MOST_ARE_STACKS * fingerprint.cases and others >= OTHER_DIRECTIONS * sum(
+        along
+    )
+
+
 def grids(fingerprint: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
-    """Return spacings (mm) and sizes (voxels), each ``(cases, 3)`` in (Z, Y, X).
+    """Return spacings (mm) and sizes (voxels), each ``(cases, 3)``.
+
+    The axes are Z, Y, X, or where the cases are stacks (``is_stacks``) the slices' axis and the
+    two others.
 
     Every axis has the spacings and sizes of the real cases, each size beside its spacing, but
     sorted for itself: a row is no case. Medians and percentiles per axis, which is all that
     nnU-Net's planner takes, are those of the cases.
     """
     columns = []
-    for axis in fingerprint.axes:
+    for axis in fingerprint.stacked if is_stacks(fingerprint) else fingerprint.axes:
         pairs = sorted((_spacing_and_size(key), n) for key, n in axis.items())
         columns.append([pair for pair, n in pairs for _ in range(n)])
     table = np.array(columns, dtype=float)  # (3, cases, 2)
