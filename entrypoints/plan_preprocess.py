@@ -143,6 +143,7 @@ def _process(options: argparse.Namespace) -> int:
     from mixmfl.jobs import Workers
     from mixmfl.labels import agree_on_labels
     from mixmfl.modalities import Modalities
+    from mixmfl.overlooked import check_most_are_known
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (
         check_site,
@@ -172,6 +173,8 @@ def _process(options: argparse.Namespace) -> int:
         print(f"folder {name}: held out (federation.json)")
     for site in tests:
         print(f"tests of {site.name}: {describe(site.found)}")
+    if options.plans is None:
+        check_most_are_known([site.found for site in sites], modalities)
     labels = agree_on_labels({site.name: site.labels for site in sites})
 
     refused = {

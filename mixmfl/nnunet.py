@@ -366,7 +366,7 @@ class _Crop:
         self.manager = PlansManager(_with_channels(plans, configuration, 1))
         self.planned = self.manager.get_configuration(configuration)
         self.spacing, self.turn = spacing, _turn(spacing, plans)
-        self.before, self.after = _spacings(spacing, self.manager, self.planned)
+        self.before, self.after = spacings(spacing, plans, configuration)
         turned = self.turn(head)
         self.full = turned.shape
         self.box = _box_of(turned)
@@ -427,13 +427,16 @@ def _turn(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
     return turn.then(plans["transpose_forward"])
 
 
-def _spacings(
-    spacing: Sequence[float], manager: PlansManager, planned: Any
+def spacings(
+    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[list[float], list[float]]:
-    """Return a case's and the planned spacing in mm, axes in the planned order."""
-    before = _turn(spacing, manager.plans).of(spacing)
-    # a 2-D configuration leaves the first axis as it is
-    return before, [*before[: 3 - len(planned.spacing)], *planned.spacing]
+    """Return a case's and the planned spacing in mm, axes in the planned order.
+
+    A 2-D configuration leaves the first axis as it is.
+    """
+    before = _turn(spacing, plans).of(spacing)
+    planned = plans["configurations"][configuration]["spacing"]
+    return before, [float(mm) for mm in (*before[: 3 - len(planned)], *planned)]
 
 
 def _resampling(
@@ -469,13 +472,8 @@ def _resampling(
 def preprocessed_spacing(
     spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[float, ...]:
-    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives.
-
-    A 2-D configuration leaves the first axis as it was.
-    """
-    planned = plans["configurations"][configuration]["spacing"]
-    kept = _turn(spacing, plans).of(spacing)[: 3 - len(planned)]
-    return tuple(float(mm) for mm in (*kept, *planned))
+    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives."""
+    return tuple(spacings(spacing, plans, configuration)[1])
 
 
 def _check_thickness(
@@ -553,7 +551,7 @@ def _back(
 ) -> Resampling:
     planned = manager.get_configuration(configuration)
     target = properties["shape_after_cropping_and_before_resampling"]
-    before, after = _spacings(properties["spacing"], manager, planned)
+    before, after = spacings(properties["spacing"], manager.plans, configuration)
     return _resampling(planned, "probabilities", logits.shape[1:], target, after, before)
 
 

@@ -288,7 +288,7 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*loaded.warnings, *expected.warnings()]
+        warnings = [*loaded.warnings, *prepared.doubts, *expected.warnings()]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(

@@ -17,6 +17,7 @@ from mixmfl.jobs import Workers
 from mixmfl.labels import Labels, read_site_labels
 from mixmfl.loading import Placing, load_case
 from mixmfl.modalities import Modalities
+from mixmfl.overlooked import check_most_are_known
 from mixmfl.plan import Plans, Preset
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def find_site(
     """
     found = find_cases(folder, modalities, labels_needed=True)
     if not found.cases:
+        check_most_are_known([found], modalities or Modalities())
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     if labels_file is not None:

@@ -54,9 +54,9 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors wording undefined files labels modalities nifti image grids cases loading "
-     "dicom recognise dicom_cases mapping jobs slices fingerprint plan resample nnunet dicom_seg "
-     "dataset registry tensors expected records overlap usage"),
+    ("__init__ errors wording undefined files labels modalities nifti image grids cases "
+     "overlooked loading dicom recognise dicom_cases mapping jobs slices fingerprint plan "
+     "resample nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
