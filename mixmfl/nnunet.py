@@ -46,10 +46,18 @@ from torch import Tensor, nn
 
 from mixmfl.errors import DataError, PlansError
 from mixmfl.files import write_json
-from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_kept_share
+from mixmfl.fingerprint import (
+    Fingerprint,
+    grids,
+    intensity_properties,
+    is_stacks,
+    median_kept_share,
+)
+from mixmfl.image import MOST_VOXELS
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
 from mixmfl.resample import Resampling
+from mixmfl.slices import Turn, slices_first
 from mixmfl.usage import available_bytes
 
 log = logging.getLogger(__name__)
@@ -68,7 +76,8 @@ def plan(
     """Run nnU-Net's planner on merged statistics and return its plans, 2-D and 3-D full resolution.
 
     Patch and batch size are planned for the memory of our network (see ``_Planner``). Channel
-    ``i`` of the plans is ``modalities[i]``; every modality is z-scored.
+    ``i`` of the plans is ``modalities[i]``; every modality is z-scored. Where the cases are stacks
+    of slices in different directions, the plans say ``"slices_first"``.
     """
     spacings, sizes = grids(fingerprint)
     dataset = {
@@ -101,6 +110,8 @@ def plan(
         for name, content in plans["configurations"].items()
         if name in ("2d", "3d_fullres")
     }
+    if is_stacks(fingerprint):
+        plans["slices_first"] = True
     return plans
 
 
@@ -278,6 +289,7 @@ def preprocess(
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
     crop = _Crop(head_mask(images), spacing, plans, configuration)
+    crop.check_fits(len(images))
     outside = crop.outside
     if labels is not None:
         cut = crop.cut(labels)[None].astype(np.int16)
@@ -325,13 +337,7 @@ def preprocess_each(
         DataError: The case is too thin, or memory does not hold it once it is resampled.
     """
     crop = _Crop(head, spacing, plans, configuration)
-    needed, there = 4 * (len(images) + 1) * math.prod(crop.shape), available_bytes()
-    if needed > there:  # Linux would give it, and end this process when it is used
-        raise DataError(
-            f"its voxels of {_times(crop.before)} mm become {_times(crop.shape)} voxels of "
-            f"{_times(crop.after)} mm, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
-            "memory are free. Check the spacing in its files, or use a machine with more memory"
-        )
+    crop.check_fits(len(images))
     made = np.empty((len(images), *crop.shape), dtype=np.float32)
     for channel, give in enumerate(images):
         made[channel] = crop.normalised(give(), crop.outside)
@@ -364,18 +370,40 @@ class _Crop:
         # all modalities are z-scored alike, one at a time
         self.manager = PlansManager(_with_channels(plans, configuration, 1))
         self.planned = self.manager.get_configuration(configuration)
-        self.spacing, self.order = spacing, self.manager.transpose_forward
-        self.before, self.after = _spacings(spacing, self.manager, self.planned)
-        turned = head.transpose(self.order)
+        self.spacing, self.turn = spacing, _turn(spacing, plans)
+        self.before, self.after = spacings(spacing, plans, configuration)
+        turned = self.turn(head)
         self.full = turned.shape
         self.box = _box_of(turned)
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
         shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
         self.shape = tuple(map(int, shape))
 
+    def check_fits(self, images: int) -> None:
+        """Check that a case of so many images can be resampled; before anything is.
+
+        Raises:
+            DataError: It has too many voxels then, or memory does not hold them.
+        """
+        count = math.prod(self.shape)
+        told = (
+            f"its voxels of {_times(self.before)} mm become {_times(self.shape)} voxels of "
+            f"{_times(self.after)} mm"
+        )
+        if count > MOST_VOXELS:
+            raise DataError(
+                f"{told}, and at most {MOST_VOXELS} are worked on. Check the spacing in its files"
+            )
+        needed, there = 4 * (images + 1) * count, available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{told}, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of memory are "
+                "free. Check the spacing in its files, or use a machine with more memory"
+            )
+
     def cut(self, volume: np.ndarray) -> np.ndarray:
         """Return a volume of the case, axes as planned, cropped to the head."""
-        return volume.transpose(self.order)[self.box]
+        return self.turn(volume)[self.box]
 
     def normalised(self, image: np.ndarray, outside: np.ndarray) -> np.ndarray:
         """Return an image z-scored by what is not ``outside`` (-1), and resampled."""
@@ -398,13 +426,22 @@ class _Crop:
         }
 
 
-def _spacings(
-    spacing: Sequence[float], manager: PlansManager, planned: Any
+def _turn(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
+    """Return how a canonical case is turned so that its axes are those of the plans."""
+    turn = slices_first(spacing) if plans.get("slices_first") else Turn()
+    return turn.then(plans["transpose_forward"])
+
+
+def spacings(
+    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[list[float], list[float]]:
-    """Return a case's and the planned spacing in mm, axes in the planned order."""
-    before = [float(spacing[axis]) for axis in manager.transpose_forward]
-    # a 2-D configuration leaves the first axis as it is
-    return before, [*before[: 3 - len(planned.spacing)], *planned.spacing]
+    """Return a case's and the planned spacing in mm, axes in the planned order.
+
+    A 2-D configuration leaves the first axis as it is.
+    """
+    before = _turn(spacing, plans).of(spacing)
+    planned = plans["configurations"][configuration]["spacing"]
+    return before, [float(mm) for mm in (*before[: 3 - len(planned)], *planned)]
 
 
 def _resampling(
@@ -440,13 +477,8 @@ def _resampling(
 def preprocessed_spacing(
     spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[float, ...]:
-    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives.
-
-    A 2-D configuration leaves the first axis as it was.
-    """
-    planned = plans["configurations"][configuration]["spacing"]
-    kept = [spacing[axis] for axis in plans["transpose_forward"]][: 3 - len(planned)]
-    return tuple(float(mm) for mm in (*kept, *planned))
+    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives."""
+    return tuple(spacings(spacing, plans, configuration)[1])
 
 
 def _check_thickness(
@@ -457,7 +489,7 @@ def _check_thickness(
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
     box = _box_of(head)
-    order = plans["transpose_forward"]
+    order = _turn(spacing, plans).order
     target = plans["configurations"][configuration]["spacing"]
     for axis, wanted in zip(order[-len(target) :], target, strict=True):
         count = box[axis].stop - box[axis].start
@@ -524,7 +556,7 @@ def _back(
 ) -> Resampling:
     planned = manager.get_configuration(configuration)
     target = properties["shape_after_cropping_and_before_resampling"]
-    before, after = _spacings(properties["spacing"], manager, planned)
+    before, after = spacings(properties["spacing"], manager.plans, configuration)
     return _resampling(planned, "probabilities", logits.shape[1:], target, after, before)
 
 
@@ -532,7 +564,7 @@ def _uncrop(found: np.ndarray, properties: Mapping[str, Any], manager: Any) -> n
     """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
     whole = np.zeros(properties["shape_before_cropping"], dtype=found.dtype)
     whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = found
-    return whole.transpose(manager.transpose_backward)
+    return _turn(properties["spacing"], manager.plans).back(whole)
 
 
 def label_manager(described: Labels) -> LabelManager:

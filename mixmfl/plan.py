@@ -195,6 +195,8 @@ class Plans:
             self.labels.to_json(),
             self.modalities,
         ]
+        if self.nnunet.get("slices_first"):
+            decides.append("slices first")
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

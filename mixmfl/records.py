@@ -35,7 +35,7 @@ class Outcome:
         status: ``"done"``, ``"kept"`` (a mask was there) or ``"failed"``.
         reason: Why it failed or was kept; empty if done.
         used: Modalities that the mask rests on.
-        absent: Modalities that the model knows and the case lacks.
+        absent: Modalities that the model knows and the case lacks, or that were left out.
         reference: The modality whose grid the mask has.
         expected: Dice by label or region: mean over validation cases, and how many these were.
         volumes_ml: Of the mask, by label or region.
