@@ -16,6 +16,7 @@ from mixmfl.accounting import Told
 from mixmfl.cases import Case, Found, Given, Refused, account, find_cases, holds_images
 from mixmfl.dicom import Series, find_series
 from mixmfl.dicom_files import Damaged
+from mixmfl.dicom_planes import FEWEST_SLICES
 from mixmfl.errors import DataError
 from mixmfl.modalities import Modalities
 from mixmfl.recognise import recognise, why_set_aside
@@ -303,9 +304,18 @@ def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
     places: dict[str, list[Path]] = defaultdict(list)
     for each in series:
         places[each.examination] += {file.parent.relative_to(folder) for file in each.files}
+    slices: Counter[str] = Counter()
+    for each in series:
+        slices[each.examination] += each.slices
     names = {}
     for examination, mine in places.items():
-        others = [place for key in places if key != examination for place in places[key]]
+        # a few images that say they are of another examination do not take a folder's name
+        others = [
+            place
+            for key in places
+            if key != examination and slices[key] >= min(FEWEST_SLICES, slices[examination])
+            for place in places[key]
+        ]
         top = _common(mine)
         own = next(
             (
