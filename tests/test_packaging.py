@@ -55,8 +55,8 @@ DOORS = {
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
     ("__init__ errors wording undefined files labels modalities image grids cases loading dicom "
-     "recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
-     "registry tensors expected records overlap usage"),
+     "recognise dicom_cases mapping jobs fingerprint bounds architecture planned plan resample "
+     "nnunet dicom_seg dataset registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
