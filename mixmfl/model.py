@@ -25,17 +25,16 @@ from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to
 from mixmfl.network import (
     SegmentationNet,
     adopt_state,
-    build_network,
+    build_outline,
+    check_memory,
     check_state,
-    memory_shapes,
-    prototype_sizes,
 )
 from mixmfl.plan import Plans
 from mixmfl.quick import QuickNet, best_dtype, runs
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
 from mixmfl.sliding_window import Predictor
-from mixmfl.tensors import Stored, open_stored, read, write
+from mixmfl.tensors import open_stored, read, write
 from mixmfl.train import case_predictor
 from mixmfl.usage import give_back_memory
 
@@ -235,10 +234,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         configuration = plans.configuration(header["configuration"]) and header["configuration"]
         record, expected = _read_record(header, plans)
         # first what was planned and what the file declares, then its numbers
-        network = _planned_network(plans, configuration)
+        network = build_outline(plans, configuration)
         weights: Mapping[str, Tensor] = tensors.under("network.")
         check_state(network, weights)
-        _check_memory(tensors, plans, configuration)
+        others = tensors.only([name for name in tensors if not name.startswith("network.")])
+        check_memory(others, plans, configuration)
         if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         if os.name == "nt":
@@ -281,35 +281,9 @@ def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) ->
         ValueError: A weight is missing, is none of the network's, or has another shape than
             planned.
     """
-    network = _planned_network(plans, configuration)
+    network = build_outline(plans, configuration)
     adopt_state(network, weights)
     return network
-
-
-def _planned_network(plans: Plans, configuration: str) -> SegmentationNet:
-    """Return the planned network in prediction mode, whose weights take no memory yet."""
-    with torch.device("meta"):
-        return build_network(plans, configuration, seed=0).eval()
-
-
-def _check_memory(tensors: Stored, plans: Plans, configuration: str) -> None:
-    """Check that what is not the network's is memory as planned; none of it is read.
-
-    Raises:
-        ValueError: A tensor is neither, or has another shape or type.
-    """
-    shapes = memory_shapes(plans.modalities, prototype_sizes(plans, configuration))
-    there = {name for name in tensors if not name.startswith("network.")}
-    places = {name.rpartition(".")[0] for name in there}
-    needed = {name for name in shapes if name.rpartition(".")[0] in places}
-    if strange := sorted(there ^ needed):
-        raise ValueError(f"{strange[0][:80]!r} is missing, or is not planned")
-    for name in sorted(there):
-        if (found := tensors.form(name)) != (shapes[name], torch.float32):
-            raise ValueError(
-                f"{name} has the shape {found[0]} of {found[1]}, {shapes[name]} of float32 is "
-                "needed"
-            )
 
 
 def _read_record(

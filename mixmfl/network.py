@@ -556,18 +556,47 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             parameters[name].copy_(tensor)
 
 
-def check_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def build_outline(plans: Plans, configuration: str) -> SegmentationNet:
+    """Build the planned network in prediction mode, of shapes alone: weights take no memory."""
+    with torch.device("meta"):
+        return build_network(plans, configuration, seed=0).eval()
+
+
+def check_state(network: nn.Module, state: Mapping[str, Tensor], *, whole: bool = True) -> None:
     """Check that a state has the network's parameters and no others; none is read for it.
+
+    Args:
+        network: As planned; may be an outline.
+        state: To check.
+        whole: Whether it must have all parameters.
 
     Raises:
         ValueError: A parameter is missing, is not the network's, or has another shape or type.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
-    if missing := sorted(expected.keys() - state.keys()):
+    if whole and (missing := sorted(expected.keys() - state.keys())):
         raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
     if strange := sorted(state.keys() - expected.keys()):
         raise ValueError(f"{len(strange)} tensors are not planned, such as {strange[0][:80]!r}")
-    for name, needed in expected.items():
+    _check_forms(state, {name: expected[name] for name in state})
+
+
+def check_memory(state: Mapping[str, Tensor], plans: Plans, configuration: str) -> None:
+    """Check that a state is memory as planned, in whole places; none of it is read.
+
+    Raises:
+        ValueError: A tensor is missing, is not planned, or has another shape or type.
+    """
+    shapes = memory_shapes(plans.modalities, prototype_sizes(plans, configuration))
+    places = {name.rpartition(".")[0] for name in state}
+    needed = {name: shape for name, shape in shapes.items() if name.rpartition(".")[0] in places}
+    if strange := sorted(state.keys() ^ needed.keys()):
+        raise ValueError(f"{strange[0][:80]!r} is missing, or is not planned")
+    _check_forms(state, needed)
+
+
+def _check_forms(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, needed in shapes.items():
         if (found := form_of(state, name)) != (needed, torch.float32):
             raise ValueError(
                 f"{name} has the shape {found[0]} of {found[1]}, {needed} of float32 is needed"

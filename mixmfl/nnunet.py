@@ -382,7 +382,7 @@ class _Crop:
         """Return an image z-scored by what is not ``outside`` (-1), and resampled."""
         one = np.array(self.cut(image)[None], dtype=np.float32)
         # what is planned for every modality, and the same for all of them
-        scheme = ZScoreNormalization(use_mask_for_norm=self.planned["use_mask_for_norm"][0])
+        scheme = ZScoreNormalization(self.planned["use_mask_for_norm"][0], {})
         scored = scheme.run(one[0], outside[0])
         resampling = _resampling(
             self.planned, "data", scored.shape, self.shape, self.before, self.after

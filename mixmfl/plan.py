@@ -24,7 +24,7 @@ FORMAT = 1
 # what a setting that is a number may be; a setting is not read without an entry here
 RANGES = {
     "memory_gb": Range(0, 1024, above=True),
-    "base_features": Range(1, 512),
+    "base_features": Range(0, 512, above=True),
     "max_features_2d": CHANNELS,
     "max_features_3d": CHANNELS,
     "target_spacing": SPACING,

@@ -223,21 +223,32 @@ def _check_patch(told: Mapping[str, Any], axes: int, modalities: int, source: st
             f"modalities are more than {MOST_BATCH_VOXELS} voxels; plan with less memory_gb"
         )
     planned = told["architecture"]["arch_kwargs"]
-    here = patch
-    for strides, channels in zip(planned["strides"], planned["features_per_stage"], strict=True):
-        if any(size % stride for size, stride in zip(here, strides, strict=True)):
-            raise PlansError(
-                f"{at}: {patch} cannot be divided by the strides {planned['strides']}; the "
-                "network could not join its maps"
-            )
-        here = [size // stride for size, stride in zip(here, strides, strict=True)]
-        if math.prod(here) * channels > MOST_MAP_NUMBERS:
-            raise PlansError(
-                f"{at}: {channels} channels of {here} voxels are more than {MOST_MAP_NUMBERS} "
-                "numbers in one feature map; plan with less memory_gb"
-            )
-    if math.prod(here) < 2:
+    factors = [math.prod(along) for along in zip(*planned["strides"], strict=True)]
+    if any(size % factor for size, factor in zip(patch, factors, strict=True)):
         raise PlansError(
-            f"{at}: {patch} with the strides {planned['strides']} leaves one voxel at the deepest "
-            "stage, which has no mean to be scored by; a larger patch is needed"
+            f"{at}: {patch} cannot be divided by {factors}, the product of the strides; the "
+            "network could not join its maps"
         )
+    if voxels // math.prod(factors) < 2:
+        raise PlansError(
+            f"{at}: {patch} becomes one voxel at the deepest stage, which has no mean to be "
+            "scored by; a larger patch is needed"
+        )
+    if (largest := largest_map(told)) > MOST_MAP_NUMBERS:
+        raise PlansError(
+            f"{at}: {patch} has a feature map of {largest} numbers; at most {MOST_MAP_NUMBERS} are "
+            "taken. Plan with less memory_gb"
+        )
+
+
+def largest_map(told: Mapping[str, Any]) -> int:
+    """Return how many numbers the largest feature map of one patch has.
+
+    Args:
+        told: nnU-Net's plans of a configuration, checked.
+    """
+    planned, voxels, largest = told["architecture"]["arch_kwargs"], math.prod(told["patch_size"]), 0
+    for strides, channels in zip(planned["strides"], planned["features_per_stage"], strict=True):
+        voxels //= math.prod(strides)
+        largest = max(largest, voxels * channels)
+    return largest

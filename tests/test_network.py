@@ -317,5 +317,7 @@ def test_a_network_takes_over_parameters_that_are_all_there_and_fit() -> None:
         adopt_state(one, {n: tensor for n, tensor in state.items() if n != name})
     with pytest.raises(ValueError, match=f"{name} has the shape .*7.*, .* is needed"):
         adopt_state(one, {**state, name: torch.zeros(7)})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=f"{name} has the shape .* of torch.int32, .* of float32"):
+        adopt_state(one, {**state, name: state[name].view(torch.int32)})
+    with pytest.raises(ValueError, match=r"1 tensors are not planned, such as 'decoder\.more'"):
         adopt_state(one, {**state, "decoder.more": torch.zeros(3)})
