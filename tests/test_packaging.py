@@ -58,8 +58,8 @@ LAYERS = (
      "sequence_words modalities nifti image grids accounting file_names drafts grouping cases "
      "overlooked loading dicom_files dicom_header dicom_planes dicom_pixels dicom_identity dicom "
      "recognise series_choice dicom_cases dicom_masks training_cases mapping jobs slices "
-     "fingerprint label_sets plan resample nnunet dicom_seg dataset registry tensors expected "
-     "records overlap usage"),
+     "fingerprint bounds architecture planned label_sets plan resample nnunet dicom_seg dataset "
+     "registry tensors expected records overlap usage"),
     "aggregate memory network imagine loss supervision sampling sliding_window quick privacy masks",
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "tasks segment model runs export coordinate preprocess predict reading evaluate page picture "
