@@ -30,6 +30,7 @@ from mixmfl.dataset import StoredCase, case_names, open_case
 from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError
 from mixmfl.evaluate import score
+from mixmfl.every_subset import segment_subsets
 from mixmfl.expected import all_subsets
 from mixmfl.export import export_model
 from mixmfl.files import read_json, write_json, write_text
@@ -40,7 +41,6 @@ from mixmfl.plan import Plans
 from mixmfl.recall_quality import RecallQuality, recall_quality
 from mixmfl.rounds import RunSettings, Site
 from mixmfl.runs import Run, SiteRound, holds_run
-from mixmfl.train import segment_stored
 from mixmfl.undefined import or_nan, or_none
 
 FOLD = "0"
@@ -420,20 +420,21 @@ def score_case(model: Model, case: StoredCase, site: str, method: str, seed: int
     nothing: Dice is 0 where there was something to find.
     """
     labels = model.plans.labels.consecutive()
-    reference = case.labels[:][0]
-    truth = np.maximum(reference, 0)  # -1 is outside the head
-    for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities]):
-        used = tuple(name for name in subset if name in model.modalities)
-        found = np.zeros_like(truth)
-        if used:
-            found = segment_stored(
-                model.network,
-                model.memory,
-                case,
-                used,
-                model.plans,
-                model.configuration,
-                model.device,
-            )
-        for each in score(found, truth, labels, case.spacing):
+    truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head
+    used = {
+        subset: tuple(name for name in subset if name in model.modalities)
+        for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities])
+    }
+    masks = segment_subsets(
+        model.runner,
+        model.memory,
+        case,
+        [known for known in dict.fromkeys(used.values()) if known],
+        model.plans,
+        model.configuration,
+        model.device,
+    )
+    nothing = np.zeros_like(truth)
+    for subset, known in used.items():
+        for each in score(masks.get(known, nothing), truth, labels, case.spacing):
             yield Row(method, seed, site, case.name, subset, each.label, each.dice, each.hd95_mm)

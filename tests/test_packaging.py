@@ -57,7 +57,8 @@ LAYERS = (
     ("__init__ errors wording undefined files labels modalities image grids cases loading dicom "
      "recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
      "registry tensors expected records overlap usage"),
-    "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
+    ("aggregate memory network imagine loss sampling sliding_window quick every_subset privacy "
+     "masks"),
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
      "report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
