@@ -62,9 +62,9 @@ LAYERS = (
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
      "report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
-     "comparison_rows comparison_page comparison_plots methods recall_quality"),
+     "comparison_rows comparison_page comparison_plots trainings patients methods recall_quality"),
     "embedded cli arguments",
-    "attack benchmark hospital local_network machine remote __main__",
+    "attack benchmark trainings_page hospital local_network machine remote __main__",
     "flare.kits flare.parcels",
     "flare.processes",
     "flare.job",
