@@ -379,7 +379,9 @@ def _read_axes(told: Told, name: str, cases: int) -> tuple[dict[str, int], ...]:
     if len(axes := told.items(name, 3)) != 3:
         raise told.wrong(name, "a list of 3 histograms, (Z, Y, X)")
     named = zip(_DIRECTIONS, axes, strict=True)
-    return tuple(_read_axis(told.source, f"{name} {axis}", content, cases) for axis, content in named)
+    return tuple(
+        _read_axis(told.source, f"{name} {axis}", content, cases) for axis, content in named
+    )
 
 
 def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:

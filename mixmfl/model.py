@@ -30,7 +30,7 @@ from mixmfl.network import (
     check_state,
 )
 from mixmfl.plan import Plans
-from mixmfl.quick import QuickNet, best_dtype, runs
+from mixmfl.quick import QuickNet, quickest
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
 from mixmfl.sliding_window import Predictor
@@ -256,8 +256,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{path}: cannot be read to its end ({error}); copy it again") from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    quick = device.type == "cpu" and runs(network)
-    runner = QuickNet(network, best_dtype()) if quick else network
+    runner = quickest(network, device)
     del network
     give_back_memory()  # the weights as they came are another copy
     return Model(
