@@ -259,7 +259,7 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
         )
     told = (Told(file, "mapping" if given else "its name", name, modality),)
     case = Case(name, {modality: file})
-    return Found((case,), (), (), "a single file", None, file, told)
+    return Found((case,), (), (), "a single file", None, file, told=told)
 
 
 def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:

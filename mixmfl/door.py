@@ -414,7 +414,6 @@ def _check_counts(
     And none of a class that the site does not label.
     """
     known = torch.tensor(known_indices(plans.labels, told.labelled))
-    known = known.repeat_interleave(plans.network.prototypes)
     planned = plans.configuration(settings.configuration)
     kept = plans.training.memory_decay
     weight = float(sum(kept**step for step in range(settings.local_steps)))

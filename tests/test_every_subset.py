@@ -47,9 +47,9 @@ def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationN
 
 def memory_of(built: SegmentationNet) -> Memory:
     generator = torch.Generator().manual_seed(3)
-    rows = [torch.randn(3, 4, generator=generator) for _ in range(2)]
+    rows = torch.randn(3, 4, generator=generator)
     return {
-        (name, level): Prototypes(*rows, torch.ones(3, 4), torch.ones(3))
+        (name, level): Prototypes(rows, torch.ones(3, 4), torch.ones(3))
         for name in MODALITIES
         for level in built.compensated
     }
