@@ -1,6 +1,7 @@
 """DICOM: files as series, and series as images."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,21 @@ from mixmfl.dicom_files import Damaged, looks_like_dicom, quiet, read_header
 from mixmfl.dicom_header import Header, Instance, Plane, read_instance
 from mixmfl.dicom_identity import digest, examinations, series_of, without_copies
 from mixmfl.dicom_pixels import read_planes
-from mixmfl.dicom_planes import arrange, directions, images_per_place, places, separate
+from mixmfl.dicom_planes import (
+    FEWEST_SLICES,
+    arrange,
+    directions,
+    images_per_place,
+    places,
+    separate,
+)
 from mixmfl.errors import DataError
 from mixmfl.files import files_below, sha256
 from mixmfl.image import Grid
+from mixmfl.wording import plural
+
+FEW_OTHERS = 0.8
+"""Of the images of a series that are scaled alike: the others may be damaged."""
 
 
 @dataclass(frozen=True)
@@ -135,17 +147,17 @@ def find_series(folder: Path) -> FoundSeries:
                 if instance is not None:
                     instances.append(instance)
     instances = without_copies(instances)
-    owners: dict[str, set[str]] = {}
-    groups = []
-    for examination, mine in examinations(instances, folder).items():
-        for uid, part in series_of(mine, folder).items():
-            owners.setdefault(uid, set()).add(examination)
-            groups.append((examination, uid, part))
+    groups = [
+        (examination, uid, part)
+        for examination, mine in examinations(instances, folder).items()
+        for uid, part in series_of(mine, folder).items()
+    ]
+    owners = Counter(uid for _, uid, _ in groups)
+    strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
     found = []
     for examination, uid, part in groups:
-        is_shared = len(owners[uid]) > 1
-        unique = f"{uid}@{digest(examination)}" if is_shared else uid
-        found += _images(unique, examination, part, _why_incomplete(part, is_shared))
+        unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
+        found += _images(unique, examination, part, _doubts(part, strays))
     found.sort(key=lambda each: (each.examination, each.header.number, each.uid))
     return FoundSeries(tuple(found), tuple(damaged))
 
@@ -189,7 +201,7 @@ def _images(
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
         numbers = {file: number for number, file in enumerate(files)}
-        grid, order, fault = None, [], _fault(mine)
+        grid, order, fault = None, [], _fault(mine, part)
         try:
             order, grid = arrange(part)
         except DataError as error:
@@ -222,7 +234,7 @@ def _usual(instances: Sequence[Instance]) -> Header:
     return Counter(each.header for each in instances).most_common(1)[0][0]
 
 
-def _fault(instances: Sequence[Instance]) -> str:
+def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
     """Say why the pixels of a series cannot be read together; empty where they can."""
     if fault := next((each.fault for each in instances if each.fault), ""):
         return fault
@@ -234,6 +246,9 @@ def _fault(instances: Sequence[Instance]) -> str:
                 f"{' '.join(usual)} (bits, bits used, highest, sign, kind, samples); they cannot "
                 "be compared"
             )
+    lacking = [plane for plane in planes if math.isnan(plane.scale[0])]
+    if 0 < len(lacking) < len(planes):
+        return f"{lacking[0].file.name} lacks the RescaleSlope that others have"
     return ""
 
 
@@ -244,11 +259,30 @@ def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
     return len(times), len(weightings)
 
 
-def _why_incomplete(instances: Sequence[Instance], is_shared: bool) -> tuple[str, ...]:
-    """Say why images may be missing that no gap between the others tells of."""
+def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]]) -> tuple[str, ...]:
+    """Say why images may be missing, or changed, that no gap between the others tells of.
+
+    Args:
+        instances: Of a series.
+        strays: Of all that have too few images for one.
+    """
     told = []
-    if is_shared:
-        told.append("other patients' or examinations' files have its SeriesInstanceUID, too")
+    folders, header = {each.file.parent for each in instances}, _usual(instances)
+    lost = [
+        each
+        for stray in strays
+        for each in stray
+        if stray is not instances
+        and each.file.parent in folders
+        and _is_akin(each, instances[0])
+        and (each.header.number, each.header.description) == (header.number, header.description)
+    ]
+    if lost and len(instances) >= FEWEST_SLICES:
+        told.append(
+            f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
+            "have its number and description, and the identifier of another patient, examination "
+            "or series"
+        )
     planes = [plane for each in instances for plane in each.planes]
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
     count, here = len(planes), places(planes)
@@ -258,7 +292,21 @@ def _why_incomplete(instances: Sequence[Instance], is_shared: bool) -> tuple[str
         told.append(f"has {count} images; the scanner made {images}")
     elif gap := _gap(instances):
         told.append(gap)
+    scales = Counter(plane.scale for plane in planes)
+    usual, times = scales.most_common(1)[0]
+    if FEW_OTHERS * count <= times < count:
+        other = next(plane for plane in planes if plane.scale != usual)
+        told.append(
+            f"has another RescaleSlope or RescaleIntercept in {plural(count - times, 'image')}, "
+            f"first {other.file.name}; look at it"
+        )
     return tuple(told)
+
+
+def _is_akin(one: Instance, other: Instance) -> bool:
+    """Say whether two files have an identifier in common."""
+    pairs = ((one.study, other.study), (one.series, other.series), (one.patient, other.patient))
+    return any(a == b and any(a) for a, b in pairs)
 
 
 def _gap(instances: Sequence[Instance]) -> str:

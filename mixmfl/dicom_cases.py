@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.cases import Case, Found, Refused, find_cases, holds_images
+from mixmfl.accounting import Told
+from mixmfl.cases import Case, Found, Given, Refused, account, find_cases, holds_images
 from mixmfl.dicom import Series, find_series
 from mixmfl.dicom_files import Damaged
+from mixmfl.dicom_planes import FEWEST_SLICES
 from mixmfl.errors import DataError
 from mixmfl.modalities import Modalities
 from mixmfl.recognise import recognise, why_set_aside
@@ -41,21 +43,6 @@ class Row:
     modality: str
     why: str
     is_certain: bool = True
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a user's table says of a series.
-
-    Attributes:
-        case: Its case's name; empty where that stays as it is.
-        modality: Empty where it is set aside.
-        place: The table and the line, for messages.
-    """
-
-    case: str
-    modality: str
-    place: str
 
 
 @dataclass(frozen=True)
@@ -145,20 +132,30 @@ def find_all(
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
     Returns:
-        The cases, and what every DICOM series was taken for.
+        The cases, with ``told`` of every file and folder that was met; and what every DICOM
+        series was taken for.
 
     Raises:
         DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
-            a series that is not there.
+            a series or a file that is not there.
     """
-    dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else None
+    of_files = {key: given for key, given in (mapping or {}).items() if given.is_file}
+    of_series = {key: given for key, given in (mapping or {}).items() if not given.is_file}
+    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
     if dicom is None or not (dicom.rows or dicom.damaged):
-        return find_cases(folder, modalities), ()
+        return account(find_cases(folder, modalities, mapping=of_files)), ()
     found = Found((), (), (), "DICOM", None, folder)
-    if holds_images(folder):
-        found = find_cases(folder, modalities)
+    if holds_images(folder) or of_files:
+        found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    return combine(found, dicom), dicom.rows
+    aside = tuple(
+        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        for row in dicom.rows
+        if not row.modality
+    )
+    found = dataclasses.replace(combine(found, dicom), told=(*found.told, *aside))
+    read = [file for row in dicom.rows for file in row.series.files]
+    return account(found, [*read, *(each.path for each in dicom.damaged)]), dicom.rows
 
 
 def combine(found: Found, dicom: FoundDicom) -> Found:
@@ -307,9 +304,18 @@ def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
     places: dict[str, list[Path]] = defaultdict(list)
     for each in series:
         places[each.examination] += {file.parent.relative_to(folder) for file in each.files}
+    slices: Counter[str] = Counter()
+    for each in series:
+        slices[each.examination] += each.slices
     names = {}
     for examination, mine in places.items():
-        others = [place for key in places if key != examination for place in places[key]]
+        # a few images that say they are of another examination do not take a folder's name
+        others = [
+            place
+            for key in places
+            if key != examination and slices[key] >= min(FEWEST_SLICES, slices[examination])
+            for place in places[key]
+        ]
         top = _common(mine)
         own = next(
             (

@@ -15,6 +15,9 @@ MOST_VOXELS = 1 << 30
 MOST_FRAMES = 20_000
 """Of a file; each has a place, which takes memory before any pixel does."""
 
+LARGEST_COMPRESSION = 20_000
+"""Of pixels: an empty plane in JPEG 2000 takes a few hundred bytes."""
+
 _LONGEST_TEXT = 200
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
@@ -29,7 +32,8 @@ _NAMES = [
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "NumberOfSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "RescaleSlope", "RescaleIntercept", "PixelSpacing", "SliceThickness",
+    "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
@@ -101,6 +105,7 @@ class Plane:
         variety: What tells it from another image at its place: echo time, component, image type.
         physics: Of it, by which series that were thrown together are told apart.
         moment: Its number in time, and b-value.
+        scale: RescaleSlope and RescaleIntercept; NaN where they are not told.
     """
 
     file: Path
@@ -113,6 +118,7 @@ class Plane:
     variety: tuple[str, ...]
     physics: tuple[str, ...]
     moment: tuple[str, ...]
+    scale: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
         return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
     needed = rows * columns * frames * bits // 8
     if stored.announced is None:  # compressed
-        if stored.found is not None and needed > stored.found * 1100:
+        if stored.found is not None and needed > stored.found * LARGEST_COMPRESSION:
             return f"{file.name}: announces {needed} bytes of pixels, and has {stored.found}"
         return ""
     held = stored.announced if stored.found is None else min(stored.announced, stored.found)
@@ -295,6 +301,7 @@ def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]
              *header.scanning),
             (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
              f"{header.b_value:g}"),
+            (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
         )  # fmt: skip
 
 

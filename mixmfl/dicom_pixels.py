@@ -112,7 +112,7 @@ def _check_complete(content: Any, file: Path, syntax: UID) -> None:
         raise DataError(f"{file.name}: holds {len(planes)} compressed planes, {frames} needed")
     if syntax != RLELossless:
         for number, plane in enumerate(planes, start=1):
-            if not plane.rstrip(b"\0").endswith(b"\xff\xd9"):
+            if not plane.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
                 raise DataError(
                     f"{file.name}: plane {number} of {frames} ends before its end mark; the file "
                     "is incomplete. Copy or export it again"

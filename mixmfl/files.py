@@ -123,7 +123,11 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         return
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except PermissionError:  # what may not be read is told by who accounts for all
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():

@@ -26,6 +26,19 @@ from mixmfl.files import replacing
 Array = npt.NDArray[Any]
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# images that we do not read, by the first ending that fits
+OTHER_FORMATS = {
+    ".mgz": "FreeSurfer", ".mgh": "FreeSurfer", ".hdr": "NIfTI or Analyze in two files",
+    ".img": "NIfTI or Analyze in two files", ".img.gz": "NIfTI or Analyze in two files",
+    ".hdr.gz": "NIfTI or Analyze in two files", ".nii.bz2": "NIfTI packed by bzip2",
+    ".nii.zip": "NIfTI packed by zip", ".nii.xz": "NIfTI packed by xz", ".mnc": "MINC",
+    ".mnc.gz": "MINC", ".rec": "Philips PAR/REC", ".par": "Philips PAR/REC", ".xml.rec": "Philips",
+    ".head": "AFNI", ".brik": "AFNI", ".brik.gz": "AFNI", ".gipl": "GIPL", ".gipl.gz": "GIPL",
+    ".vtk": "VTK", ".mif": "MRtrix", ".mif.gz": "MRtrix", ".tif": "TIFF", ".tiff": "TIFF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".zip": "a zip archive",
+    ".tar": "an archive", ".tar.gz": "an archive", ".tgz": "an archive", ".7z": "an archive",
+    ".rar": "an archive", ".npy": "NumPy", ".npz": "NumPy", ".v": "ECAT",
+}  # fmt: skip
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
 
 # by the last ending; named, because ITK would try its readers of all other formats, too
@@ -283,6 +296,28 @@ def difference(a: Grid, b: Grid) -> str | None:
     if not np.allclose(a.origin, b.origin, rtol=0, atol=ORIGIN_TOLERANCE * min(a.spacing)):
         return f"origin {_round(a.origin)} mm against {_round(b.origin)} mm"
     return None
+
+
+def doubts(grid: Grid) -> tuple[list[str], list[str]]:
+    """Return what is to be noted, and what is doubtful, about a place that a NIfTI header tells."""
+    told = grid.told
+    if told is None:
+        return [], []
+    if not told.is_told:
+        return [], [
+            "its header does not say where it lies (sform and qform have code 0); taken was what "
+            "nibabel takes, where left and right may be exchanged"
+        ]
+    notes, warnings = [], []
+    if told.forms_differ:
+        notes.append("its sform differs from its qform; the sform was taken")
+    pixdim = dict(told.fields)["pixdim"][3:0:-1]
+    if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
+        warnings.append(
+            f"by its sform it has voxels of {_times(_round(grid.spacing))} mm, by its pixdim of "
+            f"{_times(pixdim)} mm; the sform was taken"
+        )
+    return notes, warnings
 
 
 def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:

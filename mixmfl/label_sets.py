@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.errors import DataError
-from mixmfl.fingerprint import Fingerprint
 from mixmfl.labels import Labels, replace_values
 
 Pattern = frozenset[str]
@@ -42,9 +41,10 @@ class LabelMap:
         """
         return replace_values(array, self.index_of)
 
-    def translate(self, fingerprint: Fingerprint) -> Fingerprint:
-        """Return a fingerprint of the site with labels counted by the federation's values."""
-        return fingerprint.with_labels({str(old): str(new) for old, new in self.value_of.items()})
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The federation's value of each, as a fingerprint names values."""
+        return {str(old): str(new) for old, new in self.value_of.items()}
 
 
 def map_labels(own: Labels, federation: Labels) -> LabelMap:

@@ -72,10 +72,10 @@ class Labels:
             )
         if len(written) > MOST_LABELS:
             raise DataError(f'{source}: "labels" has {len(written)} names; {MOST_LABELS} at most')
-        if strange := [name for name in written if not _is_label_name(name)]:
+        if strange := [name for name in written if not is_word(name, LONGEST_NAME)]:
             raise DataError(
                 f"{source}: {quoted(strange[0])} is no label's name; needed is printable text of "
-                f"up to {LONGEST_NAME} characters without < > / and \\"
+                f"up to {LONGEST_NAME} characters"
             )
         declared = {
             name: _read_values(value, f"{source}: label {name!r}", 0 if name == "background" else 1)

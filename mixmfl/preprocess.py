@@ -21,6 +21,7 @@ from mixmfl.labels import Labels, read_site_labels
 from mixmfl.loading import Placing, load_case
 from mixmfl.mapping import read_mapping
 from mixmfl.modalities import Modalities
+from mixmfl.overlooked import check_most_are_known
 from mixmfl.plan import Plans, Preset
 from mixmfl.told import is_word
 from mixmfl.training_cases import find_training_cases
@@ -132,6 +133,7 @@ def find_site(
         folder, known, partial(_labels_of, folder, labels_file), given
     )
     if not found.cases:
+        check_most_are_known([found], modalities or Modalities())
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     labels = _labels_of(folder, labels_file)

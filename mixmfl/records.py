@@ -4,6 +4,7 @@
 
     MASKS/cases.json    all of it, by case; read again by the next run
     MASKS/cases.csv     the same as a table, for people
+    MASKS/set_aside.csv what else was met, and why it is in no case
 """
 
 import csv
@@ -34,7 +35,7 @@ class Outcome:
         status: ``"done"``, ``"kept"`` (a mask was there) or ``"failed"``.
         reason: Why it failed or was kept; empty if done.
         used: Modalities that the mask rests on.
-        absent: Modalities that the model knows and the case lacks.
+        absent: Modalities that the model knows and the case lacks, or that were left out.
         reference: The modality whose grid the mask has.
         expected: Dice by label or region: mean over validation cases, and how many these were.
         volumes_ml: Of the mask, by label or region.
@@ -95,7 +96,9 @@ class Records:
         try:
             if record.exists():
                 self._outcomes = _read(record)
-            for name in () if record.exists() else ("cases.csv", "report.html", "report"):
+            for name in (
+                () if record.exists() else ("cases.csv", "set_aside.csv", "report.html", "report")
+            ):
                 if (folder / name).exists():
                     raise DataError(f"{folder / name}: is not ours")
         except DataError as error:

@@ -168,7 +168,7 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
                 "one; lower --minimum-cases here and at the sites"
             )
         merged = merge_fingerprints(
-            map_labels(meant[site], labels).translate(fingerprint)
+            fingerprint.with_labels(map_labels(meant[site], labels).renamed)
             for site, fingerprint in given.items()
         )
         for site, fingerprint in given.items():

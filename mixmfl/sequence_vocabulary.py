@@ -131,9 +131,6 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         fiesta c, true fisp, de3d, dess, psif
     """),
     "STIR": _phrases("stir, stirs, t2stir"),
-    "two echoes": _phrases("""
-        dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
-    """),
     "double inversion": _phrases("""
         double inversion, double ir, doubleir, dir space, space dir, spc dir, t2 dir, dir t2, sag
         dir, 3d dir, ax dir
@@ -143,11 +140,14 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "phase": _phrases("""
         phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
     """),
-    "deformation": _phrases("warp, inversewarp, deformation, jacobian, displacement, warpfield"),
+    "deformation": _phrases("""
+        warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
+        displacement, warpfield
+    """),
     "mask": _phrases("""
         mask, masks, seg, segs, dseg, probseg, segmentation, segmentations, label, labels, aseg,
         aparc, roi, rois, contour, contours, rtstruct, parcellation, maske, masque, mascara,
-        maschera, pveseg, brainmask, defacemask, headmask
+        maschera, pveseg, brainmask, tissue, defacemask, headmask
     """),
     "another imaging method": _phrases("ct, cta, pet, fdg, spect, cbct, ultrasound"),
 }  # fmt: skip
@@ -203,6 +203,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
         mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
         pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation
+    """),
+    "two echoes": _phrases("""
+        dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
     """),
     "break": (":",),
     "filler": _phrases("""

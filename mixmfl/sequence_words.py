@@ -43,6 +43,7 @@ _NEGATIONS = ("not", "perhaps not", "before")
 _TABLE: Mapping[tuple[str, ...], str] = {
     tuple(phrase.split()): meaning for meaning, phrases in MEANINGS.items() for phrase in phrases
 }
+_PARTS = frozenset(word for phrase in _TABLE for word in phrase)
 _LONGEST = max(map(len, _TABLE))
 # what may be glued together in one word, such as "axt2flair" and "t1mpragepost"
 _PIECES = frozenset(
@@ -84,7 +85,8 @@ def read_words(text: str) -> Reading:
     if aside := _aside(said, kinds):
         return Reading("", f"{_quoted(said, {aside})} says {aside}", aside)
     names = _quoted(said, kinds)
-    modality, doubt = _contrast(kinds, {word for each in said for word in each.words.split()})
+    words = {word for each in said for word in each.words.split()}
+    modality, doubt = _contrast(kinds, words, {each.meaning for each in said})
     if modality != "t1":
         return Reading(modality, names if modality else f"{names}: {doubt}" if names else doubt)
     agent, told = _agent(said, kinds)
@@ -97,7 +99,19 @@ def read_words(text: str) -> Reading:
 
 def is_sequence_word(word: str) -> bool:
     """Say whether a word of a file's name tells of the sequence, not of the patient."""
-    return all(each.meaning for each in _understand(word))
+    return all(each.meaning or each.words in _PARTS for each in _understand(word))
+
+
+@cache
+def meaning_of(word: str) -> str:
+    """Return what one word means, a key of ``MEANINGS``; empty where it is none of ours.
+
+    What is glued together means what its first piece for a sequence does.
+    """
+    said = _understand(word)
+    if not said or not all(each.meaning for each in said):
+        return ""
+    return next((each.meaning for each in said if each.meaning in KINDS), said[0].meaning)
 
 
 def _understand(text: str) -> list[_Said]:
@@ -116,9 +130,9 @@ def _understand(text: str) -> list[_Said]:
                 start += length
                 break
     # "ohne i.v. KM" says no more than "ohne KM"
-    after = [*said[1:], _Said("", "")]
+    after = [*(each.meaning for each in said[1:]), ""]
     pairs = zip(said, after, strict=False)
-    return [each for each, next_ in pairs if (each.words, next_.meaning) != ("iv", "agent")]
+    return [each for each, meaning in pairs if (each.words, meaning) != ("iv", "agent")]
 
 
 @cache
@@ -170,12 +184,14 @@ def _fat_alone(said: Sequence[_Said]) -> bool:
     return "fat" in words and after["fat"] not in ("sat", "sup", "suppressed", "suppression")
 
 
-def _contrast(kinds: Set[str], words: Set[str]) -> tuple[str, str]:
+def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str, str]:
     """Return the modality that kinds mean together, T1 with agent or not; or why there is none."""
     t1, others = kinds & _T1, kinds - _T1
     found = ""
     if not kinds:
         return "", "no word of it names a sequence that we know"
+    if others & {"t2", "pd"} and "two echoes" in meanings:
+        return "", "two echoes, of which it does not say which"
     if words & {"epi", "ep2d"} and (t1 or "t2" in others) and not others - {"t2", "t2star"}:
         return "", "is an echo planar image"
     if "b0" in words and others <= {"dwi", "t2"}:

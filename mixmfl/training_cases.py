@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mixmfl.cases import Case, Found, Refused, find_cases, holds_images
+from mixmfl.cases import Case, Found, Given, Refused, find_cases, holds_images
 from mixmfl.dicom import Series
-from mixmfl.dicom_cases import FoundDicom, Given, Row, combine, find_dicom
+from mixmfl.dicom_cases import FoundDicom, Row, combine, find_dicom
 from mixmfl.dicom_masks import MODALITY, DrawnMask
 from mixmfl.image import Source
 from mixmfl.labels import Labels

@@ -76,7 +76,7 @@ def test_a_contradiction_or_a_lost_sign_decides_nothing(text: str) -> None:
         ("gre_field_mapping", "field map"), ("ep2d_bold_rest", "functional"),
         ("t1_vibe_dyn", "dynamic"), ("T1 SUB post-pre", "subtraction"), ("T2 STIR SAG", "STIR"),
         ("mIP_Images(SW)", "projection"), ("ASSET calibration", "calibration"),
-        ("T1_Images", "map"), ("perf_MTT", "perfusion"), ("AX DUAL_TSE", "two echoes"),
+        ("T1_Images", "map"), ("perf_MTT", "perfusion"),
         ("T1 VIBE dixon_F", "fat image"), ("CISS T2", "steady state"), ("eADC", "diffusion map"),
     ],
 )  # fmt: skip
@@ -93,7 +93,8 @@ def test_what_is_none_to_segment_is_known_for_what_it_is(text: str, aside: str) 
         ("MPR__GradWarp__B1_Correction__N3", "t1"), ("MPR cor", ""), ("SPACE", ""),
         ("AX T2* GRE", "t2star"),
         ("T2 EG", "t2star"), ("SWI_Images", "swi"), ("ep2d_diff_b1000_ADC", "adc"), ("PD/T2", ""),
-        ("t1 T2", ""), ("set1", ""), ("T1 C-SPINE", "t1"), ("T1 3D POST FOSSA", "t1"),
+        ("t1 T2", ""), ("set1", ""),
+        ("AX T2 DUAL_TSE", ""), ("T1 C-SPINE", "t1"), ("T1 3D POST FOSSA", "t1"),
     ],
 )  # fmt: skip
 def test_sequences_are_told_by_all_their_words(text: str, modality: str) -> None:
@@ -104,6 +105,7 @@ def test_what_was_read_is_said() -> None:
     assert read_words("t1_mprage KM").why == "'t1', 'mprage', 'km' says with contrast agent"
     assert read_words("TOF").why == "'tof' says angiography"
     assert read_words("T1 T2").why == "'t1', 't2': these are different sequences"
+    assert read_words("") == read_words("abc")
     assert read_words("abc").why == "no word of it names a sequence that we know"
 
 
