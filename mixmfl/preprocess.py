@@ -24,13 +24,10 @@ from mixmfl.modalities import Modalities
 from mixmfl.overlooked import check_most_are_known
 from mixmfl.plan import Plans, Preset
 from mixmfl.told import is_word
-from mixmfl.training_cases import find_training_cases
+from mixmfl.training_cases import MAPPING, find_training_cases
 from mixmfl.wording import quoted
 
 log = logging.getLogger(__name__)
-
-MAPPING = "mapping.csv"
-"""A site's own table of what its DICOM series are, in its folder; see ``mapping``."""
 
 
 @dataclass(frozen=True)
