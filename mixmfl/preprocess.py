@@ -130,7 +130,8 @@ def find_site(
         folder, known, partial(_labels_of, folder, labels_file), given
     )
     if not found.cases:
-        check_most_are_known([found], modalities or Modalities())
+        if not rows:
+            check_most_are_known([found], known)
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     labels = _labels_of(folder, labels_file)

@@ -211,3 +211,12 @@ def test_a_patient_in_dicom_and_in_nifti_is_asked_about(tmp_path: Path) -> None:
     assert [case.name for case in site.found.cases] == ["p1"]
     (refused,) = site.found.refused
     assert "is the name of DICOM and of other files; rename one" in refused.reason
+
+
+def test_a_sites_own_table_may_name_a_mask(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "north", patients=1)
+    write_labels(folder / "p0" / "drawing.nii.gz", MASK, GRID)
+    with pytest.raises(DataError, match="holds no case that can be trained on"):
+        find_site(folder)
+    (folder / "mapping.csv").write_text("case,modality,file\np0,label,p0/drawing.nii.gz\n")
+    assert find_site(folder).found.cases[0].label == folder / "p0" / "drawing.nii.gz"
