@@ -20,7 +20,7 @@ from mixmfl.door import check_answer, check_registration
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
-from mixmfl.label_sets import agree_on_labels, map_labels
+from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.labels import MOST_LABELS, Labels
 from mixmfl.masked import MOST_SITES
 from mixmfl.modalities import MOST_MODALITIES
@@ -159,6 +159,8 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
         answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
         meant = {site: told[1] for site, told in answers.items()}
         labels = agree_on_labels(meant)
+        for line in describe_sets(meant, labels):
+            log.info("%s", line)
         given = {site: told[0] for site, told in answers.items() if told[0] is not None}
         if not given:
             raise DataError(

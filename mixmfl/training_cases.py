@@ -100,18 +100,15 @@ def _masks_of(
     """Return the masks, by the name that they were found by, that are of a DICOM case.
 
     A mask is of the case whose name it has, or which has a folder of that name; else of the only
-    case with images in or below its folder, or in a folder around it.
+    case with images in the nearest folder around it that holds any.
     """
     mine = {}
     for name, file in masks.items():
-        named = [each.name for each in cases if name in _names(each, folder)]
-        place = file.parent
-        beside = [
-            each.name
-            for each in cases
-            if any(p.is_relative_to(place) or place.is_relative_to(p) for p in _places(each))
-        ]
-        owners = named or beside
+        owners = [each.name for each in cases if name in _names(each, folder)]
+        around = [place for place in file.parents if place != folder and folder in place.parents]
+        while not owners and around:
+            place = around.pop(0)
+            owners = [e.name for e in cases if any(p.is_relative_to(place) for p in _places(e))]
         if owners == [case.name]:
             mine[name] = file
     return mine

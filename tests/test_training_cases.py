@@ -63,6 +63,7 @@ def indices(folder: Path) -> np.ndarray:
         ("p0/seg.nii.gz", "p1/DICOM/seg.nii.gz"),
         ("labelsTr/p0.nii.gz", "labelsTr/p1.nii.gz"),
         ("p0_seg.nii.gz", "masks/p1_seg.nii.gz"),
+        ("p0/drawn/anna_seg.nii.gz", "p1/DICOM/T1/ben_seg.nii.gz"),
     ],
 )
 def test_dicom_cases_are_trained_on_with_masks_in_nifti(
