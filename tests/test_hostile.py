@@ -20,6 +20,7 @@ from small import LABELS_JSON, small_plans, stored_site, write_case
 
 from mixmfl import cli
 from mixmfl.aggregate import select_blocks
+from mixmfl.cases import find_cases
 from mixmfl.comparison_rows import Row, read_rows, write_rows
 from mixmfl.coordinate import Answer, Answers
 from mixmfl.door import check_registration, check_reply, check_validation
@@ -174,6 +175,19 @@ def test_a_spoilt_dataset_json_is_taken_or_refused(tmp_path: Path) -> None:
             file.write_text(json.dumps(content))
             refused += refused_or(lambda path: Labels.load(path).consecutive(), file, at)
     assert refused > 200
+
+
+def test_spoilt_names_of_channels_are_taken_or_refused(tmp_path: Path) -> None:
+    for name in ("imagesTr/p0_0000.nii.gz", "imagesTr/p0_0001.nii.gz", "labelsTr/p0.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    written = {**LABELS_JSON, "channel_names": {"0": "T1", "1": "FLAIR"}}
+    long = {**LABELS_JSON, "channel_names": {"9" * 5000: "T1"}}
+    twice = {**LABELS_JSON, "channel_names": {"0": "T1", "00": "T2"}}
+    for at, content in (*spoilt(written), ((), long), ((), twice)):
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        refused = refused_or(find_cases, tmp_path, at)
+        assert refused or content not in (long, twice)
 
 
 def test_a_spoilt_federation_json_is_taken_or_refused(tmp_path: Path) -> None:
