@@ -79,7 +79,7 @@ def refused(said: Said, command: str) -> str:
         (("network", "temperature"), 0, "temperature: is 0; it must be above 0"),
         (("network", "compensation_levels"), [9], "compensation_levels: 2d has"),
         (("training", "modality_dropping"), 7, "modality_dropping: is 7; it must be from 0 to 1"),
-        (("training", "learning_rate"), float("inf"), "learning_rate: is inf"),
+        (("training", "learning_rate"), float("inf"), "Infinity is no JSON number"),
         (("training", "keep_every"), 0, "keep_every: is 0; it must be above 0"),
     ],
 )
