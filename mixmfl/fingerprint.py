@@ -44,13 +44,13 @@ class Fingerprint:
         axes: For each array axis (Z, Y, X), how many cases have a spacing and a size after
             cropping to the head, as ``"<spacing in mm>x<voxels>"``. Axes are counted apart, so
             which size along Z went with which along X is not told.
-        stacked: The same with the axis of the slices first, where a case has thick ones.
-        slices: How many cases have thick slices along ``"Z"``, ``"Y"`` or ``"X"``, and how many
-            ``"none"``.
         kept_share: How many cases kept which share of their voxels when cropped, in steps of 0.05.
         intensities: Per modality a histogram over ``INTENSITY_EDGES`` of the foreground voxels'
             intensity, in standard deviations from the mean of the image's non-zero voxels.
             The first and last bin hold what lies beyond.
+        stacked: As ``axes``, with the axis of the slices first, where a case has thick ones.
+        slices: How many cases have thick slices along ``"Z"``, ``"Y"`` or ``"X"``, and how many
+            ``"none"``.
     """
 
     cases: int
@@ -58,10 +58,10 @@ class Fingerprint:
     label_cases: Mapping[str, int]
     label_voxels: Mapping[str, int]
     axes: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
-    stacked: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
-    slices: Mapping[str, int]
     kept_share: Mapping[str, int]
     intensities: Mapping[str, tuple[int, ...]]
+    stacked: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    slices: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fingerprint as JSON content, keys in a fixed order."""

@@ -53,7 +53,6 @@ from mixmfl.fingerprint import (
     is_stacks,
     median_kept_share,
 )
-from mixmfl.image import MOST_VOXELS
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
 from mixmfl.resample import Resampling
@@ -61,6 +60,10 @@ from mixmfl.slices import Turn, slices_first
 from mixmfl.usage import available_bytes
 
 log = logging.getLogger(__name__)
+
+# What a case may become when it is resampled; more comes of a wrong spacing, not of patients
+MOST_RESAMPLED = 1 << 29  # voxels: two metres of a body at 1 mm
+MOST_TIMES = 2000  # as many voxels as before: a cube of 12 mm at 1 mm
 
 
 # --- planning ----------------------------------------------------------------------------------
@@ -385,9 +388,10 @@ class _Crop:
             f"its voxels of {_times(self.before)} mm become {_times(self.shape)} voxels of "
             f"{_times(self.after)} mm"
         )
-        if count > MOST_VOXELS:
+        most = min(MOST_RESAMPLED, MOST_TIMES * self.outside.size)
+        if count > most:
             raise DataError(
-                f"{told}, and at most {MOST_VOXELS} are worked on. Check the spacing in its files"
+                f"{told}; of such an image at most {most} are made. Check the spacing in its files"
             )
         needed, there = 4 * (images + 1) * count, available_bytes()
         if needed > there:  # Linux would give it, and end this process when it is used

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,13 +73,14 @@ def test_names_without_a_common_word_are_to_be_renamed(tmp_path: Path) -> None:
         check(tmp_path)
 
 
-def test_planning_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from mixmfl.entrypoints.plan_preprocess import main
-
+def test_planning_stops(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     write_case(tmp_path / "data" / "north" / "p1", ("t1",), 0)
     for word in ("lge", "cine"):
         (tmp_path / "data" / "north" / "p1" / f"{word}.nii.gz").touch()
     write_json(tmp_path / "data" / "dataset.json", {"labels": {"background": 0, "lesion": 1}})
-    assert main(["-i", str(tmp_path / "data"), "-o", str(tmp_path / "work")]) == 2
+    data, work = tmp_path / "data", tmp_path / "work"
+    assert command("mixmfl_plan_preprocess", "-i", data, "-o", work) == 2
     assert "2 images are of no modality that is known" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
