@@ -26,6 +26,19 @@ from mixmfl.files import replacing
 Array = npt.NDArray[Any]
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# images that we do not read, by the first ending that fits
+OTHER_FORMATS = {
+    ".mgz": "FreeSurfer", ".mgh": "FreeSurfer", ".hdr": "NIfTI or Analyze in two files",
+    ".img": "NIfTI or Analyze in two files", ".img.gz": "NIfTI or Analyze in two files",
+    ".hdr.gz": "NIfTI or Analyze in two files", ".nii.bz2": "NIfTI packed by bzip2",
+    ".nii.zip": "NIfTI packed by zip", ".nii.xz": "NIfTI packed by xz", ".mnc": "MINC",
+    ".mnc.gz": "MINC", ".rec": "Philips PAR/REC", ".par": "Philips PAR/REC", ".xml.rec": "Philips",
+    ".head": "AFNI", ".brik": "AFNI", ".brik.gz": "AFNI", ".gipl": "GIPL", ".gipl.gz": "GIPL",
+    ".vtk": "VTK", ".mif": "MRtrix", ".mif.gz": "MRtrix", ".tif": "TIFF", ".tiff": "TIFF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".zip": "a zip archive",
+    ".tar": "an archive", ".tar.gz": "an archive", ".tgz": "an archive", ".7z": "an archive",
+    ".rar": "an archive", ".npy": "NumPy", ".npz": "NumPy", ".v": "ECAT",
+}  # fmt: skip
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
 
 # by the last ending; named, because ITK would try its readers of all other formats, too
@@ -140,13 +153,13 @@ class InMemory:
         return hashlib.sha256(content).hexdigest()
 
 
-def read_grid(path: Path) -> Grid:
-    """Read the grid of an image from its header alone.
+def read_grid(path: Path | Source) -> Grid:
+    """Read the grid of an image, of a file from its header alone.
 
     Raises:
         DataError: The file is missing, unreadable, or no three-dimensional scalar image.
     """
-    return _open(path)[1]
+    return _open(path)[1] if isinstance(path, Path) else path.read()[1]
 
 
 def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
@@ -164,11 +177,15 @@ def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
         return array.astype(np.float32, copy=False), grid
 
 
-def read_frames(path: Path) -> Array:
-    """Read the planes of a DICOM file, ``(frames, Y, X)``, rescaled, however it is compressed.
+def read_frames(path: Path, name: str) -> Array:
+    """Read the planes of a DICOM file, ``(frames, Y, X)``, however they are compressed.
+
+    Args:
+        path: Of the file.
+        name: What messages call it.
 
     Raises:
-        DataError: They cannot be read, or are in colour.
+        DataError: They cannot be read.
     """
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -178,21 +195,19 @@ def read_frames(path: Path) -> Array:
             found = reader.Execute()
         except RuntimeError as error:
             raise DataError(
-                f"{path}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
+                f"{name}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
             ) from None
-    if found.GetNumberOfComponentsPerPixel() != 1:
-        raise DataError(f"{path}: is in colour; needed is one number per pixel")
     planes = read_back(found)
     return planes[None] if planes.ndim == 2 else planes
 
 
-def read_labels(path: Path) -> tuple[Array, Grid]:
+def read_labels(path: Path | Source) -> tuple[Array, Grid]:
     """Read a label image, ``(Z, Y, X)``, int16 where its values fit, else int32.
 
     Raises:
         DataError: As ``read_image``, or a value is no integer of 32 bits.
     """
-    array, grid = _read(path, np.float64)
+    array, grid = _read(path, np.float64) if isinstance(path, Path) else path.read()
     if array.dtype.kind == "f":
         rounded = np.round(array)
         with np.errstate(invalid="ignore"):  # inf - inf

@@ -14,6 +14,7 @@ from mixmfl.cases import Case
 from mixmfl.errors import DataError
 from mixmfl.grids import FULL_COVERAGE, Fit, finest, fit, mirror, register, resample
 from mixmfl.image import Grid, Source
+from mixmfl.label_sets import LabelMap
 from mixmfl.labels import Labels
 from mixmfl.overlap import reason_of
 from mixmfl.wording import plural
@@ -75,7 +76,7 @@ class LoadedCase:
 
 def load_case(
     case: Case,
-    labels: Labels | None = None,
+    labels: Labels | LabelMap | None = None,
     placing: Placing = _AS_HEADERS_SAY,
     worth: Mapping[tuple[str, ...], float] | None = None,
 ) -> LoadedCase:
@@ -83,7 +84,8 @@ def load_case(
 
     Args:
         case: From ``find_cases``.
-        labels: What the label file's values mean; without it the label file is not read.
+        labels: What the label file's values mean, of a site with its own values as
+            ``label_sets.map_labels`` tells it; without it the label file is not read.
         placing: What to do with images that are not on one grid.
         worth: By modalities (sorted), the Dice that is expected from them. Where images do not
             lie on each other and some are left out, the most that agree are kept, and of equally

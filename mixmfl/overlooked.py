@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mixmfl.cases import Found
 from mixmfl.errors import DataError
+from mixmfl.file_names import read_name
 from mixmfl.files import files_below
 from mixmfl.image import FILE_ENDINGS
 from mixmfl.labels import read_dataset_json
@@ -79,10 +80,8 @@ def _pairs(written: object) -> Iterable[tuple[str, object]]:
 
 
 def _names_modality(stem: str, modalities: Modalities) -> bool:
-    try:
-        return modalities.read_name(stem).modality is not None
-    except DataError:  # it fits several
-        return True
+    said = read_name(stem, modalities)
+    return said.modality is not None or bool(said.doubt)  # in doubt it fits several
 
 
 def _is_known(name: str, modalities: Modalities) -> bool:
@@ -90,10 +89,8 @@ def _is_known(name: str, modalities: Modalities) -> bool:
     spaced = f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
     if any(f" {word} " in spaced for word in OTHER_WORDS):
         return True
-    try:
-        return modalities.read_name(name).is_known
-    except DataError:
-        return True
+    said = read_name(name, modalities)
+    return said.is_known or bool(said.aside or said.doubt)
 
 
 def _last_word(stem: str) -> str:

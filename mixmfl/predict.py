@@ -25,7 +25,7 @@ from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.expected import SubsetDice, all_subsets, find, least
-from mixmfl.files import replacing, sha256
+from mixmfl.files import replacing, sha256, write_text
 from mixmfl.image import Grid, from_canonical, write_labels
 from mixmfl.loading import Placing
 from mixmfl.model import Model
@@ -78,6 +78,7 @@ def predict_folder(
     show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
+    set_aside: str = "",
 ) -> Generator[Outcome, None, None]:
     """Predict every case; one that fails is told and the others go on.
 
@@ -99,6 +100,7 @@ def predict_folder(
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: To read a case, or to write it.
+        set_aside: ``accounting.aside_table`` of what else was met, for ``set_aside.csv``.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -117,6 +119,8 @@ def predict_folder(
     records = Records(out, overwrite=overwrite)
     if dicom_seg:
         check_available()
+    if set_aside:
+        write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, show_patient)
     run = _Run(models, out, records, _settings(placing, options), options, extras, least_dice)
     worth = {
@@ -288,7 +292,12 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*loaded.warnings, *prepared.doubts, *expected.warnings()]
+        warnings = [
+            *job.case.warnings,
+            *loaded.warnings,
+            *prepared.doubts,
+            *expected.warnings(),
+        ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
@@ -330,8 +339,11 @@ class _Run:
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
             file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
-            write_segmentation(file, source, values, self.labels.foreground, model)
-            files.append(file.name)
+            try:
+                write_segmentation(file, source, values, self.labels.foreground, model)
+                files.append(file.name)
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
                 write_case(self.out, case.name, shown, indices, canonical, self.labels)

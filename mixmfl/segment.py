@@ -24,8 +24,10 @@ from mixmfl.nnunet import (
     spacings,
 )
 from mixmfl.plan import Plans
+from mixmfl.planned import largest_map
 from mixmfl.sliding_window import predict_volume
 from mixmfl.train import patches_at_a_time
+from mixmfl.usage import available_bytes
 from mixmfl.wording import plural
 
 if TYPE_CHECKING:
@@ -209,8 +211,18 @@ def _description(model: "Model") -> tuple[Any, ...]:
     return model.plans.nnunet, model.configuration, model.plans.labels
 
 
+_MAPS = 3
+"""Feature maps that are there at once at least, in single precision."""
+
+
 def _logits(model: "Model", given: ModelInput, options: Options) -> torch.Tensor:
     planned = model.plans.configuration(model.configuration)
+    needed, there = 4 * _MAPS * largest_map(planned), available_bytes()
+    if model.device.type == "cpu" and needed > there:
+        raise DataError(
+            f"a patch of {planned['patch_size']} voxels takes {needed / 1e9:.1f} GB in this model; "
+            f"{there / 1e9:.1f} GB of memory are free. Use a machine with more memory"
+        )
     return predict_volume(
         model.predictor(given.available),
         torch.from_numpy(given.images),

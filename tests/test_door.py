@@ -108,7 +108,9 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         "sent decoder with NaN, infinity or",
     ),
     "a NaN in prototypes": (
-        lambda r: with_tensors(r, **{"memory.t1.2.keys": r.tensors["memory.t1.2.keys"] * math.nan}),
+        lambda r: with_tensors(
+            r, **{"memory.t1.2.values": r.tensors["memory.t1.2.values"] * math.nan}
+        ),
         r"sent memory\.t1\.2 with NaN, infinity or",
     ),
     "a count that is NaN": (
@@ -146,12 +148,12 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         "what it does not hold",
     ),
     "prototypes of another shape": (
-        lambda r: with_tensors(r, **{"memory.t1.2.keys": torch.zeros(3, 99)}),
-        r"memory.t1.2.keys as \(3, 99\)",
+        lambda r: with_tensors(r, **{"memory.t1.2.values": torch.zeros(3, 99)}),
+        r"memory.t1.2.values as \(3, 99\)",
     ),
     "a second word": (
         lambda r: dataclasses.replace(r, record={**r.record, "also": 1}),
-        r"what was not asked for: \['also'\]",
+        "what was not asked for: 'also'",
     ),
     "an infinite loss": (
         lambda r: dataclasses.replace(r, record={**r.record, "loss": math.inf}),
@@ -168,7 +170,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
 def test_the_prototypes_of_the_small_plan_have_the_sizes_worked_out_by_hand() -> None:
     # patch 16 x 16, strides 1, 2, 2: 4 x 4 voxels at the deepest level; 8 channels at half width
     size = prototype_sizes(PLANS, "2d")[2]
-    assert (size.rows, size.shared, size.tailored, size.voxels) == (3, 4, 4, 16)
+    assert (size.rows, size.tailored, size.voxels) == (3, 4, 16)
     # 4 patches of 16 voxels in each of 2 steps, the first counting 0.9: the 122 told above
     assert pytest.approx(121.6) == 1.9 * 4 * 16
 
@@ -309,7 +311,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
 
 
 def fingerprint(cases: int, **modalities: int) -> Fingerprint:
-    return Fingerprint(cases, modalities, {}, {}, ({}, {}, {}), {}, {}, ({}, {}, {}), {})
+    return Fingerprint(cases, modalities, {}, {}, ({}, {}, {}), ({}, {}, {}), {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -325,6 +327,12 @@ def fingerprint(cases: int, **modalities: int) -> Fingerprint:
         (Registration(2, {"t1": 2.0}), "whole numbers up to"),  # type: ignore[dict-item]
         (Registration(2, ["t1"]), "something else than counts"),  # type: ignore[arg-type]
         (Registration(2, {"t1": 2}, uniform="yes"), "uniform='yes'"),  # type: ignore[arg-type]
+        (
+            Registration(2, {"t1": 2}, labelled=["stroke"]),
+            r"it labels \['stroke'\]; the plans know",
+        ),
+        (Registration(2, {"t1": 2}, labelled=[]), r"it labels \[\]; the plans know lesion, core"),
+        (Registration(2, {"t1": 2}, labelled="core"), "it labels 'core'; the plans know"),
         (Registration(9, {"t1": 9}), "registered 9 for cases, its fingerprint says 8"),
         (Registration(8, {"t1": 8, "t2": 4}), "registered 4 for t2, its fingerprint says 3"),
     ],
@@ -332,6 +340,23 @@ def fingerprint(cases: int, **modalities: int) -> Fingerprint:
 def test_a_registration_that_cannot_be_true_is_refused(told: Registration, message: str) -> None:
     with pytest.raises(AggregationError, match=message):
         check_registration("north", told, PLANS, fingerprint(8, t1=8, t2=3))
+
+
+def test_a_site_speaks_only_of_classes_that_it_registered(
+    sites: dict[str, Site],
+    told: dict[str, Registration],
+    start: ServerState,
+    replies: dict[str, Message],
+) -> None:
+    changed = {**told, "north": dataclasses.replace(told["north"], labelled=["lesion"])}
+    _, found = merge_round(start, replies, changed, PLANS, SETTINGS)
+    assert found.rejected.keys() == {"north"}
+    assert "of classes that it does not label; it registered lesion" in found.rejected["north"]
+    dice = {"lesion": [0.5, 1], "core": [0.5, 1]}
+    reply = Message("validate", {"round": 1, "dice": dice}, {})
+    check_validation("north", reply, 1, 3, PLANS, ["core", "lesion"])
+    with pytest.raises(AggregationError, match="sent Dice of core, which it does not label"):
+        check_validation("north", reply, 1, 3, PLANS, ["lesion"])
 
 
 def test_a_registration_within_its_fingerprint_is_taken() -> None:

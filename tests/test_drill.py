@@ -343,9 +343,9 @@ def newer(file: Path) -> None:
 
 
 def older(file: Path) -> None:
-    """Write it as a version did whose plans had no ``recall``."""
+    """Write it as a version did whose plans had no ``temperature``."""
     held, header = tensors.read(file)
-    del header["plans"]["network"]["recall"]
+    del header["plans"]["network"]["temperature"]
     file.write_bytes(tensors.pack(held, {**header, "mixmfl_version": "0.0.7"}))
 
 
@@ -368,7 +368,7 @@ def someone_elses(file: Path) -> None:
         (cut, "cannot be read as a model"),
         (newer, "format 'mixmfl model 99' was found, 'mixmfl model 1' is needed"),
         (older, "was written by mixmfl 0.0.7, and mixmfl"),
-        (older, "missing fields ['recall']); export the run again with mixmfl_export"),
+        (older, "missing fields ['temperature']); export the run again with mixmfl_export"),
         (pickled, "cannot be read as a model"),
         (someone_elses, "it was not written by mixmfl"),
         (lambda file: file.write_bytes(b""), "cannot be read as a model"),

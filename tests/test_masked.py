@@ -42,7 +42,7 @@ from mixmfl.masks import (
     split_secret,
     to_words,
 )
-from mixmfl.memory import State
+from mixmfl.memory import PARTS, State
 from mixmfl.network import prototype_sizes
 from mixmfl.privacy import Privacy
 from mixmfl.rounds import (
@@ -228,7 +228,7 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
     return max(
         float((getattr(one.memory[p], part) - getattr(other.memory[p], part)).abs().max())
         for p in places
-        for part in ("keys", "values", "counts")
+        for part in PARTS
     )
 
 
@@ -247,7 +247,7 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     assert set(masked.memory) == {(m, level) for m in ("t1", "t2") for level in (0, 1, 2)}
     assert memory_apart(masked, plain, set(masked.memory)) < 1e-4  # counts of some hundred voxels
     for place, features in masked.memory.items():
-        for part in ("keys", "values", "spreads"):
+        for part in ("values", "spreads"):
             found, wanted = getattr(features, part), getattr(plain.memory[place], part)
             assert float((found - wanted).abs().max()) < 1e-6
     assert sums["loss"].whole()[1] == 4
@@ -492,6 +492,12 @@ def test_a_run_that_cannot_be_masked_is_refused(told: dict[str, Registration]) -
     two = {name: told[name] for name in ("north", "south")}
     with pytest.raises(PlansError, match="2 sites would take part in a masked run; 3 are needed"):
         check_masked_run(PLANS, two)
+    some = {n: dataclasses.replace(r, labelled=["lesion"]) for n, r in told.items()}
+    some["south"] = told["south"]
+    with pytest.raises(PlansError, match=r"'core' is labelled by south alone: a sum of its"):
+        check_masked_run(PLANS, some)
+    forgetful = dataclasses.replace(PLANS.network, compensation_levels=())
+    check_masked_run(dataclasses.replace(small_plans(imagining=0.0), network=forgetful), some)
 
 
 def test_the_command_trains_masked(

@@ -92,16 +92,6 @@ def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
     assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}
 
 
-def test_what_is_by_class_needs_one_prototype_of_each() -> None:
-    votes = {"recall": "votes", "prototypes": 4}
-    with pytest.raises(PlansError, match=r"imagining is by class; make it 0, or .* they are 4"):
-        replace_settings(small_plans(), {"prototypes": 4}, {})
-    with pytest.raises(PlansError, match="votes are by class"):
-        replace_settings(small_plans(), votes, {"imagining": 0})
-    none = {**votes, "compensation_levels": []}
-    assert replace_settings(small_plans(), none, {"imagining": 0}).network.prototypes == 4
-
-
 def test_replaced_settings_are_checked_as_if_read() -> None:
     plans = replace_settings(small_plans(), {"fusion": "gated"}, {"rounds": 7})
     assert (plans.network.fusion, plans.training.rounds) == ("gated", 7)

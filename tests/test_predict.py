@@ -209,7 +209,8 @@ def damaged(cases: Path) -> None:
 
 
 def twice(cases: Path) -> None:
-    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "T2w.nii.gz")
+    for name in ("t1", "t2"):
+        shutil.copy(cases / "a" / f"{name}.nii.gz", cases / "a" / f"{name}w.nii.gz")
 
 
 @pytest.mark.parametrize(
