@@ -231,7 +231,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         )
     try:
         plans = Plans.from_json(header["plans"], "plans")
-        configuration = plans.configuration(header["configuration"]) and header["configuration"]
+        configuration: str = header["configuration"]
+        plans.configuration(configuration)  # raises where it was not planned
         record, expected = _read_record(header, plans)
         # first what was planned and what the file declares, then its numbers
         network = build_outline(plans, configuration)
