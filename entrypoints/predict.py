@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--show-patient",
         action="store_true",
-        help="name the patient in tables and page, where DICOM files do; default: not",
+        help="name the patient in tables and page, where DICOM files do, and call cases there by "
+        "names that may be a person's (words without a digit); default: not",
     )
     arguments.add_placing(made)
     made.add_argument(

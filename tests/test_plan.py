@@ -8,7 +8,7 @@ from small import small_plans
 
 from mixmfl.errors import PlansError
 from mixmfl.methods import METHODS
-from mixmfl.plan import Plans, load_preset, preset_names, replace_settings
+from mixmfl.plan import Plans, load_preset, preset_names, replace_settings, usual_configuration
 
 
 def content() -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("training", "rounds"), 2.5, "training: rounds: int is needed, not 2.5"),
         (("network", "temperature"), True, "temperature: float is needed"),
         (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
-        (("network", "temperature"), 0, "network: temperature: is 0; it must be above 0"),
+        (("network", "temperature"), 0, "network: temperature: is 0; it must be from 0.0001"),
         (("training", "losses"), {"focal": 1}, "by name are needed, of alignment, separation, not"),
         (("training", "losses"), [1], r"losses: numbers by name are needed, .* not \[1\]"),
         (("training", "losses"), {"alignment": 0}, "losses: alignment: is 0; it must be above 0"),
@@ -118,3 +118,18 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")
+
+
+def test_the_only_configuration_that_was_preprocessed_is_trained(tmp_path: Path) -> None:
+    plans = small_plans()
+    both = dataclasses.replace(
+        plans, nnunet={**plans.nnunet, "configurations": {"2d": {}, "3d_fullres": {}}}
+    )
+    assert usual_configuration(tmp_path, both) == "3d_fullres"
+    (tmp_path / "sites" / "north" / "2d").mkdir(parents=True)
+    assert usual_configuration(tmp_path, both) == "2d"
+    (tmp_path / "sites" / "south" / "3d_fullres").mkdir(parents=True)
+    assert usual_configuration(tmp_path, both) == "3d_fullres"
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "preprocessed.json").write_text('{"north": {"2d": [8, 0]}}')
+    assert usual_configuration(tmp_path / "network", both) == "2d"
