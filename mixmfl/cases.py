@@ -34,6 +34,7 @@ _CHANNELS = (
     'know, such as {"0": "T1"}; give others with --alias NAME=ALIAS'
 )
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
+_CHANNEL = re.compile("[0-9]{1,4}")
 _LINES_SHOWN = 20
 
 
@@ -360,7 +361,9 @@ def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[i
     Raises:
         DataError: There is no such description, or two channels are one modality.
     """
-    if not isinstance(written, Mapping) or not all(str(key).isdecimal() for key in written):
+    names = written if isinstance(written, Mapping) else {}
+    numbers = {int(key) for key in names if _CHANNEL.fullmatch(key)}
+    if not numbers or len(numbers) != len(names):
         raise DataError(
             f'{folder}: files named case_0000 need "channel_names" in dataset.json, such as '
             '{"channel_names": {"0": "T1", "1": "FLAIR"}}'

@@ -298,6 +298,28 @@ def difference(a: Grid, b: Grid) -> str | None:
     return None
 
 
+def doubts(grid: Grid) -> tuple[list[str], list[str]]:
+    """Return what is to be noted, and what is doubtful, about a place that a NIfTI header tells."""
+    told = grid.told
+    if told is None:
+        return [], []
+    if not told.is_told:
+        return [], [
+            "its header does not say where it lies (sform and qform have code 0); taken was what "
+            "nibabel takes, where left and right may be exchanged"
+        ]
+    notes, warnings = [], []
+    if told.forms_differ:
+        notes.append("its sform differs from its qform; the sform was taken")
+    pixdim = dict(told.fields)["pixdim"][3:0:-1]
+    if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
+        warnings.append(
+            f"by its sform it has voxels of {_times(_round(grid.spacing))} mm, by its pixdim of "
+            f"{_times(pixdim)} mm; the sform was taken"
+        )
+    return notes, warnings
+
+
 def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
     """Turn an array so that Z runs to the head, Y to the back, X to the patient's left.
 
