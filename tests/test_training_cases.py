@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_dicom import GRID, SHAPE, volume, write_series
+from small_dicom import GRID, SHAPE, volume, write_series
 
 from mixmfl.dicom import Series
 from mixmfl.dicom_cases import find_dicom
