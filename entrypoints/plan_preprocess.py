@@ -161,6 +161,7 @@ def _process(options: argparse.Namespace) -> int:
     from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
     from mixmfl.labels import read_folder_labels
     from mixmfl.modalities import Modalities
+    from mixmfl.overlooked import check_most_are_known
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (
         check_site,
@@ -197,6 +198,8 @@ def _process(options: argparse.Namespace) -> int:
         print(f"folder {name}: held out (federation.json)")
     for site in tests:
         print(printable(f"tests of {site.name}: {describe(site.found)}"))
+    if options.plans is None:
+        check_most_are_known([site.found for site in sites], modalities)
     described = None if options.site or options.labels else read_folder_labels(options.input)
     labels = agree_on_labels({site.name: site.labels for site in sites}, described)
     for line in describe_sets({site.name: site.labels for site in sites}, labels):
@@ -212,7 +215,8 @@ def _process(options: argparse.Namespace) -> int:
             for site in sites:
                 folder = options.out / "sites" / site.name
                 fingerprint, bad = fingerprint_site(site, folder, workers)
-                fingerprints.append(map_labels(site.labels, labels).translate(fingerprint))
+                renamed = map_labels(site.labels, labels).renamed
+                fingerprints.append(fingerprint.with_labels(renamed))
                 refused[site.name] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:

@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ DESCRIPTION = """\
 Segment every case of a folder: images in any layout of training, or DICOM in any nesting; or a
 single image, whose name says its modality. A case
 needs at least one modality that the model knows. Images of a case on different grids are resampled
-onto one of them; where they do not lie on each other the case is refused, or registered
-(--register). Masks come out as MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what
-became of each case. One bad case does not stop the others. A mask that is there is kept if it was
-made by the same model and settings from the same images, made anew if not, and left alone if it
-is not as we wrote it (--overwrite). After an interruption the same command goes on.
+onto one of them. One that cannot be used, or does not lie on the others, is left out with a
+warning; or it is registered (--register), or the case is refused (--strict). Masks come out as
+MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what became of each case. One bad case
+does not stop the others. A mask that is there is kept if it was made by the same model and settings
+from the same images, made anew if not, and left alone if it is not as we wrote it (--overwrite).
+After an interruption the same command goes on.
 Exit code 0: all cases done; 1: some failed; 2: nothing could start."""
 
 
@@ -89,9 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--show-patient",
         action="store_true",
-        help="name the patient in tables and page, where DICOM files do; default: not",
+        help="name the patient in tables and page, where DICOM files do, and call cases there by "
+        "names that may be a person's (words without a digit); default: not",
     )
     arguments.add_placing(made)
+    made.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a case of which one image cannot be used or does not lie on the others; "
+        "default: leave that image out, with a warning",
+    )
     arguments.add_alias(made)
     arguments.add_device(made)
     cli.add_output(made)
@@ -121,15 +130,15 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.wording import MOST_LINE, one_line, plural, printable
 
     modalities = Modalities().with_aliases(options.alias)
-    placing = arguments.placing(options, modalities)
+    placing = replace(arguments.placing(options, modalities), leave_out=not options.strict)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     if options.write_mapping:
         if options.write_mapping.exists() and not options.overwrite:
             raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
         found, rows = find_all(options.input, modalities, mapping)
         write_text(options.write_mapping, mapping_table(rows, options.input, found.told))
-        files = plural(len(images_told(found.told)), "image file")
-        say(f"{options.write_mapping}: {len(rows)} DICOM series, {files}")
+        images = plural(len(images_told(found.told)), "image file")
+        say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
         say("edit it, and give it by --mapping")
         return 0
     if options.out is None:

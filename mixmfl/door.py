@@ -17,7 +17,7 @@ from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import MOST_CASES, Fingerprint
 from mixmfl.label_sets import known_indices
 from mixmfl.memory import State
-from mixmfl.network import PrototypeSizes, prototype_sizes
+from mixmfl.network import PrototypeSizes, memory_shapes, prototype_sizes
 from mixmfl.outgoing import SENT
 from mixmfl.plan import Plans
 from mixmfl.tensors import form_of, only
@@ -399,13 +399,7 @@ def _check_record(site: str, reply: Message, round_number: int) -> None:
 def _memory_shapes(
     modality_cases: Mapping[str, int], sizes: Mapping[int, PrototypeSizes]
 ) -> dict[str, tuple[int, ...]]:
-    return {
-        f"memory.{modality}.{level}.{part}": shape
-        for modality, cases in modality_cases.items()
-        if cases > 0
-        for level, size in sizes.items()
-        for part, shape in size.shapes.items()
-    }
+    return memory_shapes([name for name, cases in modality_cases.items() if cases > 0], sizes)
 
 
 def _check_counts(
@@ -420,7 +414,6 @@ def _check_counts(
     And none of a class that the site does not label.
     """
     known = torch.tensor(known_indices(plans.labels, told.labelled))
-    known = known.repeat_interleave(plans.network.prototypes)
     planned = plans.configuration(settings.configuration)
     kept = plans.training.memory_decay
     weight = float(sum(kept**step for step in range(settings.local_steps)))

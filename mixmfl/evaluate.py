@@ -175,13 +175,8 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         for case, scores in evaluation.scores.items():
             for each in scores:
                 label, *numbers = astuple(each)
-                writer.writerow(
-                    [
-                        cell(case),
-                        cell(label),
-                        *("" if math.isnan(n) else f"{n:.6g}" for n in numbers),
-                    ]
-                )
+                told = ["" if math.isnan(n) else f"{n:.6g}" for n in numbers]
+                writer.writerow([cell(case), cell(label), *told])
 
 
 def find_label_description(masks: Path, reference: Path) -> Path:

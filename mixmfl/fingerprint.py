@@ -12,10 +12,11 @@ import numpy as np
 from mixmfl.errors import PlansError
 from mixmfl.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.slices import slice_axis, slices_first
 from mixmfl.told import Told, is_whole
 from mixmfl.wording import quoted, shorten
 
-FORMAT = 1
+FORMAT = 2
 
 # Foreground intensities are told in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
@@ -41,6 +42,13 @@ MOST_ROWS = 20_000
 
 _SHARES = frozenset(f"{step * SHARE_STEP:.2f}" for step in range(round(1 / SHARE_STEP) + 1))
 _KEY = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x([0-9]{1,5})")
+# Where more than one half of the cases are stacks of thick slices, and at least one in ten of
+# these stacks has another direction than most, what the cases have in common are slices.
+MOST_ARE_STACKS = 0.5
+OTHER_DIRECTIONS = 0.1
+
+
+_DIRECTIONS = "ZYX"
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ class Fingerprint:
         axes: For each array axis (Z, Y, X), how many cases have a spacing and a size after
             cropping to the head, as ``"<spacing in mm>x<voxels>"``. Axes are counted apart, so
             which size along Z went with which along X is not told.
+        stacked: The same with the axis of the slices first, where a case has thick ones.
+        slices: How many cases have thick slices along ``"Z"``, ``"Y"`` or ``"X"``, and how many
+            ``"none"``.
         kept_share: How many cases kept which share of their voxels when cropped, in steps of 0.05.
         intensities: Per modality a histogram over ``INTENSITY_EDGES`` of the foreground voxels'
             intensity, in standard deviations from the mean of the image's non-zero voxels.
@@ -66,6 +77,8 @@ class Fingerprint:
     label_cases: Mapping[str, int]
     label_voxels: Mapping[str, int]
     axes: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    stacked: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    slices: Mapping[str, int]
     kept_share: Mapping[str, int]
     intensities: Mapping[str, tuple[int, ...]]
 
@@ -90,7 +103,7 @@ class Fingerprint:
             value = getattr(self, field.name)
             if isinstance(value, Mapping):
                 value = {key: value[key] for key in sorted(value)}
-            elif field.name == "axes":
+            elif field.name in ("axes", "stacked"):
                 value = [{key: axis[key] for key in sorted(axis)} for axis in value]
             content[field.name] = value
         return content
@@ -111,14 +124,14 @@ class Fingerprint:
         told.only([field.name for field in fields(cls)], ["format"])
         cases = told.whole("cases", 1, MOST_CASES)
         modality_cases = told.counts("modality_cases", 1, cases, MOST_MODALITIES)
-        if len(axes := told.items("axes", 3)) != 3:
-            raise told.wrong("axes", "a list of 3 histograms, (Z, Y, X)")
         made = cls(
             cases=cases,
             modality_cases=modality_cases,
             label_cases=told.counts("label_cases", 1, cases, MOST_LABELS + 2),
             label_voxels=told.counts("label_voxels", 1, cases * MOST_VOXELS, MOST_LABELS + 2),
-            axes=tuple(_read_axis(source, *pair, cases) for pair in zip("ZYX", axes, strict=True)),  # type: ignore[arg-type]
+            axes=_read_axes(told, "axes", cases),  # type: ignore[arg-type]
+            stacked=_read_axes(told, "stacked", cases),  # type: ignore[arg-type]
+            slices=told.counts("slices", 1, cases, len(_DIRECTIONS) + 1),
             kept_share=told.counts("kept_share", 1, cases, len(_SHARES)),
             intensities=_read_intensities(told, modality_cases),
         )
@@ -137,8 +150,13 @@ class Fingerprint:
                     f"modality_cases: {quoted(name)} is no modality's name (a-z, 0-9 and _, up to "
                     f"{LONGEST_NAME})"
                 )
-        if any(sum(axis.values()) != self.cases for axis in self.axes):
-            return f"axes: the histograms do not add up to its {self.cases} cases"
+        for name, axes in (("axes", self.axes), ("stacked", self.stacked)):
+            if any(sum(axis.values()) != self.cases for axis in axes):
+                return f"{name}: the histograms do not add up to its {self.cases} cases"
+        if sum(self.slices.values()) != self.cases:
+            return f"slices: the counts do not add up to its {self.cases} cases"
+        if strange := sorted(set(self.slices) - {*_DIRECTIONS, "none"}):
+            return f"slices: {quoted(strange[0])} is no axis ({', '.join(_DIRECTIONS)} or none)"
         if sum(self.kept_share.values()) != self.cases:
             return f"kept_share: the histograms do not add up to its {self.cases} cases"
         if strange := sorted(set(self.kept_share) - _SHARES):
@@ -189,15 +207,18 @@ def fingerprint_case(
     values, voxels = np.unique(labels, return_counts=True)
     sizes = [part.stop - part.start for part in cropped]
     share = float(np.prod(sizes)) / labels.size
+    axes = [
+        {f"{round(mm, 4):g}x{_coarse(size)}": 1} for mm, size in zip(spacing, sizes, strict=True)
+    ]
+    along = slice_axis(spacing)
     return Fingerprint(
         cases=1,
         modality_cases=dict.fromkeys(images, 1),
         label_cases={str(value): 1 for value in values},
         label_voxels={str(value): int(n) for value, n in zip(values, voxels, strict=True)},
-        axes=tuple(  # type: ignore[arg-type]
-            {f"{round(mm, 4):g}x{_coarse(size)}": 1}
-            for mm, size in zip(spacing, sizes, strict=True)
-        ),
+        axes=tuple(axes),  # type: ignore[arg-type]
+        stacked=tuple(axes[axis] for axis in slices_first(spacing).order),  # type: ignore[arg-type]
+        slices={"none" if along is None else _DIRECTIONS[along]: 1},
         kept_share={f"{round(share / SHARE_STEP) * SHARE_STEP:.2f}": 1},
         intensities={name: _intensities(image, labels) for name, image in images.items()},
     )
@@ -228,6 +249,8 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         label_cases=_add(part.label_cases for part in parts),
         label_voxels=_add(part.label_voxels for part in parts),
         axes=tuple(_add(part.axes[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
+        stacked=tuple(_add(part.stacked[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
+        slices=_add(part.slices for part in parts),
         kept_share=_add(part.kept_share for part in parts),
         intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
     )
@@ -265,8 +288,24 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
     )
 
 
+def is_stacks(fingerprint: Fingerprint) -> bool:
+    """Say whether the cases are stacks of slices in different directions.
+
+    Medians along the body's axes would be those of no case then: stacks of 12 mm along Z, Y and X
+    would all be planned with the 0.7 mm that most of them have along each.
+    """
+    along = [fingerprint.slices.get(direction, 0) for direction in _DIRECTIONS]
+    others = sum(along) - max(along)
+    return sum(along) > MOST_ARE_STACKS * fingerprint.cases and others >= OTHER_DIRECTIONS * sum(
+        along
+    )
+
+
 def grids(fingerprint: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
-    """Return spacings (mm) and sizes (voxels), each ``(cases, 3)`` in (Z, Y, X).
+    """Return spacings (mm) and sizes (voxels), each ``(cases, 3)``.
+
+    The axes are Z, Y, X, or where the cases are stacks (``is_stacks``) the slices' axis and the
+    two others.
 
     Every axis has the spacings and sizes of the real cases, each size beside its spacing, but
     sorted for itself: a row is no case. Medians and percentiles per axis, which is all that
@@ -274,7 +313,7 @@ def grids(fingerprint: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
     many rows, evenly spaced, whatever number of cases is claimed.
     """
     columns = []
-    for axis in fingerprint.axes:
+    for axis in fingerprint.stacked if is_stacks(fingerprint) else fingerprint.axes:
         pairs = sorted((_spacing_and_size(key), n) for key, n in axis.items())
         ends = np.cumsum([n for _, n in pairs])
         places = np.searchsorted(ends, _places(int(ends[-1])), side="right")
@@ -335,9 +374,17 @@ def _spacing_and_size(key: str) -> tuple[float, int]:
     return float(spacing), int(size)
 
 
-def _read_axis(source: str, axis: str, content: Any, cases: int) -> dict[str, int]:
-    """Return how many cases have which spacing and size along an axis."""
-    name = f"axes {axis}"
+def _read_axes(told: Told, name: str, cases: int) -> tuple[dict[str, int], ...]:
+    """Return how many cases have which spacing and size along each of three axes."""
+    if len(axes := told.items(name, 3)) != 3:
+        raise told.wrong(name, "a list of 3 histograms, (Z, Y, X)")
+    named = zip(_DIRECTIONS, axes, strict=True)
+    return tuple(
+        _read_axis(told.source, f"{name} {axis}", content, cases) for axis, content in named
+    )
+
+
+def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:
     made = Told({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
     least, most = SPACINGS
     for key in made:

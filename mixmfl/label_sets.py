@@ -4,6 +4,7 @@ Names bring them together. A class that a site does not label is unknown there, 
 cases background may hide it.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.errors import DataError
-from mixmfl.fingerprint import Fingerprint
 from mixmfl.labels import Labels, replace_values
 
 Pattern = frozenset[str]
@@ -41,9 +41,10 @@ class LabelMap:
         """
         return replace_values(array, self.index_of)
 
-    def translate(self, fingerprint: Fingerprint) -> Fingerprint:
-        """Return a fingerprint of the site with labels counted by the federation's values."""
-        return fingerprint.with_labels({str(old): str(new) for old, new in self.value_of.items()})
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The federation's value of each, as a fingerprint names values."""
+        return {str(old): str(new) for old, new in self.value_of.items()}
 
 
 def map_labels(own: Labels, federation: Labels) -> LabelMap:
@@ -65,15 +66,17 @@ def map_labels(own: Labels, federation: Labels) -> LabelMap:
     if own.ignore is not None and federation.ignore is None:
         raise DataError(f"ignores the value {own.ignore}, and 'ignore' is declared for no site")
     known = patterns(federation)
+    best: dict[Pattern, int] = {}  # by what the site would see of it
+    for value in sorted(known, key=lambda v: (len(known[v]), v)):
+        best.setdefault(known[value] & names, value)
     value_of = {}
     for value, pattern in patterns(own).items():
-        fitting = [v for v, theirs in known.items() if theirs & names == pattern]
-        if not fitting:
+        if pattern not in best:
             raise DataError(
                 f"value {value} is in {_say(pattern)} and in no other of "
                 f"{_say(names)}; no value of {_say(frozenset(federation.foreground))} is so"
             )
-        value_of[value] = 0 if not pattern else min(fitting, key=lambda v: (len(known[v]), v))
+        value_of[value] = best[pattern]
     if own.ignore is not None and federation.ignore is not None:
         value_of[own.ignore] = federation.ignore
     value_of |= {value: value_of[other] for value, other in own.read_as.items()}
@@ -115,9 +118,11 @@ def agree_on_labels(sites: Mapping[str, Labels], described: Labels | None = None
     union: dict[int, Pattern] = {}  # by value
     for part in sorted(parts, key=lambda part: (part is not base, -len(part.foreground))):
         own = frozenset(part.foreground)
+        known = {frozenset[str](), *(pattern & own for pattern in union.values())}
         for value, pattern in patterns(part).items():
-            if not any(known & own == pattern for known in (frozenset(), *union.values())):
+            if pattern not in known:
                 union[_free(value, union)] = pattern
+                known.add(pattern)
     members = {n: tuple(sorted(v for v, known in union.items() if n in known)) for n in names}
     regions = any(len(pattern) > 1 for pattern in union.values())
     # a region is painted over by those that lie in it
@@ -166,15 +171,17 @@ def known_indices(federation: Labels, labelled: Collection[str] | None) -> tuple
     if labelled is None:
         return (True,) * len(federation.values)
     seen = [pattern & frozenset(labelled) for pattern in patterns(federation).values()]
-    return tuple(index == 0 or seen.count(pattern) == 1 for index, pattern in enumerate(seen))
+    count = Counter(seen)
+    return tuple(index == 0 or count[pattern] == 1 for index, pattern in enumerate(seen))
 
 
 def patterns(labels: Labels) -> dict[int, Pattern]:
     """Return what each value belongs to, background first, values sorted."""
-    return {
-        value: frozenset(name for name, values in labels.foreground.items() if value in values)
-        for value in labels.values
-    }
+    found: dict[int, set[str]] = {value: set() for value in labels.values}
+    for name, values in labels.foreground.items():
+        for value in values:
+            found[value].add(name)
+    return {value: frozenset(names) for value, names in found.items()}
 
 
 def _fits(sites: list[Labels], federation: Labels) -> bool:

@@ -72,10 +72,10 @@ class Labels:
             )
         if len(written) > MOST_LABELS:
             raise DataError(f'{source}: "labels" has {len(written)} names; {MOST_LABELS} at most')
-        if strange := [name for name in written if not _is_label_name(name)]:
+        if strange := [name for name in written if not is_word(name, LONGEST_NAME)]:
             raise DataError(
                 f"{source}: {quoted(strange[0])} is no label's name; needed is printable text of "
-                f"up to {LONGEST_NAME} characters without < > / and \\"
+                f"up to {LONGEST_NAME} characters"
             )
         declared = {
             name: _read_values(value, f"{source}: label {name!r}", 0 if name == "background" else 1)
@@ -90,6 +90,10 @@ class Labels:
 
         order = _read_order(content.get("regions_class_order"), declared, source)
         labels = Labels(declared, order)
+        if len(labels.values) > MOST_LABELS + 1:
+            raise DataError(
+                f"{source}: regions have {len(labels.values) - 1} values; {MOST_LABELS} at most"
+            )
         if not labels.foreground:
             raise DataError(f'{source}: "labels" names nothing but background; see {EXAMPLE}')
         if ignore in labels.values:
@@ -341,7 +345,11 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
     Without regions several labels may become one, the background, or what is ignored.
     """
     example = '{"label_map": {"tumour": "lesion", "cyst": "background", "7": "ignore"}}'
-    if not isinstance(written, Mapping) or not all(map(_is_label_name, written.values())):
+    if (
+        not isinstance(written, Mapping)
+        or len(written) > MOST_LABELS
+        or not all(map(_is_label_name, written.values()))
+    ):
         raise DataError(
             f'{source}: "label_map" is {quoted(written, 200)}; it gives a label, or a value, its '
             f"name in the federation, as in {example}"
@@ -365,7 +373,7 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
     for key, name in written.items():
         if key in labels.foreground:
             continue
-        value = int(key) if key.isdecimal() else 0
+        value = int(key) if key.isdecimal() and len(key) < 6 else 0
         if not 0 < value <= LARGEST_VALUE or value in (*labels.values, labels.ignore):
             raise DataError(
                 f'{source}: "label_map" names {quoted(key)}, which is neither one of its labels '

@@ -21,7 +21,7 @@ is what both ends agree on.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -133,7 +133,7 @@ def are_keys(pair: Any) -> bool:
     )
 
 
-def are_sealed(sealed: Any, most: int = _MOST_SEALED) -> bool:
+def are_sealed(sealed: Any, most: int = _MOST_SEALED) -> TypeGuard[Mapping[str, str]]:
     """Say whether something is sealed shares by site, each of at most so many digits."""
     return (
         isinstance(sealed, Mapping)

@@ -392,8 +392,7 @@ def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> 
     *features, counts = np.split(total, np.cumsum(lengths)[:-1])
     least = np.maximum(counts, 2.0**-MEMORY_BITS)[:, None]
     means = [rows.reshape(size.rows, -1) / least for rows in features]
-    keys, values, spreads, behind = (torch.from_numpy(part).float() for part in (*means, counts))
-    return Prototypes(keys, values, spreads, behind)
+    return Prototypes(*(torch.from_numpy(part).float() for part in (*means, counts)))
 
 
 def _reveals(reply: Message, roster: Roster) -> bool:

@@ -254,7 +254,7 @@ def _to_sum(
     elif block.startswith("memory."):
         found = _prototypes(block, reply.tensors, sizes)
         counts = found.counts.double()
-        features = [found.keys, found.values, found.spreads]
+        features = [found.values, found.spreads]
         sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
         yield torch.cat([*sums, counts]).numpy()
     else:

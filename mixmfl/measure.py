@@ -6,29 +6,33 @@ of modalities that such a case can form.
 
 import dataclasses
 import math
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from mixmfl.door import check_answer, check_validation
 from mixmfl.errors import AggregationError
+from mixmfl.every_subset import segment_subsets
 from mixmfl.expected import Subset, SubsetDice, all_subsets
+from mixmfl.memory import memory_from_state, memory_to
 from mixmfl.outgoing import outgoing
 from mixmfl.plan import Plans
+from mixmfl.quick import quickest
 from mixmfl.rounds import (
     Registration,
     RunSettings,
     ServerState,
     Site,
     read_dice,
-    validate_at_site,
+    site_network,
     validation_task,
 )
-from mixmfl.train import DiceSum
+from mixmfl.train import DiceSum, add_dice, no_dice
 from mixmfl.wire import Message
 from mixmfl.wording import quoted
 
-MOST_CASES = 16  # of a site per subset: their number doubles with every modality
+CASES_PER_SUBSET = 16  # of a site per subset: their number doubles with every modality
 
-KIND = "measure"
+MEASURE = "measure"
 
 Measured = dict[Subset, dict[str, DiceSum]]
 
@@ -37,7 +41,7 @@ def measure_task(
     state: ServerState, site: str, registrations: Mapping[str, Registration]
 ) -> Message:
     """Return what a site is sent to measure: what it is sent to validate."""
-    return dataclasses.replace(validation_task(state, site, registrations), kind=KIND)
+    return dataclasses.replace(validation_task(state, site, registrations), kind=MEASURE)
 
 
 def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -45,21 +49,30 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
 
     Args:
         task: From ``measure_task``.
-        site: At most ``MOST_CASES`` of its cases are used per subset.
+        site: At most ``CASES_PER_SUBSET`` of its cases are used per subset.
         plans: Of the run.
         settings: Of the run.
     """
     usable = set(task.record["modalities"])
-    held = {tuple(m for m in case.modalities if m in usable) for case in site.validation}
-    subsets = sorted({subset for names in held for subset in all_subsets(sorted(names))})
-    found = []
-    for subset in subsets:
-        having = [case for case in site.validation if set(subset) <= set(case.modalities)]
-        asked = dataclasses.replace(task, record={**task.record, "modalities": list(subset)})
-        few = dataclasses.replace(site, validation=tuple(having[:MOST_CASES]))
-        dice = validate_at_site(asked, few, plans, settings).record["dice"]
-        found.append([list(subset), dice])
-    return outgoing(KIND, {"round": task.record["round"], "subsets": found})
+    runner = quickest(site_network(task, site, plans, settings).eval(), site.device)
+    memory = memory_to(memory_from_state(task.tensors), site.device)
+    used: Counter[Subset] = Counter()  # cases
+    sums: dict[Subset, dict[str, DiceSum]] = defaultdict(lambda: no_dice(plans.labels))
+    for case in site.validation:
+        held = sorted(usable.intersection(case.modalities))
+        asked = [subset for subset in all_subsets(held) if used[subset] < CASES_PER_SUBSET]
+        used.update(asked)
+        indices = plans.labels.consecutive().only(case.labelled)
+        found = segment_subsets(
+            runner, memory, case, asked, plans, settings.configuration, site.device
+        )
+        for subset, predicted in found.items():
+            sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
+    told = [
+        [list(subset), {name: [dice.total, dice.cases] for name, dice in sums[subset].items()}]
+        for subset in sorted(sums)
+    ]
+    return outgoing(MEASURE, {"round": task.record["round"], "subsets": told})
 
 
 def read_measured(
@@ -74,11 +87,15 @@ def read_measured(
     Raises:
         AggregationError: It is something else, or cannot be true.
     """
-    check_answer(site, KIND, reply)
+    check_answer(site, MEASURE, reply)
     told = reply.record.get("subsets")
-    if reply.kind != KIND or not isinstance(told, list) or len(told) >= 2 ** len(plans.modalities):
+    if (
+        reply.kind != MEASURE
+        or not isinstance(told, list)
+        or len(told) >= 2 ** len(plans.modalities)
+    ):
         raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply; a {KIND!r} reply is needed"
+            f"site {site!r} sent a {quoted(reply.kind)} reply; a {MEASURE!r} reply is needed"
         )
     measured: Measured = {}
     for item in told:
@@ -92,7 +109,7 @@ def read_measured(
         ):
             raise AggregationError(f"site {site!r} measured {quoted(item)}; no subset is that")
         dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, MOST_CASES, plans, labelled)
+        check_validation(site, dice, round_number, CASES_PER_SUBSET, plans, labelled)
         measured[tuple(item[0])] = read_dice(dice)
     return measured
 

@@ -1,8 +1,7 @@
 """The memory of modality prototypes: how it is observed, merged, and read for absent modalities.
 
-Pure functions on tensors. A prototype is the mean feature of one class in one modality at one
-encoder level: its key in the shared encoder's terms, its value in the tailored encoder's, and how
-far the tailored features spread about it.
+Pure functions on tensors. A prototype stands for one class in one modality at one encoder level:
+the mean of the tailored encoder's features, which is its value, and how far they spread about it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +17,15 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Prototypes of one modality at one level: for every class as many rows as are planned.
+    """Prototypes of one modality at one level, a row per class.
 
     Attributes:
-        keys: ``(K, C_shared)`` mean shared features.
         values: ``(K, C_tailored)`` mean tailored features.
         spreads: ``(K, C_tailored)`` standard deviations of the tailored features of a batch about
             their mean, averaged over batches.
         counts: ``(K,)`` voxels behind each row; 0: it was never seen and the row is zero.
     """
 
-    keys: Tensor
     values: Tensor
     spreads: Tensor
     counts: Tensor
@@ -57,35 +54,18 @@ def classes_at(classes: Tensor, features: Tensor) -> Tensor:
     return functional.interpolate(classes.float(), size, mode="nearest")[:, 0].long()
 
 
-def observe(
-    shared: Tensor,
-    tailored: Tensor,
-    classes: Tensor,
-    num_classes: int,
-    per_class: int = 1,
-    before: Prototypes | None = None,
-) -> Prototypes:
+def observe(tailored: Tensor, classes: Tensor, num_classes: int) -> Prototypes:
     """Return the prototypes of one batch.
 
-    With several per class a voxel belongs to that of its class whose key in ``before`` is
-    nearest, as in k-means, once all of these are known; until then its image decides.
-
     Args:
-        shared: ``(B, C_shared, *P)`` features of one modality.
-        tailored: ``(B, C_tailored, *P)`` features of the same images.
+        tailored: ``(B, C_tailored, *P)`` features of one modality.
         classes: ``(B, *P)`` integer class of each voxel at this level; a class outside
             ``0 … num_classes - 1`` (the ignore label) is left out.
-        num_classes: How many there are.
-        per_class: Prototypes of each; K is ``num_classes`` times this, class by class.
-        before: Of the federation's memory.
+        num_classes: How many there are, K.
     """
     flat = classes.flatten().long()
     known = (flat >= 0) & (flat < num_classes)
-    row = flat[known] * per_class
-    if per_class > 1:
-        image = torch.arange(len(classes), device=flat.device).repeat_interleave(classes[0].numel())
-        row = row + _nearest(shared, known, flat, image % per_class, per_class, before)
-    membership = functional.one_hot(row, num_classes * per_class).to(shared.dtype)  # (V, K)
+    membership = functional.one_hot(flat[known], num_classes).to(tailored.dtype)  # (V, K)
     counts = membership.sum(dim=0)
     share = membership / counts.clamp(min=1)
 
@@ -95,28 +75,7 @@ def observe(
     values = mean(tailored)
     # of the squares, less the square of the mean; rounding may leave a little below 0
     spreads = (mean(tailored.square()) - values.square()).clamp(min=0).sqrt()
-    return Prototypes(mean(shared), values, spreads, counts)
-
-
-def _nearest(
-    shared: Tensor,
-    known: Tensor,
-    classes: Tensor,
-    otherwise: Tensor,
-    per_class: int,
-    before: Prototypes | None,
-) -> Tensor:
-    """Return for each known voxel which prototype of its class is nearest, ``(V,)``."""
-    chosen = otherwise[known]
-    if before is None:
-        return chosen
-    # (classes, per_class, C_shared)
-    keys = before.keys.reshape(-1, per_class, before.keys.shape[1])
-    complete = (before.counts.reshape(-1, per_class) > 0).all(dim=1)
-    features = shared.movedim(1, -1).flatten(0, -2)[known].to(keys.dtype)
-    of_class = classes[known]
-    apart = torch.cdist(features[:, None], keys[of_class])[:, 0]  # (V, per_class)
-    return torch.where(complete[of_class], apart.argmin(dim=1), chosen)
+    return Prototypes(values, spreads, counts)
 
 
 def fade(prototypes: Prototypes, share: float) -> Prototypes:
@@ -135,7 +94,6 @@ def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
         return merged.to(rows[0].dtype)
 
     return Prototypes(
-        mean([part.keys for part in parts]),
         mean([part.values for part in parts]),
         mean([part.spreads for part in parts]),
         total.to(parts[0].counts.dtype),
@@ -178,11 +136,7 @@ def merge_memories(before: Memory, replies: Mapping[str, Memory], levelled: bool
 
 
 def withhold_rare(
-    memory: Memory,
-    cases: int,
-    voxels: int,
-    class_cases: Mapping[tuple[str, int], int],
-    per_class: int = 1,
+    memory: Memory, cases: int, voxels: int, class_cases: Mapping[tuple[str, int], int]
 ) -> Memory:
     """Return the memory without the rows that rest on few cases or voxels, as if never seen.
 
@@ -191,15 +145,11 @@ def withhold_rare(
         cases: At least, that have the modality and the class.
         voxels: At least, behind the row.
         class_cases: How many cases of the site have a modality and a class; those not named: none.
-        per_class: Prototypes of each class.
     """
     kept = {}
     for (modality, level), found in memory.items():
         enough = torch.tensor(
-            [
-                class_cases.get((modality, row // per_class), 0) >= cases
-                for row in range(len(found.counts))
-            ],
+            [class_cases.get((modality, row), 0) >= cases for row in range(len(found.counts))],
             device=found.counts.device,
         ) & (found.counts >= voxels)
         unseen = Prototypes(*(torch.zeros_like(getattr(found, part)) for part in PARTS))
@@ -227,28 +177,7 @@ def can_recall(memory: Memory, modality: str, level: int) -> bool:
     return place in memory and bool((memory[place].counts > 0).any())
 
 
-def recall(query: Tensor, prototypes: Prototypes, temperature: float) -> Tensor:
-    """Read what an absent modality's tailored features would be, asking by shared features.
-
-    Every voxel's shared feature attends over the modality's keys; the answer mixes its values:
-    ``softmax(cos(q - k̄, k - k̄) / temperature) @ v`` over the classes seen, where ``k̄`` is the
-    mean key. Features of one level have much in common whatever the class; taking ``k̄`` off
-    leaves what tells the classes apart. (The attention is DESIGN's; centring is our choice.)
-
-    Args:
-        query: ``(B, C_shared, *P)``, mean shared feature over the modalities at hand.
-        prototypes: Of the absent modality, at least one class seen.
-        temperature: Above 0; the smaller, the nearer to picking one prototype.
-
-    Returns:
-        ``(B, C_tailored, *P)``
-    """
-    likeness = _likeness(query, prototypes.keys, prototypes.counts > 0)
-    known = (prototypes.counts > 0).expand(len(query), -1)
-    return _mix(likeness, known, prototypes, temperature)
-
-
-def recall_by_votes(
+def recall(
     features: Mapping[str, tuple[Tensor, Tensor]],
     memory: Mapping[str, Prototypes],
     wanted: str,
@@ -259,14 +188,16 @@ def recall_by_votes(
     Each of them says which class a voxel looks like, in its own terms: its tailored feature beside
     its own values. Their mean likeness picks among the absent modality's values:
     ``softmax(mean over m at hand of cos(t_m - v̄_m, v_m - v̄_m) / temperature) @ v`` over the
-    classes that the absent modality and one at hand have seen.
+    classes that the absent modality and one at hand have seen, where ``v̄_m`` is the mean value of
+    those classes: features of one level have much in common whatever the class, and taking the mean
+    off leaves what tells the classes apart. (The attention is DESIGN's; centring is our choice.)
 
     Args:
         features: By modality, tailored features ``(B, C_tailored, *P)``, and ``(B,)`` bool: at
             hand in which cases.
-        memory: By modality, of this level, one prototype per class.
+        memory: By modality, of this level.
         wanted: The absent modality.
-        temperature: As in ``recall``.
+        temperature: Above 0; the smaller, the nearer to picking one prototype.
 
     Returns:
         ``(B, C_tailored, *P)``; zero in a case of which no class is known.

@@ -96,11 +96,6 @@ def _random_values(memory: Memory) -> Memory:
     return {at: replace(p, values=_noise_like(p.values, at)) for at, p in memory.items()}
 
 
-def _random_keys(memory: Memory) -> Memory:
-    """Return the memory with random keys of the true ones' size, the same in every round."""
-    return {at: replace(p, keys=_noise_like(p.keys, at)) for at, p in memory.items()}
-
-
 def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
     """Return noise of its own for a modality and level, each row as long as the true one."""
     generator = torch.Generator().manual_seed(zlib.crc32(repr(place).encode()))
@@ -129,7 +124,7 @@ def _plain(
     return Method(what, network=network or {}, training=forgetful, **others)
 
 
-_DEEP = {"compensation_levels": [-1, -2], "recall": "shared"}
+_DEEP = {"compensation_levels": [-1, -2]}
 ABLATIONS = {
     "no-spread": Method("imagined by the mean of the class alone", edit_memory=_spreads_zero),
     "imagined-random": Method("values random, but still one per class", edit_memory=_random_values),
@@ -160,7 +155,7 @@ ABLATIONS = {
     ),
     "uniform": _plain("every site's word counts the same", uniform=True),
     "memory": _plain(
-        "memory read at the two deepest levels, asked by the mean shared feature", _DEEP
+        "memory read at the two deepest levels, asked by votes of the modalities at hand", _DEEP
     ),
     **{
         f"memory-level{level}": _plain(
@@ -169,18 +164,9 @@ ABLATIONS = {
         )
         for level in (-1, -2, -3, 0)
     },
-    "memory-prototypes4": _plain(
-        "four prototypes per class instead of one", {**_DEEP, "prototypes": 4}
-    ),
-    "memory-votes": _plain(
-        "asked by votes of the modalities at hand", {**_DEEP, "recall": "votes"}
-    ),
     "memory-zero": _plain("its values zero", _DEEP, edit_memory=_no_values),
     "memory-random-values": _plain(
         "its values random, but still one per class", _DEEP, edit_memory=_random_values
-    ),
-    "memory-random-keys": _plain(
-        "its keys random, but still one per class", _DEEP, edit_memory=_random_keys
     ),
     "memory-slow": _plain("earlier batches of a round count in full", _DEEP, {"memory_decay": 1}),
     "memory-fast": _plain(

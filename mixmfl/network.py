@@ -6,7 +6,7 @@
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -19,10 +19,12 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from mixmfl.architecture import resolve_architecture, stream_channels
 from mixmfl.errors import PlansError
-from mixmfl.memory import Memory, Prototypes, State, can_recall, recall, recall_by_votes
-from mixmfl.nnunet import label_manager, resolve_architecture
+from mixmfl.memory import Memory, Prototypes, State, can_recall, recall
+from mixmfl.nnunet import label_manager
 from mixmfl.plan import NetworkSettings, Plans
+from mixmfl.tensors import form_of
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,12 @@ class MDMNet(SegmentationNet):
         if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
             raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
         self.modalities = tuple(modalities)
-        self.temperature, self.asks = settings.temperature, settings.recall
+        self.temperature = settings.temperature
         levels = len(features)
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
         def encoder(width: float) -> PlainConvEncoder:
-            scaled = [_scaled(width, channels) for channels in features]
+            scaled = [stream_channels(width, channels) for channels in features]
             return PlainConvEncoder(
                 1, **{**planned, "features_per_stage": scaled}, return_skips=True
             )
@@ -171,13 +173,14 @@ class MDMNet(SegmentationNet):
         self.fusion = nn.ModuleList(
             Fusion(
                 len(modalities),
-                _scaled(settings.tailored_width, channels),
-                _scaled(settings.shared_width, channels),
+                stream_channels(settings.tailored_width, channels),
+                stream_channels(settings.shared_width, channels),
                 channels,
                 planned,
                 gated=settings.fusion == "gated",
+                recalls=level in self.compensated,
             )
-            for channels in features
+            for level, channels in enumerate(features)
         )
         any_encoder = next(m for m in self.modules() if isinstance(m, PlainConvEncoder))
         read = _read_by_decoder(any_encoder, features)
@@ -260,20 +263,15 @@ class MDMNet(SegmentationNet):
         """
         recalled = None
         if level in self.compensated and tailored is not None and shared is not None:
-            share = present / present.sum(dim=1, keepdim=True)
-            mean = (shared * _over(share, shared.ndim)).sum(dim=1)  # (B, C_shared, *P)
-            recalled = self.recall_absent(level, tailored, mean, filled, memory)
+            recalled = self.recall_absent(level, tailored, filled, memory)
         return self.fusion[level](tailored, filled, shared, present, recalled)
 
-    def recall_absent(
-        self, level: int, slots: Tensor, shared: Tensor, present: Tensor, memory: Memory
-    ) -> Tensor:
+    def recall_absent(self, level: int, slots: Tensor, present: Tensor, memory: Memory) -> Tensor:
         """Return what memory tells of absent modalities, ``(B, M, C_tailored, *P)``, else zero.
 
         Args:
             level: Of the encoders.
             slots: ``(B, M, C_tailored, *P)``, tailored features of the modalities at hand.
-            shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
             present: ``(B, M)`` bool.
             memory: Of the federation; of a modality that it lacks it tells nothing.
         """
@@ -282,9 +280,7 @@ class MDMNet(SegmentationNet):
             # A case without T2 has its slot read from memory here, where plans compensate.
             rows = (~present[:, index]).nonzero()[:, 0]
             if len(rows) and can_recall(memory, modality, level):
-                read = self.recall(
-                    modality, level, slots[rows], shared[rows], present[rows], memory
-                )
+                read = self.recall(modality, level, slots[rows], present[rows], memory)
                 slot = torch.full_like(rows, index)
                 recalled = recalled.index_put((rows, slot), read.to(slots.dtype))
         return recalled
@@ -294,7 +290,6 @@ class MDMNet(SegmentationNet):
         modality: str,
         level: int,
         slots: Tensor,
-        shared: Tensor,
         present: Tensor,
         memory: Memory,
     ) -> Tensor:
@@ -304,12 +299,9 @@ class MDMNet(SegmentationNet):
             modality: That memory knows at this level.
             level: Of the encoders.
             slots: ``(B, M, C_tailored, *P)``
-            shared: ``(B, C_shared, *P)``, mean over the modalities at hand.
             present: ``(B, M)`` bool; where ``modality`` is present it is not looked at.
             memory: Of the federation.
         """
-        if self.asks == "shared":
-            return recall(shared, memory[modality, level], self.temperature)
         at_level = {name: told for (name, at), told in memory.items() if at == level}
         features = {
             name: (slots[:, number], present[:, number])
@@ -318,7 +310,7 @@ class MDMNet(SegmentationNet):
         }
         if not features:  # whoever is at hand, memory does not know it
             return torch.zeros_like(slots[:, 0])
-        return recall_by_votes(features, at_level, modality, self.temperature)
+        return recall(features, at_level, modality, self.temperature)
 
 
 _DECODER_READS = (
@@ -338,7 +330,8 @@ class Fusion(nn.Module):
 
     Concatenated, in the order of the modalities, or in the gated form as a mean of the slots,
     weighed at every voxel by a softmax over those at hand. An absent modality's slot is empty, or
-    holds what memory recalls times a trust that training finds out and that is 0 at first.
+    holds what memory recalls times a trust that training finds out and that is 0 at first; a level
+    that recalls nothing has none.
     """
 
     def __init__(
@@ -350,6 +343,7 @@ class Fusion(nn.Module):
         planned: Mapping[str, Any],
         *,
         gated: bool,
+        recalls: bool,
     ) -> None:
         """Build it with random weights.
 
@@ -360,10 +354,11 @@ class Fusion(nn.Module):
             fused: Channels of the result.
             planned: nnU-Net's planned operators.
             gated: The form.
+            recalls: Whether ``forward`` is given what memory recalls.
         """
         super().__init__()
         self.score = planned["conv_op"](tailored, 1, 1) if gated and tailored else None
-        self.trust = nn.Parameter(torch.zeros(()))
+        self.trust = nn.Parameter(torch.zeros(())) if recalls else None
         self.mix = StackedConvBlocks(
             1,
             planned["conv_op"],
@@ -409,6 +404,7 @@ class Fusion(nn.Module):
             hidden = ~_over(filled, score.ndim)
             gated = score.masked_fill(hidden, -torch.inf).softmax(dim=1) * slots
             if recalled is not None:
+                assert self.trust is not None  # it was built to recall
                 gated = gated + self.trust * recalled
             terms.append((weight[:, start:].expand(len(slots), -1, -1), gated.sum(dim=1)))
         elif slots is not None:
@@ -416,6 +412,7 @@ class Fusion(nn.Module):
             matrix = torch.einsum("bm,fmc->bfmc", filled.to(weight.dtype), by_slot)
             terms.append((matrix.flatten(2), slots.flatten(1, 2)))
             if recalled is not None:
+                assert self.trust is not None  # it was built to recall
                 matrix = (self.trust * weight[:, start:]).expand(len(slots), -1, -1)
                 terms.append((matrix, recalled.flatten(1, 2)))
         mixed = reduce(add, (matrix @ maps.flatten(2) for matrix, maps in terms))
@@ -474,22 +471,20 @@ class PrototypeSizes:
     """What the prototypes of one modality at one level look like.
 
     Attributes:
-        rows: Of every part.
-        shared: Channels of a key.
+        rows: Of every part, one per class.
         tailored: Channels of a value and of a spread.
         voxels: Of a patch at this level.
     """
 
     rows: int
-    shared: int
     tailored: int
     voxels: int
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every part, in the order of ``memory.PARTS``."""
-        key, value = (self.rows, self.shared), (self.rows, self.tailored)
-        return {"keys": key, "values": value, "spreads": value, "counts": (self.rows,)}
+        features = (self.rows, self.tailored)
+        return {"values": features, "spreads": features, "counts": (self.rows,)}
 
     def unseen(self) -> Prototypes:
         """Return prototypes of which none was ever seen."""
@@ -510,18 +505,25 @@ def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSize
         channels = architecture["features_per_stage"][level]
         patch = list(planned["patch_size"])
         for strides in architecture["strides"][: level + 1]:
-            patch = [-(-size // by) for size, by in zip(patch, _each(strides, patch), strict=True)]
+            patch = [-(-size // by) for size, by in zip(patch, strides, strict=True)]
         sizes[level] = PrototypeSizes(
-            len(plans.labels.values) * plans.network.prototypes,
-            _scaled(plans.network.shared_width, channels),
-            _scaled(plans.network.tailored_width, channels),
+            len(plans.labels.values),
+            stream_channels(plans.network.tailored_width, channels),
             math.prod(patch),
         )
     return sizes
 
 
-def _each(strides: int | Sequence[int], axes: Sequence[int]) -> Sequence[int]:
-    return [strides] * len(axes) if isinstance(strides, int) else strides
+def memory_shapes(
+    modalities: Iterable[str], sizes: Mapping[int, PrototypeSizes]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that the memory of these modalities can have, by name."""
+    return {
+        f"memory.{modality}.{level}.{part}": shape
+        for modality in modalities
+        for level, size in sizes.items()
+        for part, shape in size.shapes.items()
+    }
 
 
 def network_state(network: nn.Module) -> State:
@@ -546,26 +548,67 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             parameters[name].copy_(tensor)
 
 
+def build_outline(plans: Plans, configuration: str) -> SegmentationNet:
+    """Build the planned network in prediction mode, of shapes alone: weights take no memory."""
+    with torch.device("meta"):
+        return build_network(plans, configuration, seed=0).eval()
+
+
+def check_state(network: nn.Module, state: Mapping[str, Tensor], *, whole: bool = True) -> None:
+    """Check that a state has the network's parameters and no others; none is read for it.
+
+    Args:
+        network: As planned; may be an outline.
+        state: To check.
+        whole: Whether it must have all parameters.
+
+    Raises:
+        ValueError: A parameter is missing, is not the network's, or has another shape or type.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    if whole and (missing := sorted(expected.keys() - state.keys())):
+        raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    if strange := sorted(state.keys() - expected.keys()):
+        raise ValueError(f"{len(strange)} tensors are not planned, such as {strange[0][:80]!r}")
+    _check_forms(state, {name: expected[name] for name in state})
+
+
+def check_memory(state: Mapping[str, Tensor], plans: Plans, configuration: str) -> None:
+    """Check that a state is memory as planned, in whole places; none of it is read.
+
+    Raises:
+        ValueError: A tensor is missing, is not planned, or has another shape or type.
+    """
+    shapes = memory_shapes(plans.modalities, prototype_sizes(plans, configuration))
+    places = {name.rpartition(".")[0] for name in state}
+    needed = {name: shape for name, shape in shapes.items() if name.rpartition(".")[0] in places}
+    if strange := sorted(state.keys() ^ needed.keys()):
+        raise ValueError(f"{strange[0][:80]!r} is missing, or is not planned")
+    _check_forms(state, needed)
+
+
+def _check_forms(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, needed in shapes.items():
+        if (found := form_of(state, name)) != (needed, torch.float32):
+            raise ValueError(
+                f"{name} has the shape {found[0]} of {found[1]}, {needed} of float32 is needed"
+            )
+
+
 def adopt_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give the network these parameters in place of its own; they cannot be trained.
 
-    Each is taken from ``state`` once, and not copied.
+    Each is taken from ``state`` once, and not copied. So the network's own may be of the device
+    ``meta``, where they have a shape and no memory.
 
     Raises:
-        KeyError: A name is no parameter of the network.
-        ValueError: A parameter is missing, or has another shape.
+        ValueError: As ``check_state``.
     """
-    expected = {name: parameter.shape for name, parameter in network.named_parameters()}
-    if missing := sorted(expected.keys() - state.keys()):
-        raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-    for name in state:
-        found = state[name].float()
-        if found.shape != expected[name]:
-            shapes = tuple(found.shape), tuple(expected[name])
-            raise ValueError(f"{name} has the shape {shapes[0]}, {shapes[1]} is needed")
+    check_state(network, state)
+    for name, _ in list(network.named_parameters()):
         module, _, parameter = name.rpartition(".")
-        adopted = nn.Parameter(found, requires_grad=False)
-        setattr(network.get_submodule(module), parameter, adopted)
+        adopted = nn.Parameter(state[name], requires_grad=False)
+        network.get_submodule(module).register_parameter(parameter, adopted)
 
 
 def place_modalities(
@@ -606,15 +649,11 @@ def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> Simp
 def _initialise(network: nn.Module) -> None:
     """Draw the weights of convolutions as nnU-Net does."""
     for module in network.modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
+        # on the device "meta" there are shapes and no numbers to draw
+        if isinstance(module, nn.modules.conv._ConvNd) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, a=1e-2)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _scaled(width: float, channels: int) -> int:
-    """Return a stream's share of the planned channels: at least one, or none where it is off."""
-    return max(1, round(width * channels)) if width else 0
 
 
 def _among(maps: Tensor, rows: Tensor, count: int) -> Tensor:

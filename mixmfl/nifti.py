@@ -5,9 +5,9 @@ voxels of ``pixdim`` around the middle. Beside ``image``, the only module that s
 only one that sees isal.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,13 @@ class Place:
     Attributes:
         fields: ``pixdim[:4]``, and the fields of qform and sform, by name.
         affine: What nibabel makes of them, 4x4, from an index to mm, RAS; row by row.
+        qform: The same by the qform, where it counts too and puts some voxel elsewhere by more
+            than a hundredth of its side; else None.
     """
 
     fields: tuple[tuple[str, tuple[float, ...]], ...]
     affine: tuple[tuple[float, ...], ...]
+    qform: tuple[tuple[float, ...], ...] | None
 
     @property
     def is_told(self) -> bool:
@@ -122,7 +125,7 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
     check_memory(path, length + (count * np.dtype(scaled).itemsize if is_scaled else 0))
     content = np.empty(length, dtype=np.uint8)
     with _unpacked(path) as file:
-        found, place = 0, memoryview(content)
+        found, place = 0, memoryview(content.data)
         while piece := len(file.read(min(_PIECE, header.start - found))):
             found += piece
         begun = found == header.start
@@ -192,7 +195,7 @@ def write(path: Path, voxels: Array, affine: Array, place: Place | None) -> None
 
 def _write_to(file: Any, header: Any, content: Array) -> None:
     file.write(header.binaryblock + bytes(header.single_vox_offset - header.sizeof_hdr))
-    file.write(memoryview(content).cast("B") if content.size else b"")
+    file.write(content.data.cast("B"))
 
 
 def check_memory(path: Path, needed: int) -> None:
@@ -289,29 +292,45 @@ def _place(
     fields = [("pixdim", tuple(header["pixdim"][:4].astype(float).tolist()))]
     fields += [(n, tuple(np.ravel(header[n]).astype(float).tolist())) for n in _PLACES]
     affine = _affine(path, header)
+    other = None
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        with contextlib.suppress(DataError):  # a qform that nobody needs
+            qform = _qform(path, header)
+            if np.abs((affine - qform) @ _corners(shape)).max() > 0.01 * min(told):
+                other = tuple(map(tuple, qform.tolist()))
     # pixdim is less rounded than the length of a turned axis, and says the same nearly always
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     spacing = np.where(np.isclose(spacing, told, rtol=1e-5, atol=0), told, spacing)
     z, y, x = spacing.tolist()
     if not all(math.isfinite(step) and step > 0 for step in (z, y, x)):
         raise DataError(f"{path}: has spacing {(z, y, x)} mm; it must be positive and finite")
-    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())))
+    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())), other)
 
 
 def _affine(path: Path, header: Any) -> Array:
     if header["sform_code"] > 0:
         return np.asarray(header.get_sform(), dtype=float)
     if header["qform_code"] > 0:
-        if header["pixdim"][0] not in (-1, 0, 1):
-            raise damaged(path, f"its pixdim[0] is {header['pixdim'][0]:g}; 1 or -1 is needed")
-        usual = header.copy()
-        if usual["pixdim"][0] == 0:  # by the standard: as 1
-            usual["pixdim"][0] = 1
-        try:
-            return np.asarray(usual.get_qform(), dtype=float)
-        except (HeaderDataError, ValueError, TypeError, np.linalg.LinAlgError) as error:
-            raise damaged(path, f"its qform is no rotation: {error}") from None
+        return _qform(path, header)
     return np.asarray(header.get_base_affine(), dtype=float)
+
+
+def _qform(path: Path, header: Any) -> Array:
+    if header["pixdim"][0] not in (-1, 0, 1):
+        raise damaged(path, f"its pixdim[0] is {header['pixdim'][0]:g}; 1 or -1 is needed")
+    usual = header.copy()
+    if usual["pixdim"][0] == 0:  # by the standard: as 1
+        usual["pixdim"][0] = 1
+    try:
+        return np.asarray(usual.get_qform(), dtype=float)
+    except (HeaderDataError, ValueError, TypeError, np.linalg.LinAlgError) as error:
+        raise damaged(path, f"its qform is no rotation: {error}") from None
+
+
+def _corners(shape: tuple[int, int, int]) -> Array:
+    """Return the indices (x, y, z, 1) of an image's corners, ``(4, 8)``."""
+    ends = [(0, n - 1) for n in shape[::-1]]
+    return np.array([*(grid.ravel() for grid in np.meshgrid(*ends)), [1] * 8])
 
 
 def _too_few(path: Path, header: Header, on_disk: int, packed: bool) -> DataError:
@@ -341,7 +360,7 @@ def _is_packed(path: Path) -> bool:
         raise damaged(path, error) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _unpacked(path: Path) -> Iterator[Any]:
     """Open a file for reading, through gzip where its first bytes say so.
 

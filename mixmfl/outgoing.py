@@ -131,7 +131,6 @@ def outgoing(
     *,
     minimum: Minimum | None = None,
     class_cases: Mapping[tuple[str, int], int] | None = None,
-    per_class: int = 1,
 ) -> Message:
     """Build a message that leaves a site.
 
@@ -142,7 +141,6 @@ def outgoing(
         minimum: That was agreed; None: there is none.
         class_cases: How many training cases have a modality and a class; see
             ``dataset.class_cases``. Needed where there are prototypes and a minimum of cases.
-        per_class: Prototypes of each class.
 
     Raises:
         ValueError: The message has what its kind does not list: a fault of ours.
@@ -159,7 +157,7 @@ def outgoing(
     memory = memory_from_state(carried)
     if memory and least != Minimum():
         carried |= memory_to_state(
-            withhold_rare(memory, least.cases, least.voxels, class_cases or {}, per_class)
+            withhold_rare(memory, least.cases, least.voxels, class_cases or {})
         )
     return Message(kind, said, carried)
 
@@ -215,7 +213,6 @@ def _describe_tensor(name: str) -> str:
     if name.startswith("memory."):
         _, modality, level, part = name.split(".")
         what = {
-            "keys": "mean shared features",
             "values": "mean tailored features",
             "spreads": "standard deviations of tailored features",
             "counts": "voxels behind the mean features",

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from mixmfl.cases import Case, Refused
 from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
-from mixmfl.expected import SubsetDice, find, least
+from mixmfl.expected import SubsetDice, all_subsets, find, least
 from mixmfl.files import replacing, sha256, write_text
 from mixmfl.image import Grid, from_canonical, write_labels
 from mixmfl.loading import Placing
@@ -32,7 +32,7 @@ from mixmfl.model import Model
 from mixmfl.overlap import Ahead, Behind, reason_of
 from mixmfl.reading import ReadCase, digests_of, read_case
 from mixmfl.records import Outcome, Records
-from mixmfl.report import case_files, write_case, write_report
+from mixmfl.report import case_files, shown_name, write_case, write_report
 from mixmfl.segment import Options, check_models_agree, prepare, segment
 from mixmfl.usage import peak_memory_mb, reset_peak
 from mixmfl.wording import plural
@@ -122,7 +122,12 @@ def predict_folder(
     if set_aside:
         write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, show_patient)
-    run = _Run(models, out, records, _settings(placing, options), options, extras)
+    run = _Run(models, out, records, _settings(placing, options), options, extras, least_dice)
+    worth = {
+        subset: 0.0 if math.isnan(mean) else mean
+        for subset in all_subsets(known)
+        for mean in (_expected(models, subset).mean,)
+    }
 
     jobs = []
     for item in refused:
@@ -149,7 +154,7 @@ def predict_folder(
         else:
             jobs.append(job)
     with (
-        Ahead(read_case, (placing, report), limit_seconds) as ahead,
+        Ahead(read_case, (placing, report, worth), limit_seconds) as ahead,
         Behind(limit_seconds) as behind,
     ):
         yield from _overlapped(run, jobs, ahead, behind)
@@ -217,6 +222,7 @@ class _Run:
         settings: Mapping[str, Any],
         options: Options,
         extras: "_Extras",
+        least_dice: float,
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -226,17 +232,27 @@ class _Run:
         self.settings = settings
         self.options = options
         self.extras = extras
+        self.least_dice = least_dice
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
         """Return where a case's mask belongs."""
         return self.out / f"{name}.nii.gz"
 
+    def shown(self, case: str) -> str:
+        """Return what the page calls a case."""
+        return shown_name(case, self.extras.show_patient)
+
+    def called(self, case: str) -> list[str]:
+        """Return a note for the table where the page calls a case otherwise."""
+        shown = self.shown(case)
+        return [f"called {shown} on the page"] if self.extras.report and shown != case else []
+
     def wanted_files(self, case: Case) -> tuple[str, ...]:
         """Return the files that are asked for of a case, relative to the folder."""
         files = [self.mask_of(case.name).name]
         if self.extras.report:
-            files += case_files(case.name)
+            files += case_files(self.shown(case.name))
         if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
             files.append(f"{case.name}.dcm")
         return tuple(files)
@@ -271,6 +287,10 @@ class _Run:
         """Predict a case, and return what will write it; its images are let go on the way."""
         reset_peak()
         loaded = read.loaded
+        used = tuple(loaded.images)
+        left_out = tuple(name for name in job.case.images if name not in used)
+        expected = _expected(self.models, used) if left_out else job.expected
+        _check_expected(expected, self.least_dice)
         prepared = prepare(loaded, [model.recipe for model in self.models])
         loaded.images.clear()
         indices = segment(self.models, prepared, self.options)
@@ -281,18 +301,23 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*job.case.warnings, *loaded.warnings, *job.expected.warnings()]
+        warnings = [
+            *job.case.warnings,
+            *loaded.warnings,
+            *prepared.doubts,
+            *expected.warnings(),
+        ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
             job.case.name,
             "done",
-            used=tuple(job.case.images),
-            absent=job.absent,
+            used=used,
+            absent=(*job.absent, *left_out),
             reference=loaded.reference,
-            expected=job.expected.dice,
+            expected=expected.dice,
             volumes_ml=volumes,
-            notes=(*job.case.notes, *loaded.notes),
+            notes=(*job.case.notes, *loaded.notes, *self.called(job.case.name)),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,
@@ -330,8 +355,8 @@ class _Run:
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
-                write_case(self.out, case.name, shown, indices, canonical, self.labels)
-                files += case_files(case.name)
+                write_case(self.out, self.shown(case.name), shown, indices, canonical, self.labels)
+                files += case_files(self.shown(case.name))
             except Exception as error:  # the mask is there, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")
         return dataclasses.replace(
@@ -382,7 +407,8 @@ class _Run:
         """
         if self.extras.report:
             named = {model.sha256: model.name for model in self.models}
-            write_report(self.out, self.records.outcomes, self.labels, named)
+            show = self.extras.show_patient
+            write_report(self.out, self.records.outcomes, self.labels, named, show)
         if self._unwritten is not None:
             self.records.write()
 
@@ -396,7 +422,7 @@ def _settings(placing: Placing, options: Options) -> dict[str, Any]:
     }
 
 
-def _expected(models: Sequence[Model], images: Mapping[str, Any]) -> SubsetDice:
+def _expected(models: Sequence[Model], images: Collection[str]) -> SubsetDice:
     """Return what is expected from a case's modalities; of several models, the worst."""
     return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
 

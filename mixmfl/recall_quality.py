@@ -77,6 +77,7 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
         seen = count > 0
         fusion = network.fusion[level]
         assert isinstance(fusion, Fusion)
+        assert fusion.trust is not None  # this level recalls
         told.append(
             RecallQuality(
                 modality,
@@ -122,22 +123,18 @@ def _compare(
     classes: Tensor,
 ) -> Tensor:
     """Return sums over voxels by class, ``(6, K)``: squares of features and errors; right; all."""
-    slots, shared = encoding.tailored[level], encoding.shared[level]
-    query = shared[others].reshape(len(shared), -1, *shared.shape[2:]).mean(dim=1)
+    slots = encoding.tailored[level]
     prototypes = model.memory[modality, level]
 
     def recall(memory: Memory) -> Tensor:
-        found = network.recall(modality, level, slots, query, others, memory)
+        found = network.recall(modality, level, slots, others, memory)
         return found.movedim(1, -1)[inside]
 
-    number = len(prototypes.counts) // model.plans.network.prototypes
+    number = len(prototypes.counts)
     inside = (classes[:, 0] >= 0) & (classes[:, 0] < number)  # in the head, and not ignored
     of = classes[:, 0][inside].long()
     weight = (prototypes.counts / prototypes.counts.sum())[:, None]
     blind = (prototypes.values * weight).sum(dim=0)
-    by_class = (prototypes.values * prototypes.counts[:, None]).reshape(number, -1, slots.shape[2])
-    counts = prototypes.counts.reshape(number, -1).sum(dim=1).clamp(min=1)
-    best = by_class.sum(dim=1) / counts[:, None]
     wanted = slots[:, network.modalities.index(modality)].movedim(1, -1)[inside]
     squares = [
         difference.square().sum(dim=-1)
@@ -145,14 +142,14 @@ def _compare(
             wanted,
             wanted - recall(model.memory),
             wanted - blind,
-            wanted - best[of],
+            wanted - prototypes.values[of],
         )
     ]
     # values that name their row make recall tell what it attends to
-    rows = torch.eye(len(prototypes.counts), device=query.device)
+    rows = torch.eye(number, device=slots.device)
     named = dataclasses.replace(prototypes, values=rows)
     attention = recall({**model.memory, (modality, level): named})
-    picked = attention.argmax(dim=-1) // model.plans.network.prototypes
+    picked = attention.argmax(dim=-1)
     return torch.stack(
         [
             *(torch.bincount(of, each.double(), minlength=number) for each in squares),

@@ -20,7 +20,7 @@ from mixmfl.door import check_answer, check_registration
 from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
-from mixmfl.label_sets import agree_on_labels, map_labels
+from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.labels import MOST_LABELS, Labels
 from mixmfl.masked import MOST_SITES
 from mixmfl.modalities import MOST_MODALITIES
@@ -37,7 +37,7 @@ from mixmfl.runs import (
     open_run,
     record_personal,
 )
-from mixmfl.tasks import CONFIGURATIONS, FOLDS, read_minimum, read_settings
+from mixmfl.tasks import CONFIGURATIONS, FOLDS, read_minimum, read_run_settings
 from mixmfl.told import Told, is_real, is_whole, is_word
 from mixmfl.undefined import or_nan
 from mixmfl.wire import Message
@@ -138,7 +138,7 @@ def load_orders(path: Path) -> Orders:
         out,
         tuple(sites),
         told.word("name"),
-        read_settings(told.inside("settings", 20)),
+        read_run_settings(told.inside("settings", 20)),
         told.choice("fold", FOLDS),
         told.whole("quorum", 1, len(sites)),
         told.truth("personalize"),
@@ -159,6 +159,8 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
         answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
         meant = {site: told[1] for site, told in answers.items()}
         labels = agree_on_labels(meant)
+        for line in describe_sets(meant, labels):
+            log.info("%s", line)
         given = {site: told[0] for site, told in answers.items() if told[0] is not None}
         if not given:
             raise DataError(
@@ -166,7 +168,7 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
                 "one; lower --minimum-cases here and at the sites"
             )
         merged = merge_fingerprints(
-            map_labels(meant[site], labels).translate(fingerprint)
+            fingerprint.with_labels(map_labels(meant[site], labels).renamed)
             for site, fingerprint in given.items()
         )
         for site, fingerprint in given.items():

@@ -315,7 +315,7 @@ def train_at_site(
     if site.privacy is not None:
         return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])
-    network = _site_network(task, site, plans, settings)
+    network = site_network(task, site, plans, settings)
     batches = Batches(
         site.training,
         plans,
@@ -352,7 +352,6 @@ def train_at_site(
         tensors,
         minimum=minimum,
         class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
-        per_class=plans.network.prototypes,
     )
     return reply, trained.optimizer
 
@@ -370,7 +369,7 @@ def _train_privately(
     size = int(plans.configuration(settings.configuration)["batch_size"])
     rate = sampling_rate(size, len(site.training))
     epsilon = spend(privacy, rate, settings.local_steps)
-    network = _site_network(task, site, plans, settings)
+    network = site_network(task, site, plans, settings)
     # the run's seed is known to the server, who could undo the noise and know who was drawn
     entropy = secrets.randbits(128), round_number, site.name
     weights = trained_blocks(task, site)
@@ -408,7 +407,7 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
     of these is left out.
     """
     sums = validate(
-        _site_network(task, site, plans, settings),
+        site_network(task, site, plans, settings),
         memory_to(memory_from_state(task.tensors), site.device),
         site.validation,
         task.record["modalities"],
@@ -565,9 +564,8 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
     return settings.learning_rate * (1 - round_number / settings.rounds) ** 0.9
 
 
-def _site_network(
-    task: Message, site: Site, plans: Plans, settings: RunSettings
-) -> SegmentationNet:
+def site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> SegmentationNet:
+    """Return the network of a task, on the site's device."""
     # encoders that the task does not bring keep their first random weights: nothing runs them
     network = build_network(plans, settings.configuration, settings.seed)
     load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})

@@ -15,7 +15,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 # What a word says of the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
-        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, wt1, pt1, t1 pond
+        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
     "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc"),
@@ -26,7 +26,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         wave mprage
     """),
     "t2": _phrases("""
-        t2, t2w, t2wi, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, wt2, t2 pond, t2tse,
+        t2, t2w, t2wi, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, t2 pond, t2tse,
         t2fse
     """),
     "flair": _phrases("""

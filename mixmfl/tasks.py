@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mixmfl.aggregate import block_of, block_weights, select_blocks
+from mixmfl.aggregate import block_of, block_weights
 from mixmfl.errors import AggregationError
 from mixmfl.fingerprint import MOST_CASES, MOST_VOXELS
 from mixmfl.masked import LOSS, MOST_ROUNDS, Roster, are_sealed
@@ -36,7 +36,7 @@ Forms = Mapping[str, Form]
 _WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
 
 
-def read_settings(told: Told) -> RunSettings:
+def read_run_settings(told: Told) -> RunSettings:
     """Return the settings of a run that somebody wrote.
 
     Raises:
@@ -149,8 +149,8 @@ def check_run_task(
 
 def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -> None:
     if strange := sorted(task.tensors.keys() - forms.keys()):
-        found = shorten([quoted(name) for name in strange[:3]])
-        raise AggregationError(f"{source}: the run's plans have no tensor {found}")
+        names = shorten([quoted(name) for name in strange[:3]])
+        raise AggregationError(f"{source}: the run's plans have no tensor {names}")
     for name in task.tensors:
         if (found := form_of(task.tensors, name)) != forms[name]:
             raise AggregationError(
@@ -158,8 +158,14 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
                 f"{forms[name][0]} {forms[name][1]}"
             )
     begun = {name.rpartition(".")[0] for name in task.tensors if name.startswith("memory.")}
-    wanted = set(select_blocks(dict.fromkeys(forms), needed)) | {
-        name for name in forms if name.rpartition(".")[0] in begun and name.startswith("memory.")
+    wanted = {
+        name
+        for name in forms
+        if (
+            name.rpartition(".")[0] in begun
+            if name.startswith("memory.")
+            else block_of(name) in needed
+        )
     }
     if missing := sorted(wanted - task.tensors.keys()):
         raise AggregationError(f"{source}: {shorten(missing)} is missing")
@@ -179,7 +185,7 @@ def _join(told: Told) -> None:
     told.only(["run", "plans", "settings", "fold"], ["version"])
     read_run_name(told, "run")
     told.choice("fold", FOLDS)
-    read_settings(told.inside("settings", 20))
+    read_run_settings(told.inside("settings", 20))
 
 
 def _round(told: Told) -> None:

@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mixmfl.files import Held
 from mixmfl.strict import parse_json
 
 # one entry, because safetensors writes several in no fixed order
@@ -223,15 +224,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read, is damaged, or was not made by ``pack``.
+        ValueError: The file cannot be read, or as ``unpack``.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = _header(file.metadata())
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+        with Held(path) as file:
+            stored, header = open_stored(file)
+            return dict(stored), header
     except FileNotFoundError:
         raise
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
         raise ValueError(str(error)) from None
 
 

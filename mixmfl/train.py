@@ -13,6 +13,7 @@ from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
 from mixmfl.imagine import imagine_absent
+from mixmfl.labels import Labels
 from mixmfl.loss import LOSSES
 from mixmfl.memory import (
     Memory,
@@ -109,7 +110,7 @@ def train_locally(
         scaler.update()
         losses.append(loss.detach())
         classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
-        observed = _observe_batch(network, encoding, classes, levels, plans, memory)
+        observed = _observe_batch(network, encoding, classes, levels, plans)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -253,23 +254,19 @@ def _observe_batch(
     classes: Tensor,
     levels: Iterable[int],
     plans: Plans,
-    memory: Memory,
 ) -> dict[tuple[str, int], Prototypes]:
     """Return the prototypes that a batch shows at ``levels``, of the modalities at hand in it."""
     observed = {}
     for level in levels:
-        tailored, shared = encoding.tailored[level].detach(), encoding.shared[level].detach()
+        tailored = encoding.tailored[level].detach()
         at_level = classes_at(classes, tailored)
         for index, modality in enumerate(network.modalities):
             rows = encoding.present[:, index]
             if rows.any():
                 observed[modality, level] = observe(
-                    shared[rows, index].float(),
                     tailored[rows, index].float(),
                     at_level[rows],
                     len(plans.labels.values),
-                    plans.network.prototypes,
-                    memory.get((modality, level)),
                 )
     return observed
 
@@ -302,24 +299,47 @@ def validate(
     Every case is predicted from all of ``modalities`` that it has, patches side by side and not
     mirrored: a quick and slightly pessimistic estimate of what ``predict`` does.
     """
-    indices = plans.labels.consecutive()
-    sums = dict.fromkeys(indices.foreground, DiceSum(0.0, 0))
+    sums = no_dice(plans.labels)
     for case in cases:
         used = tuple(name for name in case.modalities if name in modalities)
         if not used:
             continue
         predicted = segment_stored(network, memory, case, used, plans, configuration, device)
-        reference = case.labels[:][0]
-        judged = np.ones(reference.shape, dtype=bool)
-        if indices.ignore is not None:
-            judged = reference != indices.ignore
-        for name, values in indices.only(case.labelled).foreground.items():
-            a, b = (np.isin(found, values) & judged for found in (predicted, reference))
-            size = int(a.sum()) + int(b.sum())
-            if size:
-                dice = 2 * int((a & b).sum()) / size
-                sums[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+        indices = plans.labels.consecutive().only(case.labelled)
+        sums = add_dice(sums, predicted, case.labels[:][0], indices)
     return sums
+
+
+def no_dice(labels: Labels) -> dict[str, DiceSum]:
+    """Return the sums over no case."""
+    return dict.fromkeys(labels.foreground, DiceSum(0.0, 0))
+
+
+def add_dice(
+    sums: Mapping[str, DiceSum],
+    predicted: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+    indices: Labels,
+) -> dict[str, DiceSum]:
+    """Return the sums with one case more.
+
+    Args:
+        sums: Over the cases before, of every label or region.
+        predicted: Class indices ``(Z, Y, X)``.
+        reference: Class indices ``(Z, Y, X)``; negative outside the head.
+        indices: Labels by class index (``Labels.consecutive``), of those that the case labels.
+    """
+    judged = np.ones(reference.shape, dtype=bool)
+    if indices.ignore is not None:
+        judged = reference != indices.ignore
+    added = dict(sums)
+    for name, values in indices.foreground.items():
+        a, b = (np.isin(found, values) & judged for found in (predicted, reference))
+        size = int(a.sum()) + int(b.sum())
+        if size:
+            dice = 2 * int((a & b).sum()) / size
+            added[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+    return added
 
 
 @torch.inference_mode()

@@ -105,9 +105,7 @@ def small_plans(
             },
             "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
         },
-        NetworkSettings(
-            "decoupled", 0.5, 0.5, "concatenated", (-1,), 1, 0.1, "shared", 1, "concatenated"
-        ),
+        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
         dataclasses.replace(defaults, **training),
     )
 

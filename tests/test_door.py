@@ -108,7 +108,9 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         "sent decoder with NaN, infinity or",
     ),
     "a NaN in prototypes": (
-        lambda r: with_tensors(r, **{"memory.t1.2.keys": r.tensors["memory.t1.2.keys"] * math.nan}),
+        lambda r: with_tensors(
+            r, **{"memory.t1.2.values": r.tensors["memory.t1.2.values"] * math.nan}
+        ),
         r"sent memory\.t1\.2 with NaN, infinity or",
     ),
     "a count that is NaN": (
@@ -146,8 +148,8 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         "what it does not hold",
     ),
     "prototypes of another shape": (
-        lambda r: with_tensors(r, **{"memory.t1.2.keys": torch.zeros(3, 99)}),
-        r"memory.t1.2.keys as \(3, 99\)",
+        lambda r: with_tensors(r, **{"memory.t1.2.values": torch.zeros(3, 99)}),
+        r"memory.t1.2.values as \(3, 99\)",
     ),
     "a second word": (
         lambda r: dataclasses.replace(r, record={**r.record, "also": 1}),
@@ -168,7 +170,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
 def test_the_prototypes_of_the_small_plan_have_the_sizes_worked_out_by_hand() -> None:
     # patch 16 x 16, strides 1, 2, 2: 4 x 4 voxels at the deepest level; 8 channels at half width
     size = prototype_sizes(PLANS, "2d")[2]
-    assert (size.rows, size.shared, size.tailored, size.voxels) == (3, 4, 4, 16)
+    assert (size.rows, size.tailored, size.voxels) == (3, 4, 16)
     # 4 patches of 16 voxels in each of 2 steps, the first counting 0.9: the 122 told above
     assert pytest.approx(121.6) == 1.9 * 4 * 16
 
@@ -309,7 +311,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
 
 
 def fingerprint(cases: int, **modalities: int) -> Fingerprint:
-    return Fingerprint(cases, modalities, {}, {}, ({}, {}, {}), {}, {})
+    return Fingerprint(cases, modalities, {}, {}, ({}, {}, {}), ({}, {}, {}), {}, {}, {})
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "unknown sequence": (lambda f: good(f, "localizer").touch(), "no known modality"),
     "label only": (lambda f: good(f, "seg").touch(), "no known modality"),
 }  # fmt: skip
+LEFT_OUT = ("images that do not overlap", "mirrored left to right")
 
 GOOD: dict[str, Spoil] = {
     "first": lambda f: good(f).touch(),
@@ -280,9 +281,14 @@ def test_spoilt_cases_have_their_reasons_and_the_good_ones_their_masks(
     for name in wanted:
         assert rows[name]["status"] == "done", rows[name]["reason"]
         assert read_labels(out / f"{name}.nii.gz")[0].shape == SHAPE
-    assert masks == wanted
+    assert masks == {*wanted, *LEFT_OUT}
     for name, (_, message) in SPOILT.items():
         row = rows[name]
+        if name in LEFT_OUT:  # the other image of the case is sound
+            assert (row["status"], row["modalities"]) == ("done", "t1")
+            assert "t2 was left out: " in row["warnings"]
+            assert message in row["warnings"]
+            continue
         if name == "file that cannot be read":
             assert row["status"] == "failed"
             continue
@@ -290,7 +296,17 @@ def test_spoilt_cases_have_their_reasons_and_the_good_ones_their_masks(
         assert message in row["reason"], (name, row["reason"])
         assert "\n" not in row["reason"]
     assert rows.keys() == {*SPOILT, *wanted}
-    assert f"{len(SPOILT)} of {len(rows)} cases failed" in said.out
+    assert f"{len(SPOILT) - len(LEFT_OUT)} of {len(rows)} cases failed" in said.out
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    for name in LEFT_OUT:
+        shutil.move(cases / name, chosen)
+    strict = ["mixmfl_predict", "-i", chosen, "-o", tmp_path / "strict", "-m", model, "--strict"]
+    assert command(*strict) == 1
+    for name in LEFT_OUT:
+        row = table(tmp_path / "strict")[name]
+        assert row["status"] == "failed"
+        assert SPOILT[name][1] in row["reason"]
 
 
 def test_a_file_without_permission_costs_its_case_alone(
@@ -327,9 +343,9 @@ def newer(file: Path) -> None:
 
 
 def older(file: Path) -> None:
-    """Write it as a version did whose plans had no ``recall``."""
+    """Write it as a version did whose plans had no ``temperature``."""
     held, header = tensors.read(file)
-    del header["plans"]["network"]["recall"]
+    del header["plans"]["network"]["temperature"]
     file.write_bytes(tensors.pack(held, {**header, "mixmfl_version": "0.0.7"}))
 
 
@@ -352,7 +368,7 @@ def someone_elses(file: Path) -> None:
         (cut, "cannot be read as a model"),
         (newer, "format 'mixmfl model 99' was found, 'mixmfl model 1' is needed"),
         (older, "was written by mixmfl 0.0.7, and mixmfl"),
-        (older, "missing fields ['recall']); export the run again with mixmfl_export"),
+        (older, "missing fields ['temperature']); export the run again with mixmfl_export"),
         (pickled, "cannot be read as a model"),
         (someone_elses, "it was not written by mixmfl"),
         (lambda file: file.write_bytes(b""), "cannot be read as a model"),

@@ -54,7 +54,9 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     axis, bins = {"1x20": cases}, (0,) * (len(INTENSITY_EDGES) - 1)
     told = dict.fromkeys(modality_cases, bins)
     kept = {"1.00": cases}
-    return Fingerprint(cases, modality_cases, {}, {}, (axis, axis, axis), kept, told).to_json()
+    return Fingerprint(
+        cases, modality_cases, {}, {}, (axis,) * 3, (axis,) * 3, {"none": cases}, kept, told
+    ).to_json()
 
 
 def answer(hospital: Hospital, content: bytes) -> bytes:

@@ -21,14 +21,12 @@ def drawn(seed: int = 0) -> torch.Generator:
 
 
 def prototypes(values: list[list[float]], spreads: list[list[float]]) -> Prototypes:
-    keys = torch.zeros(len(values), 1)
-    return Prototypes(keys, tensor(values), tensor(spreads), torch.ones(len(values)))
+    return Prototypes(tensor(values), tensor(spreads), torch.ones(len(values)))
 
 
 def some_memory(modalities: tuple[str, ...] = MODALITIES, value: float = 5.0) -> Memory:
     return {
         (name, level): Prototypes(
-            torch.zeros(3, CHANNELS[level]),
             torch.full((3, CHANNELS[level]), value + index),
             torch.zeros(3, CHANNELS[level]),
             torch.ones(3),
@@ -74,7 +72,7 @@ def test_a_modality_imagined_from_itself_is_itself() -> None:
     """Where all stays within reach, and is above zero as after a nonlinearity."""
     features = 5 + torch.rand(2, 3, 6, 7, generator=drawn(4))
     classes = torch.randint(0, 2, (2, 6, 7), generator=drawn(5))
-    memory = observe(features, features, classes, num_classes=2)
+    memory = observe(features, classes, num_classes=2)
     found = imagine(memory, deviations(features, memory, classes), classes)
     assert torch.allclose(found, features, atol=1e-5)
 

@@ -132,6 +132,14 @@ def test_labels_that_the_federation_does_not_know_are_named() -> None:
         map_labels(alone, apart)
 
 
+def test_the_largest_descriptions_are_brought_together_in_a_moment() -> None:
+    regions = {f"r{n}": tuple(range(1, 1001)) for n in range(1000)}
+    large = Labels({"background": 0, **regions}, tuple(1 for _ in regions))
+    union = agree_on_labels({"north": large, "south": LESION, "west": STROKE})
+    assert len(union.foreground) == 1002
+    assert read(STROKE, union, [0, 1]) == [0, 3]
+
+
 def test_a_value_that_no_site_declares_is_refused() -> None:
     with pytest.raises(DataError, match="label values 2, but only 0, 1 are declared"):
         map_labels(STROKE, Labels({"background": 0, "lesion": 1, "stroke": 2})).to_indices(
@@ -141,14 +149,22 @@ def test_a_value_that_no_site_declares_is_refused() -> None:
 
 def test_labels_are_counted_by_the_federations_values() -> None:
     told = Fingerprint(
-        3, {"t1": 3}, {"0": 3, "1": 2, "2": 1}, {"0": 90, "1": 7, "2": 5}, ({}, {}, {}), {}, {}
+        3,
+        {"t1": 3},
+        {"0": 3, "1": 2, "2": 1},
+        {"0": 90, "1": 7, "2": 5},
+        ({}, {}, {}),
+        ({}, {}, {}),
+        {},
+        {},
+        {},
     )
     merged = Labels({"background": 0, "lesion": 1}, read_as={2: 1})
     union = Labels({"background": 0, "stroke": 1, "lesion": 2})
-    found = map_labels(merged, union).translate(told)
+    found = told.with_labels(map_labels(merged, union).renamed)
     assert found.label_voxels == {"0": 90, "2": 12}
     assert found.label_cases == {"0": 3, "2": 2}  # at least in so many
     same = map_labels(
         Labels({"background": 0, "a": 1, "b": 2}), Labels({"background": 0, "a": 1, "b": 2})
     )
-    assert same.translate(told) == told
+    assert told.with_labels(same.renamed) == told

@@ -180,6 +180,8 @@ def test_a_label_map_renames_regions() -> None:
         ({**LESION.to_json(), "label_map": {"1": "x"}}, "names '1', which is neither"),
         ({**LESION.to_json(), "label_map": {"background": "x"}}, "names 'background', which"),
         ({**LESION.to_json(), "label_map": {"lesion": "background"}}, "leaves no label but"),
+        ({**LESION.to_json(), "label_map": {"9" * 5000: "x"}}, "names '9999.*which is neither"),
+        ({**LESION.to_json(), "label_map": {"7": "a/b"}}, "it gives a label, or a value, its name"),
         ({**BRATS, "label_map": {"core": "enhancing"}}, "where there are regions it only gives"),
         ({**BRATS, "label_map": {"core": "ignore"}}, "adds labels to 'ignore'; where there are"),
         ({**BRATS, "label_map": {"9": "core"}}, "reads 9 as 'core', which is a region"),
@@ -188,6 +190,13 @@ def test_a_label_map_renames_regions() -> None:
 def test_a_faulty_label_map_is_refused(content: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(content)
+
+
+def test_a_description_has_no_more_values_than_an_atlas() -> None:
+    regions = {str(n): list(range(1 + 20 * n, 21 + 20 * n)) for n in range(1, 52)}
+    order = [values[0] for values in regions.values()]
+    with pytest.raises(DataError, match="regions have 1020 values; 1000 at most"):
+        read({"labels": {"background": 0, **regions}, "regions_class_order": order})
 
 
 def test_plans_describe_labels_as_a_dataset_json_does() -> None:

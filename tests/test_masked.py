@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl import embedded
+from mixmfl import coordinate, embedded
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.masked import Roster
@@ -42,7 +42,7 @@ from mixmfl.masks import (
     split_secret,
     to_words,
 )
-from mixmfl.memory import State
+from mixmfl.memory import PARTS, State
 from mixmfl.network import prototype_sizes
 from mixmfl.privacy import Privacy
 from mixmfl.rounds import (
@@ -228,7 +228,7 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
     return max(
         float((getattr(one.memory[p], part) - getattr(other.memory[p], part)).abs().max())
         for p in places
-        for part in ("keys", "values", "counts")
+        for part in PARTS
     )
 
 
@@ -247,7 +247,7 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     assert set(masked.memory) == {(m, level) for m in ("t1", "t2") for level in (0, 1, 2)}
     assert memory_apart(masked, plain, set(masked.memory)) < 1e-4  # counts of some hundred voxels
     for place, features in masked.memory.items():
-        for part in ("keys", "values", "spreads"):
+        for part in ("values", "spreads"):
             found, wanted = getattr(features, part), getattr(plain.memory[place], part)
             assert float((found - wanted).abs().max()) < 1e-6
     assert sums["loss"].whole()[1] == 4
@@ -512,3 +512,14 @@ def test_the_command_trains_masked(
     small_plans(aggregation="trimmed").save(tmp_path / "work" / "plans.json")
     assert command(*base, "-o", tmp_path / "b", "--masked") == 2
     assert "which compares the sites' updates" in capsys.readouterr().err
+
+
+def test_a_sum_that_cannot_be_unmasked_is_another_try_and_not_the_end(
+    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PrivacyError("shares of a secret do not belong together")
+
+    monkeypatch.setattr(coordinate, "sum_blocks", fail)
+    with pytest.raises(QuorumError, match="round 1: the sum cannot be unmasked: shares of a"):
+        train_embedded(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")

@@ -4,6 +4,7 @@ from small import LABELS, MODALITIES, small_plans
 from torch import Tensor
 
 from mixmfl import nnunet
+from mixmfl.architecture import resolve_architecture
 from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, Prototypes
 from mixmfl.network import (
@@ -33,7 +34,6 @@ def some_memory(network: SegmentationNet, modalities: tuple[str, ...] = MODALITI
     return {
         (name, level): Prototypes(
             torch.randn(3, 4, generator=generator),
-            torch.randn(3, 4, generator=generator),
             torch.ones(3, 4),
             torch.ones(3),
         )
@@ -44,8 +44,8 @@ def some_memory(network: SegmentationNet, modalities: tuple[str, ...] = MODALITI
 def trusting(network: MDMNet) -> MDMNet:
     """Let recalled contributions count; in a new network they do not yet."""
     with torch.no_grad():
-        for fusion in network.fusion:
-            fusion.get_parameter("trust").fill_(1.0)
+        for level in network.compensated:
+            network.fusion[level].get_parameter("trust").fill_(1.0)
     return network
 
 
@@ -154,12 +154,10 @@ def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
 
 def fusion_of(*, gated: bool) -> Fusion:
     """Return a fusion of three slots of one channel and two shared channels, into four."""
-    planned = nnunet.resolve_architecture(
-        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
-    )
-    fusion = Fusion(3, 1, 2, 4, planned, gated=gated)
+    planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
+    fusion = Fusion(3, 1, 2, 4, planned, gated=gated, recalls=True)
     with torch.no_grad():
-        fusion.trust.fill_(0.5)
+        fusion.get_parameter("trust").fill_(0.5)
     return fusion
 
 
@@ -172,7 +170,7 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(tru
     """The fusion computes it otherwise; here the concatenation is written out."""
     fusion = fusion_of(gated=False)
     with torch.no_grad():
-        fusion.trust.fill_(trust)
+        fusion.get_parameter("trust").fill_(trust)
     slots, shared, recalled = maps(2, 3, 1), maps(2, 3, 2), maps(2, 3, 1)
     filled, present = presence("flair+t1", "t1+t2"), presence("flair+t1", "t2")
     recalled[filled] = 0
@@ -188,15 +186,13 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(tru
 
 
 def test_a_fusion_may_have_one_stream_alone() -> None:
-    planned = nnunet.resolve_architecture(
-        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
-    )
+    planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
     slots, shared = maps(1, 3, 1), maps(1, 3, 2)
     at_hand = presence("flair+t2")
-    tailored = Fusion(3, 1, 0, 4, planned, gated=False)
+    tailored = Fusion(3, 1, 0, 4, planned, gated=False, recalls=False)
     want = tailored.mix(torch.cat([slots[:, 0], torch.zeros(1, 1, 8, 8), slots[:, 2]], dim=1))
     assert torch.allclose(tailored(slots, at_hand, None, at_hand, None), want, atol=1e-5)
-    common = Fusion(3, 0, 2, 4, planned, gated=False)
+    common = Fusion(3, 0, 2, 4, planned, gated=False, recalls=False)
     want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
     assert torch.allclose(common(None, at_hand, shared, at_hand, None), want, atol=1e-5)
 
@@ -320,5 +316,7 @@ def test_a_network_takes_over_parameters_that_are_all_there_and_fit() -> None:
         adopt_state(one, {n: tensor for n, tensor in state.items() if n != name})
     with pytest.raises(ValueError, match=f"{name} has the shape .*7.*, .* is needed"):
         adopt_state(one, {**state, name: torch.zeros(7)})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=f"{name} has the shape .* of torch.int32, .* of float32"):
+        adopt_state(one, {**state, name: state[name].view(torch.int32)})
+    with pytest.raises(ValueError, match=r"1 tensors are not planned, such as 'decoder\.more'"):
         adopt_state(one, {**state, "decoder.more": torch.zeros(3)})

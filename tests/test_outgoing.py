@@ -81,7 +81,7 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
     assert told_of == set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
     table = departure_table(foretold)
     assert "change of the weights of the encoder of t1" in table
-    assert "mean shared features of t2 by class, level 2" in table
+    assert "mean tailored features of t2 by class, level 2" in table
     assert "counts and histograms, no row per case" in table
     assert "p0" not in table  # the name of a case
 
@@ -163,16 +163,13 @@ def test_rare_labels_and_rare_modalities_are_left_out_of_a_fingerprint() -> None
 
 
 def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:
-    ones = torch.ones(6, 2)
-    counts = torch.tensor([500.0, 400.0, 300.0, 99.0, 200.0, 200.0])
-    memory = {("t1", 0): Prototypes(ones, 2 * ones, 3 * ones, counts)}
+    ones = torch.ones(3, 2)
+    memory = {("t1", 0): Prototypes(2 * ones, 3 * ones, torch.tensor([500.0, 99.0, 200.0]))}
     cases = {("t1", 0): 9, ("t1", 1): 5, ("t1", 2): 4}
-    kept = withhold_rare(memory, 5, 100, cases, per_class=2)["t1", 0]
-    # rows 4 and 5 are of class 2, which 4 cases have; row 3 has 99 voxels
-    assert kept.counts.tolist() == [500, 400, 300, 0, 0, 0]
-    assert kept.keys[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert kept.values[:, 0].tolist() == [2, 2, 2, 0, 0, 0]
-    assert kept.spreads[:, 0].tolist() == [3, 3, 3, 0, 0, 0]
+    kept = withhold_rare(memory, 5, 100, cases)["t1", 0]
+    assert kept.counts.tolist() == [500, 0, 0]  # class 1 has 99 voxels, class 2 four cases
+    assert kept.values[:, 0].tolist() == [2, 0, 0]
+    assert kept.spreads[:, 0].tolist() == [3, 0, 0]
 
 
 def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(tmp_path: Path) -> None:

@@ -56,16 +56,19 @@ DOORS = {
 LAYERS = (
     ("__init__ errors wording undefined strict told spreadsheet files labels sequence_vocabulary "
      "sequence_words modalities nifti image grids accounting file_names drafts grouping cases "
-     "loading dicom_files dicom_header dicom_planes dicom_pixels dicom_identity dicom recognise "
-     "series_choice dicom_cases dicom_masks training_cases mapping jobs fingerprint label_sets "
-     "plan resample nnunet dicom_seg dataset registry tensors expected records overlap usage"),
-    "aggregate memory network imagine loss supervision sampling sliding_window quick privacy masks",
+     "overlooked loading dicom_files dicom_header dicom_planes dicom_pixels dicom_identity dicom "
+     "recognise series_choice dicom_cases dicom_masks training_cases mapping jobs slices "
+     "fingerprint bounds architecture planned label_sets plan resample nnunet dicom_seg dataset "
+     "registry tensors expected records overlap usage"),
+    ("aggregate memory network imagine loss supervision sampling sliding_window quick every_subset "
+     "privacy masks"),
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
      "tasks segment model runs export coordinate preprocess predict reading evaluate page picture "
      "viewer report subsets progress phantom_hospitals phantom phantom_federation partition "
-     "comparison comparison_rows comparison_page comparison_plots methods recall_quality"),
+     "comparison comparison_rows comparison_page comparison_plots trainings patients methods "
+     "recall_quality"),
     "embedded cli arguments",
-    "attack benchmark hospital local_network machine remote __main__",
+    "attack benchmark trainings_page hospital local_network machine remote __main__",
     "flare.kits flare.parcels",
     "flare.processes",
     "flare.job",

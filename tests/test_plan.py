@@ -51,7 +51,7 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("training", "rounds"), 2.5, "training: rounds: int is needed, not 2.5"),
         (("network", "temperature"), True, "temperature: float is needed"),
         (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
-        (("network", "temperature"), 0, "network: temperature: is 0; it must be above 0"),
+        (("network", "temperature"), 0, "network: temperature: is 0; it must be from 0.0001"),
         (("training", "losses"), {"focal": 1}, "by name are needed, of alignment, separation, not"),
         (("training", "losses"), [1], r"losses: numbers by name are needed, .* not \[1\]"),
         (("training", "losses"), {"alignment": 0}, "losses: alignment: is 0; it must be above 0"),
@@ -90,16 +90,6 @@ def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
     with pytest.raises(PlansError, match="losses are of both streams, of which the network has"):
         replace_settings(small_plans(), without_memory, training)
     assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}
-
-
-def test_what_is_by_class_needs_one_prototype_of_each() -> None:
-    votes = {"recall": "votes", "prototypes": 4}
-    with pytest.raises(PlansError, match=r"imagining is by class; make it 0, or .* they are 4"):
-        replace_settings(small_plans(), {"prototypes": 4}, {})
-    with pytest.raises(PlansError, match="votes are by class"):
-        replace_settings(small_plans(), votes, {"imagining": 0})
-    none = {**votes, "compensation_levels": []}
-    assert replace_settings(small_plans(), none, {"imagining": 0}).network.prototypes == 4
 
 
 def test_replaced_settings_are_checked_as_if_read() -> None:

@@ -68,14 +68,12 @@ def test_logits_are_those_of_the_plain_form(
 
 
 @pytest.mark.parametrize("available", SUBSETS)
-@pytest.mark.parametrize("asks", ["shared", "votes"])
-def test_memory_is_asked_as_by_the_plain_form(asks: str, available: tuple[str, ...]) -> None:
-    built = network(compensation_levels=(-1,), recall=asks)
+def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> None:
+    built = network(compensation_levels=(-1,))
     (level,) = built.compensated
     generator = torch.Generator().manual_seed(3)
     memory = {
         (name, level): Prototypes(
-            torch.randn(3, 4, generator=generator),
             torch.randn(3, 4, generator=generator),
             torch.ones(3, 4),
             torch.ones(3),

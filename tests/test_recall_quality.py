@@ -14,15 +14,11 @@ from mixmfl.recall_quality import recall_quality
 from mixmfl.rounds import RunSettings, Site
 
 
-@pytest.fixture(scope="module", params=["shared", "votes"])
-def trained(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Model, Site]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Site]:
     """A model of two sites, of which one never has T2, and cases of neither with all modalities."""
     folder = tmp_path_factory.mktemp("recall")
-    plans = replace_settings(
-        small_plans(imagining=0), {"compensation_levels": [-1, -2], "recall": request.param}, {}
-    )
+    plans = replace_settings(small_plans(imagining=0), {"compensation_levels": [-1, -2]}, {})
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
     settings = RunSettings("2d", 0, rounds=4, local_steps=15, learning_rate=0.01)
@@ -76,7 +72,7 @@ def test_without_a_memory_or_a_second_modality_there_is_nothing_to_tell(
 def test_numbers_are_those_of_a_network_whose_features_are_known(
     trained: tuple[Model, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shared features name the class, tailored ones are ten times it: recall finds all of it."""
+    """Tailored features name the class: recall finds all of it."""
     from mixmfl.memory import Prototypes
     from mixmfl.network import Encoding, MDMNet
 
@@ -96,7 +92,7 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
         "mixmfl.recall_quality._slices",
         lambda case, known, model: (torch.zeros(1, 3, 16, 16), lesion[:, 0]),
     )
-    perfect = Prototypes(torch.eye(2), 10 * torch.eye(2), torch.eye(2), torch.tensor([240.0, 16.0]))
+    perfect = Prototypes(10 * torch.eye(2), torch.eye(2), torch.tensor([240.0, 16.0]))
     memory = {(name, 2): perfect for name in network.modalities}
     told = recall_quality(dataclasses.replace(model, memory=memory), held_out.training[:1])
     assert [(q.modality, q.level) for q in told] == [("flair", 2), ("t1", 2), ("t2", 2)]

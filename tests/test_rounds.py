@@ -13,7 +13,7 @@ from torch import Tensor
 from mixmfl.aggregate import block_of
 from mixmfl.errors import AggregationError
 from mixmfl.labels import Labels
-from mixmfl.memory import Prototypes, State, merge_memories, observe
+from mixmfl.memory import PARTS, Prototypes, State, merge_memories, observe
 from mixmfl.network import build_network
 from mixmfl.plan import Plans
 from mixmfl.rounds import (
@@ -58,9 +58,7 @@ def crossed(message: Message) -> Message:
 
 
 def same(one: Prototypes, other: Prototypes) -> bool:
-    return all(
-        torch.equal(getattr(one, n), getattr(other, n)) for n in ("keys", "values", "counts")
-    )
+    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in PARTS)
 
 
 def one_round(
@@ -140,7 +138,6 @@ def test_a_site_without_a_modality_has_no_say_in_its_encoder_nor_in_its_prototyp
         assert torch.equal(together.weights[name], before.weights[name] + north[name])
     seen = north["memory.t2.2.counts"] > 0
     assert seen.any()
-    assert torch.equal(together.memory["t2", 2].keys[seen], north["memory.t2.2.keys"][seen])
     assert torch.equal(together.memory["t2", 2].values[seen], north["memory.t2.2.values"][seen])
 
 
@@ -156,21 +153,19 @@ def test_sites_that_learnt_the_same_get_just_that_back_whatever_they_weigh(
     for name, weight in alone.weights.items():  # but for the rounding of 2/9 and 7/9
         assert torch.allclose(twins.weights[name], weight, rtol=2**-22, atol=1e-9)
     for place, prototypes in alone.memory.items():
-        assert torch.equal(twins.memory[place].keys, prototypes.keys)
         assert torch.equal(twins.memory[place].values, prototypes.values)
         assert torch.equal(twins.memory[place].counts, 2 * prototypes.counts)
 
 
 def test_sites_prototypes_merge_to_those_of_all_their_voxels_in_one_place() -> None:
     generator = torch.Generator().manual_seed(0)
-    shared, tailored = (torch.randn(5, c, 4, 6, generator=generator) for c in (3, 2))
+    tailored = torch.randn(5, 2, 4, 6, generator=generator)
     classes = torch.randint(0, 3, (5, 4, 6), generator=generator)
     told = {
-        site: {("t1", 2): observe(shared[cases], tailored[cases], classes[cases], 3)}
+        site: {("t1", 2): observe(tailored[cases], classes[cases], 3)}
         for site, cases in (("north", slice(0, 1)), ("south", slice(1, 5)))
     }
-    merged, central = merge_memories({}, told)["t1", 2], observe(shared, tailored, classes, 3)
-    assert torch.allclose(merged.keys, central.keys, atol=1e-6)
+    merged, central = merge_memories({}, told)["t1", 2], observe(tailored, classes, 3)
     assert torch.allclose(merged.values, central.values, atol=1e-6)
     assert torch.equal(merged.counts, central.counts)
 
@@ -242,7 +237,7 @@ def test_the_order_in_which_sites_reply_changes_nothing(
     one, _ = merge_round(start, replies, told, plans, SETTINGS)
     other, _ = merge_round(start, dict(reversed(replies.items())), told, plans, SETTINGS)
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
-    assert all(torch.equal(one.memory[p].keys, other.memory[p].keys) for p in one.memory)
+    assert all(torch.equal(one.memory[p].values, other.memory[p].values) for p in one.memory)
 
 
 @pytest.mark.parametrize(
@@ -450,10 +445,10 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
     without = dataclasses.replace(good, record={"round": 0})
     with pytest.raises(AggregationError, match="sent the loss None; a finite number is needed"):
         merge_round(start, {"north": without}, told, plans, SETTINGS)
-    for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.keys"):
+    for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)
         if stray.startswith("memory."):
-            for part in ("keys", "values", "counts"):
+            for part in PARTS:
                 tensors[f"memory.flair.2.{part}"] = torch.zeros(1)
         else:
             tensors[stray] = torch.zeros(1)

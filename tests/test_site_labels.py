@@ -47,7 +47,8 @@ def federation(tmp_path: Path) -> Path:
         for case in range(2):
             write_case(folder / site / f"{site}{case}", 10 * number + case, values)
         (folder / site / "dataset.json").write_text(
-            json.dumps({"labels": {"background": 0, **values}})
+            json.dumps({"labels": {"background": 0, **values}}),
+            encoding="utf-8-sig" if site == "south" else "utf-8",  # as some editors save it
         )
     return folder
 
@@ -111,6 +112,21 @@ def test_prototypes_are_observed_of_classes_that_the_site_labels_alone(tmp_path:
     assert counts
     for found in counts:
         assert (found > 0).tolist() == [True, True, False]
+
+
+def test_classes_that_a_site_cannot_tell_apart_are_not_observed(tmp_path: Path) -> None:
+    from mixmfl.rounds import RunSettings, first_state, register, train_at_site, train_task
+
+    plans = small_plans(labels=Labels({"background": 0, "whole": (1, 2), "core": 2}, (1, 2)))
+    site = stored_site(tmp_path, "north", [("t1",), ("t1",)], plans, labelled=("whole",))
+    assert site.training[0].class_locations.keys() == {(1, 2)}
+    settings = RunSettings("2d", 0, 1, 2, 0.01)
+    task = train_task(first_state(plans, settings), register(site))
+    reply, _ = train_at_site(task, site, plans, settings, {})
+    counts = [t for name, t in reply.tensors.items() if name.endswith(".counts")]
+    assert counts
+    for found in counts:
+        assert (found > 0).tolist() == [True, False, False]
 
 
 def test_validation_leaves_out_what_a_case_does_not_label(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cryptography import x509
 from nvflare.lighter.entity import Project
@@ -242,11 +242,7 @@ def site_names(kit: Kit) -> tuple[str, ...]:
     """
     file = kit.folder / "local" / _SITES
     names = read_json(file).get("sites")
-    if (
-        not isinstance(names, list)
-        or not 0 < len(names) <= MOST_SITES
-        or not all(map(_is_site, names))
-    ):
+    if not _are_sites(names):
         raise _damaged(file, f"sites {quoted(names)}")
     return tuple(names)
 
@@ -276,7 +272,7 @@ def _is_site(name: Any) -> bool:
     return isinstance(name, str) and _is_name(name, _LABEL)
 
 
-def _are_sites(names: Any) -> bool:
+def _are_sites(names: Any) -> TypeGuard[list[str]]:
     return isinstance(names, list) and 0 < len(names) <= MOST_SITES and all(map(_is_site, names))
 
 
