@@ -1,5 +1,6 @@
 """What a DICOM header says: of its sequence, of its patient, and of where its planes lie."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,26 +291,32 @@ def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]
     shape = _whole(content, "Rows"), _whole(content, "Columns")
     frames = frames_of(content)
     is_enhanced = "PerFrameFunctionalGroupsSequence" in content
-    if len(found) != frames:
-        found = [_Values({})] * frames  # nothing says where they lie
+    if len(found) != frames:  # nothing says where they lie
+        nowhere = _plane(_Values({}), file, 0, shape)
+        yield from (dataclasses.replace(nowhere, frame=number) for number in range(frames))
+        return
     for number, values in enumerate(found):
-        header = _header(values)
-        kind = _several(values, "FrameType")[2:] or header.image_type[2:]
-        yield Plane(
-            file,
-            number if is_enhanced or frames > 1 else None,
-            _numbers(values, "ImagePositionPatient", 3),
-            _numbers(values, "ImageOrientationPatient", 6),
-            _numbers(values, "PixelSpacing", 2),
-            number_in(values, "SliceThickness"),
-            shape,
-            (f"{header.echo_ms:g}", header.component, " ".join(kind)),
-            (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
-             *header.scanning),
-            (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
-             f"{header.b_value:g}"),
-            (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
-        )  # fmt: skip
+        yield _plane(values, file, number if is_enhanced or frames > 1 else None, shape)
+
+
+def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, int]) -> Plane:
+    header = _header(values)
+    kind = _several(values, "FrameType")[2:] or header.image_type[2:]
+    return Plane(
+        file,
+        frame,
+        _numbers(values, "ImagePositionPatient", 3),
+        _numbers(values, "ImageOrientationPatient", 6),
+        _numbers(values, "PixelSpacing", 2),
+        number_in(values, "SliceThickness"),
+        shape,
+        (f"{header.echo_ms:g}", header.component, " ".join(kind)),
+        (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
+         *header.scanning),
+        (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
+         f"{header.b_value:g}"),
+        (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
+    )  # fmt: skip
 
 
 def _header(values: Any) -> Header:

@@ -62,6 +62,8 @@ _NO_AGENT_STARTS = ("no ", "non ", "none", "without", "w/o", "ohne", "kein", "sa
 
 _ECHOES = "two echoes"  # which are images of their own in DICOM, each with its echo time
 
+_WITHOUT_ALIASES = Modalities()
+
 SILENT = read_words("").why
 """What ``read_words`` says of a text without any word for a sequence."""
 
@@ -188,7 +190,7 @@ def _reading_of_t1(header: Header) -> Reading:
 
 def _by_alias(text: str, modalities: Modalities) -> str:
     """Return the modality that only words say which the user added; empty where they do not."""
-    own = modalities.kinds_in(text) - Modalities().kinds_in(text)
+    own = modalities.kinds_in(text) - _WITHOUT_ALIASES.kinds_in(text)
     return own.pop() if len(own) == 1 else ""
 
 
