@@ -321,8 +321,11 @@ def _times(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
 
 
-MOST_AXIS, MOST_VOXELS = 2**13, 2**30
-"""Of a case once it is resampled: along an axis, and in all."""
+MOST_AXIS, MOST_VOXELS, MOST_GROWTH = 2**13, 2**30, 128
+"""Of a case once it is resampled: along an axis, in all, and for each voxel that it had.
+
+Slices of 7 mm on voxels of 0.5 mm become 28 for each where these are 0.5 mm in the plane, too.
+"""
 
 
 class _Crop:
@@ -353,10 +356,15 @@ class _Crop:
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
         shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
         self.shape = tuple(map(int, shape))
-        if max(self.shape) > MOST_AXIS or math.prod(self.shape) > MOST_VOXELS:
+        voxels = math.prod(self.shape)
+        if (
+            max(self.shape) > MOST_AXIS
+            or voxels > MOST_VOXELS
+            or voxels > MOST_GROWTH * self.outside.size
+        ):
             raise DataError(
                 f"{self._becomes()}; at most {MOST_VOXELS:.2g} voxels are taken, {MOST_AXIS} along "
-                "an axis. Check the spacing in its files"
+                f"an axis, {MOST_GROWTH} for each that it had. Check the spacing in its files"
             )
 
     def check_memory(self, bytes_per_voxel: int) -> None:

@@ -516,8 +516,8 @@ def test_a_network_that_is_too_large_or_cannot_run_is_refused(
         ("patch_size", [8192, 8192], "are 67108864 voxels; at most 8388608 are taken"),
         ("patch_size", [10**6, 16], "patch_size: is 1000000; it must be from 1 to 8192"),
         ("batch_size", 10**9, "batch_size: is 1000000000; it must be from 1"),
-        ("spacing", [350.0, 350.0], "spacing: is 350.0; it must be from 0.01 to 100"),
-        ("spacing", [1e-9, 1], "spacing: is 1e-09; it must be from 0.01"),
+        ("spacing", [350.0, 350.0], "spacing: is 350.0; it must be from 0.05 to 100"),
+        ("spacing", [1e-9, 1], "spacing: is 1e-09; it must be from 0.05"),
         ("use_mask_for_norm", [True, False, True], "it must be the same for all modalities"),
         ("normalization_schemes", ["ZScoreNormalization"], "has 1 entries; it must have 3"),
     ],
@@ -726,14 +726,16 @@ def test_a_run_that_says_what_cannot_be_is_refused(
         open_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("spacing", [(350.0, 350.0, 350.0), (1.0, 350.0, 1.0), (1.0, 1.0, 1e6)])
+@pytest.mark.parametrize(
+    "spacing", [(350.0, 350.0, 350.0), (1.0, 350.0, 1.0), (1.0, 1.0, 1e6), (6.0, 6.0, 6.0)]
+)
 def test_a_case_of_absurd_spacing_is_refused_before_it_is_resampled(
     spacing: tuple[float, ...],
 ) -> None:
     """A header that says 350 mm resampled for hours."""
     images, labels = small_case(("t1",), 0, (30, 40, 40))
     plans = small_plans(patch=(8, 16, 16))
-    with pytest.raises(DataError, match=r"voxels are taken, 8192 along an axis\. Check the spac"):
+    with pytest.raises(DataError, match=r"voxels are taken, 8192 along an axis, 128 for"):
         nnunet.preprocess([images["t1"]], labels, spacing, plans.nnunet, "3d_fullres", plans.labels)
 
 
