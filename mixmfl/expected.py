@@ -76,8 +76,13 @@ class SubsetDice:
             for value, cases in dice.values()
         ):
             raise ValueError("expected Dice is no share of 1, or rests on no case")
-        names = tuple(map(str, content["modalities"]))
-        return cls(names, {name: (float(value), cases) for name, (value, cases) in dice.items()})
+        names = content["modalities"]
+        if not isinstance(names, list) or not names:
+            raise ValueError("expected Dice names no modalities")
+        return cls(
+            tuple(map(str, names)),
+            {name: (float(value), cases) for name, (value, cases) in dice.items()},
+        )
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:

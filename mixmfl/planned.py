@@ -16,7 +16,7 @@ from mixmfl.errors import PlansError
 CONFIGURATIONS = {"2d": 2, "3d_fullres": 3}
 """Those that we use, and the axes of their patches."""
 
-SPACING = Range(0.01, 100)  # mm
+SPACING = Range(0.05, 100)  # mm
 SIZE = Range(1, 8192)  # voxels along an axis
 BATCH = Range(1, 2**16)
 

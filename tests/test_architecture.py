@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from small import LABELS, MODALITIES, small_case, small_plans
 from torch import nn
 
-from mixmfl import architecture, nnunet, planned
+from mixmfl import architecture, nnunet, planned, segment
 from mixmfl.architecture import LAYERS, count_network, resolve_architecture
 from mixmfl.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.fingerprint import fingerprint_case, merge_fingerprints
@@ -165,11 +166,8 @@ def ways_in(model: Path, tmp_path: Path) -> Mapping[str, Callable[[Any], object]
     start_run(run)
 
     def from_model(content: Any) -> object:
-        # plans are read before tensors, which are left out after the first time
         file.write_bytes(pack(tensors, {**header, "plans": content}))
-        made = load_model(file)
-        tensors.clear()
-        return made
+        return load_model(file)
 
     def from_file(content: Any) -> object:
         plans_file.write_text(json.dumps(content))
@@ -186,7 +184,7 @@ def ways_in(model: Path, tmp_path: Path) -> Mapping[str, Callable[[Any], object]
     ways = {"model": from_model, "file": from_file, "run": from_run, "message": from_message}
     for way in ways.values():
         way(small_plans().to_json())  # as they are they come in
-    tensors.clear()
+    tensors.clear()  # they are read after the plans, which are to be refused
     return ways
 
 
@@ -516,8 +514,8 @@ def test_a_network_that_is_too_large_or_cannot_run_is_refused(
         ("patch_size", [8192, 8192], "are 67108864 voxels; at most 8388608 are taken"),
         ("patch_size", [10**6, 16], "patch_size: is 1000000; it must be from 1 to 8192"),
         ("batch_size", 10**9, "batch_size: is 1000000000; it must be from 1"),
-        ("spacing", [350.0, 350.0], "spacing: is 350.0; it must be from 0.01 to 100"),
-        ("spacing", [1e-9, 1], "spacing: is 1e-09; it must be from 0.01"),
+        ("spacing", [350.0, 350.0], "spacing: is 350.0; it must be from 0.05 to 100"),
+        ("spacing", [1e-9, 1], "spacing: is 1e-09; it must be from 0.05"),
         ("use_mask_for_norm", [True, False, True], "it must be the same for all modalities"),
         ("normalization_schemes", ["ZScoreNormalization"], "has 1 entries; it must have 3"),
     ],
@@ -726,14 +724,16 @@ def test_a_run_that_says_what_cannot_be_is_refused(
         open_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("spacing", [(350.0, 350.0, 350.0), (1.0, 350.0, 1.0), (1.0, 1.0, 1e6)])
+@pytest.mark.parametrize(
+    "spacing", [(350.0, 350.0, 350.0), (1.0, 350.0, 1.0), (1.0, 1.0, 1e6), (6.0, 6.0, 6.0)]
+)
 def test_a_case_of_absurd_spacing_is_refused_before_it_is_resampled(
     spacing: tuple[float, ...],
 ) -> None:
     """A header that says 350 mm resampled for hours."""
     images, labels = small_case(("t1",), 0, (30, 40, 40))
     plans = small_plans(patch=(8, 16, 16))
-    with pytest.raises(DataError, match=r"voxels are taken, 8192 along an axis\. Check the spac"):
+    with pytest.raises(DataError, match=r"voxels are taken, 8192 along an axis, 128 for"):
         nnunet.preprocess([images["t1"]], labels, spacing, plans.nnunet, "3d_fullres", plans.labels)
 
 
@@ -742,3 +742,13 @@ def test_fields_that_another_version_of_nnunet_writes_are_left_out() -> None:
     more = put({**content, "new": 1}, ("configurations", "2d", "new"), 1)
     more["configurations"]["3d_lowres"] = {}
     assert planned.known_fields(more) == content
+
+
+def test_a_patch_that_memory_does_not_hold_is_refused_before_the_network_runs(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(model)
+    image = np.random.default_rng(0).normal(size=(20, 20, 4)).astype(np.float32)
+    monkeypatch.setattr(segment, "available_bytes", lambda: 4 * 3 * 16 * 16 * 4 - 1)
+    with pytest.raises(DataError, match=r"a patch of \[16, 16\] voxels takes .* GB in this model"):
+        loaded.predict({"t1": (image, np.eye(4))})

@@ -74,7 +74,7 @@ def refused(said: Said, command: str) -> str:
         # a negative memory sent nnU-Net's planner round and round for ever
         (("planner", "memory_gb"), -1, "planner: memory_gb: is -1; it must be above 0"),
         (("planner", "base_features"), 0, "base_features: is 0; it must be above 0"),
-        (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be from 0.01"),
+        (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be from 0.05"),
         (("planner", "target_spacing"), [1, 1], r"target_spacing: (Z, Y, X) in mm is needed"),
         (("network", "temperature"), 0, "temperature: is 0; it must be from 0.0001 to 1000"),
         (("network", "compensation_levels"), [9], "compensation_levels: 2d has"),
