@@ -47,9 +47,9 @@ def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationN
 
 def memory_of(built: SegmentationNet) -> Memory:
     generator = torch.Generator().manual_seed(3)
-    rows = [torch.randn(3, 4, generator=generator) for _ in range(2)]
+    keys, values = (torch.randn(3, 4, generator=generator) for _ in range(2))
     return {
-        (name, level): Prototypes(*rows, torch.ones(3, 4), torch.ones(3))
+        (name, level): Prototypes(keys, values, torch.ones(3, 4), torch.ones(3))
         for name in MODALITIES
         for level in built.compensated
     }
@@ -75,6 +75,8 @@ def test_logits_are_those_of_a_run_per_subset(
         quick = subsets_predictor(QuickNet(built, torch.float32), memory, MODALITIES, SUBSETS)
         assert torch.allclose(plain, torch.cat(each, dim=1), atol=1e-4)
         assert torch.allclose(quick(images), plain, atol=1e-4)
+        alone = subsets_predictor(quick_of(settings, patch), memory, MODALITIES[:1], SUBSETS[:1])
+        assert torch.allclose(alone(images[:, :1]), each[0], atol=1e-4)
         some = [MODALITIES[:1], MODALITIES[:2]]  # of a case without the last modality
         fewer = subsets_predictor(quick_of(settings, patch), memory, MODALITIES[:2], some)
         wanted = torch.cat([each[SUBSETS.index(subset)] for subset in some], dim=1)
