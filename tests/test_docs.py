@@ -55,9 +55,9 @@ def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 def test_the_pages_that_the_readme_leads_to_are_there() -> None:
     expected = {
-        "benchmark", "brats", "cards", "changing", "clinic", "commands", "data", "federation",
-        "files", "limits", "method", "model-file", "network", "performance", "plans", "privacy",
-        "report", "tutorial",
+        "benchmark", "brats", "cards", "changing", "clinic", "commands", "data", "experiments",
+        "federation", "files", "limits", "method", "model-file", "network", "performance", "plans",
+        "privacy", "report", "tutorial",
     }  # fmt: skip
     assert expected <= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md"} <= set(NAMES)
