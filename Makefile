@@ -25,7 +25,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo network-demo benchmark privacy test slow coverage mutants lowest audit check format docs messages clean
+.PHONY: help install develop demo network-demo benchmark benchmark-patients privacy test slow coverage mutants lowest audit check format docs messages clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -47,6 +47,16 @@ benchmark: install ## compare the methods on the phantom's three settings; an ho
 	$(BIN)/mixmfl_plan_preprocess -i $$folder/federation -o $$folder/work --preset phantom -c 2d && \
 	$(BIN)/mixmfl_benchmark -i $$folder/work -o $$folder/out --methods baselines,mdm+site || exit 1; \
 	done
+
+# Of benchmark-patients; `mixmfl_benchmark_patients --help` has more.
+DATA ?=
+OUT ?= benchmark/patients
+PATIENTS ?= --sets A,C --folds 0,1 --size 1000
+
+benchmark-patients: install ## the methods on patients in DATA=…, which is only read; goes on; many hours
+	@test -n "$(DATA)" || { echo "DATA=FOLDER is needed: a folder of patients per hospital and" \
+		"splits.json, as docs/benchmark.md describes them" >&2; exit 1; }
+	$(BIN)/mixmfl_benchmark_patients -i "$(DATA)" -o "$(OUT)" $(PATIENTS)
 
 privacy: develop ## attack what sites send, with and without protection; half an hour on two cores
 	$(BIN)/mixmfl_demo_data -o privacy/federation --setting multi-modal --spacing 4 --cases 16

@@ -88,7 +88,9 @@ def planned_by(preset: str) -> Plans:
     """Return plans of a preset for four modalities and a tumour of three parts."""
     counts, axis = dict.fromkeys(NAMES, 10), {"1x160": 10}
     bins = dict.fromkeys(NAMES, (1,) * (len(INTENSITY_EDGES) - 1))
-    told = Fingerprint(10, counts, {}, {}, (axis, axis, axis), {"1.00": 10}, bins)
+    told = Fingerprint(
+        10, counts, {}, {}, (axis,) * 3, (axis,) * 3, {"none": 10}, {"1.00": 10}, bins
+    )
     labels = Labels({"background": 0, "edema": 1, "core": 2, "enhancing": 3})
     return make_plans(told, labels, load_preset(preset))
 

@@ -23,13 +23,14 @@ import psutil
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
+from mixmfl.architecture import resolve_architecture
 from mixmfl.files import write_json
 from mixmfl.image import write_image, write_labels
 from mixmfl.jobs import Workers
 from mixmfl.labels import Labels
 from mixmfl.loading import load_case
 from mixmfl.model import save_model
-from mixmfl.nnunet import label_manager, resolve_architecture
+from mixmfl.nnunet import label_manager
 from mixmfl.phantom_federation import Case, Settings, write_federation
 from mixmfl.phantom_hospitals import HELD_OUT
 from mixmfl.plan import Plans, load_preset

@@ -40,10 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--seeds", default="0,1,2", help="comma-separated; default: 0,1,2")
     made.add_argument(
         "--size",
-        choices=("quick", "full"),
         default="quick",
         help="quick (default): a few minutes per method and seed on a small phantom; full: the "
-        "plans' own rounds and steps",
+        "plans' own rounds and steps; or a number of steps of each site",
     )
     made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
     made.add_argument(

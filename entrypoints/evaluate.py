@@ -18,7 +18,9 @@ per case and per label or region.
 
 REFERENCE is a folder of masks with the same names as those in MASKS, or a folder of cases with
 labels. What the label values mean is read from the dataset.json in REFERENCE, beside it or in
-MASKS. Where both masks of a case are empty, Dice and HD95 are undefined; where one is, Dice is 0
+MASKS. Where REFERENCE is of a site that labels some of what a model of several sites finds, name
+the model's description with --labels (WORK/plans.json is one): only what the site labels is
+scored. Where both masks of a case are empty, Dice and HD95 are undefined; where one is, Dice is 0
 and HD95 undefined. Undefined values are counted, and in no mean.
 
 Exit code: 0 all cases are evaluated, 1 some could not be, 2 nothing could start."""
@@ -37,7 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-o", "--out", type=Path, metavar="OUT.csv", help="write a row per case and region"
     )
     made.add_argument("--overwrite", action="store_true", help="replace OUT.csv if it is there")
-    made.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
+    made.add_argument(
+        "--labels", type=Path, metavar="FILE", help="the dataset.json, or plans.json, to use"
+    )
+    made.add_argument(
+        "--reference-labels",
+        type=Path,
+        metavar="FILE",
+        help="the dataset.json of REFERENCE, where its labels are not those of MASKS",
+    )
     arguments.add_alias(made)
     return cli.run(made, argv, _evaluate)
 
@@ -45,22 +55,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from mixmfl import evaluate
     from mixmfl.errors import DataError
-    from mixmfl.labels import Labels
     from mixmfl.modalities import Modalities
 
     if options.out and options.out.exists() and not options.overwrite:
         raise DataError(f"{options.out} exists; name another file, or replace it with --overwrite")
-    description = options.labels or evaluate.find_label_description(
-        options.masks, options.reference
+    labels, own, source = evaluate.read_descriptions(
+        options.masks, options.reference, options.labels, options.reference_labels
     )
-    labels = Labels.load(description)
-    print(f"labels: {', '.join(labels.foreground)} (from {description})")
+    scored = [name for name in labels.foreground if own is None or name in own.foreground]
+    print(f"labels: {', '.join(scored)} (from {source})")
     evaluation = evaluate.evaluate_folder(
         options.masks,
         options.reference,
         labels,
         modalities=Modalities().with_aliases(options.alias),
         progress=lambda names: cli.progress(names, len(names), "evaluating"),
+        own=own,
     )
     for name, reason in evaluation.failures.items():
         cli.complain("mixmfl_evaluate", f"case {name!r}: {reason}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mixmfl import arguments, cli
 from mixmfl.errors import MixmflError
-from mixmfl.wording import plural
+from mixmfl.wording import one_line, plural, printable
 
 if TYPE_CHECKING:
     from mixmfl.cases import Refused
@@ -61,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=["2d", "3d_fullres"],
         help="which to preprocess (default: both)",
     )
+    made.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="with --site: what its DICOM series are, as mixmfl_predict --write-mapping tells it "
+        "(default: mapping.csv in the site's folder, if it is there)",
+    )
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
     arguments.add_processes(made)
     arguments.add_placing(made)
@@ -80,7 +87,16 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _over_network(options: argparse.Namespace) -> int:
-    own = ("alias", "labels", "reference", "register", "plans", "site", "fingerprint_only")
+    own = (
+        "alias",
+        "labels",
+        "mapping",
+        "reference",
+        "register",
+        "plans",
+        "site",
+        "fingerprint_only",
+    )
     if given := [f"--{name.replace('_', '-')}" for name in own if getattr(options, name)]:
         raise MixmflError(
             f"{', '.join(given)}: over a network each hospital reads its own cases, and says by "
@@ -138,11 +154,14 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _process(options: argparse.Namespace) -> int:
     from mixmfl.cases import describe
+    from mixmfl.dicom_cases import describe_rows
     from mixmfl.files import write_json
     from mixmfl.fingerprint import merge_fingerprints
     from mixmfl.jobs import Workers
-    from mixmfl.labels import agree_on_labels
+    from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
+    from mixmfl.labels import read_folder_labels
     from mixmfl.modalities import Modalities
+    from mixmfl.overlooked import check_most_are_known
     from mixmfl.plan import Plans, load_preset
     from mixmfl.preprocess import (
         check_site,
@@ -159,20 +178,32 @@ def _process(options: argparse.Namespace) -> int:
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
+    if options.mapping and not options.site:
+        raise MixmflError(
+            "--mapping is of one site's folder (--site); with several, lay each site's table into "
+            "its folder as mapping.csv"
+        )
     if options.site:
-        sites = (find_site(options.input, modalities, options.labels, placing),)
+        sites = (find_site(options.input, modalities, options.labels, placing, options.mapping),)
     else:
         there = find_sites(options.input, modalities, options.labels, placing)
         sites, tests, held_out = there.sites, there.tests, there.held_out
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
     for site in sites:
-        print(f"site {site.name}: {describe(site.found)}")
+        print(printable(f"site {site.name}: {describe(site.found)}"))
+        if site.rows:
+            print(printable(describe_rows(site.rows)))
     for name in held_out:
         print(f"folder {name}: held out (federation.json)")
     for site in tests:
-        print(f"tests of {site.name}: {describe(site.found)}")
-    labels = agree_on_labels({site.name: site.labels for site in sites})
+        print(printable(f"tests of {site.name}: {describe(site.found)}"))
+    if options.plans is None:
+        check_most_are_known([site.found for site in sites], modalities)
+    described = None if options.site or options.labels else read_folder_labels(options.input)
+    labels = agree_on_labels({site.name: site.labels for site in sites}, described)
+    for line in describe_sets({site.name: site.labels for site in sites}, labels):
+        print(printable(line))
 
     refused = {
         **{site.name: list(site.found.refused) for site in sites},
@@ -184,7 +215,7 @@ def _process(options: argparse.Namespace) -> int:
             for site in sites:
                 folder = options.out / "sites" / site.name
                 fingerprint, bad = fingerprint_site(site, folder, workers)
-                fingerprints.append(fingerprint)
+                fingerprints.append(map_labels(site.labels, labels).translate(fingerprint))
                 refused[site.name] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:
@@ -230,7 +261,7 @@ def _process(options: argparse.Namespace) -> int:
                 done = plural(len(came.done), "case")
                 print(f"{what}, {name}: {done} preprocessed{kept}")
                 for case, notes in came.notes.items():
-                    print(f"  {case}: {'; '.join(notes)}")
+                    print(printable(f"  {case}: {'; '.join(notes)}"))
     return _tell_refused(refused)
 
 
@@ -247,7 +278,9 @@ def _check_work(folder: Path, names: set[str]) -> None:
 
 def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     lines = [
-        f"  {site}/{item.name}: {item.reason}" for site, items in refused.items() for item in items
+        printable(f"  {site}/{one_line(item.name)}: {item.reason}")
+        for site, items in refused.items()
+        for item in items
     ]
     if not lines:
         return 0

@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("mixmfl.predict")
 
 DESCRIPTION = """\
-Segment every case of a folder: images in any layout of training, or DICOM in any nesting. A case
+Segment every case of a folder: images in any layout of training, or DICOM in any nesting; or a
+single image, whose name says its modality. A case
 needs at least one modality that the model knows. Images of a case on different grids are resampled
-onto one of them; where they do not lie on each other the case is refused, or registered
-(--register). Masks come out as MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what
-became of each case. One bad case does not stop the others. A mask that is there is kept if it was
-made by the same model and settings from the same images, made anew if not, and left alone if it
-is not as we wrote it (--overwrite). After an interruption the same command goes on.
+onto one of them. One that cannot be used, or does not lie on the others, is left out with a
+warning; or it is registered (--register), or the case is refused (--strict). Masks come out as
+MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what became of each case. One bad case
+does not stop the others. A mask that is there is kept if it was made by the same model and settings
+from the same images, made anew if not, and left alone if it is not as we wrote it (--overwrite).
+After an interruption the same command goes on.
 Exit code 0: all cases done; 1: some failed; 2: nothing could start."""
 
 
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mapping",
         type=Path,
         metavar="FILE.csv",
-        help="table that says which modality and case each DICOM series is",
+        help="table that says which modality and case each DICOM series or image file is",
     )
     made.add_argument(
         "--write-mapping",
@@ -91,6 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="name the patient in tables and page, where DICOM files do; default: not",
     )
     arguments.add_placing(made)
+    made.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a case of which one image cannot be used or does not lie on the others; "
+        "default: leave that image out, with a warning",
+    )
     arguments.add_alias(made)
     arguments.add_device(made)
     cli.add_output(made)
@@ -109,26 +118,27 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from mixmfl.accounting import aside_table
     from mixmfl.cases import describe
     from mixmfl.dicom_cases import describe_rows, find_all
     from mixmfl.files import write_text
-    from mixmfl.mapping import mapping_table, read_mapping
+    from mixmfl.mapping import images_told, mapping_table, read_mapping
     from mixmfl.modalities import Modalities
     from mixmfl.registry import registered_model
     from mixmfl.usage import keep_freed_memory
-    from mixmfl.wording import plural
+    from mixmfl.wording import MOST_LINE, one_line, plural, printable
 
     modalities = Modalities().with_aliases(options.alias)
-    placing = arguments.placing(options, modalities)
+    placing = replace(arguments.placing(options, modalities), leave_out=not options.strict)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
-    found, rows = find_all(options.input, modalities, mapping)
     if options.write_mapping:
-        if not rows:
-            raise MixmflError(f"{options.input}: holds no DICOM series to write a mapping of")
         if options.write_mapping.exists() and not options.overwrite:
             raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
-        write_text(options.write_mapping, mapping_table(rows, options.input))
-        say(f"{len(rows)} series: {options.write_mapping}; edit it, and give it by --mapping")
+        found, rows = find_all(options.input, modalities, mapping)
+        write_text(options.write_mapping, mapping_table(rows, options.input, found.told))
+        files = plural(len(images_told(found.told)), "image file")
+        say(f"{options.write_mapping}: {len(rows)} DICOM series, {files}")
+        say("edit it, and give it by --mapping")
         return 0
     if options.out is None:
         raise MixmflError("-o MASKS is needed")
@@ -137,10 +147,15 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             f"-o {options.out}: lies in {options.input}, where the next run would take masks for "
             "cases; name a folder outside"
         )
+    # first what takes no time: a large archive is not read for nothing
+    files = options.model or [registered_model(cli.home())]
+    for file in files:
+        if not file.is_file():
+            raise MixmflError(f"-m {file}: there is no such model file")
+    found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:
         say(describe_rows(rows))
-    files = options.model or [registered_model(cli.home())]
     from mixmfl.model import load_model
     from mixmfl.predict import predict_folder
     from mixmfl.segment import Options
@@ -166,6 +181,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         show_patient=options.show_patient,
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,
+        set_aside=aside_table(found.aside, options.input),
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
     total = todo = len(found.cases) + len(found.refused)
@@ -177,7 +193,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             report("cases", sum(counts.values()) - (total - todo), todo)
             if outcome.status == "failed":
                 log.info("%s: FAILED: %s", outcome.name, outcome.reason)
-                print(f"{outcome.name}: FAILED: {outcome.reason}", file=sys.stderr)
+                name = one_line(outcome.name, MOST_LINE)
+                print(printable(f"{name}: FAILED: {outcome.reason}"), file=sys.stderr)
             else:
                 say(_line(outcome))
     told = [f"{plural(counts['done'], 'mask')} in {options.out}"]
@@ -185,6 +202,9 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     told += [f"{counts['failed']} of {plural(total, 'case')} failed"] if counts["failed"] else []
     say(", ".join(told))
     say(f"what became of each case: {options.out / 'cases.csv'}")
+    if found.aside:
+        aside = f"{plural(len(found.aside), 'file')} set aside"
+        say(f"{aside}, and why: {options.out / 'set_aside.csv'}")
     if not options.no_report:
         say(f"page to look at: {options.out / 'report.html'}")
     return cli.SOME_FAILED if counts["failed"] else 0

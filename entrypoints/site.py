@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixmfl import arguments, cli
+from mixmfl.wording import printable
 
 DESCRIPTION = """\
 Join the federation that KIT is for, and answer the coordinator until Ctrl-C: statistics for a
@@ -73,7 +74,7 @@ def _work(options: argparse.Namespace) -> int:
         arguments.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,
     )
-    print(f"site {kit.name}: {describe(house.cases().found)}")
+    print(printable(f"site {kit.name}: {describe(house.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if options.dry_run:
         found, missing = departures_from(house)

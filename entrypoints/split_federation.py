@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mixmfl import arguments, cli
 from mixmfl.errors import DataError, MixmflError
-from mixmfl.wording import plural, shorten
+from mixmfl.wording import plural, printable, shorten
 
 if TYPE_CHECKING:
     from mixmfl.modalities import Modalities
@@ -93,7 +93,7 @@ def _work(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     found = find_cases(options.input, modalities, labels_needed=True)
-    print(describe(found))
+    print(printable(describe(found)))
     if not found.cases:
         raise DataError(f"{options.input}: holds no case with a label, so nothing can be split")
     labels = Labels.load(options.labels) if options.labels else found.labels

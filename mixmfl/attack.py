@@ -25,14 +25,16 @@ from mixmfl.embedded import train_embedded
 from mixmfl.errors import DataError
 from mixmfl.files import write_json, write_text
 from mixmfl.jobs import Report, no_report
+from mixmfl.label_sets import labels_each
 from mixmfl.memory import State
 from mixmfl.network import build_network, load_state, place_modalities
-from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, supervision_loss, supervision_targets
+from mixmfl.nnunet import PatchChooser, crop_and_pad_nd
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy
 from mixmfl.rounds import RunSettings, ServerState, Site, mean_dice, register
 from mixmfl.runs import Run, load_state_of
 from mixmfl.sampling import seeded, site_number
+from mixmfl.supervision import Compare, Supervision
 from mixmfl.train import validate
 from mixmfl.undefined import or_none
 from mixmfl.wire import Message
@@ -296,7 +298,6 @@ def _scores(
     """Return how much each case looks as if it had trained, by attack, mean over what was seen."""
     network = build_network(plans, settings.configuration, settings.seed).eval()
     network.decoder.deep_supervision = False
-    compare = supervision_loss(plans.labels, 1, batch_dice=False)
     patches = [_patches(case, plans, settings) for case in cases]
     parameters = dict(network.named_parameters())
     loss = np.zeros((len(sights), len(cases)))
@@ -307,8 +308,8 @@ def _scores(
         held = [parameters[name] for name in moved]
         length = _norm(moved.values())
         load_state(network, {name: sight.before[name] for name in moved})
-        for column, (images, present, targets) in enumerate(patches):
-            value = compare([network(images, present, {})], targets)
+        for column, (images, present, compare) in enumerate(patches):
+            value = compare([network(images, present, {})])
             found = torch.autograd.grad(value, held, allow_unused=True)
             pairs = [(g, moved[n]) for n, g in zip(moved, found, strict=True) if g is not None]
             along = sum(float((g.double() * step.double()).sum()) for g, step in pairs)
@@ -316,8 +317,8 @@ def _scores(
             loss[row, column] = float(value.detach())
         load_state(network, {name: sight.after[name] for name in moved})
         with torch.no_grad():
-            for column, (images, present, targets) in enumerate(patches):
-                loss[row, column] -= float(compare([network(images, present, {})], targets))
+            for column, (images, present, compare) in enumerate(patches):
+                loss[row, column] -= float(compare([network(images, present, {})]))
     return {"loss": loss.mean(axis=0), "gradient": gradient.mean(axis=0)}
 
 
@@ -332,8 +333,8 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 
 def _patches(
     case: StoredCase, plans: Plans, settings: RunSettings
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return patches of a case on foreground, not augmented: images, present, targets."""
+) -> tuple[Tensor, Tensor, Compare]:
+    """Return patches of a case on foreground, not augmented: images, present, and their loss."""
     planned = plans.configuration(settings.configuration)
     chooser = PatchChooser(tuple(planned["patch_size"]), plans.labels)
     generator = np.random.default_rng([settings.seed, site_number(case.name)])
@@ -350,7 +351,10 @@ def _patches(
     if len(planned["patch_size"]) == 2:  # the box is one slice thick
         stacked, labels = stacked[:, :, 0], labels[:, :, 0]
     placed, present = place_modalities(stacked, case.modalities, plans.modalities)
-    return placed, present, supervision_targets([labels.clamp(min=0)], plans.labels)
+    told = torch.tensor([labels_each(plans.labels, case.labelled)] * len(labels))
+    supervision = Supervision(plans.labels, 1, batch_dice=False)
+    compare = supervision.prepare([labels.clamp(min=0)], told)
+    return placed, present, compare
 
 
 def interval(

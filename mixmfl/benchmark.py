@@ -30,6 +30,7 @@ from mixmfl.dataset import StoredCase, case_names, open_case
 from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
 from mixmfl.errors import DataError
 from mixmfl.evaluate import score
+from mixmfl.every_subset import segment_subsets
 from mixmfl.expected import all_subsets
 from mixmfl.export import export_model
 from mixmfl.files import read_json, write_json, write_text
@@ -40,7 +41,7 @@ from mixmfl.plan import Plans
 from mixmfl.recall_quality import RecallQuality, recall_quality
 from mixmfl.rounds import RunSettings, Site
 from mixmfl.runs import Run, SiteRound, holds_run
-from mixmfl.train import segment_stored
+from mixmfl.train import autocast_dtype
 from mixmfl.undefined import or_nan, or_none
 
 FOLD = "0"
@@ -79,21 +80,29 @@ class Benchmark:
 
     def is_done(self, method: str, seed: int) -> bool:
         """Say whether a method is trained and scored as it is described today."""
-        folder = self.folder(method, seed)
-        if not (folder / "scores.csv").is_file():
-            return False
-        described = find_method(method).describe()
-        return read_json(folder / "cost.json")["method"] == described
+        return _is_scored(self.folder(method, seed), method)
 
     def done(self) -> list[tuple[str, int]]:
         """Return all that is done: method and seed, methods in the order of their table."""
-        return [
-            (name, int(folder.name.removeprefix("seed")))
-            for base in METHODS
-            for name in (base, base + SITE)
-            for folder in sorted((self.out / "runs" / name).glob("seed*"))
-            if self.is_done(name, int(folder.name.removeprefix("seed")))
-        ]
+        return done_in(self.out)
+
+
+def done_in(out: Path) -> list[tuple[str, int]]:
+    """Return all that is done in a benchmark's folder; see ``Benchmark.done``."""
+    return [
+        (name, int(folder.name.removeprefix("seed")))
+        for base in METHODS
+        for name in (base, base + SITE)
+        for folder in sorted((out / "runs" / name).glob("seed*"))
+        if _is_scored(folder, name)
+    ]
+
+
+def _is_scored(folder: Path, method: str) -> bool:
+    if not (folder / "scores.csv").is_file():
+        return False
+    described = find_method(method).describe()
+    return read_json(folder / "cost.json")["method"] == described
 
 
 def open_benchmark(
@@ -105,18 +114,18 @@ def open_benchmark(
         work: As ``mixmfl_plan_preprocess`` made it, with test cases.
         out: New, or of the same benchmark.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        size: ``"quick"``, or ``"full"``: rounds and steps as planned.
+        size: ``"quick"``, ``"full"``: rounds and steps as planned; or a number of steps of a site
+            in the whole training, such as ``"1000"``, in rounds of as many steps as planned.
         device: Where to compute.
         workers: Processes that prepare batches, per method.
 
     Raises:
         PlansError: There are no plans.
         DataError: ``out`` holds something else, or a benchmark of other plans or another budget;
-            or there is no test case.
+            there is no test case; or ``size`` is no number of whole rounds.
     """
     plans = Plans.load(work / "plans.json")
-    planned = (plans.training.rounds, plans.training.local_steps)
-    rounds, local_steps = planned if size == "full" else (QUICK_ROUNDS, QUICK_STEPS)
+    rounds, local_steps = _budget(size, plans)
     made = Benchmark(work, out, plans, configuration, rounds, local_steps, device, workers)
     tests = {site: [case.name for case in cases] for site, cases in test_cases(made).items()}
     sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
@@ -131,6 +140,7 @@ def open_benchmark(
         "own": {site: list(names) for site, names in own_modalities(sites, plans).items()},
         "tests": tests,
         "cases": _digest(work, configuration),
+        "precision": str(autocast_dtype(torch.device(device))),  # of training and of scoring
     }
     if record.is_file():
         before = read_json(record)
@@ -144,6 +154,22 @@ def open_benchmark(
     else:
         write_json(record, asked)
     return made
+
+
+def _budget(size: str, plans: Plans) -> tuple[int, int]:
+    """Return how many rounds of how many steps of a site a size stands for."""
+    local_steps = plans.training.local_steps
+    if size == "quick":
+        return QUICK_ROUNDS, QUICK_STEPS
+    if size == "full":
+        return plans.training.rounds, local_steps
+    steps = int(size) if size.isdecimal() else 0
+    if not steps or steps % local_steps:
+        raise DataError(
+            f"size {size!r}: quick, full or a number of steps is needed, which is a multiple of "
+            f"the {local_steps} steps that the plans have in a round"
+        )
+    return steps // local_steps, local_steps
 
 
 def _digest(work: Path, configuration: str) -> str:
@@ -290,14 +316,8 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     Raises:
         DataError: Nothing is done.
     """
-    rows, costs = [], []
-    for method, seed in benchmark.done():
-        folder = benchmark.folder(method, seed)
-        rows += read_rows(folder / "scores.csv")
-        told = read_json(folder / "cost.json")
-        costs.append(Cost(method, seed, or_nan(told["sent_bytes"]), told["seconds"]))
-    own = read_json(benchmark.out / "benchmark.json")["own"]
-    scores = Scores(rows, {site: tuple(names) for site, names in own.items()})
+    rows, costs = read_results(benchmark.out)
+    scores = Scores(rows, known_own(benchmark.out))
     if reference not in scores.methods:
         reference = scores.methods[0]
     files = [benchmark.out / name for name in ("cases.csv", "table.md", "subsets.png", "sites.png")]
@@ -307,6 +327,23 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     draw_subsets(scores, files[2])
     draw_sites(scores, files[3])
     return files
+
+
+def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
+    """Return the scores and costs of all that is done in a benchmark's folder."""
+    rows, costs = [], []
+    for method, seed in done_in(out):
+        folder = out / "runs" / method / f"seed{seed}"
+        rows += read_rows(folder / "scores.csv")
+        told = read_json(folder / "cost.json")
+        costs.append(Cost(method, seed, or_nan(told["sent_bytes"]), told["seconds"]))
+    return rows, costs
+
+
+def known_own(out: Path) -> dict[str, tuple[str, ...]]:
+    """Return each site's own modalities, as they were when a benchmark's folder was made."""
+    own = read_json(out / "benchmark.json")["own"]
+    return {site: tuple(names) for site, names in own.items()}
 
 
 _RECALL = ("accuracy", "error", "blind_error", "best_error", "trust")
@@ -420,20 +457,23 @@ def score_case(model: Model, case: StoredCase, site: str, method: str, seed: int
     nothing: Dice is 0 where there was something to find.
     """
     labels = model.plans.labels.consecutive()
-    reference = case.labels[:][0]
-    truth = np.maximum(reference, 0)  # -1 is outside the head
-    for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities]):
-        used = tuple(name for name in subset if name in model.modalities)
-        found = np.zeros_like(truth)
-        if used:
-            found = segment_stored(
-                model.network,
-                model.memory,
-                case,
-                used,
-                model.plans,
-                model.configuration,
-                model.device,
-            )
-        for each in score(found, truth, labels, case.spacing):
+    truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head
+    used = {
+        subset: tuple(name for name in subset if name in model.modalities)
+        for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities])
+    }
+    masks = segment_subsets(
+        model.runner,
+        model.memory,
+        case,
+        [known for known in dict.fromkeys(used.values()) if known],
+        model.plans,
+        model.configuration,
+        model.device,
+    )
+    nothing = np.zeros_like(truth)
+    for subset, known in used.items():
+        for each in score(
+            masks.get(known, nothing), truth, labels.only(case.labelled), case.spacing
+        ):
             yield Row(method, seed, site, case.name, subset, each.label, each.dice, each.hd95_mm)

@@ -4,37 +4,37 @@ One door for training and prediction, by names alone: ``find_cases`` looks at th
 says what it took for what. ``loading`` reads what the files hold.
 """
 
+import fnmatch
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mixmfl.accounting import LABEL, Told, inside, other_format, rest_below
+from mixmfl.drafts import Draft
 from mixmfl.errors import DataError
+from mixmfl.file_names import FileName, read_name
 from mixmfl.files import files_below
-from mixmfl.image import FILE_ENDINGS, Source
+from mixmfl.grouping import group, stem_of
+from mixmfl.image import FILE_ENDINGS, OTHER_FORMATS, Source
 from mixmfl.labels import Labels, read_dataset_json, read_folder_labels
-from mixmfl.modalities import FileName, Modalities
-from mixmfl.wording import plural
+from mixmfl.modalities import Modalities
+from mixmfl.wording import one_line, plural
 
 LAYOUTS = """\
   nnU-Net         imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
   case folders    case/T1.nii.gz, case/t1ce.nii.gz, ..., label case/seg.nii.gz
   modality names  case_t1ce.nii.gz, sub-01/anat/sub-01_T1w.nii.gz, ..., label case_seg.nii.gz"""
 
-_EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 _CHANNELS = (
     'names that end in _0000 need a dataset.json whose "channel_names" are modalities that we '
     'know, such as {"0": "T1"}; give others with --alias NAME=ALIAS'
 )
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
-# folders that sort one case's files by kind, as those named after modalities and labels do too
-_KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
 _LINES_SHOWN = 20
-
-Parts = tuple[str, ...]
-Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class Case:
         label: The segmentation, if there is one.
         notes: How its images were told apart, where names alone did not say it.
         patient: Name and ID, where files say them (DICOM); told only to who asks.
+        warnings: What is doubtful about which images were taken.
     """
 
     name: str
     images: Mapping[str, Path | Source]
-    label: Path | None = None
+    label: Path | Source | None = None
     notes: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def files(self) -> dict[str, Path]:
@@ -71,6 +73,23 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a user's table says of a series or a file.
+
+    Attributes:
+        case: Its case's name; empty where that stays as it is.
+        modality: Empty where it is set aside; ``accounting.LABEL`` for a segmentation.
+        place: The table and the line, for messages.
+        is_file: Whether it is told of a file, by its path, and not of a DICOM series.
+    """
+
+    case: str
+    modality: str
+    place: str
+    is_file: bool = False
+
+
+@dataclass(frozen=True)
 class Found:
     """What a folder holds.
 
@@ -81,6 +100,8 @@ class Found:
         layout: How the files were told apart.
         labels: What the folder's own dataset.json says about labels, if anything.
         folder: Where we looked.
+        told: What every image file was taken for, also those of refused cases.
+        masks: Refused labels without any image beside them, by name; the images may be DICOM.
     """
 
     cases: tuple[Case, ...]
@@ -89,51 +110,107 @@ class Found:
     layout: str
     labels: Labels | None
     folder: Path
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    told: tuple[Told, ...] = ()
+
+    @property
+    def aside(self) -> tuple[Told, ...]:
+        """What is neither used nor part of a refused case."""
+        return tuple(each for each in self.told if not each.modality)
 
 
 def find_cases(
-    folder: Path, modalities: Modalities | None = None, *, labels_needed: bool = False
+    folder: Path,
+    modalities: Modalities | None = None,
+    *,
+    labels_needed: bool = False,
+    mapping: Mapping[str, Given] | None = None,
 ) -> Found:
     """Find the cases of a folder by the names of its files; no image is opened.
 
     Args:
-        folder: In one of ``LAYOUTS``; which one is found out.
-        modalities: The words for modalities; without it those of ``modalities.TABLE``.
+        folder: In one of ``LAYOUTS``; which one is found out. Or a single image, which is a case.
+        modalities: The words for modalities; without it those of ``sequence_words``.
         labels_needed: Whether a case without label is refused, as training must.
+        mapping: What the user's table says, by path below the folder.
 
     Raises:
-        DataError: The folder is missing or holds no image, or its dataset.json is damaged.
+        DataError: The folder is missing or holds no image, its dataset.json is damaged, or the
+            mapping names a file that is not there.
     """
     modalities = modalities or Modalities()
+    if folder.is_file():
+        return _single(folder, modalities, mapping or {})
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder. Needed is one of\n{LAYOUTS}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(f"{folder}: may not be read. Ask who owns it")
     files = _image_files(folder)
     if not files:
         endings = ", ".join(FILE_ENDINGS)
-        raise DataError(f"{folder}: holds no image ({endings}). Needed is one of\n{LAYOUTS}")
+        others = [f"{inside(path, folder)} ({OTHER_FORMATS[other_format(path)]})"
+                  for path in files_below(folder) if other_format(path)]  # fmt: skip
+        unread = f"; not read are {', '.join(others[:5])}: convert them" if others else ""
+        raise DataError(
+            f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
+        )
 
     labels = read_folder_labels(folder)
     layout = "nnU-Net's channel numbers"
     drafts = _draft_from_channels(folder, modalities)
     if drafts is None:
         drafts, layout = _draft_from_names(folder, files, modalities)
+    _correct(drafts, folder, mapping or {})
 
     cases: list[Case] = []
     refused: list[Refused] = []
-    ignored: list[Path] = []
+    told: list[Told] = []
     for name, draft in sorted(drafts.items()):
-        fault = draft.fault(name, folder, labels_needed)
-        if fault:
+        chosen = draft.choose(folder, labels_needed)
+        fault = chosen.fault
+        if not fault and not name.isprintable():
+            fault = "a file cannot have this name; rename the case"
+        if draft.files and all(file.given and not file.said.is_known for file in draft.files):
+            fault, chosen = "", replace(chosen, images={})  # the user set all of it aside
+        elif fault:
             refused.append(Refused(name, fault))
         else:
-            cases.append(draft.case(name))
-            ignored.extend(draft.unknown)
-    return Found(tuple(cases), tuple(refused), tuple(ignored), layout, labels, folder)
+            cases.append(Case(name, dict(chosen.images), chosen.label, warnings=chosen.warnings))
+        told += [replace(each, case=name) for each in chosen.told]
+    aside = {each.path for each in told if not each.modality}
+    ignored = tuple(
+        file.path
+        for case in cases
+        for file in drafts[case.name].files
+        if file.path in aside and not file.said.is_known
+    )
+    masks = {
+        name: draft.files[0].path
+        for name, draft in drafts.items()
+        if len(draft.files) == 1 and draft.files[0].said.is_label and not draft.faults
+    }
+    cases, more = _with_unread(cases, folder, modalities)
+    return Found(
+        tuple(cases), tuple(refused), ignored, layout, labels, folder, masks, (*told, *more)
+    )
 
 
 def holds_images(folder: Path) -> bool:
     """Say whether there is an image file of those that ``find_cases`` looks for."""
     return folder.is_dir() and bool(_image_files(folder))
+
+
+def account(found: Found, known: Sequence[Path] = ()) -> Found:
+    """Tell of every file and folder that was met, those that are no image, too.
+
+    Args:
+        found: With ``told`` for the images.
+        known: Files that are told elsewhere, such as those of DICOM series.
+    """
+    if not found.folder.is_dir():
+        return found
+    seen = [*known, *(each.path for each in found.told)]
+    return replace(found, told=(*found.told, *rest_below(found.folder, seen)))
 
 
 def describe(found: Found) -> str:
@@ -154,59 +231,95 @@ def describe(found: Found) -> str:
     lines.extend(_first_of(cases))
     if found.refused:
         lines.append(f"refused {plural(len(found.refused), 'case')}:")
-        lines.extend(f"  {refused.name}: {refused.reason}" for refused in found.refused)
-    if found.ignored:
-        lines.append(f"ignored {plural(len(found.ignored), 'file')}:")
-        lines.extend(_first_of([f"  {path.relative_to(found.folder)}" for path in found.ignored]))
+        lines.extend(f"  {one_line(refused.name)}: {refused.reason}" for refused in found.refused)
+    if aside := [each for each in found.aside if not each.is_series]:
+        lines.append(f"set aside {plural(len(aside), 'file')}:")
+        lines += _first_of([f"  {inside(each.path, found.folder)}: {each.why}" for each in aside])
     return "\n".join(lines)
 
 
-@dataclass
-class _Draft:
-    """A case while its files are gathered."""
-
-    images: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    labels: list[Path] = field(default_factory=list)
-    unknown: list[Path] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    def add(self, path: Path, said: FileName) -> None:
-        if said.modality:
-            self.images[said.modality].append(path)
-        elif said.is_label:
-            self.labels.append(path)
-        else:
-            self.unknown.append(path)
-
-    def case(self, name: str) -> Case:
-        images: dict[str, Path | Source] = {
-            modality: paths[0] for modality, paths in sorted(self.images.items())
-        }
-        return Case(name, images, self.labels[0] if self.labels else None)
-
-    def fault(self, name: str, folder: Path, labels_needed: bool) -> str | None:
-        """Say why this is no case that can be used; None where it is one."""
-        if self.faults:
-            return "; ".join(self.faults)
-        for kind, paths in (*sorted(self.images.items()), ("label", self.labels)):
-            if len(paths) > 1:
-                return f"{len(paths)} files for {kind}: {_list(paths, folder)}; keep one of them"
-        if not self.images:
-            files = _list([*self.labels, *self.unknown], folder)
-            numbers = any(_CHANNEL_FILE.fullmatch(_stem(path)) for path in self.unknown)
-            return f"no known modality, only {files}; {_CHANNELS if numbers else _EXTEND}"
-        if not name.isprintable():
-            return "a file cannot have this name; rename the case"
-        if labels_needed and not self.labels:
-            return "no label, which training needs"
-        return None
+def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:
+    """Return the case that a single image is."""
+    if not file.name.lower().endswith(FILE_ENDINGS):
+        ending = other_format(file)
+        what = f"{OTHER_FORMATS[ending]} is not read; convert it to NIfTI" if ending else (
+            f"is no image that we read ({', '.join(FILE_ENDINGS)})"
+        )  # fmt: skip
+        raise DataError(f"{file}: {what}. Of DICOM files, name the folder")
+    said = read_name(stem_of(file), modalities)
+    given = mapping.get(file.name)
+    modality = given.modality if given else said.modality
+    name = (given.case if given else "") or said.case or stem_of(file)
+    if not modality or modality == LABEL:
+        why = said.doubt or (f"its name says {said.aside}" if said.aside else "no word of it does")
+        raise DataError(
+            f"{file}: its name does not say which modality it is ({why}); known are "
+            f"{', '.join(modalities.names)}. Rename it, such as {stem_of(file)}_t1.nii.gz, or say "
+            "by --mapping what it is"
+        )
+    told = (Told(file, "mapping" if given else "its name", name, modality),)
+    case = Case(name, {modality: file})
+    return Found((case,), (), (), "a single file", None, file, told=told)
 
 
-def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, _Draft] | None:
+def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:
+    """Move the files of the user's table to where it says.
+
+    Raises:
+        DataError: It names a file that is no image of the folder.
+    """
+    owners = {
+        inside(file.path, folder): (name, file)
+        for name, draft in drafts.items()
+        for file in draft.files
+    }
+    for path, given in mapping.items():
+        if path not in owners:
+            raise DataError(
+                f"{given.place}: {folder} holds no image {path!r}; mend or remove the line"
+            )
+        name, file = owners[path]
+        drafts[name].files.remove(file)
+        is_label = given.modality == LABEL
+        said = FileName(file.said.case, None if is_label else given.modality or None, is_label)
+        drafts.setdefault(given.case or name, Draft()).add(file.path, said, given=True)
+    for name in [name for name, draft in drafts.items() if not draft.files]:
+        del drafts[name]
+    for draft in drafts.values():
+        if draft.files and all(file.given for file in draft.files):
+            draft.faults.clear()  # they were about what the user has decided
+
+
+def _with_unread(
+    cases: Sequence[Case], folder: Path, modalities: Modalities
+) -> tuple[list[Case], list[Told]]:
+    """Warn where an image of a case lies in a format that is not read."""
+    warnings: dict[str, list[str]] = defaultdict(list)
+    told = []
+    paths = [path for path in files_below(folder) if other_format(path)]
+    for path in paths:
+        modality = read_name(stem_of(path), modalities).modality
+        beside = [
+            case.name for case in cases
+            if any(file.parent in (path.parent, *path.parents) and file.parent != folder
+                   for file in case.files.values())
+        ]  # fmt: skip
+        head = read_name(stem_of(path), modalities).head
+        owner = beside[0] if len(beside) == 1 else head if head in {c.name for c in cases} else ""
+        why = f"{OTHER_FORMATS[other_format(path)]} is not read; convert it to NIfTI (.nii.gz)"
+        told.append(Told(path, why, owner))
+        if owner and modality:
+            warnings[owner].append(f"{inside(path, folder)}: {why}")
+    return [
+        replace(case, warnings=(*case.warnings, *warnings.get(case.name, ()))) for case in cases
+    ], told
+
+
+def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft] | None:
     """Gather the cases of nnU-Net's raw layout; None where the folder is not in it."""
     subfolders = (folder / name for name in ("imagesTr", "imagesTs"))
     images = next(filter(Path.is_dir, subfolders), folder)
-    files = {path: _CHANNEL_FILE.fullmatch(_stem(path)) for path in _image_files(images)}
+    files = {path: _CHANNEL_FILE.fullmatch(stem_of(path)) for path in _image_files(images)}
     if not any(files.values()):
         return None
     for source in (folder, folder.absolute().parent):  # its own description, or its federation's
@@ -218,20 +331,21 @@ def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, _Dra
         return None
     channels = _read_channels(written, folder, modalities)
 
-    drafts: dict[str, _Draft] = defaultdict(_Draft)
+    drafts: dict[str, Draft] = defaultdict(Draft)
     for path, match in files.items():
         if match is None:
-            drafts[_stem(path)].unknown.append(path)
+            drafts[stem_of(path)].add(path, FileName(stem_of(path)))
         elif int(match[2]) in channels:
             drafts[match[1]].add(path, FileName(match[1], channels[int(match[2])]))
         else:
+            drafts[match[1]].add(path, FileName(match[1]))
             drafts[match[1]].faults.append(
                 f"{path.name} is channel {int(match[2])}, but channel_names has {sorted(channels)}"
             )
     labels = images.absolute().parent / images.absolute().name.replace("images", "labels")
     if labels != images.absolute() and labels.is_dir():
         for path in _image_files(labels):
-            drafts[_stem(path)].labels.append(path)
+            drafts[stem_of(path)].add(path, FileName(stem_of(path), is_label=True))
     return drafts
 
 
@@ -257,139 +371,38 @@ def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[i
     return known
 
 
-@dataclass(frozen=True)
-class _File:
-    """An image file, and what can be told without looking at the others.
-
-    Attributes:
-        path: The file.
-        said: What its name says.
-        ambiguity: Why its name cannot be read; empty where it can.
-        place: The folders it lies in below the one given, without those that sort one case's
-            files (``anat``, ``labels``) and those that repeat the case's name.
-    """
-
-    path: Path
-    said: FileName
-    ambiguity: str
-    place: Parts
-
-
 def _draft_from_names(
     folder: Path, paths: Sequence[Path], modalities: Modalities
-) -> tuple[dict[str, _Draft], str]:
-    """Gather the cases of all other layouts by the words in the names; return the layout too.
-
-    A folder with a file that is named by its kind alone (``T1.nii.gz``) is one case, with all
-    that lies in it and below. Other files belong together by what is left of their names; the
-    same rest at two places is two cases.
-    """
-    files = [_read_file(path, folder, modalities) for path in paths]
-    known = [file for file in files if file.said.is_known]
-    case_folders = {file.place for file in known if not file.said.case}
-
-    def key(file: _File) -> Key:
-        tops = (file.place[:length] for length in range(1, len(file.place) + 1))
-        top = next((top for top in tops if top in case_folders), None)
-        return (top, "") if top else (file.place, file.said.case)
-
-    key_of = {file.path: key(file) for file in known}
-    name_of = _name_cases(set(key_of.values()), folder)
-    drafts: dict[str, _Draft] = defaultdict(_Draft)
-    for file in known:
-        drafts[name_of[key_of[file.path]]].add(file.path, file.said)
-    for file in files:
-        if not file.said.is_known:
-            owner = _owner(file, key(file), key_of, folder)
-            draft = drafts[name_of[owner] if owner else "_".join(file.place) or _stem(file.path)]
-            draft.add(file.path, file.said)
-            if file.ambiguity:
-                draft.faults.append(f"{file.path.relative_to(folder)}: {file.ambiguity}")
-    for name, count in Counter(name_of.values()).items():
-        if count > 1:
-            files_of = [path for path, key in key_of.items() if name_of[key] == name]
-            drafts[name].faults.append(
-                f"is the name of {count} cases: {_list(files_of, folder)}; rename one"
-            )
-    in_folders = sum(not rest for _, rest in name_of)
-    return drafts, "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
+) -> tuple[dict[str, Draft], str]:
+    """Gather the cases of all other layouts by the words in the names; return the layout too."""
+    grouped = group(folder, paths, modalities)
+    hidden = _bids_ignored(folder)
+    drafts: dict[str, Draft] = defaultdict(Draft)
+    for file, name in grouped.files:
+        said = file.said
+        if any(fnmatch.fnmatch(inside(file.path, folder), pattern) for pattern in hidden):
+            said = FileName(said.case, aside="a file that .bidsignore names")
+        draft = drafts[name]
+        draft.add(file.path, said)
+        if _CHANNEL_FILE.fullmatch(stem_of(file.path)):
+            draft.hint = _CHANNELS
+    for name, faults in grouped.faults.items():
+        drafts[name].faults += faults
+    return drafts, grouped.layout
 
 
-def _read_file(path: Path, folder: Path, modalities: Modalities) -> _File:
-    parents = path.relative_to(folder).parts[:-1]
-    said, ambiguity = _read_name(_stem(path), modalities)
-    if parents and _read_name(parents[-1], modalities)[0] == FileName("", is_label=True):
-        said, ambiguity = FileName(said.case, is_label=True), ""  # labels/p01.nii.gz
-    if "derivatives" in parents:
-        parents = parents[: parents.index("derivatives")]
-        if said.modality:  # BIDS: made from the image that we read as it came
-            said = FileName(_stem(path))
-
-    def is_sorting(part: str) -> bool:
-        kind = _read_name(part, modalities)[0]
-        return part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case)
-
-    place = tuple(
-        part for part in parents if not is_sorting(part) and _spaced(part) not in _spaced(said.case)
-    )
-    return _File(path, said, ambiguity, place)
-
-
-def _read_name(stem: str, modalities: Modalities) -> tuple[FileName, str]:
-    """Return what a name says, and why it cannot be read where it is ambiguous."""
+def _bids_ignored(folder: Path) -> list[str]:
+    """Return the patterns of files that a BIDS data set declares to be none of its own."""
     try:
-        return modalities.read_name(stem), ""
-    except DataError as error:
-        return FileName(stem), str(error)
-
-
-def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
-    """Name each case as briefly as tells it from the others."""
-    tops = Counter(place[0] for place, _ in keys if place)
-    rests = Counter(rest for _, rest in keys)
-    names = {}
-    for place, rest in keys:
-        if rest:
-            names[place, rest] = rest if rests[rest] == 1 else "_".join((*place, rest))
-        elif place:
-            names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)
-        else:  # the folder given is itself a case
-            names[place, rest] = folder.resolve().name
-    return names
-
-
-def _owner(file: _File, key: Key, key_of: Mapping[Path, Key], folder: Path) -> Key | None:
-    """Return the case that a file of unknown kind lies beside, if that is clear."""
-    keys = set(key_of.values())
-    for candidate in (key, (file.place, "")):
-        if candidate in keys:
-            return candidate
-    stem = _spaced(file.said.case)
-    starts = [key for key in keys if key[1] and stem.startswith(_spaced(key[1]))]
-    if starts:
-        return max(starts, key=lambda key: (len(key[1]), key[0] == file.place, key))
-    beside = {key for path, key in key_of.items() if path.parent == file.path.parent}
-    return beside.pop() if len(beside) == 1 and file.path.parent != folder else None
+        lines = (folder / ".bidsignore").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    patterns = [line.strip().strip("/") for line in lines if line.strip() and line[0] != "#"]
+    return [each for pattern in patterns for each in (pattern, f"{pattern}/*", f"*/{pattern}")]
 
 
 def _image_files(folder: Path) -> list[Path]:
     return [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
-
-
-def _stem(path: Path) -> str:
-    ending = next(end for end in FILE_ENDINGS if path.name.lower().endswith(end))
-    return path.name[: -len(ending)]
-
-
-def _spaced(name: str) -> str:
-    """Return a name's words between spaces, so that ``in`` compares whole words."""
-    return f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
-
-
-def _list(paths: Sequence[Path], folder: Path) -> str:
-    return ", ".join(
-        str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in paths
-    )
 
 
 def _first_of(lines: Sequence[str]) -> list[str]:

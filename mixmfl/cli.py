@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from mixmfl import __version__
 from mixmfl.errors import MixmflError
+from mixmfl.wording import MOST_LINE, one_line, printable
 
 NOTHING_COULD_START = 2
 SOME_FAILED = 1
@@ -92,14 +93,14 @@ def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
             handler = logging.FileHandler(options.log, encoding="utf-8")
         except OSError as error:
             raise MixmflError(f"--log {options.log}: cannot be written ({error})") from None
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(min(level, logging.INFO))
 
     def say(line: str) -> None:
         logger.info(line)
         if not options.quiet:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     try:
         yield say
@@ -129,7 +130,8 @@ def run(
     shown = logging.StreamHandler()
     # by its own level, because --log lowers that of the loggers
     shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[shown])
+    shown.setFormatter(_OneLine("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
     # other libraries' debug logs are never what the user asked for
     logging.getLogger("mixmfl").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:
@@ -154,7 +156,16 @@ def complain(name: str, message: str) -> None:
     console = Console(stderr=True)
     console.print(name, style="bold red", end="", highlight=False)
     # not by rich, which would break lines where the terminal ends
-    print(f": {message}", file=sys.stderr)
+    print(f": {printable(message)}", file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """Keeps a message one line of a log, whatever name of a file or a peer is in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Return the line; a traceback comes below it, as it is."""
+        record.message = one_line(record.message, MOST_LINE)
+        return super().formatMessage(record)
 
 
 @contextmanager

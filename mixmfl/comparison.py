@@ -132,7 +132,7 @@ class Scores:
         self.methods = tuple(dict.fromkeys(row.method for row in rows))
         self.regions = tuple(dict.fromkeys(row.region for row in rows))
         self.modalities, self.subsets = _order_subsets({row.modalities: None for row in rows})
-        seeds = tuple(sorted({row.seed for row in rows}))
+        seeds = self._all_seeds = tuple(sorted({row.seed for row in rows}))
 
         # (methods, seeds, cases, subsets, regions); a seed that a method lacks stays NaN
         axes = (self.methods, seeds, self.cases, self.subsets, self.regions)
@@ -260,6 +260,17 @@ class Scores:
         known = ~np.isnan(points)
         seeds, cases = known.any(axis=(0, 2, 3)), known.any(axis=(0, 1, 3))
         return points[:, seeds][:, :, cases], self._site_of[cases]
+
+    def case_points(self, method: str, seed: int) -> tuple[Array, Array]:
+        """Return the points of a training, and which of them are from a case's own modalities.
+
+        Returns:
+            Points, ``(cases, subsets)``, in the order of ``cases`` and ``subsets``; NaN where
+            there is no prediction.
+            Bool, ``(cases, subsets)``.
+        """
+        at = self._all_seeds.index(seed)
+        return self._points(method)[at], self._is_own
 
     def _points(self, method: str, region: str | None = None) -> Array:
         """Return a method's points, ``(seeds, cases, subsets)``."""

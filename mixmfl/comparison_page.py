@@ -48,7 +48,7 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; all columns but the first are numbers, to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
@@ -57,7 +57,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _summary(scores: Scores, costs: Sequence[Cost]) -> str:
     every, full = f"{len(scores.subsets)} subsets", scores.subsets[-1]
-    header = ["method", "own modalities", *scores.sites, every, f"from {_join(full)}"]
+    header = ["method", "own modalities", *scores.sites, every, f"from {join(full)}"]
     header += ["HD95, mm", "MB sent", "seconds"]
     rows = []
     for method in scores.methods:
@@ -73,25 +73,25 @@ def _summary(scores: Scores, costs: Sequence[Cost]) -> str:
         rows.append(
             [
                 method,
-                *map(_spread, points),
+                *map(spread, points),
                 _distance(scores.hd95(method, "own")),
-                _number(megabytes.mean),
-                _number(seconds.mean, 0),
+                number(megabytes.mean),
+                number(seconds.mean, 0),
             ]
         )
     of_sites = [site for site, _ in scores.cases]
     sites = "; ".join(
-        f"{site} has {_join(scores.own[site]) or 'none'}, {_count(of_sites.count(site), 'case')}"
+        f"{site} has {join(scores.own[site]) or 'none'}, {count(of_sites.count(site), 'case')}"
         for site in scores.sites
     )
     words = [
         "Dice in points: 100 is perfect, and a case has the mean of its regions.",
         "A region that neither reference nor prediction has is left out; one that is found where "
         "there is none has 0.",
-        f"*Own modalities*: {_count(len(scores.cases), 'case')}, each from those of its site's "
+        f"*Own modalities*: {count(len(scores.cases), 'case')}, each from those of its site's "
         f"modalities that it has ({sites}); the mean over the cases of a site, which stands under "
         "the site's name, then over sites.",
-        f"*{every.capitalize()}*: all cases from every subset of {_join(scores.modalities)}; the "
+        f"*{every.capitalize()}*: all cases from every subset of {join(scores.modalities)}; the "
         "mean over the cases of a site, then over sites, then over subsets; beside it from all of "
         "these modalities together.",
         "*HD95*: on own modalities, averaged alike. It is undefined where only one of prediction "
@@ -101,7 +101,7 @@ def _summary(scores: Scores, costs: Sequence[Cost]) -> str:
         "1,000,000 bytes; *seconds*: of a training, mean over seeds.",
         *_about_seeds(scores),
     ]
-    return _table(header, rows) + "\n\n" + " ".join(words)
+    return table(header, rows) + "\n\n" + " ".join(words)
 
 
 def _about_seeds(scores: Scores) -> list[str]:
@@ -116,7 +116,7 @@ def _about_seeds(scores: Scores) -> list[str]:
             words.append(f"**{method} has only {_seeds(scores.seeds[method])}.**")
         if lacks := scores.missing[method]:
             words.append(
-                f"**{method} lacks {_count(lacks, 'prediction')} that others have; its means leave "
+                f"**{method} lacks {count(lacks, 'prediction')} that others have; its means leave "
                 "them out.**"
             )
     return words
@@ -127,7 +127,7 @@ def _differences(scores: Scores, reference: str) -> str:
     for method in scores.methods:
         if method == reference:
             continue
-        own, subsets = (_interval(scores.difference(method, reference, kind)) for kind in KINDS)
+        own, subsets = (interval(scores.difference(method, reference, kind)) for kind in KINDS)
         _, seeds, cases, _ = scores.paired(method, reference, "subsets")[0].shape
         rows.append([method, own, subsets, str(cases), str(seeds)])
     if not rows:
@@ -142,7 +142,7 @@ def _differences(scores: Scores, reference: str) -> str:
         "It tells how much the choice of test cases matters, not the choice of seeds; where it "
         "holds 0, there may be no difference.",
     ]
-    return _table(header, rows) + "\n\n" + " ".join(words)
+    return table(header, rows) + "\n\n" + " ".join(words)
 
 
 def _by_region(scores: Scores) -> str:
@@ -153,14 +153,14 @@ def _by_region(scores: Scores) -> str:
     for method in scores.methods:
         points = [scores.points(method, kind, name) for name in scores.regions for kind in KINDS]
         found = [scores.hd95(method, kind, n) for n in (None, *scores.regions) for kind in KINDS]
-        dice.append([method, *map(_spread, points)])
+        dice.append([method, *map(spread, points)])
         distances.append([method, *map(_distance, found)])
     return "\n\n".join(
         [
-            _table(header, dice),
+            table(header, dice),
             "Dice in points (here 100 times Dice) of each region by itself, from own modalities "
             "and from every subset, averaged as in the summary; ± as there.",
-            _table(["method", "all, own", f"all, {every}", *header[1:]], distances),
+            table(["method", "all, own", f"all, {every}", *header[1:]], distances),
             "HD95 in mm, averaged alike, of all regions and of each; in brackets how often it is "
             "undefined.",
         ]
@@ -169,13 +169,13 @@ def _by_region(scores: Scores) -> str:
 
 def _by_subset(scores: Scores) -> str:
     rows = [
-        [_join(subset), *(_spread(scores.subset_points(name, subset)) for name in scores.methods)]
+        [join(subset), *(spread(scores.subset_points(name, subset)) for name in scores.methods)]
         for subset in scores.subsets
     ]
-    rows.append(["mean", *(_spread(scores.points(name, "subsets")) for name in scores.methods)])
+    rows.append(["mean", *(spread(scores.points(name, "subsets")) for name in scores.methods)])
     return "\n\n".join(
         [
-            _table(["modalities", *scores.methods], rows),
+            table(["modalities", *scores.methods], rows),
             "Dice in points of the cases that have the modalities, mean over the cases of a site, "
             "then over sites; ± as in the summary.",
             "What one modality more costs at worst, averaged alike over the cases that have it, "
@@ -189,33 +189,37 @@ def _worst_addition(scores: Scores, method: str) -> str:
     loss = scores.largest_loss(method)
     if loss is None:
         return "no two subsets differ by one modality"
-    where = f"{loss.added} added to {_join(loss.subset)}"
+    where = f"{loss.added} added to {join(loss.subset)}"
     if loss.points <= 0:
-        return f"nothing; the smallest gain is {_number(-loss.points)} points ({where})"
-    return f"{_number(loss.points)} points ({where})"
+        return f"nothing; the smallest gain is {number(-loss.points)} points ({where})"
+    return f"{number(loss.points)} points ({where})"
 
 
-def _number(value: float, digits: int = 1, sign: str = "") -> str:
+def number(value: float, digits: int = 1, sign: str = "") -> str:
+    """Return a number as text, and what is not known as ``UNDEFINED``."""
     # rounded first, as -0.04 would be "-0.0"
     return UNDEFINED if math.isnan(value) else f"{round(value, digits) + 0.0:{sign},.{digits}f}"
 
 
-def _spread(estimate: Estimate) -> str:
-    spread = "" if math.isnan(estimate.std) else f" ± {_number(estimate.std)}"
-    return _number(estimate.mean) + spread
+def spread(estimate: Estimate) -> str:
+    """Return a mean and, where there is one, the standard deviation."""
+    deviation = "" if math.isnan(estimate.std) else f" ± {number(estimate.std)}"
+    return number(estimate.mean) + deviation
 
 
 def _distance(distance: Distance) -> str:
     share = f" ({100 * distance.undefined:.1f} %)" if distance.undefined > 0 else ""
-    return _spread(distance.mm) + share
+    return spread(distance.mm) + share
 
 
-def _interval(interval: Interval) -> str:
-    low, high = (_number(end, sign="+") for end in (interval.low, interval.high))
-    return f"{_number(interval.mean, sign='+')} [{low}, {high}]"
+def interval(found: Interval) -> str:
+    """Return a difference with its sign, and the ends of its interval."""
+    low, high = (number(end, sign="+") for end in (found.low, found.high))
+    return f"{number(found.mean, sign='+')} [{low}, {high}]"
 
 
-def _join(modalities: Iterable[str]) -> str:
+def join(modalities: Iterable[str]) -> str:
+    """Return a subset of modalities in one word."""
     return "+".join(modalities)
 
 
@@ -223,5 +227,6 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return how many there are of what."""
     return f"{number} {noun}{'s' * (number != 1)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from mixmfl.errors import DataError
 from mixmfl.expected import Subset
 from mixmfl.files import replacing
+from mixmfl.spreadsheet import cell, from_cell
 
 COLUMNS = ("method", "seed", "site", "case", "modalities", "region", "dice", "hd95")
 
@@ -50,9 +51,8 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             # all digits, so that the numbers are the same when they are read again
             numbers = ["" if math.isnan(n) else repr(float(n)) for n in (row.dice, row.hd95)]
             modalities = "+".join(row.modalities)
-            writer.writerow(
-                [row.method, row.seed, row.site, row.case, modalities, row.region, *numbers]
-            )
+            told = (row.method, row.seed, row.site, row.case, modalities, row.region)
+            writer.writerow([*map(cell, told), *numbers])
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -90,7 +90,7 @@ def _parse(fields: Sequence[str]) -> Row:
     """Return a line's row; a ValueError says what is wrong with it."""
     if len(fields) != len(COLUMNS):
         raise ValueError(f"{len(fields)} fields instead of {len(COLUMNS)}")
-    method, seed, site, case, modalities, region, dice, hd95 = fields
+    method, seed, site, case, modalities, region, dice, hd95 = map(from_cell, fields)
     for column, field in zip(COLUMNS[:6], fields, strict=False):
         if not field:
             raise ValueError(f"no {column}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.door import check_validation
-from mixmfl.errors import AggregationError, ModelError, QuorumError
+from mixmfl.errors import AggregationError, ModelError, PrivacyError, QuorumError
 from mixmfl.export import export_model
 from mixmfl.masked import FEWEST_SUMMED
 from mixmfl.masked_server import (
@@ -185,7 +185,8 @@ def _measure(run: Run, ask: Ask) -> None:
     told = []
     for site, answer in answers.came.items():
         try:
-            told.append(read_measured(site, answer.message, number, run.plans))
+            labelled = run.registrations[site].labelled
+            told.append(read_measured(site, answer.message, number, run.plans, labelled))
         except AggregationError as error:
             log.warning("%s: what it measured is left out: %s", site, error)
     save_expected(run, number, merge_measured(told))
@@ -281,7 +282,10 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
             + ("; ".join(reason for _, reason in sorted(absent.items())) or "no site replied")
         )
     reveals = answers(unmask_tasks(roster, replies))
-    sums = sum_blocks(roster, shared, replies, reveals)
+    try:
+        sums = sum_blocks(roster, shared, replies, reveals)
+    except PrivacyError as error:  # with other keys the next try may do
+        raise QuorumError(f"round {number + 1}: the sum cannot be unmasked: {error}") from None
     merged, diagnostics = merge_sums(state, roster, replies, sums, told, run.plans, run.settings)
     lost = {site: absent.get(site, "did not answer") for site in set(told) - set(replies)}
     rejected = {**lost, **diagnostics.rejected}
@@ -297,7 +301,8 @@ def _read_validation(
     dice = {}
     for site, answer in judged.items():
         try:
-            check_validation(site, answer.message, number, None, run.plans)
+            labelled = run.registrations[site].labelled
+            check_validation(site, answer.message, number, None, run.plans, labelled)
             dice[site] = read_dice(answer.message)
         except AggregationError as error:
             log.warning("round %d: %s: validation rejected: %s", number, site, error)

@@ -37,6 +37,8 @@ class StoredCase:
         labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
         class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
             which foreground patches are chosen.
+        labelled: The plans' labels and regions that were looked for in it; None: all of them. Where
+            some were not, background may hide them.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class StoredCase:
     images: Any
     labels: Any
     class_locations: Mapping[Any, np.ndarray]
+    labelled: tuple[str, ...] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_case, (self.folder, self.name)
@@ -63,6 +66,7 @@ def save_case(
     patch_size: Sequence[int],
     origin: str,
     planned: str,
+    labelled: Sequence[str] | None = None,
 ) -> None:
     """Write a case, its record last.
 
@@ -77,6 +81,7 @@ def save_case(
         patch_size: Of the network; arrays are stored in blocks that suit it.
         origin: What the case was made from, as ``preprocess.origin`` tells it.
         planned: How it was made, as ``Plans.preprocessing`` tells it.
+        labelled: As in ``StoredCase``.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
     for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
@@ -108,6 +113,7 @@ def save_case(
             "origin": origin,
             "planned": planned,
             "class_locations": locations,
+            **({} if labelled is None else {"labelled": list(labelled)}),
         },
     )
 
@@ -140,6 +146,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
             "run mixmfl_plan_preprocess again"
         )
     shape = tuple(record["shape"])
+    labelled = record.get("labelled")
     try:
         images, labels = (
             blosc2.open(str(folder / f"{name}.{kind}.b2nd"), mode="r")
@@ -163,6 +170,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
         images,
         labels,
         {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},
+        None if labelled is None else tuple(labelled),
     )
 
 

@@ -1,8 +1,8 @@
-"""DICOM: files as series, and series as images; the one door to pydicom."""
+"""DICOM: files as series, and series as images."""
 
 import hashlib
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,86 +10,67 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
 
+from mixmfl.dicom_files import Damaged, looks_like_dicom, quiet, read_header
+from mixmfl.dicom_header import Header, Instance, Plane, read_instance
+from mixmfl.dicom_identity import digest, examinations, series_of, without_copies
+from mixmfl.dicom_pixels import read_planes
+from mixmfl.dicom_planes import (
+    FEWEST_SLICES,
+    arrange,
+    directions,
+    images_per_place,
+    places,
+    separate,
+)
 from mixmfl.errors import DataError
 from mixmfl.files import files_below, sha256
-from mixmfl.image import Grid, check_directions, make_grid, read_frames
+from mixmfl.image import Grid
+from mixmfl.wording import plural
 
-SPACING_TOLERANCE = 0.02  # relative: how far slices may be from evenly spaced
-
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
-    "SeriesNumber", "SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent",
-    "ScanningSequence", "EchoTime", "RepetitionTime", "InversionTime", "ImageType",
-    "DiffusionBValue", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient",
-    "NumberOfFrames", "SamplesPerPixel", "PatientName", "PatientID",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the header of a series says, as far as it tells the sequence.
-
-    Attributes:
-        modality: DICOM's: ``"MR"``, ``"CT"``, …
-        number: Of the series.
-        description: SeriesDescription.
-        protocol: ProtocolName.
-        agent: ContrastBolusAgent.
-        scanning: ScanningSequence, such as ``("SE", "IR")``.
-        echo_ms: EchoTime; NaN where it is not told, as the next two.
-        repetition_ms: RepetitionTime.
-        inversion_ms: InversionTime.
-        image_type: ImageType, such as ``("ORIGINAL", "PRIMARY", "M")``.
-        b_value: DiffusionBValue, s/mm²; NaN where it is not told.
-    """
-
-    modality: str = "MR"
-    number: int = 0
-    description: str = ""
-    protocol: str = ""
-    agent: str = ""
-    scanning: tuple[str, ...] = ()
-    echo_ms: float = math.nan
-    repetition_ms: float = math.nan
-    inversion_ms: float = math.nan
-    image_type: tuple[str, ...] = ()
-    b_value: float = math.nan
-
-    @property
-    def words(self) -> set[str]:
-        """Return the single words of description and image type, in lower case."""
-        text = " ".join([self.description, *self.image_type[2:]]).lower()
-        for sign in "_-./,()*":
-            text = text.replace(sign, " ")
-        return set(text.split())
+FEW_OTHERS = 0.8
+"""Of the images of a series that are scaled alike: the others may be damaged."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A series, or one echo of it: an image (see ``image.Source``).
+    """A series, or one echo or component of it: an image (see ``image.Source``).
 
     Attributes:
-        uid: SeriesInstanceUID; with several echoes in the series, ``#`` and the echo time too.
-        study: StudyInstanceUID.
-        header: Of its first file.
+        uid: SeriesInstanceUID; with a sign behind it where that is not all that tells it apart.
+        examination: What tells its examination from others; see ``dicom_identity``.
+        header: What most of its files say.
         files: Sorted by path; each instance once.
-        orientations: How many its files have.
+        order: For each plane of the volume, in its order, the number of its file, and the frame
+            there; empty where it is no volume.
+        grid: Of the volume; None where it is none.
+        fault: Why it cannot be read, as far as headers tell; empty where it can.
+        is_compressed: Whether only decoding tells that its pixels can be read.
+        orientations: How many its planes have.
+        images_per_place: How many images it has of one place: more than one are time points,
+            b-values, or what headers do not tell.
+        moments: How many time points and b-values they are; 0 where headers do not tell.
         pixels: Columns times rows of a slice.
-        slices: Frames of all files.
+        slices: Planes of all files.
+        warnings: What is doubtful about its being whole.
         patient: Name and ID, for who asks for it.
     """
 
     uid: str
-    study: str
+    examination: str
     header: Header
     files: tuple[Path, ...] = field(repr=False)
+    order: tuple[tuple[int, int | None], ...] = field(repr=False)
+    grid: Grid | None
+    fault: str
+    is_compressed: bool
     orientations: int
+    images_per_place: int
+    moments: tuple[int, int]
     pixels: int
     slices: int
+    warnings: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
 
     def __str__(self) -> str:
@@ -116,105 +97,69 @@ class Series:
         Raises:
             DataError: A file cannot be read, or the slices are no volume.
         """
-        slices = self._planes()
-        first = slices[0]
-        if any(
-            not np.allclose(each.axes, first.axes, atol=1e-3)
-            or not np.allclose(each.spacing, first.spacing, rtol=1e-3)
-            for each in slices
-        ):
-            raise DataError(f"{self.name}: its slices differ in direction or spacing")
-        normal = np.cross(first.axes[:3], first.axes[3:])
-        grid_step, direction = self._step(slices, normal)
-        axes = np.stack([first.axes[:3], first.axes[3:], direction], axis=1)
-        frames: dict[Path, Any] = {}
-        voxels: npt.NDArray[np.float32] | None = None
-        for index, each in enumerate(slices):
-            if each.file not in frames:
-                if each.frame is None:
-                    frames.clear()  # one slice per file: none is needed again
-                frames[each.file] = read_frames(each.file)
-            plane = frames[each.file][each.frame or 0]
-            if voxels is None:
-                voxels = np.empty((len(slices), *plane.shape), dtype=np.float32)
-            if plane.shape != voxels.shape[1:]:
-                raise DataError(f"{self.name}: its slices differ in size")
-            voxels[index] = plane
-        assert voxels is not None
-        down, across = first.spacing
-        grid = make_grid(voxels.shape, (grid_step, down, across), slices[0].place, axes)
-        check_directions(grid, self.name)
-        return voxels, grid
-
-    def _planes(self) -> "list[_Slice]":
-        """Return the planes in the order of ``read``: along the normal of the first.
-
-        Raises:
-            DataError: One of them does not say where it lies.
-        """
+        if self.grid is None or self.fault:
+            raise DataError(f"{self.name}: {self.fault}")
         try:
-            slices = [each for file in self.files for each in _slices(file)]
-        except (InvalidDicomError, AttributeError, KeyError, ValueError, IndexError) as error:
-            raise DataError(f"{self.name}: has no place in space ({error})") from None
-        normal = np.cross(slices[0].axes[:3], slices[0].axes[3:])
-        return sorted(slices, key=lambda each: float(normal @ each.place))
-
-    def _step(self, slices: "Sequence[_Slice]", normal: Any) -> tuple[float, Any]:
-        """Return the distance of the slices in mm, and the direction in which they follow."""
-        if len(slices) == 1:
-            if not slices[0].thickness > 0:
-                raise DataError(f"{self.name}: has one slice, of unknown thickness")
-            return slices[0].thickness, normal
-        heights = np.array([float(normal @ each.place) for each in slices])
-        gaps = np.diff(heights)
-        step = float(np.median(gaps))
-        if gaps.min() < 0.01:
+            voxels = np.empty(self.grid.shape, dtype=np.float32)
+            read, planes = None, None
+            for index, (file, frame) in enumerate(self.order):
+                if read != file:
+                    read, planes = file, read_planes(self.files[file])
+                assert planes is not None
+                voxels[index] = planes[frame or 0]
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        except Exception as error:  # of pydicom or GDCM, whatever a damaged file makes them raise
             raise DataError(
-                f"{self.name}: has several images at one place (time points, b-values or echoes); "
-                "one volume is needed"
-            )
-        if np.abs(gaps - step).max() > SPACING_TOLERANCE * step + 0.01:
-            at = int(np.abs(gaps - step).argmax())
-            raise DataError(
-                f"{self.name}: its slices are not evenly spaced ({gaps[at]:.2f} mm behind slice "
-                f"{at + 1}, {step:.2f} mm elsewhere); slices are missing"
-            )
-        way = slices[-1].place - slices[0].place
-        return float(np.linalg.norm(way)) / (len(slices) - 1), way / np.linalg.norm(way)
+                f"{self.name}: {self.files[file].name}: cannot be read "
+                f"({type(error).__name__}: {error}). Copy or export it again"
+            ) from None
+        return voxels, self.grid
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """A plane: its file, the frame in it (None: the only one), and where it lies, LPS, mm."""
+class FoundSeries:
+    """What DICOM files there are below a folder.
 
-    file: Path
-    frame: int | None
-    place: Any
-    axes: Any
-    spacing: tuple[float, float]
-    thickness: float
+    Attributes:
+        series: Sorted by examination and number.
+        damaged: Files that could not be read, sorted.
+    """
+
+    series: tuple[Series, ...]
+    damaged: tuple[Damaged, ...]
 
 
-def find_series(folder: Path) -> list[Series]:
-    """Return all series below a folder, sorted; files that are no DICOM are passed over."""
-    groups: dict[tuple[str, str], dict[str, tuple[Path, Any]]] = defaultdict(dict)
-    for file in filter(_has_magic, files_below(folder)):
-        try:
-            content = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            key = str(content.StudyInstanceUID), str(content.SeriesInstanceUID)
-            groups[key].setdefault(str(content.SOPInstanceUID), (file, content))
-        except (InvalidDicomError, OSError, AttributeError, ValueError, KeyError, EOFError):
-            continue  # no image: a DICOMDIR, say, or a damaged file, whose slice will be missed
-    series = []
-    for (study, uid), members in groups.items():
-        echoes = Counter(_number(content, "EchoTime") for _, content in members.values())
-        split = len(echoes) > 1 and len(set(echoes.values())) == 1
-        parts: dict[float, list[tuple[Path, Any]]] = defaultdict(list)
-        for file, content in members.values():
-            parts[_number(content, "EchoTime") if split else 0.0].append((file, content))
-        for echo, part in parts.items():
-            series.append(_series(f"{uid}#{echo:g}" if split else uid, study, part))
-    return sorted(series, key=lambda each: (each.study, each.header.number, each.uid))
+def find_series(folder: Path) -> FoundSeries:
+    """Find all series below a folder; files that are no DICOM are passed over."""
+    instances, damaged = [], []
+    with quiet():
+        for file in filter(looks_like_dicom, files_below(folder)):
+            if file.name.upper() == "DICOMDIR":  # lists the others
+                continue
+            try:
+                instance = read_instance(file)
+            except DataError as error:
+                damaged.append(Damaged(file, str(error)))
+            except Exception as error:  # of pydicom, whatever a damaged file makes it raise
+                damaged.append(Damaged(file, f"{type(error).__name__}: {error}"))
+            else:
+                if instance is not None:
+                    instances.append(instance)
+    instances = without_copies(instances)
+    groups = [
+        (examination, uid, part)
+        for examination, mine in examinations(instances, folder).items()
+        for uid, part in series_of(mine, folder).items()
+    ]
+    owners = Counter(uid for _, uid, _ in groups)
+    strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
+    found = []
+    for examination, uid, part in groups:
+        unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
+        found += _images(unique, examination, part, _doubts(part, strays))
+    found.sort(key=lambda each: (each.examination, each.header.number, each.uid))
+    return FoundSeries(tuple(found), tuple(damaged))
 
 
 def source_headers(series: Series) -> tuple[list[Any], list[int]]:
@@ -223,13 +168,21 @@ def source_headers(series: Series) -> tuple[list[Any], list[int]]:
     Returns:
         The headers, without pixels: one per slice, sorted, or the one of an enhanced image; and
         for each plane of ``Series.read`` its number among all frames of these.
+
+    Raises:
+        DataError: A file cannot be read.
     """
-    planes = series._planes()
-    if planes[0].frame is None:
-        found = [pydicom.dcmread(each.file, stop_before_pixels=True) for each in planes]
-        return found, list(range(len(planes)))
-    order = [each.frame or 0 for each in planes]
-    return [pydicom.dcmread(planes[0].file, stop_before_pixels=True)], order
+    frames = [frame for _, frame in series.order]
+    whole = frames[0] is None
+    files = [series.files[file] for file, _ in (series.order if whole else series.order[:1])]
+    found = []
+    for file in files:
+        try:
+            content, _ = read_header(file, [], [])
+        except Exception as error:  # of pydicom, whatever a damaged file makes it raise
+            raise DataError(f"{file.name}: cannot be read ({error})") from None
+        found.append(content)
+    return found, list(range(len(files))) if whole else [frame or 0 for frame in frames]
 
 
 def stable_uid(*parts: str) -> str:
@@ -237,99 +190,131 @@ def stable_uid(*parts: str) -> str:
     return str(generate_uid(entropy_srcs=list(parts)))
 
 
-def _has_magic(file: Path) -> bool:
-    if not file.is_file():  # a pipe, say, which would be waited for
-        return False
-    try:
-        with file.open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _series(uid: str, study: str, members: Sequence[tuple[Path, Any]]) -> Series:
-    members = sorted(members, key=lambda member: member[0])
-    contents = [content for _, content in members]
-    first = contents[0]
-    directions = {
-        tuple(round(float(part), 2) for part in content.get("ImageOrientationPatient") or ())
-        for content in contents
-    }
-    patient = f"{first.get('PatientName', '')} {first.get('PatientID', '')}".strip()
-    return Series(
-        uid,
-        study,
-        _header(first),
-        tuple(file for file, _ in members),
-        max(1, len(directions)),
-        int(first.get("Rows") or 0) * int(first.get("Columns") or 0),
-        sum(int(content.get("NumberOfFrames") or 1) for content in contents),
-        patient,
-    )
-
-
-def _header(content: Any) -> Header:
-    def text(name: str) -> str:
-        return " ".join(str(content.get(name) or "").split())
-
-    def several(name: str) -> tuple[str, ...]:
-        value = content.get(name) or ()
-        return (value,) if isinstance(value, str) else tuple(map(str, value))
-
-    number = _number(content, "SeriesNumber")
-    return Header(
-        text("Modality"),
-        0 if math.isnan(number) else int(number),
-        text("SeriesDescription"),
-        text("ProtocolName"),
-        text("ContrastBolusAgent"),
-        several("ScanningSequence"),
-        _number(content, "EchoTime"),
-        _number(content, "RepetitionTime"),
-        _number(content, "InversionTime"),
-        several("ImageType"),
-        _number(content, "DiffusionBValue"),
-    )
-
-
-def _number(content: Any, name: str) -> float:
-    try:
-        return float(content.get(name))
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _slices(file: Path) -> list[_Slice]:
-    """Return the planes of a file: one, or those of an enhanced multi-frame image."""
-    content = pydicom.dcmread(file, stop_before_pixels=True)
-    if "PerFrameFunctionalGroupsSequence" not in content:
-        return [_slice(file, None, content, content, content)]
-    shared = content.SharedFunctionalGroupsSequence[0]
+def _images(
+    uid: str, examination: str, instances: Sequence[Instance], warnings: tuple[str, ...]
+) -> list[Series]:
+    """Return the images of a series: one, or its echoes or components."""
+    planes = [plane for each in instances for plane in each.planes]
+    by_file = {each.file: each for each in instances}
     found = []
-    for number, frame in enumerate(content.PerFrameFunctionalGroupsSequence):
-
-        def part(name: str, frame: Any = frame) -> Any:
-            return (frame if name in frame else shared)[name][0]
-
+    for label, part in separate(planes):
+        files = sorted({plane.file for plane in part})
+        mine = [by_file[file] for file in files]
+        numbers = {file: number for number, file in enumerate(files)}
+        grid, order, fault = None, [], _fault(mine, part)
+        try:
+            order, grid = arrange(part)
+        except DataError as error:
+            fault = fault or str(error)
+        first = next(each for each in mine if each.header == _usual(mine))
         found.append(
-            _slice(
-                file,
-                number,
-                part("PlanePositionSequence"),
-                part("PlaneOrientationSequence"),
-                part("PixelMeasuresSequence"),
+            Series(
+                f"{uid}#{label}" if label else uid,
+                examination,
+                _usual(mine),
+                tuple(files),
+                tuple((numbers[part[index].file], part[index].frame) for index in order),
+                grid,
+                fault,
+                any(each.is_compressed for each in mine),
+                directions(part),
+                images_per_place(part),
+                _moments(part),
+                part[0].shape[0] * part[0].shape[1],
+                len(part),
+                warnings,
+                first.who,
             )
         )
     return found
 
 
-def _slice(file: Path, frame: int | None, place: Any, axes: Any, pixels: Any) -> _Slice:
-    down, across = (float(mm) for mm in pixels.PixelSpacing)
-    return _Slice(
-        file,
-        frame,
-        np.array(place.ImagePositionPatient, dtype=float),
-        np.array(axes.ImageOrientationPatient, dtype=float),
-        (down, across),
-        _number(pixels, "SliceThickness"),
-    )
+def _usual(instances: Sequence[Instance]) -> Header:
+    """Return the header that most files have; a single one may be damaged."""
+    return Counter(each.header for each in instances).most_common(1)[0][0]
+
+
+def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
+    """Say why the pixels of a series cannot be read together; empty where they can."""
+    if fault := next((each.fault for each in instances if each.fault), ""):
+        return fault
+    usual = Counter(each.pixels for each in instances).most_common(1)[0][0]
+    for each in instances:
+        if each.pixels != usual:
+            return (
+                f"{each.file.name} stores pixels as {' '.join(each.pixels)}, the others as "
+                f"{' '.join(usual)} (bits, bits used, highest, sign, kind, samples); they cannot "
+                "be compared"
+            )
+    lacking = [plane for plane in planes if math.isnan(plane.scale[0])]
+    if 0 < len(lacking) < len(planes):
+        return f"{lacking[0].file.name} lacks the RescaleSlope that others have"
+    return ""
+
+
+def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
+    """Return how many time points and b-values headers name."""
+    times = {plane.moment[0] for plane in planes} - {""}
+    weightings = {plane.moment[1] for plane in planes} - {"nan"}
+    return len(times), len(weightings)
+
+
+def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]]) -> tuple[str, ...]:
+    """Say why images may be missing, or changed, that no gap between the others tells of.
+
+    Args:
+        instances: Of a series.
+        strays: Of all that have too few images for one.
+    """
+    told = []
+    folders, header = {each.file.parent for each in instances}, _usual(instances)
+    lost = [
+        each
+        for stray in strays
+        for each in stray
+        if stray is not instances
+        and each.file.parent in folders
+        and _is_akin(each, instances[0])
+        and (each.header.number, each.header.description) == (header.number, header.description)
+    ]
+    if lost and len(instances) >= FEWEST_SLICES:
+        told.append(
+            f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
+            "have its number and description, and the identifier of another patient, examination "
+            "or series"
+        )
+    planes = [plane for each in instances for plane in each.planes]
+    slices, images = max(each.slices for each in instances), max(e.images for e in instances)
+    count, here = len(planes), places(planes)
+    if 0 < here < slices:
+        told.append(f"has images of {here} places; the scanner made {slices}")
+    elif 0 < count < images and images % count:
+        told.append(f"has {count} images; the scanner made {images}")
+    elif gap := _gap(instances):
+        told.append(gap)
+    scales = Counter(plane.scale for plane in planes)
+    usual, times = scales.most_common(1)[0]
+    if FEW_OTHERS * count <= times < count:
+        other = next(plane for plane in planes if plane.scale != usual)
+        told.append(
+            f"has another RescaleSlope or RescaleIntercept in {plural(count - times, 'image')}, "
+            f"first {other.file.name}; look at it"
+        )
+    return tuple(told)
+
+
+def _is_akin(one: Instance, other: Instance) -> bool:
+    """Say whether two files have an identifier in common."""
+    pairs = ((one.study, other.study), (one.series, other.series), (one.patient, other.patient))
+    return any(a == b and any(a) for a, b in pairs)
+
+
+def _gap(instances: Sequence[Instance]) -> str:
+    """Say which image numbers are missing between the others, where it is a few."""
+    numbers = {each.number for each in instances}
+    if len(numbers) != len(instances):
+        return ""
+    missing = sorted(set(range(min(numbers), max(numbers) + 1)) - numbers)
+    if not missing or len(missing) > len(numbers) // 10:
+        return ""
+    return f"image {', '.join(map(str, missing[:5]))} of its numbers is missing"

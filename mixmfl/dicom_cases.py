@@ -6,16 +6,24 @@ fill in; so what was taken for what is shown, and can be corrected in a table (`
 
 import dataclasses
 import hashlib
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.cases import Case, Found, Refused, find_cases, holds_images
+from mixmfl.accounting import Told
+from mixmfl.cases import Case, Found, Given, Refused, account, find_cases, holds_images
 from mixmfl.dicom import Series, find_series
+from mixmfl.dicom_files import Damaged
+from mixmfl.dicom_planes import FEWEST_SLICES
 from mixmfl.errors import DataError
 from mixmfl.modalities import Modalities
 from mixmfl.recognise import recognise, why_set_aside
+from mixmfl.series_choice import Candidate, choose
+from mixmfl.wording import plural
+
+_HEAD = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "HEAD_NECK", "NEURO", "CEREBRUM", "SCHAEDEL"}
 
 
 @dataclass(frozen=True)
@@ -27,27 +35,14 @@ class Row:
         case: Its case's name.
         modality: Empty where it is set aside.
         why: What says so.
+        is_certain: Whether that is more than times of the sequence.
     """
 
     series: Series
     case: str
     modality: str
     why: str
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a user's table says of a series.
-
-    Attributes:
-        case: Its case's name; empty where that stays as it is.
-        modality: Empty where it is set aside.
-        place: The table and the line, for messages.
-    """
-
-    case: str
-    modality: str
-    place: str
+    is_certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,11 +53,13 @@ class FoundDicom:
         cases: Sorted by name.
         refused: Studies that cannot be used.
         rows: Every series, those set aside too.
+        damaged: Files that could not be read; each is told by a case or among the refused, too.
     """
 
     cases: tuple[Case, ...]
     refused: tuple[Refused, ...]
     rows: tuple[Row, ...]
+    damaged: tuple[Damaged, ...] = ()
 
 
 def find_dicom(
@@ -80,29 +77,22 @@ def find_dicom(
     Raises:
         DataError: The mapping names a series that is not there.
     """
-    series = find_series(folder)
-    known = {each.uid for each in series}
+    found = find_series(folder)
+    known = {each.uid for each in found.series}
     for uid, given in (mapping or {}).items():
         if uid not in known:
             raise DataError(
                 f"{given.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
                 "line"
             )
-    names = _name_cases(series, folder)
-    rows = []
-    for each in series:
-        if mapping is not None and each.uid in mapping:
-            given = mapping[each.uid]
-            rows.append(Row(each, given.case or names[each.study], given.modality, "mapping"))
-            continue
-        aside = why_set_aside(each)
-        modality, why = ("", aside) if aside else recognise(each.header, modalities)
-        rows.append(Row(each, names[each.study], modality, why))
-    cases, refused, told = [], [], []
+    names = _name_cases(found.series, folder)
+    rows = [_row(each, names, modalities, mapping or {}) for each in found.series]
+    told_damaged, unowned = _owners_of_damaged(found.damaged, rows, folder)
+    cases, refused, told = [], list(unowned), []
     for name in sorted({row.case for row in rows}):
-        mine = [row for row in rows if row.case == name]
+        mine = _of_one_body_part([row for row in rows if row.case == name])
         try:
-            kept = _without_duplicates(mine)
+            kept, warnings = _without_duplicates(mine)
         except DataError as error:
             refused.append(Refused(name, str(error)))
             told += mine
@@ -111,13 +101,27 @@ def find_dicom(
         images = {row.modality: row.series for row in kept if row.modality}
         notes = [f"{row.modality} is {row.series.name} ({row.why})" for row in kept if row.modality]
         notes += [f"set aside: {row.series.name} ({row.why})" for row in kept if not row.modality]
+        for modality, series in sorted(images.items()):
+            warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
+        warnings += told_damaged.get(name, [])
         if images:
             patient = kept[0].series.patient
-            cases.append(Case(name, dict(sorted(images.items())), None, tuple(notes), patient))
+            cases.append(
+                Case(
+                    name,
+                    dict(sorted(images.items())),
+                    None,
+                    tuple(notes),
+                    patient,
+                    tuple(warnings),
+                )
+            )
         else:
-            reasons = "; ".join(f"{row.series.name}: {row.why}" for row in kept)
+            reasons = "; ".join(
+                [*(f"{row.series.name}: {row.why}" for row in kept), *told_damaged.get(name, [])]
+            )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
-    return FoundDicom(tuple(cases), tuple(refused), tuple(told))
+    return FoundDicom(tuple(cases), tuple(refused), tuple(told), found.damaged)
 
 
 def find_all(
@@ -128,19 +132,34 @@ def find_all(
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
     Returns:
-        The cases, and what every DICOM series was taken for.
+        The cases, with ``told`` of every file and folder that was met; and what every DICOM
+        series was taken for.
 
     Raises:
         DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
-            a series that is not there.
+            a series or a file that is not there.
     """
-    dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else None
-    if dicom is None or not dicom.rows:
-        return find_cases(folder, modalities), ()
+    of_files = {key: given for key, given in (mapping or {}).items() if given.is_file}
+    of_series = {key: given for key, given in (mapping or {}).items() if not given.is_file}
+    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
+    if dicom is None or not (dicom.rows or dicom.damaged):
+        return account(find_cases(folder, modalities, mapping=of_files)), ()
     found = Found((), (), (), "DICOM", None, folder)
-    if holds_images(folder):
-        found = find_cases(folder, modalities)
+    if holds_images(folder) or of_files:
+        found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    aside = tuple(
+        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        for row in dicom.rows
+        if not row.modality
+    )
+    found = dataclasses.replace(combine(found, dicom), told=(*found.told, *aside))
+    read = [file for row in dicom.rows for file in row.series.files]
+    return account(found, [*read, *(each.path for each in dicom.damaged)]), dicom.rows
+
+
+def combine(found: Found, dicom: FoundDicom) -> Found:
+    """Return the cases of both, but those that have the same name."""
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
     reasons: dict[str, list[str]] = defaultdict(list)
     for item in (*found.refused, *dicom.refused):
@@ -157,7 +176,7 @@ def find_all(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         refused=tuple(refused),
-    ), dicom.rows
+    )
 
 
 def describe_rows(rows: Sequence[Row]) -> str:
@@ -169,8 +188,38 @@ def describe_rows(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _without_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """Keep one series per modality: original before derived, more voxels, later.
+def _row(
+    series: Series, names: Mapping[str, str], modalities: Modalities, mapping: Mapping[str, Given]
+) -> Row:
+    """Return what a series is taken for, beside whatever others there are."""
+    name = names[series.examination]
+    if series.uid in mapping:
+        given = mapping[series.uid]
+        return Row(series, given.case or name, given.modality, "mapping")
+    if aside := why_set_aside(series):
+        return Row(series, name, "", aside)
+    found = recognise(series.header, modalities)
+    return Row(series, name, found.modality, found.why, found.is_certain)
+
+
+def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
+    """Set aside what an examination of the head shows of other parts of the body."""
+    parts = {row.series.header.body_part.upper() for row in rows}
+    if not parts & _HEAD:
+        return list(rows)
+    return [
+        dataclasses.replace(row, modality="", why=f"is of {part}; others are of the head")
+        if row.modality
+        and row.why != "mapping"
+        and (part := row.series.header.body_part.upper())
+        and part not in _HEAD
+        else row
+        for row in rows
+    ]
+
+
+def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Keep one series per modality, and say what the user should know of that.
 
     Raises:
         DataError: The user gave one modality to two series.
@@ -178,46 +227,114 @@ def _without_duplicates(rows: Sequence[Row]) -> list[Row]:
     by_modality: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_modality[row.modality].append(row)
-    kept = by_modality.pop("", [])
+    kept, warnings = by_modality.pop("", []), []
+    if any("#" in row.series.examination for row in rows):
+        warnings.append(
+            "its StudyInstanceUID is not its own: files of other patients or folders have it, or "
+            "have none; they were kept apart"
+        )
     for modality, mine in sorted(by_modality.items()):
         given = [row for row in mine if row.why == "mapping"]
         if len(given) > 1:
             names = ", ".join(row.series.name for row in given)
             raise DataError(f"the mapping gives {modality} to {len(given)} series: {names}")
-        best = given[0] if given else max(mine, key=_rank)
-        kept.append(best)
-        kept += [
-            Row(row.series, row.case, "", f"another {modality}; {best.series.name} is taken")
-            for row in mine
-            if row is not best
-        ]
-    return sorted(kept, key=lambda row: (row.series.header.number, row.series.uid))
+        if given:
+            kept += given
+            reason = f"another {modality}; {given[0].series.name} is taken"
+            kept += [_aside(row, reason) for row in mine if row not in given]
+            continue
+        candidates = {
+            id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
+        }
+        choice = choose(modality, [candidate for _, candidate in candidates.values()])
+        if choice.taken is not None:
+            kept.append(candidates[id(choice.taken.series)][0])
+        kept += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
+        warnings += [choice.warning] if choice.warning else []
+    return sorted(kept, key=lambda row: (row.series.header.number, row.series.uid)), warnings
 
 
-def _rank(row: Row) -> tuple[bool, int, int, str]:
-    series = row.series
-    original = "DERIVED" not in {part.upper() for part in series.header.image_type}
-    return original, series.slices * series.pixels, series.header.number, series.uid
+def _aside(row: Row, why: str) -> Row:
+    return dataclasses.replace(row, modality="", why=why)
+
+
+def _owners_of_damaged(
+    damaged: Sequence[Damaged], rows: Sequence[Row], folder: Path
+) -> tuple[dict[str, list[str]], list[Refused]]:
+    """Say of damaged files which cases lack them, by where they lie, and which are of none."""
+    places: dict[str, set[Path]] = defaultdict(set)
+    for row in rows:
+        places[row.case] |= {file.parent for file in row.series.files}
+    by_folder: dict[Path, list[Damaged]] = defaultdict(list)
+    for each in damaged:
+        by_folder[each.path.parent].append(each)
+    owned: dict[str, list[str]] = defaultdict(list)
+    unowned = []
+    for place, mine in sorted(by_folder.items()):
+        inside = place.relative_to(folder)
+        text = (
+            f"{plural(len(mine), 'file')} of {folder.resolve().name / inside} cannot be read as "
+            f"DICOM, so slices or sequences may be missing; first {mine[0].path.name} "
+            f"({mine[0].reason})"
+        )
+        owners = [case for case, found in places.items() if place in found]
+        if not owners:
+            owners = [c for c, found in places.items() if place.is_relative_to(_common(found))]
+            owners = owners if len(owners) == 1 else []
+        for case in owners:
+            owned[case].append(text)
+        if not owners:
+            name = inside.parts[0] if inside.parts else folder.resolve().name
+            unowned.append(Refused(name, text))
+    return owned, unowned
+
+
+def _common(folders: Iterable[Path]) -> Path:
+    """Return the folder that all of these lie in."""
+    levels = zip(*(each.parts for each in folders), strict=False)
+    same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
+    return Path(*(level[0] for level in same))
 
 
 def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
-    """Return a name for each study: that of its own folder, else one made from its UID.
+    """Return a name for each examination: that of its own folder, else one made from its UID.
 
     Names of patients are in no name.
     """
-    tops: dict[str, set[str]] = defaultdict(set)
+    places: dict[str, list[Path]] = defaultdict(list)
     for each in series:
-        for file in each.files:
-            parts = file.relative_to(folder).parts
-            tops[each.study].add(parts[0] if len(parts) > 1 else "")
-    owners = Counter(top for found in tops.values() for top in found)
+        places[each.examination] += {file.parent.relative_to(folder) for file in each.files}
+    slices: Counter[str] = Counter()
+    for each in series:
+        slices[each.examination] += each.slices
     names = {}
-    for study, found in tops.items():
-        (top, *others) = sorted(found)
-        if not others and top and owners[top] == 1:
-            names[study] = top
-        elif len(tops) == 1:
-            names[study] = folder.resolve().name
+    for examination, mine in places.items():
+        # a few images that say they are of another examination do not take a folder's name
+        others = [
+            place
+            for key in places
+            if key != examination and slices[key] >= min(FEWEST_SLICES, slices[examination])
+            for place in places[key]
+        ]
+        top = _common(mine)
+        own = next(
+            (
+                Path(*top.parts[:depth])
+                for depth in range(1, len(top.parts) + 1)
+                if not any(place.is_relative_to(Path(*top.parts[:depth])) for place in others)
+            ),
+            None,
+        )
+        if own is not None:
+            names[examination] = "_".join(own.parts)
+        elif len(places) == 1:
+            names[examination] = folder.resolve().name
         else:
-            names[study] = f"study-{hashlib.sha256(study.encode()).hexdigest()[:8]}"
-    return names
+            names[examination] = f"study-{hashlib.sha256(examination.encode()).hexdigest()[:8]}"
+    doubles = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        examination: f"{name}-{hashlib.sha256(examination.encode()).hexdigest()[:8]}"
+        if name in doubles
+        else name
+        for examination, name in names.items()
+    }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mixmfl import __version__
 from mixmfl.dicom import Series, source_headers, stable_uid
+from mixmfl.dicom_files import quiet
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.files import replacing
 
@@ -43,6 +44,8 @@ def write_segmentation(
 ) -> None:
     """Write a DICOM Segmentation, whole or not at all.
 
+    Where the source lacks a slice thickness, the distance of its slices is taken for it.
+
     The same mask of the same series by the same model gives the same identifiers.
 
     Args:
@@ -55,15 +58,34 @@ def write_segmentation(
     Raises:
         DataError: The series' headers are no base for a segmentation.
     """
+    with quiet():
+        made = _segmentation(series, mask, segments, model)
+    with quiet(), replacing(path) as temporary:
+        made.save_as(temporary)
+
+
+def _segmentation(
+    series: Series, mask: Array, segments: Mapping[str, Sequence[int]], model: str
+) -> Any:
+    """Return highdicom's form of a segmentation; see ``write_segmentation``."""
     import highdicom as hd
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
     from highdicom.sr.coding import CodedConcept
 
     headers, order = source_headers(series)
+    assert series.grid is not None  # a mask is on it
     for header in headers:
         for name in _NEEDED:
             if name not in header:
                 setattr(header, name, None if name.endswith(("Date", "Time")) else "")
+        if not header.get("FrameOfReferenceUID"):
+            raise DataError(
+                f"{series.name} has no FrameOfReferenceUID, which says in which space it lies; a "
+                "DICOM segmentation needs one"
+            )
+        for measures in _measures(header):
+            if not measures.get("SliceThickness"):
+                measures.SliceThickness = round(series.grid.spacing[0], 6)
     frames = np.empty((*mask.shape, len(segments)), dtype=bool)
     for number, values in enumerate(segments.values()):
         frames[order, ..., number] = np.isin(mask, list(values))
@@ -94,7 +116,7 @@ def write_segmentation(
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=described,
             series_instance_uid=stable_uid("series", *origin),
-            series_number=series.header.number + 9000,
+            series_number=abs(series.header.number) % 10**6 + 9000,
             sop_instance_uid=stable_uid("instance", *origin),
             instance_number=1,
             manufacturer="mixmfl",
@@ -110,5 +132,15 @@ def write_segmentation(
             f"{series.name}: no DICOM segmentation can be made of it ({error})"
         ) from None
     made.SeriesDescription = f"Segmentation of series {series.header.number}"
-    with replacing(path) as temporary:
-        made.save_as(temporary)
+    return made
+
+
+def _measures(header: Any) -> list[Any]:
+    """Return the parts of a header that tell a slice thickness: itself, or those of its frames."""
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        return [header]
+    groups = [
+        *header.get("SharedFunctionalGroupsSequence", ()),
+        *header.PerFrameFunctionalGroupsSequence,
+    ]
+    return [group.PixelMeasuresSequence[0] for group in groups if "PixelMeasuresSequence" in group]

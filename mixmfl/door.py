@@ -6,7 +6,7 @@ its site counts as absent from the round.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +14,16 @@ from torch import Tensor
 
 from mixmfl.aggregate import block_of, norm_of, select_blocks
 from mixmfl.errors import AggregationError
-from mixmfl.fingerprint import Fingerprint
+from mixmfl.fingerprint import MOST_CASES, Fingerprint
+from mixmfl.label_sets import known_indices
 from mixmfl.memory import State
-from mixmfl.network import PrototypeSizes, prototype_sizes
+from mixmfl.network import PrototypeSizes, memory_shapes, prototype_sizes
+from mixmfl.outgoing import SENT
 from mixmfl.plan import Plans
 from mixmfl.tensors import form_of, only
+from mixmfl.told import is_real, is_whole
 from mixmfl.wire import Message
+from mixmfl.wording import quoted, shorten
 
 if TYPE_CHECKING:  # rounds calls this module
     from mixmfl.rounds import Registration, RunSettings
@@ -34,14 +38,42 @@ steps have nearly the same length whatever the gradients are.
 NORM_ROUNDS = 5
 """Rounds whose norms say what is usual."""
 
-MOST_CASES = 10**6
-"""Of a site; more is no registration."""
+MOST_LOSS = 1e9
+"""Of a round, above or below zero; training stops at NaN long before."""
+
+MOST_EPSILON = 1e12
+"""That a site can have spent of its privacy budget: more protects nobody."""
 
 # of AdamW, torch's defaults, which ``train_locally`` leaves as they are
 _BETA_1, _BETA_2 = 0.9, 0.999
 # by Cauchy and Schwarz no step, in learning rates, takes a parameter further than this, whatever
 # the gradients: sqrt(sum a_i^2 / b_i) with the weights a_i, b_i that they have in both moments
 _STEP = (1 - _BETA_1) / math.sqrt((1 - _BETA_2) * (1 - _BETA_1**2 / _BETA_2))
+
+
+def check_answer(site: str, asked: str, reply: Message) -> None:
+    """Check that a reply is of the kind that was asked for, and carries only what that may carry.
+
+    Args:
+        site: That sent it.
+        asked: The kind of the task.
+        reply: To check.
+
+    Raises:
+        AggregationError: It is something else.
+    """
+    if reply.kind != asked:
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply to a {asked!r} task"
+        )
+    if stray := sorted(set(reply.record) - set(SENT[asked])):
+        raise AggregationError(
+            f"site {site!r} sent what was not asked for: {shorten([quoted(n) for n in stray[:5]])}"
+        )
+    if reply.tensors and asked not in ("train", "masked"):
+        raise AggregationError(
+            f"site {site!r} sent {len(reply.tensors)} tensors in a {asked!r} reply, which has none"
+        )
 
 
 def check_registration(
@@ -67,21 +99,30 @@ def check_registration(
         raise AggregationError(f"site {site!r} registered with something else than counts")
     if not all(_is_count(number) for number in (told.cases, *counts.values())):
         raise AggregationError(
-            f"site {site!r} registered {told.cases!r} cases, {dict(counts)!r} by modality; whole "
-            f"numbers up to {MOST_CASES} are needed"
+            f"site {site!r} registered {quoted(told.cases)} cases, {quoted(dict(counts), 200)} by "
+            f"modality; whole numbers up to {MOST_CASES} are needed"
         )
     if not isinstance(told.uniform, bool):
-        raise AggregationError(f"site {site!r} registered uniform={told.uniform!r}")
+        raise AggregationError(f"site {site!r} registered uniform={quoted(told.uniform)}")
     if strange := sorted({*counts, *told.validated} - set(plans.modalities)):
         raise AggregationError(
-            f"site {site!r} registered {', '.join(map(repr, strange[:5]))}; the plans know "
+            f"site {site!r} registered {', '.join(map(quoted, strange[:5]))}; the plans know "
             f"{', '.join(plans.modalities)}"
+        )
+    known_labels = plans.labels.foreground
+    if told.labelled is not None and not (
+        _are_names(told.labelled) and told.labelled and set(told.labelled) <= set(known_labels)
+    ):
+        raise AggregationError(
+            f"site {site!r} registered that it labels {quoted(told.labelled, 200)}; the plans know "
+            f"{', '.join(known_labels)}"
         )
     most = max(counts.values(), default=0)
     if not 0 < most <= told.cases <= sum(counts.values()):
         raise AggregationError(
-            f"site {site!r} registered {told.cases} training cases, but {dict(counts)} by "
-            "modality; every case has at least one modality, and none has one twice"
+            f"site {site!r} registered {told.cases} training cases, but "
+            f"{quoted(dict(counts), 200)} by modality; every case has at least one modality, and "
+            "none has one twice"
         )
     if fingerprint is None:
         return
@@ -128,7 +169,7 @@ def check_reply(
     if missing := sorted((own.keys() | remembered.keys()) - reply.tensors.keys()):
         raise AggregationError(f"site {site!r} did not send {', '.join(missing[:5])}")
     if stray := sorted(reply.tensors.keys() - own.keys() - remembered.keys()):
-        names = [name[:80] for name in stray[:5]]
+        names = shorten([quoted(name) for name in stray[:5]])
         raise AggregationError(f"site {site!r} sent what it does not hold: {names}")
     for name in reply.tensors:
         needed = (
@@ -141,14 +182,19 @@ def check_reply(
                 f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is {needed[0]} "
                 f"{needed[1]}; was it started from the same plans, and settings of the run?"
             )
-    _check_counts(site, reply.tensors, plans, settings)
+    _check_counts(site, reply.tensors, told, plans, settings)
     norms = norms_of(reply.tensors)
     check_finite(site, norms)
     return norms
 
 
 def check_validation(
-    site: str, reply: Message, round_number: int, cases: int | None, plans: Plans
+    site: str,
+    reply: Message,
+    round_number: int,
+    cases: int | None,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
 ) -> None:
     """Check that a validation reply is what its site was asked for, and can be true.
 
@@ -158,6 +204,7 @@ def check_validation(
         round_number: That was asked for.
         cases: For validation at the site, where that is known.
         plans: Of the run.
+        labelled: The labels and regions that the site registered; None: all of the plans'.
 
     Raises:
         AggregationError: What is wrong.
@@ -165,26 +212,32 @@ def check_validation(
     dice = reply.record.get("dice")
     if (
         reply.kind != "validate"
-        or reply.record.get("round") != round_number
+        or not is_whole(reply.record.get("round"), round_number, round_number)
         or set(reply.record) != {"round", "dice"}
         or reply.tensors
         or not isinstance(dice, Mapping)
     ):
         raise AggregationError(
-            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; a "
-            f"'validate' reply to round {round_number} was asked for"
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
+            f"{quoted(reply.record.get('round'))}; a 'validate' reply to round {round_number} was "
+            "asked for"
         )
     most = MOST_CASES if cases is None else cases
     if dice.keys() != plans.labels.foreground.keys() or not all(
         isinstance(pair, list)
         and len(pair) == 2
-        and type(pair[1]) is int
-        and isinstance(pair[0], int | float)
-        and 0 <= pair[0] <= pair[1] <= most
+        and is_whole(pair[1], 0, most)
+        and is_real(pair[0], 0, pair[1])
         for pair in dice.values()
     ):
         raise AggregationError(
-            f"site {site!r} sent Dice that are no sums over its cases: {str(dict(dice))[:200]}"
+            f"site {site!r} sent Dice that are no sums over its cases: {quoted(dict(dice), 200)}"
+        )
+    if labelled is not None and (
+        strange := [name for name, (_, n) in dice.items() if n and name not in labelled]
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice of {', '.join(strange)}, which it does not label"
         )
 
 
@@ -320,40 +373,47 @@ def remember_norms(
 
 
 def _check_record(site: str, reply: Message, round_number: int) -> None:
-    if reply.kind != "train" or reply.record.get("round") != round_number:
+    if reply.kind != "train" or not is_whole(reply.record.get("round"), round_number, round_number):
         raise AggregationError(
-            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')}; "
-            f"a 'train' reply to round {round_number} was asked for"
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
+            f"{quoted(reply.record.get('round'))}; a 'train' reply to round {round_number} was "
+            "asked for"
         )
     # a loss says something about the cases, so a site with a privacy budget tells that instead
     private = "epsilon" in reply.record
+    bounds = {"epsilon": (0.0, MOST_EPSILON), "delta": (0.0, 1.0), "loss": (-MOST_LOSS, MOST_LOSS)}
     for name in ("epsilon", "delta") if private else ("loss",):
-        number = reply.record.get(name)
-        if not isinstance(number, float) or not math.isfinite(number) or (private and number < 0):
+        number, (least, most) = reply.record.get(name), bounds[name]
+        if not is_real(number, least, most):
             raise AggregationError(
-                f"site {site!r} sent the {name} {number!r}; a finite number is needed"
+                f"site {site!r} sent the {name} {quoted(number)}; a finite number from {least:g} "
+                f"to {most:g} is needed"
             )
     asked = {"round", "epsilon", "delta"} if private else {"round", "loss"}
     if stray := sorted(set(reply.record) - asked):
-        raise AggregationError(f"site {site!r} sent what was not asked for: {stray[:5]}")
+        raise AggregationError(
+            f"site {site!r} sent what was not asked for: {shorten([quoted(n) for n in stray[:5]])}"
+        )
 
 
 def _memory_shapes(
     modality_cases: Mapping[str, int], sizes: Mapping[int, PrototypeSizes]
 ) -> dict[str, tuple[int, ...]]:
-    return {
-        f"memory.{modality}.{level}.{part}": shape
-        for modality, cases in modality_cases.items()
-        if cases > 0
-        for level, size in sizes.items()
-        for part, shape in size.shapes.items()
-    }
+    return memory_shapes([name for name, cases in modality_cases.items() if cases > 0], sizes)
 
 
 def _check_counts(
-    site: str, tensors: Mapping[str, Tensor], plans: Plans, settings: "RunSettings"
+    site: str,
+    tensors: Mapping[str, Tensor],
+    told: "Registration",
+    plans: Plans,
+    settings: "RunSettings",
 ) -> None:
-    """Check that prototypes claim voxels, and no more than the round's batches can have had."""
+    """Check that prototypes claim voxels, and no more than the round's batches can have had.
+
+    And none of a class that the site does not label.
+    """
+    known = torch.tensor(known_indices(plans.labels, told.labelled))
     planned = plans.configuration(settings.configuration)
     kept = plans.training.memory_decay
     weight = float(sum(kept**step for step in range(settings.local_steps)))
@@ -366,6 +426,11 @@ def _check_counts(
                     raise AggregationError(
                         f"site {site!r} sent {name} with NaN, infinity or a count < 0"
                     )
+                if counts[~known].any():
+                    raise AggregationError(
+                        f"site {site!r} sent {name} of classes that it does not label; it "
+                        f"registered {', '.join(told.labelled or ())}"
+                    )
                 claimed = float(counts.sum())
                 if claimed > 1.01 * most:  # for rounding
                     raise AggregationError(
@@ -375,8 +440,12 @@ def _check_counts(
 
 
 def _is_count(number: Any) -> bool:
-    return type(number) is int and 0 <= number <= MOST_CASES
+    return is_whole(number, 0, MOST_CASES)
 
 
 def _are_names(names: Any) -> bool:
-    return isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return (
+        isinstance(names, list | tuple)
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) == len(names)
+    )

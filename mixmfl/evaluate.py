@@ -21,8 +21,10 @@ from mixmfl import image
 from mixmfl.cases import find_cases
 from mixmfl.errors import DataError, MixmflError
 from mixmfl.files import replacing
-from mixmfl.labels import EXAMPLE, Labels
+from mixmfl.label_sets import LabelMap, map_labels
+from mixmfl.labels import EXAMPLE, Labels, read_folder_labels
 from mixmfl.modalities import Modalities
+from mixmfl.spreadsheet import cell
 from mixmfl.undefined import defined, deviation, mean
 from mixmfl.wording import shorten
 
@@ -121,6 +123,7 @@ def evaluate_folder(
     *,
     modalities: Modalities | None = None,
     progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+    own: Labels | None = None,
 ) -> Evaluation:
     """Score all masks of a folder; a case that cannot be scored does not stop the others.
 
@@ -130,15 +133,19 @@ def evaluate_folder(
         labels: What the values in both mean.
         modalities: The words for modalities in a reference folder of cases.
         progress: Is given the names of the cases, and yields them as they are worked on.
+        own: What the values in the references mean, where it is not that; a label or region that
+            they do not label is not scored.
 
     Raises:
-        DataError: A folder is missing, or no mask has a reference.
+        DataError: A folder is missing, or no mask has a reference; or the references have labels
+            that ``labels`` does not know.
     """
+    mapped = map_labels(own or labels, labels)
     found, wanted, failures = _find_pairs(masks, reference, modalities)
     scores = {}
     for name in progress(sorted(found.keys() & wanted.keys())):
         try:
-            scores[name] = _score_files(found[name], wanted[name], labels)
+            scores[name] = _score_files(found[name], wanted[name], labels, mapped)
         except MixmflError as error:
             failures[name] = str(error)
     return Evaluation(scores, dict(sorted(failures.items())))
@@ -168,9 +175,8 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         for case, scores in evaluation.scores.items():
             for each in scores:
                 label, *numbers = astuple(each)
-                writer.writerow(
-                    [case, label, *("" if math.isnan(n) else f"{n:.6g}" for n in numbers)]
-                )
+                told = ["" if math.isnan(n) else f"{n:.6g}" for n in numbers]
+                writer.writerow([cell(case), cell(label), *told])
 
 
 def find_label_description(masks: Path, reference: Path) -> Path:
@@ -190,6 +196,47 @@ def find_label_description(masks: Path, reference: Path) -> Path:
         f"{', '.join(str(folder) for folder in folders)}. Write one such as {EXAMPLE} and name it "
         "with --labels"
     )
+
+
+def read_descriptions(
+    masks: Path, reference: Path, named: Path | None = None, own: Path | None = None
+) -> tuple[Labels, Labels | None, str]:
+    """Return what the values in MASKS mean, in REFERENCE if that is other, and who says so.
+
+    Where masks have all the labels that the reference's own dataset.json has, and others, the
+    reference is one site's, which labels some of what a federation's model finds.
+
+    Args:
+        masks: Folder of masks.
+        reference: Folder of references.
+        named: A dataset.json, or plans, for the masks; and for references without their own.
+        own: A dataset.json for the references.
+
+    Raises:
+        DataError: There is no description, or one is damaged.
+    """
+    theirs = Labels.load(own) if own else None
+    said = f"; of the reference from {own}" if own else ""
+    meant = Labels.load(named) if named else read_folder_labels(masks)
+    source = named or masks / "dataset.json"
+    if meant is not None and theirs is None:
+        for folder in (reference, reference.absolute().parent):
+            try:
+                beside = read_folder_labels(folder)
+            except DataError:  # it may be why another is named
+                if named is None:
+                    raise
+                continue
+            if beside is not None:
+                if set(beside.foreground) <= set(meant.foreground):
+                    theirs, said = beside, f"; of the reference from {folder / 'dataset.json'}"
+                break
+    if meant is None or (theirs is None and named is None):
+        source = find_label_description(masks, reference)
+        meant = Labels.load(source)
+    if theirs is not None and theirs.difference(meant) is None and not theirs.read_as:
+        theirs, said = None, ""
+    return meant, theirs, f"{source}{said}"
 
 
 def _compare(found: Mask, wanted: Mask, spacing: Sequence[float]) -> tuple[float, float]:
@@ -232,7 +279,7 @@ def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
     )
 
 
-def _score_files(mask: Path, reference: Path, labels: Labels) -> list[Score]:
+def _score_files(mask: Path, reference: Path, labels: Labels, mapped: LabelMap) -> list[Score]:
     found, grid = image.read_labels(mask)
     wanted, reference_grid = image.read_labels(reference)
     difference = image.difference(grid, reference_grid)
@@ -241,14 +288,14 @@ def _score_files(mask: Path, reference: Path, labels: Labels) -> list[Score]:
             f"{mask} has {difference} in {reference}. Both must share one grid; resample the mask "
             "to the reference (nearest neighbour), or predict from the images of the reference"
         )
-    for path, values in ((mask, found), (reference, wanted)):
-        try:
-            labels.to_indices(values)
-        except DataError as error:
-            raise DataError(
-                f"{path}: {error}. Another description is named with --labels"
-            ) from None
-    return score(found, wanted, labels, grid.spacing)
+    try:
+        path, option = mask, "--labels"
+        found = labels.to_values(labels.to_indices(found))
+        path, option = reference, option if mapped.labelled is None else "--reference-labels"
+        wanted = labels.to_values(mapped.to_indices(wanted))
+    except DataError as error:
+        raise DataError(f"{path}: {error}. Another description is named with {option}") from None
+    return score(found, wanted, labels.only(mapped.labelled), grid.spacing)
 
 
 def _find_pairs(
@@ -263,7 +310,7 @@ def _find_pairs(
     wanted, reasons = _list_masks(reference)
     if not found.keys() & wanted.keys():  # then it is no folder of masks with the same names
         cases = find_cases(reference, modalities)
-        wanted = {case.name: case.label for case in cases.cases if case.label is not None}
+        wanted = {case.name: case.label for case in cases.cases if isinstance(case.label, Path)}
         reasons = {refused.name: refused.reason for refused in cases.refused}
     for name in (found.keys() | wanted.keys()) - failures.keys():
         if name not in wanted:

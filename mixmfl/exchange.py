@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mixmfl.aggregate import block_of
 from mixmfl.wire import Parcel
+from mixmfl.wording import MOST_LINE, one_line
 
 
 def describe_exchange(what: str, parcel: Parcel) -> str:
@@ -17,26 +18,24 @@ def describe_exchange(what: str, parcel: Parcel) -> str:
     message = parcel.open(parcel.size)
     memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
-    told = [f"{what}: {plain(message.kind)}"]
+    told = [f"{what}: {one_line(message.kind)}"]
     number = message.record.get("round")
     if type(number) is int:  # a task to train comes before its round is done, the others after
         told.append(f"round {number + (message.kind == 'train')}")
-    told += [f"block {plain(name)}" for name in sorted(blocks)]
-    told += [f"memory of {plain(name)}" for name in sorted(memory)]
+    told += [f"block {one_line(name)}" for name in sorted(blocks)]
+    told += [f"memory of {one_line(name)}" for name in sorted(memory)]
     if fields := sorted(set(message.record) - {"round"}):
-        told.append(f"record {' '.join(map(plain, fields[:20]))}")
+        told.append(f"record {' '.join(map(one_line, fields[:20]))}")
     told.append(f"{len(message.tensors)} tensors, {parcel.size} bytes, sha256 {parcel.sha256}")
     return ", ".join(told)
 
 
-def plain(word: object) -> str:
-    """Return what somebody else wrote as one short line of ASCII, fit for a log."""
-    return ascii(str(word))[1:-1][:80]
-
-
 def note(log: Path, line: str) -> None:
-    """Append a line, with the time in UTC, to a log; made if it is not there."""
+    """Append a line, with the time in UTC, to a log; made if it is not there.
+
+    It stays one line of a log, whatever others wrote into it.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"{now} {line}\n")
+        file.write(f"{now} {one_line(line, MOST_LINE)}\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.errors import DataError, MixmflError
+from mixmfl.strict import MOST_BYTES, parse_json
 
 _UNFINISHED = ".writing-"
 
@@ -122,7 +123,11 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         return
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except PermissionError:  # what may not be read is told by who accounts for all
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
@@ -155,16 +160,17 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object, strictly: see ``strict.parse_json``.
 
     Raises:
         MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = parse_json(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         raise error(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as reason:
+    except (OSError, ValueError) as reason:
         raise error(f"{path}: cannot be read as JSON ({reason})") from None
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, an object {{…}} is needed")

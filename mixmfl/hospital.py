@@ -49,8 +49,19 @@ from mixmfl.rounds import (
     register,
 )
 from mixmfl.runs import load_tensors, save_tensors
+from mixmfl.tasks import (
+    Forms,
+    check_run_task,
+    check_task,
+    forms_of,
+    read_minimum,
+    read_run_name,
+    read_settings,
+)
+from mixmfl.told import Told
 from mixmfl.undefined import or_none
 from mixmfl.wire import Message, Parcel
+from mixmfl.wording import one_line, quoted
 
 _TASK_SECONDS = 60.0
 """So long a job that was ended may still be at its last task when the next one begins."""
@@ -111,23 +122,30 @@ class House:
 
     @classmethod
     def load(cls, path: Path) -> "House":
-        """Read what ``save`` wrote."""
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: It is damaged, or written by another version.
+        """
         told = read_json(path)
-        if (privacy := told["privacy"]) is not None:
-            privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
-        return cls(
-            **{
-                **told,
-                "data": Path(told["data"]),
-                "work": Path(told["work"]),
-                "aliases": tuple(told["aliases"]),
-                "labels": Path(told["labels"]) if told["labels"] else None,
-                "turns": Path(told["turns"]) if told["turns"] else None,
-                "placing": Placing(**told["placing"]),
-                "minimum": Minimum(**told["minimum"]),
-                "privacy": privacy,
-            }
-        )
+        try:
+            if (privacy := told["privacy"]) is not None:
+                privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
+            return cls(
+                **{
+                    **told,
+                    "data": Path(told["data"]),
+                    "work": Path(told["work"]),
+                    "aliases": tuple(told["aliases"]),
+                    "labels": Path(told["labels"]) if told["labels"] else None,
+                    "turns": Path(told["turns"]) if told["turns"] else None,
+                    "placing": Placing(**told["placing"]),
+                    "minimum": Minimum(**told["minimum"]),
+                    "privacy": privacy,
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: is damaged ({error}); start mixmfl_site again") from None
 
     def cases(self) -> SiteFolder:
         """Find the hospital's cases.
@@ -189,6 +207,7 @@ class _Joined:
     site: Site
     plans: Plans
     settings: RunSettings
+    forms: Forms
 
 
 class Hospital:
@@ -227,16 +246,18 @@ class Hospital:
             note(self._house.exchange_log, describe_exchange("came from coordinator", parcel))
             if kind not in self._does:
                 raise AggregationError(
-                    f"a task {kind!r} came; this version of mixmfl knows {', '.join(self._does)}"
+                    f"a task {quoted(kind)} came; this version of mixmfl knows "
+                    f"{', '.join(self._does)}"
                 )
             if "version" in task.record:
                 _check_version(task.record["version"])
+            check_task(task)
             with self._house.working():
                 return Parcel.pack(self._does[kind](task), self._house.work)
         except Exception as error:  # whoever carries the reply must not see a reason, nor log it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            note(self._house.problem_log, f"{kind} failed: {reason}")
-            told = {"task": kind, "error": type(error).__name__, "version": __version__}
+            note(self._house.problem_log, f"{one_line(kind)} failed: {reason}")
+            told = {"task": one_line(kind), "error": type(error).__name__, "version": __version__}
             return Parcel.pack(outgoing(FAILED, told), self._house.work)
 
     def note_reply(self, reply: Parcel, *, taken: bool) -> None:
@@ -245,12 +266,14 @@ class Hospital:
         note(self._house.exchange_log, describe_exchange(what, reply))
 
     def _fingerprint(self, task: Message) -> Message:
-        asked = Minimum(*task.record["minimum"])
+        asked = Minimum(*read_minimum(Told(task.record, "the coordinator", AggregationError)))
         return outgoing_fingerprint(*self._house.fingerprint(), self._house.minimum.agreed(asked))
 
     def _preprocess(self, task: Message) -> Message:
-        plans = Plans.from_json(task.record["plans"], "the coordinator's plans")
-        site, told = self._house.cases(), {}
+        plans, told = _read_plans(task), {}
+        for name in task.record["configurations"]:
+            plans.configuration(name)
+        site = self._house.cases()
         plans.save(self._house.work / "plans.json")
         with Workers(self._house.processes) as workers:
             for name in task.record["configurations"]:
@@ -264,14 +287,18 @@ class Hospital:
 
     def _join(self, task: Message) -> Message:
         record = task.record
-        plans = Plans.from_json(record["plans"], "the coordinator's plans")
-        settings = RunSettings(**record["settings"])
+        plans = _read_plans(task)
+        told = Told(record, "the coordinator's join", AggregationError)
+        settings = read_settings(told.inside("settings", 20))
+        plans.configuration(settings.configuration)
+        forms = forms_of(plans, settings)
         site = self._house.open(plans, settings.configuration, record["fold"], settings.seed)
-        self._joined = _Joined(_plain_name(record["run"]), site, plans, settings)
+        self._joined = _Joined(read_run_name(told, "run"), site, plans, settings, forms)
         return outgoing_registration(register(site))
 
     def _train(self, task: Message) -> Message:
-        joined, before = self._run(), int(task.record["round"])
+        joined = self._run_of(task)
+        before = int(task.record["round"])
         reply, moments, self._secrets = perform_at_site(
             task,
             joined.site,
@@ -291,15 +318,15 @@ class Hospital:
         return reply
 
     def _validate(self, task: Message) -> Message:
-        joined = self._run()
+        joined = self._run_of(task)
         return perform(task, joined.site, joined.plans, joined.settings, {})[0]
 
     def _measure(self, task: Message) -> Message:
-        joined = self._run()
+        joined = self._run_of(task)
         return measure_at_site(task, joined.site, joined.plans, joined.settings)
 
     def _personalize(self, task: Message) -> Message:
-        joined = self._run()
+        joined = self._run_of(task)
         if not joined.site.validation:  # nothing could tell whether a copy is better
             return outgoing(task.kind, {"dice": None, "dice_before": None})
         personal, own = personalize_at_site(task, joined.site, joined.plans, joined.settings)
@@ -318,6 +345,12 @@ class Hospital:
                 model, load_tensors(self._own_file), self._run_folder / "own_model.safetensors"
             )
         return outgoing(task.kind, {})
+
+    def _run_of(self, task: Message) -> _Joined:
+        """Return the run that a task belongs to, which it was checked against."""
+        joined = self._run()
+        check_run_task(task, joined.plans, joined.settings, joined.site, joined.forms)
+        return joined
 
     def _run(self) -> _Joined:
         if self._joined is None:
@@ -387,15 +420,14 @@ def departures_from(house: House) -> tuple[list[Departure], str]:
     )
 
 
+def _read_plans(task: Message) -> Plans:
+    told = Told(task.record, f"the coordinator's task {task.kind!r}", PlansError)
+    return Plans.from_json(told.inside("plans", 20).content, "the coordinator's plans")
+
+
 def _check_version(theirs: Any) -> None:
     if theirs != __version__:
         raise PlansError(
-            f"the coordinator runs mixmfl {theirs}, this site {__version__}; install the same"
+            f"the coordinator runs mixmfl {one_line(theirs)}, this site {__version__}; install "
+            "the same"
         )
-
-
-def _plain_name(name: Any) -> str:
-    """Return a run's name as a folder's: letters and digits, so that it leads nowhere else."""
-    if not isinstance(name, str) or not name.isalnum():
-        raise DataError(f"the coordinator called the run {name!r}; letters and digits are needed")
-    return name

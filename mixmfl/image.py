@@ -1,6 +1,7 @@
 """Images as arrays with a grid: reading, writing, and one orientation for all.
 
-The only module that sees nibabel and isal, and with ``grids`` that sees SimpleITK. Arrays run
+With ``grids`` the only module that sees SimpleITK, and with ``nifti``, which reads and writes that
+format, that sees nibabel. Arrays run
 (Z, Y, X); their physical place is in millimetres, LPS: x grows to the patient's left, y to the
 back, z to the head.
 """
@@ -9,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,21 +18,32 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
-from isal import igzip, isal_zlib
-from nibabel.spatialimages import HeaderDataError
 
+from mixmfl import nifti
 from mixmfl.errors import DataError
 from mixmfl.files import replacing
 
 Array = npt.NDArray[Any]
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# images that we do not read, by the first ending that fits
+OTHER_FORMATS = {
+    ".mgz": "FreeSurfer", ".mgh": "FreeSurfer", ".hdr": "NIfTI or Analyze in two files",
+    ".img": "NIfTI or Analyze in two files", ".img.gz": "NIfTI or Analyze in two files",
+    ".hdr.gz": "NIfTI or Analyze in two files", ".nii.bz2": "NIfTI packed by bzip2",
+    ".nii.zip": "NIfTI packed by zip", ".nii.xz": "NIfTI packed by xz", ".mnc": "MINC",
+    ".mnc.gz": "MINC", ".rec": "Philips PAR/REC", ".par": "Philips PAR/REC", ".xml.rec": "Philips",
+    ".head": "AFNI", ".brik": "AFNI", ".brik.gz": "AFNI", ".gipl": "GIPL", ".gipl.gz": "GIPL",
+    ".vtk": "VTK", ".mif": "MRtrix", ".mif.gz": "MRtrix", ".tif": "TIFF", ".tiff": "TIFF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".zip": "a zip archive",
+    ".tar": "an archive", ".tar.gz": "an archive", ".tgz": "an archive", ".7z": "an archive",
+    ".rar": "an archive", ".npy": "NumPy", ".npz": "NumPy", ".v": "ECAT",
+}  # fmt: skip
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
 
 # by the last ending; named, because ITK would try its readers of all other formats, too
 _READERS = {
-    ".gz": "NiftiImageIO", ".nii": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
-    ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
+    ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
 }  # fmt: skip
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
@@ -39,13 +51,16 @@ SPACING_TOLERANCE = 1e-3  # relative
 DIRECTION_TOLERANCE = 1e-3  # of each cosine
 ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 
-# No image compresses better than this (deflate's limit is 1032), so a header that promises more
-# voxels is damaged, and we need not ask for the memory to find out.
-LARGEST_COMPRESSION = 1100
+# What no scanner makes: its file is damaged, or counts in other units. The largest number of voxels
+# is that of a cube of 1024.
+SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
+LONGEST_MM = 3000.0  # of an image, along each axis
+MOST_VOXELS = 1 << 30
 
-# Behind the voxels a file may have some padding. A small file that unpacks to much more than its
-# header says would fill the memory.
-MOST_BEHIND = 1 << 20
+LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
+
+
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS to RAS, and back
 
 
 @dataclass(frozen=True)
@@ -58,12 +73,15 @@ class Grid:
         origin: Centre of the first voxel, (x, y, z) in mm, LPS.
         direction: 3x3 matrix row by row; its columns are the directions, LPS, in which the X, Y
             and Z axes of the array run.
+        told: How the image's NIfTI header says so, for masks to say it in the same words; None
+            where there is no such header.
     """
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, float, float, float, float, float, float, float, float]
+    told: nifti.Place | None = field(default=None, compare=False, repr=False)
 
 
 class Source(Protocol):
@@ -122,12 +140,10 @@ class InMemory:
             )
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise DataError(f"affine with shape {affine.shape}: a finite 4x4 matrix is needed")
-        lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-        spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if not (spacing > 0).all():
             raise DataError(f"affine has spacing {tuple(spacing)} mm; it must be positive")
-        grid = make_grid(voxels.shape[::-1], spacing[::-1], lps[:3, 3], lps[:3, :3] / spacing)
-        check_directions(grid, "affine")
+        grid = _grid_of(affine, voxels.shape[::-1], spacing[::-1], "affine")
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(voxels.T, dtype=np.float32), grid
 
@@ -137,13 +153,13 @@ class InMemory:
         return hashlib.sha256(content).hexdigest()
 
 
-def read_grid(path: Path) -> Grid:
-    """Read the grid of an image from its header alone.
+def read_grid(path: Path | Source) -> Grid:
+    """Read the grid of an image, of a file from its header alone.
 
     Raises:
         DataError: The file is missing, unreadable, or no three-dimensional scalar image.
     """
-    return _open(path)[1]
+    return _open(path)[1] if isinstance(path, Path) else path.read()[1]
 
 
 def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
@@ -153,17 +169,23 @@ def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
         DataError: As ``read_grid``, or the voxels are incomplete.
     """
     if not isinstance(path, Path):
-        return path.read()
-    array, grid = _read(path)
+        array, grid = path.read()
+        _check_size(grid, path.name)
+        return array, grid
+    array, grid = _read(path, np.float32)
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which callers refuse
-        return array.astype(np.float32), grid
+        return array.astype(np.float32, copy=False), grid
 
 
-def read_frames(path: Path) -> Array:
-    """Read the planes of a DICOM file, ``(frames, Y, X)``, rescaled, however it is compressed.
+def read_frames(path: Path, name: str) -> Array:
+    """Read the planes of a DICOM file, ``(frames, Y, X)``, however they are compressed.
+
+    Args:
+        path: Of the file.
+        name: What messages call it.
 
     Raises:
-        DataError: They cannot be read, or are in colour.
+        DataError: They cannot be read.
     """
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -173,28 +195,29 @@ def read_frames(path: Path) -> Array:
             found = reader.Execute()
         except RuntimeError as error:
             raise DataError(
-                f"{path}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
+                f"{name}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
             ) from None
-    if found.GetNumberOfComponentsPerPixel() != 1:
-        raise DataError(f"{path}: is in colour; needed is one number per pixel")
     planes = read_back(found)
     return planes[None] if planes.ndim == 2 else planes
 
 
-def read_labels(path: Path) -> tuple[Array, Grid]:
+def read_labels(path: Path | Source) -> tuple[Array, Grid]:
     """Read a label image, ``(Z, Y, X)``, int16 where its values fit, else int32.
 
     Raises:
         DataError: As ``read_image``, or a value is no integer of 32 bits.
     """
-    array, grid = _read(path)
+    array, grid = _read(path, np.float64) if isinstance(path, Path) else path.read()
     if array.dtype.kind == "f":
-        whole = np.isfinite(array) & (array == np.round(array))
+        rounded = np.round(array)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            whole = np.isfinite(array) & (np.abs(array - rounded) <= LABEL_TOLERANCE)
         if not whole.all():
             raise DataError(
                 f"{path}: holds the value {array[~whole][0]}; labels must be integers. "
                 "Was it resampled with interpolation? Use nearest neighbour for labels"
             )
+        array = rounded
     lowest, highest = array.min(), array.max()
     for kind in (np.int16, np.int32):
         if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
@@ -230,11 +253,17 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
         )
     with replacing(path) as temporary:
         try:
-            sitk.WriteImage(
-                to_sitk(image, grid), str(temporary), useCompression=path.suffix != ".nii"
-            )
+            if path.name.lower().endswith(nifti.ENDINGS):
+                affine, told = _affine(grid), grid.told
+                if told is not None and difference(_placed(told, grid), grid) is not None:
+                    told = None  # a grid that was made from that of a file
+                nifti.write(temporary, image, affine, told)
+                return
+            sitk.WriteImage(to_sitk(image, grid), str(temporary), useCompression=True)
         except RuntimeError as error:
             raise DataError(f"{path}: cannot be written ({_reason(error)})") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def to_sitk(image: Array, grid: Grid) -> Any:
@@ -248,10 +277,7 @@ def to_sitk(image: Array, grid: Grid) -> Any:
 
 def to_nibabel(array: Array, grid: Grid) -> Any:
     """Return nibabel's form of an array ``(Z, Y, X)``, whose places are RAS."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
-    matrix[:3, 3] = grid.origin
-    return nib.Nifti1Image(np.ascontiguousarray(array.T), np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)
+    return nib.Nifti1Image(np.ascontiguousarray(array.T), _affine(grid))
 
 
 def read_back(image: Any) -> Array:
@@ -270,6 +296,28 @@ def difference(a: Grid, b: Grid) -> str | None:
     if not np.allclose(a.origin, b.origin, rtol=0, atol=ORIGIN_TOLERANCE * min(a.spacing)):
         return f"origin {_round(a.origin)} mm against {_round(b.origin)} mm"
     return None
+
+
+def doubts(grid: Grid) -> tuple[list[str], list[str]]:
+    """Return what is to be noted, and what is doubtful, about a place that a NIfTI header tells."""
+    told = grid.told
+    if told is None:
+        return [], []
+    if not told.is_told:
+        return [], [
+            "its header does not say where it lies (sform and qform have code 0); taken was what "
+            "nibabel takes, where left and right may be exchanged"
+        ]
+    notes, warnings = [], []
+    if told.forms_differ:
+        notes.append("its sform differs from its qform; the sform was taken")
+    pixdim = dict(told.fields)["pixdim"][3:0:-1]
+    if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
+        warnings.append(
+            f"by its sform it has voxels of {_times(_round(grid.spacing))} mm, by its pixdim of "
+            f"{_times(pixdim)} mm; the sform was taken"
+        )
+    return notes, warnings
 
 
 def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
@@ -329,23 +377,24 @@ def _canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[int, ...]]:
     return (source[0], source[1], source[2]), tuple(flipped)
 
 
-def _read(path: Path) -> tuple[Array, Grid]:
-    reader, grid = _open(path)
+def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
+    """Read voxels as they are in the file, or as ``scaled`` where a NIfTI header scales them."""
+    opened, grid = _open(path)
+    if isinstance(opened, nifti.Header):
+        return nifti.read_voxels(path, opened, scaled), grid
     on_disk = path.stat().st_size
     detached = path.suffix.lower() in (".nhdr", ".mhd")
-    if not detached and math.prod(grid.shape) > on_disk * LARGEST_COMPRESSION:
+    if not detached and math.prod(grid.shape) > on_disk * nifti.LARGEST_COMPRESSION:
         raise DataError(
             f"{path}: promises {math.prod(grid.shape)} voxels, but has {on_disk} bytes; it is "
             "incomplete or damaged. Copy or export it again"
         )
-    header = _nifti_header(path)
-    if header is not None:
-        return _read_nifti(path, header, grid), grid
+    nifti.check_memory(path, 8 * math.prod(grid.shape))
     # a fourth axis of one entry is taken off by the reader itself
-    reader.SetExtractSize([*grid.shape[::-1], *[0] * (reader.GetDimension() - 3)])
+    opened.SetExtractSize([*grid.shape[::-1], *[0] * (opened.GetDimension() - 3)])
     with _quiet():
         try:
-            return sitk.GetArrayFromImage(reader.Execute()), grid
+            return sitk.GetArrayFromImage(opened.Execute()), grid
         except RuntimeError as error:
             raise DataError(
                 f"{path}: its voxels cannot be read; the file is incomplete or damaged "
@@ -353,47 +402,21 @@ def _read(path: Path) -> tuple[Array, Grid]:
             ) from None
 
 
-def _read_nifti(path: Path, header: Any, grid: Grid) -> Array:
-    """Read the voxels of a NIfTI file, ``(Z, Y, X)``.
-
-    Not with ITK: its NIfTI reader takes NaN for 0 and fills what a cut file lacks with zeros,
-    and says nothing. A mask predicted from half a brain looks fine where the brain is.
-    """
-    try:
-        slope, intercept = header.get_slope_inter()
-        start, kind = header.get_data_offset() or header.single_vox_offset, header.get_data_dtype()
-        needed = start + math.prod(grid.shape) * kind.itemsize
-        with _unpacked(path) as file:
-            content = file.read(needed)
-            rest = len(file.read(MOST_BEHIND + 1))  # to the end, where gzip has its checksum
-    except HeaderDataError as error:
-        raise _damaged(path, error) from None
-    if rest > MOST_BEHIND:
-        raise DataError(
-            f"{path}: goes on for more than {MOST_BEHIND} bytes behind its last voxel; the header "
-            "is not that of the voxels. Copy or export it again"
-        )
-    if len(content) < needed:
-        raise DataError(
-            f"{path}: is incomplete ({len(content)} bytes found, {needed} needed). Copy or export "
-            "it again"
-        )
-    # NIfTI's x runs fastest, as the last axis does in our arrays
-    array = np.frombuffer(content, kind, math.prod(grid.shape), start).reshape(grid.shape)
-    if slope in (None, 1.0) and not intercept:
-        return array
-    return array * np.float64(slope) + np.float64(intercept)
-
-
 def _open(path: Path) -> tuple[Any, Grid]:
-    """Read and check a header; the reader returned has not touched the voxels."""
+    """Read and check a header; return NIfTI's or ITK's reader, which has not touched the voxels."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     if not path.name.lower().endswith(FILE_ENDINGS):
         raise DataError(
             f"{path}: is no image we read; its name must end in {_either(FILE_ENDINGS)}"
         )
-    _check_nifti_header(path)
+    if path.name.lower().endswith(nifti.ENDINGS):
+        header = nifti.read_header(path)
+        affine = np.array(header.place.affine)
+        grid = _grid_of(affine, header.shape, header.spacing, str(path))
+        grid = replace(grid, told=header.place)
+        _check_size(grid, str(path))
+        return header, grid
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -401,10 +424,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            raise DataError(
-                f"{path}: cannot be read as an image ({_reason(error)}). "
-                "Needed is a whole NIfTI-1, NRRD or MetaImage file; copy or export it again"
-            ) from None
+            raise nifti.not_an_image(path, _reason(error)) from None
     size, dimension = reader.GetSize(), reader.GetDimension()
     if dimension < 3 or any(length != 1 for length in size[3:]):
         raise DataError(
@@ -421,7 +441,71 @@ def _open(path: Path) -> tuple[Any, Grid]:
     if not all(math.isfinite(step) and step > 0 for step in grid.spacing):
         raise DataError(f"{path}: has spacing {grid.spacing} mm; it must be positive and finite")
     check_directions(grid, str(path))
+    _check_size(grid, str(path))
     return reader, grid
+
+
+def _check_size(grid: Grid, source: str) -> None:
+    """Refuse what no scanner makes, and would take all memory and time.
+
+    Raises:
+        DataError: Voxels are too small, too large or too many, or the image is too long.
+    """
+    count = math.prod(grid.shape)
+    if count > MOST_VOXELS:
+        raise DataError(
+            f"{source}: promises {count} voxels, but at most {MOST_VOXELS} are read. Its header is "
+            "damaged, or it is too large; export it again"
+        )
+    said = f"{source}: has {_times(grid.shape)} voxels of {_times(_round(grid.spacing))} mm"
+    if not all(SMALLEST_MM <= step <= LARGEST_MM for step in grid.spacing):
+        raise DataError(
+            f"{said}; from {SMALLEST_MM:g} to {LARGEST_MM:g} mm are believed. Does its header "
+            "count in millimetres? Export it again"
+        )
+    longest = max(n * step for n, step in zip(grid.shape, grid.spacing, strict=True))
+    if longest > LONGEST_MM:
+        raise DataError(
+            f"{said}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. Export "
+            "it again, with the right spacing"
+        )
+
+
+def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
+    """Return the right-angled grid nearest to an affine of nibabel's.
+
+    Args:
+        affine: 4x4, from an index to mm, RAS.
+        shape: Voxels, (Z, Y, X).
+        spacing: mm, (Z, Y, X).
+        source: What messages call it.
+
+    Raises:
+        DataError: It is too far from right angles.
+    """
+    lps = _FLIP @ affine
+    direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
+    grid = make_grid(shape, spacing, lps[:3, 3], direction)
+    check_directions(grid, source)
+    if np.array_equal(direction.T @ direction, np.eye(3)):
+        return grid
+    u, _, v = np.linalg.svd(direction)  # their product is the nearest matrix with right angles
+    return make_grid(shape, spacing, lps[:3, 3], u @ v)
+
+
+def _placed(told: nifti.Place, grid: Grid) -> Grid:
+    """Return the grid with the place that a NIfTI header tells."""
+    affine = np.array(told.affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    return _grid_of(affine, grid.shape, spacing, "header")
+
+
+def _affine(grid: Grid) -> Array:
+    """Return the affine of a grid as nibabel has it, 4x4, from an index to mm, RAS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
+    matrix[:3, 3] = grid.origin
+    return _FLIP @ matrix
 
 
 def check_directions(grid: Grid, source: str) -> None:
@@ -436,57 +520,6 @@ def check_directions(grid: Grid, source: str) -> None:
             f"{source}: has direction {_round(grid.direction)}; its axes must be at right angles. "
             "Resample it to a grid without shear"
         )
-
-
-def _nifti_header(path: Path) -> Any:
-    """Return nibabel's header as the file has it, unrepaired; None where it is no NIfTI-1."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return None
-    with _unpacked(path) as file:
-        start = file.read(nib.Nifti1Header.sizeof_hdr)
-    if not nib.Nifti1Header.may_contain_header(start):
-        return None
-    return nib.Nifti1Header(start, check=False)
-
-
-def _check_nifti_header(path: Path) -> None:
-    """Refuse a broken spacing or place, which ITK's NIfTI reader silently takes for 1 or 0 mm."""
-    header = _nifti_header(path)
-    if header is None:
-        return
-    spacing = tuple(header["pixdim"][3:0:-1].tolist())
-    if header["dim"][0] >= 3 and not all(math.isfinite(step) and step > 0 for step in spacing):
-        raise DataError(f"{path}: has spacing {spacing} mm; it must be positive and finite")
-    for code, prefixes in (("sform_code", ("srow_",)), ("qform_code", ("quatern_", "qoffset_"))):
-        placed = [header[name] for name in header if name.startswith(prefixes)]
-        if header[code] > 0 and not all(np.isfinite(value).all() for value in placed):
-            raise DataError(f"{path}: its {code[:5]} is not finite; export it again")
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[Any]:
-    """Open a file for reading, through gzip where its first bytes say so.
-
-    Raises:
-        DataError: It may not be read; or what is read of it is damaged or ends too early.
-    """
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not packed:
-                yield raw
-                return
-            with igzip.IGzipFile(fileobj=raw) as file:  # type: ignore[no-untyped-call]
-                yield file
-    except PermissionError as error:
-        raise DataError(f"{path}: may not be read ({error.strerror}). Ask who owns it") from None
-    except (OSError, EOFError, isal_zlib.error) as error:  # type: ignore[misc] # stub: an instance
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: is incomplete or damaged ({error}). Copy or export it again")
 
 
 @contextmanager
@@ -512,6 +545,10 @@ def make_grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
 
 def _round(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values)
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
 
 
 def _either(endings: tuple[str, ...]) -> str:

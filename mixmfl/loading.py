@@ -12,9 +12,11 @@ import numpy.typing as npt
 from mixmfl import image
 from mixmfl.cases import Case
 from mixmfl.errors import DataError
-from mixmfl.grids import FULL_COVERAGE, finest, fit, mirror, register, resample
-from mixmfl.image import Grid
+from mixmfl.grids import FULL_COVERAGE, Fit, finest, fit, mirror, register, resample
+from mixmfl.image import Grid, Source
+from mixmfl.label_sets import LabelMap
 from mixmfl.labels import Labels
+from mixmfl.overlap import reason_of
 from mixmfl.wording import plural
 
 _MIRRORED = "Convert it again from its source: which side is left was lost"
@@ -35,10 +37,13 @@ class Placing:
             before both: it was drawn on the grid that it has.
         register: Whether images whose headers are wrong are registered (rigidly); otherwise such
             a case is refused.
+        leave_out: Whether an image that cannot be used, or does not lie on the others, is left
+            out with a warning; otherwise the case is refused.
     """
 
     reference: str = ""
     register: bool = False
+    leave_out: bool = False
 
 
 _AS_HEADERS_SAY = Placing()
@@ -56,7 +61,7 @@ class LoadedCase:
         canonical: The grid of these arrays.
         reference: The modality that this grid is of.
         notes: What was done to bring the images together.
-        warnings: What is doubtful about that.
+        warnings: What is doubtful about that, and which images were left out.
     """
 
     name: str
@@ -70,37 +75,50 @@ class LoadedCase:
 
 
 def load_case(
-    case: Case, labels: Labels | None = None, placing: Placing = _AS_HEADERS_SAY
+    case: Case,
+    labels: Labels | LabelMap | None = None,
+    placing: Placing = _AS_HEADERS_SAY,
+    worth: Mapping[tuple[str, ...], float] | None = None,
 ) -> LoadedCase:
     """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
 
     Args:
         case: From ``find_cases``.
-        labels: What the label file's values mean; without it the label file is not read.
+        labels: What the label file's values mean, of a site with its own values as
+            ``label_sets.map_labels`` tells it; without it the label file is not read.
         placing: What to do with images that are not on one grid.
+        worth: By modalities (sorted), the Dice that is expected from them. Where images do not
+            lie on each other and some are left out, the most that agree are kept, and of equally
+            many those worth most.
 
     Raises:
         DataError: An image holds NaN or the same value everywhere, or does not lie where the
-            reference does; or the label is on no image's grid or holds values not declared.
+            reference does, and is not to be left out; or no image is left; or the label is on no
+            image's grid or holds values not declared.
     """
-    arrays, grids = {}, {}
-    for modality, path in case.images.items():
-        array, grids[modality] = _named(case, image.read_image, path)
-        _check_voxels(case, modality, array)
-        arrays[modality] = _background_at_zero(array)
+    arrays, grids, notes, warnings = _read_images(case, placing)
     drawn = case.label if labels is not None else None
     label_grid = _named(case, image.read_grid, drawn) if drawn is not None else None
     reference = choose_reference(case, grids, label_grid, placing.reference)
+    fits: _Fits = {}
+    if placing.leave_out and reference != placing.reference:
+        reference = _agreeing_reference(reference, arrays, grids, worth or {}, fits)
     grid = grids[reference]
-    notes: list[str] = []
-    warnings: list[str] = []
     images, canonical = {}, grid
-    for modality in case.images:
+    for modality in tuple(arrays):
         if modality != reference:
-            arrays[modality] = _onto_reference(
-                case, modality, reference, arrays, grids, placing, notes, warnings
-            )
-    for modality in case.images:
+            try:
+                arrays[modality] = _onto_reference(
+                    case, modality, reference, arrays, grids, placing, fits, notes, warnings
+                )
+            except DataError as error:
+                if not placing.leave_out:
+                    raise
+                warnings.append(_left_out(case, modality, error))
+                if len(grids) == 2:
+                    warnings.append(f"whether {modality} or {reference} is wrong is not known")
+                del arrays[modality]
+    for modality in tuple(arrays):
         images[modality], canonical = image.to_canonical(arrays.pop(modality), grid)
 
     indices = None
@@ -118,18 +136,104 @@ def load_case(
     )
 
 
+def _read_images(
+    case: Case, placing: Placing
+) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Grid], list[str], list[str]]:
+    """Read a case's images, and return them, their grids, notes, and warnings."""
+    arrays: dict[str, npt.NDArray[np.float32]] = {}
+    grids: dict[str, Grid] = {}
+    notes: list[str] = []
+    warnings: list[str] = []
+    for modality, path in case.images.items():
+        try:
+            array, grid = _named(case, image.read_image, path)
+            _check_voxels(case, modality, array)
+        except Exception as error:  # whatever it is, it costs this image alone
+            is_ours = isinstance(error, DataError)
+            if not placing.leave_out or (len(case.images) == 1 and is_ours):
+                raise
+            warnings.append(_left_out(case, modality, error))
+            continue
+        arrays[modality], grids[modality] = _background_at_zero(array), grid
+        told, doubts = image.doubts(grid)
+        notes.extend(f"{modality}: {note}" for note in told)
+        warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
+    if not arrays:
+        raise DataError(
+            f"case {case.name!r}: none of its images can be used. {'; '.join(warnings)}"
+        )
+    return arrays, grids, notes, warnings
+
+
+def _left_out(case: Case, modality: str, error: Exception) -> str:
+    reason = reason_of(error).removeprefix(f"case {case.name!r}: ")
+    return f"{modality} was left out: {reason}"
+
+
+_Fits = dict[tuple[str, str], Fit]
+
+
+def _fit(
+    fits: _Fits,
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+    grids: Mapping[str, Grid],
+    reference: str,
+    modality: str,
+) -> Fit:
+    """Return how an image fits the reference as their headers say; measured once."""
+    if (reference, modality) not in fits:
+        fits[reference, modality] = fit(
+            arrays[reference], grids[reference], arrays[modality], grids[modality]
+        )
+    return fits[reference, modality]
+
+
+def _agreeing_reference(
+    first: str,
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+    grids: Mapping[str, Grid],
+    worth: Mapping[tuple[str, ...], float],
+    fits: _Fits,
+) -> str:
+    """Return the modality on which most images lie; of equals see ``load_case``, then the first.
+
+    Nothing but the first is looked at where all others lie on it.
+    """
+    best, most = first, (0, 0.0)
+    others = {name: grid for name, grid in grids.items() if name != first}
+    candidate = first
+    while True:
+        agreeing = [
+            name
+            for name in grids
+            if name == candidate or _fit(fits, arrays, grids, candidate, name).fault is None
+        ]
+        rank = len(agreeing), worth.get(tuple(sorted(agreeing)), 0.0)
+        if rank > most:
+            best, most = candidate, rank
+        if len(agreeing) == len(grids) or not others:
+            return best
+        candidate = finest(others)
+        del others[candidate]
+
+
 def voxels_of(case: Case) -> int:
     """Return how many voxels the largest image of a case has, from headers alone.
 
-    Raises:
-        DataError: A file is unreadable, or no three-dimensional scalar image.
+    What cannot be read has none; ``load_case`` says so.
     """
-    return max(
-        math.prod(_named(case, image.read_grid, source).shape)
-        if isinstance(source, Path)
-        else source.size
-        for source in case.images.values()
-    )
+
+    def voxels(source: Path | Source) -> int:
+        try:
+            return (
+                math.prod(image.read_grid(source).shape)
+                if isinstance(source, Path)
+                else source.size
+            )
+        except DataError:
+            return 0
+
+    return max(map(voxels, case.images.values()))
 
 
 def choose_reference(
@@ -199,6 +303,7 @@ def _onto_reference(
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
     placing: Placing,
+    fits: _Fits,
     notes: list[str],
     warnings: list[str],
 ) -> npt.NDArray[np.float32]:
@@ -214,7 +319,7 @@ def _onto_reference(
         grids[modality],
     )
     difference = image.difference(own, onto)
-    found = fit(fixed, onto, moving, own)
+    found = _fit(fits, arrays, grids, reference, modality)
     if found.fault is None:
         if found.coverage < FULL_COVERAGE:
             warnings.append(

@@ -21,22 +21,35 @@ is what both ends agree on.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
 
 from mixmfl.aggregate import select_blocks
 from mixmfl.errors import PrivacyError
-from mixmfl.masks import Words, agree, key_stream
+from mixmfl.masks import SEED_BYTES, Words, agree, key_stream
 from mixmfl.network import PrototypeSizes
 from mixmfl.tensors import form_of
+from mixmfl.told import Told, is_word
 
 FEWEST_SUMMED = 3
 """A sum over two tells each of them the other's part."""
 
 LOSS = "loss"
 """The block that all sites hold: the sum of their losses, and how many these are."""
+
+MOST_SITES = 1000
+"""In a masked round: every site shares its secrets with every other."""
+
+MOST_ROUNDS = 100_000
+"""Of a run; a week of rounds that take six seconds."""
+
+MOST_BLOCKS = 2000
+"""That are summed in a round, prototypes of a modality at a level counted as one."""
+
+_DIGITS = "0123456789abcdef"
+_MOST_SEALED = 2**18  # hexadecimal digits; 300 blocks have 100,000
 
 KINDS = ("keys", "shares", "masked", "unmask")
 
@@ -85,13 +98,21 @@ class Roster:
         """Read what ``to_json`` wrote.
 
         Raises:
-            PrivacyError: With so few sites or shares nothing would be hidden.
+            PrivacyError: With so few sites or shares nothing would be hidden; or it was not
+                written by ``to_json``.
         """
+        told = Told(record, "who has a part in a masked round", PrivacyError)
+        told.only(["round", "keys", "holders", "threshold"])
+        sites = told.inside("keys", MOST_SITES)
+        for site in sites.content:
+            if not is_word(site) or not are_keys(sites.value(site)):
+                raise sites.wrong(site, "two public keys of a site, as hexadecimal digits")
+        blocks = told.inside("holders", MOST_BLOCKS)
         made = cls(
-            int(record["round"]),
-            {site: (pair[0], pair[1]) for site, pair in record["keys"].items()},
-            {block: tuple(sites) for block, sites in record["holders"].items()},
-            int(record["threshold"]),
+            told.whole("round", 0, MOST_ROUNDS),
+            {site: (pair[0], pair[1]) for site, pair in sites.content.items()},
+            {block: blocks.choices(block, sites.content) for block in blocks.content},
+            told.whole("threshold", 1, max(len(sites.content), 1)),
         )
         fewest = min((len(sites) for sites in made.holders.values()), default=0)
         if fewest < FEWEST_SUMMED or 2 * made.threshold <= len(made.keys):
@@ -101,6 +122,29 @@ class Roster:
                 f"{FEWEST_SUMMED} holders and more than half of the shares are needed"
             )
         return made
+
+
+def are_keys(pair: Any) -> bool:
+    """Say whether something is a pair of public keys, as hexadecimal digits."""
+    return (
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(is_hexadecimal(key) and len(key) == 2 * SEED_BYTES for key in pair)
+    )
+
+
+def are_sealed(sealed: Any, most: int = _MOST_SEALED) -> TypeGuard[Mapping[str, str]]:
+    """Say whether something is sealed shares by site, each of at most so many digits."""
+    return (
+        isinstance(sealed, Mapping)
+        and len(sealed) <= MOST_SITES
+        and all(is_word(site) and is_hexadecimal(text, most) for site, text in sealed.items())
+    )
+
+
+def is_hexadecimal(text: Any, longest: int = 256) -> bool:
+    """Say whether something is text of hexadecimal digits, an even number or not."""
+    return isinstance(text, str) and 0 < len(text) <= longest and not text.strip(_DIGITS)
 
 
 def pair_mask(mask_key: bytes, roster: Roster, site: str, other: str, block: str) -> Mask:

@@ -3,9 +3,8 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,15 @@ import torch
 from torch import Tensor
 
 from mixmfl.aggregate import PIECE, add_changes, block_of, select_blocks
-from mixmfl.door import check_finite, check_norms, norms_of, reach_of, remember_norms, usual_norms
+from mixmfl.door import (
+    MOST_EPSILON,
+    check_finite,
+    check_norms,
+    norms_of,
+    reach_of,
+    remember_norms,
+    usual_norms,
+)
 from mixmfl.errors import AggregationError, PlansError, QuorumError
 from mixmfl.masked import (
     FEWEST_SUMMED,
@@ -22,11 +29,14 @@ from mixmfl.masked import (
     Mask,
     Roster,
     add_masks,
+    are_keys,
+    are_sealed,
     bits_of,
     block_length,
+    is_hexadecimal,
     pair_mask,
 )
-from mixmfl.masks import SEED_BYTES, from_words, join_secret, sum_words
+from mixmfl.masks import from_words, join_secret, sum_words
 from mixmfl.memory import Prototypes, State, memory_to_state, merge_memories
 from mixmfl.network import PrototypeSizes, prototype_sizes
 from mixmfl.plan import Plans
@@ -39,7 +49,9 @@ from mixmfl.rounds import (
     train_task,
 )
 from mixmfl.tensors import form_of, read_part
+from mixmfl.told import is_real, is_whole
 from mixmfl.wire import Message
+from mixmfl.wording import quoted
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +72,16 @@ def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) ->
             f"{len(registrations)} sites would take part in a masked run; {FEWEST_SUMMED} are "
             "needed, for a sum over fewer hides nothing"
         )
+    remembers = plans.network.compensation_levels or plans.training.imagining
+    for name in plans.labels.foreground if remembers else ():
+        those = [s for s, t in registrations.items() if t.labelled is None or name in t.labelled]
+        if 0 < len(those) < FEWEST_SUMMED:
+            raise PlansError(
+                f"{name!r} is labelled by {' and '.join(sorted(those))} alone: a sum of its "
+                f"prototypes would be theirs, and {FEWEST_SUMMED} sites are needed to hide each "
+                "other. Train without masks, or plan without prototypes (training: imagining 0, "
+                "network: compensation_levels empty)"
+            )
     for modality in plans.modalities:
         holders = sum(told.modality_cases.get(modality, 0) > 0 for told in registrations.values())
         if 0 < holders < FEWEST_SUMMED:
@@ -98,7 +120,8 @@ def make_roster(
     keys = {}
     for site, reply in sorted(replies.items()):
         pair = reply.record.get("seal"), reply.record.get("mask")
-        if reply.kind == "keys" and reply.record.get("round") == state.round and _are_keys(pair):
+        asked = reply.kind == "keys" and set(reply.record) == {"round", "seal", "mask"}
+        if asked and _is_of(reply, state.round) and are_keys(pair):
             keys[site] = (str(pair[0]), str(pair[1]))
     holders: dict[str, tuple[str, ...]] = {LOSS: tuple(keys)}
     for block in summed_blocks(state.weights, registrations):
@@ -145,12 +168,14 @@ def masked_tasks(
 def are_shares(site: str, reply: Message, roster: Roster) -> bool:
     """Say whether a reply has sealed shares for every other participant."""
     sealed = reply.record.get("sealed")
+    # as digits: AES-GCM's own bytes, and per block its name and a share of at most 131 digits
+    most = 2 * (200 + sum(160 + len(block) for block in roster.holders))
     return (
         reply.kind == "shares"
-        and reply.record.get("round") == roster.round
-        and isinstance(sealed, Mapping)
+        and _is_of(reply, roster.round)
+        and set(reply.record) == {"round", "sealed"}
+        and are_sealed(sealed, most)
         and sealed.keys() == roster.keys.keys() - {site}
-        and all(isinstance(text, str) for text in sealed.values())
     )
 
 
@@ -175,14 +200,16 @@ def check_masked(
     found = {name: form_of(reply.tensors, name) for name in reply.tensors}
     if (
         reply.kind != "masked"
-        or reply.record.get("round") != roster.round
+        or not _is_of(reply, roster.round)
         or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
-        or not all(isinstance(reply.record.get(n, 0.0), float) for n in ("epsilon", "delta"))
+        or not is_real(reply.record.get("epsilon", 0), 0, MOST_EPSILON)
+        or not is_real(reply.record.get("delta", 0), 0, 1)
         or found != {name: ((length,), torch.int64) for name, length in lengths.items()}
     ):
         raise AggregationError(
-            f"site {site!r} sent a {reply.kind!r} reply to round {reply.record.get('round')} that "
-            "has not the masked blocks that were asked for"
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
+            f"{quoted(reply.record.get('round'))} that has not the masked blocks that were asked "
+            "for"
         )
 
 
@@ -372,23 +399,16 @@ def _reveals(reply: Message, roster: Roster) -> bool:
     seeds, dropped = reply.record.get("seeds"), reply.record.get("dropped")
     return (
         reply.kind == "unmask"
-        and reply.record.get("round") == roster.round
+        and _is_of(reply, roster.round)
+        and set(reply.record) == {"round", "seeds", "dropped"}
         and isinstance(seeds, Mapping)
         and isinstance(dropped, Mapping)
         and all(isinstance(part, Mapping) for part in seeds.values())
         and all(
-            isinstance(share, str) and _is_hexadecimal(share)
-            for part in (*seeds.values(), dropped)
-            for share in part.values()
+            is_hexadecimal(share) for part in (*seeds.values(), dropped) for share in part.values()
         )
     )
 
 
-def _are_keys(pair: Sequence[Any]) -> bool:
-    return all(
-        isinstance(key, str) and len(key) == 2 * SEED_BYTES and _is_hexadecimal(key) for key in pair
-    )
-
-
-def _is_hexadecimal(text: str) -> bool:
-    return 0 < len(text) <= 256 and set(text) <= set("0123456789abcdef")
+def _is_of(reply: Message, round_number: int) -> bool:
+    return is_whole(reply.record.get("round"), round_number, round_number)

@@ -21,6 +21,7 @@ from mixmfl.masked import (
     add_masks,
     bits_of,
     block_length,
+    is_hexadecimal,
     pair_mask,
 )
 from mixmfl.masks import SEED_BYTES, agree, key_pair, open_sealed, seal, split_secret, to_words
@@ -30,7 +31,9 @@ from mixmfl.outgoing import outgoing
 from mixmfl.plan import Plans
 from mixmfl.rounds import RunSettings, Site, perform, register, train_at_site
 from mixmfl.tensors import pieces
+from mixmfl.told import Told
 from mixmfl.wire import Message
+from mixmfl.wording import quoted
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,11 @@ def _mask(
         raise PrivacyError("a round is masked once, after its secrets were shared")
     kept = dict(before.kept)
     for other, sealed in task.record["sealed"].items():
-        kept[other] = open_sealed(_seal_key(before, roster, site, other, site), sealed)
+        if other not in roster.keys or other == site:
+            raise PrivacyError(f"shares came of {quoted(other)}, who has no part in the round")
+        kept[other] = _read_shares(
+            open_sealed(_seal_key(before, roster, site, other, site), sealed), roster, other
+        )
     plain = {"round": before.round, "blocks": task.record["blocks"]}
     reply = train(dataclasses.replace(task, kind="train", record=plain))
     tensors: State = {}
@@ -195,6 +202,20 @@ def _mask(
         before.round, before.seal_key, before.mask_key, roster, before.seeds, kept, sent=True
     )
     return outgoing("masked", told, tensors), after
+
+
+def _read_shares(content: Any, roster: Roster, sender: str) -> Mapping[str, Any]:
+    """Return another site's shares, as ``_share`` made them; the server could not look inside."""
+    told = Told(content, f"the shares of site {sender!r}", PrivacyError).only(["key", "seeds"])
+    seeds = told.inside("seeds", len(roster.holders))
+    held = {block for block, holders in roster.holders.items() if sender in holders}
+    if (
+        seeds.content.keys() != held
+        or not is_hexadecimal(told.value("key"))
+        or not all(map(is_hexadecimal, seeds.content.values()))
+    ):
+        raise PrivacyError(f"{told.source}: are not those of the blocks that it holds")
+    return told.content
 
 
 def _unmask(task: Message, site: str, before: Secrets) -> Message:

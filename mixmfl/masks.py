@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.errors import PrivacyError
+from mixmfl.strict import parse_json
 
 Words = npt.NDArray[np.uint64]
 """Numbers modulo 2^64."""
@@ -72,7 +73,7 @@ def open_sealed(key: bytes, sealed: str) -> Any:
 
     try:
         content = bytes.fromhex(sealed)
-        return json.loads(AESGCM(key).decrypt(content[:12], content[12:], None))
+        return parse_json(AESGCM(key).decrypt(content[:12], content[12:], None))
     except (InvalidTag, ValueError, TypeError):
         raise PrivacyError("shares that came for masking were changed on the way") from None
 
@@ -111,7 +112,7 @@ def split_secret(secret: bytes, shares: int, threshold: int) -> list[str]:
 
 
 def join_secret(shares: Mapping[int, str], threshold: int) -> bytes:
-    """Return the secret of ``threshold`` or more shares.
+    """Return the secret of ``threshold`` or more shares; of more, one may be wrong.
 
     Args:
         shares: By participant, counted from 1.
@@ -122,18 +123,25 @@ def join_secret(shares: Mapping[int, str], threshold: int) -> bytes:
     """
     if len(shares) < threshold:
         raise PrivacyError(f"{len(shares)} shares of a secret came, {threshold} are needed")
-    chosen = dict(sorted(shares.items())[:threshold])
+    places = sorted(shares)
+    # where there are more than are needed, one that is wrong can be left out: by chance a secret
+    # of wrong shares is this small once in 2^265
+    for without in (None, *(places if len(places) > threshold else ())):
+        chosen = [place for place in places if place != without][:threshold]
+        if (secret := _joined({place: shares[place] for place in chosen})) < 2 ** (8 * SEED_BYTES):
+            return secret.to_bytes(SEED_BYTES, "big")
+    raise PrivacyError("shares of a secret do not belong together")
+
+
+def _joined(shares: Mapping[int, str]) -> int:
     total = 0
-    for x, share in chosen.items():
+    for x, share in shares.items():
         factor = 1
-        for other in chosen:
+        for other in shares:
             if other != x:
                 factor = factor * other * pow(other - x, -1, _PRIME) % _PRIME
         total += int(share, 16) * factor
-    try:
-        return (total % _PRIME).to_bytes(SEED_BYTES, "big")
-    except OverflowError:
-        raise PrivacyError("shares of a secret do not belong together") from None
+    return total % _PRIME
 
 
 def to_words(values: npt.NDArray[np.float64], bits: int, parties: int) -> Words:

@@ -6,24 +6,29 @@ of modalities that such a case can form.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
-from mixmfl.door import check_validation
+from mixmfl.door import check_answer, check_validation
 from mixmfl.errors import AggregationError
+from mixmfl.every_subset import segment_subsets
 from mixmfl.expected import Subset, SubsetDice, all_subsets
+from mixmfl.memory import memory_from_state, memory_to
 from mixmfl.outgoing import outgoing
 from mixmfl.plan import Plans
+from mixmfl.quick import quickest
 from mixmfl.rounds import (
     Registration,
     RunSettings,
     ServerState,
     Site,
     read_dice,
-    validate_at_site,
+    site_network,
     validation_task,
 )
-from mixmfl.train import DiceSum
+from mixmfl.train import DiceSum, add_dice, no_dice
 from mixmfl.wire import Message
+from mixmfl.wording import quoted
 
 MOST_CASES = 16  # of a site per subset: their number doubles with every modality
 
@@ -49,27 +54,45 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         settings: Of the run.
     """
     usable = set(task.record["modalities"])
-    held = {tuple(m for m in case.modalities if m in usable) for case in site.validation}
-    subsets = sorted({subset for names in held for subset in all_subsets(sorted(names))})
-    found = []
-    for subset in subsets:
-        having = [case for case in site.validation if set(subset) <= set(case.modalities)]
-        asked = dataclasses.replace(task, record={**task.record, "modalities": list(subset)})
-        few = dataclasses.replace(site, validation=tuple(having[:MOST_CASES]))
-        dice = validate_at_site(asked, few, plans, settings).record["dice"]
-        found.append([list(subset), dice])
-    return outgoing(KIND, {"round": task.record["round"], "subsets": found})
+    runner = quickest(site_network(task, site, plans, settings).eval(), site.device)
+    memory = memory_to(memory_from_state(task.tensors), site.device)
+    used: Counter[Subset] = Counter()  # cases
+    sums: dict[Subset, dict[str, DiceSum]] = defaultdict(lambda: no_dice(plans.labels))
+    for case in site.validation:
+        held = sorted(usable.intersection(case.modalities))
+        asked = [subset for subset in all_subsets(held) if used[subset] < MOST_CASES]
+        used.update(asked)
+        indices = plans.labels.consecutive().only(case.labelled)
+        found = segment_subsets(
+            runner, memory, case, asked, plans, settings.configuration, site.device
+        )
+        for subset, predicted in found.items():
+            sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
+    told = [
+        [list(subset), {name: [dice.total, dice.cases] for name, dice in sums[subset].items()}]
+        for subset in sorted(sums)
+    ]
+    return outgoing(KIND, {"round": task.record["round"], "subsets": told})
 
 
-def read_measured(site: str, reply: Message, round_number: int, plans: Plans) -> Measured:
-    """Check and take what ``measure_at_site`` returned.
+def read_measured(
+    site: str,
+    reply: Message,
+    round_number: int,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
+) -> Measured:
+    """Check and take what ``measure_at_site`` returned; ``labelled`` as in ``check_validation``.
 
     Raises:
         AggregationError: It is something else, or cannot be true.
     """
+    check_answer(site, KIND, reply)
     told = reply.record.get("subsets")
     if reply.kind != KIND or not isinstance(told, list) or len(told) >= 2 ** len(plans.modalities):
-        raise AggregationError(f"site {site!r} sent a {reply.kind!r} reply; {KIND!r} is needed")
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply; a {KIND!r} reply is needed"
+        )
     measured: Measured = {}
     for item in told:
         if not (
@@ -77,11 +100,12 @@ def read_measured(site: str, reply: Message, round_number: int, plans: Plans) ->
             and len(item) == 2
             and isinstance(item[0], list)
             and item[0]
+            and tuple(map(str, item[0])) not in measured
             and item[0] == [name for name in sorted(plans.modalities) if name in item[0]]
         ):
-            raise AggregationError(f"site {site!r} measured {str(item)[:80]}; no subset is that")
+            raise AggregationError(f"site {site!r} measured {quoted(item)}; no subset is that")
         dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, MOST_CASES, plans)
+        check_validation(site, dice, round_number, MOST_CASES, plans, labelled)
         measured[tuple(item[0])] = read_dice(dice)
     return measured
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mixmfl import __version__
+from mixmfl.bounds import Range, fields, is_text, listed, real, shown, whole
 from mixmfl.cases import Case
 from mixmfl.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.expected import SubsetDice
@@ -21,9 +22,15 @@ from mixmfl.files import Held, replacing, sha256
 from mixmfl.image import InMemory, Source, from_canonical
 from mixmfl.loading import Placing, load_case
 from mixmfl.memory import Memory, State, memory_from_state, memory_to, memory_to_state
-from mixmfl.network import SegmentationNet, adopt_state, build_network
+from mixmfl.network import (
+    SegmentationNet,
+    adopt_state,
+    build_outline,
+    check_memory,
+    check_state,
+)
 from mixmfl.plan import Plans
-from mixmfl.quick import QuickNet, best_dtype, runs
+from mixmfl.quick import QuickNet, quickest
 from mixmfl.rounds import ServerState
 from mixmfl.segment import Options, Recipe, predict_case
 from mixmfl.sliding_window import Predictor
@@ -32,6 +39,12 @@ from mixmfl.train import case_predictor
 from mixmfl.usage import give_back_memory
 
 FORMAT = "mixmfl model 1"
+
+MOST_CASES = 10**9
+"""Of a federation, that a header may tell of."""
+
+MOST_SUBSETS = 2**16
+"""Of modalities, of which a header may tell what Dice to expect."""
 
 
 @dataclass(frozen=True)
@@ -209,42 +222,46 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
             "mixmfl_export"
         ) from None
+    told = header.get("mixmfl_version")
+    writer = told if is_text(told) else "of unknown version"
     if header.get("format") != FORMAT:
         raise ModelError(
-            f"{path}: format {header.get('format')!r} was found, {FORMAT!r} is needed; export the "
-            "run again with mixmfl_export, or install the version of mixmfl that wrote it "
-            f"({header.get('mixmfl_version', 'not told')})"
+            f"{path}: format {shown(header.get('format'))} was found, {FORMAT!r} is needed; export "
+            f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
         )
     try:
         plans = Plans.from_json(header["plans"], "plans")
+        configuration = plans.configuration(header["configuration"]) and header["configuration"]
+        record, expected = _read_record(header, plans)
+        # first what was planned and what the file declares, then its numbers
+        network = build_outline(plans, configuration)
+        weights: Mapping[str, Tensor] = tensors.under("network.")
+        check_state(network, weights)
+        others = tensors.only([name for name in tensors if not name.startswith("network.")])
+        check_memory(others, plans, configuration)
         if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
-        weights: Mapping[str, Tensor] = tensors.under("network.")
         if os.name == "nt":
             weights = dict(weights)
-        network = _network(plans, header["configuration"], weights).to(device)
-        record = {key: header[key] for key in ("mixmfl_version", "round", "modality_cases")}
-        record["privacy"] = header.get("privacy", {})
-        # files written before it was measured do not have it
-        expected = tuple(SubsetDice.from_json(each) for each in header.get("expected", ()))
+        adopt_state(network, weights)
+        network = network.to(device)
         memory = memory_to(memory_from_state(tensors), device)
     except PlansError as error:
         raise ModelError(
-            f"{path}: was written by mixmfl {header.get('mixmfl_version', 'of unknown version')}, "
-            f"and mixmfl {__version__} cannot read its plans ({error}); export the run again with "
-            "mixmfl_export, or install the version that wrote it"
+            f"{path}: was written by mixmfl {writer}, and mixmfl {__version__} cannot read its "
+            f"plans ({error}); export the run again with mixmfl_export, or install the version "
+            "that wrote it"
         ) from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read to its end ({error}); copy it again") from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    quick = device.type == "cpu" and runs(network)
-    runner = QuickNet(network, best_dtype()) if quick else network
+    runner = quickest(network, device)
     del network
     give_back_memory()  # the weights as they came are another copy
     return Model(
         plans,
-        header["configuration"],
+        configuration,
         weights,
         runner,
         memory,
@@ -260,9 +277,54 @@ def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) ->
     """Return the planned network in prediction mode, with these weights.
 
     Raises:
-        KeyError: A weight is none of the network's.
-        ValueError: A weight is missing, or has another shape than planned.
+        ValueError: A weight is missing, is none of the network's, or has another shape than
+            planned.
     """
-    network = build_network(plans, configuration, seed=0)
+    network = build_outline(plans, configuration)
     adopt_state(network, weights)
-    return network.eval()
+    return network
+
+
+def _read_record(
+    header: Mapping[str, Any], plans: Plans
+) -> tuple[dict[str, Any], tuple[SubsetDice, ...]]:
+    """Return what a header says of its model's origin, and what Dice to expect.
+
+    Raises:
+        ValueError: What is wrong.
+        KeyError: A field is missing.
+    """
+    if not is_text(header["mixmfl_version"]):
+        raise ValueError(f"mixmfl_version is {shown(header['mixmfl_version'])}")
+    try:
+        number = whole(header["round"], Range(0, 10**5), "round")
+        cases = fields(header["modality_cases"], (), "modality_cases", may=plans.modalities)
+        for name, count in cases.items():
+            whole(count, Range(0, MOST_CASES), f"modality_cases: {name}")
+        if not any(cases.values()):
+            raise PlansError("modality_cases: no modality was trained with")
+        privacy = header.get("privacy", {})
+        listed(list(fields(privacy, (), "privacy", may=tuple(privacy))), Range(0, 10**4), "privacy")
+        for site, spent in privacy.items():
+            if not is_text(site):
+                raise PlansError(f"privacy: {shown(site)} cannot name a site")
+            for name, value in fields(spent, ("epsilon", "delta"), "privacy").items():
+                real(value, Range(0, 1e12), f"privacy: {name}")
+        # files written before it was measured do not have it
+        told = listed(header.get("expected", ()), Range(0, MOST_SUBSETS), "expected")
+    except PlansError as error:
+        raise ValueError(str(error)) from None
+    expected = tuple(SubsetDice.from_json(each) for each in told)
+    for each in expected:
+        if not {*each.modalities} <= {*plans.modalities}:
+            raise ValueError(f"expected: {shown(each.modalities)} are not those of the plans")
+        if not each.dice.keys() <= plans.labels.foreground.keys():
+            raise ValueError(f"expected: {shown(list(each.dice))} are not the labels of the plans")
+        if each.cases > MOST_CASES:
+            raise ValueError(f"expected: rests on {each.cases} cases; at most {MOST_CASES}")
+    return {
+        "mixmfl_version": header["mixmfl_version"],
+        "round": number,
+        "modality_cases": dict(cases),
+        "privacy": privacy,
+    }, expected

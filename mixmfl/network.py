@@ -6,7 +6,7 @@
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -19,10 +19,12 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from mixmfl.architecture import resolve_architecture, stream_channels
 from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, Prototypes, State, can_recall, recall
-from mixmfl.nnunet import label_manager, resolve_architecture
+from mixmfl.nnunet import label_manager
 from mixmfl.plan import NetworkSettings, Plans
+from mixmfl.tensors import form_of
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class MDMNet(SegmentationNet):
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
         def encoder(width: float) -> PlainConvEncoder:
-            scaled = [_scaled(width, channels) for channels in features]
+            scaled = [stream_channels(width, channels) for channels in features]
             return PlainConvEncoder(
                 1, **{**planned, "features_per_stage": scaled}, return_skips=True
             )
@@ -171,8 +173,8 @@ class MDMNet(SegmentationNet):
         self.fusion = nn.ModuleList(
             Fusion(
                 len(modalities),
-                _scaled(settings.tailored_width, channels),
-                _scaled(settings.shared_width, channels),
+                stream_channels(settings.tailored_width, channels),
+                stream_channels(settings.shared_width, channels),
                 channels,
                 planned,
                 gated=settings.fusion == "gated",
@@ -503,17 +505,25 @@ def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSize
         channels = architecture["features_per_stage"][level]
         patch = list(planned["patch_size"])
         for strides in architecture["strides"][: level + 1]:
-            patch = [-(-size // by) for size, by in zip(patch, _each(strides, patch), strict=True)]
+            patch = [-(-size // by) for size, by in zip(patch, strides, strict=True)]
         sizes[level] = PrototypeSizes(
             len(plans.labels.values),
-            _scaled(plans.network.tailored_width, channels),
+            stream_channels(plans.network.tailored_width, channels),
             math.prod(patch),
         )
     return sizes
 
 
-def _each(strides: int | Sequence[int], axes: Sequence[int]) -> Sequence[int]:
-    return [strides] * len(axes) if isinstance(strides, int) else strides
+def memory_shapes(
+    modalities: Iterable[str], sizes: Mapping[int, PrototypeSizes]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that the memory of these modalities can have, by name."""
+    return {
+        f"memory.{modality}.{level}.{part}": shape
+        for modality in modalities
+        for level, size in sizes.items()
+        for part, shape in size.shapes.items()
+    }
 
 
 def network_state(network: nn.Module) -> State:
@@ -538,26 +548,67 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             parameters[name].copy_(tensor)
 
 
+def build_outline(plans: Plans, configuration: str) -> SegmentationNet:
+    """Build the planned network in prediction mode, of shapes alone: weights take no memory."""
+    with torch.device("meta"):
+        return build_network(plans, configuration, seed=0).eval()
+
+
+def check_state(network: nn.Module, state: Mapping[str, Tensor], *, whole: bool = True) -> None:
+    """Check that a state has the network's parameters and no others; none is read for it.
+
+    Args:
+        network: As planned; may be an outline.
+        state: To check.
+        whole: Whether it must have all parameters.
+
+    Raises:
+        ValueError: A parameter is missing, is not the network's, or has another shape or type.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    if whole and (missing := sorted(expected.keys() - state.keys())):
+        raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+    if strange := sorted(state.keys() - expected.keys()):
+        raise ValueError(f"{len(strange)} tensors are not planned, such as {strange[0][:80]!r}")
+    _check_forms(state, {name: expected[name] for name in state})
+
+
+def check_memory(state: Mapping[str, Tensor], plans: Plans, configuration: str) -> None:
+    """Check that a state is memory as planned, in whole places; none of it is read.
+
+    Raises:
+        ValueError: A tensor is missing, is not planned, or has another shape or type.
+    """
+    shapes = memory_shapes(plans.modalities, prototype_sizes(plans, configuration))
+    places = {name.rpartition(".")[0] for name in state}
+    needed = {name: shape for name, shape in shapes.items() if name.rpartition(".")[0] in places}
+    if strange := sorted(state.keys() ^ needed.keys()):
+        raise ValueError(f"{strange[0][:80]!r} is missing, or is not planned")
+    _check_forms(state, needed)
+
+
+def _check_forms(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, needed in shapes.items():
+        if (found := form_of(state, name)) != (needed, torch.float32):
+            raise ValueError(
+                f"{name} has the shape {found[0]} of {found[1]}, {needed} of float32 is needed"
+            )
+
+
 def adopt_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give the network these parameters in place of its own; they cannot be trained.
 
-    Each is taken from ``state`` once, and not copied.
+    Each is taken from ``state`` once, and not copied. So the network's own may be of the device
+    ``meta``, where they have a shape and no memory.
 
     Raises:
-        KeyError: A name is no parameter of the network.
-        ValueError: A parameter is missing, or has another shape.
+        ValueError: As ``check_state``.
     """
-    expected = {name: parameter.shape for name, parameter in network.named_parameters()}
-    if missing := sorted(expected.keys() - state.keys()):
-        raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-    for name in state:
-        found = state[name].float()
-        if found.shape != expected[name]:
-            shapes = tuple(found.shape), tuple(expected[name])
-            raise ValueError(f"{name} has the shape {shapes[0]}, {shapes[1]} is needed")
+    check_state(network, state)
+    for name, _ in list(network.named_parameters()):
         module, _, parameter = name.rpartition(".")
-        adopted = nn.Parameter(found, requires_grad=False)
-        setattr(network.get_submodule(module), parameter, adopted)
+        adopted = nn.Parameter(state[name], requires_grad=False)
+        network.get_submodule(module).register_parameter(parameter, adopted)
 
 
 def place_modalities(
@@ -598,15 +649,11 @@ def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> Simp
 def _initialise(network: nn.Module) -> None:
     """Draw the weights of convolutions as nnU-Net does."""
     for module in network.modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
+        # on the device "meta" there are shapes and no numbers to draw
+        if isinstance(module, nn.modules.conv._ConvNd) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, a=1e-2)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _scaled(width: float, channels: int) -> int:
-    """Return a stream's share of the planned channels: at least one, or none where it is off."""
-    return max(1, round(width * channels)) if width else 0
 
 
 def _among(maps: Tensor, rows: Tensor, count: int) -> Tensor:

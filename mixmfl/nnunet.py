@@ -10,10 +10,9 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from pydoc import locate
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,10 +28,12 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian as com
 from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window as compute_steps_for_sliding_window,
 )
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import (
     compute_new_shape,
     determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
 )
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
@@ -40,16 +41,25 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 from torch import Tensor, nn
 
-from mixmfl.errors import DataError, PlansError
+from mixmfl.architecture import resolve_architecture
+from mixmfl.errors import DataError
 from mixmfl.files import write_json
-from mixmfl.fingerprint import Fingerprint, grids, intensity_properties, median_kept_share
+from mixmfl.fingerprint import (
+    Fingerprint,
+    grids,
+    intensity_properties,
+    is_stacks,
+    median_kept_share,
+)
+from mixmfl.image import MOST_VOXELS
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
+from mixmfl.planned import check_resampling, known_fields
 from mixmfl.resample import Resampling
+from mixmfl.slices import Turn, slices_first
 from mixmfl.usage import available_bytes
 
 log = logging.getLogger(__name__)
@@ -68,7 +78,8 @@ def plan(
     """Run nnU-Net's planner on merged statistics and return its plans, 2-D and 3-D full resolution.
 
     Patch and batch size are planned for the memory of our network (see ``_Planner``). Channel
-    ``i`` of the plans is ``modalities[i]``; every modality is z-scored.
+    ``i`` of the plans is ``modalities[i]``; every modality is z-scored. Where the cases are stacks
+    of slices in different directions, the plans say ``"slices_first"``.
     """
     spacings, sizes = grids(fingerprint)
     dataset = {
@@ -96,11 +107,9 @@ def plan(
         write_json(preprocessed / "dataset_fingerprint.json", content)
         with _captured_output():
             plans = _Planner(name, planner, network).plan_experiment()
-    plans["configurations"] = {
-        name: content
-        for name, content in plans["configurations"].items()
-        if name in ("2d", "3d_fullres")
-    }
+    plans = known_fields(plans)
+    if is_stacks(fingerprint):
+        plans["slices_first"] = True
     return plans
 
 
@@ -160,7 +169,8 @@ def feature_map_size(
     width = network.tailored_width + network.shared_width
     decoder_convs = [network.decoder_convs] * (len(arch_kwargs["strides"]) - 1)
     ours = {**arch_kwargs, "n_conv_per_stage_decoder": decoder_convs}
-    unet = PlainConvUNet(1, num_classes=heads, **resolve_architecture(ours))
+    with torch.device("meta"):  # it is counted, not run: no memory is taken for it
+        unet = PlainConvUNet(1, num_classes=heads, **resolve_architecture(ours))
     encoder = float(unet.encoder.compute_conv_feature_map_size(patch_size))
     decoder = float(unet.decoder.compute_conv_feature_map_size(patch_size))
     skips, size = 0.0, np.array(patch_size)
@@ -196,17 +206,6 @@ def training_memory_gb(
     arch_kwargs = planned["architecture"]["arch_kwargs"]
     size = feature_map_size(planned["patch_size"], modalities, heads, arch_kwargs, network)
     return float(size * planned["batch_size"] / batch / voxels * gigabytes)
-
-
-def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the dotted names of torch classes in planned ``arch_kwargs`` by the classes."""
-    resolved = dict(arch_kwargs)
-    for key in ("conv_op", "norm_op", "dropout_op", "nonlin"):
-        if isinstance(resolved[key], str):
-            if not resolved[key].startswith("torch.nn."):  # plans are data: they name no other code
-                raise PlansError(f"plans: {key} is {resolved[key]!r}, which is no part of torch.nn")
-            resolved[key] = locate(resolved[key])
-    return resolved
 
 
 @contextlib.contextmanager
@@ -260,6 +259,7 @@ def preprocess(
     plans: Mapping[str, Any],
     configuration: str,
     described: Labels,
+    labelled: Collection[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Transpose, crop to non-zero, z-score and resample a training case as nnU-Net does.
 
@@ -270,22 +270,29 @@ def preprocess(
         plans: nnU-Net's plans.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         described: What the labels mean.
+        labelled: Labels and regions that the case labels, from which patches are drawn; None: all.
 
     Returns:
         The images ``(K, Z', Y', X')`` float32; the labels ``(1, Z', Y', X')``, -1 outside the
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
     crop = _Crop(head_mask(images), spacing, plans, configuration)
+    # nnU-Net resamples labels in double precision, a few times over
+    crop.check_memory(4 * len(images) + 32)
     outside = crop.outside
     if labels is not None:
         cut = crop.cut(labels)[None].astype(np.int16)
         outside = np.where(cut == 0, outside, cut)  # what is labelled is inside
     data = np.stack([crop.normalised(image, outside) for image in images])
-    seg = crop.planned.resampling_fn_seg(outside, crop.shape, crop.before, crop.after)
+    options = check_resampling(crop.planned, "seg", "plans")
+    seg = resample_data_or_seg_to_shape(outside, crop.shape, crop.before, crop.after, **options)
     properties = crop.properties()
     if labels is not None:
         manager = label_manager(described)
         wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        if labelled is not None:
+            looked_for = [*described.consecutive().only(labelled).foreground.values()]
+            wanted = [w for w in wanted if tuple(np.atleast_1d(w)) in looked_for]
         if manager.has_ignore_label:  # patches are drawn from what is annotated
             wanted = [*wanted, [-1, *manager.all_labels]]
         properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
@@ -320,13 +327,7 @@ def preprocess_each(
         DataError: The case is too thin, or memory does not hold it once it is resampled.
     """
     crop = _Crop(head, spacing, plans, configuration)
-    needed, there = 4 * (len(images) + 1) * math.prod(crop.shape), available_bytes()
-    if needed > there:  # Linux would give it, and end this process when it is used
-        raise DataError(
-            f"its voxels of {_times(crop.before)} mm become {_times(crop.shape)} voxels of "
-            f"{_times(crop.after)} mm, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
-            "memory are free. Check the spacing in its files, or use a machine with more memory"
-        )
+    crop.check_memory(4 * (len(images) + 1))
     made = np.empty((len(images), *crop.shape), dtype=np.float32)
     for channel, give in enumerate(images):
         made[channel] = crop.normalised(give(), crop.outside)
@@ -335,6 +336,10 @@ def preprocess_each(
 
 def _times(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
+
+
+MOST_AXIS = 2**13
+"""Voxels of a case along an axis once it is resampled."""
 
 
 class _Crop:
@@ -356,32 +361,50 @@ class _Crop:
         configuration: str,
     ) -> None:
         _check_thickness(head, spacing, plans, configuration)
-        # all modalities are z-scored alike, one at a time
-        self.manager = PlansManager(_with_channels(plans, configuration, 1))
-        self.planned = self.manager.get_configuration(configuration)
-        self.spacing, self.order = spacing, self.manager.transpose_forward
-        self.before, self.after = _spacings(spacing, self.manager, self.planned)
-        turned = head.transpose(self.order)
+        self.planned = plans["configurations"][configuration]
+        self.spacing, self.turn = spacing, _turn(spacing, plans)
+        self.before, self.after = spacings(spacing, plans, configuration)
+        turned = self.turn(head)
         self.full = turned.shape
         self.box = _box_of(turned)
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
         shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
         self.shape = tuple(map(int, shape))
+        if max(self.shape) > MOST_AXIS or math.prod(self.shape) > MOST_VOXELS:
+            raise DataError(
+                f"{self._becomes()}; at most {MOST_VOXELS:.2g} voxels are taken, {MOST_AXIS} along "
+                "an axis. Check the spacing in its files"
+            )
+
+    def check_memory(self, bytes_per_voxel: int) -> None:
+        """Refuse a case that memory does not hold once it is resampled."""
+        needed, there = bytes_per_voxel * math.prod(self.shape), available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{self._becomes()}, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                "memory are free. Check the spacing in its files, or use a machine with more memory"
+            )
+
+    def _becomes(self) -> str:
+        return (
+            f"its voxels of {_times(self.before)} mm become {_times(self.shape)} voxels of "
+            f"{_times(self.after)} mm"
+        )
 
     def cut(self, volume: np.ndarray) -> np.ndarray:
         """Return a volume of the case, axes as planned, cropped to the head."""
-        return volume.transpose(self.order)[self.box]
+        return self.turn(volume)[self.box]
 
     def normalised(self, image: np.ndarray, outside: np.ndarray) -> np.ndarray:
         """Return an image z-scored by what is not ``outside`` (-1), and resampled."""
         one = np.array(self.cut(image)[None], dtype=np.float32)
-        one = DefaultPreprocessor(verbose=False)._normalize(
-            one, outside, self.planned, self.manager.foreground_intensity_properties_per_channel
-        )
+        # what is planned for every modality, and the same for all of them
+        scheme = ZScoreNormalization(self.planned["use_mask_for_norm"][0], {})
+        scored = scheme.run(one[0], outside[0])
         resampling = _resampling(
-            self.planned, "data", one.shape[1:], self.shape, self.before, self.after
+            self.planned, "data", scored.shape, self.shape, self.before, self.after
         )
-        return resampling(torch.from_numpy(one[0])).numpy()
+        return resampling(torch.from_numpy(scored)).numpy()
 
     def properties(self) -> dict[str, Any]:
         """Return what ``restore`` needs to go back."""
@@ -393,17 +416,26 @@ class _Crop:
         }
 
 
-def _spacings(
-    spacing: Sequence[float], manager: PlansManager, planned: Any
+def _turn(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
+    """Return how a canonical case is turned so that its axes are those of the plans."""
+    turn = slices_first(spacing) if plans.get("slices_first") else Turn()
+    return turn.then(plans["transpose_forward"])
+
+
+def spacings(
+    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[list[float], list[float]]:
-    """Return a case's and the planned spacing in mm, axes in the planned order."""
-    before = [float(spacing[axis]) for axis in manager.transpose_forward]
-    # a 2-D configuration leaves the first axis as it is
-    return before, [*before[: 3 - len(planned.spacing)], *planned.spacing]
+    """Return a case's and the planned spacing in mm, axes in the planned order.
+
+    A 2-D configuration leaves the first axis as it is.
+    """
+    before = _turn(spacing, plans).of(spacing)
+    planned = plans["configurations"][configuration]["spacing"]
+    return before, [float(mm) for mm in (*before[: 3 - len(planned)], *planned)]
 
 
 def _resampling(
-    planned: Any,
+    planned: Mapping[str, Any],
     what: str,
     shape: Sequence[int],
     new_shape: Sequence[int],
@@ -415,13 +447,7 @@ def _resampling(
     Raises:
         PlansError: The plans name another function than nnU-Net's default.
     """
-    name = planned.configuration[f"resampling_fn_{what}"]
-    if name != "resample_data_or_seg_to_shape":
-        raise PlansError(
-            f"plans: resampling_fn_{what} is {name!r}; only nnU-Net's default, "
-            "'resample_data_or_seg_to_shape', is known here; plan again"
-        )
-    asked = planned.configuration[f"resampling_fn_{what}_kwargs"]
+    asked = check_resampling(planned, what, "plans")
     apart, axis = determine_do_sep_z_and_axis(asked["force_separate_z"], spacing, new_spacing)
     return Resampling(
         tuple(map(int, shape)),
@@ -435,13 +461,8 @@ def _resampling(
 def preprocessed_spacing(
     spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[float, ...]:
-    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives.
-
-    A 2-D configuration leaves the first axis as it was.
-    """
-    planned = plans["configurations"][configuration]["spacing"]
-    kept = [spacing[axis] for axis in plans["transpose_forward"]][: 3 - len(planned)]
-    return tuple(float(mm) for mm in (*kept, *planned))
+    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives."""
+    return tuple(spacings(spacing, plans, configuration)[1])
 
 
 def _check_thickness(
@@ -452,7 +473,7 @@ def _check_thickness(
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
     box = _box_of(head)
-    order = plans["transpose_forward"]
+    order = _turn(spacing, plans).order
     target = plans["configurations"][configuration]["spacing"]
     for axis, wanted in zip(order[-len(target) :], target, strict=True):
         count = box[axis].stop - box[axis].start
@@ -481,8 +502,7 @@ def restore(
     Returns:
         Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
     """
-    manager = PlansManager(dict(plans))
-    back = _back(logits, properties, manager, configuration)
+    back = _back(logits, properties, plans, configuration)
     painted = described.consecutive().regions_class_order if described.has_regions else None
     kind = np.uint8 if len(described.values) < 256 else np.uint16
     found = np.zeros(back.after, dtype=kind)
@@ -493,7 +513,7 @@ def restore(
             continue
         for value, one in zip(painted, planes.numpy(), strict=True):
             found[start : start + _PLANES][one > 0] = value  # a probability above one half
-    return _uncrop(found, properties, manager)
+    return _uncrop(found, properties, plans)
 
 
 def restore_probabilities(
@@ -504,30 +524,31 @@ def restore_probabilities(
     described: Labels,
 ) -> np.ndarray:
     """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
-    manager = PlansManager(dict(plans))
-    back = _back(logits, properties, manager, configuration)
+    back = _back(logits, properties, plans, configuration)
     probabilities = label_manager(described).apply_inference_nonlin
     made = np.empty((len(logits), *back.after), dtype=np.float16)
     for start in range(0, back.after[0], _PLANES):
         planes = back.planes(logits, start, start + _PLANES)
         made[:, start : start + _PLANES] = probabilities(planes).half().numpy()
-    return np.stack([_uncrop(head, properties, manager) for head in made])
+    return np.stack([_uncrop(head, properties, plans) for head in made])
 
 
 def _back(
-    logits: Tensor, properties: Mapping[str, Any], manager: PlansManager, configuration: str
+    logits: Tensor, properties: Mapping[str, Any], plans: Mapping[str, Any], configuration: str
 ) -> Resampling:
-    planned = manager.get_configuration(configuration)
+    planned = plans["configurations"][configuration]
     target = properties["shape_after_cropping_and_before_resampling"]
-    before, after = _spacings(properties["spacing"], manager, planned)
+    before, after = spacings(properties["spacing"], plans, configuration)
     return _resampling(planned, "probabilities", logits.shape[1:], target, after, before)
 
 
-def _uncrop(found: np.ndarray, properties: Mapping[str, Any], manager: Any) -> np.ndarray:
+def _uncrop(
+    found: np.ndarray, properties: Mapping[str, Any], plans: Mapping[str, Any]
+) -> np.ndarray:
     """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
     whole = np.zeros(properties["shape_before_cropping"], dtype=found.dtype)
     whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = found
-    return whole.transpose(manager.transpose_backward)
+    return _turn(properties["spacing"], plans).back(whole)
 
 
 def label_manager(described: Labels) -> LabelManager:
@@ -541,17 +562,6 @@ def storage_blocks(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return nnU-Net's Blosc2 block and chunk shapes for an array ``(C, Z, Y, X)``."""
     return comp_blosc2_params(shape, patch_size, itemsize)
-
-
-def _with_channels(plans: Mapping[str, Any], configuration: str, count: int) -> dict[str, Any]:
-    """Return the plans for a case with ``count`` modalities; all modalities are z-scored alike."""
-    planned = plans["configurations"][configuration]
-    cut = {
-        **planned,
-        "normalization_schemes": planned["normalization_schemes"][:count],
-        "use_mask_for_norm": planned["use_mask_for_norm"][:count],
-    }
-    return {**plans, "configurations": {configuration: cut}}
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -659,13 +669,16 @@ def supervision_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tenso
     ]
 
 
-def supervision_loss(described: Labels, outputs: int, batch_dice: bool) -> nn.Module:
+def supervision_loss(
+    described: Labels, outputs: int, batch_dice: bool, own: Labels | None = None
+) -> nn.Module:
     """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
 
-    It takes the lists of logits and of ``supervision_targets``, finest first.
+    It takes the lists of logits and of ``supervision_targets``, finest first; or of cases that
+    label less than ``described``, what ``supervision`` makes of them in the terms of their ``own``.
     """
     dice = {"batch_dice": batch_dice, "smooth": 1e-5, "ddp": False}
-    ignored = described.consecutive().ignore
+    ignored = (own or described).consecutive().ignore
     if described.has_regions:
         loss = DC_and_BCE_loss(
             {},

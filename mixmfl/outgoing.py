@@ -31,8 +31,8 @@ SENT: Mapping[str, Mapping[str, str]] = {
     },
     "join": {
         "version": "the site's version of mixmfl",
-        "registration": "the number of training cases, how many have each modality, and which "
-        "modalities the validation cases have",
+        "registration": "the number of training cases, how many have each modality, which "
+        "modalities the validation cases have, and which labels the site knows if not all",
     },
     "train": {
         "round": "number of the round",

@@ -113,6 +113,14 @@ class Site:
     train: tuple[Case, ...]
     tests: tuple[Case, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``split.json`` says about it."""
+        return {
+            "holds": list(self.holds),
+            "train": {case.name: list(case.images) for case in self.train},
+            "tests": {case.name: list(case.images) for case in self.tests},
+        }
+
 
 @dataclass(frozen=True)
 class Split:
@@ -148,14 +156,7 @@ class Split:
             "what": "which case went where; written by mixmfl_split_federation",
             "cases": str(self.source.resolve()),
             "settings": self.settings.to_json(),
-            "sites": {
-                site.name: {
-                    "holds": list(site.holds),
-                    "train": {case.name: list(case.images) for case in site.train},
-                    "tests": {case.name: list(case.images) for case in site.tests},
-                }
-                for site in self.sites
-            },
+            "sites": {site.name: site.to_json() for site in self.sites},
             "left_out": dict(self.left_out),
             "refused": dict(self.refused),
             "unknown": list(self.unknown),
@@ -448,6 +449,30 @@ def write_federation(
     copy: bool = False,
     watch: Callable[[Sequence[tuple[str, Case]]], Iterable[tuple[str, Case]]] = iter,
 ) -> None:
+    """Write the folder of a split; see ``write_sites``.
+
+    Args:
+        folder: New or empty.
+        split: Which case goes where.
+        labels: What the cases' labels mean.
+        copy: Copy files instead of linking to them.
+        watch: As there.
+
+    Raises:
+        DataError: The folder is not empty or lies among the cases, or a file cannot be linked.
+    """
+    write_sites(folder, split.source, split.sites, split.to_json(), labels, copy, watch)
+
+
+def write_sites(
+    folder: Path,
+    source: Path,
+    sites: Sequence[Site],
+    told: Mapping[str, Any],
+    labels: Labels,
+    copy: bool = False,
+    watch: Callable[[Sequence[tuple[str, Case]]], Iterable[tuple[str, Case]]] = iter,
+) -> None:
     """Write a federation's folder, whole or not at all.
 
     Links are absolute and lead to the files themselves, through links on the way: the federation
@@ -455,7 +480,9 @@ def write_federation(
 
     Args:
         folder: New or empty.
-        split: Which case goes where.
+        source: The folder of the cases.
+        sites: What each gets.
+        told: What ``split.json`` shall hold.
         labels: What the cases' labels mean.
         copy: Copy files instead of linking to them.
         watch: Is given (folder, case) for each case and yields them on, such as a progress bar.
@@ -463,21 +490,23 @@ def write_federation(
     Raises:
         DataError: The folder is not empty or lies among the cases, or a file cannot be linked.
     """
-    _check_new(folder, split.source)
-    placed = [(site.name, case) for site in split.sites for case in site.train]
-    placed += [(tests_folder(site.name), case) for site in split.sites for case in site.tests]
-    tests = {site.name: tests_folder(site.name) for site in split.sites if site.tests}
+    _check_new(folder, source)
+    placed = [(site.name, case) for site in sites for case in site.train]
+    placed += [(tests_folder(site.name), case) for site in sites for case in site.tests]
+    tests = {site.name: tests_folder(site.name) for site in sites if site.tests}
     with replacing(folder.resolve()) as temporary:
         temporary.mkdir()
         for place, case in watch(placed):
             target = temporary / place / case.name
             target.mkdir(parents=True)
-            files = case.files if case.label is None else {**case.files, "seg": case.label}
+            files = case.files
+            if isinstance(case.label, Path):
+                files = {**files, "seg": case.label}
             for kind, file in files.items():
                 _put(file, target, kind, copy)
         write_json(temporary / "dataset.json", labels.to_json())
         write_json(temporary / "federation.json", {"held_out": [], "tests": tests})
-        write_json(temporary / "split.json", split.to_json())
+        write_json(temporary / "split.json", told)
 
 
 def _check_new(folder: Path, source: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -12,25 +12,62 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixmfl.errors import PlansError
+from mixmfl.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
+from mixmfl.bounds import MOST_NAME, Range, fields, flag, is_text, listed, real, shown, whole, word
+from mixmfl.errors import DataError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.labels import Labels
+from mixmfl.planned import CONFIGURATIONS, SPACING, check_planned
 
 FORMAT = 1
 
-# the least and the greatest value of settings that may be other than above 0
+# what a setting that is a number may be; a setting is not read without an entry here
 RANGES = {
-    "tailored_width": (0, math.inf),
-    "shared_width": (0, math.inf),
-    "compensation_levels": (-math.inf, math.inf),
-    "weight_decay": (0, math.inf),
-    "foreground_share": (0, 1),
-    "modality_dropping": (0, 1),
-    "imagining": (0, 1),
-    "memory_decay": (0, 1),
-    "personal_share": (0, 1),
-    "trimming": (0, 0.5),
+    "memory_gb": Range(0, 1024, above=True),
+    "base_features": Range(0, 512, above=True),
+    "max_features_2d": CHANNELS,
+    "max_features_3d": CHANNELS,
+    "target_spacing": SPACING,
+    "tailored_width": Range(0, 4),
+    "shared_width": Range(0, 4),
+    "compensation_levels": Range(-STAGES.greatest, STAGES.greatest - 1),
+    "prototypes": Range(1, 64),
+    "temperature": Range(0, 1000, above=True),
+    "decoder_convs": CONVOLUTIONS,
+    "rounds": Range(0, 10**5, above=True),
+    "local_steps": Range(0, 10**5, above=True),
+    "learning_rate": Range(0, 10, above=True),
+    "weight_decay": Range(0, 10),
+    "gradient_norm": Range(0, 10**6, above=True),
+    "foreground_share": Range(0, 1),
+    "modality_dropping": Range(0, 1),
+    "imagining": Range(0, 1),
+    "alignment": Range(0, 10**6, above=True),
+    "separation": Range(0, 10**6, above=True),
+    "memory_decay": Range(0, 1),
+    "validate_every": Range(0, 10**6, above=True),
+    "keep_every": Range(0, 10**6, above=True),
+    "personal_rounds": Range(0, 10**4, above=True),
+    "personal_learning_rate": Range(0, 10, above=True),
+    "personal_share": Range(0, 1),
+    "trimming": Range(0, 0.5),
+    # of a run, beside these
+    "seed": Range(0, 2**63 - 1),
+    "minimum_cases": Range(0, 10**6),
+    "minimum_voxels": Range(0, 10**12),
 }
+
+MOST_MODALITIES = 32
+MOST_MODALITY_NAME = 32
+"""Characters of a modality's name."""
+
+MOST_LABELS = 1000
+"""Names of labels or regions, and values; atlases of the brain have some 200."""
+
+MOST_ENTRIES = Range(0, STAGES.greatest)
+"""Of a setting that is a list."""
+
+_MODALITY = re.compile(r"[a-z][a-z0-9_]*")
 
 # the words that a setting may be, or by which it has numbers
 CHOICES = {
@@ -39,6 +76,7 @@ CHOICES = {
     "decoder_skips": ("concatenated", "added"),
     "losses": ("alignment", "separation"),
     "aggregation": ("mean", "clipped", "median", "trimmed"),
+    "configuration": tuple(CONFIGURATIONS),
 }
 
 T = TypeVar("T")
@@ -172,7 +210,7 @@ class Plans:
     @property
     def configurations(self) -> tuple[str, ...]:
         """Return the planned configurations among ``2d`` and ``3d_fullres``."""
-        return tuple(name for name in ("2d", "3d_fullres") if name in self.nnunet["configurations"])
+        return tuple(name for name in CONFIGURATIONS if name in self.nnunet["configurations"])
 
     def configuration(self, name: str) -> Mapping[str, Any]:
         """Return nnU-Net's settings of a configuration.
@@ -195,6 +233,8 @@ class Plans:
             self.labels.to_json(),
             self.modalities,
         ]
+        if self.nnunet.get("slices_first"):
+            decides.append("slices first")
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -211,36 +251,38 @@ class Plans:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":
-        """Check and take plans.
+        """Check and take plans: the one door for those of a file, of a message, or just made.
+
+        Every name in them is compared with a closed list, every number with bounds, before
+        anything is looked up, built or allocated; see ``planned`` and ``architecture``.
 
         Raises:
-            PlansError: Another format; an unknown, missing or wrong field.
+            PlansError: Another format; an unknown, missing or wrong field; more than is built.
         """
-        if content.get("format") != FORMAT:
+        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, Mapping) else content
             raise PlansError(
-                f"{source}: plans of format {content.get('format')!r} were found, this version of "
+                f"{source}: plans of format {shown(found)} were found, this version of "
                 f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
             )
-        wanted = {"format", "modalities", "labels", "network", "training", "nnunet"}
-        _check_names(set(content), wanted, source)
-        _check_planned(content, source)
-        made = cls(
-            modalities=tuple(content["modalities"]),
-            labels=Labels.from_dataset_json(content["labels"], source),
-            nnunet=content["nnunet"],
-            network=_settings(NetworkSettings, content["network"], f"{source}: network"),
-            training=_settings(TrainingSettings, content["training"], f"{source}: training"),
-        )
-        if not made.configurations:
-            raise PlansError(f"{source}: neither 2d nor 3d_fullres is planned in it; plan again")
-        _check_streams(made.network, made.training, source)
+        fields(content, ("format", "modalities", "labels", "network", "training", "nnunet"), source)
+        modalities = _modalities(content["modalities"], f"{source}: modalities")
+        labels = _labels(content["labels"], f"{source}: labels")
+        network = read_settings(NetworkSettings, content["network"], f"{source}: network")
+        training = read_settings(TrainingSettings, content["training"], f"{source}: training")
+        check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
+        made = cls(modalities, labels, content["nnunet"], network, training)
+        _check_streams(network, training, source)
         for name in made.configurations:
-            stages = made.configuration(name)["architecture"]["arch_kwargs"]["n_stages"]
-            if bad := [n for n in made.network.compensation_levels if not -stages <= n < stages]:
+            planned = made.configuration(name)["architecture"]["arch_kwargs"]
+            stages = planned["n_stages"]
+            if bad := [n for n in network.compensation_levels if not -stages <= n < stages]:
                 raise PlansError(
                     f"{source}: network: compensation_levels: {name} has {stages} levels, from 0 "
                     f"to {stages - 1} or from -{stages} to -1; {bad[0]} is none of them"
                 )
+            heads = max(len(labels.values), len(labels.foreground))
+            check_network_size(planned, len(modalities), heads, network, f"{source}: {name}")
         return made
 
     def save(self, path: Path) -> None:
@@ -267,7 +309,7 @@ def replace_settings(
     """
     content = plans.to_json()
     for part, changes in (("network", network), ("training", training)):
-        _check_names(set(content[part]) | set(changes), set(content[part]), part)
+        fields({**content[part], **changes}, tuple(content[part]), part)
         content[part] = {**content[part], **changes}
     return Plans.from_json(content, "settings")
 
@@ -292,7 +334,7 @@ def load_preset(name: str) -> Preset:
         raise PlansError(
             f"preset {name!r}: there are {', '.join(preset_names())}, or give the path of a .json"
         )
-    preset = _settings(Preset, content, name)
+    preset = read_settings(Preset, content, name)
     spacing = preset.planner.target_spacing
     if spacing is not None and len(spacing) != 3:
         raise PlansError(f"{name}: planner: target_spacing: (Z, Y, X) in mm is needed")
@@ -318,35 +360,56 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
             )
 
 
-def _check_planned(content: Mapping[str, Any], source: str) -> None:
-    """Check the parts of plans that are not settings, as far as we read them ourselves."""
-    modalities = content["modalities"]
-    if (
-        not isinstance(modalities, list)
-        or not modalities
-        or not all(isinstance(name, str) for name in modalities)
-    ):
-        raise PlansError(f"{source}: modalities: a list of names is needed, not {modalities!r}")
-    for name in ("labels", "nnunet"):
-        if not isinstance(content[name], Mapping):
-            raise PlansError(f"{source}: {name}: an object is needed, not {content[name]!r}")
+def _modalities(given: Any, source: str) -> tuple[str, ...]:
+    names = listed(given, Range(1, MOST_MODALITIES), source)
+    for name in names:
+        if type(name) is not str or len(name) > MOST_MODALITY_NAME or not _MODALITY.fullmatch(name):
+            raise PlansError(
+                f"{source}: {shown(name)} cannot name a modality; a letter is needed, then only "
+                f"a-z, 0-9 and _, at most {MOST_MODALITY_NAME} characters"
+            )
+    if len(set(names)) != len(names):
+        raise PlansError(f"{source}: {', '.join(names)}: each may be named once")
+    return tuple(names)
+
+
+def _labels(given: Any, source: str) -> Labels:
+    fields(given, ("labels",), source, may=("regions_class_order",))
+    names = given["labels"]
+    entries = Range(0, MOST_LABELS)
+    if isinstance(names, Mapping):
+        listed(list(names), entries, source)  # before each is looked at
+        for name, value in names.items():
+            if not is_text(name):
+                raise PlansError(
+                    f"{source}: {shown(name)} cannot name a label; at most {MOST_NAME} characters "
+                    "are taken, in one line"
+                )
+            if isinstance(value, list | tuple):
+                listed(value, entries, f"{source}: {shown(name)}")
+    if given.get("regions_class_order") is not None:
+        listed(given["regions_class_order"], entries, f"{source}: regions_class_order")
     try:
-        for name, planned in content["nnunet"]["configurations"].items():
-            if name in ("2d", "3d_fullres"):
-                sizes = [*planned["patch_size"], planned["batch_size"]]
-                stages = planned["architecture"]["arch_kwargs"]["n_stages"]
-                if not all(isinstance(size, int) and size > 0 for size in [*sizes, stages]):
-                    raise TypeError("sizes are whole numbers above 0")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PlansError(f"{source}: nnunet: is damaged ({error}); plan again") from None
+        labels = Labels.from_dataset_json(given, source)
+    except DataError as error:
+        raise PlansError(str(error)) from None
+    listed(labels.values, entries, f"{source}: values")
+    return labels
 
 
-def _settings(kind: type[T], content: Any, source: str) -> T:
-    """Build a settings dataclass from JSON, refusing what it does not have."""
-    if not isinstance(content, Mapping):
-        raise PlansError(f"{source}: an object with fields is needed, not {content!r}")
+def read_settings(kind: type[T], content: Any, source: str) -> T:
+    """Build a dataclass of settings from JSON, refusing what it does not have.
+
+    Args:
+        kind: Its numbers are in ``RANGES``, its words in ``CHOICES``.
+        content: Maybe an object with its fields.
+        source: Where it stands.
+
+    Raises:
+        PlansError: A field is unknown, missing or wrong.
+    """
     types_by_name = typing.get_type_hints(kind)
-    _check_names(set(content), set(types_by_name), source)
+    fields(content, tuple(types_by_name), source)
     return kind(
         **{
             name: _value(expected, content[name], f"{source}: {name}")
@@ -357,40 +420,24 @@ def _settings(kind: type[T], content: Any, source: str) -> T:
 
 def _value(expected: Any, given: Any, source: str) -> Any:
     """Check a JSON value against a field's type: number, word, numbers in a row or by name."""
+    field = source.rpartition(": ")[2]
     if dataclasses.is_dataclass(expected):
-        return _settings(typing.cast(type, expected), given, source)
+        return read_settings(typing.cast(type, expected), given, source)
     if isinstance(expected, types.UnionType):  # only ever `something | None`
         return None if given is None else _value(typing.get_args(expected)[0], given, source)
     if typing.get_origin(expected) is tuple:
-        if not isinstance(given, list | tuple):
-            raise PlansError(f"{source}: a list is needed, not {given!r}")
-        return tuple(_value(typing.get_args(expected)[0], item, source) for item in given)
+        kind = typing.get_args(expected)[0]
+        return tuple(_value(kind, item, source) for item in listed(given, MOST_ENTRIES, source))
     if typing.get_origin(expected) is Mapping:
-        words = CHOICES[source.rpartition(": ")[2]]
+        words = CHOICES[field]
         if not isinstance(given, Mapping) or not given.keys() <= set(words):
             raise PlansError(
-                f"{source}: numbers by name are needed, of {', '.join(words)}, not {given!r}"
+                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(given)}"
             )
         kind = typing.get_args(expected)[1]
         return {name: _value(kind, given[name], f"{source}: {name}") for name in sorted(given)}
     if expected is str:
-        words = CHOICES[source.rpartition(": ")[2]]
-        if given not in words:
-            raise PlansError(f"{source}: is {given!r}; it must be {' or '.join(words)}")
-        return given
-    number = int if expected is int else (int, float)
-    if isinstance(given, bool) or not isinstance(given, number):
-        raise PlansError(f"{source}: {expected.__name__} is needed, not {given!r}")
-    least, greatest = RANGES.get(source.rpartition(": ")[2], (None, math.inf))
-    if not math.isfinite(given) or not (given > 0 if least is None else least <= given <= greatest):
-        wanted = "above 0" if least is None else f"from {least:g} to {greatest:g}"
-        raise PlansError(f"{source}: is {given:g}; it must be {wanted}")
-    return expected(given)
-
-
-def _check_names(given: set[str], wanted: set[str], source: str) -> None:
-    if given != wanted:
-        raise PlansError(
-            f"{source}: unknown fields {sorted(given - wanted)}, missing fields "
-            f"{sorted(wanted - given)}"
-        )
+        return word(given, CHOICES[field], source)
+    if expected is bool:
+        return flag(given, source)
+    return expected((whole if expected is int else real)(given, RANGES[field], source))

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from mixmfl.cases import Case, Refused
 from mixmfl.dicom import Series
 from mixmfl.dicom_seg import check_available, write_segmentation
 from mixmfl.errors import DataError, MixmflError
-from mixmfl.expected import SubsetDice, find, least
-from mixmfl.files import replacing, sha256
+from mixmfl.expected import SubsetDice, all_subsets, find, least
+from mixmfl.files import replacing, sha256, write_text
 from mixmfl.image import Grid, from_canonical, write_labels
 from mixmfl.loading import Placing
 from mixmfl.model import Model
@@ -78,6 +78,7 @@ def predict_folder(
     show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
+    set_aside: str = "",
 ) -> Generator[Outcome, None, None]:
     """Predict every case; one that fails is told and the others go on.
 
@@ -99,6 +100,7 @@ def predict_folder(
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: To read a case, or to write it.
+        set_aside: ``accounting.aside_table`` of what else was met, for ``set_aside.csv``.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -117,8 +119,15 @@ def predict_folder(
     records = Records(out, overwrite=overwrite)
     if dicom_seg:
         check_available()
+    if set_aside:
+        write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, show_patient)
-    run = _Run(models, out, records, _settings(placing, options), options, extras)
+    run = _Run(models, out, records, _settings(placing, options), options, extras, least_dice)
+    worth = {
+        subset: 0.0 if math.isnan(mean) else mean
+        for subset in all_subsets(known)
+        for mean in (_expected(models, subset).mean,)
+    }
 
     jobs = []
     for item in refused:
@@ -145,7 +154,7 @@ def predict_folder(
         else:
             jobs.append(job)
     with (
-        Ahead(read_case, (placing, report), limit_seconds) as ahead,
+        Ahead(read_case, (placing, report, worth), limit_seconds) as ahead,
         Behind(limit_seconds) as behind,
     ):
         yield from _overlapped(run, jobs, ahead, behind)
@@ -213,6 +222,7 @@ class _Run:
         settings: Mapping[str, Any],
         options: Options,
         extras: "_Extras",
+        least_dice: float,
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -222,6 +232,7 @@ class _Run:
         self.settings = settings
         self.options = options
         self.extras = extras
+        self.least_dice = least_dice
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -267,6 +278,10 @@ class _Run:
         """Predict a case, and return what will write it; its images are let go on the way."""
         reset_peak()
         loaded = read.loaded
+        used = tuple(loaded.images)
+        left_out = tuple(name for name in job.case.images if name not in used)
+        expected = _expected(self.models, used) if left_out else job.expected
+        _check_expected(expected, self.least_dice)
         prepared = prepare(loaded, [model.recipe for model in self.models])
         loaded.images.clear()
         indices = segment(self.models, prepared, self.options)
@@ -277,16 +292,21 @@ class _Run:
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
         }
-        warnings = [*loaded.warnings, *job.expected.warnings()]
+        warnings = [
+            *job.case.warnings,
+            *loaded.warnings,
+            *prepared.doubts,
+            *expected.warnings(),
+        ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
         outcome = Outcome(
             job.case.name,
             "done",
-            used=tuple(job.case.images),
-            absent=job.absent,
+            used=used,
+            absent=(*job.absent, *left_out),
             reference=loaded.reference,
-            expected=job.expected.dice,
+            expected=expected.dice,
             volumes_ml=volumes,
             notes=(*job.case.notes, *loaded.notes),
             warnings=tuple(warnings),
@@ -319,8 +339,11 @@ class _Run:
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
             file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
-            write_segmentation(file, source, values, self.labels.foreground, model)
-            files.append(file.name)
+            try:
+                write_segmentation(file, source, values, self.labels.foreground, model)
+                files.append(file.name)
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
                 write_case(self.out, case.name, shown, indices, canonical, self.labels)
@@ -389,7 +412,7 @@ def _settings(placing: Placing, options: Options) -> dict[str, Any]:
     }
 
 
-def _expected(models: Sequence[Model], images: Mapping[str, Any]) -> SubsetDice:
+def _expected(models: Sequence[Model], images: Collection[str]) -> SubsetDice:
     """Return what is expected from a case's modalities; of several models, the worst."""
     return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
 

@@ -6,20 +6,31 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixmfl.cases import Case, Found, Refused, find_cases
+from mixmfl.cases import Case, Found, Refused
+from mixmfl.dicom_cases import Row
 from mixmfl.errors import DataError, MixmflError, PlansError
 from mixmfl.files import read_json, write_json
 from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.jobs import Workers
+from mixmfl.label_sets import LabelMap, map_labels
 from mixmfl.labels import Labels, read_site_labels
 from mixmfl.loading import Placing, load_case
+from mixmfl.mapping import read_mapping
 from mixmfl.modalities import Modalities
+from mixmfl.overlooked import check_most_are_known
 from mixmfl.plan import Plans, Preset
+from mixmfl.told import is_word
+from mixmfl.training_cases import find_training_cases
+from mixmfl.wording import quoted
 
 log = logging.getLogger(__name__)
+
+MAPPING = "mapping.csv"
+"""A site's own table of what its DICOM series are, in its folder; see ``mapping``."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +42,14 @@ class SiteFolder:
         found: Its cases, and what was refused.
         labels: What its labels mean.
         placing: What to do with images of a case that are on different grids.
+        rows: What every DICOM series was taken for.
     """
 
     name: str
     found: Found
     labels: Labels
     placing: Placing = field(default_factory=Placing)
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,24 +115,36 @@ def find_site(
     modalities: Modalities | None = None,
     labels_file: Path | None = None,
     placing: Placing | None = None,
+    mapping: Path | None = None,
 ) -> SiteFolder:
     """Find the training cases of one site.
 
-    Labels are described by ``labels_file``, else by dataset.json in the folder or beside it.
+    Labels are described by ``labels_file``, else by dataset.json in the folder or beside it. What
+    DICOM series are may be corrected in a table, ``mapping``, else mapping.csv in the folder.
 
     Raises:
         DataError: There is no usable case, or nothing says what its labels mean.
     """
-    found = find_cases(folder, modalities, labels_needed=True)
+    known = modalities or Modalities()
+    if mapping is None and (folder / MAPPING).is_file():
+        mapping = folder / MAPPING
+    given = read_mapping(mapping, known) if mapping else None
+    found, rows = find_training_cases(
+        folder, known, partial(_labels_of, folder, labels_file), given
+    )
     if not found.cases:
+        check_most_are_known([found], modalities or Modalities())
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
-    if labels_file is not None:
-        labels = Labels.load(labels_file)
-    else:
-        labels = found.labels or read_site_labels(folder, folder.absolute().parent)
+    labels = _labels_of(folder, labels_file)
     # not resolve(): a link is named by itself, not by what it points to
-    return SiteFolder(folder.absolute().name, found, labels, placing or Placing())
+    return SiteFolder(folder.absolute().name, found, labels, placing or Placing(), rows)
+
+
+def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
+    if labels_file is not None:
+        return Labels.load(labels_file)
+    return read_site_labels(folder, folder.absolute().parent)
 
 
 def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -132,10 +157,10 @@ def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         not set(content) <= {"held_out", "tests"}
         or not isinstance(held_out, list)
         or not isinstance(tests, dict)
-        or not all(isinstance(name, str) for name in (*held_out, *tests.values()))
+        or not all(is_word(name, 255) for name in (*held_out, *tests.values()))
     ):
         raise DataError(
-            f'{file}: holds {sorted(content)}; {{"held_out": ["folder", …], "tests": '
+            f'{file}: holds {quoted(content, 200)}; {{"held_out": ["folder", …], "tests": '
             '{"site": "folder", …}} is what it may hold'
         )
     return tuple(held_out), tests
@@ -236,14 +261,19 @@ class Preprocessed:
     notes: Mapping[str, tuple[str, ...]]
 
 
-def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> None:
+def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> LabelMap:
     """Check that plans are for this site's cases, too; ``what`` it is called in errors.
 
+    Returns:
+        What its label values are in the plans.
+
     Raises:
-        PlansError: The site's labels or modalities are not those of the plans.
+        PlansError: The plans do not know the site's labels or modalities.
     """
-    if (words := site.labels.difference(plans.labels)) is not None:
-        raise PlansError(f"{what} {site.name}: the labels are not those of the plans: {words}")
+    try:
+        mapped = map_labels(site.labels, plans.labels)
+    except DataError as error:
+        raise PlansError(f"{what} {site.name}: its labels do not fit the plans: {error}") from None
     held = {modality for case in site.found.cases for modality in case.images}
     if strange := sorted(held - set(plans.modalities)):
         raise PlansError(
@@ -251,6 +281,7 @@ def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> None:
             f"{', '.join(plans.modalities)}; plan again with a site that trains these, or remove "
             "these images"
         )
+    return mapped
 
 
 def preprocess_site(
@@ -274,7 +305,7 @@ def preprocess_site(
     """
     from mixmfl import dataset
 
-    check_site(site, plans)
+    mapped = check_site(site, plans)
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
     planned = plans.preprocessing(configuration)
@@ -286,6 +317,7 @@ def preprocess_site(
         case.name: (
             _preprocess_job,
             case,
+            mapped,
             plans,
             configuration,
             site.placing,
@@ -304,11 +336,17 @@ def preprocess_site(
 
 
 def _preprocess_job(
-    case: Case, plans: Plans, configuration: str, placing: Placing, folder: Path, made_from: str
+    case: Case,
+    mapped: LabelMap,
+    plans: Plans,
+    configuration: str,
+    placing: Placing,
+    folder: Path,
+    made_from: str,
 ) -> tuple[str, ...]:
     from mixmfl import dataset, nnunet
 
-    loaded = load_case(case, plans.labels, placing)
+    loaded = load_case(case, mapped, placing)
     names = [name for name in plans.modalities if name in loaded.images]
     images, labels, properties = nnunet.preprocess(
         [loaded.images[name] for name in names],
@@ -317,6 +355,7 @@ def _preprocess_job(
         plans.nnunet,
         configuration,
         plans.labels,
+        mapped.labelled,
     )
     dataset.save_case(
         folder,
@@ -329,20 +368,23 @@ def _preprocess_job(
         plans.configuration(configuration)["patch_size"],
         made_from,
         plans.preprocessing(configuration),
+        mapped.labelled,
     )
     return loaded.notes + loaded.warnings
 
 
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
-    files = {**case.files, "label": case.label}
+    sources = {**case.images, "label": case.label}
     told: list[Any] = [planned, site.labels.to_json()]
     if site.placing != Placing():
         told.append(dataclasses.asdict(site.placing))
-    for kind, file in sorted(files.items()):
-        if file is not None and file.exists():  # a broken link is refused when it is read
-            status = file.stat()
-            told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    for kind, source in sorted(sources.items()):
+        files = (source,) if isinstance(source, Path) else getattr(source, "files", ())
+        for file in files:
+            if file.exists():  # a broken link is refused when it is read
+                status = file.stat()
+                told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@
   kept instead of one per modality, and nothing is computed for absent ones.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,13 @@ from mixmfl.sliding_window import Predictor
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
 _ENLARGE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_SMALL = 1024
+"""Voxels below which torch's group norm for channels last takes another, some 20 times slower way.
+
+There the map is copied to channels first and back, which costs less.
+"""
+_TOGETHER = 1 << 18
+"""Voxels of full resolution that are decoded at a time where several subsets are asked for."""
 
 
 def best_dtype() -> torch.dtype:
@@ -34,6 +42,16 @@ def best_dtype() -> torch.dtype:
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     native = able.get("avx512_bf16") or able.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
+
+
+def quickest(network: SegmentationNet, device: torch.device) -> "SegmentationNet | QuickNet":
+    """Return the form in which a device predicts fastest; on a CPU the network is taken over."""
+    return QuickNet(network, best_dtype()) if device.type == "cpu" and runs(network) else network
+
+
+def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
+    """Return which of a network's M modalities each of S subsets has, ``(S, M)`` bool."""
+    return torch.tensor([[name in subset for name in modalities] for subset in subsets])
 
 
 def runs(network: SegmentationNet) -> bool:
@@ -78,6 +96,57 @@ class QuickNet:
 
         return predict
 
+    def subsets_predictor(
+        self, memory: Memory, available: Sequence[str], subsets: Sequence[Sequence[str]]
+    ) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` to the logits from every subset of them.
+
+        Each modality is encoded once, whatever the number of subsets.
+
+        Args:
+            memory: Of the federation.
+            available: The K modalities.
+            subsets: S of them, each of at least one of these modalities.
+
+        Returns:
+            A function that returns ``(B, S * heads, *P)``, subset by subset.
+        """
+        shown = show_subsets(subsets, self.network.modalities)  # (S, M)
+
+        def predict(images: Tensor) -> Tensor:
+            images = images.to(self.dtype)
+            # several small maps at a time cost little more than one; large ones would not fit
+            count = max(1, _TOGETHER // math.prod((len(images), *images.shape[2:])))
+            chunks = shown.split(count)
+            if isinstance(self.network, MDMNet):
+                levels = self._gather(self.network, images, available, memory)
+                found = [self._decode([level.fused_from(c) for level in levels]) for c in chunks]
+            else:
+                assert isinstance(self.network, StackedNet)
+                placed, _ = place_modalities(images, available, self.network.modalities)
+                encoder = self.network.encoder
+                found = [
+                    self._decode(list(self._encode(encoder, _hide(placed, c)))) for c in chunks
+                ]
+            logits = torch.cat(found).unflatten(0, (len(shown), len(images)))
+            return logits.movedim(0, 1).flatten(1, 2)
+
+        return predict
+
+    def _gather(
+        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
+    ) -> "list[_Projected | _Gathered]":
+        """Return every level with the maps of all modalities of images ``(B, K, *P)``."""
+        slots = [network.modalities.index(name) for name in available]
+        levels = [
+            _Gathered(network, level, slots, memory)
+            if fusion.score is not None or level in network.compensated
+            else _Projected(self._units[fusion.mix.convs[0]], len(network.modalities))
+            for level, fusion in enumerate(network.fusion)
+        ]
+        self._add_maps(network, images, slots, levels)
+        return levels
+
     def _predict(self, images: Tensor, available: Sequence[str], memory: Memory) -> Tensor:
         """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
         images = images.to(self.dtype)
@@ -88,7 +157,7 @@ class QuickNet:
         return self._decode(list(self._encode(self.network.encoder, placed)))
 
     def _encode(self, encoder: PlainConvEncoder, images: Tensor) -> Iterator[Tensor]:
-        """Yield the feature map ``(1, C, *P)`` of every level of images ``(1, N, *P)``."""
+        """Yield the feature map ``(B, C, *P)`` of every level of images ``(B, N, *P)``."""
         maps = images.contiguous(memory_format=_CHANNELS_LAST[images.ndim])
         for stage in encoder.stages:
             maps = self._convolve(stage, [maps])
@@ -106,6 +175,13 @@ class QuickNet:
             else _Summed(self._units[fusion.mix.convs[0]], known, len(slots))
             for level, fusion in enumerate(network.fusion)
         ]
+        self._add_maps(network, images, slots, levels)
+        return [level.fused() for level in levels]
+
+    def _add_maps(
+        self, network: MDMNet, images: Tensor, slots: Sequence[int], levels: "Sequence[_Level]"
+    ) -> None:
+        """Encode images ``(B, K, *P)`` of the modalities ``slots`` and add all maps to levels."""
         for index, slot in enumerate(slots):
             image = images[:, index : index + 1]
             if network.shared is not None:
@@ -115,10 +191,9 @@ class QuickNet:
                 encoder = network.tailored[network.modalities[slot]]
                 for level, maps in zip(levels, self._encode(encoder, image), strict=True):
                     level.add_tailored(maps, slot)
-        return [level.fused() for level in levels]
 
     def _decode(self, skips: list[Tensor]) -> Tensor:
-        """Return logits ``(1, heads, *P)``; ``skips`` is emptied, to let its maps go."""
+        """Return logits ``(B, heads, *P)``; ``skips`` is emptied, to let its maps go."""
         decoder, maps = self.network.decoder, [skips.pop()]  # a list, to be taken off
         for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
             maps = [self._join(up, maps, skips)]
@@ -133,7 +208,7 @@ class QuickNet:
             return self._enlarge(up, below.pop()).add_(skips.pop())
         # not by torch.cat: the skip is let go before its other half is there
         half = skips[-1].shape[1]
-        size = (1, 2 * half, *skips[-1].shape[2:])
+        size = (len(skips[-1]), 2 * half, *skips[-1].shape[2:])
         layout = _CHANNELS_LAST[len(size)]
         joined = torch.empty(size, dtype=self.dtype, memory_format=layout)
         joined[:, half:] = skips.pop()
@@ -171,9 +246,11 @@ class _Unit:
     def finish(self, maps: Tensor) -> Tensor:
         """Return what norm and activation make of what was convolved."""
         # an instance norm is a group norm of one channel each, which torch has for channels last
-        norm = self.norm
+        norm, last = self.norm, _CHANNELS_LAST[maps.ndim]
+        small = math.prod(maps.shape[2:]) < _SMALL
+        maps = maps.contiguous() if small else maps
         maps = functional.group_norm(maps, maps.shape[1], norm.weight, norm.bias, norm.eps)
-        return functional.leaky_relu_(maps, self.slope)
+        return functional.leaky_relu_(maps, self.slope).contiguous(memory_format=last)
 
 
 class _Summed:
@@ -190,9 +267,7 @@ class _Summed:
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
         """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
-        channels = maps.shape[1]
-        start = self.unit.weight.shape[1] - (self.known - slot) * channels  # behind the shared
-        self._add(maps, self.unit.weight[:, start : start + channels], 1)
+        self._add(maps, _slot_weight(self.unit.weight, maps.shape[1], slot, self.known), 1)
 
     def fused(self) -> Tensor:
         """Return the fused map ``(1, C_fused, *P)``."""
@@ -209,6 +284,38 @@ class _Summed:
         torch.addmm(total, rows, weight.flatten(1).T, beta=not first, alpha=share, out=total)
 
 
+class _Projected:
+    """A level as ``_Summed``, of which any subset's sum can be asked once all maps are there."""
+
+    def __init__(self, unit: _Unit, known: int) -> None:
+        """Args: the fusion's unit; how many modalities the network knows."""
+        self.unit, self.known = unit, known
+        # by (is tailored, slot): what the weights make of a map, (B, *P, C_fused)
+        self.parts: dict[tuple[bool, int], Tensor] = {}
+
+    def add_shared(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's shared map, ``(B, C_shared, *P)``."""
+        self._add((False, slot), maps, self.unit.weight[:, : maps.shape[1]])
+
+    def add_tailored(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's tailored map, ``(B, C_tailored, *P)``."""
+        weight = _slot_weight(self.unit.weight, maps.shape[1], slot, self.known)
+        self._add((True, slot), maps, weight)
+
+    def fused_from(self, shown: Tensor) -> Tensor:
+        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
+        shape = next(iter(self.parts.values())).shape
+        share = shown / shown.sum(dim=1, keepdim=True)
+        shares = [(shown if tailored else share)[:, slot] for tailored, slot in self.parts]
+        matrix = torch.stack(shares, dim=1).to(self.unit.weight.dtype)  # (S, parts)
+        parts = torch.stack([part.flatten() for part in self.parts.values()])
+        total = (matrix @ parts).unflatten(1, shape).flatten(0, 1)
+        return self.unit.finish(total.movedim(-1, 1))
+
+    def _add(self, place: tuple[bool, int], maps: Tensor, weight: Tensor) -> None:
+        self.parts[place] = maps.movedim(1, -1) @ weight.flatten(1).T
+
+
 class _Gathered:
     """A level that needs the maps of all modalities at once; it is fused by the plain form."""
 
@@ -222,27 +329,51 @@ class _Gathered:
         self.dtype = torch.float32
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
-        """Keep a modality's shared map, ``(1, C_shared, *P)``."""
+        """Keep a modality's shared map, ``(B, C_shared, *P)``."""
         self.shared = self._put(self.shared, maps, slot)
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
-        """Keep a modality's tailored map, ``(1, C_tailored, *P)``."""
+        """Keep a modality's tailored map, ``(B, C_tailored, *P)``."""
         self.tailored = self._put(self.tailored, maps, slot)
 
     def fused(self) -> Tensor:
         """Return the fused map ``(1, C_fused, *P)``."""
-        fused = self.network.fuse(
-            self.level, self.tailored, self.shared, self.present, self.present, self.memory
+        return self.fused_from(self.present)
+
+    def fused_from(self, shown: Tensor) -> Tensor:
+        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
+        gathered = self.shared if self.tailored is None else self.tailored
+        assert gathered is not None  # a network has a stream
+        fused = torch.cat(
+            [
+                self.network.fuse(self.level, self.tailored, self.shared, at, at, self.memory)
+                for at in shown[:, None].expand(-1, len(gathered), -1)
+            ]
         )
         return fused.to(self.dtype, memory_format=_CHANNELS_LAST[fused.ndim])
 
     def _put(self, gathered: Tensor | None, maps: Tensor, slot: int) -> Tensor:
         self.dtype = maps.dtype
         if gathered is None:
-            shape = (*self.present.shape, *maps.shape[1:])
+            shape = (len(maps), self.present.shape[1], *maps.shape[1:])
             gathered = torch.zeros(shape, dtype=torch.float32)
         gathered[:, slot] = maps
         return gathered
+
+
+_Level = _Summed | _Projected | _Gathered
+
+
+def _slot_weight(weight: Tensor, channels: int, slot: int, known: int) -> Tensor:
+    """Return a fusion's weights for the tailored map of one of ``known`` modalities."""
+    start = weight.shape[1] - (known - slot) * channels  # behind the shared
+    return weight[:, start : start + channels]
+
+
+def _hide(placed: Tensor, shown: Tensor) -> Tensor:
+    """Return images ``(S * B, M, *P)``: those placed, ``(B, M, *P)``, as each subset shows them."""
+    seen = shown.reshape(len(shown), 1, -1, *[1] * (placed.ndim - 2))
+    return torch.where(seen, placed, 0).flatten(0, 1)
 
 
 def _packed(module: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> Tensor:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mixmfl.cases import Case
 from mixmfl.files import sha256
+from mixmfl.image import Source
 from mixmfl.loading import LoadedCase, Placing, load_case, voxels_of
 from mixmfl.overlap import WaitTurn
 from mixmfl.report import for_pages
@@ -39,30 +40,39 @@ class ReadCase:
     peak_memory_mb: float
 
 
-def read_case(wait_turn: WaitTurn, constant: tuple[Placing, bool], case: Case) -> ReadCase:
+def read_case(
+    wait_turn: WaitTurn,
+    constant: tuple[Placing, bool, Mapping[tuple[str, ...], float]],
+    case: Case,
+) -> ReadCase:
     """Read a case, for ``overlap.Ahead``.
 
     Args:
         wait_turn: Called before a case is read that is too large to be read beside another.
-        constant: What to do with images on different grids; whether a page is wanted.
+        constant: What to do with images on different grids; whether a page is wanted; and by
+            modalities the Dice that is expected from them.
         case: Which.
 
     Raises:
         DataError: It cannot be used.
     """
-    placing, report = constant
+    placing, report, worth = constant
     reset_peak()
     if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
         wait_turn()
     inputs = digests_of(case)
-    loaded = load_case(case, None, placing)
+    loaded = load_case(case, None, placing, worth)
     shown = for_pages(loaded.images[loaded.reference]) if report else None
     return ReadCase(loaded, shown, inputs, peak_memory_mb())
 
 
 def digests_of(case: Case) -> dict[str, str]:
-    """Return the SHA-256 of what each modality of a case is read from."""
-    return {
-        name: sha256(source) if isinstance(source, Path) else source.sha256()
-        for name, source in case.images.items()
-    }
+    """Return the SHA-256 of what each modality of a case is read from; empty where it cannot be."""
+
+    def digest(source: Path | Source) -> str:
+        try:
+            return sha256(source) if isinstance(source, Path) else source.sha256()
+        except OSError:  # it is left out of the case, or refused, when it is read
+            return ""
+
+    return {name: digest(source) for name, source in case.images.items()}

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixmfl.dataset import StoredCase
+from mixmfl.label_sets import labels_each
 from mixmfl.memory import Memory, can_recall
 from mixmfl.model import Model
 from mixmfl.network import Encoding, Fusion, MDMNet, place_modalities
+from mixmfl.supervision import known_classes
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def _slices(case: StoredCase, known: Sequence[str], model: Model) -> tuple[Tenso
         images, classes = images.movedim(1, 0), classes.movedim(1, 0)
     else:
         images, classes = images[None], classes[None]
+    told = torch.tensor([labels_each(model.plans.labels, case.labelled)] * len(classes))
+    classes = known_classes(classes, model.plans.labels, told)
     strides = torch.tensor(planned["architecture"]["arch_kwargs"]["strides"]).prod(dim=0).tolist()
     sizes = zip(images.shape[2:], strides, strict=True)
     pad = [n for size, stride in reversed(list(sizes)) for n in (0, -size % stride)]

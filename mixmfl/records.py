@@ -4,6 +4,7 @@
 
     MASKS/cases.json    all of it, by case; read again by the next run
     MASKS/cases.csv     the same as a table, for people
+    MASKS/set_aside.csv what else was met, and why it is in no case
 """
 
 import csv
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from mixmfl.errors import DataError
 from mixmfl.expected import SubsetDice
 from mixmfl.files import read_json, replacing, sha256, write_json
+from mixmfl.spreadsheet import cell
 
 FORMAT = "mixmfl cases 1"
 
@@ -33,7 +35,7 @@ class Outcome:
         status: ``"done"``, ``"kept"`` (a mask was there) or ``"failed"``.
         reason: Why it failed or was kept; empty if done.
         used: Modalities that the mask rests on.
-        absent: Modalities that the model knows and the case lacks.
+        absent: Modalities that the model knows and the case lacks, or that were left out.
         reference: The modality whose grid the mask has.
         expected: Dice by label or region: mean over validation cases, and how many these were.
         volumes_ml: Of the mask, by label or region.
@@ -94,7 +96,9 @@ class Records:
         try:
             if record.exists():
                 self._outcomes = _read(record)
-            for name in () if record.exists() else ("cases.csv", "report.html", "report"):
+            for name in (
+                () if record.exists() else ("cases.csv", "set_aside.csv", "report.html", "report")
+            ):
                 if (folder / name).exists():
                     raise DataError(f"{folder / name}: is not ours")
         except DataError as error:
@@ -190,12 +194,13 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     names = list(dict.fromkeys(name for each in told for name in each))
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(
+    header = (
         ["case", "status", "reason", "modalities", "missing", "reference"]
         + [f"volume_ml_{name}" for name in names]
         + [column for name in names for column in (f"expected_dice_{name}", f"cases_{name}")]
         + ["seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
     )
+    writer.writerow(map(cell, header))
     for each in outcomes:
         row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
         row += ["+".join(each.absent), each.reference]
@@ -205,5 +210,5 @@ def _table(outcomes: Sequence[Outcome]) -> str:
             row += ["" if dice is None else f"{dice:.3f}", count]
         row += [f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
         row += ["; ".join(each.notes), "; ".join(each.warnings)]
-        writer.writerow([*row, "+".join(each.models)])
+        writer.writerow(map(cell, [*row, "+".join(each.models)]))
     return text.getvalue()

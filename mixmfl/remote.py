@@ -5,19 +5,25 @@ what it sends the engine to start is a path and nothing else.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from mixmfl import __version__
-from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers, Ask, begin, finish, train_rounds
-from mixmfl.door import check_registration
-from mixmfl.errors import AggregationError, DataError, QuorumError
+from mixmfl.coordinate import NOT_CONNECTED, Answers, Ask, begin, finish, train_rounds
+from mixmfl.door import check_answer, check_registration
+from mixmfl.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.files import read_json, write_json
-from mixmfl.fingerprint import Fingerprint, merge_fingerprints
-from mixmfl.labels import Labels, agree_on_labels
+from mixmfl.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
+from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
+from mixmfl.labels import MOST_LABELS, Labels
+from mixmfl.masked import MOST_SITES
+from mixmfl.modalities import MOST_MODALITIES
 from mixmfl.personal import Personal, personalization_task
 from mixmfl.plan import Plans, load_preset
 from mixmfl.preprocess import make_plans
@@ -31,8 +37,17 @@ from mixmfl.runs import (
     open_run,
     record_personal,
 )
+from mixmfl.tasks import CONFIGURATIONS, FOLDS, read_minimum, read_settings
+from mixmfl.told import Told, is_real, is_whole, is_word
 from mixmfl.undefined import or_nan
 from mixmfl.wire import Message
+from mixmfl.wording import quoted
+
+log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -97,15 +112,37 @@ def save_orders(orders: Orders, path: Path) -> None:
 
 
 def load_orders(path: Path) -> Orders:
-    """Read what ``save_orders`` wrote."""
-    told = read_json(path)
-    job = told.pop("job")
-    told["out"], told["sites"] = Path(told["out"]), tuple(told["sites"])
+    """Read what ``save_orders`` wrote.
+
+    Raises:
+        DataError: It is damaged, or orders what no hospital would do.
+    """
+    told = Told(read_json(path), str(path), DataError)
+    job = told.choice("job", ("PlanOrders", "TrainOrders"))
+    kind = PlanOrders if job == "PlanOrders" else TrainOrders
+    told.only(["job", *(field.name for field in dataclasses.fields(kind))])
+    out, sites = Path(told.word("out", _LONGEST_PATH)), told.items("sites", MOST_SITES)
+    if not sites or not all(map(is_word, sites)) or len(set(sites)) < len(sites):
+        raise told.wrong("sites", "a list of sites, each once")
     if job == "PlanOrders":
-        lists = {name: tuple(told[name]) for name in ("configurations", "minimum")}
-        return PlanOrders(**{**told, **lists})
-    told["work"], told["settings"] = Path(told["work"]), RunSettings(**told["settings"])
-    return TrainOrders(**told)
+        return PlanOrders(
+            out,
+            tuple(sites),
+            told.word("preset", _LONGEST_PATH),
+            told.choices("configurations", CONFIGURATIONS),
+            read_minimum(told),
+            told.truth("replan"),
+        )
+    return TrainOrders(
+        Path(told.word("work", _LONGEST_PATH)),
+        out,
+        tuple(sites),
+        told.word("name"),
+        read_settings(told.inside("settings", 20)),
+        told.choice("fold", FOLDS),
+        told.whole("quorum", 1, len(sites)),
+        told.truth("personalize"),
+    )
 
 
 def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
@@ -119,25 +156,21 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
         plans = Plans.load(file)
     else:
         record = {"version": __version__, "minimum": list(orders.minimum)}
-        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}))
-        told = {site: answer.message.record for site, answer in answers.items()}
-        labels = agree_on_labels(
-            {
-                site: Labels.from_dataset_json(record["labels"], f"site {site}")
-                for site, record in told.items()
-            }
-        )
-        given = {
-            site: Fingerprint.from_json(record["fingerprint"], f"site {site}")
-            for site, record in told.items()
-            if record["fingerprint"] is not None
-        }
+        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
+        meant = {site: told[1] for site, told in answers.items()}
+        labels = agree_on_labels(meant)
+        for line in describe_sets(meant, labels):
+            log.info("%s", line)
+        given = {site: told[0] for site, told in answers.items() if told[0] is not None}
         if not given:
             raise DataError(
                 f"no site tells its fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
-        merged = merge_fingerprints(given.values())
+        merged = merge_fingerprints(
+            fingerprint.with_labels(map_labels(meant[site], labels).renamed)
+            for site, fingerprint in given.items()
+        )
         for site, fingerprint in given.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         plans = make_plans(merged, labels, load_preset(orders.preset))
@@ -145,8 +178,7 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
         plans.save(file)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
-    done = _ask_all(ask, orders.sites, task)
-    cases = {site: _read_cases(site, answer.message) for site, answer in done.items()}
+    cases = _ask_all(ask, orders.sites, task, partial(_read_cases, configurations=names))
     write_json(orders.out / "preprocessed.json", cases)
 
 
@@ -216,15 +248,46 @@ def _fingerprint_file(work: Path, site: str) -> Path:
     return work / NETWORK / "fingerprints" / f"{site}.json"
 
 
-def _read_cases(site: str, reply: Message) -> dict[str, list[int]]:
+def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
+    """Return what a site tells for planning; no fingerprint where it has too few cases to tell."""
+    told = Told(reply.record, f"site {site}", PlansError).only(
+        ["fingerprint", "labels"], ["version"]
+    )
+    labels = Labels.from_dataset_json(told.content["labels"], told.source)
+    if (statistics := told.content["fingerprint"]) is None:
+        return None, labels
+    return Fingerprint.from_json(statistics, told.source), labels
+
+
+def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    told = reply.record.get("cases")
-    if not isinstance(told, dict) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
-        for pair in told.values()
-    ):
-        raise AggregationError(f"site {site!r} sent no numbers of cases, but {str(told)[:80]!r}")
-    return told
+    told = Told(reply.record, f"site {site}", AggregationError).inside("cases", 10)
+    told.only(configurations)
+    for name in configurations:
+        pair = told.content[name]
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(is_whole(number, 0, MOST_CASES) for number in pair)
+        ):
+            raise told.wrong(name, "how many cases were preprocessed, and how many refused")
+    return dict(told.content)
+
+
+def _read_registration(site: str, reply: Message) -> Registration:
+    """Return what a site tells of itself, its fields checked but not compared with anything."""
+    record = Told(reply.record, f"site {site}", AggregationError)
+    told = record.inside("registration", 10)
+    told.only(["cases", "modality_cases"], ["validated", "uniform", "labelled"])
+    full = Told({"validated": [], "uniform": False, **told.content}, told.source, told.error)
+    some = told.content.get("labelled") is not None
+    return Registration(
+        full.whole("cases", 0, MOST_CASES),
+        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
+        list(full.items("validated", MOST_MODALITIES)),
+        full.truth("uniform"),
+        list(full.items("labelled", MOST_LABELS)) if some else None,
+    )
 
 
 def _registrations(
@@ -235,12 +298,13 @@ def _registrations(
     for site, answer in answers.came.items():
         file = _fingerprint_file(work, site)
         try:
-            found = Registration(**answer.message.record["registration"])
+            check_answer(site, "join", answer.message)
+            found = _read_registration(site, answer.message)
             known = Fingerprint.from_json(read_json(file), str(file)) if file.is_file() else None
             check_registration(site, found, plans, known)
             if found.uniform:
                 raise AggregationError(f"site {site!r} asks for a weight that is not its cases'")
-        except (AggregationError, KeyError, TypeError, ValueError) as error:
+        except AggregationError as error:
             failed[site] = f"its registration is not taken: {error}"
         else:
             told[site] = found
@@ -256,15 +320,35 @@ def _personalize(run: Run, ask: Ask) -> None:
     }
     for site, answer in ask(tasks).came.items():
         pair = [answer.message.record.get(name) for name in ("dice", "dice_before")]
-        if pair[0] is not None and all(number is None or type(number) is float for number in pair):
+        try:
+            check_answer(site, "personalize", answer.message)
+            if not all(number is None or is_real(number, 0, 1) for number in pair):
+                raise AggregationError(f"site {site!r} sent {quoted(pair)} as Dice, from 0 to 1")
+        except AggregationError as error:
+            log.warning("%s: what it tells of its own copy is left out: %s", site, error)
+            continue
+        if pair[0] is not None:
             record_personal(run, site, Personal(*map(or_nan, pair)))
 
 
-def _ask_all(ask: Ask, sites: Sequence[str], task: Message) -> Mapping[str, Answer]:
-    """Ask sites that must all answer."""
+def _ask_all(
+    ask: Ask, sites: Sequence[str], task: Message, read: Callable[[str, Message], Read]
+) -> dict[str, Read]:
+    """Ask sites that must all answer, and return what is read from their answers.
+
+    Raises:
+        DataError: Some did not, or with what cannot be true; it tells which and why.
+    """
     answers = ask(dict.fromkeys(sites, task))
-    _need_all(task.kind, answers.absent)
-    return answers.came
+    done, absent = {}, dict(answers.absent)
+    for site, answer in answers.came.items():
+        try:
+            check_answer(site, task.kind, answer.message)
+            done[site] = read(site, answer.message)
+        except MixmflError as error:
+            absent[site] = f"what it sent is not taken: {error}"
+    _need_all(task.kind, absent)
+    return done
 
 
 def _need_all(kind: str, absent: Mapping[str, str]) -> None:

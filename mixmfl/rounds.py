@@ -124,12 +124,14 @@ class Registration:
         modality_cases: How many of them have each modality.
         validated: Modalities that its validation cases have.
         uniform: Whether its word counts as every other site's, whatever the numbers.
+        labelled: Labels and regions that it labels, sorted; None: all of the plans'.
     """
 
     cases: int
     modality_cases: Mapping[str, int]
     validated: Sequence[str] = ()
     uniform: bool = False
+    labelled: Sequence[str] | None = None
 
     @property
     def weights(self) -> dict[str, int]:
@@ -183,7 +185,15 @@ def register(site: Site, *, uniform: bool = False) -> Registration:
         {name: held.count(name) for name in sorted(set(held))},
         sorted({modality for case in site.validation for modality in case.modalities}),
         uniform,
+        labelled_by((*site.training, *site.validation)),
     )
+
+
+def labelled_by(cases: Sequence[StoredCase]) -> list[str] | None:
+    """Return the labels and regions that any of the cases labels, sorted; None: all of them."""
+    if any(case.labelled is None for case in cases):
+        return None
+    return sorted({name for case in cases for name in case.labelled or ()})
 
 
 def outgoing_registration(told: Registration) -> Message:
@@ -305,7 +315,7 @@ def train_at_site(
     if site.privacy is not None:
         return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])
-    network = _site_network(task, site, plans, settings)
+    network = site_network(task, site, plans, settings)
     batches = Batches(
         site.training,
         plans,
@@ -359,7 +369,7 @@ def _train_privately(
     size = int(plans.configuration(settings.configuration)["batch_size"])
     rate = sampling_rate(size, len(site.training))
     epsilon = spend(privacy, rate, settings.local_steps)
-    network = _site_network(task, site, plans, settings)
+    network = site_network(task, site, plans, settings)
     # the run's seed is known to the server, who could undo the noise and know who was drawn
     entropy = secrets.randbits(128), round_number, site.name
     weights = trained_blocks(task, site)
@@ -397,7 +407,7 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
     of these is left out.
     """
     sums = validate(
-        _site_network(task, site, plans, settings),
+        site_network(task, site, plans, settings),
         memory_to(memory_from_state(task.tensors), site.device),
         site.validation,
         task.record["modalities"],
@@ -554,9 +564,8 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
     return settings.learning_rate * (1 - round_number / settings.rounds) ** 0.9
 
 
-def _site_network(
-    task: Message, site: Site, plans: Plans, settings: RunSettings
-) -> SegmentationNet:
+def site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> SegmentationNet:
+    """Return the network of a task, on the site's device."""
     # encoders that the task does not bring keep their first random weights: nothing runs them
     network = build_network(plans, settings.configuration, settings.seed)
     load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})

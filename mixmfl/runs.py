@@ -30,12 +30,15 @@ from typing import Any
 
 import torch
 
-from mixmfl.errors import ModelError
+from mixmfl.bounds import Range, fields, is_text, listed, real, shown, whole, word
+from mixmfl.door import check_registration
+from mixmfl.errors import MixmflError, ModelError
 from mixmfl.expected import SubsetDice
 from mixmfl.files import read_json, replacing, write_json, write_text
 from mixmfl.memory import State, memory_from_state, memory_to_state
+from mixmfl.network import build_outline, check_memory, check_state
 from mixmfl.personal import Personal
-from mixmfl.plan import Plans
+from mixmfl.plan import Plans, read_settings
 from mixmfl.rounds import Registration, RunSettings, ServerState
 from mixmfl.tensors import digest, read, write
 from mixmfl.undefined import or_nan, or_none
@@ -166,22 +169,68 @@ def open_run(folder: Path) -> Run:
         raise ModelError(
             f"{folder / 'run.json'}: format {record.get('format')!r} was found, {FORMAT} is needed"
         )
+    plans = Plans.load(folder / "plans.json")
     try:
-        return Run(
-            folder,
-            Plans.load(folder / "plans.json"),
-            RunSettings(**record["settings"]),
-            record["fold"],
-            {site: Registration(**told) for site, told in record["sites"].items()},
-            [
-                {site: SiteRound(**told) for site, told in sites.items()}
-                for sites in record["history"]
-            ],
-            {int(number): or_nan(dice) for number, dice in record["dice"].items()},
-            {site: Personal(*map(or_nan, told)) for site, told in record["personal"].items()},
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return _read_run(folder, record, plans)
+    except (KeyError, TypeError, AttributeError, ValueError, MixmflError) as error:
         raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
+
+
+def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
+    """Return the run that a record tells of.
+
+    Raises:
+        MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
+            ``ValueError``.
+    """
+    sites = {site: Registration(**told) for site, told in record["sites"].items()}
+    for site, registered in sites.items():
+        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
+            raise ModelError(f"{shown(site)} cannot name a site")
+        check_registration(site, registered, plans)
+    for told_of in (*record["history"], record["personal"]):
+        fields(told_of, (), "sites", may=tuple(sites))
+    settings = read_settings(RunSettings, record["settings"], "settings")
+    plans.configuration(settings.configuration)
+    return Run(
+        folder,
+        plans,
+        settings,
+        word(record["fold"], ("0", "1", "2", "3", "4", "all"), "fold"),
+        sites,
+        [
+            {site: _read_site_round(told, f"history: {site}") for site, told in told_of.items()}
+            for told_of in listed(record["history"], Range(0, settings.rounds), "history")
+        ],
+        {int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
+        {
+            site: Personal(*(_or_nan(dice, "personal") for dice in listed(told, 2, "personal")))
+            for site, told in record["personal"].items()
+        },
+    )
+
+
+_ANY = Range(-1e300, 1e300)
+_COUNT = Range(0, 2**63)
+
+
+def _read_site_round(told: Any, source: str) -> SiteRound:
+    fields(told, tuple(field.name for field in dataclasses.fields(SiteRound)), source)
+    for name in ("loss", "epsilon", "delta"):
+        if told[name] is not None:
+            real(told[name], _ANY, f"{source}: {name}")
+    for dice in told["dice"].values():
+        _or_nan(dice, f"{source}: dice")
+    for name in ("sent_bytes", "received_bytes"):
+        whole(told[name], _COUNT, f"{source}: {name}")
+    real(told["seconds"], _COUNT, f"{source}: seconds")
+    if type(told["absent"]) is not str:
+        raise ModelError(f"{source}: absent: text is needed, not {shown(told['absent'])}")
+    return SiteRound(**told)
+
+
+def _or_nan(dice: Any, source: str) -> float:
+    return or_nan(dice if dice is None else real(dice, Range(0, 1), source))
 
 
 def save_round(
@@ -245,12 +294,18 @@ def load_state_of(run: Run, number: int) -> ServerState:
         )
     tensors = load_tensors(file)
     norms = {
-        name.removeprefix("norms."): tuple(tensors.pop(name).tolist())
+        name.removeprefix("norms."): tuple(tensors.pop(name).flatten().tolist())
         for name in sorted(tensors)
         if name.startswith("norms.")
     }
-    weights = {name: t for name, t in tensors.items() if not name.startswith("memory.")}
-    return ServerState(number, weights, memory_from_state(tensors), norms)
+    memory = {name: t for name, t in tensors.items() if name.startswith("memory.")}
+    weights = {name: t for name, t in tensors.items() if name not in memory}
+    try:
+        check_state(build_outline(run.plans, run.settings.configuration), weights)
+        check_memory(memory, run.plans, run.settings.configuration)
+    except ValueError as error:
+        raise _strange(file, error) from None
+    return ServerState(number, weights, memory_from_state(memory), norms)
 
 
 def load_personal(run: Run, site: str) -> State:
@@ -271,7 +326,17 @@ def load_personal(run: Run, site: str) -> State:
             f"{run.folder}: site {site!r} does better with the model of all (validation Dice "
             f"{told.dice_before:.3f}, its own copy {told.dice:.3f}); export that, without --site"
         )
-    return load_tensors(_personal_file(run, site))
+    file = _personal_file(run, site)
+    own = load_tensors(file)
+    try:
+        check_state(build_outline(run.plans, run.settings.configuration), own, whole=False)
+    except ValueError as error:
+        raise _strange(file, error) from None
+    return own
+
+
+def _strange(file: Path, error: ValueError) -> ModelError:
+    return ModelError(f"{file}: is not of the network that the plans describe ({error})")
 
 
 def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:

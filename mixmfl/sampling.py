@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmfl.dataset import StoredCase
 from mixmfl.jobs import fresh_processes
+from mixmfl.label_sets import labels_each
 from mixmfl.nnunet import PatchChooser, crop_and_pad_nd, training_transforms
 from mixmfl.plan import Plans
 
@@ -31,6 +32,8 @@ class Batch:
             second look at the batch is given.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
         seed: Of whatever else is drawn for this batch.
+        labelled: ``(B, N)`` bool, on the CPU: whether a case labels each of the plans' labels or
+            regions; None: all do.
     """
 
     images: Tensor
@@ -38,6 +41,7 @@ class Batch:
     shown: Tensor
     classes: list[Tensor]
     seed: int
+    labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -47,7 +51,18 @@ class Batch:
             self.shown.to(device),
             [item.to(device) for item in self.classes],
             self.seed,
+            self.labelled,
         )
+
+
+class Sample(NamedTuple):
+    """A patch of one case: the fields of ``Batch`` without axis B."""
+
+    images: Tensor
+    present: Tensor
+    shown: Tensor
+    classes: list[Tensor]
+    labelled: Tensor
 
 
 def site_number(site: str) -> int:
@@ -93,6 +108,7 @@ class Batches(Dataset[Batch]):
         planned = plans.configuration(configuration)
         self.cases = list(cases)
         self.modalities = plans.modalities
+        self.labels = plans.labels
         self.settings = plans.training
         self.entropy = entropy
         self.steps = steps
@@ -121,10 +137,8 @@ class Batches(Dataset[Batch]):
             ]
         return _batch(items, generator)
 
-    def sample(
-        self, case: StoredCase, foreground: bool, generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Return a patch of a case, augmented, with the fields of ``Batch``, without axis B."""
+    def sample(self, case: StoredCase, foreground: bool, generator: np.random.Generator) -> Sample:
+        """Return a patch of a case, augmented."""
         shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
         box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
         images = crop_and_pad_nd(case.images, box, 0)
@@ -144,7 +158,8 @@ class Batches(Dataset[Batch]):
             torch.tensor([name in names for name in self.modalities])
             for names in (case.modalities, shown)
         )
-        return placed, present, seen, augmented["segmentation"]
+        labelled = torch.tensor(labels_each(self.labels, case.labelled))
+        return Sample(placed, present, seen, augmented["segmentation"], labelled)
 
 
 class PoissonBatches(Dataset[list[Batch]]):
@@ -176,16 +191,15 @@ class PoissonBatches(Dataset[list[Batch]]):
             ]
 
 
-def _batch(
-    items: Sequence[tuple[Tensor, Tensor, Tensor, list[Tensor]]], generator: np.random.Generator
-) -> Batch:
-    images, present, shown, classes = zip(*items, strict=True)
+def _batch(items: Sequence[Sample], generator: np.random.Generator) -> Batch:
+    images, present, shown, classes, labelled = zip(*items, strict=True)
     return Batch(
         torch.stack(images),
         torch.stack(present),
         torch.stack(shown),
         [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
         int(generator.integers(0, 2**31)),
+        torch.stack(labelled),
     )
 
 

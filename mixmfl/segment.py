@@ -21,15 +21,23 @@ from mixmfl.nnunet import (
     preprocess_each,
     restore,
     restore_probabilities,
+    spacings,
 )
 from mixmfl.plan import Plans
+from mixmfl.planned import largest_map
 from mixmfl.sliding_window import predict_volume
 from mixmfl.train import patches_at_a_time
+from mixmfl.usage import available_bytes
+from mixmfl.wording import plural
 
 if TYPE_CHECKING:
     from mixmfl.model import Model
 
 Array = npt.NDArray[Any]
+
+FAR_SPACING = 3.0  # times the planned one, along any axis
+FEW_SLICES = 5
+NO_BACKGROUND = 0.9  # of the voxels: a brain alone fills at most two thirds of its box
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,12 @@ class Prepared:
     Attributes:
         inputs: One per model.
         head: ``(Z, Y, X)`` bool, outside which nothing is found; None where anything may be.
+        doubts: In what the case is unlike those that the models were planned for.
     """
 
     inputs: tuple[ModelInput, ...]
     head: Array | None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
     # planned for images that are zero outside the head: there is nothing to find there
     head = head_mask(list(case.images.values()))
+    doubts = [told for recipe in recipes for told in _doubts(case, head, recipe)]
     inputs = []
     for recipe in recipes:
         available = tuple(name for name in recipe.modalities if name in case.images)
@@ -127,7 +138,28 @@ def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
             recipe.configuration,
         )
         inputs.append(ModelInput(available, images, properties))
-    return Prepared(tuple(inputs), head if masked else None)
+    return Prepared(tuple(inputs), head if masked else None, tuple(dict.fromkeys(doubts)))
+
+
+def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
+    """Say in what a case is unlike those that a model was planned for, as far as it is sure."""
+    found = []
+    own, planned = spacings(case.canonical.spacing, recipe.plans.nnunet, recipe.configuration)
+    if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
+        told = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
+        found.append("its voxels of {} mm are far from the {} mm of the model".format(*told))
+    thickest = int(np.argmax(case.canonical.spacing))
+    others = tuple(axis for axis in range(3) if axis != thickest)
+    slices = int(head.any(axis=others).sum())
+    if slices < FEW_SLICES:
+        found.append(f"it shows {plural(slices, 'slice')} only")
+    is_masked = recipe.plans.configuration(recipe.configuration)["use_mask_for_norm"][0]
+    if is_masked and head.mean() > NO_BACKGROUND:
+        found.append(
+            f"{head.mean():.0%} of its voxels are other than 0: its background was not removed, "
+            "the skull perhaps neither, as they were in the images that the model was planned for"
+        )
+    return found
 
 
 def predict_case(
@@ -179,8 +211,18 @@ def _description(model: "Model") -> tuple[Any, ...]:
     return model.plans.nnunet, model.configuration, model.plans.labels
 
 
+_MAPS = 3
+"""Feature maps that are there at once at least, in single precision."""
+
+
 def _logits(model: "Model", given: ModelInput, options: Options) -> torch.Tensor:
     planned = model.plans.configuration(model.configuration)
+    needed, there = 4 * _MAPS * largest_map(planned), available_bytes()
+    if model.device.type == "cpu" and needed > there:
+        raise DataError(
+            f"a patch of {planned['patch_size']} voxels takes {needed / 1e9:.1f} GB in this model; "
+            f"{there / 1e9:.1f} GB of memory are free. Use a machine with more memory"
+        )
     return predict_volume(
         model.predictor(given.available),
         torch.from_numpy(given.images),

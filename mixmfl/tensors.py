@@ -20,6 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mixmfl.files import Held
+from mixmfl.strict import parse_json
+
 # one entry, because safetensors writes several in no fixed order
 _ENTRY = "mixmfl"
 
@@ -27,7 +30,6 @@ _ENTRY = "mixmfl"
 MOST_HEADER_BYTES = 4 * 2**20
 MOST_TENSORS = 20_000
 MOST_AXES = 8
-MOST_DEPTH = 32
 
 _TYPES = {
     "F64": torch.float64,
@@ -222,15 +224,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read, is damaged, or was not made by ``pack``.
+        ValueError: The file cannot be read, or as ``unpack``.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = _header(file.metadata())
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+        with Held(path) as file:
+            stored, header = open_stored(file)
+            return dict(stored), header
     except FileNotFoundError:
         raise
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
         raise ValueError(str(error)) from None
 
 
@@ -284,7 +286,7 @@ def _declared(
             f"a header of {length} bytes is declared; at most {MOST_HEADER_BYTES} are read, and "
             f"{max(size - 8, 0)} are there"
         )
-    declared = _read_json(content(8, 8 + length))
+    declared = parse_json(content(8, 8 + length))
     if not isinstance(declared, dict) or len(declared) > MOST_TENSORS:
         raise ValueError(f"it does not declare tensors by name, or more than {MOST_TENSORS}")
     header = _header(declared.pop("__metadata__", None))
@@ -317,32 +319,9 @@ def _span(name: str, told: Any) -> tuple[Form, int, int]:
     return (tuple(shape), kind), begin, end
 
 
-def _read_json(text: bytes | str) -> Any:
-    """Read JSON that is strict, not deep, and has finite numbers only."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON number")
-
-    try:
-        content = json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise ValueError(f"JSON is nested deeper than {MOST_DEPTH}") from None
-    inside = [content]
-    for _ in range(MOST_DEPTH):
-        inside = [
-            inner
-            for outer in inside
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not inside:
-            return content
-    raise ValueError(f"JSON is nested deeper than {MOST_DEPTH}")
-
-
 def _header(metadata: Any) -> dict[str, Any]:
     text = metadata.get(_ENTRY) if isinstance(metadata, dict) else None
-    header = _read_json(text) if isinstance(text, str) else None
+    header = parse_json(text, MOST_HEADER_BYTES) if isinstance(text, str) else None
     if not isinstance(header, dict):
         raise ValueError("it was not written by mixmfl")
     return header

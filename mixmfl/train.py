@@ -1,6 +1,6 @@
 """A site's gradient steps and its validation, on one device. Knows no server."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from mixmfl.aggregate import block_of
 from mixmfl.dataset import StoredCase
 from mixmfl.errors import MixmflError
 from mixmfl.imagine import imagine_absent
+from mixmfl.labels import Labels
 from mixmfl.loss import LOSSES
 from mixmfl.memory import (
     Memory,
@@ -25,12 +26,13 @@ from mixmfl.memory import (
     observe,
 )
 from mixmfl.network import Encoding, SegmentationNet, place_modalities, prototype_sizes
-from mixmfl.nnunet import label_manager, supervision_loss, supervision_targets
+from mixmfl.nnunet import label_manager
 from mixmfl.plan import Plans
 from mixmfl.privacy import Privacy, clip_blocks
 from mixmfl.quick import best_dtype
 from mixmfl.sampling import Batch
 from mixmfl.sliding_window import Predictor, predict_volume
+from mixmfl.supervision import Supervision, known_classes
 
 _SCALE = "gradient_scale"
 
@@ -84,7 +86,7 @@ def train_locally(
     """
     settings = plans.training
     parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
-    compare = _comparison(plans, configuration)
+    supervision = _supervision(plans, configuration)
     levels = prototype_sizes(plans, configuration)
     dtype = autocast_dtype(device)
     # the scale is taken up again like the moments: finding it costs steps
@@ -100,14 +102,15 @@ def train_locally(
         batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss, encoding = _loss(network, batch, memory, compare, plans)
+            loss, encoding = _loss(network, batch, memory, supervision, plans)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.detach())
-        observed = _observe_batch(network, encoding, batch.classes[0], levels, plans)
+        classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
+        observed = _observe_batch(network, encoding, classes, levels, plans)
         for place, new in observed.items():
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
@@ -170,13 +173,13 @@ def train_privately(
         AdamW's moments.
     """
     parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
-    compare = _comparison(plans, configuration)
+    supervision = _supervision(plans, configuration)
     network.train()
     memory = memory_to(memory, device)
     for examples in batches:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for example in examples:
-            loss, _ = _loss(network, example.to(device), memory, compare, plans)
+            loss, _ = _loss(network, example.to(device), memory, supervision, plans)
             # a case has no say in the encoder of a modality that it lacks
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             gradients = {
@@ -209,24 +212,24 @@ def _optimizer(
     return parameters, optimizer
 
 
-def _comparison(plans: Plans, configuration: str) -> Callable[[Any, Any], Tensor]:
-    """Return the loss of what a network of the plans gives in training."""
+def _supervision(plans: Plans, configuration: str) -> Supervision:
+    """Return how what a network of the plans gives in training is compared with masks."""
     planned = plans.configuration(configuration)
     outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
-    return supervision_loss(plans.labels, outputs, bool(planned["batch_dice"]))
+    return Supervision(plans.labels, outputs, bool(planned["batch_dice"]))
 
 
 def _loss(
     network: SegmentationNet,
     batch: Batch,
     memory: Memory,
-    compare: Callable[[Any, Any], Tensor],
+    supervision: Supervision,
     plans: Plans,
 ) -> tuple[Tensor, Encoding]:
     """Return a batch's loss, and how it was encoded; all on one device."""
     settings, present = plans.training, batch.present
     encoding = network.encode(batch.images, present)
-    targets = supervision_targets(batch.classes, plans.labels)
+    compare = supervision.prepare(batch.classes, batch.labelled)
     looks = [encoding]
     if not torch.equal(batch.shown, present):
         looks.append(encoding.showing(batch.shown))
@@ -237,7 +240,7 @@ def _loss(
             *(settings.imagining, generator),
         )
         looks += [imagined] if imagined is not None else []
-    losses = [compare(network.decode(look, memory), targets) for look in looks]
+    losses = [compare(network.decode(look, memory)) for look in looks]
     loss = torch.stack(losses).mean()
     for name, weight in settings.losses.items():
         loss = loss + weight * LOSSES[name](encoding.tailored[-1], encoding.shared[-1], present)
@@ -291,29 +294,52 @@ def validate(
     configuration: str,
     device: torch.device,
 ) -> dict[str, DiceSum]:
-    """Return the Dice of every label or region over whole preprocessed cases.
+    """Return the Dice of every label or region over whole preprocessed cases that label it.
 
     Every case is predicted from all of ``modalities`` that it has, patches side by side and not
     mirrored: a quick and slightly pessimistic estimate of what ``predict`` does.
     """
-    indices = plans.labels.consecutive()
-    sums = dict.fromkeys(indices.foreground, DiceSum(0.0, 0))
+    sums = no_dice(plans.labels)
     for case in cases:
         used = tuple(name for name in case.modalities if name in modalities)
         if not used:
             continue
         predicted = segment_stored(network, memory, case, used, plans, configuration, device)
-        reference = case.labels[:][0]
-        judged = np.ones(reference.shape, dtype=bool)
-        if indices.ignore is not None:
-            judged = reference != indices.ignore
-        for name, values in indices.foreground.items():
-            a, b = (np.isin(found, values) & judged for found in (predicted, reference))
-            size = int(a.sum()) + int(b.sum())
-            if size:
-                dice = 2 * int((a & b).sum()) / size
-                sums[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+        indices = plans.labels.consecutive().only(case.labelled)
+        sums = add_dice(sums, predicted, case.labels[:][0], indices)
     return sums
+
+
+def no_dice(labels: Labels) -> dict[str, DiceSum]:
+    """Return the sums over no case."""
+    return dict.fromkeys(labels.foreground, DiceSum(0.0, 0))
+
+
+def add_dice(
+    sums: Mapping[str, DiceSum],
+    predicted: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+    indices: Labels,
+) -> dict[str, DiceSum]:
+    """Return the sums with one case more.
+
+    Args:
+        sums: Over the cases before, of every label or region.
+        predicted: Class indices ``(Z, Y, X)``.
+        reference: Class indices ``(Z, Y, X)``; negative outside the head.
+        indices: Labels by class index (``Labels.consecutive``), of those that the case labels.
+    """
+    judged = np.ones(reference.shape, dtype=bool)
+    if indices.ignore is not None:
+        judged = reference != indices.ignore
+    added = dict(sums)
+    for name, values in indices.foreground.items():
+        a, b = (np.isin(found, values) & judged for found in (predicted, reference))
+        size = int(a.sum()) + int(b.sum())
+        if size:
+            dice = 2 * int((a & b).sum()) / size
+            added[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+    return added
 
 
 @torch.inference_mode()

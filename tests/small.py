@@ -143,15 +143,28 @@ def stored_site(
     plans: Plans,
     configuration: str = "2d",
     validation: int = 0,
+    labelled: Sequence[str] | None = None,
 ) -> Site:
-    """Store a site's cases, given by their modalities, and open it; the last ones validate."""
+    """Store a site's cases, given by their modalities, and open it; the last ones validate.
+
+    Of the small cases' two classes those beyond ``labelled`` are made background.
+    """
     stored = []
     for number, modalities in enumerate(cases):
         ordered = [m for m in plans.modalities if m in modalities]
         seed = zlib.crc32(f"{name} {number}".encode())
         images, labels = small_case(ordered, seed, (10, 20, 18))
+        if labelled is not None:
+            shown = plans.labels.consecutive().only(labelled).values
+            labels[~np.isin(labels, shown)] = 0
         data, seg, properties = nnunet.preprocess(
-            list(images.values()), labels, (1, 1, 1), plans.nnunet, configuration, plans.labels
+            list(images.values()),
+            labels,
+            (1, 1, 1),
+            plans.nnunet,
+            configuration,
+            plans.labels,
+            labelled,
         )
         place = folder / "sites" / name / configuration
         place.mkdir(parents=True, exist_ok=True)
@@ -167,6 +180,7 @@ def stored_site(
             patch,
             "small",
             plans.preprocessing(configuration),
+            labelled,
         )
         stored.append(open_case(place, f"p{number}"))
     cut = len(stored) - validation

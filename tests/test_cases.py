@@ -32,7 +32,7 @@ def taken(found: Found) -> dict[str, dict[str, str]]:
     files: dict[str, dict[str, str]] = {}
     for case in found.cases:
         assert list(case.images) == sorted(case.images)
-        named = {**case.files, **({"label": case.label} if case.label else {})}
+        named = {**case.files, **({"label": case.label} if isinstance(case.label, Path) else {})}
         files[case.name] = {
             kind: path.relative_to(found.folder).as_posix() for kind, path in named.items()
         }
@@ -233,8 +233,8 @@ def test_a_damaged_dataset_json_is_named(tmp_path: Path) -> None:
 
 def test_two_files_for_one_modality_refuse_their_case_alone(tmp_path: Path) -> None:
     make_files(tmp_path, "p1_t1.nii.gz", "p1_t1w.nii.gz", "p2_t1.nii.gz")
-    make_files(tmp_path, "p3_t1.nii.gz", "p3_seg.nii.gz", "p3_mask.nii.gz")
-    found = find_cases(tmp_path)
+    make_files(tmp_path, "p3_t1.nii.gz", "p3_seg.nii.gz", "p3_mask.nii.gz", "p2_seg.nii.gz")
+    found = find_cases(tmp_path, labels_needed=True)
     assert [case.name for case in found.cases] == ["p2"]
     assert refusals(found) == {
         "p1": "2 files for t1: p1_t1.nii.gz, p1_t1w.nii.gz; keep one of them",
@@ -243,11 +243,12 @@ def test_two_files_for_one_modality_refuse_their_case_alone(tmp_path: Path) -> N
 
 
 def test_an_ambiguous_name_refuses_its_case(tmp_path: Path) -> None:
-    make_files(tmp_path, "p1/T1.nii.gz", "p1/T1_to_T2.nii.gz", "p2/T1.nii.gz", "q_t1_t2.nii.gz")
+    make_files(tmp_path, "p1/T1_C.nii.gz", "p1/seg.nii.gz", "p2/T1.nii.gz", "q_t1_t2.nii.gz")
     found = find_cases(tmp_path)
     assert [case.name for case in found.cases] == ["p2"]
-    assert "p1/T1_to_T2.nii.gz: the name 'T1_to_T2' fits t1 and t2" in refusals(found)["p1"]
-    assert "fits t1 and t2" in refusals(found)["q_t1_t2"]
+    assert "p1/T1_C.nii.gz: the name 'T1_C' is undecided ('t1' is a T1" in refusals(found)["p1"]
+    assert "rename it so that it fits one, or say by --mapping" in refusals(found)["p1"]
+    assert "these are different sequences" in refusals(found)["q"]
 
 
 def test_a_case_without_a_known_modality_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -307,9 +308,12 @@ def test_the_description_says_what_was_taken_for_what(tmp_path: Path) -> None:
         "  p1 -> t1: T1.nii.gz, t1c: t1ce.nii.gz, label: seg.nii.gz",
         "  p2 -> t1: T1.nii.gz",
         "refused 1 case:",
-        "  p3: 2 files for t1: p3/T1.nii.gz, p3/T1w.nii.gz; keep one of them",
-        "ignored 1 file:",
-        "  p1/bold.nii.gz",
+        "  p3: 2 files for t1: p3/T1.nii.gz, p3/T1w.nii.gz; keep one of them, or say by "
+        "--mapping what is meant",
+        "set aside 3 files:",
+        "  p1/bold.nii.gz: its name says functional",
+        "  p3/T1.nii.gz: 2 files fit t1",
+        "  p3/T1w.nii.gz: 2 files fit t1",
     ]
 
 

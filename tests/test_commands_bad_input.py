@@ -74,7 +74,7 @@ def refused(said: Said, command: str) -> str:
         # a negative memory sent nnU-Net's planner round and round for ever
         (("planner", "memory_gb"), -1, "planner: memory_gb: is -1; it must be above 0"),
         (("planner", "base_features"), 0, "base_features: is 0; it must be above 0"),
-        (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be above 0"),
+        (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be from 0.01"),
         (("planner", "target_spacing"), [1, 1], r"target_spacing: (Z, Y, X) in mm is needed"),
         (("network", "temperature"), 0, "temperature: is 0; it must be above 0"),
         (("network", "compensation_levels"), [9], "compensation_levels: 2d has"),
@@ -105,12 +105,12 @@ def test_a_preset_whose_numbers_mean_nothing_is_refused(
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("modalities",), 3, "modalities: a list of names is needed, not 3"),
-        (("labels",), None, "labels: an object is needed, not None"),
-        (("nnunet",), [], "nnunet: an object is needed"),
-        (("nnunet",), {}, "nnunet: is damaged ('configurations')"),
-        (("nnunet", "configurations", "2d", "architecture"), {}, "is damaged ('arch_kwargs')"),
-        (("nnunet", "configurations", "2d", "patch_size"), "big", "whole numbers above 0"),
+        (("modalities",), 3, "modalities: a list is needed, not 3"),
+        (("labels",), None, "labels: an object with fields is needed, not None"),
+        (("nnunet",), [], "nnunet: an object with fields is needed"),
+        (("nnunet",), {}, "nnunet: unknown fields [], missing fields ['configurations', "),
+        (("nnunet", "configurations", "2d", "architecture"), {}, "missing fields ['arch_kwargs', "),
+        (("nnunet", "configurations", "2d", "patch_size"), "big", "a list is needed, not 'big'"),
     ],
 )
 def test_damaged_plans_are_refused(
@@ -243,7 +243,10 @@ def spoil(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:
     [
         (drop, "1 tensors are missing, such as "),
         (spoil, "1 tensors hold NaN or infinity, such as network."),
-        (lambda held, header: header.update(plans="{"), "header and tensors do not fit together"),
+        (
+            lambda held, header: header.update(plans="{"),
+            "cannot read its plans (plans: plans of",
+        ),
         (lambda held, header: held.update({"memory.t1": torch.ones(1)}), "do not fit together"),
         (lambda held, header: held.update({"memory.t1.0.values": torch.ones(1)}), "do not fit"),
     ],

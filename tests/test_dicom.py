@@ -3,6 +3,7 @@
 import csv
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from small import MODALITIES, small_case, small_plans
+from pydicom.uid import generate_uid
+from small import MODALITIES, small_plans
+from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
 
+from mixmfl.cases import Given
 from mixmfl.dicom import Series
-from mixmfl.dicom_cases import Given, find_all, find_dicom
+from mixmfl.dicom_cases import find_all, find_dicom
 from mixmfl.dicom_seg import write_segmentation
 from mixmfl.errors import DataError
 from mixmfl.image import Grid, difference, read_labels, write_image
@@ -27,62 +29,6 @@ from mixmfl.rounds import RunSettings, first_state
 
 Command = Callable[..., int]
 KNOWN = Modalities()
-SHAPE = (8, 20, 18)
-OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)  # columns: directions of x, y, z
-GRID = Grid(SHAPE, (2.0, 1.0, 1.25), (-10.0, 4.0, 7.0), OBLIQUE)
-
-
-def write_series(
-    folder: Path,
-    voxels: np.ndarray,
-    grid: Grid = GRID,
-    *,
-    study: str = "1.2.3",
-    series: str = "",
-    patient: str = "Doe^Jane",
-    **tags: Any,
-) -> str:
-    """Write whole numbers as one file per slice; return the series' UID."""
-    folder.mkdir(parents=True, exist_ok=True)
-    series = series or generate_uid()
-    columns = np.reshape(grid.direction, (3, 3))
-    order = np.random.default_rng(0).permutation(len(voxels))  # no order of names can be trusted
-    for name, z in enumerate(order):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = MRImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        made.SOPClassUID, made.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
-        made.StudyInstanceUID, made.SeriesInstanceUID = study, series
-        made.FrameOfReferenceUID = study + ".9"
-        made.Modality, made.SeriesNumber, made.InstanceNumber = "MR", 1, name + 1
-        made.PatientName, made.PatientID = patient, "4711"
-        made.PatientBirthDate, made.PatientSex, made.AccessionNumber = "", "", ""
-        made.StudyID, made.StudyDate, made.StudyTime = "", "20210312", "101010"
-        made.ReferringPhysicianName, made.Manufacturer = "", "Maker"
-        made.ImageType = ["ORIGINAL", "PRIMARY", "M"]
-        made.ScanningSequence, made.SequenceVariant, made.MRAcquisitionType = "SE", "SK", "2D"
-        made.ImageOrientationPatient = [*columns[:, 0], *columns[:, 1]]
-        place = np.array(grid.origin) + columns[:, 2] * grid.spacing[0] * z
-        made.ImagePositionPatient = [round(float(mm), 6) for mm in place]
-        made.PixelSpacing = [grid.spacing[1], grid.spacing[2]]
-        made.SliceThickness = grid.spacing[0]
-        made.Rows, made.Columns = voxels.shape[1:]
-        made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-        made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 16, 15, 1
-        made.RescaleSlope, made.RescaleIntercept = "0.5", "3"
-        made.PixelData = voxels[z].astype("<i2").tobytes()
-        for tag, value in tags.items():
-            setattr(made, tag, value)
-        made.save_as(folder / f"IM{name:04}", enforce_file_format=True)
-    return series
-
-
-def volume(seed: int = 0) -> np.ndarray:
-    image = small_case(("t1",), seed, SHAPE)[0]["t1"] * 50
-    image[:, :2] = -6  # which is rescaled to 0: outside the head
-    return image.round().astype(np.int16)
 
 
 def taken(folder: Path, mapping: Mapping[str, Given] | None = None) -> dict[str, set[str]]:
@@ -135,8 +81,8 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
 ) -> None:
     p, small = tmp_path / "p", volume()[:3]
     write_series(p / "1", small, SeriesNumber=1, SeriesDescription="localizer")
-    write_series(p / "2", volume(), SeriesNumber=2, SeriesDescription="t1_tra")
-    write_series(p / "3", volume(), SeriesNumber=3, SeriesDescription="t1_tra")
+    write_series(p / "2", volume(), SeriesNumber=2, SeriesDescription="flair_tra")
+    write_series(p / "3", volume(), SeriesNumber=3, SeriesDescription="flair_tra")
     write_series(
         p / "4", volume(), SeriesNumber=4, SeriesDescription="t1 MPR cor",
         ImageType=["DERIVED", "SECONDARY", "MPR"],
@@ -148,13 +94,15 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
     (p / "9").mkdir()
     (p / "9" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"cut")
     (case,) = find_dicom(tmp_path, KNOWN).cases
-    assert set(case.images) == {"t1"}
-    assert case.images["t1"].name == "series 3 't1_tra'"  # the later of equals
+    assert set(case.images) == {"flair"}
+    assert case.images["flair"].name == "series 3 'flair_tra'"  # the later of equals
     aside = {note.split("'")[0][-2]: note for note in case.notes if note.startswith("set aside")}
-    assert aside["1"] == "set aside: series 1 'localizer' (localiser)"
-    assert aside["2"] == "set aside: series 2 't1_tra' (another t1; series 3 't1_tra' is taken)"
+    assert aside["1"] == "set aside: series 1 'localizer' (localiser (description 'localizer'))"
+    assert aside["2"] == (
+        "set aside: series 2 'flair_tra' (another flair; series 3 'flair_tra' is taken)"
+    )
     assert "(derived (reformatted))" in aside["4"]
-    assert "(derived (subtraction))" in aside["5"]
+    assert "(subtraction (description 'SUB_t1'))" in aside["5"]
     assert "(only 3 slices)" in aside["6"]
     assert "(is OT, not MR)" in aside["7"]
     assert "not recognised (RM, TE nan" in aside["8"]
@@ -172,13 +120,6 @@ def test_files_that_were_copied_twice_count_once(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "p" / "a", tmp_path / "p" / "copy")
     (case,) = find_dicom(tmp_path, KNOWN).cases
     assert load_case(case).images["t1"].shape == SHAPE
-
-
-def spoil(folder: Path, change: Callable[[Any], None], number: int = 2) -> None:
-    file = sorted(folder.rglob("IM*"))[number]
-    content = pydicom.dcmread(file)
-    change(content)
-    content.save_as(file)
 
 
 def without_place(content: Any) -> None:
@@ -221,12 +162,13 @@ def test_missing_repeated_and_cut_slices_are_told(tmp_path: Path) -> None:
     )
     file = next(iter((tmp_path / "cut").iterdir()))
     file.write_bytes(file.read_bytes()[:-300])
-    cases = {case.name: case for case in find_dicom(tmp_path, KNOWN).cases}
+    found = find_dicom(tmp_path, KNOWN)
+    cases = {case.name: case for case in found.cases}
     with pytest.raises(DataError, match=r"not evenly spaced \(4.00 mm behind slice 3, 2.00 mm"):
         load_case(cases["gap"])
-    with pytest.raises(DataError, match="has several images at one place"):
-        load_case(cases["time"])
-    with pytest.raises(DataError, match=r"pixels cannot be read|incomplete"):
+    (refused,) = found.refused
+    assert (refused.name, "has 2 images of one place" in refused.reason) == ("time", True)
+    with pytest.raises(DataError, match=r"holds 420 bytes of pixels, 720 needed"):
         load_case(cases["cut"])
 
 
@@ -454,6 +396,15 @@ def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: P
     accepted(file)
 
 
+def test_without_slice_thickness_the_distance_of_slices_is_taken(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1", SliceThickness=None)
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    write_segmentation(tmp_path / "p.dcm", series, small_mask(), SEGMENTS, "ab" * 32)
+    shared = pydicom.dcmread(tmp_path / "p.dcm").SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == GRID.spacing[0]
+
+
 def test_an_empty_mask_is_a_legal_segmentation(tmp_path: Path) -> None:
     write_series(tmp_path / "p", volume(), SeriesDescription="T1")
     series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
@@ -462,6 +413,25 @@ def test_an_empty_mask_is_a_legal_segmentation(tmp_path: Path) -> None:
     write_segmentation(file, series, 0 * small_mask(), SEGMENTS, "ab" * 32)
     assert not pydicom.dcmread(file).pixel_array.any()
     accepted(file)
+
+
+def test_a_segmentation_that_cannot_be_made_costs_no_mask_and_warnings_are_few(
+    model: Path, tmp_path: Path, command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cases, out = tmp_path / "cases", tmp_path / "masks"
+    write_series(cases / "a", volume(), study="1.1", SeriesDescription="T1",
+                 FrameOfReferenceUID=None)  # fmt: skip
+    with warnings.catch_warnings():  # of pydicom, for what many anonymisers write
+        warnings.simplefilter("ignore")
+        write_series(cases / "b", volume(), study="1.2.03.4", series="1.2.0840.01",
+                     SeriesDescription="T1")  # fmt: skip
+    asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-seg"]
+    assert command("mixmfl_predict", *asked) == 0
+    said = "".join(capfd.readouterr())
+    assert len(said.splitlines()) < 20
+    assert "pydicom" not in said
+    assert "no DICOM segmentation was made: series 1 'T1' has no FrameOfReferenceUID" in said
+    assert sorted(file.name for file in out.glob("?.*")) == ["a.nii.gz", "b.dcm", "b.nii.gz"]
 
 
 def test_the_command_writes_segmentations_of_dicom_cases_only(

@@ -19,6 +19,7 @@ from mixmfl.evaluate import (
     Score,
     evaluate_folder,
     find_label_description,
+    read_descriptions,
     score,
     summarise,
 )
@@ -334,3 +335,63 @@ def test_the_command_takes_a_label_description_by_name(
     named.write_text(json.dumps({"labels": {"background": 0, "plaque": 1}}))
     assert command(argv) == 0
     assert "plaque" in capsys.readouterr().out
+
+
+# --- references of a site that labels some of what the masks have -------------------------------
+
+BOTH = Labels({"background": 0, "tumour": 1, "lesion": 2})
+
+
+def test_a_label_that_the_reference_does_not_have_gives_no_value(
+    folders: tuple[Path, Path],
+) -> None:
+    masks, reference = folders
+    for path in masks.iterdir():
+        mask, place = image.read_labels(path)
+        mask = 2 * mask  # the lesion is 2 in masks, 1 in the reference
+        mask[5, 5, :] = 1  # a tumour, which the reference does not label
+        image.write_labels(path, mask, place)
+    evaluation = evaluate_folder(masks, reference, BOTH, own=LESION)
+    assert not evaluation.failures
+    assert [
+        [(s.label, round(s.dice, 3)) for s in scores] for scores in evaluation.scores.values()
+    ] == [[("lesion", 1.0)], [("lesion", 0.667)]]
+    assert [summary.label for summary in summarise(evaluation)] == ["lesion", "lesion"]
+    write(reference / "p01.nii.gz", 2 * CUBE)
+    (failure,) = evaluate_folder(masks, reference, BOTH, own=LESION).failures.values()
+    assert "label values 2, but only 0, 1 are declared" in failure
+    assert "named with --reference-labels" in failure
+
+
+def test_the_site_describes_its_references_and_the_plans_describe_the_masks(
+    command: Callable[[list[str]], int],
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    masks, reference = folders
+    for path in masks.iterdir():
+        mask, place = image.read_labels(path)
+        image.write_labels(path, 2 * mask, place)
+    plans, own = tmp_path / "plans.json", tmp_path / "own.json"
+    plans.write_text(json.dumps({"format": 1, "labels": BOTH.to_json()}))
+    argv = ["-i", str(masks), "-r", str(reference), "--labels", str(plans)]
+    assert command(argv) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("labels: lesion (from ")
+    assert "of the reference from" in said
+    assert "tumour" not in said
+    own.write_text(json.dumps({"labels": {"background": 0, "growth": 1}}))
+    assert command([*argv, "--reference-labels", str(own)]) == 2
+    assert "labels 'growth' are not among 'tumour', 'lesion'" in capsys.readouterr().err
+
+
+def test_a_named_description_holds_for_references_that_have_other_labels(tmp_path: Path) -> None:
+    named = tmp_path / "regions.json"
+    named.write_text(json.dumps(TUMOUR.to_json()))
+    (tmp_path / "reference").mkdir()
+    file = tmp_path / "reference" / "dataset.json"
+    file.write_text(json.dumps({"labels": {"background": 0, "oedema": 2, "necrosis": 1}}))
+    assert read_descriptions(tmp_path, file.parent, named)[:2] == (TUMOUR, None)
+    file.write_text(json.dumps({"labels": {"0": "background"}}))  # why another is named
+    assert read_descriptions(tmp_path, file.parent, named)[:2] == (TUMOUR, None)

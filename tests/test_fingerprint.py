@@ -11,6 +11,7 @@ from mixmfl.fingerprint import (
     fingerprint_case,
     grids,
     intensity_properties,
+    is_stacks,
     median_kept_share,
     merge_fingerprints,
 )
@@ -69,6 +70,41 @@ def test_no_row_of_a_case_is_told() -> None:
     assert sizes.tolist() == [[9, 32, 20], [6, 20, 32]]
 
 
+def stack(along: int, thick: float = 12.0) -> Fingerprint:
+    spacing, size = [0.75, 0.75, 0.75], [40, 40, 40]
+    spacing[along], size[along] = thick, 8
+    return case(spacing=tuple(spacing), size=tuple(size))  # type: ignore[arg-type]
+
+
+def test_stacks_of_all_directions_are_planned_slices_first() -> None:
+    merged = merge_fingerprints([stack(axis, mm) for axis in range(3) for mm in (10, 12, 20)])
+    assert merged.slices == {"X": 3, "Y": 3, "Z": 3}
+    assert is_stacks(merged)
+    spacings, sizes = grids(merged)
+    assert np.median(spacings, axis=0).tolist() == [12, 0.75, 0.75]
+    assert np.median(sizes, axis=0).tolist() == [8, 40, 40]
+    assert Fingerprint.from_json(merged.to_json(), "x") == merged
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [stack(0)] * 9,
+        [stack(2)] * 9,
+        [stack(0)] * 10 + [stack(1)],  # one in eleven
+        [stack(0), stack(1), stack(2), *[case(spacing=(1, 1, 1))] * 3],  # no more than one half
+        [case(spacing=(1, 1, 1)), case(spacing=(1.9, 1, 1)), case(spacing=(1, 1.9, 1))],
+    ],
+)
+def test_other_cases_are_planned_by_the_axes_of_the_body(parts: list[Fingerprint]) -> None:
+    merged = merge_fingerprints(parts)
+    assert not is_stacks(merged)
+    for axis, told in enumerate(merged.axes):
+        assert sum(told.values()) == len(parts)
+        middle = np.median([float(k.split("x")[0]) for p in parts for k in p.axes[axis]])
+        assert np.median(grids(merged)[0], axis=0)[axis] == middle
+
+
 def test_medians_for_the_planner_are_those_of_the_cases() -> None:
     cases = [case(size=(n, 20, 30), spacing=(n / 2, 1, 1)) for n in (2, 7, 9)]
     spacings, sizes = grids(merge_fingerprints(cases))
@@ -105,14 +141,17 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"format": 7}, "fingerprint format 7 was found, 1 is needed"),
-        ({"patients": 3}, r"unknown \['patients'\]"),
-        ({"cases": -1}, "-1 is no count"),
+        ({"format": 7}, "fingerprint format 7 was found, 2 is needed"),
+        ({"patients": 3}, "unknown: 'patients'"),
+        ({"cases": -1}, "cases: is -1; needed is a whole number from 1 to"),
         ({"cases": 5}, "do not add up to its 5 cases"),
-        ({"axes": [{"1xa": 1}] * 3}, "not a fingerprint"),
-        ({"axes": [{"-1x4": 1}] * 3}, "must be above zero"),
-        ({"intensities": {"t1": [1, 2]}}, "do not add up"),
-        ({"modality_cases": 4}, "not a fingerprint"),
+        ({"axes": [{"1xa": 1}] * 3}, "axes Z: '1xa' is no spacing"),
+        ({"axes": [{"-1x4": 1}] * 3}, "axes Z: '-1x4' is no spacing"),
+        ({"slices": {"Q": 1}}, "slices: 'Q' is no axis"),
+        ({"slices": {}}, "slices: the counts do not add up"),
+        ({"stacked": [{"1x4": 1}]}, "stacked: is .*; needed is a list of 3 histograms"),
+        ({"intensities": {"t1": [1, 2]}}, "intensities: t1: is .*; needed is a list of 60"),
+        ({"modality_cases": 4}, "modality_cases: is 4; needed is an object"),
     ],
 )
 def test_what_is_no_fingerprint_is_refused(spoil: dict[str, object], message: str) -> None:

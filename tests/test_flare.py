@@ -25,13 +25,18 @@ from loopback import write_certificate
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.flare_api.api_spec import NoConnection
+from nvflare.fuel.utils import class_utils
 from nvflare.fuel.utils.class_loader import load_class
+from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 
 import mixmfl
-from mixmfl.coordinate import NOT_CONNECTED
+from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.errors import AggregationError, DataError, MixmflError
 from mixmfl.files import clear_unfinished, write_json
 from mixmfl.flare import coordinator, driver, job, parcels, processes, site_executor
@@ -371,6 +376,73 @@ def test_a_job_names_two_classes_that_are_there_and_that_kits_allow(
     ]
 
 
+SITE = "mixmfl.flare.SiteExecutor"
+NOT_OURS = (
+    "os.system", "builtins.eval", "subprocess.Popen", "mixmfl.flare", "mixmfl.flare.Coordinator",
+    "mixmfl.flare.SiteExecutorX", "mixmfl.flare.site_executor.SiteExecutor", "mixmfl.cli.run",
+    "mixmfl.flare.siteexecutor", "mixmfl.flare.SiteExecutor .x", "mixmfl..flare.SiteExecutor",
+    "torch.nn.modules.module.torch.os.system", "nvflare.apis.executor.Executor", "", "eval",
+    "nvflare.app_common.executors.client_api_launcher_executor.ClientAPILauncherExecutor",
+)  # fmt: skip
+
+
+def test_a_hospital_builds_no_class_but_ours_whatever_a_job_names(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With FLARE's own reader of jobs and its own check, by the policy of a kit."""
+    workspace = Workspace(str(kits / "north"), "north", "config")
+    loaded: list[str] = []
+    monkeypatch.setattr(class_utils, "load_class", loaded.append)
+
+    def authorize(config_dict: object, config_ctx: object, node: object) -> str:
+        try:
+            ComponentPathAuthorizer().authorize_component_config(
+                config_dict, node, workspace=workspace
+            )
+        except UnsafeComponentError as error:
+            return str(error)
+        return ""
+
+    def build(config: Path) -> None:
+        started = SimpleNamespace(
+            sp_scheme="grpc",
+            sp_target="localhost:1",
+            client_name="north",
+            job_id="1",
+            workspace=str(kits / "north"),
+        )
+        reader = ClientJsonConfigurator(workspace, str(config), started, str(config.parent), [])
+        reader.set_component_build_authorizer(authorize)
+        reader.configure()
+
+    folder = kits.parent / "job"
+    write_job(folder, kits / "orders.json", ["north"], 60)
+    config = folder / "site_app" / "config" / "config_fed_client.json"
+    told = json.loads(config.read_text())
+    with pytest.raises(Exception, match="NoneType"):  # the class is not really loaded here
+        build(config)
+    assert loaded == ["mixmfl.flare.SiteExecutor"]
+    tried = 0
+    for path in NOT_OURS:
+        for key in ("path", "class_path", "name"):
+            evil = {key: path, "args": {}}
+            for spoil in (
+                {"executors": [{"tasks": ["*"], "executor": evil}]},
+                {"components": [{"id": "x", **evil}]},
+                {"task_data_filters": [{"tasks": ["*"], "filters": [evil]}]},
+                {"executors": [{"tasks": ["*"], "executor": {"path": SITE, "args": {"x": evil}}}]},
+            ):
+                config.write_text(json.dumps({**told, **spoil}))
+                loaded.clear()
+                with pytest.raises(Exception):  # noqa: B017, PT011  (FLARE's, of several classes)
+                    build(config)
+                assert set(loaded) <= {SITE}, spoil
+                tried += 1
+    assert tried == 12 * len(NOT_OURS)
+    with pytest.raises(TypeError, match="Can't load class"):  # which the check lets pass
+        load_class(f"{SITE}.execute")
+
+
 class _Clock:
     """Time that passes when somebody sleeps; meanwhile threads do what they were started for."""
 
@@ -565,8 +637,9 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     orders = tmp_path / "network" / "orders.json"
     save_orders(PlanOrders(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
     failed = {"task": "fingerprint", "error": "PlansError", "version": "9.9"}
+    labels = {"labels": {"background": 0, "lesion": 1}}
     replies = {
-        "fine": Message("fingerprint", {"version": mixmfl.__version__}, {}),
+        "fine": Message("fingerprint", {"fingerprint": None, "labels": labels}, {}),
         "old": Message("failed", failed, {}),
     }
     offered = Shareable()
@@ -615,13 +688,52 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     }
     assert ended == ["fingerprint", "fingerprint"]  # of those that may still come: silent, slow
     log = (tmp_path / "network" / "exchange.log").read_text()
-    assert "came from fine: fingerprint, record version, 0 tensors" in log
+    assert "came from fine: fingerprint, record fingerprint labels, 0 tensors" in log
     assert {name for name in sites if f" sent to {name}: fingerprint" in log} == {
         *("broken", "empty", "fine", "gone", "old", "slow")
     }
     del told["away"]  # it is not even asked
     for name, why in told.items():
         assert f" nothing from {name}: fingerprint: {why}" in log
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
+        ({"fingerprint": {"format": 1}}, "what it sent is not taken: site north: the fields"),
+        ({"fingerprint": 3}, "what it sent is not taken: site north: is 3; an object"),
+        ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
+    ],
+)
+def test_a_hostile_site_ends_a_plan_with_its_name_and_the_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: dict[str, object], why: str
+) -> None:
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
+    record = {"labels": {"labels": {"background": 0, "a": 1}}, "fingerprint": None, **spoil}
+    reply = Answer(Message("fingerprint", record, {}), 1, 1, 0.0)
+    monkeypatch.setattr(Coordinator, "_ask", lambda *_: Answers({"north": reply}))
+    Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
+    leg = json.loads(leg_file(orders).read_text())
+    assert leg["status"] == "failed"
+    assert f"  north: {why}" in leg["reason"] or f"not taken: {why}" in leg["reason"]
+
+
+def test_whatever_fails_in_a_job_the_command_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
+    for error in (AttributeError("x"), OverflowError("x"), MemoryError("x"), RecursionError("x")):
+
+        def fail(*_: object, error: Exception = error) -> Answers:
+            raise error
+
+        monkeypatch.setattr(Coordinator, "_ask", fail)
+        Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
+        leg = json.loads(leg_file(orders).read_text())
+        assert leg == {"status": "failed", "reason": f"{type(error).__name__}: x"}
 
 
 def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:

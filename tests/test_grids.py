@@ -329,6 +329,53 @@ def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
     assert np.corrcoef(loaded.images["t2"][inside], OTHER[inside])[0, 1] > 0.7
 
 
+MOVED = turn(6, 10, 0, 8)
+THIRD = np.where(ONE != 0, 3 + 0.5 * np.abs(OTHER - 9), 0).astype(np.float32)
+
+
+def three(folder: Path, moved: str) -> dict[str, Path]:
+    """Write three images of a head of which one lies elsewhere."""
+    images = {"flair": THIRD, "t1": ONE, "t2": OTHER}
+    images[moved] = resample(images[moved], GRID, GRID, MOVED)
+    return {name: write(folder, name, image, GRID) for name, image in images.items()}
+
+
+@pytest.mark.parametrize("moved", ["flair", "t1", "t2"])
+def test_of_three_images_the_odd_one_is_left_out_also_where_it_would_be_the_reference(
+    tmp_path: Path, moved: str
+) -> None:
+    files = three(tmp_path, moved)
+    loaded = load_case(Case("p", files), None, Placing(leave_out=True))
+    assert loaded.images.keys() == {"flair", "t1", "t2"} - {moved}
+    assert loaded.reference != moved
+    (warning,) = loaded.warnings
+    assert warning.startswith(f"{moved} was left out: {moved} does not lie on ")
+    with pytest.raises(DataError, match=r"case 'p': \w+ does not lie on flair"):
+        load_case(Case("p", files))
+
+
+def test_a_reference_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    files = three(tmp_path, "t1")
+    loaded = load_case(Case("p", files), None, Placing("t1", leave_out=True))
+    assert (loaded.reference, *loaded.images) == ("t1", "t1")
+    assert len(loaded.warnings) == 2
+
+
+def test_of_two_images_the_one_is_kept_from_which_more_is_expected(tmp_path: Path) -> None:
+    files = {n: f for n, f in three(tmp_path, "t2").items() if n != "flair"}
+    drop = Placing(leave_out=True)
+    for worth, kept, other in (
+        ({("t1",): 0.4, ("t2",): 0.7}, "t2", "t1"),
+        ({("t1",): 0.7, ("t2",): 0.4, ("t1", "t2"): 0.9}, "t1", "t2"),
+        ({}, "t1", "t2"),
+    ):
+        loaded = load_case(Case("p", files), None, drop, worth)
+        assert tuple(loaded.images) == (kept,)
+        first, second = loaded.warnings
+        assert first.startswith(f"{other} was left out: {other} does not lie on {kept}: ")
+        assert second == f"whether {other} or {kept} is wrong is not known"
+
+
 def test_registration_gives_the_same_twice() -> None:
     moved = resample(OTHER, GRID, GRID, turn(3, 4, 0, 0))
     middle = Grid((28, 32, 30), GRID.spacing, (-30.0, -32.0, -28.0), LPS)  # it is quicker

@@ -54,7 +54,9 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     axis, bins = {"1x20": cases}, (0,) * (len(INTENSITY_EDGES) - 1)
     told = dict.fromkeys(modality_cases, bins)
     kept = {"1.00": cases}
-    return Fingerprint(cases, modality_cases, {}, {}, (axis, axis, axis), kept, told).to_json()
+    return Fingerprint(
+        cases, modality_cases, {}, {}, (axis,) * 3, (axis,) * 3, {"none": cases}, kept, told
+    ).to_json()
 
 
 def answer(hospital: Hospital, content: bytes) -> bytes:
@@ -279,6 +281,35 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
     assert {kind for _, kind in federation.asked} == {"preprocess"}
 
 
+def test_hospitals_that_label_different_classes_plan_and_train_together(tmp_path: Path) -> None:
+    core = {
+        "labels": {"background": 0, "Kern": 4},
+        "label_map": {"Kern": "core", "1": "background"},
+    }
+    houses = {}
+    for name, described in {"north": LABELS_JSON, "south": core}.items():
+        data = tmp_path / "data" / name
+        for number in range(2):
+            write_case(data / f"p{number}", ("t1",), number)
+        (data / "dataset.json").write_text(json.dumps(described))
+        houses[name] = House(name, data, tmp_path / name, minimum=Minimum())
+    federation = object.__new__(Federation)
+    federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
+    federation.down, federation.asked = set(), []
+    out, names = tmp_path / "work", tuple(houses)
+    plan_remotely(PlanOrders(out, names, "demo", ("2d",), (0, 0)), federation.ask)
+    assert Plans.load(out / "plans.json").labels.to_json() == LABELS_JSON
+    settings = RunSettings("2d", 0, 1, 1, 0.01)
+    orders = TrainOrders(out, tmp_path / "run", names, "abc", settings, "0")
+    assert train_remotely(orders, federation.ask, lambda: False)
+    run = open_run(tmp_path / "run")
+    assert run.registrations["north"].labelled is None
+    assert run.registrations["south"].labelled == ["core"]
+    dice = run.history[0]["south"].dice
+    assert dice["lesion"] is None
+    assert dice["core"] is not None
+
+
 def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     tmp_path: Path,
 ) -> None:
@@ -349,7 +380,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
         (Message("delete", {}, {}), "AggregationError"),
         (Message("train", {"round": 0}, {}), "AggregationError"),  # nothing was joined
         (Message("fingerprint", {"version": "0.0.9"}, {}), "PlansError"),
-        (Message("preprocess", {}, {}), "KeyError"),
+        (Message("preprocess", {}, {}), "AggregationError"),
         (Message("fingerprint", {"minimum": [0, 0]}, {}), "DataError"),  # its folder is not there
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from mixmfl.errors import DataError
 from mixmfl.files import write_json
-from mixmfl.labels import Labels, agree_on_labels, read_site_labels
+from mixmfl.labels import Labels, read_site_labels
 
 BRATS = {
     "labels": {"background": 0, "whole tumour": [1, 2, 4], "core": [1, 4], "enhancing": [4]},
@@ -148,16 +148,56 @@ def test_a_site_describes_its_labels_or_the_federation_does(tmp_path: Path) -> N
     assert read_site_labels(site, tmp_path) == Labels({"background": 0, "tumour": 1})
 
 
-def test_sites_must_agree_on_labels_and_all_who_differ_are_named() -> None:
-    assert agree_on_labels({"north": LESION, "south": LESION}) == LESION
-    sites = {
-        "east": Labels({"background": 0, "lesion": 2}),
-        "south": LESION,
-        "north": Labels({"background": 0, "lesion": 2, "ignore": 3}),
-    }
-    with pytest.raises(DataError) as caught:
-        agree_on_labels(sites)
-    assert str(caught.value).splitlines()[1:] == [
-        "  north against east: label 'ignore' is 3 against not declared",
-        "  south against east: label 'lesion' is 1 against 2",
-    ]
+def test_a_label_map_gives_other_names_and_makes_several_labels_one() -> None:
+    described = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 4, "vessel": 5}
+    lesion = {**dict.fromkeys(("necrosis", "oedema", "enhancing"), "lesion")}
+    labels = read(
+        {"labels": described, "label_map": {**lesion, "vessel": "background", "7": "ignore"}}
+    )
+    assert labels.declared == {"background": 0, "lesion": 1, "ignore": 7}
+    assert labels.to_indices(np.array([0, 1, 2, 4, 5, 7])).tolist() == [0, 1, 1, 1, 0, 2]
+    with pytest.raises(DataError, match="label values 3, but only 0, 1, 2, 4, 5, 7 are declared"):
+        labels.to_indices(np.array([3]))
+    assert read(labels.to_json()) == labels
+
+
+def test_a_label_map_renames_regions() -> None:
+    labels = read({**BRATS, "label_map": {"whole tumour": "lesion", "9": "background"}})
+    assert list(labels.foreground) == ["lesion", "core", "enhancing"]
+    assert labels.regions_class_order == (2, 1, 4)
+    assert labels.to_indices(np.array([9, 4])).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({**LESION.to_json(), "label_map": ["lesion"]}, r'"label_map" is \[\'lesion\'\]; it gives'),
+        (
+            {**LESION.to_json(), "label_map": {"lesion": 3}},
+            "it gives a label, or a value, its name",
+        ),
+        ({**LESION.to_json(), "label_map": {"tumour": "x"}}, "names 'tumour', which is neither"),
+        ({**LESION.to_json(), "label_map": {"1": "x"}}, "names '1', which is neither"),
+        ({**LESION.to_json(), "label_map": {"background": "x"}}, "names 'background', which"),
+        ({**LESION.to_json(), "label_map": {"lesion": "background"}}, "leaves no label but"),
+        ({**LESION.to_json(), "label_map": {"9" * 5000: "x"}}, "names '9999.*which is neither"),
+        ({**LESION.to_json(), "label_map": {"7": "a/b"}}, "it gives a label, or a value, its name"),
+        ({**BRATS, "label_map": {"core": "enhancing"}}, "where there are regions it only gives"),
+        ({**BRATS, "label_map": {"core": "ignore"}}, "adds labels to 'ignore'; where there are"),
+        ({**BRATS, "label_map": {"9": "core"}}, "reads 9 as 'core', which is a region"),
+    ],
+)
+def test_a_faulty_label_map_is_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(content)
+
+
+def test_a_description_has_no_more_values_than_an_atlas() -> None:
+    regions = {str(n): list(range(1 + 20 * n, 21 + 20 * n)) for n in range(1, 52)}
+    order = [values[0] for values in regions.values()]
+    with pytest.raises(DataError, match="regions have 1020 values; 1000 at most"):
+        read({"labels": {"background": 0, **regions}, "regions_class_order": order})
+
+
+def test_plans_describe_labels_as_a_dataset_json_does() -> None:
+    assert read({"format": 1, "labels": BRATS}) == read(BRATS)

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,7 +13,7 @@ from mixmfl.cases import Case, find_cases
 from mixmfl.errors import DataError
 from mixmfl.image import Grid
 from mixmfl.labels import Labels
-from mixmfl.loading import load_case
+from mixmfl.loading import Placing, load_case
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 GRID = Grid((3, 4, 5), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
@@ -104,6 +105,62 @@ def test_a_constant_background_that_is_not_zero_is_brought_to_zero(tmp_path: Pat
     loaded = load_case(Case("p", {"t1": path})).images["t1"]
     assert loaded[0, 0, 0] == 0
     assert np.array_equal(loaded, voxels + 3.5)
+
+
+def test_an_image_that_cannot_be_used_is_left_out_where_that_is_allowed(tmp_path: Path) -> None:
+    case = write_case(
+        tmp_path,
+        {"flair": VOLUME, "pd": np.full_like(VOLUME, np.nan), "t1": -VOLUME, "t2": VOLUME * 0},
+    )
+    case.files["t1"].write_bytes(b"")
+    loaded = load_case(case, None, Placing(leave_out=True))
+    assert tuple(loaded.images) == ("flair",)
+    pd, t1, t2 = loaded.warnings
+    assert pd.startswith("pd was left out: pd (")
+    assert "holds 60 voxels of NaN" in pd
+    assert t1.startswith("t1 was left out: ")
+    assert "t1.nii.gz: cannot be read as an image" in t1
+    assert "is empty, every voxel is 0" in t2
+    with pytest.raises(DataError, match=r"case 'p01': pd \(.*holds 60 voxels of NaN"):
+        load_case(case)
+    case.files["flair"].unlink()
+    with pytest.raises(DataError, match=r"'p01': none of its images can be used. flair was left"):
+        load_case(case, None, Placing(leave_out=True))
+
+
+def test_an_image_on_which_a_library_fails_is_left_out_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = write_case(tmp_path, {"t1": VOLUME, "t2": -VOLUME})
+    read = image.read_image
+
+    def fails(path: Path) -> Any:
+        if path.name == "t1.nii.gz":
+            raise ZeroDivisionError("in a library")
+        return read(path)
+
+    monkeypatch.setattr(image, "read_image", fails)
+    (warning,) = load_case(case, None, Placing(leave_out=True)).warnings
+    assert warning == "t1 was left out: ZeroDivisionError: in a library"
+
+
+def test_a_header_without_a_place_is_told_and_one_with_two_is_noted(tmp_path: Path) -> None:
+    moved = np.diag([1.0, 1.0, 1.0, 1.0])
+    moved[0, 3] = 5
+    for codes, pixdim in (((0, 0), 1), ((2, 1), 1), ((2, 0), 1.5)):
+        made = nib.Nifti1Image(VOLUME.T, moved)
+        made.set_qform(np.eye(4), codes[1])
+        made.set_sform(moved, codes[0])
+        made.header["pixdim"][3] = pixdim
+        nib.save(made, tmp_path / f"{codes[0]}{codes[1]}.nii")
+    load = {n: load_case(Case("p", {"t1": tmp_path / f"{n}.nii"})) for n in ("00", "21", "20")}
+    (warning,) = load["00"].warnings
+    assert warning.startswith("t1: its header does not say where it lies (sform and qform have")
+    assert load["21"].notes == ("t1: its sform differs from its qform; the sform was taken",)
+    assert load["21"].warnings == ()
+    (warning,) = load["20"].warnings
+    assert "has voxels of 1 x 1 x 1 mm, by its pixdim of 1.5 x 1 x 1 mm" in warning
+    assert load["20"].grid.spacing == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.slow

@@ -492,6 +492,12 @@ def test_a_run_that_cannot_be_masked_is_refused(told: dict[str, Registration]) -
     two = {name: told[name] for name in ("north", "south")}
     with pytest.raises(PlansError, match="2 sites would take part in a masked run; 3 are needed"):
         check_masked_run(PLANS, two)
+    some = {n: dataclasses.replace(r, labelled=["lesion"]) for n, r in told.items()}
+    some["south"] = told["south"]
+    with pytest.raises(PlansError, match=r"'core' is labelled by south alone: a sum of its"):
+        check_masked_run(PLANS, some)
+    forgetful = dataclasses.replace(PLANS.network, compensation_levels=())
+    check_masked_run(dataclasses.replace(small_plans(imagining=0.0), network=forgetful), some)
 
 
 def test_the_command_trains_masked(

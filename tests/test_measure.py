@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from small import small_plans, stored_site
 
+from mixmfl import quick
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import ModelError
 from mixmfl.expected import SubsetDice, find, least
@@ -19,7 +21,10 @@ from mixmfl.train import DiceSum, validate
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2)
 
 
-def test_the_model_file_says_what_dice_its_sites_measured(tmp_path: Path) -> None:
+def test_the_model_file_says_what_dice_its_sites_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "best_dtype", lambda: torch.float32)  # as validation computes
     plans = small_plans()
     north = stored_site(
         tmp_path, "north", [("t1", "t2"), ("t1", "t2"), ("t1",)], plans, validation=1

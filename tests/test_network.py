@@ -4,6 +4,7 @@ from small import LABELS, MODALITIES, small_plans
 from torch import Tensor
 
 from mixmfl import nnunet
+from mixmfl.architecture import resolve_architecture
 from mixmfl.errors import PlansError
 from mixmfl.memory import Memory, Prototypes
 from mixmfl.network import (
@@ -153,9 +154,7 @@ def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
 
 def fusion_of(*, gated: bool) -> Fusion:
     """Return a fusion of three slots of one channel and two shared channels, into four."""
-    planned = nnunet.resolve_architecture(
-        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
-    )
+    planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
     fusion = Fusion(3, 1, 2, 4, planned, gated=gated, recalls=True)
     with torch.no_grad():
         fusion.get_parameter("trust").fill_(0.5)
@@ -187,9 +186,7 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(tru
 
 
 def test_a_fusion_may_have_one_stream_alone() -> None:
-    planned = nnunet.resolve_architecture(
-        small_plans().configuration("2d")["architecture"]["arch_kwargs"]
-    )
+    planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
     slots, shared = maps(1, 3, 1), maps(1, 3, 2)
     at_hand = presence("flair+t2")
     tailored = Fusion(3, 1, 0, 4, planned, gated=False, recalls=False)
@@ -319,5 +316,7 @@ def test_a_network_takes_over_parameters_that_are_all_there_and_fit() -> None:
         adopt_state(one, {n: tensor for n, tensor in state.items() if n != name})
     with pytest.raises(ValueError, match=f"{name} has the shape .*7.*, .* is needed"):
         adopt_state(one, {**state, name: torch.zeros(7)})
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=f"{name} has the shape .* of torch.int32, .* of float32"):
+        adopt_state(one, {**state, name: state[name].view(torch.int32)})
+    with pytest.raises(ValueError, match=r"1 tensors are not planned, such as 'decoder\.more'"):
         adopt_state(one, {**state, "decoder.more": torch.zeros(3)})

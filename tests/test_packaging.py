@@ -31,15 +31,15 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 # The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
     "SimpleITK": {"image", "grids"},
-    "nibabel": {"image"},
-    "isal": {"image"},
+    "nibabel": {"image", "nifti"},
+    "isal": {"nifti"},
     "nnunetv2": {"nnunet"},
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"nnunet"},
     "acvl_utils": {"nnunet"},
     "dynamic_network_architectures": {"nnunet", "network", "quick"},
     "nilearn": {"phantom", "viewer"},
-    "pydicom": {"dicom"},
+    "pydicom": {"dicom", "dicom_files", "dicom_pixels"},
     "highdicom": {"dicom_seg"},
     "monai": {"evaluate"},
     "blosc2": {"dataset"},
@@ -54,16 +54,21 @@ DOORS = {
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("__init__ errors wording undefined files labels modalities image grids cases loading dicom "
-     "recognise dicom_cases mapping jobs fingerprint plan resample nnunet dicom_seg dataset "
+    ("__init__ errors wording undefined strict told spreadsheet files labels sequence_vocabulary "
+     "sequence_words modalities nifti image grids accounting file_names drafts grouping cases "
+     "overlooked loading dicom_files dicom_header dicom_planes dicom_pixels dicom_identity dicom "
+     "recognise series_choice dicom_cases dicom_masks training_cases mapping jobs slices "
+     "fingerprint bounds architecture planned label_sets plan resample nnunet dicom_seg dataset "
      "registry tensors expected records overlap usage"),
-    "aggregate memory network imagine loss sampling sliding_window quick privacy masks",
+    ("aggregate memory network imagine loss supervision sampling sliding_window quick every_subset "
+     "privacy masks"),
     ("wire outgoing exchange door train rounds personal measure masked masked_site masked_server "
-     "segment model runs export coordinate preprocess predict reading evaluate page picture viewer "
-     "report subsets progress phantom_hospitals phantom phantom_federation partition comparison "
-     "comparison_rows comparison_page comparison_plots methods recall_quality"),
+     "tasks segment model runs export coordinate preprocess predict reading evaluate page picture "
+     "viewer report subsets progress phantom_hospitals phantom phantom_federation partition "
+     "comparison comparison_rows comparison_page comparison_plots trainings patients methods "
+     "recall_quality"),
     "embedded cli arguments",
-    "attack benchmark hospital local_network machine remote __main__",
+    "attack benchmark trainings_page hospital local_network machine remote __main__",
     "flare.kits flare.parcels",
     "flare.processes",
     "flare.job",

@@ -255,7 +255,7 @@ def test_a_site_has_links_to_what_it_holds_and_its_tests_have_all(
     for site in (*there.sites, *there.tests):
         for own in site.found.cases:
             source = brats.resolve() / own.name
-            assert own.label is not None
+            assert isinstance(own.label, Path)
             assert own.label.is_symlink()
             for kind, file in ({**own.files, "seg": own.label}).items():
                 word = BRATS_2021.get(kind, kind)

@@ -1,6 +1,7 @@
 """What prediction keeps, redoes, refuses and tells; by the command where a user sees it."""
 
 import csv
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -17,14 +18,14 @@ from small import MODALITIES, small_case, small_plans
 from mixmfl import image
 from mixmfl.cases import Case, find_cases
 from mixmfl.expected import SubsetDice
-from mixmfl.image import Grid, read_grid, read_labels, write_image
-from mixmfl.loading import Placing
+from mixmfl.image import Grid, make_grid, read_grid, read_labels, write_image
+from mixmfl.loading import LoadedCase, Placing
 from mixmfl.model import Model, load_model, save_model
 from mixmfl.network import network_state
 from mixmfl.predict import predict_folder
 from mixmfl.records import Outcome
 from mixmfl.rounds import RunSettings, first_state
-from mixmfl.segment import Options, segment
+from mixmfl.segment import Options, Recipe, prepare, segment
 
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)
@@ -102,6 +103,67 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
 
 
+def test_a_case_goes_on_from_the_sequences_that_can_be_used(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    (cases / "a" / "t1.nii.gz").write_bytes(b"")
+    (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
+    out, drop = tmp_path / "masks", Placing(leave_out=True)
+    came = predicted(model, cases, out, placing=drop, report=True)["a"]
+    assert (came.status, came.used, came.absent) == ("done", ("t2",), ("flair", "t1"))
+    assert came.reference == "t2"
+    assert [w.partition(":")[0] for w in came.warnings[:2]] == [
+        "flair was left out", "t1 was left out",
+    ]  # fmt: skip
+    for table in ("cases.csv", "cases.json", "report.html"):
+        assert "t1 was left out: " in (out / table).read_text()
+    assert predicted(model, cases, out, placing=drop)["a"].status == "kept"
+    write_case(tmp_path / "mended", ("t1",), 5)
+    shutil.copy(tmp_path / "mended" / "t1.nii.gz", cases / "a")
+    assert predicted(model, cases, out, placing=drop)["a"].used == ("t1", "t2")
+    strict = predicted(model, cases, tmp_path / "strict")["a"]
+    assert strict.status == "failed"
+    assert "there is no such file" in strict.reason
+
+
+def test_what_is_expected_is_asked_of_the_sequences_that_are_left(
+    cases: Path, tmp_path: Path
+) -> None:
+    (cases / "a" / "t1.nii.gz").write_bytes(b"")
+    known = [
+        SubsetDice(("t1", "t2"), {"lesion": (0.9, 9)}),
+        SubsetDice(("t2",), {"lesion": (0.2, 9)}),
+    ]
+    model = load_model(save(tmp_path / "m.safetensors", expected=known))
+    asked = {"placing": Placing(leave_out=True), "least_dice": 0.5}
+    came = predicted(model, cases, tmp_path / "masks", **asked)["a"]
+    assert came.status == "failed"
+    assert "Dice 0.200 is expected from t2" in came.reason
+
+
+def test_what_is_unlike_the_cases_of_the_plan_is_said(tmp_path: Path) -> None:
+    plans = small_plans(patch=(4, 16, 16))
+    planned = {**plans.configuration("3d_fullres"), "use_mask_for_norm": [True] * 3}
+    nested = {**plans.nnunet, "configurations": {"3d_fullres": planned}}
+    recipe = Recipe(dataclasses.replace(plans, nnunet=nested), "3d_fullres", MODALITIES)
+
+    def told(shape: tuple[int, ...], spacing: tuple[float, ...], edge: int) -> list[str]:
+        voxels = small_case(("t1",), 0, shape)[0]["t1"]
+        voxels[:, :edge], voxels[:, -edge:] = 0, 0
+        grid = make_grid(shape, spacing, (0, 0, 0), GRID.direction)
+        loaded = LoadedCase("p", {"t1": voxels}, None, grid, grid, "t1")
+        return list(prepare(loaded, [dataclasses.replace(recipe), recipe]).doubts)
+
+    assert told((12, 20, 18), (2.9, 1, 1), 3) == []
+    assert told((4, 20, 18), (3.1, 1, 1), 3) == [
+        "its voxels of 3.1 x 1 x 1 mm are far from the 1 x 1 x 1 mm of the model",
+        "it shows 4 slices only",
+    ]
+    assert told((12, 20, 18), (1, 0.3, 1), 3)[0].startswith("its voxels of 1 x 0.3 x 1 mm are far")
+    (skull,) = told((12, 42, 18), (1, 1, 1), 1)
+    assert skull.startswith("95% of its voxels are other than 0: its background was not removed")
+
+
 def test_a_mask_that_a_user_corrected_is_left_alone(
     model: Model, cases: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +209,8 @@ def damaged(cases: Path) -> None:
 
 
 def twice(cases: Path) -> None:
-    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "T2w.nii.gz")
+    for name in ("t1", "t2"):
+        shutil.copy(cases / "a" / f"{name}.nii.gz", cases / "a" / f"{name}w.nii.gz")
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def dice_between(one: np.ndarray, other: np.ndarray) -> float:
 def test_one_patient_as_archives_store_it_gets_one_mask(
     real_mri: Path, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from test_dicom import write_series
+    from small_dicom import write_series
 
     from mixmfl.grids import resample
     from mixmfl.image import Grid, read_image, read_labels, to_canonical, write_image

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import MODALITIES, small_plans
-from test_dicom import volume, write_series
+from small_dicom import volume, write_series
 
 from mixmfl import report
 from mixmfl.image import Grid

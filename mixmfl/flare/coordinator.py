@@ -19,13 +19,14 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from mixmfl import __version__
 from mixmfl.coordinate import NOT_CONNECTED, Answer, Answers
 from mixmfl.errors import MixmflError, QuorumError
-from mixmfl.exchange import describe_exchange, note, plain
+from mixmfl.exchange import describe_exchange, note
 from mixmfl.files import clear_unfinished, write_json
 from mixmfl.flare.job import Leg, leg_file, pause_file
 from mixmfl.flare.parcels import PARCEL, Offered, fetch, let_go
 from mixmfl.hospital import FAILED
 from mixmfl.remote import PlanOrders, load_orders, plan_remotely, train_remotely
 from mixmfl.wire import Message, Parcel, most_reply_bytes
+from mixmfl.wording import one_line
 
 _PATIENCE = 15.0
 """Seconds in which a site that has not fetched its last task must fetch the next."""
@@ -66,7 +67,7 @@ class Coordinator(Controller):
                 leg = Leg("done" if done else "paused")
         except QuorumError as error:
             leg = Leg("quorum", str(error))
-        except (MixmflError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        except Exception as error:  # whatever it was, the command that waits must be told
             self.log_exception(fl_ctx, "the job failed")
             named = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
             leg = Leg("failed", f"{named}{error}")
@@ -190,7 +191,7 @@ class _Asked:
     def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         result, client_task.result = client_task.result, None
         if PARCEL not in result:
-            self.refuse(f"its reply holds no message ({result.get_return_code()})")
+            self.refuse(f"its reply holds no message ({one_line(result.get_return_code())})")
             return
         self._coming = True
         # FLARE waits for us before it hears anybody else
@@ -205,7 +206,7 @@ class _Asked:
             reply = parcel.open(most)
             note(self._log, describe_exchange(f"came from {self._site}", parcel))
         except Exception as error:  # whatever a stranger can send must end here
-            self.refuse(f"its reply cannot be read ({plain(error)})")
+            self.refuse(f"its reply cannot be read ({one_line(error)})")
             return
         if reply.kind == FAILED:
             self.refuse(_failure(reply))
@@ -223,5 +224,5 @@ class _Asked:
 def _failure(reply: Message) -> str:
     theirs = reply.record.get("version")
     if theirs != __version__:
-        return f"runs mixmfl {plain(theirs)}, the coordinator {__version__}; install the same"
-    return f"could not do it ({plain(reply.record.get('error'))})"
+        return f"runs mixmfl {one_line(theirs)}, the coordinator {__version__}; install the same"
+    return f"could not do it ({one_line(reply.record.get('error'))})"

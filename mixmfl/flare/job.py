@@ -3,6 +3,7 @@
 import math
 import tempfile
 import time
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,17 @@ from typing import Literal
 
 from nvflare.fuel.flare_api.flare_api import Session
 
+from mixmfl.errors import DataError
 from mixmfl.files import read_json, write_json
 from mixmfl.flare.kits import COORDINATOR_CLASS, SITE_CLASS
 from mixmfl.flare.processes import patiently
+from mixmfl.told import Told
 
 _ENDING = 15.0
 """Seconds that FLARE has to end a job whose work is done; twice that for one that is stopped."""
+
+
+Status = Literal["done", "paused", "quorum", "failed"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Leg:
         reason: Where it failed.
     """
 
-    status: Literal["done", "paused", "quorum", "failed"]
+    status: Status
     reason: str = ""
 
 
@@ -72,9 +78,16 @@ def run_job(
             while not _has_ended(session, number) and time.monotonic() < until:
                 time.sleep(1)
     if told.is_file():
-        return Leg(**read_json(told))
+        return _read_leg(told)
     status = session.get_job_meta(number).get("status")
     return Leg("failed", f"FLARE ended the job as {status} before it began; see the server's log")
+
+
+def _read_leg(file: Path) -> Leg:
+    told = Told(read_json(file), str(file), DataError).only(["status", "reason"])
+    if not isinstance(reason := told.content["reason"], str):
+        raise told.wrong("reason", "text")
+    return Leg(typing.cast(Status, told.choice("status", typing.get_args(Status))), reason)
 
 
 def _has_ended(session: Session, number: str) -> bool:

@@ -1,6 +1,5 @@
 """Start-up kits: what the coordinator and every hospital need to join, and what each allows."""
 
-import json
 import os
 import re
 import shutil
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cryptography import x509
 from nvflare.lighter.entity import Project
@@ -21,6 +20,8 @@ from nvflare.lighter.provisioner import Provisioner
 
 from mixmfl.errors import DataError
 from mixmfl.files import read_json, write_json
+from mixmfl.masked import MOST_SITES
+from mixmfl.wording import quoted
 
 COORDINATOR = "coordinator"
 ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
@@ -76,12 +77,9 @@ class Network:
         sites = told.get("sites")
         if not (
             set(told) == {"server", "sites"}
-            and _is_name(host, rf"{_LABEL}(\.{_LABEL})*")
-            and port.isdecimal()
-            and 0 < int(port) < 2**16
-            and isinstance(sites, list)
-            and sites
-            and all(isinstance(name, str) and _is_name(name, _LABEL) for name in sites)
+            and _is_host(host)
+            and _is_port(port)
+            and _are_sites(sites)
             # of folders, too, and not everywhere are these two where only the case differs
             and len(names := {name.lower() for name in sites}) == len(sites)
             and not names & {*_TAKEN, host.lower()}
@@ -215,26 +213,44 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
             "where it belongs"
         )
     told = read_json(config)
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except ValueError as error:
+        raise _damaged(certificate, error) from None
     expires = found.not_valid_after_utc
     if expires < datetime.now(timezone.utc):
         raise DataError(
             f"{certificate}: expired on {expires:%Y-%m-%d}; have the kit made anew by "
             "mixmfl_provision --renew"
         )
-    name = COORDINATOR if coordinator else str(told["client"]["fqsn"])
-    return Kit(folder.resolve(), name, told["servers"][0]["service"]["target"], expires)
+    try:
+        name = COORDINATOR if coordinator else told["client"]["fqsn"]
+        server = told["servers"][0]["service"]["target"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise _damaged(config, error) from None
+    host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
+    if not _is_host(host) or not _is_port(port) or not _is_site(name):
+        raise _damaged(config, f"server {quoted(server)}, name {quoted(name)}")
+    return Kit(folder.resolve(), name, server, expires)
 
 
 def site_names(kit: Kit) -> tuple[str, ...]:
-    """Return the hospitals that kits were made for together with the coordinator's."""
-    return tuple(read_json(kit.folder / "local" / _SITES)["sites"])
+    """Return the hospitals that kits were made for together with the coordinator's.
+
+    Raises:
+        DataError: The kit is damaged.
+    """
+    file = kit.folder / "local" / _SITES
+    names = read_json(file).get("sites")
+    if not _are_sites(names):
+        raise _damaged(file, f"sites {quoted(names)}")
+    return tuple(names)
 
 
 def _write_policies(kit: Path, name: str) -> None:
     """Say in a kit what its owner's FLARE lets others do."""
     local = kit / "local"
-    resources = json.loads((local / "resources.json.default").read_text(encoding="utf-8"))
+    resources = read_json(local / "resources.json.default")
     resources["class_allow_list"] = [COORDINATOR_CLASS if name == COORDINATOR else SITE_CLASS]
     resources["class_list_enforcement_mode"] = "enforce"
     # FLARE would stream a hospital's error log to the server; ours stays in the house
@@ -248,9 +264,29 @@ def _write_policies(kit: Path, name: str) -> None:
         )
 
 
+def _is_host(name: str) -> bool:
+    return _is_name(name, rf"{_LABEL}(\.{_LABEL})*")
+
+
+def _is_site(name: Any) -> bool:
+    return isinstance(name, str) and _is_name(name, _LABEL)
+
+
+def _are_sites(names: Any) -> TypeGuard[list[str]]:
+    return isinstance(names, list) and 0 < len(names) <= MOST_SITES and all(map(_is_site, names))
+
+
+def _is_port(digits: str) -> bool:
+    return re.fullmatch("[0-9]{1,5}", digits) is not None and 0 < int(digits) < 2**16
+
+
 def _is_name(name: str, form: str) -> bool:
     """Say whether a name is of a form, and short enough to go into a certificate."""
     return len(name) <= _LONGEST_NAME and re.fullmatch(form, name) is not None
+
+
+def _damaged(file: Path, why: object) -> DataError:
+    return DataError(f"{file}: is damaged ({why}); have the kit made anew by mixmfl_provision")
 
 
 class _Quiet:

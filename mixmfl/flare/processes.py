@@ -154,12 +154,18 @@ def _settle_server(kit: Kit) -> None:
     """Name absolute places in the kit for what the server stores, and see that its port is free."""
     file = kit.folder / "local" / "resources.json"
     resources = read_json(file)
-    for component in resources["components"]:
-        if component["id"] == "job_manager":
-            component["args"]["uri_root"] = str(kit.folder / "jobs")
-    resources["servers"][0]["heart_beat_timeout"] = 120  # seconds until a silent site is given up
-    storage = resources["snapshot_persistor"]["args"]["storage"]
-    storage["args"]["root_dir"] = str(kit.folder / "snapshots")
+    try:
+        for component in resources["components"]:
+            if component["id"] == "job_manager":
+                component["args"]["uri_root"] = str(kit.folder / "jobs")
+        resources["servers"][0]["heart_beat_timeout"] = 120  # s until a silent site is given up
+        storage = resources["snapshot_persistor"]["args"]["storage"]
+        storage["args"]["root_dir"] = str(kit.folder / "snapshots")
+    except (KeyError, IndexError, TypeError) as error:
+        raise MixmflError(
+            f"{file}: is damaged ({type(error).__name__}: {error}); have the kit made anew by "
+            "mixmfl_provision"
+        ) from None
     write_json(file, resources)
     port = int(kit.server.rpartition(":")[2])
     with socket.socket() as probe:

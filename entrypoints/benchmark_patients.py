@@ -1,0 +1,122 @@
+"""``mixmfl_benchmark_patients``: methods compared on patients, over folds and modality sets."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl import arguments, cli
+from mixmfl.errors import MixmflError
+
+if TYPE_CHECKING:
+    from mixmfl.benchmark import Benchmark
+    from mixmfl.patients import Study
+
+DESCRIPTION = """\
+Compare methods on the patients of several hospitals. DATA holds a folder per hospital and
+splits.json with modality sets (what a hospital may train on) and test folds; it is only read. For
+every set and fold a federation is made, preprocessed, trained with each method and scored on the
+fold's patients from every subset of their modalities; the fold is the seed. OUT gets a folder per
+set and fold, and SIZE.md: differences with intervals over patients and trainings. Run again, it
+goes on; with more methods, sets or folds, it adds them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    made = cli.parser("mixmfl_benchmark_patients", DESCRIPTION)
+    made.add_argument("-i", "--input", type=Path, required=True, metavar="DATA", help="patients")
+    made.add_argument("-o", "--out", type=Path, required=True, help="outside DATA")
+    made.add_argument(
+        "--methods",
+        default="local,fedavg,union,tailored,no-memory,mdm",
+        help="comma-separated, as of mixmfl_benchmark --list",
+    )
+    made.add_argument("--sets", default="A,C", help="comma-separated modality sets; default: A,C")
+    made.add_argument("--folds", default="0,1", help="comma-separated test folds; default: 0,1")
+    made.add_argument(
+        "--size",
+        default="1000",
+        help="steps of each site, quick or full, as of mixmfl_benchmark; default: 1000",
+    )
+    made.add_argument(
+        "--reference",
+        default="no-memory",
+        help="method that others are compared with; default: no-memory",
+    )
+    made.add_argument("--preset", default="patients", help="shipped preset or a .json of your own")
+    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    made.add_argument(
+        "--only-tables", action="store_true", help="train nothing; write tables of what is done"
+    )
+    arguments.add_processes(made)
+    arguments.add_device(made)
+    return cli.run(made, argv, _work)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from mixmfl import benchmark, methods
+    from mixmfl.jobs import Workers
+    from mixmfl.patients import read_study
+    from mixmfl.trainings_page import write_page
+
+    names = methods.choose(options.methods.split(","))
+    arguments.check_processes(options.processes)
+    folds = _folds(options.folds)
+    study = read_study(options.input)
+    _tell_refused(study)
+    device = str(arguments.device(options.device))
+    failed: list[str] = []
+    for fold in folds:
+        for modality_set in options.sets.split(","):
+            if options.only_tables:
+                continue
+            try:
+                asked = _open(options, study, modality_set, fold, device)
+                with cli.bars() as report, Workers(options.processes, report) as pool:
+                    told = benchmark.run_all(asked, names, [fold], pool)
+                if asked.done():
+                    benchmark.summarise(asked, options.reference)
+            except MixmflError as error:  # one federation does not stop the others
+                told = [str(error)]
+            failed += [f"{modality_set}{fold}: {reason}" for reason in told]
+            for reason in told:
+                print(f"{modality_set}{fold}: {reason}", file=sys.stderr)
+    print(write_page(options.out, options.size, options.reference))
+    return cli.SOME_FAILED if failed else 0
+
+
+def _folds(written: str) -> list[int]:
+    if not all(word.isdecimal() for word in written.split(",")):
+        raise MixmflError(f"--folds {written}: whole numbers from 0 are needed, as in 0,1")
+    return sorted({int(word) for word in written.split(",")})
+
+
+def _tell_refused(study: "Study") -> None:
+    for site, refused in study.refused.items():
+        for each in refused:
+            print(f"{site}/{each.name}: refused, {each.reason}", file=sys.stderr)
+
+
+def _open(
+    options: argparse.Namespace, study: "Study", modality_set: str, fold: int, device: str
+) -> "Benchmark":
+    """Make a federation, preprocess it and open its benchmark, as far as that is not done."""
+    from mixmfl.benchmark import open_benchmark
+    from mixmfl.patients import write_patients
+
+    folder = options.out / f"{modality_set}{fold}"
+    if not (folder / "federation" / "federation.json").is_file():
+        write_patients(study, modality_set, fold, folder / "federation")
+    cli.run_shown(
+        "mixmfl_plan_preprocess", "-i", folder / "federation", "-o", folder / "work",
+        "--preset", options.preset, "-c", options.configuration,
+        "--processes", options.processes,
+    )  # fmt: skip
+    return open_benchmark(
+        folder / "work", folder / options.size, options.configuration, options.size, device, 0
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

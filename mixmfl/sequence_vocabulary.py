@@ -1,0 +1,240 @@
+"""The words that people write into descriptions of MR sequences, by what they mean.
+
+They are written without accents and in lower case. A phrase of several words counts before its
+parts. English, German, French, Spanish, Dutch and Italian lie side by side: which language a
+hospital writes is not known.
+"""
+
+from collections.abc import Mapping
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(part.split()) for part in text.split(","))
+
+
+# What a word says of the contrast of the image.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "t1": _phrases("""
+        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, wt1, pt1, t1 pond
+    """),
+    "t1 native": _phrases("t1n, t1nat"),
+    "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc"),
+    "t1 by technique": _phrases("""
+        mprage, mp rage, mp-rage, memprage, mempr, mp2rage, mpragec, bravo, spgr, fspgr, irspgr,
+        irfspgr, efgre3d, vibe, starvibe, lava, thrive, ethrive, tfe, itfe, t1tfe, mdeft, tfl,
+        tfl3d, turboflash, 3dtfe, turbofield, mpr gradwarp, mpr r gradwarp, mpr n3, fastmprage,
+        wave mprage
+    """),
+    "t2": _phrases("""
+        t2, t2w, t2wi, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, wt2, t2 pond, t2tse,
+        t2fse
+    """),
+    "flair": _phrases("""
+        flair, flairw, eflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, tirm dark, fluid
+        dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair
+    """),
+    "t2star": _phrases("""
+        t2star, t2 star, t2starw, t2 star w, t2starwi, t2 s, t2stern, hemo, haemo, heme,
+        hemoflash, mpgr, medic, merge, t2 hemo, star t2
+    """),
+    "swi": _phrases("""
+        swi, swan, ven bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
+        suszeptibilitat, qsm swi
+    """),
+    "pd": _phrases("pd, pdw, pdwi, proton density, protondensity, densite de protons, dp"),
+    "dwi": _phrases("""
+        dwi, edwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff,
+        b1000, b 1000, b800, b900, b1200, isotropic dwi, resolve, dwib1000
+    """),
+    "adc": _phrases("adc, adcmap, adc map, dadc, apparent diffusion coefficient"),
+}  # fmt: skip
+
+# What a word says the image is, if none of ours; the first that is found counts.
+ASIDES: Mapping[str, tuple[str, ...]] = {
+    "screen shot": _phrases("""
+        screen save, screensave, screenshot, screen shot, phoenixzipreport, phoenix, key images,
+        secondary capture, exam card, examcard, dose report, protocol page
+    """),
+    "localiser": _phrases("""
+        localizer, localiser, localizers, localisers, loc, scout, scouts, survey, 3plane, 3 plane,
+        three plane, 3 pl, 3pl, aahead, aahscout, aascout, aahead scout, smartbrain, lokalizer,
+        lokalisator, localizador, localisateur, localizzatore, lokalizator, reperage, topogram,
+        scanogram, pilot, plan scan, planscan, surveys, locator, localisatie, localise, localize,
+        localization, localisation
+    """),
+    "calibration": _phrases("""
+        calibration, cal, calib, kalibration, calibracion, calibrazione, coil survey, senseref,
+        sense ref, refscan, ref scan, reference scan, prescan, b1map, b1 map, b1 mapping, noise
+        scan, shim, coilsurvey, kalibrierung, calibrage, quickcal
+    """),
+    "subtraction": _phrases("""
+        sub, subs, subtr, subtract, subtracted, subtraction, subtraktion, soustraction,
+        sustraccion, sottrazione, subtractie, difference, subtractions, substraction
+    """),
+    "projection": _phrases("""
+        mip, mips, minip, mpmip, projection, projection image, projections, proj, volume
+        rendering, vrt, radial mip, collapse, collapsed, pjn, vr, 3d rendering, thickmip
+    """),
+    "spectroscopy": _phrases("""
+        mrs, csi, svs, spectro, spectroscopy, spektroskopie, spectroscopie, mrsi, press, steam,
+        probe p, probe, mega press, megapress
+    """),
+    "angiography": _phrases("""
+        tof, 3dtof, 2dtof, mra, mrv, mrangio, angio, angiography, angiographie, angiografia,
+        angiogram, venogram, venography, inhance, trance, inflow, pca, pc3d, cemra, ce mra, phase
+        contrast, phasecontrast, pc mrv, arm, 3dpc, pcmra, tofs, circle of willis, 3d pc, 2d pc,
+        pc angio, ceangio, bloodflow, flow, qflow, fl tof, toff, venc, angiotof, tricks
+    """),
+    "field map": _phrases("""
+        fieldmap, field map, fieldmapping, field mapping, fmap, b0map, b0 map, topup, phasediff,
+        magnitude1, magnitude2, phase1, phase2, fieldmaphz, distortion, spinechofieldmap,
+        distortionmap, fieldmaps, gre field, grefieldmapping, feldkarte, se epi
+    """),
+    "perfusion": _phrases("""
+        perf, perfusion, perfusione, perfusie, pwi, dsc, asl, pcasl, pasl, casl, cbf, cbv, rcbv,
+        rcbf, mtt, ttp, tmax, ktrans, relcbf, relcbv, relmtt, gbp, pbp, perfusionweighted,
+        neuroperf, easl, aif, m0scan, m0, leakage, swip perfusion, tirf, perfusions
+    """),
+    "functional": _phrases("""
+        bold, fmri, rsfmri, rfmri, resting, restingstate, resting state, rest fmri, sbref, task,
+        ep2d bold, nback, mosaic, moco, epibold, rs fmri, restfmri, fingertapping, finger tapping,
+        fcmri
+    """),
+    "dynamic": _phrases("""
+        dce, dyn, dynamic, dynamisch, dynamique, dinamico, dinamica, twist, disco, grasp,
+        dynamics, time resolved, 4d, cine, dinamic, twistvibe, dynamiek
+    """),
+    "diffusion map": _phrases("""
+        fa, colfa, fractional anisotropy, tensor, eadc, exp adc, expadc, exponential,
+        tractography, color fa, fa map, tracts, md map, exponential adc, expapparent, eapparent,
+        fractional
+    """),
+    "diffusion tensor series": _phrases("""
+        dti, hardi, noddi, dsi, dki, dwi dti, diffdirs, multishell, dtiep
+    """),
+    "magnetisation transfer": _phrases("""
+        mtc, mt, mton, mtoff, mt on, mt off, mtr, mtsat, magnetization transfer, magnetisation
+        transfer, cest, aptw, apt, mtw
+    """),
+    "map": _phrases("""
+        t1map, t2map, t1 map, t2 map, t1 mapping, t2 mapping, t1 images, t2 images, relaxometry,
+        r2star, r2s, t1rho, t1 rho, qt1, qt2, mwf, qsm, t2star map, r1 map, r2 map, r1map, r2map,
+        pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map, maps, t2 maps,
+        t1 maps
+    """),
+    "synthetic": _phrases("""
+        synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas
+    """),
+    "elastography": _phrases("mre, elastography, elastogram"),
+    "steady state": _phrases("""
+        ciss, fiesta, fiestac, trufi, truefisp, btfe, b tfe, bffe, b ffe, bssfp, ssfp, balanced,
+        fiesta c, true fisp, de3d, dess, psif
+    """),
+    "STIR": _phrases("stir, stirs, t2stir"),
+    "double inversion": _phrases("""
+        double inversion, double ir, doubleir, dir space, space dir, spc dir, t2 dir, dir t2, sag
+        dir, 3d dir, ax dir
+    """),
+    "phase-sensitive inversion": _phrases("psir, phase sensitive, fgatir, flaws, wmnull"),
+    "one inversion of an MP2RAGE": _phrases("inv1, inv2, inv 1, inv 2"),
+    "phase": _phrases("""
+        phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
+    """),
+    "deformation": _phrases("""
+        warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
+        displacement, warpfield
+    """),
+    "mask": _phrases("""
+        mask, masks, seg, segs, dseg, probseg, segmentation, segmentations, label, labels, aseg,
+        aparc, roi, rois, contour, contours, rtstruct, parcellation, maske, masque, mascara,
+        maschera, pveseg, brainmask, tissue, defacemask, headmask
+    """),
+    "another imaging method": _phrases("ct, cta, pet, fdg, spect, cbct, ultrasound"),
+}  # fmt: skip
+
+# What a word says about a contrast agent, alone or with the word beside it.
+AGENTS: Mapping[str, tuple[str, ...]] = {
+    "agent": _phrases("""
+        gd, gad, gado, gadolinium, gadolinio, gadolineum, gadovist, gadavist, dotarem, magnevist,
+        multihance, prohance, omniscan, clariscan, vueway, elucirem, gadoteridol, gadobutrol,
+        gadoterate, gadopentetate, gdtpa, gddtpa, gd dtpa, gd dota, gddota, gadopiclenol, km,
+        kontrast, kontrastmittel, contrast, contrasto, contraste, contrastmiddel,
+        contrastvloeistof, ce, mdc, mezzo di contrasto, medio de contraste, produit de contraste,
+        pdc, cte, inj, injected, injection, injecte, injectee, enhanced, enhancement,
+        contrastenhanced, contrast enhanced, contrast agent, iniettato, gdc, civ, ivc, contrast
+        medium, dye
+    """),
+    "letter": _phrases("c, g, iv, ev"),
+    "with": _phrases("""
+        postcontrast, postcontraste, poscontraste, postgd, postgad, postgado, postkm, postcon,
+        post con, w con, with con, mkm, nkm, pkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
+        postcontrasto, pc gd, postinj, postinjection, cmdc, mmdc, pmdc, postmdc, dopomdc, posgad,
+        wcontrast, wgd, wgad, wcon, postc, postce, post iv, gdplus, with iv
+    """),
+    "without": _phrases("""
+        native, nativ, nativo, nativa, natif, plain, blanco, precontrast, precontraste, pregd,
+        pregad, pregado, prekm, precon, pre con, non con, noncon, wo con, without con, no con, w o
+        con, noncontrast, nocontrast, nogad, nogd, unenhanced, okm, ohnekm, vkm, vorkm, basale,
+        nonenhanced, smdc, precontrasto, preinj, nativt1, wocontrast, wogad, wogd, wocon, nongd,
+        nongad, nc, prec, premdc, senzamdc, sanscontraste, sansinj, nonce
+    """),
+    "both": _phrases("""
+        wwo, w wo, w without, with and without, w and wo, with without, w w o, either
+    """),
+    "post": _phrases("post, pos"),
+    "pre": _phrases("pre"),
+    "not": _phrases("without, wo, w o, ohne, sans, sin, zonder, senza, sem"),
+    "perhaps not": _phrases("no, non, not, o, none, kein, keine, geen, sg"),
+    "before": _phrases("before, prior, vor, v, avant, antes, voor, prima"),
+    "beside": _phrases("""
+        with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras, p
+    """),
+    "plus": _phrases("plus"),
+    "minus": _phrases("minus"),
+    "dash": _phrases("dash"),
+}  # fmt: skip
+
+# Words that say neither, and those that would be mistaken for others without their neighbour.
+NEUTRAL: Mapping[str, tuple[str, ...]] = {
+    "other": _phrases("""
+        flow comp, flow compensated, flow compensation, post op, pre op, postop, preop, post
+        fossa, posterior fossa, post surgery, post rt, pre rt, post surgical, post treatment, pre
+        treatment, post biopsy, c spine, c sp, cspine, c wirbel, c kolom, post processed,
+        postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
+        mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
+        pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation
+    """),
+    "two echoes": _phrases("""
+        dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
+    """),
+    "break": (":",),
+    "filler": _phrases("""
+        i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
+    """),
+    "orientation": _phrases("""
+        ax, axi, axial, axiaal, axiale, assiale, sag, sagittal, sagitt, sagital, sagittale,
+        sagittaal, cor, coronal, coronale, coronaal, koronar, tra, trans, transv, transversal,
+        transverse, transversaal, obl, oblique, tr, 3d, 2d, brain, head, kopf, schadel, cerebro,
+        cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro, whole, vol, volume, ist, iso,
+        isotropic, hr, highres
+    """),
+    "technique": _phrases("""
+        tse, fse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir, fl2d, fl3d,
+        flash, gre, ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre, mffe, tirm, space,
+        spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial, star,
+        dixon, ideal, flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc, cs,
+        caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,
+        drive, mt0, we, rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted,
+        rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
+        images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
+        gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy, opp,
+        out, f, in, cv, orig, original
+    """),
+}  # fmt: skip
+
+# Sequences that make a T2 a T2*.
+GRADIENT_ECHOES = frozenset(
+    _phrases("gre, ffe, eg, me2d, gradiente, gradient, gradientecho, fl2d, fl3d, flash, fgre, mffe")
+)
+
+MEANINGS: Mapping[str, tuple[str, ...]] = {**KINDS, **ASIDES, **AGENTS, **NEUTRAL}

@@ -1,0 +1,128 @@
+"""The cases that a site trains on: as prediction finds them, each with its mask.
+
+Masks of DICOM cases are NIfTI files, in the case's folder or of its name, or DICOM Segmentation
+objects among its series.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mixmfl.cases import Case, Found, Given, Refused, find_cases, holds_images
+from mixmfl.dicom import Series
+from mixmfl.dicom_cases import FoundDicom, Row, combine, find_dicom
+from mixmfl.dicom_masks import MODALITY, DrawnMask
+from mixmfl.image import Source
+from mixmfl.labels import Labels
+from mixmfl.modalities import Modalities
+
+
+def find_training_cases(
+    folder: Path,
+    modalities: Modalities,
+    describe: Callable[[], Labels],
+    mapping: Mapping[str, Given] | None = None,
+) -> tuple[Found, tuple[Row, ...]]:
+    """Find the cases of a folder that have a mask; the others are refused.
+
+    Args:
+        folder: Of a site.
+        modalities: The words for modalities.
+        describe: Returns what the values of its masks mean; asked where there is DICOM.
+        mapping: By DICOM series, what a user gave it.
+
+    Returns:
+        The cases, and what every DICOM series was taken for.
+
+    Raises:
+        DataError: As ``dicom_cases.find_all``; or nothing says what the values of masks mean.
+    """
+    dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else FoundDicom((), (), ())
+    if not (dicom.rows or dicom.damaged):
+        return find_cases(folder, modalities, labels_needed=True), ()
+    found = Found((), (), (), "DICOM", None, folder)
+    if holds_images(folder):
+        found = find_cases(folder, modalities)
+        found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    labels, cases = describe(), []
+    taken: set[str] = set()
+    for case in dicom.cases:
+        masks = _masks_of(case, dicom.cases, found.masks, folder)
+        taken |= masks.keys()
+        drawn = [_drawn(row.series, case, labels) for row in _segmentations(case, dicom.rows)]
+        cases.append(_with_mask(case, [*masks.values(), *drawn]))
+    unused = [item for item in found.refused if item.name not in taken]
+    found = dataclasses.replace(found, refused=tuple(unused))
+    both = combine(found, dataclasses.replace(dicom, cases=tuple(c for c in cases if c.label)))
+    refused = [Refused(c.name, c.notes[-1]) for c in cases if not c.label]
+    refused += [Refused(c.name, _NO_MASK) for c in both.cases if not c.label]
+    return dataclasses.replace(
+        both,
+        cases=tuple(case for case in both.cases if case.label),
+        refused=tuple(sorted((*both.refused, *refused), key=lambda item: item.name)),
+    ), dicom.rows
+
+
+_NO_MASK = "no label, which training needs"
+
+
+def _with_mask(case: Case, masks: Sequence[Path | Source]) -> Case:
+    """Return the case with its mask; where it has not one, with a last note of why."""
+    if len(masks) == 1:
+        return dataclasses.replace(case, label=masks[0])
+    told = _NO_MASK
+    if masks:
+        told = f"{len(masks)} masks: {', '.join(mask.name for mask in masks)}; keep one of them"
+    return dataclasses.replace(case, notes=(*case.notes, told))
+
+
+def _drawn(series: Series, case: Case, labels: Labels) -> DrawnMask:
+    grids = {
+        name: image.grid
+        for name, image in case.images.items()
+        if isinstance(image, Series) and image.grid is not None
+    }
+    return DrawnMask(series.files[0], grids, labels)
+
+
+def _segmentations(case: Case, rows: Sequence[Row]) -> list[Row]:
+    return [
+        row
+        for row in rows
+        if row.case == case.name and row.series.header.modality.upper() == MODALITY
+    ]
+
+
+def _masks_of(
+    case: Case, cases: Sequence[Case], masks: Mapping[str, Path], folder: Path
+) -> dict[str, Path]:
+    """Return the masks, by the name that they were found by, that are of a DICOM case.
+
+    A mask is of the case whose name it has, or which has a folder of that name; else of the only
+    case with images in the nearest folder around it that holds any.
+    """
+    mine = {}
+    for name, file in masks.items():
+        owners = [each.name for each in cases if name in _names(each, folder)]
+        around = [place for place in file.parents if place != folder and folder in place.parents]
+        while not owners and around:
+            place = around.pop(0)
+            owners = [e.name for e in cases if any(p.is_relative_to(place) for p in _places(e))]
+        if owners == [case.name]:
+            mine[name] = file
+    return mine
+
+
+def _places(case: Case) -> set[Path]:
+    """Return the folders that a case's images lie in."""
+    return {file.parent for image in case.images.values() for file in getattr(image, "files", ())}
+
+
+def _names(case: Case, folder: Path) -> set[str]:
+    """Return the case's name, and those of the folders that all of its images lie below."""
+    levels: dict[int, set[str]] = defaultdict(set)
+    for place in _places(case):
+        for depth, part in enumerate(place.relative_to(folder).parts):
+            levels[depth].add(part)
+    return {case.name, *(next(iter(parts)) for parts in levels.values() if len(parts) == 1)}
