@@ -14,7 +14,7 @@ from mixmfl.errors import MixmflError
 
 if TYPE_CHECKING:
     from mixmfl.personal import Personal
-    from mixmfl.plan import Plans
+    from mixmfl.plan import Plans, usual_configuration
     from mixmfl.rounds import RunSettings
     from mixmfl.runs import Run, SiteRound
 
@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = cli.parser("mixmfl_train_federated", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
     made.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
-    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="3d_fullres")
+    made.add_argument(
+        "-c",
+        "--configuration",
+        choices=("2d", "3d_fullres"),
+        help="default: the one that was preprocessed, of both 3d_fullres",
+    )
     made.add_argument("--rounds", type=int, help="default: the plans'")
     made.add_argument(
         "--local-steps", type=int, help="of each site in a round; default: the plans'"
@@ -105,6 +110,7 @@ def _work(options: argparse.Namespace) -> int:
             f"-i FEDERATION -o {options.input}"
         )
     plans = Plans.load(options.input / "plans.json")
+    options.configuration = options.configuration or usual_configuration(options.input, plans)
     planned = plans.training
     if options.masked and options.updates:
         raise MixmflError("--updates: with --masked sites send fixed-point numbers; leave it away")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.image import OTHER_FORMATS
+from mixmfl.image import FILE_ENDINGS, OTHER_FORMATS
 from mixmfl.spreadsheet import cell
 
 LABEL = "label"
@@ -75,7 +75,18 @@ def _why_not_read(path: Path) -> str:
     ending = other_format(path)
     if ending:
         return f"{OTHER_FORMATS[ending]} is not read; convert it to NIfTI (.nii.gz)"
+    if path.name.lower().endswith(FILE_ENDINGS):
+        return "an image outside the folders that are read in this layout"
+    if owner := _header_of(path):
+        return f"the voxels of {owner}"
     return "no image that we know"
+
+
+def _header_of(path: Path) -> str:
+    """Return the header, in a file of its own, that a file of voxels belongs to."""
+    stem = path.name.split(".")[0]
+    found = (path.with_name(f"{stem}{ending}") for ending in (".mhd", ".nhdr"))
+    return next((each.name for each in found if each.is_file() and each != path), "")
 
 
 def other_format(path: Path) -> str:

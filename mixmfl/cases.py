@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.accounting import LABEL, Told, inside, other_format, rest_below
-from mixmfl.drafts import Draft
+from mixmfl.drafts import Draft, GatheredFile
 from mixmfl.errors import DataError
 from mixmfl.file_names import FileName, read_name
 from mixmfl.files import files_below
@@ -170,8 +170,8 @@ def find_cases(
         fault = chosen.fault
         if not fault and not name.isprintable():
             fault = "a file cannot have this name; rename the case"
-        if draft.files and all(file.given and not file.said.is_known for file in draft.files):
-            fault, chosen = "", replace(chosen, images={})  # the user set all of it aside
+        if draft.files and all(_is_set_aside(file) for file in draft.files):
+            pass  # by the user, or by BIDS
         elif fault:
             refused.append(Refused(name, fault))
         else:
@@ -236,6 +236,11 @@ def describe(found: Found) -> str:
         lines.append(f"set aside {plural(len(aside), 'file')}:")
         lines += _first_of([f"  {inside(each.path, found.folder)}: {each.why}" for each in aside])
     return "\n".join(lines)
+
+
+def _is_set_aside(file: GatheredFile) -> bool:
+    """Say whether a file makes no case that could be refused."""
+    return (file.given and not file.said.is_known) or bool(file.said.is_bids and file.said.aside)
 
 
 def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:

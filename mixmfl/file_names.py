@@ -50,9 +50,9 @@ _PROCESSING = frozenset((
     "n4itk", "n4bfc", "biascorr", "bfc", "bias", "biascorrected", "unbiased", "corrected",
     "corr", "warped", "reg", "registered", "coreg", "coregistered", "aligned", "rigid",
     "affine", "normalized", "normalised", "mni", "mni152", "preproc", "preprocessed",
-    "processed", "denoised", "restore", "resampled", "resliced", "reoriented", "reorient",
-    "std", "rai", "ras", "lps", "crop", "cropped", "robustfov", "defaced", "deface", "zscore",
-    "histmatch",
+    "processed", "denoised", "pp", "unstripped", "restore", "resampled", "resliced",
+    "reoriented", "reorient", "std", "rai", "ras", "lps", "crop", "cropped", "robustfov",
+    "defaced", "deface", "zscore", "histmatch",
 ))  # fmt: skip
 # "T1_to_T2" is a T1 on the grid of a T2
 _CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "2", "space", "reg"))
@@ -241,7 +241,7 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
         if not meaning or meaning in ("beside", "filler", "before", "other", "perhaps not"):
             return False
         if re.search(r"\d", word) and meaning in ("technique", "orientation"):
-            return word in ("2d", "3d")  # "p2" may be a patient
+            return word in ("2d", "3d") or len(word) > 3  # "p2" may be a patient
         return len(word) > 2 or meaning in ("agent", "orientation")
 
     def has_kind(after: int) -> bool:
@@ -252,7 +252,7 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
             start += 1
             continue
         # PD-012_t1 is of patient PD-012, and lesion_001_t2 of lesion_001
-        numbered = start + 1 < len(words) and _is_number(words[start + 1])
+        numbered = not start and len(words) > 1 and _is_number(words[1])
         contrast = meaning_of(words[start]).split()[:1] in (["t1"], ["t2"], ["flair"])
         if numbered and not contrast and has_kind(start + 2):
             start += 2

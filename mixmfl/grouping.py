@@ -7,7 +7,7 @@ and cannot be told apart is refused: a patient in pieces would be masked from on
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mixmfl.modalities import Modalities
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
+_NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
     "or by their modality alone (t1.nii.gz) in a folder per patient, or say by --mapping"
@@ -80,16 +81,24 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
         return (top, "") if top else (file.place if rest else file.home, rest)
 
     key_of = {file.path: key(file) for file in known if file.said.modality}
+    places: dict[Parts, set[str]] = defaultdict(set)  # where cases are, with their rests
+    for place, rest in key_of.values():
+        places[place].add(rest)
     for file in known:
         if file.said.is_label:
-            key_of[file.path] = _key_of_label(file, key(file), key_of)
-    name_of = _name_cases(set(key_of.values()), folder)
+            key_of[file.path] = _key_of_label(file, key(file), places)
+    keys = set(key_of.values())
+    name_of = _name_cases(keys, folder)
+    beside: dict[Path, set[Key]] = defaultdict(set)
+    for path, each in key_of.items():
+        beside[path.parent].add(each)
     placed, faults = [], defaultdict(list)
     for file in files:
         if file.said.is_known:
             placed.append((file, name_of[key_of[file.path]]))
         else:
-            owner = _owner(file, key(file), key_of, folder)
+            near = beside[file.path.parent] if file.path.parent != folder else set()
+            owner = _owner(file, key(file), keys, near)
             name = name_of[owner] if owner else "_".join(file.place) or file.said.case
             placed.append((file, name))
     for name, count in Counter(name_of.values()).items():
@@ -109,6 +118,9 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
     said = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if parents and _is_label_folder(parents[-1], modalities) and not said.aside:
         said = replace(said, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
+    if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
+        aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
+        said = replace(said, modality=None, is_label=False, doubt="", aside=aside, is_bids=True)
     if "derivatives" in parents:
         parents = parents[: parents.index("derivatives")]
         if said.modality or said.doubt:  # BIDS: made from the image that we read as it came
@@ -197,22 +209,25 @@ def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Pa
     """Say whether files of one head are of several cases, which what is behind the words tells."""
     if len(by_case) == 1:
         return True
+    if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
+        return False
     held = [{image.said.modality for image in images} for images in by_case.values()]
     if len(set.union(*held)) > 1:
         return any(len(modalities) > 1 for modalities in held)
     return not (home and head and _spaced(home[-1]) in _spaced(head))  # p01/p01_t1_5, p01_t1_9
 
 
-def _key_of_label(file: ImageFile, key: Key, key_of: Mapping[Path, Key]) -> Key:
+def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]]) -> Key:
     """Return the case that a label belongs to."""
-    keys = set(key_of.values())
-    here = [each for each in keys if each[0] == key[0]]
-    for rest in (key[1], file.said.head):
-        if (key[0], rest) in keys:
-            return key[0], rest
-    if len(here) == 1 and key[0] and not key[1]:
-        return here[0]
-    return key
+    place, told = key
+    rests = places.get(place, ())
+    for rest in (told, file.said.head):
+        if rest in rests:
+            return place, rest
+    begun = [rest for rest in rests if rest and _spaced(told).startswith(_spaced(rest))]
+    if begun:  # p1_consensus_seg is of p1
+        return place, max(begun, key=len)
+    return (place, next(iter(rests))) if len(rests) == 1 and place and not told else key
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
@@ -230,9 +245,8 @@ def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
     return names
 
 
-def _owner(file: ImageFile, key: Key, key_of: Mapping[Path, Key], folder: Path) -> Key | None:
+def _owner(file: ImageFile, key: Key, keys: Set[Key], beside: Set[Key]) -> Key | None:
     """Return the case that a file of unknown kind lies beside, if that is clear."""
-    keys = set(key_of.values())
     for candidate in (key, (file.place, ""), (file.place, file.said.head)):
         if candidate in keys:
             return candidate
@@ -240,8 +254,7 @@ def _owner(file: ImageFile, key: Key, key_of: Mapping[Path, Key], folder: Path) 
     starts = [key for key in keys if key[1] and stem.startswith(_spaced(key[1]))]
     if starts:
         return max(starts, key=lambda key: (len(key[1]), key[0] == file.place, key))
-    beside = {key for path, key in key_of.items() if path.parent == file.path.parent}
-    return beside.pop() if len(beside) == 1 and file.path.parent != folder else None
+    return next(iter(beside)) if len(beside) == 1 else None
 
 
 def stem_of(path: Path) -> str:

@@ -19,7 +19,7 @@ LABEL_WORDS = (
     "seg", "dseg", "segmentation", "segmentations", "label", "labels", "labelstr", "labelsts",
     "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
     "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
-    "tumor", "tumour", "roi", "annotation", "lesionmask", "lesionseg",
+    "tumor", "tumour", "wmh", "msk", "consensus", "roi", "annotation", "lesionmask", "lesionseg",
 )  # fmt: skip
 
 # masks that tell where the head is, and segmentations of healthy tissue; to train on one as if it

@@ -341,6 +341,25 @@ def load_preset(name: str) -> Preset:
     return preset
 
 
+def usual_configuration(work: Path, plans: Plans) -> str:
+    """Return the configuration that is trained where none is named.
+
+    It is the only one that was preprocessed; of both, ``3d_fullres``.
+
+    Args:
+        work: With the sites' folders, or with what hospitals told in ``preprocessed.json``.
+        plans: Of these sites.
+    """
+    record = work / "preprocessed.json"
+    told = read_json(record).values() if record.is_file() else ()
+    made = [
+        name
+        for name in plans.configurations
+        if any(name in site for site in told) or any(work.glob(f"sites/*/{name}"))
+    ]
+    return (made or list(plans.configurations))[-1]
+
+
 def _check_streams(network: NetworkSettings, training: TrainingSettings, source: str) -> None:
     """Check that there is an encoder, and where there is a memory what it is made of."""
     if not network.tailored_width and not network.shared_width:

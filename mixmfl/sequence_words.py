@@ -97,6 +97,7 @@ def read_words(text: str) -> Reading:
     return Reading("t1", f"{names}, {told} says without contrast agent" if told else names)
 
 
+@cache
 def is_sequence_word(word: str) -> bool:
     """Say whether a word of a file's name tells of the sequence, not of the patient."""
     return all(each.meaning or each.words in _PARTS for each in _understand(word))

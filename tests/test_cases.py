@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 from pathlib import Path
@@ -5,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from mixmfl.cases import Found, describe, find_cases
+from mixmfl.accounting import aside_table
+from mixmfl.cases import Found, Given, account, describe, find_cases
 from mixmfl.errors import DataError
 from mixmfl.labels import Labels
+from mixmfl.mapping import mapping_table, read_mapping
 from mixmfl.modalities import Modalities
 
 LESION = Labels({"background": 0, "lesion": 1})
@@ -322,3 +325,258 @@ def test_a_long_description_is_cut(tmp_path: Path) -> None:
     lines = describe(find_cases(tmp_path)).splitlines()
     assert len(lines) == 2 + 20 + 1
     assert lines[-1] == "  … and 37 more"
+
+
+# --- one patient's folder is one case
+
+
+def test_default_names_of_dcm2niix_are_one_case_per_patient(tmp_path: Path) -> None:
+    names = {
+        "t1": "t1_mprage_sag_p2_iso_20190101120000_5",
+        "t2": "t2_tse_tra_p2_20190101120000_7",
+        "flair": "t2_tirm_tra_dark-fluid_20190101120000_9",
+        "t1c": "t1_mprage_sag_p2_iso_KM_20190101120000_12",
+    }
+    make_files(tmp_path / "folders", *(f"p01/p01_{name}.nii.gz" for name in names.values()))
+    make_files(tmp_path / "flat", *(f"p01_{name}.nii.gz" for name in names.values()))
+    make_files(tmp_path / "flat", f"p02_{names['t1']}.nii.gz", f"p02_{names['t2']}.nii.gz")
+    make_files(tmp_path / "bare", *(f"p01/{name}.nii.gz" for name in names.values()))
+    make_files(tmp_path / "p01", *(f"{name}.nii.gz" for name in names.values()))
+    for folder in ("folders", "bare", "p01"):
+        files = taken(find_cases(tmp_path / folder))
+        assert list(files) == ["p01"]
+        assert {kind: Path(file).name for kind, file in files["p01"].items()} == {
+            kind: f"{'p01_' if folder == 'folders' else ''}{name}.nii.gz"
+            for kind, name in names.items()
+        }
+    flat = find_cases(tmp_path / "flat")
+    assert {name: set(files) for name, files in taken(flat).items()} == {
+        "p01": {"t1", "t1c", "t2", "flair"},
+        "p02": {"t1", "t2"},
+    }
+    assert flat.refused == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "case"),
+    [
+        # the rests of the names differ
+        (("p/3D_T1.nii.gz", "p/Ax_FLAIR.nii.gz", "p/head_T2_tse.nii.gz"), "p"),
+        (("p/DICOM_AX_T1_20190101_3.nii.gz", "p/DICOM_AX_FLAIR_20190101_5.nii.gz"), "p"),
+        # numbers of series come first
+        (("p/201_T1W.nii.gz", "p/301_T2W.nii.gz", "p/401_FLAIR.nii.gz"), "p"),
+        # a folder per sequence
+        (("p/T1/image.nii.gz", "p/FLAIR/image.nii.gz"), "p"),
+        (("p/x.MR_T1.54/x.MR_T1.54.mha", "p/x.MR_Flair.55/x.MR_Flair.55.mha"), "p"),
+        (("p/20190101_120000t1mpragesag.nii.gz", "p/20190101_120000t2tse.nii.gz"), None),
+    ],
+)
+def test_a_folder_that_holds_one_patient_is_one_case(
+    tmp_path: Path, files: tuple[str, ...], case: str | None
+) -> None:
+    make_files(tmp_path, *files)
+    found = find_cases(tmp_path)
+    assert found.refused == ()
+    (only,) = found.cases
+    assert case is None or only.name == case
+    assert len(only.images) == len(files)
+
+
+def test_numbers_behind_the_words_tell_patients_where_they_come_back(tmp_path: Path) -> None:
+    make_files(tmp_path, "T1_001.nii.gz", "T2_001.nii.gz", "T1_002.nii.gz", "T2_002.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "001": {"t1", "t2"},
+        "002": {"t1", "t2"},
+    }
+
+
+def test_what_may_be_one_patient_or_several_is_refused_once_with_a_hint(tmp_path: Path) -> None:
+    make_files(tmp_path, "site/p1_t1.nii.gz", "site/p2_flair.nii.gz", "q/T1.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["q"]
+    assert list(refusals(found)) == ["site"]
+    assert refusals(found)["site"].startswith("looks like one patient, or like several of one")
+    assert "name the files PATIENT_t1.nii.gz" in refusals(found)["site"]
+
+
+def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1_brain.nii.gz", "p/T1Warped.nii.gz")
+    make_files(tmp_path, "p/T1InverseWarped.nii.gz", "p/T1_bet_mask.nii.gz", "p/FLAIR_N4.nii.gz")
+    make_files(tmp_path, "p/FLAIR_N4_brain.nii.gz", "p/T10GenericAffine.mat")
+    found = account(find_cases(tmp_path))
+    assert taken(found) == {"p": {"flair": "p/FLAIR_N4.nii.gz", "t1": "p/T1.nii.gz"}}
+    assert {each.path.name: each.why for each in found.aside} == {
+        "T1_brain.nii.gz": "another t1; T1.nii.gz is taken",
+        "T1Warped.nii.gz": "another t1; T1.nii.gz is taken",
+        "FLAIR_N4_brain.nii.gz": "another flair; FLAIR_N4.nii.gz is taken",
+        "T1InverseWarped.nii.gz": "its name says deformation",
+        "T1_bet_mask.nii.gz": "its name says mask",
+        "T10GenericAffine.mat": "an empty file",
+    }
+
+
+def test_where_two_files_fit_the_user_is_asked_and_prediction_goes_on(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1_bet.nii.gz", "p/T1_n4.nii.gz", "p/FLAIR.nii.gz", "p/seg.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert list(case.images) == ["flair"]
+    assert case.warnings == (
+        "not used: 2 files for t1: p/T1_bet.nii.gz, p/T1_n4.nii.gz; keep one of them, or say by "
+        "--mapping what is meant",
+    )
+    training = find_cases(tmp_path, labels_needed=True)
+    assert refusals(training) == {
+        "p": "2 files for t1: p/T1_bet.nii.gz, p/T1_n4.nii.gz; keep one of them"
+    }
+
+
+# --- BIDS
+
+
+def test_a_bids_subject_is_read_by_the_suffixes_of_its_names(tmp_path: Path) -> None:
+    for file in (
+        "anat/sub-01_T1w", "anat/sub-01_FLAIR", "anat/sub-01_mod-T1w_defacemask",
+        "fmap/sub-01_acq-t1_magnitude1", "fmap/sub-01_acq-dwi_dir-AP_epi",
+        "func/sub-01_task-rest_acq-T2star_bold", "perf/sub-01_asl", "anat/sub-01_T1map",
+    ):  # fmt: skip
+        make_files(tmp_path, f"sub-01/{file}.nii.gz")
+    make_files(tmp_path, "sub-01/anat/sub-01_desc-bad_T2w.nii.gz")
+    (tmp_path / ".bidsignore").write_text("# not ours\n*_desc-bad_T2w.nii.gz\n")
+    found = find_cases(tmp_path)
+    assert list(taken(found)) == ["sub-01"]
+    assert list(taken(found)["sub-01"]) == ["flair", "t1"]
+    assert found.refused == ()
+    assert {each.path.name.split("_")[-1]: each.why for each in found.aside} == {
+        "defacemask.nii.gz": "its name says mask",
+        "magnitude1.nii.gz": "its name says field map",
+        "epi.nii.gz": "its name says field map",
+        "bold.nii.gz": "its name says functional",
+        "asl.nii.gz": "its name says perfusion",
+        "T1map.nii.gz": "its name says map",
+        "T2w.nii.gz": "its name says a file that .bidsignore names",
+    }
+
+
+def test_runs_of_bids_are_a_question(tmp_path: Path) -> None:
+    make_files(tmp_path, "sub-01/anat/sub-01_run-1_T1w.nii.gz")
+    make_files(tmp_path, "sub-01/anat/sub-01_run-2_T1w.nii.gz", "sub-01/anat/sub-01_FLAIR.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert list(case.images) == ["flair"]
+    assert "2 files for t1: sub-01/anat/sub-01_run-1_T1w.nii.gz" in case.warnings[0]
+
+
+def test_segmentations_of_tissue_do_not_compete_with_the_lesion(tmp_path: Path) -> None:
+    made = "derivatives/fmriprep/sub-01/anat/sub-01"
+    make_files(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", f"{made}_dseg.nii.gz")
+    make_files(tmp_path, f"{made}_desc-aparcaseg_dseg.nii.gz", f"{made}_label-GM_probseg.nii.gz")
+    make_files(tmp_path, "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz")
+    for needed in (True, False):
+        (case,) = find_cases(tmp_path, labels_needed=needed).cases
+        assert case.label is not None
+        assert isinstance(case.label, Path)
+        assert case.label.name == "sub-01_label-lesion_mask.nii.gz"
+
+
+def test_labels_of_two_raters_do_not_matter_to_prediction(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", "p/seg_rater1.nii.gz", "p/seg_rater2.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert (list(case.images), case.label) == (["t1"], None)
+    assert refusals(find_cases(tmp_path, labels_needed=True)) == {
+        "p": "2 files for label: p/seg_rater1.nii.gz, p/seg_rater2.nii.gz; keep one of them"
+    }
+
+
+# --- what is told of all else
+
+
+def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mgz", "q/FLAIR.nii.gz", ".hidden/x")
+    make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "p" / "T1.json").write_text("{}")
+    (tmp_path / "q" / "T1c.mgz").write_text("x")
+    os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
+    found = account(find_cases(tmp_path))
+    met = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    told = {each.path.relative_to(tmp_path).as_posix(): each for each in found.told}
+    assert met - {".hidden/x"} <= set(told)
+    assert told["empty"].why == "an empty folder"
+    assert told[".hidden"].why == "hidden: its name begins with a dot"
+    assert told["gone.txt"].why == "a link to a file that is not there"
+    assert told["p/T1.json"].why == "no image that we know"
+    assert told["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
+    assert (told["p/T1.nii.gz"].case, told["p/T1.nii.gz"].modality) == ("p", "t1")
+    assert len(told) == len(found.told)  # each once
+    (warned,) = [case for case in found.cases if case.warnings]
+    assert warned.name == "q"
+    assert warned.warnings == ("q/T1c.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)",)
+    table = aside_table(found.aside, tmp_path)
+    assert "empty,an empty folder" in table
+
+
+def test_a_folder_of_other_formats_alone_says_what_to_convert(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.mgz")
+    with pytest.raises(DataError, match=r"not read are p/T1\.mgz \(FreeSurfer\): convert them"):
+        find_cases(tmp_path)
+
+
+def test_a_single_file_is_a_case(tmp_path: Path) -> None:
+    make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
+    found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
+    assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
+    with pytest.raises(DataError, match=r"does not say which modality it is .* Rename it, such as"):
+        find_cases(tmp_path / "scan.nii.gz")
+    given = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
+    (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=given).cases
+    assert list(case.images) == ["t2"]
+    with pytest.raises(DataError, match="FreeSurfer is not read; convert it"):
+        find_cases(tmp_path / "T1.mgz")
+
+
+# --- the user's table
+
+
+def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_files(folder, "p/T1_bet.nii.gz", "p/T1_n4.nii.gz", "p/scan.nii.gz", "q_t2.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text(mapping_table((), folder, find_cases(folder).told), encoding="utf-8")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert {row["file"]: row["modality"] for row in rows} == {
+        "p/T1_bet.nii.gz": "-",
+        "p/T1_n4.nii.gz": "-",
+        "p/scan.nii.gz": "-",
+        "q_t2.nii.gz": "t2",
+    }
+    table.write_text(
+        "case;modality;file\n;t1;p/T1_n4.nii.gz\nq;FLAIR;p\\scan.nii.gz\n;ignore;p/T1_bet.nii.gz\n"
+    )
+    found = find_cases(folder, mapping=read_mapping(table, Modalities()))
+    assert taken(found) == {
+        "p": {"t1": "p/T1_n4.nii.gz"},
+        "q": {"flair": "p/scan.nii.gz", "t2": "q_t2.nii.gz"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (",t7,p/T1.nii.gz", r"line 2: 't7' is no known modality \(column modality\)"),
+        ("../x,t1,p/T1.nii.gz", r"line 2: a file cannot be named after case '\.\./x' \(column"),
+        (",t1,", "line 2: series_uid '' and file '' were found; needed is one of them"),
+        (",t1,p/T9.nii.gz", r"line 2: .* holds no image 'p/T9\.nii\.gz'; mend or remove the line"),
+        (",t1,p/T1.nii.gz\n,t2,p/T1.nii.gz", r"line 3: file 'p/T1\.nii\.gz' is given before, in"),
+    ],
+)
+def test_a_wrong_line_of_the_table_is_named(tmp_path: Path, line: str, message: str) -> None:
+    make_files(tmp_path, "p/T1.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text(f"case,modality,file\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path, mapping=read_mapping(table, Modalities()))
+
+
+def test_a_line_without_a_modality_is_none_to_guess(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("case,modality,file\np,,p/T1.nii.gz\n")
+    with pytest.raises(DataError, match="line 2: '' is no known modality"):
+        read_mapping(table, Modalities())

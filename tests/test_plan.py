@@ -8,7 +8,7 @@ from small import small_plans
 
 from mixmfl.errors import PlansError
 from mixmfl.methods import METHODS
-from mixmfl.plan import Plans, load_preset, preset_names, replace_settings
+from mixmfl.plan import Plans, load_preset, preset_names, replace_settings, usual_configuration
 
 
 def content() -> dict[str, Any]:
@@ -118,3 +118,18 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")
+
+
+def test_the_only_configuration_that_was_preprocessed_is_trained(tmp_path: Path) -> None:
+    plans = small_plans()
+    both = dataclasses.replace(
+        plans, nnunet={**plans.nnunet, "configurations": {"2d": {}, "3d_fullres": {}}}
+    )
+    assert usual_configuration(tmp_path, both) == "3d_fullres"
+    (tmp_path / "sites" / "north" / "2d").mkdir(parents=True)
+    assert usual_configuration(tmp_path, both) == "2d"
+    (tmp_path / "sites" / "south" / "3d_fullres").mkdir(parents=True)
+    assert usual_configuration(tmp_path, both) == "3d_fullres"
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "preprocessed.json").write_text('{"north": {"2d": [8, 0]}}')
+    assert usual_configuration(tmp_path / "network", both) == "2d"

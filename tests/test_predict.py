@@ -454,3 +454,47 @@ def test_a_case_of_no_known_modality_has_its_reason(model: Model, tmp_path: Path
     case = Case("x", {"pd": tmp_path / "pd.nii.gz"})
     (came,) = predict_folder([model], [case], (), tmp_path / "masks")
     assert came.reason == "has pd; the model needs at least one of flair, t1, t2"
+
+
+def test_a_missing_model_is_told_before_the_folder_is_looked_at(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["mixmfl_predict", "-i", tmp_path / "nowhere", "-o", tmp_path / "masks"]
+    assert command(*asked) == 2
+    assert "no model is registered on this machine" in capsys.readouterr().err
+    assert command(*asked, "-m", tmp_path / "gone.safetensors") == 2
+    assert "gone.safetensors: there is no such model file" in capsys.readouterr().err
+
+
+def test_the_command_tells_of_every_file_and_takes_a_table_of_files(
+    model_file: Path,
+    cases: Path,
+    tmp_path: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.rmtree(cases / "c")
+    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "t2w.nii.gz")
+    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "TOF.nii.gz")
+    (cases / "b" / "t2.mgz").write_bytes(b"x")
+    (cases / "notes.txt").write_text("none")
+    (cases / "empty").mkdir()
+    out, table = tmp_path / "masks", tmp_path / "table.csv"
+    asked = ["mixmfl_predict", "-i", cases, "-o", out, "-m", model_file, "--no-report"]
+    assert command(*asked) == 0
+    said = capsys.readouterr().out
+    assert "not used: 2 files for t2: a/t2.nii.gz, a/t2w.nii.gz; keep one of them" in said
+    assert "b/t2.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)" in said
+    assert f"6 files set aside, and why: {out / 'set_aside.csv'}" in said
+    rows = list(csv.reader((out / "set_aside.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row[0] for row in rows] == [
+        "path", "a/t2.nii.gz", "a/t2w.nii.gz", "a/TOF.nii.gz", "b/t2.mgz", "empty", "notes.txt",
+    ]  # fmt: skip
+
+    assert command(*asked, "--write-mapping", table) == 0
+    assert "0 DICOM series, 5 image files" in capsys.readouterr().out
+    lines = table.read_text(encoding="utf-8").splitlines()
+    mended = [line.replace("a,-,", "a,t2,") if "a/t2w" in line else line for line in lines]
+    table.write_text("\n".join(mended), encoding="utf-8")
+    assert command(*asked, "--mapping", table) == 0
+    assert "a: done from t1, t2" in capsys.readouterr().out
