@@ -22,6 +22,7 @@ from mixmfl.wording import plural
 _MIRRORED = "Convert it again from its source: which side is left was lost"
 
 FEWEST_VALUES = 8  # that an image has; label files have fewer
+SMALLEST_SIZE, LARGEST_SIZE = 2.0**-16, 2.0**40  # of the largest value, to be taken as it is
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -154,7 +155,7 @@ def _read_images(
                 raise
             warnings.append(_left_out(case, modality, error))
             continue
-        arrays[modality], grids[modality] = _background_at_zero(array), grid
+        arrays[modality], grids[modality] = _background_at_zero(_of_usual_size(array)), grid
         told, doubts = image.doubts(grid)
         notes.extend(f"{modality}: {note}" for note in told)
         warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
@@ -359,6 +360,17 @@ def _onto_reference(
     notes.append(done)
     warnings.append(f"{done}; look at both")
     return resample(moving, own, onto, moved)
+
+
+def _of_usual_size(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Bring values that single precision cannot square to the size of 1, by a power of two.
+
+    Such are maps in SI units, and what damaged scale factors make. Only their ratios count.
+    """
+    size = max(abs(float(array.min())), abs(float(array.max())))
+    if SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        return array
+    return np.ldexp(array, -math.frexp(size)[1])
 
 
 def _background_at_zero(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -125,7 +125,7 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
     check_memory(path, length + (count * np.dtype(scaled).itemsize if is_scaled else 0))
     content = np.empty(length, dtype=np.uint8)
     with _unpacked(path) as file:
-        found, place = 0, memoryview(content)
+        found, place = 0, memoryview(content.data)
         while piece := len(file.read(min(_PIECE, header.start - found))):
             found += piece
         begun = found == header.start
@@ -195,7 +195,7 @@ def write(path: Path, voxels: Array, affine: Array, place: Place | None) -> None
 
 def _write_to(file: Any, header: Any, content: Array) -> None:
     file.write(header.binaryblock + bytes(header.single_vox_offset - header.sizeof_hdr))
-    file.write(memoryview(content).cast("B") if content.size else b"")
+    file.write(content.data.cast("B"))
 
 
 def check_memory(path: Path, needed: int) -> None:

@@ -54,7 +54,6 @@ from mixmfl.fingerprint import (
     is_stacks,
     median_kept_share,
 )
-from mixmfl.image import MOST_VOXELS
 from mixmfl.labels import Labels
 from mixmfl.plan import NetworkSettings, PlannerSettings
 from mixmfl.planned import check_resampling, known_fields
@@ -63,6 +62,11 @@ from mixmfl.slices import Turn, slices_first
 from mixmfl.usage import available_bytes
 
 log = logging.getLogger(__name__)
+
+# What a case may become when it is resampled; more comes of a wrong spacing, not of patients
+MOST_AXIS = 1 << 13  # voxels along an axis
+MOST_RESAMPLED = 1 << 29  # voxels: two metres of a body at 1 mm
+MOST_TIMES = 2000  # as many voxels as before: a cube of 12 mm at 1 mm
 
 
 # --- planning ----------------------------------------------------------------------------------
@@ -338,10 +342,6 @@ def _times(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
 
 
-MOST_AXIS = 2**13
-"""Voxels of a case along an axis once it is resampled."""
-
-
 class _Crop:
     """Where a case's head is, and how it comes onto the planned voxels.
 
@@ -370,9 +370,10 @@ class _Crop:
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
         shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
         self.shape = tuple(map(int, shape))
-        if max(self.shape) > MOST_AXIS or math.prod(self.shape) > MOST_VOXELS:
+        most = min(MOST_RESAMPLED, MOST_TIMES * self.outside.size)
+        if max(self.shape) > MOST_AXIS or math.prod(self.shape) > most:
             raise DataError(
-                f"{self._becomes()}; at most {MOST_VOXELS:.2g} voxels are taken, {MOST_AXIS} along "
+                f"{self._becomes()}; of such an image at most {most} are made, {MOST_AXIS} along "
                 "an axis. Check the spacing in its files"
             )
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-FAR_SPACING = 3.0  # times the planned one, along any axis
+FAR_SPACING = 3.01  # times the planned one, along any axis; headers round
 FEW_SLICES = 5
 NO_BACKGROUND = 0.9  # of the voxels: a brain alone fills at most two thirds of its box
 

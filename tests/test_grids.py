@@ -364,11 +364,12 @@ def test_a_reference_that_was_asked_for_is_kept(tmp_path: Path) -> None:
 def test_of_two_images_the_one_is_kept_from_which_more_is_expected(tmp_path: Path) -> None:
     files = {n: f for n, f in three(tmp_path, "t2").items() if n != "flair"}
     drop = Placing(leave_out=True)
-    for worth, kept, other in (
+    kinds: list[tuple[dict[tuple[str, ...], float], str, str]] = [
         ({("t1",): 0.4, ("t2",): 0.7}, "t2", "t1"),
         ({("t1",): 0.7, ("t2",): 0.4, ("t1", "t2"): 0.9}, "t1", "t2"),
         ({}, "t1", "t2"),
-    ):
+    ]
+    for worth, kept, other in kinds:
         loaded = load_case(Case("p", files), None, drop, worth)
         assert tuple(loaded.images) == (kept,)
         first, second = loaded.warnings

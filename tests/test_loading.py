@@ -144,6 +144,18 @@ def test_an_image_on_which_a_library_fails_is_left_out_too(
     assert warning == "t1 was left out: ZeroDivisionError: in a library"
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e30])
+def test_values_of_any_size_are_the_same_image_once_they_are_z_scored(
+    tmp_path: Path, scale: float
+) -> None:
+    as_it_is = load_case(write_case(tmp_path / "a", {"t1": VOLUME})).images["t1"]
+    assert np.array_equal(as_it_is, VOLUME)
+    scaled = VOLUME * np.float32(scale)
+    found = load_case(write_case(tmp_path / "b", {"t1": scaled})).images["t1"]
+    assert 0.5 <= found.max() <= 1
+    assert found * (VOLUME.max() / found.max()) == pytest.approx(VOLUME, rel=1e-6)
+
+
 def test_a_header_without_a_place_is_told_and_one_with_two_is_noted(tmp_path: Path) -> None:
     moved = np.diag([1.0, 1.0, 1.0, 1.0])
     moved[0, 3] = 5

@@ -103,7 +103,7 @@ def test_every_type_of_number_is_read_in_both_byte_orders(
     voxels = (VOXELS % 100).astype(kind)
     header = nib.Nifti1Image(voxels, AFFINE, dtype=voxels.dtype).header.as_byteswapped(order)
     header.set_data_offset(352)
-    content = voxels.T.astype(voxels.dtype.newbyteorder(order)).tobytes()
+    content = voxels.T.astype(np.dtype(f"{order}{kind}")).tobytes()
     (tmp_path / "t1.nii").write_bytes(header.binaryblock + bytes(4) + content)
     array, grid = image.read_image(tmp_path / "t1.nii")
     np.testing.assert_array_equal(array, voxels.T)

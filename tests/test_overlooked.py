@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def check(folder: Path, *aliases: str) -> None:
 
 
 def test_images_that_are_mostly_unknown_stop_and_the_aliases_are_named(tmp_path: Path) -> None:
-    hearts(tmp_path, ("T2", "LGE", "cine-SA"))
+    hearts(tmp_path, ("T2", "LGE", "view-SA"))
     with pytest.raises(
         DataError,
         match=r"4 images are of no modality that is known \('lge' in 2, 'sa' in 2; such as "
@@ -72,13 +73,14 @@ def test_names_without_a_common_word_are_to_be_renamed(tmp_path: Path) -> None:
         check(tmp_path)
 
 
-def test_planning_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from mixmfl.entrypoints.plan_preprocess import main
-
+def test_planning_stops(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     write_case(tmp_path / "data" / "north" / "p1", ("t1",), 0)
-    for word in ("lge", "cine"):
+    for word in ("lge", "sax"):
         (tmp_path / "data" / "north" / "p1" / f"{word}.nii.gz").touch()
     write_json(tmp_path / "data" / "dataset.json", {"labels": {"background": 0, "lesion": 1}})
-    assert main(["-i", str(tmp_path / "data"), "-o", str(tmp_path / "work")]) == 2
+    data, work = tmp_path / "data", tmp_path / "work"
+    assert command("mixmfl_plan_preprocess", "-i", data, "-o", work) == 2
     assert "2 images are of no modality that is known" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()

@@ -173,8 +173,17 @@ def test_masks_of_stacks_are_the_same_and_lie_on_the_grid_of_their_file(
     assert load_case(cases[1]).canonical.spacing == (1.5, 1.5, 12.0)  # as ever, for all others
 
 
-def test_a_case_that_would_become_far_too_large_is_refused_before_it_is_resampled() -> None:
+@pytest.mark.parametrize(
+    ("shape", "spacing", "words"),
+    [
+        ((8, 24, 20), (90, 9, 9), "become 720 x 216 x 180 voxels of 1 x 1 x 1 mm; .* 7680000 are"),
+        ((90, 110, 90), (9, 9, 9), "become 810 x 990 x 810 voxels .* at most 536870912 are made"),
+    ],
+)
+def test_a_case_that_would_become_far_too_large_is_refused_before_it_is_resampled(
+    shape: tuple[int, ...], spacing: tuple[float, ...], words: str
+) -> None:
     plans = small_plans(patch=(8, 16, 16))
-    image = small_case(("t1",), 0, (40, 90, 90))[0]["t1"]
-    with pytest.raises(DataError, match=r"become 3600 x 810 x 810 voxels of 1 x 1 x 1 mm, and at"):
-        nnunet.preprocess([image], None, (90, 9, 9), plans.nnunet, "3d_fullres", plans.labels)
+    image = small_case(("t1",), 0, shape)[0]["t1"]
+    with pytest.raises(DataError, match=f"{words}.*Check the spacing"):
+        nnunet.preprocess([image], None, spacing, plans.nnunet, "3d_fullres", plans.labels)
