@@ -85,11 +85,11 @@ lowest: develop ## the tests with the lowest versions that pyproject.toml allows
 audit: develop ## known weaknesses of the installed packages; asks a service on the internet
 	$(BIN)/pip-audit --skip-editable
 
-check: develop ## style, types, and who imports whom
+check: develop ## style, types, who imports whom, and that nothing is looked up by a name from outside
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_packaging.py -k import
+	$(BIN)/pytest -q tests/test_packaging.py tests/test_lookups.py -k "import or look_up or rule"
 
 format: develop ## put the code in the project's form
 	$(BIN)/ruff check --fix .

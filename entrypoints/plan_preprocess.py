@@ -215,7 +215,8 @@ def _process(options: argparse.Namespace) -> int:
             for site in sites:
                 folder = options.out / "sites" / site.name
                 fingerprint, bad = fingerprint_site(site, folder, workers)
-                fingerprints.append(map_labels(site.labels, labels).translate(fingerprint))
+                renamed = map_labels(site.labels, labels).renamed
+                fingerprints.append(fingerprint.with_labels(renamed))
                 refused[site.name] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:

@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--show-patient",
         action="store_true",
-        help="name the patient in tables and page, where DICOM files do; default: not",
+        help="name the patient in tables and page, where DICOM files do, and call cases there by "
+        "names that may be a person's (words without a digit); default: not",
     )
     arguments.add_placing(made)
     made.add_argument(
@@ -136,8 +137,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
         found, rows = find_all(options.input, modalities, mapping)
         write_text(options.write_mapping, mapping_table(rows, options.input, found.told))
-        files = plural(len(images_told(found.told)), "image file")
-        say(f"{options.write_mapping}: {len(rows)} DICOM series, {files}")
+        images = plural(len(images_told(found.told)), "image file")
+        say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
         say("edit it, and give it by --mapping")
         return 0
     if options.out is None:

@@ -51,7 +51,7 @@ class Layer:
     options: Mapping[str, Range | type[bool]] = field(default_factory=dict)
 
 
-_NORM: Mapping[str, Range | type[bool]] = {"eps": Range(0, 0.1, above=True), "affine": bool}
+_NORM: Mapping[str, Range | type[bool]] = {"eps": Range(1e-8, 0.1), "affine": bool}
 _DROPOUT: Mapping[str, Range | type[bool]] = {"p": Range(0, 0.95), "inplace": bool}
 _NONLIN: Mapping[str, Range | type[bool]] = {"negative_slope": Range(0, 1), "inplace": bool}
 
@@ -130,7 +130,7 @@ def _layer(arch_kwargs: Mapping[str, Any], key: str, source: str) -> Layer | Non
     named, options = arch_kwargs.get(key), arch_kwargs.get(f"{key}_kwargs")
     at = f"{source}: {key}_kwargs"
     if named is None and key in MAY_BE_NONE:
-        if options:
+        if options not in (None, {}):  # neither are 0, False, "" and []
             raise PlansError(f"{at}: is {shown(options)}, but {key} is null, which has no options")
         return None
     known = LAYERS[key]

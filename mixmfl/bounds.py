@@ -4,6 +4,7 @@ Everything here raises ``PlansError`` with where the value stands, what was foun
 needed. A value is never changed, converted or looked up; what passes can be used as it is.
 """
 
+import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from mixmfl.errors import PlansError
 MOST_NAME = 100
 """Characters of a name."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_-]+")  # no dot, so that it is no name of code
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -86,11 +87,11 @@ def word(value: Any, known: Sequence[str], source: str) -> str:
 
 
 def name(value: Any, source: str) -> str:
-    """Check what only names something: letters, digits, ``_``, ``.``, ``-``; not many."""
+    """Check what only names something: letters, digits, ``_`` and ``-``; not many."""
     if type(value) is not str or len(value) > MOST_NAME or not _NAME.fullmatch(value):
         raise PlansError(
             f"{source}: is {shown(value)}; a name of 1 to {MOST_NAME} characters is needed: "
-            "letters, digits, _, . and -"
+            "letters, digits, _ and -"
         )
     return value
 
@@ -110,6 +111,15 @@ def listed(value: Any, count: int | Range, source: str) -> list[Any]:
     return list(value)
 
 
+def named(value: Any, count: Range, source: str) -> Mapping[str, Any]:
+    """Check an object whose fields may have any names, so many of them."""
+    if not isinstance(value, Mapping):
+        raise PlansError(f"{source}: an object with fields is needed, not {shown(value)}")
+    if len(value) not in count:
+        raise PlansError(f"{source}: has {len(value)} fields; it must have {count}")
+    return value
+
+
 def fields(
     value: Any, needed: Sequence[str], source: str, *, may: Sequence[str] = ()
 ) -> Mapping[str, Any]:
@@ -121,8 +131,7 @@ def fields(
         source: Where it stands.
         may: Fields that may be there.
     """
-    if not isinstance(value, Mapping):
-        raise PlansError(f"{source}: an object with fields is needed, not {shown(value)}")
+    named(value, Range(0, math.inf), source)
     unknown = sorted(map(str, value.keys() - {*needed, *may}))
     missing = sorted({*needed} - value.keys())
     if unknown or missing:

@@ -34,6 +34,7 @@ _CHANNELS = (
     'know, such as {"0": "T1"}; give others with --alias NAME=ALIAS'
 )
 _CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
+_CHANNEL = re.compile("[0-9]{1,4}")
 _LINES_SHOWN = 20
 
 
@@ -254,7 +255,7 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
     said = read_name(stem_of(file), modalities)
     given = mapping.get(file.name)
     modality = given.modality if given else said.modality
-    name = (given.case if given else "") or said.case or stem_of(file)
+    name = (given.case if given else "") or said.head or said.case or stem_of(file)
     if not modality or modality == LABEL:
         why = said.doubt or (f"its name says {said.aside}" if said.aside else "no word of it does")
         raise DataError(
@@ -360,7 +361,9 @@ def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[i
     Raises:
         DataError: There is no such description, or two channels are one modality.
     """
-    if not isinstance(written, Mapping) or not all(str(key).isdecimal() for key in written):
+    names = written if isinstance(written, Mapping) else {}
+    numbers = {int(key) for key in names if _CHANNEL.fullmatch(key)}
+    if not numbers or len(numbers) != len(names):
         raise DataError(
             f'{folder}: files named case_0000 need "channel_names" in dataset.json, such as '
             '{"channel_names": {"0": "T1", "1": "FLAIR"}}'

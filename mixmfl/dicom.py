@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from mixmfl.dicom_planes import (
 from mixmfl.errors import DataError
 from mixmfl.files import files_below, sha256
 from mixmfl.image import Grid
+from mixmfl.usage import available_bytes
 from mixmfl.wording import plural
 
 FEW_OTHERS = 0.8
@@ -99,6 +101,12 @@ class Series:
         """
         if self.grid is None or self.fault:
             raise DataError(f"{self.name}: {self.fault}")
+        needed, there = 4 * math.prod(self.grid.shape), available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                "memory are free. Use a machine with more memory"
+            )
         try:
             voxels = np.empty(self.grid.shape, dtype=np.float32)
             read, planes = None, None
@@ -132,10 +140,13 @@ class FoundSeries:
 
 def find_series(folder: Path) -> FoundSeries:
     """Find all series below a folder; files that are no DICOM are passed over."""
-    instances, damaged = [], []
+    instances, damaged, others = [], [], []
     with quiet():
-        for file in filter(looks_like_dicom, files_below(folder)):
+        for file in files_below(folder):
             if file.name.upper() == "DICOMDIR":  # lists the others
+                continue
+            if not looks_like_dicom(file):
+                others.append(file)
                 continue
             try:
                 instance = read_instance(file)
@@ -146,6 +157,11 @@ def find_series(folder: Path) -> FoundSeries:
             else:
                 if instance is not None:
                     instances.append(instance)
+    named = {_pattern(each.file) for each in instances}
+    damaged += [
+        Damaged(file, "does not begin as DICOM does") for file in others if _pattern(file) in named
+    ]
+    damaged.sort(key=lambda each: each.path)
     instances = without_copies(instances)
     groups = [
         (examination, uid, part)
@@ -190,6 +206,11 @@ def stable_uid(*parts: str) -> str:
     return str(generate_uid(entropy_srcs=list(parts)))
 
 
+def _pattern(file: Path) -> tuple[Path, str]:
+    """Return what the names of a series' files in one folder have in common."""
+    return file.parent, re.sub(r"\d+", "#", file.name)
+
+
 def _images(
     uid: str, examination: str, instances: Sequence[Instance], warnings: tuple[str, ...]
 ) -> list[Series]:
@@ -201,7 +222,8 @@ def _images(
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
         numbers = {file: number for number, file in enumerate(files)}
-        grid, order, fault = None, [], _fault(mine, part)
+        fault, grid = _fault(mine, part), None
+        order: list[int] = []
         try:
             order, grid = arrange(part)
         except DataError as error:
@@ -274,14 +296,13 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         for each in stray
         if stray is not instances
         and each.file.parent in folders
-        and _is_akin(each, instances[0])
-        and (each.header.number, each.header.description) == (header.number, header.description)
+        and _may_be_of(each, instances[0], header)
     ]
     if lost and len(instances) >= FEWEST_SLICES:
         told.append(
             f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
-            "have its number and description, and the identifier of another patient, examination "
-            "or series"
+            "say much the same as its own, and are of another patient, examination or series, or "
+            "of none"
         )
     planes = [plane for each in instances for plane in each.planes]
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
@@ -303,10 +324,18 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
     return tuple(told)
 
 
-def _is_akin(one: Instance, other: Instance) -> bool:
-    """Say whether two files have an identifier in common."""
-    pairs = ((one.study, other.study), (one.series, other.series), (one.patient, other.patient))
-    return any(a == b and any(a) for a, b in pairs)
+def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
+    """Say whether a file beside those of a series may be of it, and be damaged."""
+    if not (stray.study and stray.series):
+        return bool(other.study and other.series)
+    pairs = (
+        (stray.study, other.study),
+        (stray.series, other.series),
+        (stray.patient, other.patient),
+    )
+    return any(a == b and any(a) for a, b in pairs) and (
+        stray.header.number == header.number or stray.header.description == header.description
+    )
 
 
 def _gap(instances: Sequence[Instance]) -> str:

@@ -139,8 +139,7 @@ def find_all(
         DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
             a series or a file that is not there.
     """
-    of_files = {key: given for key, given in (mapping or {}).items() if given.is_file}
-    of_series = {key: given for key, given in (mapping or {}).items() if not given.is_file}
+    of_files, of_series = split_mapping(mapping)
     dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
     if dicom is None or not (dicom.rows or dicom.damaged):
         return account(find_cases(folder, modalities, mapping=of_files)), ()
@@ -148,18 +147,27 @@ def find_all(
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    aside = tuple(
-        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
-        for row in dicom.rows
-        if not row.modality
-    )
-    found = dataclasses.replace(combine(found, dicom), told=(*found.told, *aside))
-    read = [file for row in dicom.rows for file in row.series.files]
-    return account(found, [*read, *(each.path for each in dicom.damaged)]), dicom.rows
+    return combine(found, dicom), dicom.rows
 
 
-def combine(found: Found, dicom: FoundDicom) -> Found:
-    """Return the cases of both, but those that have the same name."""
+def split_mapping(
+    mapping: Mapping[str, Given] | None,
+) -> tuple[dict[str, Given], dict[str, Given]]:
+    """Return what a table says of files, and what of DICOM series."""
+    given = mapping or {}
+    return {key: g for key, g in given.items() if g.is_file}, {
+        key: g for key, g in given.items() if not g.is_file
+    }
+
+
+def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Found:
+    """Return the cases of both, but those that have the same name; and what else was met.
+
+    Args:
+        found: Among files.
+        dicom: Among DICOM series.
+        known: Files that are read, though they are no images.
+    """
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
     reasons: dict[str, list[str]] = defaultdict(list)
     for item in (*found.refused, *dicom.refused):
@@ -172,11 +180,19 @@ def combine(found: Found, dicom: FoundDicom) -> Found:
             notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
             cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
-    return dataclasses.replace(
+    aside = [
+        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        for row in dicom.rows
+        if not row.modality
+    ]
+    both = dataclasses.replace(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         refused=tuple(refused),
+        told=(*found.told, *aside),
     )
+    read = [file for row in dicom.rows for file in row.series.files]
+    return account(both, [*read, *(each.path for each in dicom.damaged), *known])
 
 
 def describe_rows(rows: Sequence[Row]) -> str:

@@ -22,9 +22,9 @@ _LONGEST_TEXT = 200
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate",
-    "PatientSex", "Modality", "SeriesNumber", "InstanceNumber", "AcquisitionNumber",
-    "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName",
-    "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
+    "PatientSex", "PatientIdentityRemoved", "Modality", "SeriesNumber", "InstanceNumber",
+    "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
+    "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusStartTime", "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast",
     "PhaseContrast", "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
     "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
@@ -132,6 +132,7 @@ class Instance:
         sop: SOPInstanceUID.
         patient: ID, name, date of birth and sex, however they are written.
         who: Name and ID as they are written, for who asks.
+        is_anonymous: Whether these may be those of others, too.
         header: Of its sequence.
         planes: Its images.
         pixels: How a pixel is stored, which all files of a series must have in common.
@@ -148,6 +149,7 @@ class Instance:
     sop: str
     patient: tuple[str, ...]
     who: str
+    is_anonymous: bool
     header: Header
     planes: tuple[Plane, ...]
     pixels: tuple[str, ...]
@@ -174,7 +176,11 @@ def read_instance(file: Path) -> Instance | None:
     if frames > MOST_FRAMES:
         raise DataError(f"has {frames} frames; at most {MOST_FRAMES} are read")
     values = by_frame(content)
-    who = f"{_text(content, 'PatientName')} {_text(content, 'PatientID')}".strip()
+    names = _text(content, "PatientName"), _text(content, "PatientID")
+    who = " ".join(names).strip()
+    is_anonymous = (
+        not all(names) or "anon" in who.casefold() or _is_yes(content, "PatientIdentityRemoved")
+    )
     return Instance(
         file,
         _text(content, "StudyInstanceUID"),
@@ -185,6 +191,7 @@ def read_instance(file: Path) -> Instance | None:
             for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
         ),
         who,
+        is_anonymous,
         _header(values[0]),
         tuple(_planes(content, values, file)),
         tuple(

@@ -6,6 +6,7 @@ must not contradict them.
 """
 
 import hashlib
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,8 @@ def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[In
     """Separate what says that it is one examination and cannot be, by the folders it lies in.
 
     It cannot be if two folders hold the same series, each with images of its own: an examination
-    has each number once. Nor may files without any identifier meet by chance.
+    has each number once. Nor may files without any identifier meet by chance, or those of
+    anonymous patients if a folder beside others holds several series, as a patient's does.
     """
     if not (instances[0].study or instances[0].patient[0]):
         tops: dict[str, list[Instance]] = defaultdict(list)
@@ -120,6 +122,8 @@ def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[In
         if len(tops) > 1:
             return tops
     depth = _splitting_depth(instances, folder)
+    if depth is None and any(each.is_anonymous for each in instances):
+        depth = _depth_of_patients(instances, folder)
     if depth is None:
         return {"": list(instances)}
     parts: dict[str, list[Instance]] = defaultdict(list)
@@ -154,6 +158,25 @@ def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
         if len(twice) == len(names) or any(len(names[top]) > 1 for top in twice):
             return depth
     return None
+
+
+def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | None:
+    """Return at which level folders look like those of patients; None where they do not.
+
+    One of them holds several series, and no series is spread over two of them.
+    """
+    paths = [_below(each.file, folder).split("/") for each in instances]
+    depth = next(
+        (at for at, names in enumerate(itertools.zip_longest(*paths)) if len(set(names)) > 1), None
+    )
+    if depth is None or any(len(path) <= depth for path in paths):
+        return None
+    tops: dict[str, set[tuple[str, SeriesName]]] = defaultdict(set)
+    for path, each in zip(paths, instances, strict=True):
+        tops[path[depth]].add((each.series, _series_name(each)))
+    times = Counter(name for held in tops.values() for name in held)
+    several = any(len({name for _, name in held}) > 1 for held in tops.values())
+    return depth if several and max(times.values()) == 1 else None
 
 
 def _colliding_depths(places: Mapping[str, Sequence[Instance]]) -> set[int]:

@@ -34,8 +34,8 @@ class DrawnMask:
     """
 
     file: Path
-    grids: Mapping[str, Grid] = field(repr=False)
-    labels: Labels = field(repr=False)
+    grids: Mapping[str, Grid] = field(repr=False, compare=False)
+    labels: Labels = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return str(self.file)

@@ -17,8 +17,7 @@ from mixmfl.errors import AggregationError, DataError, PrivacyError
 from mixmfl.jobs import fresh_processes
 from mixmfl.masked import TRAINING
 from mixmfl.masked_site import Secrets, perform_at_site
-from mixmfl.measure import KIND as MEASURE
-from mixmfl.measure import measure_at_site
+from mixmfl.measure import MEASURE, measure_at_site
 from mixmfl.memory import Memory
 from mixmfl.personal import personalization_task, personalize_at_site
 from mixmfl.plan import Plans

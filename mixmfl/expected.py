@@ -70,13 +70,14 @@ class SubsetDice:
         Raises:
             ValueError: It is something else; or ``KeyError``, ``TypeError``, ``AttributeError``.
         """
-        dice = {
-            str(name): (float(value), int(cases))
-            for name, (value, cases) in content["dice"].items()
-        }
-        if not all(0 <= value <= 1 and cases > 0 for value, cases in dice.values()):
+        dice = {str(name): (value, cases) for name, (value, cases) in content["dice"].items()}
+        if not all(
+            type(value) in (int, float) and 0 <= value <= 1 and type(cases) is int and cases > 0
+            for value, cases in dice.values()
+        ):
             raise ValueError("expected Dice is no share of 1, or rests on no case")
-        return cls(tuple(map(str, content["modalities"])), dice)
+        names = tuple(map(str, content["modalities"]))
+        return cls(names, {name: (float(value), cases) for name, (value, cases) in dice.items()})
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:

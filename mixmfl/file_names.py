@@ -55,7 +55,8 @@ _PROCESSING = frozenset((
     "defaced", "deface", "zscore", "histmatch",
 ))  # fmt: skip
 # "T1_to_T2" is a T1 on the grid of a T2
-_CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "2", "space", "reg"))
+_CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "reg"))
+_TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))
 _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
     r"(?i)(?<![a-z0-9])(?:(flair|t1c|t1ce|t1w?|t2w?)[ _.-]*(?:reg)?|reg)(?:2|to|in)"
     r"(flair|t1c|t1ce|t1w?|t2w?|mni|std|atlas)(?![a-z0-9])"
@@ -159,6 +160,7 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
 
 
 def _read_free(stem: str, modalities: Modalities) -> FileName:
+    stem, target = _without_target(stem)
     words = words_of(stem)
     matches = modalities.matches(words)
     first = _first_of_sequence(stem, words, matches)
@@ -174,14 +176,9 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
         for match in matches
         if match.start >= first
     ]
-    cut = _connector(body)
-    processing = [word for word in body if word.lower() in _PROCESSING]
-    if cut < len(body):
-        processing.append(" ".join(body[cut:]))
-    text = stem[offset : _offset(stem, words, first + cut)] if cut < len(body) else stem[offset:]
-    matches = [match for match in matches if match.stop <= cut]
-    case = _rest(head, body[:cut], matches)
-    made = _kind(stem, text, body[:cut], matches, modalities)
+    processing = [word for word in body if word.lower() in _PROCESSING] + target
+    case = _rest(head, body, matches)
+    made = _kind(stem, stem[offset:], body, matches, modalities)
     if isinstance(made, str):
         return FileName(case, head=head, doubt=made)
     modality, is_label, aside = made
@@ -275,15 +272,23 @@ def _may_be_time(head: str, body: Sequence[str], modality: str | None) -> bool:
     )
 
 
-def _connector(body: Sequence[str]) -> int:
-    """Return which word says onto which grid the image before it was brought; else their number."""
-    for at in range(1, len(body) - 1):
-        before = any(meaning_of(word) in KINDS for word in body[:at])
-        word = body[at + 1].lower()
-        onto = meaning_of(word) in KINDS or word in ("mni", "mni152", "std", "atlas", "template")
-        if body[at].lower() in _CONNECTORS and before and onto:
-            return at
-    return len(body)
+def _without_target(stem: str) -> tuple[str, list[str]]:
+    """Take away onto which grid an image was brought: "T1_to_T2_seg" is a label on T1."""
+    words = words_of(stem)
+    for at in range(1, len(words) - 1):
+        stop = at + 1
+        while stop < len(words) and _may_be_target(words[stop]):
+            stop += 1
+        before = any(meaning_of(word) in KINDS for word in words[:at])
+        if words[at].lower() in _CONNECTORS and before and stop > at + 1:
+            left = stem[: _offset(stem, words, at)].rstrip(" _-.")
+            rest = stem[_offset(stem, words, stop) :]
+            return f"{left}_{rest}" if rest else left, [" ".join(words[at:stop])]
+    return stem, []
+
+
+def _may_be_target(word: str) -> bool:
+    return meaning_of(word) in KINDS or word.lower() in _TEMPLATES
 
 
 def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:

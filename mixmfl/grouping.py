@@ -214,7 +214,10 @@ def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Pa
     held = [{image.said.modality for image in images} for images in by_case.values()]
     if len(set.union(*held)) > 1:
         return any(len(modalities) > 1 for modalities in held)
-    return not (home and head and _spaced(home[-1]) in _spaced(head))  # p01/p01_t1_5, p01_t1_9
+    if head:  # p01/p01_t1_5, p01/p01_t1_9
+        return not (home and _spaced(home[-1]) in _spaced(head))
+    # p01/t1_5, p01/t1_9: what counts from 5 counts series; patients are 001, 002
+    return not (home and all(re.fullmatch(r"[1-9][\d_]*", case) for case in by_case))
 
 
 def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]]) -> Key:

@@ -23,8 +23,7 @@ from mixmfl.loading import Placing
 from mixmfl.masked import KINDS as MASKED_KINDS
 from mixmfl.masked import TRAINING
 from mixmfl.masked_site import Secrets, perform_at_site
-from mixmfl.measure import KIND as MEASURE
-from mixmfl.measure import measure_at_site
+from mixmfl.measure import MEASURE, measure_at_site
 from mixmfl.memory import State
 from mixmfl.modalities import Modalities
 from mixmfl.model import specialise
@@ -56,7 +55,7 @@ from mixmfl.tasks import (
     forms_of,
     read_minimum,
     read_run_name,
-    read_settings,
+    read_run_settings,
 )
 from mixmfl.told import Told
 from mixmfl.undefined import or_none
@@ -289,7 +288,7 @@ class Hospital:
         record = task.record
         plans = _read_plans(task)
         told = Told(record, "the coordinator's join", AggregationError)
-        settings = read_settings(told.inside("settings", 20))
+        settings = read_run_settings(told.inside("settings", 20))
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._house.open(plans, settings.configuration, record["fold"], settings.seed)

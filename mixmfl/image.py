@@ -255,7 +255,7 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
         try:
             if path.name.lower().endswith(nifti.ENDINGS):
                 affine, told = _affine(grid), grid.told
-                if told is not None and difference(_placed(told, grid), grid) is not None:
+                if told is not None and difference(_placed(told.affine, grid), grid) is not None:
                     told = None  # a grid that was made from that of a file
                 nifti.write(temporary, image, affine, told)
                 return
@@ -298,6 +298,16 @@ def difference(a: Grid, b: Grid) -> str | None:
     return None
 
 
+def is_on_qform(label: Grid, grid: Grid) -> bool:
+    """Say whether a label lies on an image by the image's qform, though its sform counts.
+
+    Tools on ITK write labels so. What was drawn on an image has its voxels, wherever a later
+    registration puts them by the sform.
+    """
+    qform = grid.told.qform if grid.told is not None else None
+    return qform is not None and difference(label, _placed(qform, grid)) is None
+
+
 def doubts(grid: Grid) -> tuple[list[str], list[str]]:
     """Return what is to be noted, and what is doubtful, about a place that a NIfTI header tells."""
     told = grid.told
@@ -309,7 +319,7 @@ def doubts(grid: Grid) -> tuple[list[str], list[str]]:
             "nibabel takes, where left and right may be exchanged"
         ]
     notes, warnings = [], []
-    if told.forms_differ:
+    if told.qform is not None:
         notes.append("its sform differs from its qform; the sform was taken")
     pixdim = dict(told.fields)["pixdim"][3:0:-1]
     if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
@@ -493,9 +503,9 @@ def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
     return make_grid(shape, spacing, lps[:3, 3], u @ v)
 
 
-def _placed(told: nifti.Place, grid: Grid) -> Grid:
-    """Return the grid with the place that a NIfTI header tells."""
-    affine = np.array(told.affine)
+def _placed(told: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
+    """Return the grid with the place that an affine in a NIfTI header tells."""
+    affine = np.array(told)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     return _grid_of(affine, grid.shape, spacing, "header")
 

@@ -101,6 +101,11 @@ def load_case(
     drawn = case.label if labels is not None else None
     label_grid = _named(case, image.read_grid, drawn) if drawn is not None else None
     reference = choose_reference(case, grids, label_grid, placing.reference)
+    if label_grid is not None and image.difference(label_grid, grids[reference]) is not None:
+        warnings.append(
+            f"the label lies on {reference} by its qform, not by its sform; it was taken to be "
+            "drawn on its voxels"
+        )
     fits: _Fits = {}
     if placing.leave_out and reference != placing.reference:
         reference = _agreeing_reference(reference, arrays, grids, worth or {}, fits)
@@ -258,6 +263,9 @@ def choose_reference(
     differences = {name: image.difference(label, grids[name]) for name in order}
     for name, difference in differences.items():
         if difference is None:
+            return name
+    for name in order:
+        if image.is_on_qform(label, grids[name]):
             return name
     raise DataError(
         f"case {case.name!r}: label and {best} differ in {differences[best]} ({case.label}, "

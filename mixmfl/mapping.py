@@ -31,8 +31,8 @@ def mapping_table(rows: Iterable[Row], folder: Path, told: Iterable[Told] = ()) 
         writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
     for each in images_told(told):
         path = each.path.name if each.path == folder else inside(each.path, folder)
-        about = (each.case, each.modality or "-", each.why, "", "", "", "", "", "")
-        writer.writerow(map(cell, (*about, path)))
+        said = (each.case, each.modality or "-", each.why)
+        writer.writerow(map(cell, (*said, "", "", "", "", "", "", path)))
     return text.getvalue()
 
 

@@ -30,9 +30,9 @@ from mixmfl.train import DiceSum, add_dice, no_dice
 from mixmfl.wire import Message
 from mixmfl.wording import quoted
 
-MOST_CASES = 16  # of a site per subset: their number doubles with every modality
+CASES_PER_SUBSET = 16  # of a site per subset: their number doubles with every modality
 
-KIND = "measure"
+MEASURE = "measure"
 
 Measured = dict[Subset, dict[str, DiceSum]]
 
@@ -41,7 +41,7 @@ def measure_task(
     state: ServerState, site: str, registrations: Mapping[str, Registration]
 ) -> Message:
     """Return what a site is sent to measure: what it is sent to validate."""
-    return dataclasses.replace(validation_task(state, site, registrations), kind=KIND)
+    return dataclasses.replace(validation_task(state, site, registrations), kind=MEASURE)
 
 
 def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -49,7 +49,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
 
     Args:
         task: From ``measure_task``.
-        site: At most ``MOST_CASES`` of its cases are used per subset.
+        site: At most ``CASES_PER_SUBSET`` of its cases are used per subset.
         plans: Of the run.
         settings: Of the run.
     """
@@ -60,7 +60,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
     sums: dict[Subset, dict[str, DiceSum]] = defaultdict(lambda: no_dice(plans.labels))
     for case in site.validation:
         held = sorted(usable.intersection(case.modalities))
-        asked = [subset for subset in all_subsets(held) if used[subset] < MOST_CASES]
+        asked = [subset for subset in all_subsets(held) if used[subset] < CASES_PER_SUBSET]
         used.update(asked)
         indices = plans.labels.consecutive().only(case.labelled)
         found = segment_subsets(
@@ -72,7 +72,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         [list(subset), {name: [dice.total, dice.cases] for name, dice in sums[subset].items()}]
         for subset in sorted(sums)
     ]
-    return outgoing(KIND, {"round": task.record["round"], "subsets": told})
+    return outgoing(MEASURE, {"round": task.record["round"], "subsets": told})
 
 
 def read_measured(
@@ -87,11 +87,15 @@ def read_measured(
     Raises:
         AggregationError: It is something else, or cannot be true.
     """
-    check_answer(site, KIND, reply)
+    check_answer(site, MEASURE, reply)
     told = reply.record.get("subsets")
-    if reply.kind != KIND or not isinstance(told, list) or len(told) >= 2 ** len(plans.modalities):
+    if (
+        reply.kind != MEASURE
+        or not isinstance(told, list)
+        or len(told) >= 2 ** len(plans.modalities)
+    ):
         raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply; a {KIND!r} reply is needed"
+            f"site {site!r} sent a {quoted(reply.kind)} reply; a {MEASURE!r} reply is needed"
         )
     measured: Measured = {}
     for item in told:
@@ -105,7 +109,7 @@ def read_measured(
         ):
             raise AggregationError(f"site {site!r} measured {quoted(item)}; no subset is that")
         dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, MOST_CASES, plans, labelled)
+        check_validation(site, dice, round_number, CASES_PER_SUBSET, plans, labelled)
         measured[tuple(item[0])] = read_dice(dice)
     return measured
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixmfl import __version__
-from mixmfl.bounds import Range, fields, is_text, listed, real, shown, whole
+from mixmfl.bounds import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.cases import Case
 from mixmfl.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.expected import SubsetDice
@@ -231,7 +231,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         )
     try:
         plans = Plans.from_json(header["plans"], "plans")
-        configuration = plans.configuration(header["configuration"]) and header["configuration"]
+        configuration: str = header["configuration"]
+        plans.configuration(configuration)  # raises where it was not planned
         record, expected = _read_record(header, plans)
         # first what was planned and what the file declares, then its numbers
         network = build_outline(plans, configuration)
@@ -303,8 +304,7 @@ def _read_record(
             whole(count, Range(0, MOST_CASES), f"modality_cases: {name}")
         if not any(cases.values()):
             raise PlansError("modality_cases: no modality was trained with")
-        privacy = header.get("privacy", {})
-        listed(list(fields(privacy, (), "privacy", may=tuple(privacy))), Range(0, 10**4), "privacy")
+        privacy = named(header.get("privacy", {}), Range(0, 10**4), "privacy")
         for site, spent in privacy.items():
             if not is_text(site):
                 raise PlansError(f"privacy: {shown(site)} cannot name a site")

@@ -47,13 +47,13 @@ class Place:
     Attributes:
         fields: ``pixdim[:4]``, and the fields of qform and sform, by name.
         affine: What nibabel makes of them, 4x4, from an index to mm, RAS; row by row.
-        forms_differ: Whether sform and qform both count, and some voxel is by more than a
-            hundredth of its side elsewhere by the one than by the other.
+        qform: The same by the qform, where it counts too and puts some voxel elsewhere by more
+            than a hundredth of its side; else None.
     """
 
     fields: tuple[tuple[str, tuple[float, ...]], ...]
     affine: tuple[tuple[float, ...], ...]
-    forms_differ: bool
+    qform: tuple[tuple[float, ...], ...] | None
 
     @property
     def is_told(self) -> bool:
@@ -292,18 +292,19 @@ def _place(
     fields = [("pixdim", tuple(header["pixdim"][:4].astype(float).tolist()))]
     fields += [(n, tuple(np.ravel(header[n]).astype(float).tolist())) for n in _PLACES]
     affine = _affine(path, header)
-    differ = False
+    other = None
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         with contextlib.suppress(DataError):  # a qform that nobody needs
-            away = (affine - _qform(path, header)) @ _corners(shape)
-            differ = bool(np.abs(away).max() > 0.01 * min(told))
+            qform = _qform(path, header)
+            if np.abs((affine - qform) @ _corners(shape)).max() > 0.01 * min(told):
+                other = tuple(map(tuple, qform.tolist()))
     # pixdim is less rounded than the length of a turned axis, and says the same nearly always
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     spacing = np.where(np.isclose(spacing, told, rtol=1e-5, atol=0), told, spacing)
     z, y, x = spacing.tolist()
     if not all(math.isfinite(step) and step > 0 for step in (z, y, x)):
         raise DataError(f"{path}: has spacing {(z, y, x)} mm; it must be positive and finite")
-    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())), differ)
+    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())), other)
 
 
 def _affine(path: Path, header: Any) -> Array:

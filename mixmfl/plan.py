@@ -16,7 +16,7 @@ from mixmfl.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_si
 from mixmfl.bounds import MOST_NAME, Range, fields, flag, is_text, listed, real, shown, whole, word
 from mixmfl.errors import DataError, PlansError
 from mixmfl.files import read_json, write_json
-from mixmfl.labels import Labels
+from mixmfl.labels import LARGEST_VALUE, Labels
 from mixmfl.planned import CONFIGURATIONS, SPACING, check_planned
 
 FORMAT = 1
@@ -32,7 +32,7 @@ RANGES = {
     "shared_width": Range(0, 4),
     "compensation_levels": Range(-STAGES.greatest, STAGES.greatest - 1),
     "prototypes": Range(1, 64),
-    "temperature": Range(0, 1000, above=True),
+    "temperature": Range(1e-4, 1000),
     "decoder_convs": CONVOLUTIONS,
     "rounds": Range(0, 10**5, above=True),
     "local_steps": Range(0, 10**5, above=True),
@@ -404,8 +404,10 @@ def _labels(given: Any, source: str) -> Labels:
                     f"{source}: {shown(name)} cannot name a label; at most {MOST_NAME} characters "
                     "are taken, in one line"
                 )
-            if isinstance(value, list | tuple):
-                listed(value, entries, f"{source}: {shown(name)}")
+            at = f"{source}: {name}"
+            several = isinstance(value, list | tuple)
+            for number in listed(value, entries, at) if several else [value]:
+                whole(number, Range(0, LARGEST_VALUE), at)
     if given.get("regions_class_order") is not None:
         listed(given["regions_class_order"], entries, f"{source}: regions_class_order")
     try:

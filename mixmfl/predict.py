@@ -32,7 +32,7 @@ from mixmfl.model import Model
 from mixmfl.overlap import Ahead, Behind, reason_of
 from mixmfl.reading import ReadCase, digests_of, read_case
 from mixmfl.records import Outcome, Records
-from mixmfl.report import case_files, write_case, write_report
+from mixmfl.report import case_files, shown_name, write_case, write_report
 from mixmfl.segment import Options, check_models_agree, prepare, segment
 from mixmfl.usage import peak_memory_mb, reset_peak
 from mixmfl.wording import plural
@@ -239,11 +239,20 @@ class _Run:
         """Return where a case's mask belongs."""
         return self.out / f"{name}.nii.gz"
 
+    def shown(self, case: str) -> str:
+        """Return what the page calls a case."""
+        return shown_name(case, self.extras.show_patient)
+
+    def called(self, case: str) -> list[str]:
+        """Return a note for the table where the page calls a case otherwise."""
+        shown = self.shown(case)
+        return [f"called {shown} on the page"] if self.extras.report and shown != case else []
+
     def wanted_files(self, case: Case) -> tuple[str, ...]:
         """Return the files that are asked for of a case, relative to the folder."""
         files = [self.mask_of(case.name).name]
         if self.extras.report:
-            files += case_files(case.name)
+            files += case_files(self.shown(case.name))
         if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
             files.append(f"{case.name}.dcm")
         return tuple(files)
@@ -308,7 +317,7 @@ class _Run:
             reference=loaded.reference,
             expected=expected.dice,
             volumes_ml=volumes,
-            notes=(*job.case.notes, *loaded.notes),
+            notes=(*job.case.notes, *loaded.notes, *self.called(job.case.name)),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,
@@ -346,8 +355,8 @@ class _Run:
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
-                write_case(self.out, case.name, shown, indices, canonical, self.labels)
-                files += case_files(case.name)
+                write_case(self.out, self.shown(case.name), shown, indices, canonical, self.labels)
+                files += case_files(self.shown(case.name))
             except Exception as error:  # the mask is there, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")
         return dataclasses.replace(
@@ -398,7 +407,8 @@ class _Run:
         """
         if self.extras.report:
             named = {model.sha256: model.name for model in self.models}
-            write_report(self.out, self.records.outcomes, self.labels, named)
+            show = self.extras.show_patient
+            write_report(self.out, self.records.outcomes, self.labels, named, show)
         if self._unwritten is not None:
             self.records.write()
 

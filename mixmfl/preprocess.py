@@ -24,13 +24,10 @@ from mixmfl.modalities import Modalities
 from mixmfl.overlooked import check_most_are_known
 from mixmfl.plan import Plans, Preset
 from mixmfl.told import is_word
-from mixmfl.training_cases import find_training_cases
+from mixmfl.training_cases import MAPPING, find_training_cases
 from mixmfl.wording import quoted
 
 log = logging.getLogger(__name__)
-
-MAPPING = "mapping.csv"
-"""A site's own table of what its DICOM series are, in its folder; see ``mapping``."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,8 @@ def find_site(
         folder, known, partial(_labels_of, folder, labels_file), given
     )
     if not found.cases:
-        check_most_are_known([found], modalities or Modalities())
+        if not rows:
+            check_most_are_known([found], known)
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     labels = _labels_of(folder, labels_file)

@@ -60,6 +60,8 @@ _NO_AGENT = {
 }  # fmt: skip
 _NO_AGENT_STARTS = ("no ", "non ", "none", "without", "w/o", "ohne", "kein", "sans ", "sin ")
 
+_ECHOES = "two echoes"  # which are images of their own in DICOM, each with its echo time
+
 SILENT = read_words("").why
 """What ``read_words`` says of a text without any word for a sequence."""
 
@@ -167,7 +169,7 @@ def _first_reading(header: Header) -> tuple[Reading, str]:
     """
     for place, text in _texts(header):
         reading = read_words(text)
-        if reading.why == SILENT:
+        if reading.why == SILENT or reading.set_aside == _ECHOES:
             continue
         if place == "protocol" and reading.modality in ("t1", "t1c"):
             agent = read_words(f"T1 {header.description}")

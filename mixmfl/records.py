@@ -20,6 +20,7 @@ from mixmfl.errors import DataError
 from mixmfl.expected import SubsetDice
 from mixmfl.files import read_json, replacing, sha256, write_json
 from mixmfl.spreadsheet import cell
+from mixmfl.wording import one_line, printable
 
 FORMAT = "mixmfl cases 1"
 
@@ -140,6 +141,7 @@ class Records:
         Raises:
             OSError: They cannot be written; the outcome is noted all the same.
         """
+        outcome = _as_text(outcome)
         with self._lock:
             self._outcomes[outcome.name] = outcome
             self.write()
@@ -157,6 +159,18 @@ class Records:
         write_json(self.folder / "cases.json", content)
         with replacing(self.folder / "cases.csv") as temporary:
             temporary.write_text(_table(self.outcomes), encoding="utf-8", newline="")
+
+
+def _as_text(outcome: Outcome) -> Outcome:
+    """Return an outcome that every file can hold: names of files need not be text."""
+    return dataclasses.replace(
+        outcome,
+        name=one_line(outcome.name, 255),
+        reason=printable(outcome.reason),
+        notes=tuple(map(printable, outcome.notes)),
+        warnings=tuple(map(printable, outcome.warnings)),
+        patient=printable(outcome.patient),
+    )
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from mixmfl.runs import (
     open_run,
     record_personal,
 )
-from mixmfl.tasks import CONFIGURATIONS, FOLDS, read_minimum, read_settings
+from mixmfl.tasks import CONFIGURATIONS, FOLDS, read_minimum, read_run_settings
 from mixmfl.told import Told, is_real, is_whole, is_word
 from mixmfl.undefined import or_nan
 from mixmfl.wire import Message
@@ -138,7 +138,7 @@ def load_orders(path: Path) -> Orders:
         out,
         tuple(sites),
         told.word("name"),
-        read_settings(told.inside("settings", 20)),
+        read_run_settings(told.inside("settings", 20)),
         told.choice("fold", FOLDS),
         told.whole("quorum", 1, len(sites)),
         told.truth("personalize"),

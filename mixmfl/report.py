@@ -5,8 +5,12 @@
     MASKS/report.html           all cases, their pictures inside
     MASKS/report/<case>.jpg     three planes, for the next run's page
     MASKS/report/<case>.html    the slices of the case, to look through
+
+<case> is its name; or a digest of it where it may be a person's (``shown_name``).
 """
 
+import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +31,7 @@ from mixmfl.wording import plural
 Array = npt.NDArray[Any]
 
 FOLDER = "report"
+SHORTEST_NAME = 3  # letters of a person's
 MOST_VOXELS = 1 << 22  # of a case on a page: what is larger is shown coarser, to keep files small
 
 INTRODUCTION = """\
@@ -47,9 +52,24 @@ def for_pages(image: Array) -> npt.NDArray[np.uint8]:
     return np.where(inside, scaled, 0).astype(np.uint8)
 
 
-def case_files(name: str) -> tuple[str, str]:
+def shown_name(case: str, show_patient: bool = False) -> str:
+    """Return what the page and its files call a case.
+
+    That is its name, unless it may be a person's: a word without a digit, as folders are named
+    after patients. Then it is a digest of the name, which tells nobody who it is.
+
+    Args:
+        case: Its name.
+        show_patient: Whether the page may name patients.
+    """
+    if show_patient or len(case) < SHORTEST_NAME or any(map(str.isdigit, case)):
+        return case
+    return f"case-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
+
+
+def case_files(shown: str) -> tuple[str, str]:
     """Return the picture and the viewer of a case, relative to the folder of the masks."""
-    return f"{FOLDER}/{name}.jpg", f"{FOLDER}/{name}.html"
+    return f"{FOLDER}/{shown}.jpg", f"{FOLDER}/{shown}.html"
 
 
 def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labels: Labels) -> None:
@@ -57,7 +77,7 @@ def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labe
 
     Args:
         out: Folder of the masks.
-        name: Of the case.
+        name: What the page calls the case; see ``shown_name``.
         image: ``(Z, Y, X)``, from ``for_pages``, canonical.
         mask: ``(Z, Y, X)`` class indices.
         grid: Of both.
@@ -72,7 +92,11 @@ def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labe
 
 
 def write_report(
-    out: Path, outcomes: Sequence[Outcome], labels: Labels, models: Mapping[str, str]
+    out: Path,
+    outcomes: Sequence[Outcome],
+    labels: Labels,
+    models: Mapping[str, str],
+    show_patient: bool = False,
 ) -> Path:
     """Write ``report.html`` and return it.
 
@@ -81,12 +105,21 @@ def write_report(
         outcomes: Of all cases.
         labels: What was segmented.
         models: By SHA-256, what the page calls them.
+        show_patient: Whether cases whose name may be a person's are called by it.
     """
     names = list(labels.foreground)
+    called = [shown_name(each.name, show_patient) for each in outcomes]
+    renamed = called != [each.name for each in outcomes]
+    outcomes = [_called(each, name) for each, name in zip(outcomes, called, strict=True)]
     failed = [each for each in outcomes if each.status == "failed"]
     shown = [each for each in outcomes if each.status != "failed"]
     used = ", ".join(f"{name} (sha256 {digest[:12]}…)" for digest, name in models.items())
     counted = f"{plural(len(shown), 'case')} with a mask, {len(failed)} without. Model: {used}."
+    if renamed:
+        counted += (
+            " Cases whose names may be those of persons are called by a digest here; cases.csv "
+            "has both names, and --show-patient shows them."
+        )
     sections = []
     if failed:
         rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
@@ -99,6 +132,23 @@ def write_report(
     text = page("Segmentation", f"{counted}\n\n{INTRODUCTION}", sections)
     write_text(out / "report.html", text)
     return out / "report.html"
+
+
+def _called(outcome: Outcome, shown: str) -> Outcome:
+    """Return an outcome that is called otherwise, also in what is said of it."""
+    if shown == outcome.name:
+        return outcome
+
+    def told(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text.replace(outcome.name, shown) for text in texts)
+
+    return dataclasses.replace(
+        outcome,
+        name=shown,
+        reason=outcome.reason.replace(outcome.name, shown),
+        notes=told(outcome.notes),
+        warnings=told(outcome.warnings),
+    )
 
 
 def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:

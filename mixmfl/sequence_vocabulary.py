@@ -15,7 +15,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 # What a word says of the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
-        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, wt1, pt1, t1 pond
+        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
     "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc"),
@@ -26,7 +26,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         wave mprage
     """),
     "t2": _phrases("""
-        t2, t2w, t2wi, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, wt2, t2 pond, t2tse,
+        t2, t2w, t2wi, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, t2 pond, t2tse,
         t2fse
     """),
     "flair": _phrases("""
@@ -182,15 +182,15 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         wwo, w wo, w without, with and without, w and wo, with without, w w o, either
     """),
     "post": _phrases("post, pos"),
-    "pre": _phrases("pre"),
+    "pre": _phrases("pre, prae, pra"),
     "not": _phrases("without, wo, w o, ohne, sans, sin, zonder, senza, sem"),
     "perhaps not": _phrases("no, non, not, o, none, kein, keine, geen, sg"),
-    "before": _phrases("before, prior, vor, v, avant, antes, voor, prima"),
+    "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima"),
     "beside": _phrases("""
         with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras, p
     """),
-    "plus": _phrases("plus"),
-    "minus": _phrases("minus"),
+    "plus": _phrases("plus, positiv, positive"),
+    "minus": _phrases("minus, neg, negativ, negative, negativo, frei, free"),
     "dash": _phrases("dash"),
 }  # fmt: skip
 
@@ -207,6 +207,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "two echoes": _phrases("""
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
     """),
+    "and": _phrases("and, und, et, y, e, en, &"),
     "break": (":",),
     "filler": _phrases("""
         i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
@@ -231,6 +232,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         out, f, in, cv, orig, original
     """),
 }  # fmt: skip
+
+# With these begin words of an agent that are not listed: "kontrastverstärkt", "contrastado".
+AGENT_STEMS = ("contrast", "kontrast", "gado", "enhanc", "inject", "injekt", "iniett", "inyect")
 
 # Sequences that make a T2 a T2*.
 GRADIENT_ECHOES = frozenset(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 
-from mixmfl.sequence_vocabulary import ASIDES, GRADIENT_ECHOES, KINDS, MEANINGS
+from mixmfl.sequence_vocabulary import AGENT_STEMS, ASIDES, GRADIENT_ECHOES, KINDS, MEANINGS
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
     (re.compile(r"\+\s?/\s?-|±"), " either "),
-    (re.compile(r"(?<![a-z0-9])w\s?/\s?w\s?/?\s?o(?![a-z])"), " wwo "),
-    (re.compile(r"(?<![a-z0-9])w\s?/\s?o(?=[^a-z]|$|con|gad|gd|iv)"), " without "),
+    (re.compile(r"(?<![a-z0-9])w\s?/?\s?(?:[/&+,]|and)\s?w\s?/?\s?o(?:ut)?(?![a-z])"), " wwo "),
+    (re.compile(r"(?<![a-z0-9])w\s?/?\s?o(?:ut)?\s?(?:[/&+,]|and)\s?w(?![a-z])"), " wwo "),
+    (re.compile(r"(?<![a-z0-9])w\s?/\s?o(?:ut)?(?=[^a-z]|$|con|gad|gd|iv)"), " without "),
     (re.compile(r"(?<![a-z0-9])w\s?/(?=[^a-z]|$|contrast|gad|gd|c\b|iv)"), " with "),
     (re.compile(rf"(?<![a-z0-9])s\s?/\s?(?={_AGENT}(?![a-z]))"), " sin "),
     (re.compile(rf"(?<![a-z0-9])c\s?/\s?(?={_AGENT}(?![a-z]))"), " con "),
@@ -75,7 +76,7 @@ _REWRITTEN = (
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
     (re.compile(r"[:;,|()\[\]<>]"), " : "),  # no phrase goes on behind it
 )
-_WORD = re.compile(r"[a-z0-9]+|:")
+_WORD = re.compile(r"[a-z0-9]+|[:&]")
 
 
 def read_words(text: str) -> Reading:
@@ -127,13 +128,20 @@ def _understand(text: str) -> list[_Said]:
         for length in range(min(_LONGEST, len(words) - start), 0, -1):
             phrase = tuple(words[start : start + length])
             if length == 1 or phrase in _TABLE:
-                said.append(_Said(" ".join(phrase), _TABLE.get(phrase, "")))
+                said.append(_Said(" ".join(phrase), _TABLE.get(phrase, "") or _stem(phrase[0])))
                 start += length
                 break
     # "ohne i.v. KM" says no more than "ohne KM"
     after = [*(each.meaning for each in said[1:]), ""]
     pairs = zip(said, after, strict=False)
     return [each for each, meaning in pairs if (each.words, meaning) != ("iv", "agent")]
+
+
+def _stem(word: str) -> str:
+    """Return what a word that is not listed means by its stem; empty where it means nothing."""
+    if word.startswith(AGENT_STEMS):
+        return "agent"
+    return "both" if any(stem in word for stem in AGENT_STEMS) else ""
 
 
 @cache
@@ -249,9 +257,9 @@ def _beside(said: Sequence[_Said], at: int, step: int) -> str:
 
     Before an agent, others are passed over: "sans injection de gadolinium" denies both.
     """
-    passed = (
-        ("filler", said[at].meaning) if step < 0 and said[at].meaning == "agent" else ("filler",)
-    )
+    passed = {"filler", "and"}
+    if step < 0 and said[at].meaning == "agent":
+        passed.add("agent")
     at += step
     while 0 <= at < len(said) and said[at].meaning in passed:
         at += step
@@ -267,7 +275,9 @@ def _verdict(each: _Said, before: str, after: str) -> str:
     said_with = bool(signs & {"plus", "beside", "post"})
     said_without = bool(signs & {"minus", "pre", *_NEGATIONS})
     found = each.meaning if each.meaning in ("with", "without") else ""
-    if each.meaning == "both" or (found and before in _NEGATIONS):
+    pair = {each.meaning, before}  # "mit und ohne KM"
+    both = "beside" in pair and not pair.isdisjoint(_NEGATIONS)
+    if each.meaning == "both" or both or (found and before in _NEGATIONS):
         found = "unclear"
     elif each.meaning in ("agent", "letter"):
         if (said_with and said_without) or "dash" in signs:

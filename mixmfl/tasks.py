@@ -36,7 +36,7 @@ Forms = Mapping[str, Form]
 _WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
 
 
-def read_settings(told: Told) -> RunSettings:
+def read_run_settings(told: Told) -> RunSettings:
     """Return the settings of a run that somebody wrote.
 
     Raises:
@@ -185,7 +185,7 @@ def _join(told: Told) -> None:
     told.only(["run", "plans", "settings", "fold"], ["version"])
     read_run_name(told, "run")
     told.choice("fold", FOLDS)
-    read_settings(told.inside("settings", 20))
+    read_run_settings(told.inside("settings", 20))
 
 
 def _round(told: Told) -> None:

@@ -9,13 +9,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mixmfl.cases import Case, Found, Given, Refused, find_cases, holds_images
+from mixmfl.accounting import LABEL
+from mixmfl.cases import Case, Found, Given, Refused, account, find_cases, holds_images
 from mixmfl.dicom import Series
-from mixmfl.dicom_cases import FoundDicom, Row, combine, find_dicom
+from mixmfl.dicom_cases import FoundDicom, Row, combine, find_dicom, split_mapping
 from mixmfl.dicom_masks import MODALITY, DrawnMask
 from mixmfl.image import Source
 from mixmfl.labels import Labels
 from mixmfl.modalities import Modalities
+
+MAPPING = "mapping.csv"
+"""A site's own table of what its files and DICOM series are, in its folder; see ``mapping``."""
+
+_NO_MASK = "no label, which training needs"
 
 
 def find_training_cases(
@@ -30,7 +36,7 @@ def find_training_cases(
         folder: Of a site.
         modalities: The words for modalities.
         describe: Returns what the values of its masks mean; asked where there is DICOM.
-        mapping: By DICOM series, what a user gave it.
+        mapping: What a user's table says, by DICOM series and by file.
 
     Returns:
         The cases, and what every DICOM series was taken for.
@@ -38,43 +44,40 @@ def find_training_cases(
     Raises:
         DataError: As ``dicom_cases.find_all``; or nothing says what the values of masks mean.
     """
-    dicom = find_dicom(folder, modalities, mapping) if folder.is_dir() else FoundDicom((), (), ())
+    described = [folder / name for name in ("dataset.json", MAPPING)]
+    of_files, of_series = split_mapping(mapping)
+    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else FoundDicom((), (), ())
     if not (dicom.rows or dicom.damaged):
-        return find_cases(folder, modalities, labels_needed=True), ()
+        found = find_cases(folder, modalities, labels_needed=True, mapping=of_files)
+        return account(found, described), ()
     found = Found((), (), (), "DICOM", None, folder)
-    if holds_images(folder):
-        found = find_cases(folder, modalities)
+    if holds_images(folder) or of_files:
+        found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    labels, cases = describe(), []
+    labels, cases, why = describe(), [], {}
     taken: set[str] = set()
+    rows = tuple(_as_mask(row) for row in dicom.rows)
     for case in dicom.cases:
-        masks = _masks_of(case, dicom.cases, found.masks, folder)
-        taken |= masks.keys()
-        drawn = [_drawn(row.series, case, labels) for row in _segmentations(case, dicom.rows)]
-        cases.append(_with_mask(case, [*masks.values(), *drawn]))
-    unused = [item for item in found.refused if item.name not in taken]
-    found = dataclasses.replace(found, refused=tuple(unused))
-    both = combine(found, dataclasses.replace(dicom, cases=tuple(c for c in cases if c.label)))
-    refused = [Refused(c.name, c.notes[-1]) for c in cases if not c.label]
-    refused += [Refused(c.name, _NO_MASK) for c in both.cases if not c.label]
+        files = _masks_of(case, dicom.cases, found.masks, folder)
+        taken |= files.keys()
+        drawn = [_drawn(row.series, case, labels) for row in _segmentations(case, rows)]
+        masks: list[Path | Source] = [*files.values(), *drawn]
+        cases.append(dataclasses.replace(case, label=masks[0] if len(masks) == 1 else None))
+        if len(masks) > 1:
+            names = ", ".join(mask.name for mask in masks)
+            why[case.name] = f"{len(masks)} masks: {names}; keep one of them"
+    unused = tuple(item for item in found.refused if item.name not in taken)
+    both = combine(
+        dataclasses.replace(found, refused=unused),
+        dataclasses.replace(dicom, cases=tuple(cases), rows=rows),
+        described,
+    )
+    refused = [Refused(c.name, why.get(c.name, _NO_MASK)) for c in both.cases if not c.label]
     return dataclasses.replace(
         both,
         cases=tuple(case for case in both.cases if case.label),
         refused=tuple(sorted((*both.refused, *refused), key=lambda item: item.name)),
-    ), dicom.rows
-
-
-_NO_MASK = "no label, which training needs"
-
-
-def _with_mask(case: Case, masks: Sequence[Path | Source]) -> Case:
-    """Return the case with its mask; where it has not one, with a last note of why."""
-    if len(masks) == 1:
-        return dataclasses.replace(case, label=masks[0])
-    told = _NO_MASK
-    if masks:
-        told = f"{len(masks)} masks: {', '.join(mask.name for mask in masks)}; keep one of them"
-    return dataclasses.replace(case, notes=(*case.notes, told))
+    ), rows
 
 
 def _drawn(series: Series, case: Case, labels: Labels) -> DrawnMask:
@@ -86,12 +89,15 @@ def _drawn(series: Series, case: Case, labels: Labels) -> DrawnMask:
     return DrawnMask(series.files[0], grids, labels)
 
 
+def _as_mask(row: Row) -> Row:
+    """Return what a series is taken for in training, where a segmentation is a mask."""
+    if row.series.header.modality.upper() != MODALITY or row.why == "mapping":
+        return row
+    return dataclasses.replace(row, modality=LABEL, why="is a DICOM segmentation")
+
+
 def _segmentations(case: Case, rows: Sequence[Row]) -> list[Row]:
-    return [
-        row
-        for row in rows
-        if row.case == case.name and row.series.header.modality.upper() == MODALITY
-    ]
+    return [row for row in rows if row.case == case.name and row.modality == LABEL]
 
 
 def _masks_of(

@@ -523,6 +523,9 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
     found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
     assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
+    assert [(told.path.name, told.modality) for told in found.told] == [
+        ("p01_FLAIR.nii.gz", "flair")
+    ]
     with pytest.raises(DataError, match=r"does not say which modality it is .* Rename it, such as"):
         find_cases(tmp_path / "scan.nii.gz")
     given = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}

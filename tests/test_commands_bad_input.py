@@ -76,10 +76,10 @@ def refused(said: Said, command: str) -> str:
         (("planner", "base_features"), 0, "base_features: is 0; it must be above 0"),
         (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be from 0.01"),
         (("planner", "target_spacing"), [1, 1], r"target_spacing: (Z, Y, X) in mm is needed"),
-        (("network", "temperature"), 0, "temperature: is 0; it must be above 0"),
+        (("network", "temperature"), 0, "temperature: is 0; it must be from 0.0001 to 1000"),
         (("network", "compensation_levels"), [9], "compensation_levels: 2d has"),
         (("training", "modality_dropping"), 7, "modality_dropping: is 7; it must be from 0 to 1"),
-        (("training", "learning_rate"), float("inf"), "learning_rate: is inf"),
+        (("training", "learning_rate"), float("inf"), "Infinity is no JSON number"),
         (("training", "keep_every"), 0, "keep_every: is 0; it must be above 0"),
     ],
 )

@@ -42,6 +42,18 @@ def test_two_patients_with_one_identifier_never_meet_in_one_case(
         assert any("StudyInstanceUID is not its own" in text for text in case.warnings)
 
 
+def test_anonymous_patients_with_one_identifier_and_different_series_are_kept_apart(
+    tmp_path: Path,
+) -> None:
+    kinds = {"p01": ("FLAIR", "T1"), "p02": ("T1 KM",)}
+    for number, (patient, texts) in enumerate(kinds.items()):
+        for text in texts:
+            write_series(tmp_path / patient / text, volume(number), study="1.2.3",
+                         patient="", PatientID="ANON", SeriesDescription=text)  # fmt: skip
+    found = find_dicom(tmp_path, KNOWN)
+    assert {c.name: set(c.images) for c in found.cases} == {"p01": {"flair", "t1"}, "p02": {"t1c"}}
+
+
 def test_without_any_identifier_each_folder_is_a_case(tmp_path: Path) -> None:
     write_patients(tmp_path, series="", patients=("", ""), study="")
     assert [case.name for case in find_dicom(tmp_path, KNOWN).cases] == ["p01", "p02"]
@@ -87,8 +99,11 @@ def test_a_slice_with_another_identifier_is_told_beside_its_series(tmp_path: Pat
             float(str(content.ImagePositionPatient[2])): number
             for number, content in enumerate(headers(tmp_path / name))
         }
-        spoil(tmp_path / name, lambda content, tag=tag: setattr(content, tag, "1.2.99"),
-              heights[max(heights)])  # fmt: skip
+
+        def change(content: Any, tag: str = tag) -> None:
+            setattr(content, tag, "1.2.99")
+
+        spoil(tmp_path / name, change, heights[max(heights)])
     cases = find_dicom(tmp_path, KNOWN).cases
     assert [case.name for case in cases] == ["p", "q", "r"]
     for case in cases:

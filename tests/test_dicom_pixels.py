@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
 from small_dicom import GRID, spoil, volume, write_enhanced, write_series
 
 from mixmfl.dicom import Series, find_series
 from mixmfl.dicom_cases import find_dicom
+from mixmfl.dicom_pixels import read_planes
 from mixmfl.errors import DataError
 from mixmfl.modalities import Modalities
 
@@ -50,7 +52,7 @@ def test_each_frame_is_scaled_by_its_own_slope(tmp_path: Path) -> None:
 def test_padding_is_background(tmp_path: Path) -> None:
     voxels = volume()
     voxels[:, :, :3], voxels[:, :, 3] = -2000, -1999
-    tags = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1999}
+    tags: dict[str, Any] = {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1999}
     write_series(tmp_path, voxels, **tags)
     read, _ = only_series(tmp_path).read()
     assert not read[:, :, :4].any()
@@ -88,7 +90,7 @@ def test_slices_that_store_pixels_in_two_ways_are_refused(
 
 def test_dark_that_is_stored_as_high_is_turned_round(tmp_path: Path) -> None:
     voxels = abs(volume())
-    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
+    tags: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
     write_series(tmp_path, 4095 - voxels, PhotometricInterpretation="MONOCHROME1", **tags)
     assert np.array_equal(only_series(tmp_path).read()[0], voxels * 0.5 + 3)
 
@@ -116,6 +118,19 @@ def test_compressed_pixels_are_those_that_were_compressed(tmp_path: Path) -> Non
     assert np.array_equal(only_series(tmp_path).read()[0], volume() * 0.5 + 3)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_RLE", "MR_small_bigendian",
+     "MR_small_implicit", "MR_small_padded"],
+)  # fmt: skip
+def test_one_image_in_many_encodings_is_one_image(name: str) -> None:
+    """They come with pydicom."""
+    first, other = (
+        Path(str(get_testdata_file(f"{n}.dcm", download=False))) for n in ("MR_small", name)
+    )
+    assert np.array_equal(read_planes(other), read_planes(first))
+
+
 def test_a_cut_compressed_plane_is_refused_not_filled(tmp_path: Path) -> None:
     def cut(content: Any) -> None:
         content.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8" + b"\x01" * 40])
@@ -137,7 +152,7 @@ def test_a_cut_compressed_plane_is_refused_not_filled(tmp_path: Path) -> None:
     ],
 )
 def test_more_frames_or_voxels_than_memory_holds_are_refused_by_the_header(
-    tmp_path: Path, tags: dict[str, int], message: str
+    tmp_path: Path, tags: dict[str, Any], message: str
 ) -> None:
     write_series(tmp_path, volume()[:5], **tags)
     found = find_series(tmp_path)
@@ -171,6 +186,16 @@ def test_damaged_files_are_named_and_counted_and_stop_no_other_case(tmp_path: Pa
     assert "first IM0000" in found.cases[0].warnings[-1]
     assert [(item.name, item.reason[:7]) for item in found.refused] == [("b", "8 files")]
     assert len(found.damaged) == 10
+
+
+def test_a_file_that_lost_its_beginning_is_told_by_the_names_of_those_beside_it(
+    tmp_path: Path,
+) -> None:
+    write_series(tmp_path / "a", volume(), SeriesDescription="FLAIR")
+    (tmp_path / "a" / "IM0000").write_bytes(b"")
+    (tmp_path / "a" / "README").write_text("of the archive")
+    (only,) = find_series(tmp_path).damaged
+    assert (only.path.name, only.reason) == ("IM0000", "does not begin as DICOM does")
 
 
 def unknown_kind(content: bytes) -> bytes:

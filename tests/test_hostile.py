@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import logging
+import os
 import time
 import tracemalloc
 from argparse import Namespace
@@ -20,6 +21,7 @@ from small import LABELS_JSON, small_plans, stored_site, write_case
 
 from mixmfl import cli
 from mixmfl.aggregate import select_blocks
+from mixmfl.cases import describe, find_cases
 from mixmfl.comparison_rows import Row, read_rows, write_rows
 from mixmfl.coordinate import Answer, Answers
 from mixmfl.door import check_registration, check_reply, check_validation
@@ -174,6 +176,19 @@ def test_a_spoilt_dataset_json_is_taken_or_refused(tmp_path: Path) -> None:
             file.write_text(json.dumps(content))
             refused += refused_or(lambda path: Labels.load(path).consecutive(), file, at)
     assert refused > 200
+
+
+def test_spoilt_names_of_channels_are_taken_or_refused(tmp_path: Path) -> None:
+    for name in ("imagesTr/p0_0000.nii.gz", "imagesTr/p0_0001.nii.gz", "labelsTr/p0.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    written = {**LABELS_JSON, "channel_names": {"0": "T1", "1": "FLAIR"}}
+    long = {**LABELS_JSON, "channel_names": {"9" * 5000: "T1"}}
+    twice = {**LABELS_JSON, "channel_names": {"0": "T1", "00": "T2"}}
+    for at, content in (*spoilt(written), ((), long), ((), twice)):
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        refused = refused_or(find_cases, tmp_path, at)
+        assert refused or content not in (long, twice)
 
 
 def test_a_spoilt_federation_json_is_taken_or_refused(tmp_path: Path) -> None:
@@ -526,3 +541,18 @@ def test_text_is_no_formula_in_a_table_and_comes_back_as_it_was(tmp_path: Path) 
     assert row["case"] == '\'=HYPERLINK("x")'
     assert (row["reason"], row["notes"]) == ("'@reason", "'+note")
     assert Records(tmp_path / "masks")['=HYPERLINK("x")'] == records['=HYPERLINK("x")']
+
+
+def test_a_file_whose_name_is_no_text_is_told_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff_t1.nii.gz")).touch()
+    (tmp_path / "b\n\x1b[31m_t1.nii.gz").touch()
+    found = find_cases(tmp_path)
+    lines = describe(found).splitlines()
+    assert r"  a\udcff: a file cannot have this name; rename the case" in lines
+    assert r"  b\n\x1b[31m: a file cannot have this name; rename the case" in lines
+    records = Records(tmp_path / "masks")
+    for item in found.refused:
+        records.add(Outcome(item.name, "failed", f"{item.name}: {item.reason}"))
+    told = Records(tmp_path / "masks").outcomes
+    assert [each.name for each in told] == [r"a\udcff", r"b\n\x1b[31m"]
+    assert "\x1b" not in (tmp_path / "masks" / "cases.csv").read_text(encoding="utf-8")

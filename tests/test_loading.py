@@ -156,6 +156,28 @@ def test_values_of_any_size_are_the_same_image_once_they_are_z_scored(
     assert found * (VOLUME.max() / found.max()) == pytest.approx(VOLUME, rel=1e-6)
 
 
+def test_a_label_on_an_image_s_qform_is_drawn_on_its_voxels(tmp_path: Path) -> None:
+    moved = np.eye(4)
+    moved[:3, 3] = 5, 2, 1
+    made = nib.Nifti1Image(VOLUME.T, moved)
+    made.set_qform(np.eye(4), 1)
+    made.set_sform(moved, 2)
+    nib.save(made, tmp_path / "t1.nii")
+    label = (VOLUME > 50).astype(np.uint8)
+    for place, warned in ((moved, 0), (np.eye(4), 1), (moved @ moved, None)):
+        nib.save(nib.Nifti1Image(label.T, place), tmp_path / "seg.nii")
+        case = Case("p01", {"t1": tmp_path / "t1.nii"}, tmp_path / "seg.nii")
+        if warned is None:
+            with pytest.raises(DataError, match="label and t1 differ in origin"):
+                load_case(case, LESION)
+            continue
+        loaded = load_case(case, LESION)
+        assert loaded.labels is not None
+        assert np.array_equal(loaded.labels, loaded.images["t1"] > 50)
+        assert len(loaded.warnings) == warned
+        assert all("by its qform, not by its sform" in warning for warning in loaded.warnings)
+
+
 def test_a_header_without_a_place_is_told_and_one_with_two_is_noted(tmp_path: Path) -> None:
     moved = np.diag([1.0, 1.0, 1.0, 1.0])
     moved[0, 3] = 5

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl import embedded
+from mixmfl import coordinate, embedded
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.masked import Roster
@@ -512,3 +512,14 @@ def test_the_command_trains_masked(
     small_plans(aggregation="trimmed").save(tmp_path / "work" / "plans.json")
     assert command(*base, "-o", tmp_path / "b", "--masked") == 2
     assert "which compares the sites' updates" in capsys.readouterr().err
+
+
+def test_a_sum_that_cannot_be_unmasked_is_another_try_and_not_the_end(
+    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PrivacyError("shares of a secret do not belong together")
+
+    monkeypatch.setattr(coordinate, "sum_blocks", fail)
+    with pytest.raises(QuorumError, match="round 1: the sum cannot be unmasked: shares of a"):
+        train_embedded(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")

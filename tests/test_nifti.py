@@ -119,6 +119,13 @@ def test_nifti_2_and_one_volume_in_four_dimensions_are_read(tmp_path: Path) -> N
     assert grid.shape == (4, 5, 6)
 
 
+def test_what_a_header_says_beside_it_is_passed_over(tmp_path: Path) -> None:
+    made = nib.Nifti1Image(VOXELS, AFFINE)
+    made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of 40 bytes" * 4))
+    nib.save(made, tmp_path / "t1.nii.gz")
+    np.testing.assert_array_equal(image.read_image(tmp_path / "t1.nii.gz")[0], VOXELS.T)
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -51,7 +51,7 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("training", "rounds"), 2.5, "training: rounds: int is needed, not 2.5"),
         (("network", "temperature"), True, "temperature: float is needed"),
         (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
-        (("network", "temperature"), 0, "network: temperature: is 0; it must be above 0"),
+        (("network", "temperature"), 0, "network: temperature: is 0; it must be from 0.0001"),
         (("training", "losses"), {"focal": 1}, "by name are needed, of alignment, separation, not"),
         (("training", "losses"), [1], r"losses: numbers by name are needed, .* not \[1\]"),
         (("training", "losses"), {"alignment": 0}, "losses: alignment: is 0; it must be above 0"),

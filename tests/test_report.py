@@ -18,7 +18,7 @@ from mixmfl.image import Grid
 from mixmfl.labels import Labels
 from mixmfl.model import save_model
 from mixmfl.records import Outcome
-from mixmfl.report import for_pages, write_case, write_report
+from mixmfl.report import for_pages, shown_name, write_case, write_report
 from mixmfl.rounds import RunSettings, first_state
 
 Command = Callable[..., int]
@@ -142,7 +142,7 @@ def test_the_patient_is_named_only_where_that_is_asked_for(
         written = [
             f for f in (tmp_path / folder).rglob("*") if f.suffix in (".html", ".csv", ".json")
         ]
-        assert len(written) == 4
+        assert len(written) == 5
         assert any(b"Doe" in file.read_bytes() for file in written) == named
     page = (tmp_path / "a" / "report.html").read_text()
     assert 'href="report/p7.html"' in page
@@ -176,3 +176,26 @@ def test_pages_of_someone_else_are_not_replaced(
     assert command("mixmfl_predict", "-i", tmp_path / "cases", "-m", model, "-o", out) == 2
     assert "report.html: is not ours" in capsys.readouterr().err
     assert (out / "report.html").read_text() == "mine"
+
+
+def test_a_folder_named_after_a_person_names_nobody_on_the_page(tmp_path: Path) -> None:
+    shown = shown_name("Mueller_Anna")
+    assert shown.startswith("case-")
+    assert shown == shown_name("Mueller_Anna") != shown_name("Mueller_Berta")
+    assert [shown_name(name) for name in ("p01", "sub-anna7", "a")] == ["p01", "sub-anna7", "a"]
+    outcome = Outcome(
+        "Mueller_Anna",
+        "done",
+        used=("t1",),
+        notes=("t1 is Mueller_Anna/T1.nii.gz",),
+        warnings=("Mueller_Anna/T2.mgz: is not read",),
+    )
+    failed = Outcome("Schmidt", "failed", "Schmidt/t1.nii.gz: is damaged")
+    text = write_report(tmp_path, [outcome, failed], LABELS, {}).read_text()
+    assert "Mueller" not in text
+    assert "Schmidt" not in text
+    assert f"{shown}/T2.mgz: is not read" in text
+    assert "--show-patient shows them" in text
+    asked = write_report(tmp_path, [outcome, failed], LABELS, {}, show_patient=True).read_text()
+    assert "Mueller_Anna" in asked
+    assert "--show-patient shows" not in asked

@@ -102,7 +102,8 @@ def test_what_is_preprocessed_from_dicom_is_what_its_twin_in_nifti_gives(
     said = capsys.readouterr().out
     assert "site north: " in said
     assert "t1: series 1 'T1 ax', t2: series 1 'T2 ax', label: seg.dcm" in said
-    assert "recognised 4 DICOM series, set aside 1" in said
+    assert "recognised 5 DICOM series, set aside 0" in said
+    assert "dataset.json" not in said
     told = [(work / "sites" / s / "fingerprint.json").read_text() for s in ("north", "south")]
     assert told[0] == told[1]
     for name in ("p0", "p1"):
@@ -199,3 +200,23 @@ def test_a_case_is_preprocessed_again_when_one_of_its_dicom_files_changed(tmp_pa
     file = next((folder / "p0" / "DICOM" / "T1").iterdir())
     file.write_bytes(file.read_bytes())
     assert origin(after.found.cases[0], after) != told
+
+
+def test_a_patient_in_dicom_and_in_nifti_is_asked_about(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "north")
+    write_labels(folder / "p1" / "seg.nii.gz", MASK, GRID)
+    write_image(folder / "p0" / "t1.nii.gz", volume().astype(np.float32), GRID)
+    write_labels(folder / "p0" / "seg.nii.gz", MASK, GRID)
+    site = find_site(folder)
+    assert [case.name for case in site.found.cases] == ["p1"]
+    (refused,) = site.found.refused
+    assert "is the name of DICOM and of other files; rename one" in refused.reason
+
+
+def test_a_sites_own_table_may_name_a_mask(tmp_path: Path) -> None:
+    folder = write_site(tmp_path / "north", patients=1)
+    write_labels(folder / "p0" / "drawing.nii.gz", MASK, GRID)
+    with pytest.raises(DataError, match="holds no case that can be trained on"):
+        find_site(folder)
+    (folder / "mapping.csv").write_text("case,modality,file\np0,label,p0/drawing.nii.gz\n")
+    assert find_site(folder).found.cases[0].label == folder / "p0" / "drawing.nii.gz"
