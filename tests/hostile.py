@@ -18,7 +18,7 @@ VALUES: tuple[Any, ...] = (
 TEXTS = (
     "1e999", "-1e999", "NaN", "Infinity", "9" * 100_000, "1." + "0" * 100_000, "[" * 100_000,
     '{"a":' * 100_000, '{"a": 1, "a": 2}', r'"\ud800"', r'{"\udfff": 1}', "", "nul", "{", "\x00",
-    "[" + "1," * 5_000_000 + "1]",
+    "[" + "1," * 10_000_000 + "1]",
 )  # fmt: skip
 """Texts in place of a value of JSON, each of which must be refused as a whole."""
 

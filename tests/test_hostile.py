@@ -152,7 +152,7 @@ def test_json_is_read_with_and_without_a_byte_order_mark_and_to_the_last_digit(
 def test_a_long_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
         file.truncate(2**40)  # no room on the disk is taken
-    with bounded(5, 200), pytest.raises(DataError, match="bytes of JSON are not read"):
+    with bounded(5, 300), pytest.raises(DataError, match="bytes of JSON are not read"):
         read_json(tmp_path / "a.json")
 
 
@@ -377,6 +377,16 @@ def test_a_join_beyond_bounds_is_refused_before_work_begins(
     assert (told.kind, told.record["error"]) == (FAILED, "AggregationError")
     assert "the coordinator's task 'join': settings" in house.problem_log.read_text()
     assert name in house.problem_log.read_text()
+
+
+def test_the_command_orders_nothing_that_no_hospital_would_do(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    PLANS.save(tmp_path / "plans.json")
+    asked = ("-i", tmp_path, "-o", tmp_path / "run", "-c", "2d", "--kit", tmp_path)
+    assert command("mixmfl_train_federated", *asked, "--local-steps", 10**12) == 2
+    said = capsys.readouterr().err
+    assert "the settings of the run: local_steps: is 1000000000000; needed is a whole" in said
 
 
 def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Message]) -> None:
