@@ -5,7 +5,7 @@ Segmenting from every subset by itself encodes a modality as often as there are 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -94,9 +94,8 @@ def subsets_predictor(
         placed, present = place_modalities(images, available, runner.modalities)
         with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
             encoding = runner.encode(placed, present)
-            logits = [
-                runner.decode(encoding.showing(row.to(images.device)), memory) for row in shown
-            ]
-        return torch.cat(logits, dim=1)  # in prediction mode these are tensors
+            looks = (encoding.showing(row.to(images.device)) for row in shown)
+            logits = [runner.decode(look, memory) for look in looks]
+        return torch.cat(cast(list[Tensor], logits), dim=1)  # in training they were lists
 
     return predict

@@ -117,7 +117,7 @@ class QuickNet:
             images = images.to(self.dtype)
             # several small maps at a time cost little more than one; large ones would not fit
             count = max(1, _TOGETHER // math.prod((len(images), *images.shape[2:])))
-            chunks = shown.split(count)
+            chunks = torch.split(shown, count)
             if isinstance(self.network, MDMNet):
                 levels = self._gather(self.network, images, available, memory)
                 found = [self._decode([level.fused_from(c) for level in levels]) for c in chunks]
@@ -128,20 +128,21 @@ class QuickNet:
                 found = [
                     self._decode(list(self._encode(encoder, _hide(placed, c)))) for c in chunks
                 ]
-            logits = torch.cat(found).unflatten(0, (len(shown), len(images)))
-            return logits.movedim(0, 1).flatten(1, 2)
+            logits = torch.cat(found)
+            by_subset = logits.reshape(len(shown), len(images), *logits.shape[1:])
+            return by_subset.movedim(0, 1).flatten(1, 2)
 
         return predict
 
     def _gather(
         self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
-    ) -> "list[_Projected | _Gathered]":
+    ) -> "list[_Joined | _Gathered]":
         """Return every level with the maps of all modalities of images ``(B, K, *P)``."""
         slots = [network.modalities.index(name) for name in available]
-        levels = [
+        levels: list[_Joined | _Gathered] = [
             _Gathered(network, level, slots, memory)
             if fusion.score is not None or level in network.compensated
-            else _Projected(self._units[fusion.mix.convs[0]], len(network.modalities))
+            else _Joined(self._units[fusion.mix.convs[0]], len(network.modalities))
             for level, fusion in enumerate(network.fusion)
         ]
         self._add_maps(network, images, slots, levels)
@@ -284,14 +285,16 @@ class _Summed:
         torch.addmm(total, rows, weight.flatten(1).T, beta=not first, alpha=share, out=total)
 
 
-class _Projected:
+class _Joined:
     """A level as ``_Summed``, of which any subset's sum can be asked once all maps are there."""
 
     def __init__(self, unit: _Unit, known: int) -> None:
         """Args: the fusion's unit; how many modalities the network knows."""
         self.unit, self.known = unit, known
-        # by (is tailored, slot): what the weights make of a map, (B, *P, C_fused)
-        self.parts: dict[tuple[bool, int], Tensor] = {}
+        self.maps: list[Tensor] = []
+        self.weights: list[Tensor] = []  # (C_fused, C) of each map
+        self.places: list[tuple[bool, int]] = []  # of each map: is it tailored, and whose
+        self.joined: Tensor | None = None  # (B, *P, C of all maps)
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Add a modality's shared map, ``(B, C_shared, *P)``."""
@@ -304,16 +307,21 @@ class _Projected:
 
     def fused_from(self, shown: Tensor) -> Tensor:
         """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
-        shape = next(iter(self.parts.values())).shape
+        if self.joined is None:  # so that a subset's sum is one product
+            self.joined = torch.cat([maps.movedim(1, -1) for maps in self.maps], dim=-1)
+            self.maps.clear()
         share = shown / shown.sum(dim=1, keepdim=True)
-        shares = [(shown if tailored else share)[:, slot] for tailored, slot in self.parts]
-        matrix = torch.stack(shares, dim=1).to(self.unit.weight.dtype)  # (S, parts)
-        parts = torch.stack([part.flatten() for part in self.parts.values()])
-        total = (matrix @ parts).unflatten(1, shape).flatten(0, 1)
-        return self.unit.finish(total.movedim(-1, 1))
+        sums = []
+        for subset, mean in zip(shown, share, strict=True):
+            counts = [float((subset if own else mean)[slot]) for own, slot in self.places]
+            weighed = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
+            sums.append(self.joined @ torch.cat(weighed, dim=1).T)  # (B, *P, C_fused)
+        return self.unit.finish(torch.cat(sums).movedim(-1, 1))
 
     def _add(self, place: tuple[bool, int], maps: Tensor, weight: Tensor) -> None:
-        self.parts[place] = maps.movedim(1, -1) @ weight.flatten(1).T
+        self.maps.append(maps)
+        self.weights.append(weight.flatten(1))
+        self.places.append(place)
 
 
 class _Gathered:
@@ -361,7 +369,7 @@ class _Gathered:
         return gathered
 
 
-_Level = _Summed | _Projected | _Gathered
+_Level = _Summed | _Joined | _Gathered
 
 
 def _slot_weight(weight: Tensor, channels: int, slot: int, known: int) -> Tensor:

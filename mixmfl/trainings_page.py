@@ -79,7 +79,8 @@ def _differences(trainings: Trainings, reference: str) -> str:
         f"Points of the method minus those of {reference}, over the trainings that both did: mean "
         "over the subsets of a case, the cases of a site, sites, trainings. *Bootstrap*: "
         f"{COVERAGE} % percentile interval of {RESAMPLES:,} draws of trainings, and within them of "
-        "cases within each site. *Student*: over the trainings' means. *Claim*: the worse of both "
+        "cases within each site; with one training it is over its cases alone. *Student*: over the "
+        "trainings' means. *Claim*: the worse of both "
         "ends; where it holds 0, there may be no difference. *Some lacking*: from every subset but "
         "the one of all that a case has. Last: in how many trainings the method is above."
     )

@@ -75,6 +75,8 @@ def test_logits_are_those_of_a_run_per_subset(
         quick = subsets_predictor(QuickNet(built, torch.float32), memory, MODALITIES, SUBSETS)
         assert torch.allclose(plain, torch.cat(each, dim=1), atol=1e-4)
         assert torch.allclose(quick(images), plain, atol=1e-4)
+        alone = subsets_predictor(quick_of(settings, patch), memory, MODALITIES[:1], SUBSETS[:1])
+        assert torch.allclose(alone(images[:, :1]), each[0], atol=1e-4)
         some = [MODALITIES[:1], MODALITIES[:2]]  # of a case without the last modality
         fewer = subsets_predictor(quick_of(settings, patch), memory, MODALITIES[:2], some)
         wanted = torch.cat([each[SUBSETS.index(subset)] for subset in some], dim=1)

@@ -118,10 +118,8 @@ def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
 
 
 def test_the_command_goes_from_patients_to_a_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mixmfl.entrypoints.benchmark_patients import main
-
     data = study(tmp_path / "data")
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
     preset = json.loads((Path(__file__).parents[1] / "plans" / "patients.json").read_text())
@@ -129,21 +127,22 @@ def test_the_command_goes_from_patients_to_a_page(
     preset["training"].update(local_steps=1)
     (tmp_path / "tiny.json").write_text(json.dumps(preset))
     given = [
-        "-i", str(data), "-o", str(tmp_path / "out"), "--preset", str(tmp_path / "tiny.json"),
+        "mixmfl_benchmark_patients", "-i", data, "-o", tmp_path / "out",
+        "--preset", tmp_path / "tiny.json",
         "--methods", "no-memory,fedavg", "--sets", "A", "--folds", "0", "--size", "1", "-n", "1",
         "--device", "cpu",
     ]  # fmt: skip
-    assert main(given) == 0
+    assert command(*given) == 0
     page = tmp_path / "out" / "1.md"
     assert "| fedavg, own modalities |" in page.read_text()
     scores = tmp_path / "out" / "A0" / "1" / "runs" / "fedavg" / "seed0" / "scores.csv"
     before = scores.stat().st_mtime_ns
-    assert main(given) == 0  # what is there is kept
+    assert command(*given) == 0  # what is there is kept
     assert scores.stat().st_mtime_ns == before
-    assert main([*given, "--sets", "A,B", "--only-tables"]) == 0
-    assert main([*given, "--sets", "A,B"]) == 1
+    assert command(*given, "--sets", "A,B", "--only-tables") == 0
+    assert command(*given, "--sets", "A,B") == 1
     assert "B0: " in capsys.readouterr().err
-    assert main([*given, "--size", "many"]) == 2  # and no page
+    assert command(*given, "--size", "many") == 2  # and no page
     assert "quick, full or a number of steps is needed" in capsys.readouterr().err
-    assert main([*given, "--folds", "x"]) == 2
+    assert command(*given, "--folds", "x") == 2
     assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err

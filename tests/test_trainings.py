@@ -12,7 +12,7 @@ from mixmfl.trainings import Trainings, hierarchical_bootstrap, student_interval
 
 OWN = {"north": ("t1",), "south": ("t1", "t2")}
 # Dice from t1, t2 and both: two cases in the north, one in the south without t2
-OLD = {
+OLD: dict[tuple[str, str], dict[tuple[str, ...], float]] = {
     ("north", "p1"): {("t1",): 0.2, ("t2",): 0.4, ("t1", "t2"): 0.6},
     ("north", "p2"): {("t1",): 0.4, ("t2",): 0.6, ("t1", "t2"): 0.5},
     ("south", "p3"): {("t1",): 0.5},
