@@ -192,12 +192,12 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
 
     from mixmfl.remote import TrainOrders, load_orders, orders_file
     from mixmfl.runs import holds_run, open_run
-    from mixmfl.tasks import read_settings
+    from mixmfl.tasks import read_run_settings
     from mixmfl.told import Told
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
-    read_settings(Told(dataclasses.asdict(settings), "the settings of the run", MixmflError))
+    read_run_settings(Told(dataclasses.asdict(settings), "the settings of the run", MixmflError))
     flare = cli.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     sites = arguments.sites(options.sites, flare.site_names(kit))

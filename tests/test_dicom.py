@@ -292,7 +292,7 @@ def test_no_output_names_the_patient_of_a_case_that_is_refused(
         write_series(
             cases / "p" / str(number), volume(number), grid, patient="Muster^Erika", **tags
         )
-    asked = ["-i", cases, "-m", model, "-o", out, "--log", log, "--dicom-seg"]
+    asked = ["-i", cases, "-m", model, "-o", out, "--log", log, "--dicom-seg", "--strict"]
     assert command("mixmfl_predict", *asked) == 1
     said = capsys.readouterr()
     assert "covers 0% of the head (series 1 't2 tra', series 0 't1_mprage')" in said.err
