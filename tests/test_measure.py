@@ -1,5 +1,6 @@
 """Expected Dice per subset of modalities: measured by the sites, carried by the model file."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl import quick
+from mixmfl import measure, quick
 from mixmfl.embedded import train_embedded
 from mixmfl.errors import ModelError
 from mixmfl.expected import SubsetDice, find, least
@@ -67,6 +68,20 @@ def test_without_validation_cases_nothing_is_expected(tmp_path: Path) -> None:
     site = stored_site(tmp_path, "north", [("t1", "t2")], plans)
     train_embedded(plans, [site], SETTINGS, "all", tmp_path / "run")
     assert load_model(tmp_path / "run" / "model.safetensors").expected == ()
+
+
+def test_a_site_measures_few_cases_of_a_subset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "MOST_CASES", 2)
+    plans = small_plans()
+    cases = [("t1",), ("t1",), ("t1", "t2"), ("t1",)]
+    site = stored_site(tmp_path, "north", cases, plans, validation=3)
+    settings = dataclasses.replace(SETTINGS, rounds=1, local_steps=1)
+    train_embedded(plans, [site], settings, "0", tmp_path / "run")
+    expected = load_model(tmp_path / "run" / "model.safetensors").expected
+    # the training case has no T2, so that its encoder is not used
+    assert [(each.modalities, each.cases) for each in expected] == [(("t1",), 2)]
 
 
 def test_sums_of_sites_become_one_mean() -> None:
