@@ -21,61 +21,61 @@ from mixmfl.wire import Message
 
 SENT: Mapping[str, Mapping[str, str]] = {
     "fingerprint": {
-        "version": "the version of mixmfl here",
+        "version": "the site's version of mixmfl",
         "fingerprint": "statistics of the training cases: counts and histograms, no row per case",
         "labels": "what the labels mean",
     },
     "preprocess": {
-        "version": "the version of mixmfl here",
+        "version": "the site's version of mixmfl",
         "cases": "how many cases could be used, and how many could not",
     },
     "join": {
-        "version": "the version of mixmfl here",
+        "version": "the site's version of mixmfl",
         "registration": "the number of training cases, how many have each modality, which "
         "modalities the validation cases have, and which labels the site knows if not all",
     },
     "train": {
-        "round": "its number",
+        "round": "number of the round",
         "loss": "mean training loss of the round",
-        "epsilon": "what was spent of the privacy budget by now",
-        "delta": "with which that is so",
+        "epsilon": "epsilon spent so far",
+        "delta": "the delta it holds for",
     },
     "validate": {
-        "round": "its number",
+        "round": "number of the round",
         "dice": "per label or region the sum of Dice over the validation cases, and their number",
     },
     "measure": {
-        "round": "its number",
-        "subsets": "the same as Dice of a validation, from every subset of modalities",
+        "round": "number of the round",
+        "subsets": "sums of Dice as in a validation, for every subset of modalities",
     },
     "keys": {
-        "round": "its number",
+        "round": "number of the round",
         "seal": "a public key of this round, for sealed shares",
         "mask": "a public key of this round, for masks",
     },
     "shares": {
-        "round": "its number",
+        "round": "number of the round",
         "sealed": "shares of this round's secrets, each encrypted for one other site",
     },
     "masked": {
-        "round": "its number",
-        "epsilon": "what was spent of the privacy budget by now",
-        "delta": "with which that is so",
+        "round": "number of the round",
+        "epsilon": "epsilon spent so far",
+        "delta": "the delta it holds for",
     },
     "unmask": {
-        "round": "its number",
+        "round": "number of the round",
         "seeds": "shares that remove the masks from the sum of those who replied",
-        "dropped": "shares of the keys of those who did not",
+        "dropped": "shares of the keys of those who did not reply",
     },
     "personalize": {
-        "dice": "mean validation Dice of the site's own copy",
-        "dice_before": "mean validation Dice of the model of all",
+        "dice": "mean validation Dice of the personalised model",
+        "dice_before": "mean validation Dice of the global model",
     },
     "model": {},
     "failed": {
-        "task": "what was asked for",
+        "task": "the task that failed",
         "error": "the kind of error, without its text",
-        "version": "the version of mixmfl here",
+        "version": "the site's version of mixmfl",
     },
 }
 """What a message of each kind may carry beside tensors, in plain words."""

@@ -733,7 +733,8 @@ def test_a_case_of_absurd_spacing_is_refused_before_it_is_resampled(
     """A header that says 350 mm resampled for hours."""
     images, labels = small_case(("t1",), 0, (30, 40, 40))
     plans = small_plans(patch=(8, 16, 16))
-    with pytest.raises(DataError, match=r"of such an image at most \d+ are made, 8192 along an axis"):
+    message = r"of such an image at most \d+ are made, 8192 along an axis"
+    with pytest.raises(DataError, match=message):
         nnunet.preprocess([images["t1"]], labels, spacing, plans.nnunet, "3d_fullres", plans.labels)
 
 

@@ -56,8 +56,8 @@ def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_the_pages_that_the_readme_leads_to_are_there() -> None:
     expected = {
         "benchmark", "brats", "cards", "changing", "clinic", "commands", "data", "experiments",
-        "federation", "files", "limits", "method", "model-file", "network", "performance", "plans",
-        "privacy", "report", "tutorial",
+        "federation", "files", "hospital-it", "limits", "method", "model-file", "network",
+        "performance", "plans", "prediction", "privacy", "report", "tutorial",
     }  # fmt: skip
     assert expected <= {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md"} <= set(NAMES)
@@ -214,6 +214,33 @@ def test_a_page_that_would_fetch_from_elsewhere_is_an_error() -> None:
     ):
         with pytest.raises(PluginError, match="the page would fetch from elsewhere"):
             hooks.on_post_page(inside + outside)
+
+
+SAY = {
+    r"\banew\b": "again",
+    r"\bat hand\b": "available",
+    r"\babsent\b": "missing (a modality), left out (a site)",
+    r"\bown cop(?:y|ies)\b": "personalised model",
+    r"\bmodels? of all\b": "global model",
+    r"\boptimiser": "optimizer",
+    r"\bmend(?:s|ed)?\b": "fix",
+    r"\b(?:is|are|was|were) told\b": "is reported, is shown",
+    r"\bsecond look\b": "modality-dropout view",
+    r"\bembedded federation\b": "simulation",
+    r"\bhave a say\b|\bhas a say\b|\bno say\b": "aggregation weight",
+    r"\bleaves? the house\b|\bin the house\b": "leaves the site, at the site",
+    r"\bgo(?:es)? on with\b": "resume",
+}
+"""Words that a reader of the field would have to learn, and what to write."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("CHANGELOG.md",)])
+def test_pages_use_the_words_of_the_field(name: str) -> None:
+    prose = re.sub(r"`[^`]*`", "", BLOCK.sub("", read(name)))
+    assert prose.strip()
+    for pattern, better in SAY.items():
+        found = re.search(rf".*(?:{pattern}).*", prose, re.IGNORECASE)
+        assert found is None, f"{name}: {found and found[0].strip()!r}; write: {better}"
 
 
 PLACE = re.compile(r"`(mixmfl/[\w/]+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")

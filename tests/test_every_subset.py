@@ -27,7 +27,6 @@ FORMS: list[dict[str, Any]] = [
     {"fusion": "gated"},
     {"decoder_skips": "added"},
     {"compensation_levels": (-1,)},
-    {"compensation_levels": (-1,), "recall": "votes"},
 ]
 
 

@@ -22,7 +22,7 @@ def test_plans_survive_their_file(tmp_path: Path) -> None:
 
 
 def test_every_shipped_preset_is_whole() -> None:
-    assert set(preset_names()) == {"brats", "default", "demo", "phantom", "wide"}
+    assert set(preset_names()) == {"brats", "default", "demo", "patients", "phantom", "wide"}
     for name in preset_names():
         assert load_preset(name).training.rounds > 0
 
@@ -114,7 +114,7 @@ def test_what_was_not_planned_cannot_be_asked_for() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(PlansError, match="there are brats, default, demo, phantom, wide"):
+    with pytest.raises(PlansError, match="there are brats, default, demo, patients, phantom, wide"):
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")
