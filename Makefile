@@ -14,8 +14,8 @@ PACKAGE ?= .
 BIN := $(VENV)/bin
 # Of pytest: a process per core; one that has no test left takes some of another's.
 PARALLEL := -n auto --dist worksteal
-SOURCES := pyproject.toml constraints.txt \
-	$(wildcard mixmfl/*.py mixmfl/*/*.py mixmfl/py.typed entrypoints/*.py plans/*.py plans/*.json)
+SOURCES := pyproject.toml setup.py constraints.txt \
+	$(shell find mixmfl entrypoints plans -name '*.py' -o -name '*.json' -o -name '*.css' -o -name py.typed)
 
 # An installed package, and this checkout with the tools that develop it. Only one of them is in
 # an environment; the second serves whoever wants the first.
@@ -89,7 +89,8 @@ check: develop ## style, types, who imports whom, and that nothing is looked up 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_packaging.py tests/test_lookups.py -k "import or look_up or rule"
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/repository/test_packaging.py tests/repository/test_lookups.py -k "import or look_up or rule"
 
 format: develop ## put the code in the project's form
 	$(BIN)/ruff check --fix .
@@ -108,7 +109,7 @@ $(INSTALLED): $(SOURCES)
 	@rm -rf build # setuptools would install what it finds there, deleted modules too
 	$(call install_in_environment,$(PACKAGE))
 
-$(DEVELOPED): pyproject.toml constraints.txt
+$(DEVELOPED): pyproject.toml setup.py constraints.txt
 	$(call install_in_environment,--editable '.[dev]')
 
 # Make the environment and install into it. Meanwhile it is marked as unfinished: pip takes what it

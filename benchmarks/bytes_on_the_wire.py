@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
-from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
-from mixmfl.labels import Labels
-from mixmfl.memory import Memory, memory_to_state
-from mixmfl.network import prototype_sizes
-from mixmfl.plan import Plans, load_preset
-from mixmfl.preprocess import make_plans
-from mixmfl.rounds import Registration, RunSettings, ServerState, first_state, train_task
-from mixmfl.wire import Message, encode
+from mixmfl.data.labels import Labels
+from mixmfl.federated.messages import Message, encode
+from mixmfl.federated.server.merge import train_task
+from mixmfl.federated.state import Registration, RunSettings, ServerState, first_state
+from mixmfl.networks.build import prototype_sizes
+from mixmfl.networks.prototypes import Memory, memory_to_state
+from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
+from mixmfl.planning.plans import Plans, load_preset
+from mixmfl.planning.preprocess import make_plans
 
 NAMES = ("flair", "t1", "t1c", "t2")
 

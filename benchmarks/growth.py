@@ -15,12 +15,12 @@ import matplotlib
 import numpy as np
 from side_by_side import Bench, Command, Cost, median, processor, script, write_model
 
-from mixmfl.fingerprint import fingerprint_case
-from mixmfl.image import Grid, write_image
-from mixmfl.labels import Labels
-from mixmfl.nnunet import nonzero_box
-from mixmfl.plan import load_preset
-from mixmfl.preprocess import make_plans
+from mixmfl.data.image import Grid, write_image
+from mixmfl.data.labels import Labels
+from mixmfl.planning.fingerprint import fingerprint_case
+from mixmfl.planning.nnunet_preprocessing import nonzero_box
+from mixmfl.planning.plans import load_preset
+from mixmfl.planning.preprocess import make_plans
 
 UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 NAMES = ("flair", "t1", "t1c", "t2", "t2star", "pd", "dwi", "adc")

@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixmfl.rounds import Registration, RunSettings
+from mixmfl.federated.state import Registration, RunSettings
 
 if TYPE_CHECKING:
-    from mixmfl.plan import Plans
+    from mixmfl.planning.plans import Plans
 
 SETTINGS = RunSettings("2d", seed=0, rounds=100, local_steps=10, learning_rate=0.006)
 TOLD = Registration(10, {"t1": 10, "t2": 10})
@@ -120,8 +120,9 @@ def make_updates(megabytes: float, settings: RunSettings, number: int, folder: P
     """Write what sites send, each after other steps from the same weights."""
     import torch
 
-    from mixmfl.rounds import first_state, train_task
-    from mixmfl.wire import Message, encode
+    from mixmfl.federated.messages import Message, encode
+    from mixmfl.federated.server.merge import train_task
+    from mixmfl.federated.state import first_state
 
     state = first_state(plans_of(megabytes), settings)
     generator = torch.Generator().manual_seed(0)
@@ -146,11 +147,12 @@ def measure(
     """Measure one number of sites."""
     import torch
 
-    from mixmfl.aggregate import merge_blocks
-    from mixmfl.files import Nameless
-    from mixmfl.rounds import first_state, merge_round
-    from mixmfl.usage import peak_memory_mb, reset_peak
-    from mixmfl.wire import Parcel
+    from mixmfl.core.files import Nameless
+    from mixmfl.core.process_memory import peak_memory_mb, reset_peak
+    from mixmfl.federated.aggregation import merge_blocks
+    from mixmfl.federated.messages import Parcel
+    from mixmfl.federated.server.merge import merge_round
+    from mixmfl.federated.state import first_state
 
     torch.set_num_threads(threads)
     plans = plans_of(megabytes)
@@ -202,11 +204,11 @@ def measure(
 
 def plans_of(megabytes: float) -> "Plans":
     """Return plans of a network for two modalities with about so many megabytes of weights."""
-    from mixmfl.fingerprint import INTENSITY_EDGES, Fingerprint
-    from mixmfl.labels import Labels
-    from mixmfl.plan import load_preset
-    from mixmfl.preprocess import make_plans
-    from mixmfl.rounds import first_state
+    from mixmfl.data.labels import Labels
+    from mixmfl.federated.state import first_state
+    from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
+    from mixmfl.planning.plans import load_preset
+    from mixmfl.planning.preprocess import make_plans
 
     counts, axis = {"t1": 10, "t2": 10}, {"1x64": 10}
     bins = dict.fromkeys(counts, (1,) * (len(INTENSITY_EDGES) - 1))

@@ -21,15 +21,15 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
+from mixmfl.entrypoints import _runner
+from mixmfl.entrypoints._local_network import lay_out, open_hospitals
 from rich.console import Console
 from rich.table import Table
 
-from mixmfl import cli
-from mixmfl.aggregate import select_blocks
-from mixmfl.files import write_json
-from mixmfl.local_network import lay_out, open_hospitals
-from mixmfl.plan import load_preset
-from mixmfl.runs import load_state_of, open_run
+from mixmfl.core.files import write_json
+from mixmfl.federated.aggregation import select_blocks
+from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.planning.plans import load_preset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     turns = ["--turns", str(out / "turns")] if options.turns else []
     patience = ["--deadline", 600] if options.turns else []  # minutes, with those before it
     with open_hospitals(out, sites, *turns) as hospitals:
-        cli.run_shown(
+        _runner.run_shown(
             "mixmfl_plan_preprocess",
             *("--kit", kit, "-o", out / "work", "--preset", preset, "-c", "2d"),
         )
         with watching(hospitals) as samples:
-            cli.run_shown(
+            _runner.run_shown(
                 "mixmfl_train_federated",
                 *("--kit", kit, "-i", out / "work", "-o", out / "run", "-c", "2d"),
                 *("--fold", "all", "--rounds", options.rounds),

@@ -23,7 +23,7 @@ from side_by_side import (
     write_model,
 )
 
-from mixmfl.model import load_model
+from mixmfl.inference.model import load_model
 
 
 def main() -> None:

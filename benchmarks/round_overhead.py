@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 
-from mixmfl import rounds
-from mixmfl.embedded import open_sites, train_embedded
-from mixmfl.plan import Plans
-from mixmfl.rounds import RunSettings
+from mixmfl.federated import state
+from mixmfl.federated.client import training as rounds
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.sites import open_sites
+from mixmfl.federated.state import RunSettings
+from mixmfl.planning.plans import Plans
 
 
 class Stopwatch:
@@ -91,7 +93,7 @@ def main() -> None:
         [later - sooner for sooner, later in zip(one, other, strict=True)]
         for one, other in itertools.pairwise(told)
     ]
-    weights = rounds.first_state(plans, settings).weights
+    weights = state.first_state(plans, settings).weights
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values()) / 1e6
     print(
         f"{options.sites} sites, a network of {megabytes:.0f} MB, {options.steps} steps each, "

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixmfl.cases import find_cases
-from mixmfl.loading import load_case
-from mixmfl.model import load_model
-from mixmfl.quick import best_dtype
-from mixmfl.segment import Options, predict_case
+from mixmfl.core.devices import best_dtype
+from mixmfl.data.cases import find_cases
+from mixmfl.data.load_case import load_case
+from mixmfl.inference.model import load_model
+from mixmfl.inference.segmentation import Options, predict_case
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from mixmfl.dataset import StoredCase, case_names, open_case
-from mixmfl.every_subset import segment_subsets
-from mixmfl.expected import all_subsets
-from mixmfl.network import build_network
-from mixmfl.plan import Plans
-from mixmfl.quick import quickest
-from mixmfl.train import segment_stored
+from mixmfl.evaluation.subset_dice import all_subsets
+from mixmfl.inference.cpu_network import quickest
+from mixmfl.inference.every_subset import segment_subsets
+from mixmfl.inference.predictor import segment_stored
+from mixmfl.networks.build import build_network
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase, case_names, open_case
 
 CPU = torch.device("cpu")
 

@@ -23,20 +23,20 @@ import psutil
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-from mixmfl.architecture import resolve_architecture
-from mixmfl.files import write_json
-from mixmfl.image import write_image, write_labels
-from mixmfl.jobs import Workers
-from mixmfl.labels import Labels
-from mixmfl.loading import load_case
-from mixmfl.model import save_model
-from mixmfl.nnunet import label_manager
-from mixmfl.phantom_federation import Case, Settings, write_federation
-from mixmfl.phantom_hospitals import HELD_OUT
-from mixmfl.plan import Plans, load_preset
-from mixmfl.preprocess import find_site, fingerprint_site, make_plans
-from mixmfl.rounds import RunSettings, first_state
-from mixmfl.wording import plural
+from mixmfl.core.files import write_json
+from mixmfl.core.text import plural
+from mixmfl.core.worker_pool import Workers
+from mixmfl.data.image import write_image, write_labels
+from mixmfl.data.labels import Labels
+from mixmfl.data.load_case import load_case
+from mixmfl.data.phantom.federation import Case, Settings, write_federation
+from mixmfl.data.phantom.scanners import HELD_OUT
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.model import save_model
+from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.plans import Plans, load_preset
+from mixmfl.planning.preprocess import find_site, fingerprint_site, make_plans
 
 Command = list[str | Path]
 

@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from mixmfl.aggregate import block_of
-from mixmfl.dataset import case_names, open_case
-from mixmfl.memory import Memory
-from mixmfl.network import build_network, prototype_sizes
-from mixmfl.nnunet import supervision_targets
-from mixmfl.plan import Plans
-from mixmfl.sampling import Batch, Batches
-from mixmfl.train import train_locally
-from mixmfl.usage import keep_freed_memory
+from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.networks.build import build_network, prototype_sizes
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import Memory
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import case_names, open_case
+from mixmfl.training.batches import Batch, Batches
+from mixmfl.training.nnunet_training import supervision_targets
+from mixmfl.training.trainer import train_locally
 
 STEPS = 3
 """Of a round; what a round costs besides falls on so many."""

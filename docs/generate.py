@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixmfl.dataset import StoredCase
-from mixmfl.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
-from mixmfl.labels import Labels
-from mixmfl.nnunet import plan
-from mixmfl.outgoing import SENT, departure_table
-from mixmfl.plan import Plans, load_preset
-from mixmfl.rounds import RunSettings, Site, departures_of
+from mixmfl.data.labels import Labels
+from mixmfl.federated.client.outbound import departure_table
+from mixmfl.federated.client.outbound_preview import departures_of
+from mixmfl.federated.messages import SENT
+from mixmfl.federated.state import RunSettings, Site
+from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.nnunet_planner import plan
+from mixmfl.planning.plans import Plans, load_preset
+from mixmfl.planning.preprocessed_case import StoredCase
 
 PAGE = Path(__file__).parent / "federation.md"
 LABELS = Labels({"background": 0, "whole_tumour": (1, 2), "core": 2}, (1, 2))

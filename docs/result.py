@@ -13,11 +13,11 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
-from mixmfl.cases import find_cases
-from mixmfl.image import read_labels, to_canonical
-from mixmfl.labels import Labels
-from mixmfl.loading import load_case
-from mixmfl.picture import PALETTE, lesion_planes, overlay
+from mixmfl.data.cases import find_cases
+from mixmfl.data.image import read_labels, to_canonical
+from mixmfl.data.labels import Labels
+from mixmfl.data.load_case import load_case
+from mixmfl.evaluation.overlay import PALETTE, lesion_planes, overlay
 
 OUT = Path(__file__).parent / "pictures" / "result.png"
 ROWS = {"masks-flair": "FLAIR", "masks-t1c": "T1c", "masks": "T1, T1c, T2 and FLAIR"}

@@ -5,8 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _options, _runner
 
 DESCRIPTION = """\
 Train every method on the sites in WORK with the same plans, cases, gradient steps, augmentation and
@@ -17,7 +19,7 @@ on; with more methods or seeds, it adds them."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_benchmark", DESCRIPTION)
+    made = _runner.parser("mixmfl_benchmark", DESCRIPTION)
     made.add_argument(
         "-i",
         "--input",
@@ -51,16 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         help="trainings side by side; default: CPU cores, with a GPU 1",
     )
-    arguments.add_workers(made)
-    arguments.add_device(made)
-    return cli.run(made, argv, _work)
+    _options.add_workers(made)
+    _options.add_device(made)
+    return _runner.run(made, argv, _work)
 
 
 class _List(argparse.Action):
     """``--list``: as ``--help``, needs nothing else."""
 
     def __call__(self, *_: object) -> None:
-        from mixmfl import methods
+        from mixmfl.research.benchmark import methods
 
         for name, method in methods.METHODS.items():
             print(f"{name:24} {method.what}")
@@ -68,9 +70,9 @@ class _List(argparse.Action):
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl import benchmark, methods
-    from mixmfl.jobs import Workers
-    from mixmfl.wording import plural
+    from mixmfl.core.text import plural
+    from mixmfl.core.worker_pool import Workers
+    from mixmfl.research.benchmark import methods, run
 
     names = methods.choose(options.methods.split(","))
     try:
@@ -79,23 +81,23 @@ def _work(options: argparse.Namespace) -> int:
         seeds = []
     if not seeds or seeds[0] < 0:
         raise MixmflError(f"--seeds {options.seeds}: whole numbers from 0 are needed, as in 0,1,2")
-    device = arguments.device(options.device)
+    device = devices.find_device(options.device)
     processes = options.processes
     if processes is None:
-        processes = 1 if device.type == "cuda" else cli.cores()
-    arguments.check_processes(processes)
-    workers = arguments.workers(options.workers, device)
-    asked = benchmark.open_benchmark(
+        processes = 1 if device.type == "cuda" else devices.cores()
+    _options.check_processes(processes)
+    workers = _options.workers(options.workers, device)
+    asked = run.open_benchmark(
         options.input, options.out, options.configuration, options.size, str(device), workers
     )
-    with cli.bars() as report, Workers(processes, report) as pool:
-        failed = benchmark.run_all(asked, names, seeds, pool)
+    with _runner.bars() as report, Workers(processes, report) as pool:
+        failed = run.run_all(asked, names, seeds, pool)
     if failed:
         told = f"{plural(len(failed), 'training')} failed:"
         print(told, *failed, sep="\n  ", file=sys.stderr)
-    for path in benchmark.summarise(asked, options.reference):
+    for path in run.summarise(asked, options.reference):
         print(path)
-    return cli.SOME_FAILED if failed else 0
+    return _runner.SOME_FAILED if failed else 0
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.benchmark import Benchmark
-    from mixmfl.patients import Study
+    from mixmfl.research.benchmark.patients import Study
+    from mixmfl.research.benchmark.run import Benchmark
 
 DESCRIPTION = """\
 Compare methods on the patients of several hospitals. DATA holds a folder per hospital and
@@ -24,7 +26,7 @@ goes on; with more methods, sets or folds, it adds them."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_benchmark_patients", DESCRIPTION)
+    made = _runner.parser("mixmfl_benchmark_patients", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="DATA", help="patients")
     made.add_argument("-o", "--out", type=Path, required=True, help="outside DATA")
     made.add_argument(
@@ -49,23 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--only-tables", action="store_true", help="train nothing; write tables of what is done"
     )
-    arguments.add_processes(made)
-    arguments.add_device(made)
-    return cli.run(made, argv, _work)
+    _options.add_processes(made)
+    _options.add_device(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl import benchmark, methods
-    from mixmfl.jobs import Workers
-    from mixmfl.patients import read_study
-    from mixmfl.trainings_page import write_page
+    from mixmfl.core.worker_pool import Workers
+    from mixmfl.research.benchmark import methods, run
+    from mixmfl.research.benchmark.patients import read_study
+    from mixmfl.research.benchmark.trainings_page import write_page
 
     names = methods.choose(options.methods.split(","))
-    arguments.check_processes(options.processes)
+    _options.check_processes(options.processes)
     folds = _folds(options.folds)
     study = read_study(options.input)
     _tell_refused(study)
-    device = str(arguments.device(options.device))
+    device = str(devices.find_device(options.device))
     failed: list[str] = []
     for fold in folds:
         for modality_set in options.sets.split(","):
@@ -73,17 +75,17 @@ def _work(options: argparse.Namespace) -> int:
                 continue
             try:
                 asked = _open(options, study, modality_set, fold, device)
-                with cli.bars() as report, Workers(options.processes, report) as pool:
-                    told = benchmark.run_all(asked, names, [fold], pool)
+                with _runner.bars() as report, Workers(options.processes, report) as pool:
+                    told = run.run_all(asked, names, [fold], pool)
                 if asked.done():
-                    benchmark.summarise(asked, options.reference)
+                    run.summarise(asked, options.reference)
             except MixmflError as error:  # one federation does not stop the others
                 told = [str(error)]
             failed += [f"{modality_set}{fold}: {reason}" for reason in told]
             for reason in told:
                 print(f"{modality_set}{fold}: {reason}", file=sys.stderr)
     print(write_page(options.out, options.size, options.reference))
-    return cli.SOME_FAILED if failed else 0
+    return _runner.SOME_FAILED if failed else 0
 
 
 def _folds(written: str) -> list[int]:
@@ -102,13 +104,13 @@ def _open(
     options: argparse.Namespace, study: "Study", modality_set: str, fold: int, device: str
 ) -> "Benchmark":
     """Make a federation, preprocess it and open its benchmark, as far as that is not done."""
-    from mixmfl.benchmark import open_benchmark
-    from mixmfl.patients import write_patients
+    from mixmfl.research.benchmark.patients import write_patients
+    from mixmfl.research.benchmark.run import open_benchmark
 
     folder = options.out / f"{modality_set}{fold}"
     if not (folder / "federation" / "federation.json").is_file():
         write_patients(study, modality_set, fold, folder / "federation")
-    cli.run_shown(
+    _runner.run_shown(
         "mixmfl_plan_preprocess", "-i", folder / "federation", "-o", folder / "work",
         "--preset", options.preset, "-c", options.configuration,
         "--processes", options.processes,

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _runner
 
 if TYPE_CHECKING:
-    from mixmfl.labels import Labels
-    from mixmfl.subsets import SubsetScores
+    from mixmfl.data.labels import Labels
+    from mixmfl.research.subset_predictions import SubsetScores
 
 DESCRIPTION = """\
 Run the main job on a phantom: write four hospitals with different modalities, plan and preprocess,
@@ -32,9 +34,9 @@ UNSEEN = "unseen"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_demo", DESCRIPTION)
+    made = _runner.parser("mixmfl_demo", DESCRIPTION)
     made.add_argument("-o", "--out", type=Path, default=Path("demo"), help="folder; default: demo")
-    return cli.run(made, argv, _work)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -46,40 +48,40 @@ def _work(options: argparse.Namespace) -> int:
 
     federation, work, run = out / "federation", out / "work", out / "run"
     configuration, preset = str(SETTINGS["configuration"]), str(SETTINGS["preset"])
-    cli.run_shown(
+    _runner.run_shown(
         "mixmfl_demo_data", "-o", federation, "--seed", SETTINGS["seed"],
         "--spacing", SETTINGS["spacing_mm"],
     )  # fmt: skip
-    cli.run_shown(
+    _runner.run_shown(
         "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset,
         "-c", configuration,
     )  # fmt: skip
     resume = ["--resume"] if (run / "run.json").is_file() else []
-    cli.run_shown("mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, *resume)
+    _runner.run_shown("mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, *resume)
     _predict_and_show(out)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
 
 
 def _predict_and_show(out: Path) -> None:
-    from mixmfl.cases import find_cases
-    from mixmfl.expected import all_subsets
-    from mixmfl.files import write_text
-    from mixmfl.labels import read_site_labels
-    from mixmfl.model import load_model
-    from mixmfl.registry import registered_model
-    from mixmfl.subsets import predict_subsets, score_subsets, subset_page
+    from mixmfl.core.files import write_text
+    from mixmfl.data.cases import find_cases
+    from mixmfl.data.labels import read_site_labels
+    from mixmfl.evaluation.subset_dice import all_subsets
+    from mixmfl.inference.default_model import registered_model
+    from mixmfl.inference.model import load_model
+    from mixmfl.research.subset_predictions import predict_subsets, score_subsets, subset_page
 
     unseen, masks = out / "federation" / UNSEEN, out / "masks"
-    model_file = registered_model(cli.home())
-    model = load_model(model_file, arguments.device("auto"))
+    model_file = registered_model(_runner.home())
+    model = load_model(model_file, devices.find_device("auto"))
     labels = read_site_labels(unseen, unseen.parent)
     cases = find_cases(unseen, labels_needed=True).cases
     subsets = all_subsets(model.modalities)
     print(f"\n{len(cases)} cases of hospital {UNSEEN!r}, from {len(subsets)} subsets of modalities")
 
     outcomes = predict_subsets(model, cases, masks)
-    for _, outcome in cli.progress(outcomes, len(cases) * len(subsets), "predicting"):
+    for _, outcome in _runner.progress(outcomes, len(cases) * len(subsets), "predicting"):
         if outcome.status == "failed":
             raise MixmflError(f"case {outcome.name}: {outcome.reason}")
     scores = score_subsets(
@@ -87,7 +89,7 @@ def _predict_and_show(out: Path) -> None:
         masks,
         unseen,
         labels,
-        lambda each: cli.progress(each, len(each), "evaluating"),
+        lambda each: _runner.progress(each, len(each), "evaluating"),
     )
     shown = [subset for subset in subsets if len(subset) in (1, len(model.modalities))]
     text = subset_page(
@@ -108,7 +110,7 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mixmfl.undefined import mean
+    from mixmfl.core.nan import mean
 
     table = Table("modalities given", title="Dice on the unseen phantom hospital")
     names = list(labels.foreground)
@@ -124,8 +126,8 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
 
 def _claim(out: Path) -> None:
     """Take a folder for this demo; one of other settings is set aside, one not ours refused."""
-    from mixmfl.errors import DataError
-    from mixmfl.files import read_json, write_json
+    from mixmfl.core.errors import DataError
+    from mixmfl.core.files import read_json, write_json
 
     record = out / "demo.json"
     if record.is_file():

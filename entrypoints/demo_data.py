@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import arguments, cli
+from . import _options, _runner
 
 DESCRIPTION = """\
 Write a phantom federation: four hospitals with different modalities for training, and a fifth,
@@ -15,7 +15,7 @@ The same options give the same files; run again, it completes what is missing.""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_demo_data", DESCRIPTION)
+    made = _runner.parser("mixmfl_demo_data", DESCRIPTION)
     made.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FEDERATION", help="folder to write"
     )
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--cases", type=int, metavar="N", help="cases at every hospital (default: 4 to 12 each)"
     )
-    arguments.add_setting(made)
+    _options.add_setting(made)
     made.add_argument(
         "--tests",
         type=int,
@@ -34,20 +34,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="test cases of every training hospital, for mixmfl_benchmark (default: 0)",
     )
-    return cli.run(made, argv, _write)
+    return _runner.run(made, argv, _write)
 
 
 def _write(options: argparse.Namespace) -> int:
-    from mixmfl import phantom_federation
-    from mixmfl.phantom_hospitals import HELD_OUT, HOSPITALS
-    from mixmfl.wording import plural
+    from mixmfl.core.text import plural
+    from mixmfl.data.phantom import federation
+    from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS
 
-    settings = phantom_federation.Settings(
+    settings = federation.Settings(
         options.seed, options.spacing, options.cases, options.setting, options.tests
     )
     cases = settings.list_cases()
-    written = phantom_federation.write_federation(
-        options.out, settings, lambda each: cli.progress(each, len(each), "phantom cases")
+    written = federation.write_federation(
+        options.out, settings, lambda each: _runner.progress(each, len(each), "phantom cases")
     )
     if not written:
         print(f"phantom federation of {len(cases)} cases is already there: {options.out}")

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import __version__, arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl import __version__
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.machine import Compute, Package
+    from mixmfl.training.hardware import Compute, Package
 
 DESCRIPTION = """\
 Tell what a report of a problem should hold, and what keeps mixmfl from working here: versions of
@@ -23,21 +26,21 @@ Exit code: 0 all is well, 1 a line says NO, 2 nothing could be looked at."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_doctor", DESCRIPTION)
+    made = _runner.parser("mixmfl_doctor", DESCRIPTION)
     made.add_argument("-w", "--work", type=Path, help="of mixmfl_plan_preprocess")
     made.add_argument("-m", "--model", type=Path, help="default: the registered one, if any")
-    arguments.add_device(made)
-    return cli.run(made, argv, _work)
+    _options.add_device(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.machine import compute, free_gb, packages
+    from mixmfl.training.hardware import compute, free_gb, packages
 
     if options.work is not None and not (options.work / "plans.json").is_file():
         raise MixmflError(f"{options.work}: holds no plans.json; mixmfl_plan_preprocess makes it")
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     print(f"mixmfl {__version__}, Python {platform.python_version()}, {system}")
-    here = compute(arguments.device(options.device))
+    here = compute(devices.find_device(options.device))
     well = True
     # a library that two extras ask for is told once
     for line, fine in dict.fromkeys(
@@ -51,7 +54,7 @@ def _work(options: argparse.Namespace) -> int:
     ):
         well = well and fine
         print(f"{'ok' if fine else 'NO':4}{line}")
-    return 0 if well else cli.SOME_FAILED
+    return 0 if well else _runner.SOME_FAILED
 
 
 def _libraries(found: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
@@ -69,12 +72,12 @@ def _libraries(found: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
 def _device(here: "Compute") -> str:
     bf16 = "with" if here.bf16 else "without"
     memory = f"{here.total_gb:.1f} GB of memory, {here.free_gb:.1f} free"
-    return f"device {here.device}: {here.name}, {memory}, {bf16} bf16; {cli.cores()} CPU cores"
+    return f"device {here.device}: {here.name}, {memory}, {bf16} bf16; {devices.cores()} CPU cores"
 
 
 def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
-    from mixmfl.machine import needs_of_training
-    from mixmfl.plan import Plans
+    from mixmfl.planning.plans import Plans
+    from mixmfl.training.hardware import needs_of_training
 
     plans = Plans.load(work / "plans.json")
     sites = len([folder for folder in (work / "sites").glob("*") if folder.is_dir()])
@@ -85,15 +88,15 @@ def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
 
 
 def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
-    from mixmfl.machine import time_patch
-    from mixmfl.model import load_model
-    from mixmfl.registry import registered_model
+    from mixmfl.inference.default_model import registered_model
+    from mixmfl.inference.model import load_model
+    from mixmfl.training.hardware import time_patch
 
-    if named is None and not (cli.home() / "model.json").is_file():
-        yield f"no model is registered in {cli.home()}", True
+    if named is None and not (_runner.home() / "model.json").is_file():
+        yield f"no model is registered in {_runner.home()}", True
         return
     try:
-        file = named or registered_model(cli.home())
+        file = named or registered_model(_runner.home())
         model = load_model(file, here.device)
         seconds = time_patch(model)
     except MixmflError as error:

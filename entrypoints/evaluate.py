@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.evaluate import Summary
+    from mixmfl.evaluation.metrics import Summary
 
 DESCRIPTION = """\
 Compare masks with references: Dice, 95th percentile of the surface distances (HD95) and volume,
@@ -28,7 +28,7 @@ Exit code: 0 all cases are evaluated, 1 some could not be, 2 nothing could start
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_evaluate", DESCRIPTION)
+    made = _runner.parser("mixmfl_evaluate", DESCRIPTION)
     made.add_argument(
         "-i", "--masks", type=Path, required=True, metavar="MASKS", help="folder of masks"
     )
@@ -48,39 +48,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the dataset.json of REFERENCE, where its labels are not those of MASKS",
     )
-    arguments.add_alias(made)
-    return cli.run(made, argv, _evaluate)
+    _options.add_alias(made)
+    return _runner.run(made, argv, _evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mixmfl import evaluate
-    from mixmfl.errors import DataError
-    from mixmfl.modalities import Modalities
+    from mixmfl.core.errors import DataError
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.evaluation import metrics
 
     if options.out and options.out.exists() and not options.overwrite:
         raise DataError(f"{options.out} exists; name another file, or replace it with --overwrite")
-    labels, own, source = evaluate.read_descriptions(
+    labels, own, source = metrics.read_descriptions(
         options.masks, options.reference, options.labels, options.reference_labels
     )
     scored = [name for name in labels.foreground if own is None or name in own.foreground]
     print(f"labels: {', '.join(scored)} (from {source})")
-    evaluation = evaluate.evaluate_folder(
+    evaluation = metrics.evaluate_folder(
         options.masks,
         options.reference,
         labels,
         modalities=Modalities().with_aliases(options.alias),
-        progress=lambda names: cli.progress(names, len(names), "evaluating"),
+        progress=lambda names: _runner.progress(names, len(names), "evaluating"),
         own=own,
     )
     for name, reason in evaluation.failures.items():
-        cli.complain("mixmfl_evaluate", f"case {name!r}: {reason}")
+        _runner.complain("mixmfl_evaluate", f"case {name!r}: {reason}")
     if evaluation.scores:
-        _print_table(evaluate.summarise(evaluation))
+        _print_table(metrics.summarise(evaluation))
         if options.out:
-            evaluate.write_csv(evaluation, options.out)
+            metrics.write_csv(evaluation, options.out)
             print(f"every case: {options.out}")
     print(f"cases: {len(evaluation.scores)} evaluated, {len(evaluation.failures)} not")
-    return cli.SOME_FAILED if evaluation.failures else 0
+    return _runner.SOME_FAILED if evaluation.failures else 0
 
 
 def _print_table(summaries: "Sequence[Summary]") -> None:

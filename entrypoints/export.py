@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
-from mixmfl.errors import MixmflError
+from mixmfl.core.errors import MixmflError
+
+from . import _runner
 
 DESCRIPTION = """\
 Write one file with weights, memory and plans, from a saved round of a run; or a site's own copy,
@@ -15,17 +16,17 @@ which it fine-tuned for itself (mixmfl_train_federated --personalize)."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_export", DESCRIPTION)
+    made = _runner.parser("mixmfl_export", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="RUN")
     made.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.safetensors")
     made.add_argument("--round", default="best", help="best (default), last or a number")
     made.add_argument("--site", default="", help="whose own copy; default: the model of all")
     made.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
-    return cli.run(made, argv, _work)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.export import export_model
+    from mixmfl.federated.server.export import export_model
 
     if options.out.suffix != ".safetensors":
         raise MixmflError(f"{options.out}: a model file ends in .safetensors")

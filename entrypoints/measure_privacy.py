@@ -5,8 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _options, _runner
 
 DESCRIPTION = """\
 Train on half of every site's cases in WORK, see what the server sees, and say of every case whether
@@ -17,22 +19,22 @@ guessing), what the model is worth on the other half, and bytes and seconds of a
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_measure_privacy", DESCRIPTION)
+    made = _runner.parser("mixmfl_measure_privacy", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
     made.add_argument("-o", "--out", type=Path, required=True)
     made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
     made.add_argument("--rounds", type=int, default=8, help="default: 8")
     made.add_argument("--local-steps", type=int, default=15, help="in a round; default: 15")
     made.add_argument("--seed", type=int, default=0, help="also of who trains; default: 0")
-    arguments.add_device(made)
-    return cli.run(made, argv, _work)
+    _options.add_device(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.attack import measure
-    from mixmfl.embedded import open_sites
-    from mixmfl.plan import Plans
-    from mixmfl.rounds import RunSettings
+    from mixmfl.federated.sites import open_sites
+    from mixmfl.federated.state import RunSettings
+    from mixmfl.planning.plans import Plans
+    from mixmfl.research.membership_inference import measure
 
     for name in ("rounds", "local_steps"):
         if getattr(options, name) < 1:
@@ -51,10 +53,10 @@ def _work(options: argparse.Namespace) -> int:
         options.configuration,
         "all",
         options.seed,
-        arguments.device(options.device),
+        devices.find_device(options.device),
         0,
     )
-    with cli.bars() as report:
+    with _runner.bars() as report:
         print(measure(plans, sites, settings, options.out, report))
     return 0
 

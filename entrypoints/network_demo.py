@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
-from mixmfl.errors import MixmflError
+from mixmfl.core.errors import MixmflError
+
+from . import _runner
 
 DESCRIPTION = """\
 Run a federation on this machine as it runs between hospitals: a phantom, a kit for each of three
@@ -22,15 +23,15 @@ TRAIN = ("-c", "2d", "--fold", 0, "--rounds", 2, "--local-steps", 3)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_network_demo", DESCRIPTION)
+    made = _runner.parser("mixmfl_network_demo", DESCRIPTION)
     made.add_argument(
         "-o", "--out", type=Path, default=Path("network-demo"), help="default: network-demo"
     )
-    return cli.run(made, argv, _work)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.local_network import lay_out, open_hospitals
+    from ._local_network import lay_out, open_hospitals
 
     out: Path = options.out
     began = time.monotonic()
@@ -40,8 +41,8 @@ def _work(options: argparse.Namespace) -> int:
     sites, kit = lay_out(out), out / "kits" / "coordinator"
     work, run = out / "work", out / "run"
     with open_hospitals(out, sites):
-        cli.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", work, *PLAN)
-        cli.run_shown("mixmfl_train_federated", "--kit", kit, "-i", work, "-o", run, *TRAIN)
+        _runner.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", work, *PLAN)
+        _runner.run_shown("mixmfl_train_federated", "--kit", kit, "-i", work, "-o", run, *TRAIN)
     _compare(out)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
@@ -53,14 +54,16 @@ def _compare(out: Path) -> None:
     Raises:
         MixmflError: It is not.
     """
-    from mixmfl.outgoing import NETWORK_MINIMUM
+    from mixmfl.federated.state import NETWORK_MINIMUM
 
     print("\nThe same in one process:")
     alone = out / "one_process"
     work, run = alone / "work", alone / "run"
-    cli.run_shown("mixmfl_plan_preprocess", "-i", out / "federation", "-o", work, *PLAN)
+    _runner.run_shown("mixmfl_plan_preprocess", "-i", out / "federation", "-o", work, *PLAN)
     kept = ["--minimum-cases", NETWORK_MINIMUM.cases, "--minimum-voxels", NETWORK_MINIMUM.voxels]
-    cli.run_shown("mixmfl_train_federated", "-i", work, "-o", run, *TRAIN, *kept, "--device", "cpu")
+    _runner.run_shown(
+        "mixmfl_train_federated", "-i", work, "-o", run, *TRAIN, *kept, "--device", "cpu"
+    )
     pair = [folder / "run" / "model.safetensors" for folder in (out, alone)]
     if pair[0].read_bytes() != pair[1].read_bytes():
         raise MixmflError(f"{pair[0]} and {pair[1]} differ; they should be the same")

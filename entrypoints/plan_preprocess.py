@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
-from mixmfl.wording import one_line, plural, printable
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.text import one_line, plural, printable
+
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.cases import Refused
-    from mixmfl.preprocess import SiteFolder
+    from mixmfl.core.errors import Refused
+    from mixmfl.planning.preprocess import SiteFolder
 
 DESCRIPTION = """\
 Take every site's fingerprint (statistics, no row per case), make one plan from their sum with
@@ -31,7 +32,7 @@ Exit code 0: all cases; 1: some cases were refused; 2: nothing could start."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_plan_preprocess", DESCRIPTION)
+    made = _runner.parser("mixmfl_plan_preprocess", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, metavar="FEDERATION", help="folder of sites")
     made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
     made.add_argument("--site", action="store_true", help="the input is one site's own folder")
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
     )
-    arguments.add_minimum(
+    _options.add_minimum(
         made,
         "with --kit: sites hold back statistics that rest on fewer {counted} (default: 5 cases, "
         "100 voxels; a site may ask for more)",
@@ -69,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "(default: mapping.csv in the site's folder, if it is there)",
     )
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
-    arguments.add_processes(made)
-    arguments.add_placing(made)
-    arguments.add_alias(made)
-    return cli.run(made, argv, _work)
+    _options.add_processes(made)
+    _options.add_placing(made)
+    _options.add_alias(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(
             "give one of -i FEDERATION, --merge with the sites' fingerprints, or --kit"
         )
-    arguments.check_processes(options.processes)
+    _options.check_processes(options.processes)
     if options.kit:
         return _over_network(options)
     return _merge(options) if options.merge else _process(options)
@@ -102,16 +103,16 @@ def _over_network(options: argparse.Namespace) -> int:
             f"{', '.join(given)}: over a network each hospital reads its own cases, and says by "
             "mixmfl_site how"
         )
-    from mixmfl.files import read_json
-    from mixmfl.outgoing import NETWORK_MINIMUM
-    from mixmfl.plan import load_preset
-    from mixmfl.remote import PlanOrders
+    from mixmfl.core.files import read_json
+    from mixmfl.federated.server.orders import PlanOrders
+    from mixmfl.federated.state import NETWORK_MINIMUM
+    from mixmfl.planning.plans import load_preset
 
-    flare = cli.network_engine()
+    flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
-    minimum = arguments.minimum(options, NETWORK_MINIMUM)
-    sites = arguments.sites(options.sites, flare.site_names(kit))
+    minimum = _options.minimum(options, NETWORK_MINIMUM)
+    sites = _options.sites(options.sites, flare.site_names(kit))
     orders = PlanOrders(
         options.out.resolve(),
         tuple(sites),
@@ -120,21 +121,21 @@ def _over_network(options: argparse.Namespace) -> int:
         (minimum.cases, minimum.voxels),
         options.replan,
     )
-    flare.drive(kit, orders, quorum=len(sites), deadline=cli.A_DAY, say=print)
+    flare.drive(kit, orders, quorum=len(sites), deadline=_runner.A_DAY, say=print)
     print(f"plans: {options.out / 'plans.json'}")
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():
         for name, (done, refused) in configurations.items():
             print(f"site {site}, {name}: {plural(done, 'case')} preprocessed, {refused} refused")
             failed += refused
-    return cli.SOME_FAILED if failed else 0
+    return _runner.SOME_FAILED if failed else 0
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from mixmfl.files import write_json
-    from mixmfl.labels import Labels
-    from mixmfl.plan import load_preset
-    from mixmfl.preprocess import make_plans, merge_received
+    from mixmfl.core.files import write_json
+    from mixmfl.data.labels import Labels
+    from mixmfl.planning.plans import load_preset
+    from mixmfl.planning.preprocess import make_plans, merge_received
 
     if options.labels is None:
         raise MixmflError(
@@ -153,17 +154,17 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _process(options: argparse.Namespace) -> int:
-    from mixmfl.cases import describe
-    from mixmfl.dicom_cases import describe_rows
-    from mixmfl.files import write_json
-    from mixmfl.fingerprint import merge_fingerprints
-    from mixmfl.jobs import Workers
-    from mixmfl.label_sets import agree_on_labels, describe_sets, map_labels
-    from mixmfl.labels import read_folder_labels
-    from mixmfl.modalities import Modalities
-    from mixmfl.overlooked import check_most_are_known
-    from mixmfl.plan import Plans, load_preset
-    from mixmfl.preprocess import (
+    from mixmfl.core.files import write_json
+    from mixmfl.core.worker_pool import Workers
+    from mixmfl.data.cases import describe
+    from mixmfl.data.dicom.cases import describe_rows
+    from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
+    from mixmfl.data.labels import read_folder_labels
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.data.unknown_modalities import check_most_are_known
+    from mixmfl.planning.fingerprint import merge_fingerprints
+    from mixmfl.planning.plans import Plans, load_preset
+    from mixmfl.planning.preprocess import (
         check_site,
         find_site,
         find_sites,
@@ -174,7 +175,7 @@ def _process(options: argparse.Namespace) -> int:
 
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
-    placing = arguments.placing(options, modalities)
+    placing = _options.placing(options, modalities)
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
@@ -209,7 +210,7 @@ def _process(options: argparse.Namespace) -> int:
         **{site.name: list(site.found.refused) for site in sites},
         **{f"tests of {site.name}": list(site.found.refused) for site in tests},
     }
-    with cli.bars() as report, Workers(options.processes, report) as workers:
+    with _runner.bars() as report, Workers(options.processes, report) as workers:
         if options.plans is None or options.fingerprint_only:
             fingerprints = []
             for site in sites:
@@ -286,7 +287,7 @@ def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
     if not lines:
         return 0
     print(f"refused {plural(len(lines), 'case')}:", *lines, sep="\n", file=sys.stderr)
-    return cli.SOME_FAILED
+    return _runner.SOME_FAILED
 
 
 if __name__ == "__main__":

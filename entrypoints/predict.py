@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.records import Outcome
+    from mixmfl.inference.outcomes import Outcome
 
 log = logging.getLogger("mixmfl.predict")
 
@@ -32,7 +34,7 @@ Exit code 0: all cases done; 1: some failed; 2: nothing could start."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_predict", DESCRIPTION)
+    made = _runner.parser("mixmfl_predict", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
     made.add_argument("-o", "--out", type=Path, metavar="MASKS")
     made.add_argument(
@@ -94,17 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="name the patient in tables and page, where DICOM files do, and call cases there by "
         "names that may be a person's (words without a digit); default: not",
     )
-    arguments.add_placing(made)
+    _options.add_placing(made)
     made.add_argument(
         "--strict",
         action="store_true",
         help="refuse a case of which one image cannot be used or does not lie on the others; "
         "default: leave that image out, with a warning",
     )
-    arguments.add_alias(made)
-    arguments.add_device(made)
-    cli.add_output(made)
-    return cli.run(made, argv, _work)
+    _options.add_alias(made)
+    _options.add_device(made)
+    _runner.add_output(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -114,23 +116,23 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(f"--min-expected-dice {options.min_expected_dice:g}: must be from 0 to 1")
     if not options.limit > 0:
         raise MixmflError(f"--limit {options.limit:g}: minutes above 0 are needed")
-    with cli.output(options) as say:
+    with _runner.output(options) as say:
         return _predict(options, say)
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from mixmfl.accounting import aside_table
-    from mixmfl.cases import describe
-    from mixmfl.dicom_cases import describe_rows, find_all
-    from mixmfl.files import write_text
-    from mixmfl.mapping import images_told, mapping_table, read_mapping
-    from mixmfl.modalities import Modalities
-    from mixmfl.registry import registered_model
-    from mixmfl.usage import keep_freed_memory
-    from mixmfl.wording import MOST_LINE, one_line, plural, printable
+    from mixmfl.core.files import write_text
+    from mixmfl.core.process_memory import keep_freed_memory
+    from mixmfl.core.text import MOST_LINE, one_line, plural, printable
+    from mixmfl.data.accounting import aside_table
+    from mixmfl.data.cases import describe
+    from mixmfl.data.dicom.cases import describe_rows, find_all
+    from mixmfl.data.mapping import images_told, mapping_table, read_mapping
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.inference.default_model import registered_model
 
     modalities = Modalities().with_aliases(options.alias)
-    placing = replace(arguments.placing(options, modalities), leave_out=not options.strict)
+    placing = replace(_options.placing(options, modalities), leave_out=not options.strict)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     if options.write_mapping:
         if options.write_mapping.exists() and not options.overwrite:
@@ -149,7 +151,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             "cases; name a folder outside"
         )
     # first what takes no time: a large archive is not read for nothing
-    files = options.model or [registered_model(cli.home())]
+    files = options.model or [registered_model(_runner.home())]
     for file in files:
         if not file.is_file():
             raise MixmflError(f"-m {file}: there is no such model file")
@@ -157,11 +159,11 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     say(describe(found))
     if rows:
         say(describe_rows(rows))
-    from mixmfl.model import load_model
-    from mixmfl.predict import predict_folder
-    from mixmfl.segment import Options
+    from mixmfl.inference.model import load_model
+    from mixmfl.inference.predict_folder import predict_folder
+    from mixmfl.inference.segmentation import Options
 
-    device = arguments.device(options.device)
+    device = devices.find_device(options.device)
     models = [load_model(file, device) for file in files]
     keep_freed_memory()  # what loading freed is given back
     for file, model in zip(files, models, strict=True):
@@ -186,7 +188,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
     total = todo = len(found.cases) + len(found.refused)
-    with cli.bars(options.quiet) as report:
+    with _runner.bars(options.quiet) as report:
         for outcome in outcomes:
             counts[outcome.status] += 1
             # what needs no prediction comes first, and is in no estimate of the time that is left
@@ -208,7 +210,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         say(f"{aside}, and why: {options.out / 'set_aside.csv'}")
     if not options.no_report:
         say(f"page to look at: {options.out / 'report.html'}")
-    return cli.SOME_FAILED if counts["failed"] else 0
+    return _runner.SOME_FAILED if counts["failed"] else 0
 
 
 def _line(outcome: "Outcome") -> str:

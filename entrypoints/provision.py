@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from . import _runner
 
 DESCRIPTION = """\
 Write a start-up kit per hospital and one for the coordinator, from one short file:
@@ -20,7 +20,7 @@ more sites, it adds their kits and leaves the others as they are."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_provision", DESCRIPTION)
+    made = _runner.parser("mixmfl_provision", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
     made.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
     made.add_argument(
@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="make these kits anew, with another key, as when one expired or got lost; the old "
         "ones are set aside",
     )
-    return cli.run(made, argv, _work)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    flare = cli.network_engine()
+    flare = _runner.network_engine()
     network = flare.Network.load(options.input)
     written = flare.provision(network, options.out, options.renew)
     for kit in written:

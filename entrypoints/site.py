@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import arguments, cli
-from mixmfl.wording import printable
+from mixmfl.core import devices
+from mixmfl.core.text import printable
+
+from . import _options, _runner
 
 DESCRIPTION = """\
 Join the federation that KIT is for, and answer the coordinator until Ctrl-C: statistics for a
@@ -20,58 +22,59 @@ problems.log, which tells what failed here and which images were resampled."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_site", DESCRIPTION)
+    made = _runner.parser("mixmfl_site", DESCRIPTION)
     made.add_argument("--kit", type=Path, required=True, metavar="KIT", help="of this hospital")
     made.add_argument(
         "-i", "--input", type=Path, required=True, metavar="CASES", help="folder of its cases"
     )
     made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
     made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
-    arguments.add_processes(made)
+    _options.add_processes(made)
     made.add_argument(
         "--dry-run", action="store_true", help="say what would leave, with sizes; nothing does"
     )
-    arguments.add_minimum(
+    _options.add_minimum(
         made,
         "hold back what rests on fewer {counted} (default: 5 cases, 100 voxels; the coordinator "
         "may ask for more)",
     )
-    arguments.add_privacy(made, "this hospital")
+    _options.add_privacy(made, "this hospital")
     made.add_argument(
         "--turns",
         type=Path,
         metavar="FILE",
         help="where hospitals of one machine name the same file, one works at a time",
     )
-    arguments.add_workers(made)
-    arguments.add_placing(made)
-    arguments.add_alias(made)
-    arguments.add_device(made)
-    return cli.run(made, argv, _work)
+    _options.add_workers(made)
+    _options.add_placing(made)
+    _options.add_alias(made)
+    _options.add_device(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    arguments.check_processes(options.processes)
-    from mixmfl.cases import describe
-    from mixmfl.hospital import House, departures_from
-    from mixmfl.modalities import Modalities
-    from mixmfl.outgoing import NETWORK_MINIMUM, departure_table
+    _options.check_processes(options.processes)
+    from mixmfl.data.cases import describe
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.federated.client.outbound import departure_table
+    from mixmfl.federated.client.service import House, departures_from
+    from mixmfl.federated.state import NETWORK_MINIMUM
 
-    flare = cli.network_engine()
+    flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
-    device = arguments.device(options.device)
+    device = devices.find_device(options.device)
     house = House(
         kit.name,
         options.input.resolve(),
         options.out.resolve(),
         str(device),
-        arguments.workers(options.workers, device),
+        _options.workers(options.workers, device),
         options.processes,
         tuple(options.alias),
         options.labels.resolve() if options.labels else None,
-        arguments.placing(options, Modalities().with_aliases(options.alias)),
-        arguments.minimum(options, NETWORK_MINIMUM),
-        arguments.privacy(options, options.out.resolve() / "privacy.json"),
+        _options.placing(options, Modalities().with_aliases(options.alias)),
+        _options.minimum(options, NETWORK_MINIMUM),
+        _options.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,
     )
     print(printable(f"site {kit.name}: {describe(house.cases().found)}"))

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
-from mixmfl.errors import DataError, MixmflError
-from mixmfl.wording import plural, printable, shorten
+from mixmfl.core.errors import DataError, MixmflError
+from mixmfl.core.text import plural, printable, shorten
+
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.modalities import Modalities
-    from mixmfl.partition import Split
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.data.partition import Split
 
 DESCRIPTION = """\
 Make a federation out of one folder of cases, such as BraTS or FeTS: a folder per site with links
@@ -38,14 +39,14 @@ and if it is 3 (BraTS 2023),
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_split_federation", DESCRIPTION)
+    made = _runner.parser("mixmfl_split_federation", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES", help="folder")
     made.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FEDERATION", help="new or empty folder"
     )
     made.add_argument("--partition", type=Path, metavar="FILE", help="CSV: the site of each case")
     made.add_argument("--sites", type=int, metavar="N", help="to deal cases to (default: 4)")
-    arguments.add_setting(made)
+    _options.add_setting(made)
     made.add_argument(
         "--hold",
         action="append",
@@ -70,15 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     made.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
     made.add_argument("--copy", action="store_true", help="copy files instead of linking to them")
-    arguments.add_alias(made)
-    return cli.run(made, argv, _work)
+    _options.add_alias(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.cases import describe, find_cases
-    from mixmfl.labels import Labels
-    from mixmfl.modalities import Modalities
-    from mixmfl.partition import Settings, split_cases, write_federation
+    from mixmfl.data.cases import describe, find_cases
+    from mixmfl.data.labels import Labels
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.data.partition import Settings, split_cases, write_federation
 
     if options.partition is not None and options.sites is not None:
         raise MixmflError("give either --partition, which says the sites, or --sites")
@@ -105,10 +106,10 @@ def _work(options: argparse.Namespace) -> int:
         split,
         labels,
         options.copy,
-        lambda each: cli.progress(each, len(each), "cases"),
+        lambda each: _runner.progress(each, len(each), "cases"),
     )
     _tell(split, options.out)
-    return cli.SOME_FAILED if split.refused or split.unknown else 0
+    return _runner.SOME_FAILED if split.refused or split.unknown else 0
 
 
 def _read_holds(given: Sequence[str], modalities: "Modalities") -> dict[str, tuple[str, ...]]:

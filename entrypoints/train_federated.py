@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl import arguments, cli
-from mixmfl.errors import MixmflError
+from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
+
+from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.personal import Personal
-    from mixmfl.plan import Plans, usual_configuration
-    from mixmfl.rounds import RunSettings
-    from mixmfl.runs import Run, SiteRound
+    from mixmfl.federated.server.checkpoint import Run, SiteRound
+    from mixmfl.federated.state import Personal, RunSettings
+    from mixmfl.planning.plans import Plans, usual_configuration
 
 DESCRIPTION = """\
 Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this machine: one after
@@ -34,7 +35,7 @@ as it has come back."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_train_federated", DESCRIPTION)
+    made = _runner.parser("mixmfl_train_federated", DESCRIPTION)
     made.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
     made.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
     made.add_argument(
@@ -56,19 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="0",
         help="each site validates on this fifth of its cases; all: trains on every case",
     )
-    arguments.add_workers(made)
+    _options.add_workers(made)
     made.add_argument(
         "--personalize",
         action="store_true",
         help="after the last round every site fine-tunes its own copy of the model, and keeps it "
         "where its validation cases say that it is better (mixmfl_export --site)",
     )
-    arguments.add_minimum(
+    _options.add_minimum(
         made,
         "sites hold back prototypes that rest on fewer {counted} (default: 0; with --kit 5 cases, "
         "100 voxels, and a site may ask for more)",
     )
-    arguments.add_privacy(made, "every site")
+    _options.add_privacy(made, "every site")
     made.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
     made.add_argument(
         "--deadline",
@@ -95,14 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fixed-point numbers",
     )
     made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
-    arguments.add_device(made)
-    return cli.run(made, argv, _work)
+    _options.add_device(made)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.outgoing import NETWORK_MINIMUM, Minimum
-    from mixmfl.plan import Plans
-    from mixmfl.rounds import RunSettings
+    from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
+    from mixmfl.planning.plans import Plans
 
     if not (options.input / "plans.json").is_file():
         raise MixmflError(
@@ -114,7 +114,7 @@ def _work(options: argparse.Namespace) -> int:
     planned = plans.training
     if options.masked and options.updates:
         raise MixmflError("--updates: with --masked sites send fixed-point numbers; leave it away")
-    minimum = arguments.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
+    minimum = _options.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
     settings = RunSettings(
         configuration=options.configuration,
         seed=options.seed,
@@ -137,18 +137,19 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
-    from mixmfl.embedded import open_sites, personalize_embedded, train_embedded
-    from mixmfl.rounds import register
+    from mixmfl.federated.simulation import personalize_embedded, train_embedded
+    from mixmfl.federated.sites import open_sites
+    from mixmfl.federated.state import register
 
-    devices = arguments.devices(options.device)
-    workers = arguments.workers(options.workers, devices[0])
+    chosen = devices.find_devices(options.device)
+    workers = _options.workers(options.workers, chosen[0])
     sites = open_sites(
         options.input,
         plans,
         options.configuration,
         options.fold,
         options.seed,
-        devices[0],
+        chosen[0],
         workers,
         options.sites,
     )
@@ -156,8 +157,8 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
     sites = [
         dataclasses.replace(
             site,
-            device=devices[number % len(devices)],
-            privacy=arguments.privacy(options, ledgers / f"{site.name}.json"),
+            device=chosen[number % len(chosen)],
+            privacy=_options.privacy(options, ledgers / f"{site.name}.json"),
         )
         for number, site in enumerate(sites)
     ]
@@ -190,17 +191,17 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     import uuid
 
-    from mixmfl.remote import TrainOrders, load_orders, orders_file
-    from mixmfl.runs import holds_run, open_run
-    from mixmfl.tasks import read_run_settings
-    from mixmfl.told import Told
+    from mixmfl.core.json_fields import Told
+    from mixmfl.federated.server.checkpoint import holds_run, open_run
+    from mixmfl.federated.server.orders import TrainOrders, load_orders, orders_file
+    from mixmfl.federated.state import read_run_settings
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     read_run_settings(Told(dataclasses.asdict(settings), "the settings of the run", MixmflError))
-    flare = cli.network_engine()
+    flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
-    sites = arguments.sites(options.sites, flare.site_names(kit))
+    sites = _options.sites(options.sites, flare.site_names(kit))
     quorum = len(sites) // 2 + 1 if options.quorum is None else options.quorum
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
@@ -240,12 +241,12 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
 
 
 def _tell_model(run: "Run") -> None:
-    from mixmfl.registry import use_model
-    from mixmfl.runs import choose_round
+    from mixmfl.federated.server.checkpoint import choose_round
+    from mixmfl.inference.default_model import use_model
 
     model = run.folder / "model.safetensors"
     print(f"model of round {choose_round(run, 'best')}: {model}")
-    use_model(model, cli.home())
+    use_model(model, _runner.home())
     print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
 
 

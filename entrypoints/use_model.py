@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixmfl import cli
+from . import _runner
 
 DESCRIPTION = """\
 Register a model file as the one that mixmfl_predict takes without -m; without a file, say which
@@ -14,20 +14,20 @@ one that is. Kept per user, in MIXMFL_HOME or the system's settings folder."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    made = cli.parser("mixmfl_use_model", DESCRIPTION)
+    made = _runner.parser("mixmfl_use_model", DESCRIPTION)
     made.add_argument("model", type=Path, nargs="?", metavar="MODEL.safetensors")
-    return cli.run(made, argv, _work)
+    return _runner.run(made, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.registry import registered_model, use_model
+    from mixmfl.inference.default_model import registered_model, use_model
 
     if options.model is not None:
-        from mixmfl.model import load_model
+        from mixmfl.inference.model import load_model
 
         load_model(options.model)  # what cannot predict is not registered
-        use_model(options.model, cli.home())
-    print(f"mixmfl_predict takes {registered_model(cli.home())}")
+        use_model(options.model, _runner.home())
+    print(f"mixmfl_predict takes {registered_model(_runner.home())}")
     return 0
 
 

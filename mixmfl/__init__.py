@@ -1,8 +1,8 @@
 """Mix-modal federated MRI segmentation on top of nnU-Net.
 
 Hospitals that cannot share images and do not have the same sequences train one model; a clinic
-segments folders in which every case may lack other sequences. Start reading at ``rounds.py`` (a
-round of the federation) or ``network.py`` (what happens when a case has no T2).
+segments folders in which every case may lack other sequences. Start reading at ``training.py`` (a
+round of the federation) or ``mdmnet.py`` (what happens when a case has no T2).
 """
 
 from importlib.metadata import PackageNotFoundError, version

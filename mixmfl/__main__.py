@@ -4,14 +4,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixmfl import __version__, cli
+from mixmfl import __version__
+from mixmfl.core.commands import commands
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m mixmfl COMMAND …`` as ``mixmfl_COMMAND …``; alone, list the commands."""
-    found = cli.commands()
+    found = commands()
     words = [name.removeprefix("mixmfl_") for name in found]
     made = argparse.ArgumentParser(
         prog="python -m mixmfl",
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="COMMAND's own")
     options = made.parse_args(argv)
     if options.command:
-        return cli.commands()[f"mixmfl_{options.command}"].load()(options.arguments)
+        return commands()[f"mixmfl_{options.command}"].load()(options.arguments)
     if options.completion:
         from argcomplete.shell_integration import shellcode
 
@@ -43,7 +44,7 @@ def _list(words: Sequence[str]) -> str:
     widest = max(map(len, words), default=0)
     lines = []
     for word in words:
-        main = cli.commands()[f"mixmfl_{word}"].load()
+        main = commands()[f"mixmfl_{word}"].load()
         said = sys.modules[main.__module__].__doc__ or ""
         what = said.partition(": ")[2].strip().replace("`", "")
         lines.append(f"  {word:{widest}}  {what}")

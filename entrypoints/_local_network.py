@@ -1,0 +1,132 @@
+"""A coordinator and hospitals as processes of this machine, which is the network between them.
+
+Every command is shown as one would type it, and then run.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.files import read_json, write_json
+
+from . import _runner
+
+HOSPITALS = ("north", "south", "west", "east")  # of the phantom
+SPACING_MM = 6.0
+CASES = 8  # statistics of fewer than five stay at a hospital
+
+_RUN = (
+    "import sys; from importlib.metadata import entry_points; "
+    "(found,) = entry_points(group='console_scripts', name=sys.argv[1]); "
+    "sys.exit(found.load()(sys.argv[2:]))"
+)
+
+
+def lay_out(out: Path, number: int = 3) -> list[str]:
+    """Make a phantom's folder and a kit for every hospital, and a kit for the coordinator.
+
+    ::
+
+        OUT/federation/<name>   cases; beyond the phantom's four hospitals they are copies of these
+        OUT/kits/<name>         also of ``coordinator``
+
+    Args:
+        out: Empty, or not there.
+        number: Of hospitals.
+
+    Returns:
+        Their names.
+
+    Raises:
+        MixmflError: There is something in ``out``, or a command failed.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise MixmflError(f"{out}: is not empty; remove it, or name another folder by -o")
+    federation, network = out / "federation", out / "network.json"
+    _runner.run_shown(
+        "mixmfl_demo_data", "-o", federation, "--spacing", SPACING_MM, "--cases", CASES
+    )
+    sites = _have_sites(federation, number)
+    write_json(network, {"server": f"localhost:{free_port()}", "sites": sites})
+    print(f"\n$ cat {network}\n{network.read_text()}", end="")
+    _runner.run_shown("mixmfl_provision", "-i", network, "-o", out / "kits")
+    return sites
+
+
+def _have_sites(federation: Path, number: int) -> list[str]:
+    """Have so many hospitals in a phantom federation, and hold out all others."""
+    sites = []
+    for count in range(number):
+        again, which = divmod(count, len(HOSPITALS))
+        sites.append(HOSPITALS[which] + (f"-{again + 1}" if again else ""))
+        if again:
+            shutil.copytree(federation / HOSPITALS[which], federation / sites[-1])
+    # the network has these; so has a run in one process that it is compared with
+    held_out = read_json(federation / "federation.json")["held_out"]
+    others = {path.name for path in federation.iterdir() if path.is_dir()} - set(sites)
+    write_json(federation / "federation.json", {"held_out": sorted({*held_out, *others})})
+    return sites
+
+
+@contextmanager
+def open_hospitals(out: Path, sites: Sequence[str], *options: str) -> Iterator[dict[int, str]]:
+    """Run ``mixmfl_site`` for each, as a process that is ended by its id.
+
+    Args:
+        out: As ``lay_out`` made it; ``OUT/logs`` gets what the hospitals print, and
+            ``OUT/hospitals`` their folders.
+        sites: The hospitals' names.
+        options: More of the command's.
+
+    Yields:
+        Names by process id.
+    """
+    (out / "logs").mkdir()
+    running = []
+    try:
+        for name in sites:
+            arguments = [
+                *("--kit", str(out / "kits" / name), "-i", str(out / "federation" / name)),
+                *("-o", str(out / "hospitals" / name), "--device", "cpu", "-n", "1", *options),
+            ]
+            log = out / "logs" / f"{name}.txt"
+            print(f"\n$ mixmfl_site {' '.join(arguments)} > {log} &", flush=True)
+            running.append(start(log, "mixmfl_site", *arguments))
+        yield {process.pid: name for process, name in zip(running, sites, strict=True)}
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        for process in running:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # what it started sees that, and ends
+
+
+def start(log: Path, name: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """Start a command as a process of its own, with one thread where nothing else was said.
+
+    Args:
+        log: What it prints is added here.
+        name: Of the command.
+        arguments: The command's.
+    """
+    told = [sys.executable, "-c", _RUN, name, *map(str, arguments)]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            told, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1", **os.environ}
+        )
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])

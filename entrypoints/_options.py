@@ -1,0 +1,197 @@
+"""Options that several commands have, and what they mean."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl.core.devices import cores
+from mixmfl.core.errors import MixmflError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mixmfl.data.load_case import Placing
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.federated.state import Minimum
+    from mixmfl.training.privacy_budget import Privacy
+
+
+def add_alias(made: argparse.ArgumentParser) -> None:
+    """Add ``--alias``, for commands that find cases in a folder."""
+    made.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=ALIAS[,ALIAS]",
+        help="another word for a modality in file names, or a new modality (repeatable)",
+    )
+
+
+def add_placing(made: argparse.ArgumentParser) -> None:
+    """Add ``--reference`` and ``--register``, for commands that read cases."""
+    made.add_argument(
+        "--reference",
+        default="",
+        metavar="MODALITY",
+        help="onto whose grid a case's other images are resampled; default: the label's, else that "
+        "with the largest in-plane resolution",
+    )
+    made.add_argument(
+        "--register",
+        action="store_true",
+        help="register images of a case that do not lie on each other (rigidly); default: refuse",
+    )
+
+
+def placing(options: argparse.Namespace, modalities: "Modalities") -> "Placing":
+    """Return what ``--reference`` and ``--register`` mean.
+
+    Raises:
+        MixmflError: ``--reference`` is no modality that is known.
+    """
+    from mixmfl.data.load_case import Placing
+
+    reference = modalities.find(options.reference) if options.reference else ""
+    if reference is None:
+        raise MixmflError(
+            f"--reference {options.reference}: known are {', '.join(modalities.names)}"
+        )
+    return Placing(reference, options.register)
+
+
+def add_setting(made: argparse.ArgumentParser) -> None:
+    """Add ``--setting``, for commands that make a federation."""
+    made.add_argument(
+        "--setting",
+        choices=("mix-modal", "multi-modal", "cross-modal"),
+        default="mix-modal",
+        help="sites hold different modalities (default), all hold all, or each holds one",
+    )
+
+
+def add_device(made: argparse.ArgumentParser) -> None:
+    """Add ``--device``, for commands that run the network."""
+    made.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one"
+    )
+
+
+def add_processes(made: argparse.ArgumentParser) -> None:
+    """Add ``--processes``, for commands that preprocess."""
+    made.add_argument(
+        "-n",
+        "--processes",
+        type=int,
+        default=min(8, cores()),
+        help="to preprocess with (default: one per core, at most 8)",
+    )
+
+
+def check_processes(number: int) -> int:
+    """Return a number of processes.
+
+    Raises:
+        MixmflError: It is below 1.
+    """
+    if number < 1:
+        raise MixmflError(f"-n {number}: at least 1 process is needed")
+    return number
+
+
+def add_workers(made: argparse.ArgumentParser) -> None:
+    """Add ``--workers``, for commands that train."""
+    made.add_argument(
+        "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
+    )
+
+
+def workers(asked: int | None, device: "torch.device") -> int:
+    """Return how many processes ``--workers`` means.
+
+    Raises:
+        MixmflError: It is below 0.
+    """
+    if asked is None:
+        return 4 if device.type == "cuda" else 0
+    if asked < 0:
+        raise MixmflError("--workers: must be 0 or more")
+    return asked
+
+
+def add_minimum(made: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--minimum-cases`` and ``--minimum-voxels``, for commands that ask for them."""
+    for counted in ("cases", "voxels"):
+        made.add_argument(
+            f"--minimum-{counted}", type=int, metavar="N", help=what.format(counted=counted)
+        )
+
+
+def minimum(options: argparse.Namespace, usual: "Minimum") -> "Minimum":
+    """Return what ``add_minimum``'s options mean.
+
+    Args:
+        options: Parsed.
+        usual: Where one is not given.
+
+    Raises:
+        MixmflError: One is below 0.
+    """
+    from mixmfl.federated.state import Minimum
+
+    pairs = (options.minimum_cases, usual.cases), (options.minimum_voxels, usual.voxels)
+    cases, voxels = (default if asked is None else asked for asked, default in pairs)
+    if cases < 0 or voxels < 0:
+        raise MixmflError("--minimum-cases and --minimum-voxels: must be 0 or more")
+    return Minimum(cases, voxels)
+
+
+def add_privacy(made: argparse.ArgumentParser, who: str) -> None:
+    """Add the options of differential privacy, for commands at a site."""
+    made.add_argument(
+        "--dp-epsilon",
+        type=float,
+        metavar="E",
+        help=f"{who} trains with differential privacy of its cases, and stops sending before it "
+        "has spent more than this (docs/privacy.md); default: without",
+    )
+    made.add_argument("--dp-delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
+    made.add_argument(
+        "--dp-noise", type=float, default=1.0, metavar="Z", help="in units of the clip; default: 1"
+    )
+    made.add_argument(
+        "--dp-clip",
+        type=float,
+        default=1.0,
+        metavar="C",
+        help="norm of a case's gradient; default: 1",
+    )
+
+
+def privacy(options: argparse.Namespace, ledger: Path) -> "Privacy | None":
+    """Return what ``add_privacy``'s options mean; None: no privacy was asked for.
+
+    Raises:
+        MixmflError: One is out of its range.
+    """
+    if options.dp_epsilon is None:
+        return None
+    from mixmfl.training.privacy_budget import Privacy
+
+    for name in ("epsilon", "delta", "noise", "clip"):
+        most = 1 if name == "delta" else math.inf
+        if not 0 < getattr(options, f"dp_{name}") < most:
+            raise MixmflError(f"--dp-{name}: must be above 0" + (" and below 1" * (most == 1)))
+    return Privacy(options.dp_epsilon, options.dp_delta, options.dp_noise, options.dp_clip, ledger)
+
+
+def sites(asked: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Return the sites that ``--sites`` means.
+
+    Raises:
+        MixmflError: One is not there.
+    """
+    if strange := sorted(set(asked) - set(there)):
+        raise MixmflError(f"--sites {strange[0]}: there are kits for {', '.join(there)}")
+    return sorted(set(asked or there))

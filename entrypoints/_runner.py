@@ -1,0 +1,243 @@
+"""How every command runs: the parser's manners, progress bars, and errors without traceback."""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from mixmfl import __version__
+from mixmfl.core.commands import commands
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.text import MOST_LINE, one_line, printable
+
+NOTHING_COULD_START = 2
+
+SOME_FAILED = 1
+
+A_DAY = 86400.0
+
+INTERRUPTED = 130  # the shell's convention for Ctrl-C
+
+T = TypeVar("T")
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with ``--version`` and ``--verbose``, as every command has them."""
+    made = argparse.ArgumentParser(
+        prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    made.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
+    return made
+
+
+def network_engine() -> ModuleType:
+    """Return ``mixmfl.federated.flare``, the engine of a federation on a network.
+
+    Raises:
+        MixmflError: NVIDIA FLARE is not installed.
+    """
+    try:
+        return importlib.import_module("mixmfl.federated.flare")
+    except ModuleNotFoundError as error:
+        raise MixmflError(
+            f"a federation on a network needs the extra 'network' ({error.name} is missing); "
+            "install it by: pip install 'mixmfl[network]'"
+        ) from None
+
+
+def home() -> Path:
+    """Return the user's settings folder: ``MIXMFL_HOME``, else ``mixmfl`` in the system's place."""
+    if named := os.environ.get("MIXMFL_HOME"):
+        return Path(named)
+    system = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
+    return Path(system or Path.home() / ".config") / "mixmfl"
+
+
+def add_output(made: argparse.ArgumentParser) -> None:
+    """Add ``--quiet`` and ``--log``, for commands that work through many cases."""
+    made.add_argument(
+        "-q", "--quiet", action="store_true", help="print nothing but trouble, draw no bar"
+    )
+    made.add_argument("--log", type=Path, metavar="FILE", help="add what happens to a log file")
+
+
+@contextmanager
+def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
+    """Give a function that prints a line unless ``--quiet`` and adds it to the file of ``--log``.
+
+    Raises:
+        MixmflError: The file cannot be written.
+    """
+    logger = logging.getLogger("mixmfl")
+    level, handler = logger.level, None
+    if options.log is not None:
+        try:
+            handler = logging.FileHandler(options.log, encoding="utf-8")
+        except OSError as error:
+            raise MixmflError(f"--log {options.log}: cannot be written ({error})") from None
+        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(min(level, logging.INFO))
+
+    def say(line: str) -> None:
+        logger.info(line)
+        if not options.quiet:
+            print(printable(line), flush=True)
+
+    try:
+        yield say
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def run(
+    made: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    work: Callable[[argparse.Namespace], int],
+) -> int:
+    """Parse, do the work, and turn errors that a user can mend into one line on stderr.
+
+    Returns:
+        The exit code: what ``work`` returns; 2 where nothing could start; 130 after Ctrl-C or
+        SIGTERM.
+    """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next; answered, it ends here
+        import argcomplete
+
+        argcomplete.autocomplete(made)
+    options = made.parse_args(argv)
+    shown = logging.StreamHandler()
+    # by its own level, because --log lowers that of the loggers
+    shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)
+    shown.setFormatter(_OneLine("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
+    # other libraries' debug logs are never what the user asked for
+    logging.getLogger("mixmfl").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
+    try:
+        with _ended_in_order():
+            return work(options)
+    except (MixmflError, OSError) as error:
+        complain(made.prog, str(error))
+        return NOTHING_COULD_START
+    except KeyboardInterrupt:
+        again = "again with --resume" if hasattr(options, "resume") else "again"
+        complain(
+            made.prog,
+            f"interrupted; what is done is kept and whole: run the same command {again} to go on",
+        )
+        return INTERRUPTED
+
+
+def complain(name: str, message: str) -> None:
+    """Tell trouble on stderr, in one line after the command's name, which a terminal shows red."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print(name, style="bold red", end="", highlight=False)
+    # not by rich, which would break lines where the terminal ends
+    print(f": {printable(message)}", file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """Keeps a message one line of a log, whatever name of a file or a peer is in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Return the line; a traceback comes below it, as it is."""
+        record.message = one_line(record.message, MOST_LINE)
+        return super().formatMessage(record)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, a closed terminal, and SIGINT where ``&`` has it ignored, end as Ctrl-C does.
+
+    Handlers that a program that calls a command has of its own stay.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        usual = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}
+        if hasattr(signal, "SIGHUP"):
+            usual[signal.SIGHUP] = signal.SIG_DFL
+        for number, what in usual.items():
+            if signal.getsignal(number) == what:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_shown(name: str, *arguments: object) -> None:
+    """Run another command as a user would, showing it.
+
+    Raises:
+        MixmflError: It failed.
+    """
+    argv = [str(argument) for argument in arguments]
+    print(f"\n$ {name} {' '.join(argv)}", flush=True)
+    if commands()[name].load()(argv) != 0:
+        raise MixmflError(f"{name} failed; see above")
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
+    """Iterate with a progress bar on stderr; silent where stderr is no terminal."""
+    with bars() as report:
+        report(label, 0, total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            report(label, done, total)
+
+
+@contextmanager
+def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function (what, done, total) that draws a progress bar per ``what`` on stderr.
+
+    The time left is that of the last ten minutes' speed.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    drawn = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=600,
+        disable=quiet or not console.is_terminal,
+        # results stay on stdout where that leads to a file; on a terminal they go above the bar
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with drawn:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = drawn.add_task(what, total=total)
+            drawn.update(tasks[what], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,1 @@
+"""What knows nothing of medicine or of learning: errors, files, processes, tensors on disk."""

@@ -1,0 +1,177 @@
+"""Files: found, written whole or not at all, and as JSON checked when read."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mixmfl.core.errors import DataError, MixmflError
+from mixmfl.core.strict_json import MOST_BYTES, parse_json
+
+_UNFINISHED = ".writing-"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; it replaces ``path`` if the block succeeds.
+
+    The temporary name keeps the suffixes of ``path``, which libraries choose a format by, and
+    starts with a dot, so that a reader of the folder never takes it for a finished file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+class Held(io.FileIO):
+    """A file that is open as long as somebody holds it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Nameless(Held):
+    """A file that has no name any more, open for reading: it is gone when nobody holds it.
+
+    Attributes:
+        left: Its name, where the system does not let an open file lose it (Windows).
+    """
+
+    left: Path | None = None
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self.left is not None:
+            self.left.unlink(missing_ok=True)
+
+
+def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
+    """Have a file written, and return it without its name.
+
+    So whatever happens, also where this process is killed, nothing is left of it.
+
+    Args:
+        folder: On whose disk it lies; made if it is not there.
+        write: Writes it to the path that it is given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
+    os.close(number)
+    path = Path(name)
+    try:
+        write(path)
+        made = Nameless(path, "rb")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        path.unlink()
+    except PermissionError:
+        made.left = path
+    return made
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that nobody else writes to."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
+    """Hold a lock that one process holds at a time; the system frees it where a process dies.
+
+    Args:
+        path: Of the lock's file, which stays.
+        seconds: To wait for it; below 0: as long as it takes.
+        refusal: Raised where another process holds it still.
+    """
+    from filelock import FileLock, Timeout  # half of what a command needs to tell its --help
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise refusal from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, sorted, through links but not in circles.
+
+    Hidden ones are passed over, as are macOS's ``._`` twins of real files.
+
+    Args:
+        folder: To look through.
+        above: The folders that it lies in, as far as they were looked through.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except PermissionError:  # what may not be read is told by who accounts for all
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from files_below(entry, (*above, real))
+        else:
+            yield entry
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that people can read, whole or not at all.
+
+    NaN is no JSON: a ``ValueError`` is a fault of the caller.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's content."""
+    digest = hashlib.sha256()  # hashlib.file_digest comes with Python 3.11
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
+    """Read a JSON object, strictly: see ``strict_json.parse_json``.
+
+    Raises:
+        MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
+    """
+    try:
+        with path.open("rb") as file:
+            content = parse_json(file.read(MOST_BYTES + 1))
+    except FileNotFoundError:
+        raise error(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as reason:
+        raise error(f"{path}: cannot be read as JSON ({reason})") from None
+    if not isinstance(content, dict):
+        raise error(f"{path}: holds a JSON {type(content).__name__}, an object {{…}} is needed")
+    return content

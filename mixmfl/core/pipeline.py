@@ -1,0 +1,258 @@
+"""Work that goes on beside this process: one process reads ahead, one thread writes behind.
+
+Nothing here waits for ever. A reader that hangs, or that the system kills, is replaced, and costs
+the one job that it had.
+"""
+
+import contextlib
+import errno
+import logging
+import multiprocessing
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime  # another class up to Python 3.10
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from mixmfl.core.errors import MixmflError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 26  # bytes at a time, so that a large array is never there twice on its way
+_DONE, _FAILED, _WAITING = "done", "failed", "waiting"
+
+WaitTurn = Callable[[], None]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a case's failure is called: ours as it is, others' with its kind."""
+    if isinstance(error, MixmflError):
+        return str(error)
+    log.debug("a case failed", exc_info=error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error})"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+class Ahead:
+    """One other process that works on the next job while this one is busy; a context manager.
+
+    Attributes:
+        function: ``function(wait_turn, constant, job)``, of a module: it runs in the process.
+            A job that needs much memory calls ``wait_turn()`` first, which returns when this
+            process has nothing else to do.
+        constant: For every job; sent once.
+        limit: Seconds that a job may take.
+    """
+
+    def __init__(
+        self, function: Callable[[WaitTurn, Any, Any], Any], constant: Any, limit: float
+    ) -> None:
+        """Start nothing yet; see the attributes."""
+        self.function = function
+        self.constant = constant
+        self.limit = limit
+        self._process: Any = None
+        self._connection: Connection | None = None
+        self._deadline = 0.0
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process; the next job starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(10)
+            self._process = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def ask(self, job: Any) -> None:
+        """Give the process a job; its answer must be taken before the next is given."""
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        assert self._connection is not None
+        self._deadline = time.monotonic() + self.limit
+        with contextlib.suppress(OSError):  # it died just now; ``answer`` will find out
+            self._connection.send(job)
+
+    def answer(self) -> Any:
+        """Wait for what the function returned.
+
+        Raises:
+            MixmflError: It raised something, took longer than the limit, or its
+                process was killed.
+        """
+        try:
+            kind, content = self._receive()
+            if kind == _WAITING:
+                assert self._connection is not None
+                self._connection.send(None)
+                self._deadline = time.monotonic() + self.limit
+                kind, content = self._receive()
+        except TimeoutError:
+            self.close()
+            raise MixmflError(
+                f"took longer than the limit of {self.limit / 60:g} minutes to read"
+            ) from None
+        except (EOFError, OSError):
+            if self._process is not None:
+                self._process.join(5)
+            code = self._process.exitcode if self._process is not None else None
+            self.close()
+            raise MixmflError(
+                "the process that read it was killed or crashed "
+                f"({'' if code is None else f'exit code {code}; '}memory ran out, or a library "
+                "failed on this file)"
+            ) from None
+        if kind == _FAILED:
+            raise MixmflError(content)
+        return content
+
+    def _start(self) -> None:
+        self.close()
+        # no fork server: that has torch, which this process does without
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(theirs, self.function, self.constant), daemon=True
+        )
+        with _no_interrupts():  # Ctrl-C is the parent's, also while the process imports
+            process.start()
+        self._process = process
+        theirs.close()
+
+    def _receive(self) -> tuple[str, Any]:
+        """Receive a message and its arrays.
+
+        Raises:
+            TimeoutError: Nothing came in time.
+            EOFError: The process has ended.
+        """
+        head, sizes = self._part()
+        buffers = [bytearray(size) for size in sizes]
+        for buffer in buffers:
+            place = memoryview(buffer)
+            while place:
+                place = place[self._part(place) :]
+        return pickle.loads(head, buffers=buffers)
+
+    def _part(self, into: memoryview | None = None) -> Any:
+        assert self._connection is not None
+        if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
+            raise TimeoutError
+        return self._connection.recv() if into is None else self._connection.recv_bytes_into(into)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Have what is started meanwhile never see Ctrl-C, where the system can do that."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(connection: Connection, function: Any, constant: Any) -> None:
+    """Do jobs until the other end is closed; the process's main."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
+
+    def send(kind: str, content: Any) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        head = pickle.dumps((kind, content), protocol=5, buffer_callback=buffers.append)
+        raw = [buffer.raw() for buffer in buffers]
+        connection.send((head, [view.nbytes for view in raw]))
+        for view in raw:
+            for start in range(0, view.nbytes, _CHUNK):
+                connection.send_bytes(view[start : start + _CHUNK])
+
+    def wait_turn() -> None:
+        send(_WAITING, None)
+        connection.recv()
+
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            kind, content = _DONE, function(wait_turn, constant, job)
+        except Exception as error:  # whatever it is, it costs this job alone
+            kind, content = _FAILED, reason_of(error)
+        try:
+            send(kind, content)
+        except OSError:  # the other end is gone
+            return
+        del content
+
+
+class Behind:
+    """One thread that finishes jobs while this one is busy; a context manager."""
+
+    def __init__(self, limit: float) -> None:
+        """Args: limit: seconds that a job may take."""
+        self.limit = limit
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Behind":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._jobs is not None and self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join(min(self.limit, 60))  # what it has begun shall be whole
+
+    def ask(self, job: Callable[[], Any]) -> "Future[Any]":
+        """Give the thread a job."""
+        if self._jobs is None:
+            self._jobs = SimpleQueue()
+            # a daemon, because the program must be able to end although a disk does not answer
+            self._thread = threading.Thread(target=_work, args=(self._jobs,), daemon=True)
+            self._thread.start()
+        future: Future[Any] = Future()
+        self._jobs.put((future, job))
+        return future
+
+    def answer(self, future: "Future[Any]") -> Any:
+        """Wait for what a job returned, and raise what it raised.
+
+        Raises:
+            MixmflError: It took longer than the limit.
+        """
+        try:
+            return future.result(self.limit)
+        except NotInTime:
+            if future.done():  # the job itself ran into a time-out
+                raise
+            self._jobs = None  # what hangs there, hangs alone
+            raise MixmflError(
+                f"took longer than the limit of {self.limit / 60:g} minutes to write"
+            ) from None
+
+
+def _work(jobs: "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]") -> None:
+    while (item := jobs.get()) is not None:
+        future, job = item
+        try:
+            future.set_result(job())
+        except BaseException as error:  # whatever it is, it belongs to who waits for it
+            future.set_exception(error)
+        del item, future, job

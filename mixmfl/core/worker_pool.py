@@ -1,0 +1,113 @@
+"""One job per case, in this process or several; a case that fails does not stop the others."""
+
+import errno
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any
+
+from mixmfl.core.errors import MixmflError, Refused
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, and of how many."""
+
+
+def no_report(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def fresh_processes() -> Any:
+    """Return a way to start processes that hold none of this one's threads and locks.
+
+    Not by fork, the default on Linux: a forked process can hang in threads that torch left behind.
+    Where there is a fork server, it imports the large libraries once, for that takes seconds. Not
+    our own modules: it looks in the current folder first, and a checkout has a ``mixmfl`` of its
+    own, which is not the one installed.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "SimpleITK", "nnunetv2.utilities.plans_handling"])
+    return context
+
+
+class Workers:
+    """Processes that outlive a list of jobs, for starting them takes seconds; a context manager.
+
+    With one process, jobs run here and none is started.
+    """
+
+    def __init__(self, processes: int = 1, report: Report = no_report) -> None:
+        """Args: how many processes; where progress is told."""
+        self._processes = processes
+        self._report = report
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(
+        self, jobs: Mapping[str, tuple[Any, ...]], what: str
+    ) -> tuple[dict[str, Any], list[Refused]]:
+        """Run ``(function, *arguments)`` for every case.
+
+        Args:
+            jobs: By the case's name; everything in them can be pickled.
+            what: What the progress bar says.
+
+        Returns:
+            The results by name, in the order of ``jobs``; and the cases that failed, by name.
+
+        Raises:
+            OSError: The disk is full: no other case would fare better.
+            MixmflError: A process was killed.
+        """
+        done: dict[str, Any] = {}
+        refused: list[Refused] = []
+        for count, (name, outcome) in enumerate(self._outcomes(jobs), start=1):
+            try:
+                done[name] = outcome()
+            except MixmflError as error:
+                refused.append(Refused(name, str(error)))
+            except BrokenProcessPool:
+                raise MixmflError(
+                    f"{what}: a process was killed, most likely because memory ran out; run the "
+                    "same command again with fewer processes (-n 1)"
+                ) from None
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                refused.append(Refused(name, f"cannot be read or written: {error}"))
+            except (ValueError, RuntimeError, MemoryError) as error:  # of nnU-Net, torch or ITK
+                refused.append(Refused(name, f"{type(error).__name__}: {error}"))
+            self._report(what, count, len(jobs))
+        ordered = {name: done[name] for name in jobs if name in done}
+        return ordered, sorted(refused, key=lambda item: item.name)
+
+    def _outcomes(
+        self, jobs: Mapping[str, tuple[Any, ...]]
+    ) -> Iterator[tuple[str, Callable[[], Any]]]:
+        if self._processes < 2 or len(jobs) < 2:
+            for name, (function, *arguments) in jobs.items():
+                yield name, partial(function, *arguments)
+            return
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self._processes, fresh_processes(), _one_thread_each)
+        futures = {
+            self._pool.submit(function, *arguments): name
+            for name, (function, *arguments) in jobs.items()
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result
+
+
+def _one_thread_each() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Folders and files to cases, and cases to arrays on one grid."""

@@ -1,0 +1,272 @@
+"""Which image files belong to one case, by their folders and by what is left of their names.
+
+A case is a folder that holds the images of one patient only, each of another modality; or the
+files at one place whose names agree but for the words for their kind. What looks like one patient
+and cannot be told apart is refused: a patient in pieces would be masked from one sequence each.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mixmfl.data.accounting import inside, other_format
+from mixmfl.data.file_names import FileName, read_name
+from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.modalities import Modalities
+
+# folders that sort one case's files by kind, as those named after modalities and labels do too
+_KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
+_NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
+_HOW_TO_NAME = (
+    "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
+    "or by their modality alone (t1.nii.gz) in a folder per patient, or say by --mapping"
+)
+
+Parts = tuple[str, ...]
+Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, and what can be told without looking at the others.
+
+    Attributes:
+        path: The file.
+        said: What its name says.
+        place: The folders it lies in below the one given, without those that sort one case's
+            files (``anat``, ``labels``) and those that repeat the case's name.
+        home: The same, with those that repeat the case's name, too.
+    """
+
+    path: Path
+    said: FileName
+    place: Parts
+    home: Parts
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Which case each file belongs to.
+
+    Attributes:
+        files: All, with their case's name.
+        faults: By case's name, why it cannot be used.
+        layout: How the files were told apart.
+    """
+
+    files: tuple[tuple[ImageFile, str], ...]
+    faults: Mapping[str, tuple[str, ...]]
+    layout: str
+
+
+def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Grouped:
+    """Gather the files of cases by the words in their names.
+
+    A folder with a file that is named by its kind alone (``T1.nii.gz``) is one case, with all
+    that lies in it and below. Other files belong together by what is left of their names; the
+    same rest at two places is two cases.
+    """
+    files = [_read_file(path, folder, modalities) for path in paths]
+    files = _told_by_folder(files, folder, modalities)
+    rests, unclear = _rests([file for file in files if file.said.modality])
+    known = [file for file in files if file.said.is_known]
+    case_folders = {file.home for file in known if not rests.get(file.path, file.said.case)}
+
+    def key(file: ImageFile) -> Key:
+        tops = (file.home[:length] for length in range(1, len(file.home) + 1))
+        top = next((top for top in tops if top in case_folders), None)
+        rest = rests.get(file.path, file.said.case)
+        return (top, "") if top else (file.place if rest else file.home, rest)
+
+    key_of = {file.path: key(file) for file in known if file.said.modality}
+    places: dict[Parts, set[str]] = defaultdict(set)  # where cases are, with their rests
+    for place, rest in key_of.values():
+        places[place].add(rest)
+    for file in known:
+        if file.said.is_label:
+            key_of[file.path] = _key_of_label(file, key(file), places)
+    keys = set(key_of.values())
+    name_of = _name_cases(keys, folder)
+    beside: dict[Path, set[Key]] = defaultdict(set)
+    for path, each in key_of.items():
+        beside[path.parent].add(each)
+    placed, faults = [], defaultdict(list)
+    for file in files:
+        if file.said.is_known:
+            placed.append((file, name_of[key_of[file.path]]))
+        else:
+            near = beside[file.path.parent] if file.path.parent != folder else set()
+            owner = _owner(file, key(file), keys, near)
+            name = name_of[owner] if owner else "_".join(file.place) or file.said.case
+            placed.append((file, name))
+    for name, count in Counter(name_of.values()).items():
+        if count > 1:
+            paths_of = [path for path, key in key_of.items() if name_of[key] == name]
+            told = ", ".join(inside(path, folder) for path in paths_of)
+            faults[name].append(f"is the name of {count} cases: {told}; rename one")
+    for name in sorted({name_of[key_of[path]] for path in unclear}):
+        faults[name].append(_HOW_TO_NAME)
+    in_folders = sum(not rest for _, rest in name_of)
+    layout = "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
+    return Grouped(tuple(placed), {name: tuple(told) for name, told in faults.items()}, layout)
+
+
+def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
+    parents = path.relative_to(folder).parts[:-1]
+    said = read_name(stem_of(path), modalities, parents[-1] if parents else "")
+    if parents and _is_label_folder(parents[-1], modalities) and not said.aside:
+        said = replace(said, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
+    if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
+        aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
+        said = replace(said, modality=None, is_label=False, doubt="", aside=aside, is_bids=True)
+    if "derivatives" in parents:
+        parents = parents[: parents.index("derivatives")]
+        if said.modality or said.doubt:  # BIDS: made from the image that we read as it came
+            aside = "an image of BIDS derivatives; the original is what is read"
+            said = replace(said, modality=None, doubt="", aside=aside)
+
+    def is_sorting(part: str) -> bool:
+        kind = read_name(part, modalities)
+        if part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case):
+            return True
+        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha
+        return kind.modality is not None and kind.modality == said.modality
+
+    home = tuple(part for part in parents if not is_sorting(part))
+    case = said.case if said.is_known else said.head or said.case
+    place = tuple(part for part in home if _spaced(part) not in _spaced(case))
+    return ImageFile(path, said, place, home)
+
+
+def _is_label_folder(name: str, modalities: Modalities) -> bool:
+    said = read_name(name, modalities)
+    return said.is_label and not said.case
+
+
+def _told_by_folder(
+    files: Sequence[ImageFile], folder: Path, modalities: Modalities
+) -> list[ImageFile]:
+    """Let the folder's name say what an image is whose own name says nothing: ``T1/scan.nii``."""
+    beside = Counter(file.path.parent for file in files)
+    told = []
+    for file in files:
+        silent = not (file.said.is_known or file.said.aside or file.said.doubt)
+        if silent and file.path.parent != folder:
+            above = read_name(file.path.parent.name, modalities)
+            alone = beside[file.path.parent] == 1
+            if above.modality and not above.case and (alone or not file.home):
+                case = "" if alone else file.said.case
+                said = FileName(case, above.modality, head=case, processing=above.processing)
+                file = replace(file, said=said)
+        told.append(file)
+    return told
+
+
+def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
+    """Return what is left of each image's name that tells its case, and which are unclear.
+
+    Converters write times and numbers behind the words, which differ in one patient. So what is
+    before the words tells the patient, unless numbers behind them come back with other
+    modalities: ``t1_001`` and ``t2_001``.
+    """
+    rests: dict[Path, str] = {}
+    unclear: set[Path] = set()
+    at_home: dict[Parts, list[ImageFile]] = defaultdict(list)
+    for image in images:
+        if not image.said.is_bids:
+            at_home[image.home].append(image)
+    homes_of = Counter(head for mine in at_home.values() for head in {i.said.head for i in mine})
+    for home, mine in at_home.items():
+        by_head: dict[str, list[ImageFile]] = defaultdict(list)
+        for image in mine:
+            by_head[image.said.head].append(image)
+        for head, group in by_head.items():
+            by_case: dict[str, list[ImageFile]] = defaultdict(list)
+            for image in group:
+                by_case[image.said.case].append(image)
+            for case, same in by_case.items():
+                rest = case if _tells_cases(by_case, head, home) else head
+                rests.update(dict.fromkeys((image.path for image in same), rest))
+        paths = [image.path for image in mine]
+        count = len({image.said.modality for image in mine})
+        apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
+        repeated = max(homes_of[head] for head in by_head) > 1
+        if len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
+            if not re.search(r"\d", mine[0].said.head):  # p01/DICOM_t1_5: the folder is the patient
+                rests.update(dict.fromkeys(paths, ""))
+        elif apart and all(map(str.isdecimal, by_head)) and (count > 2 or (home and repeated)):
+            rests.update(dict.fromkeys(paths, ""))  # numbers of series: 201_T1W, 301_T2W
+        elif apart and home:
+            rests.update(dict.fromkeys(paths, ""))
+            if any(re.search(r"\d", head) for head in by_head):
+                unclear.update(paths)
+    return rests, unclear
+
+
+def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Parts) -> bool:
+    """Say whether files of one head are of several cases, which what is behind the words tells."""
+    if len(by_case) == 1:
+        return True
+    if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
+        return False
+    held = [{image.said.modality for image in images} for images in by_case.values()]
+    if len(set.union(*held)) > 1:
+        return any(len(modalities) > 1 for modalities in held)
+    if head:  # p01/p01_t1_5, p01/p01_t1_9
+        return not (home and _spaced(home[-1]) in _spaced(head))
+    # p01/t1_5, p01/t1_9: what counts from 5 counts series; patients are 001, 002
+    return not (home and all(re.fullmatch(r"[1-9][\d_]*", case) for case in by_case))
+
+
+def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]]) -> Key:
+    """Return the case that a label belongs to."""
+    place, told = key
+    rests = places.get(place, ())
+    for rest in (told, file.said.head):
+        if rest in rests:
+            return place, rest
+    begun = [rest for rest in rests if rest and _spaced(told).startswith(_spaced(rest))]
+    if begun:  # p1_consensus_seg is of p1
+        return place, max(begun, key=len)
+    return (place, next(iter(rests))) if len(rests) == 1 and place and not told else key
+
+
+def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
+    """Name each case as briefly as tells it from the others."""
+    tops = Counter(place[0] for place, _ in keys if place)
+    rests = Counter(rest for _, rest in keys)
+    names = {}
+    for place, rest in keys:
+        if rest:
+            names[place, rest] = rest if rests[rest] == 1 else "_".join((*place, rest))
+        elif place:
+            names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)
+        else:  # the folder given is itself a case
+            names[place, rest] = folder.resolve().name
+    return names
+
+
+def _owner(file: ImageFile, key: Key, keys: Set[Key], beside: Set[Key]) -> Key | None:
+    """Return the case that a file of unknown kind lies beside, if that is clear."""
+    for candidate in (key, (file.place, ""), (file.place, file.said.head)):
+        if candidate in keys:
+            return candidate
+    stem = _spaced(file.said.case)
+    starts = [key for key in keys if key[1] and stem.startswith(_spaced(key[1]))]
+    if starts:
+        return max(starts, key=lambda key: (len(key[1]), key[0] == file.place, key))
+    return next(iter(beside)) if len(beside) == 1 else None
+
+
+def stem_of(path: Path) -> str:
+    """Return an image's name without its ending."""
+    name = path.name.lower()
+    ending = next((end for end in FILE_ENDINGS if name.endswith(end)), other_format(path))
+    return path.name[: len(path.name) - len(ending)]
+
+
+def _spaced(name: str) -> str:
+    """Return a name's words between spaces, so that ``in`` compares whole words."""
+    return f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "

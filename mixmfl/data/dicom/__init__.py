@@ -1,0 +1,1 @@
+"""DICOM files to series, and series to cases."""

@@ -1,0 +1,356 @@
+"""DICOM as cases: which series is which modality of whom.
+
+A case is an examination (study). Its modalities are recognised from header fields, which people
+fill in; so what was taken for what is shown, and can be corrected in a table (``mapping``).
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixmfl.core.errors import DataError, Refused
+from mixmfl.core.text import plural
+from mixmfl.data.accounting import Told
+from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
+from mixmfl.data.dicom.files import Damaged
+from mixmfl.data.dicom.planes import FEWEST_SLICES
+from mixmfl.data.dicom.sequence_type import recognise, why_set_aside
+from mixmfl.data.dicom.series import Series, find_series
+from mixmfl.data.dicom.series_choice import Candidate, choose
+from mixmfl.data.modalities import Modalities
+
+_HEAD = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "HEAD_NECK", "NEURO", "CEREBRUM", "SCHAEDEL"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a series was taken for.
+
+    Attributes:
+        series: Which.
+        case: Its case's name.
+        modality: Empty where it is set aside.
+        why: What says so.
+        is_certain: Whether that is more than times of the sequence.
+    """
+
+    series: Series
+    case: str
+    modality: str
+    why: str
+    is_certain: bool = True
+
+
+@dataclass(frozen=True)
+class FoundDicom:
+    """The DICOM files of a folder.
+
+    Attributes:
+        cases: Sorted by name.
+        refused: Studies that cannot be used.
+        rows: Every series, those set aside too.
+        damaged: Files that could not be read; each is told by a case or among the refused, too.
+    """
+
+    cases: tuple[Case, ...]
+    refused: tuple[Refused, ...]
+    rows: tuple[Row, ...]
+    damaged: tuple[Damaged, ...] = ()
+
+
+def find_dicom(
+    folder: Path,
+    modalities: Modalities,
+    mapping: Mapping[str, Given] | None = None,
+) -> FoundDicom:
+    """Find the cases of a folder among its DICOM files, whatever their names and nesting.
+
+    Args:
+        folder: To look through, also below.
+        modalities: The words for modalities.
+        mapping: By series, what a user gave it; see ``mapping``.
+
+    Raises:
+        DataError: The mapping names a series that is not there.
+    """
+    found = find_series(folder)
+    known = {each.uid for each in found.series}
+    for uid, given in (mapping or {}).items():
+        if uid not in known:
+            raise DataError(
+                f"{given.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
+                "line"
+            )
+    names = _name_cases(found.series, folder)
+    rows = [_row(each, names, modalities, mapping or {}) for each in found.series]
+    told_damaged, unowned = _owners_of_damaged(found.damaged, rows, folder)
+    cases, refused, told = [], list(unowned), []
+    for name in sorted({row.case for row in rows}):
+        mine = _of_one_body_part([row for row in rows if row.case == name])
+        try:
+            kept, warnings = _without_duplicates(mine)
+        except DataError as error:
+            refused.append(Refused(name, str(error)))
+            told += mine
+            continue
+        told += kept
+        images = {row.modality: row.series for row in kept if row.modality}
+        notes = [f"{row.modality} is {row.series.name} ({row.why})" for row in kept if row.modality]
+        notes += [f"set aside: {row.series.name} ({row.why})" for row in kept if not row.modality]
+        for modality, series in sorted(images.items()):
+            warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
+        warnings += told_damaged.get(name, [])
+        if images:
+            patient = kept[0].series.patient
+            cases.append(
+                Case(
+                    name,
+                    dict(sorted(images.items())),
+                    None,
+                    tuple(notes),
+                    patient,
+                    tuple(warnings),
+                )
+            )
+        else:
+            reasons = "; ".join(
+                [*(f"{row.series.name}: {row.why}" for row in kept), *told_damaged.get(name, [])]
+            )
+            refused.append(Refused(name, f"no series of a known modality: {reasons}"))
+    return FoundDicom(tuple(cases), tuple(refused), tuple(told), found.damaged)
+
+
+def find_all(
+    folder: Path,
+    modalities: Modalities,
+    mapping: Mapping[str, Given] | None = None,
+) -> tuple[Found, tuple[Row, ...]]:
+    """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
+
+    Returns:
+        The cases, with ``told`` of every file and folder that was met; and what every DICOM
+        series was taken for.
+
+    Raises:
+        DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
+            a series or a file that is not there.
+    """
+    of_files, of_series = split_mapping(mapping)
+    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
+    if dicom is None or not (dicom.rows or dicom.damaged):
+        return account(find_cases(folder, modalities, mapping=of_files)), ()
+    found = Found((), (), (), "DICOM", None, folder)
+    if holds_images(folder) or of_files:
+        found = find_cases(folder, modalities, mapping=of_files)
+        found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    return combine(found, dicom), dicom.rows
+
+
+def split_mapping(
+    mapping: Mapping[str, Given] | None,
+) -> tuple[dict[str, Given], dict[str, Given]]:
+    """Return what a table says of files, and what of DICOM series."""
+    given = mapping or {}
+    return {key: g for key, g in given.items() if g.is_file}, {
+        key: g for key, g in given.items() if not g.is_file
+    }
+
+
+def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Found:
+    """Return the cases of both, but those that have the same name; and what else was met.
+
+    Args:
+        found: Among files.
+        dicom: Among DICOM series.
+        known: Files that are read, though they are no images.
+    """
+    counts = Counter(each.name for each in (*found.cases, *dicom.cases))
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for item in (*found.refused, *dicom.refused):
+        reasons[item.name].append(item.reason)
+    for name in (name for name, count in counts.items() if count > 1):
+        reasons[name].append("is the name of DICOM and of other files; rename one")
+    cases = []
+    for case in (*found.cases, *dicom.cases):
+        if counts[case.name] == 1:  # beside it there may be files of its name that are no case
+            notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
+            cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
+    refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
+    aside = [
+        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        for row in dicom.rows
+        if not row.modality
+    ]
+    both = dataclasses.replace(
+        found,
+        cases=tuple(sorted(cases, key=lambda case: case.name)),
+        refused=tuple(refused),
+        told=(*found.told, *aside),
+    )
+    read = [file for row in dicom.rows for file in row.series.files]
+    return account(both, [*read, *(each.path for each in dicom.damaged), *known])
+
+
+def describe_rows(rows: Sequence[Row]) -> str:
+    """Return what was set aside, and what the sequences were recognised by."""
+    aside = [row for row in rows if not row.modality]
+    end = ":" if aside else ""
+    lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}{end}"]
+    lines += [f"  {row.case}: {row.series.name}: {row.why}" for row in aside]
+    return "\n".join(lines)
+
+
+def _row(
+    series: Series, names: Mapping[str, str], modalities: Modalities, mapping: Mapping[str, Given]
+) -> Row:
+    """Return what a series is taken for, beside whatever others there are."""
+    name = names[series.examination]
+    if series.uid in mapping:
+        given = mapping[series.uid]
+        return Row(series, given.case or name, given.modality, "mapping")
+    if aside := why_set_aside(series):
+        return Row(series, name, "", aside)
+    found = recognise(series.header, modalities)
+    return Row(series, name, found.modality, found.why, found.is_certain)
+
+
+def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
+    """Set aside what an examination of the head shows of other parts of the body."""
+    parts = {row.series.header.body_part.upper() for row in rows}
+    if not parts & _HEAD:
+        return list(rows)
+    return [
+        dataclasses.replace(row, modality="", why=f"is of {part}; others are of the head")
+        if row.modality
+        and row.why != "mapping"
+        and (part := row.series.header.body_part.upper())
+        and part not in _HEAD
+        else row
+        for row in rows
+    ]
+
+
+def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Keep one series per modality, and say what the user should know of that.
+
+    Raises:
+        DataError: The user gave one modality to two series.
+    """
+    by_modality: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_modality[row.modality].append(row)
+    kept, warnings = by_modality.pop("", []), []
+    if any("#" in row.series.examination for row in rows):
+        warnings.append(
+            "its StudyInstanceUID is not its own: files of other patients or folders have it, or "
+            "have none; they were kept apart"
+        )
+    for modality, mine in sorted(by_modality.items()):
+        given = [row for row in mine if row.why == "mapping"]
+        if len(given) > 1:
+            names = ", ".join(row.series.name for row in given)
+            raise DataError(f"the mapping gives {modality} to {len(given)} series: {names}")
+        if given:
+            kept += given
+            reason = f"another {modality}; {given[0].series.name} is taken"
+            kept += [_aside(row, reason) for row in mine if row not in given]
+            continue
+        candidates = {
+            id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
+        }
+        choice = choose(modality, [candidate for _, candidate in candidates.values()])
+        if choice.taken is not None:
+            kept.append(candidates[id(choice.taken.series)][0])
+        kept += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
+        warnings += [choice.warning] if choice.warning else []
+    return sorted(kept, key=lambda row: (row.series.header.number, row.series.uid)), warnings
+
+
+def _aside(row: Row, why: str) -> Row:
+    return dataclasses.replace(row, modality="", why=why)
+
+
+def _owners_of_damaged(
+    damaged: Sequence[Damaged], rows: Sequence[Row], folder: Path
+) -> tuple[dict[str, list[str]], list[Refused]]:
+    """Say of damaged files which cases lack them, by where they lie, and which are of none."""
+    places: dict[str, set[Path]] = defaultdict(set)
+    for row in rows:
+        places[row.case] |= {file.parent for file in row.series.files}
+    by_folder: dict[Path, list[Damaged]] = defaultdict(list)
+    for each in damaged:
+        by_folder[each.path.parent].append(each)
+    owned: dict[str, list[str]] = defaultdict(list)
+    unowned = []
+    for place, mine in sorted(by_folder.items()):
+        inside = place.relative_to(folder)
+        text = (
+            f"{plural(len(mine), 'file')} of {folder.resolve().name / inside} cannot be read as "
+            f"DICOM, so slices or sequences may be missing; first {mine[0].path.name} "
+            f"({mine[0].reason})"
+        )
+        owners = [case for case, found in places.items() if place in found]
+        if not owners:
+            owners = [c for c, found in places.items() if place.is_relative_to(_common(found))]
+            owners = owners if len(owners) == 1 else []
+        for case in owners:
+            owned[case].append(text)
+        if not owners:
+            name = inside.parts[0] if inside.parts else folder.resolve().name
+            unowned.append(Refused(name, text))
+    return owned, unowned
+
+
+def _common(folders: Iterable[Path]) -> Path:
+    """Return the folder that all of these lie in."""
+    levels = zip(*(each.parts for each in folders), strict=False)
+    same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
+    return Path(*(level[0] for level in same))
+
+
+def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
+    """Return a name for each examination: that of its own folder, else one made from its UID.
+
+    Names of patients are in no name.
+    """
+    places: dict[str, list[Path]] = defaultdict(list)
+    for each in series:
+        places[each.examination] += {file.parent.relative_to(folder) for file in each.files}
+    slices: Counter[str] = Counter()
+    for each in series:
+        slices[each.examination] += each.slices
+    names = {}
+    for examination, mine in places.items():
+        # a few images that say they are of another examination do not take a folder's name
+        others = [
+            place
+            for key in places
+            if key != examination and slices[key] >= min(FEWEST_SLICES, slices[examination])
+            for place in places[key]
+        ]
+        top = _common(mine)
+        own = next(
+            (
+                Path(*top.parts[:depth])
+                for depth in range(1, len(top.parts) + 1)
+                if not any(place.is_relative_to(Path(*top.parts[:depth])) for place in others)
+            ),
+            None,
+        )
+        if own is not None:
+            names[examination] = "_".join(own.parts)
+        elif len(places) == 1:
+            names[examination] = folder.resolve().name
+        else:
+            names[examination] = f"study-{hashlib.sha256(examination.encode()).hexdigest()[:8]}"
+    doubles = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        examination: f"{name}-{hashlib.sha256(examination.encode()).hexdigest()[:8]}"
+        if name in doubles
+        else name
+        for examination, name in names.items()
+    }

@@ -1,0 +1,204 @@
+"""DICOM files as they lie on disk: with or without preamble, whole or damaged.
+
+With ``dicom_header`` and ``dicom_pixels`` the only module that sees pydicom.
+"""
+
+import io
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydicom import config
+from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+
+from mixmfl.core.errors import DataError
+
+MOST_BYTES = 1 << 30
+"""That a deflated file may unpack to."""
+
+_PREAMBLE = 128
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_DIRECTORY = "1.2.840.10008.1.3.10"  # the class of a DICOMDIR, which lists files
+_ENDINGS = (".dcm", ".dicom", ".ima")
+_PIXELS = {Tag("PixelData"), Tag("FloatPixelData"), Tag("DoubleFloatPixelData")}
+_UNDEFINED = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file that is, or is named as, DICOM and could not be read.
+
+    Attributes:
+        path: Which.
+        reason: Why.
+    """
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the pixels lie in a file.
+
+    Attributes:
+        announced: Bytes, by the header; None where they are packed into fragments.
+        found: Bytes that the file has from there to its end; None where it is deflated as a whole.
+    """
+
+    announced: int | None
+    found: int | None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from warning, for every file again, about values that do no harm here."""
+    logger, settings = logging.getLogger("pydicom"), config.settings
+    before = logger.level, settings.reading_validation_mode, settings.writing_validation_mode
+    logger.setLevel(logging.CRITICAL)
+    settings.reading_validation_mode = config.IGNORE
+    settings.writing_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before[0])
+        settings.reading_validation_mode, settings.writing_validation_mode = before[1:]
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Say whether a file is DICOM by its first bytes, or by its name."""
+    if not path.is_file():  # a pipe, say, which would be waited for
+        return False
+    try:
+        return _start(path) is not None or path.name.lower().endswith(_ENDINGS)
+    except OSError:
+        return True  # which reading it will say
+
+
+def read_header(path: Path, names: list[str], private: list[tuple[int, int]]) -> tuple[Any, Any]:
+    """Read the header of a file.
+
+    Args:
+        path: Of which ``looks_like_dicom``.
+        names: Of the elements that are read; all where there are none.
+        private: More of them, by number.
+
+    Returns:
+        pydicom's header, and how the pixels are ``Stored``; None where there are none. None and
+        None where the file is a list of other files.
+
+    Raises:
+        DataError: It is none, or is damaged.
+    """
+    wanted = [*map(tag_for_keyword, names), *(Tag(*tag) for tag in private)]
+    found: list[tuple[str | None, int]] = []
+
+    def at_pixels(tag: BaseTag, kind: str | None, length: int) -> bool:
+        if tag in _PIXELS:
+            found.append((kind, length))
+        return tag in _PIXELS
+
+    with _opened(path) as (file, is_deflated):
+        content: Any = read_partial(
+            file,
+            at_pixels,
+            force=True,
+            specific_tags=[BaseTag(tag) for tag in wanted if tag is not None] or None,
+        )
+        told = content.file_meta.get("MediaStorageSOPClassUID") or content.get("SOPClassUID")
+        if told == _DIRECTORY:
+            return None, None
+        if not found:
+            return content, None
+        ((kind, length),) = found
+        before = 12 if kind in ("OB", "OW", "OF", "OD", "UN") else 8
+        rest = None if is_deflated else _size(file) - file.tell() - before
+        return content, Stored(None if length == _UNDEFINED else length, rest)
+
+
+def read_whole(path: Path) -> Any:
+    """Read a file with its pixels, as pydicom gives it.
+
+    Raises:
+        DataError: It is none, or is damaged.
+    """
+    with _opened(path) as (file, _):
+        return read_partial(file, force=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
+    """Open a file for pydicom, whose preamble may be missing; say whether it is deflated."""
+    start = _start(path)
+    if start is None:
+        raise DataError("does not begin as DICOM does")
+    with path.open("rb") as raw:
+        head = raw.read(2048)
+        is_deflated = _DEFLATED in head
+        if is_deflated:
+            _check_deflated(raw, head, start)
+        raw.seek(0)
+        if start == 0 or head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+            yield raw, is_deflated
+        else:  # what is before it would mislead pydicom
+            raw.seek(start)
+            yield io.BytesIO(raw.read()), is_deflated
+
+
+def _start(path: Path) -> int | None:
+    """Return where the elements begin, with or without a whole preamble; None if nowhere."""
+    with path.open("rb") as file:
+        head = file.read(_PREAMBLE + 4 + 8)
+    if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+        return _PREAMBLE + 4
+    if head[:4] == b"DICM":
+        return 4
+    return next((at for at in (0, _PREAMBLE + 4) if _is_element(head[at : at + 8])), None)
+
+
+def _is_element(head: bytes) -> bool:
+    """Say whether bytes are the beginning of an early element: of group 2, or of group 8."""
+    if len(head) < 8:
+        return False
+    for order in "<>":
+        group, number, kind, length = struct.unpack(f"{order}HH2sH", head)
+        if group not in (2, 8) or number > 0x60:
+            continue
+        is_explicit = kind.isalpha() and kind.isupper()
+        long = struct.unpack(f"{order}I", head[4:])[0]
+        if (is_explicit and length < 1 << 12) or (group == 8 and 0 < long < 1 << 12):
+            return True
+    return False
+
+
+def _check_deflated(raw: BinaryIO, head: bytes, start: int) -> None:
+    """Check that a file does not unpack to more than memory holds.
+
+    Raises:
+        DataError: It does.
+    """
+    if head[start : start + 4] != b"\2\0\0\0":
+        raise DataError("is deflated, and does not say how long its first group is")
+    raw.seek(start + 12 + struct.unpack("<I", head[start + 8 : start + 12])[0])
+    unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not unpacker.eof and (packed := unpacker.unconsumed_tail or raw.read(1 << 16)):
+        size += len(unpacker.decompress(packed, 1 << 20))
+        if size > MOST_BYTES:
+            raise DataError(f"unpacks to more than {MOST_BYTES} bytes")
+
+
+def _size(file: BinaryIO) -> int:
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    return size

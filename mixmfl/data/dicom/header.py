@@ -1,0 +1,452 @@
+"""What a DICOM header says: of its sequence, of its patient, and of where its planes lie."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.dicom.files import Stored, read_header
+
+MOST_VOXELS = 1 << 30
+"""Of a file, and of a series: 4 GiB in single precision."""
+
+MOST_FRAMES = 20_000
+"""Of a file; each has a place, which takes memory before any pixel does."""
+
+LARGEST_COMPRESSION = 20_000
+"""Of pixels: an empty plane in JPEG 2000 takes a few hundred bytes."""
+
+_LONGEST_TEXT = 200
+_NAMES = [
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
+    "SeriesInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate",
+    "PatientSex", "PatientIdentityRemoved", "Modality", "SeriesNumber", "InstanceNumber",
+    "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
+    "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
+    "ContrastBolusStartTime", "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast",
+    "PhaseContrast", "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
+    "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
+    "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType",
+    "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
+    "NumberOfSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "RescaleSlope", "RescaleIntercept", "PixelSpacing", "SliceThickness",
+    "ImageOrientationPatient", "ImagePositionPatient",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+_GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
+_CREATORS = [(0x0021, 0x0010), (0x2001, 0x0010), (0x0043, 0x0010)]
+_PRIVATE = [_GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT, *_CREATORS]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a series says, as far as it tells the sequence.
+
+    Attributes:
+        modality: DICOM's: ``"MR"``, ``"CT"``, …
+        number: Of the series.
+        description: SeriesDescription.
+        protocol: ProtocolName.
+        sequence: SequenceName, or PulseSequenceName of enhanced images.
+        body_part: BodyPartExamined.
+        agent: ContrastBolusAgent, or the names in ContrastBolusAgentSequence.
+        phase: ``"native"`` or ``"contrast"`` where it is told whether an agent was given before.
+        contrast: AcquisitionContrast, such as ``"FLUID_ATTENUATED"``.
+        angiography: Whether AngioFlag, TimeOfFlightContrast or PhaseContrast say so.
+        component: ComplexImageComponent, such as ``"MAGNITUDE"``.
+        scanning: ScanningSequence, such as ``("SE", "IR")``.
+        variant: SequenceVariant, such as ``("SK", "MP")``.
+        echo_ms: EchoTime; NaN where it is not told, as the next three.
+        repetition_ms: RepetitionTime.
+        inversion_ms: InversionTime.
+        flip_degrees: FlipAngle.
+        image_type: ImageType, such as ``("ORIGINAL", "PRIMARY", "M")``.
+        b_value: DiffusionBValue, s/mm²; NaN where it is not told.
+        times: NumberOfTemporalPositions; 0 where it is not told.
+    """
+
+    modality: str = "MR"
+    number: int = 0
+    description: str = ""
+    protocol: str = ""
+    sequence: str = ""
+    body_part: str = ""
+    agent: str = ""
+    phase: str = ""
+    contrast: str = ""
+    angiography: bool = False
+    component: str = ""
+    scanning: tuple[str, ...] = ()
+    variant: tuple[str, ...] = ()
+    echo_ms: float = math.nan
+    repetition_ms: float = math.nan
+    inversion_ms: float = math.nan
+    flip_degrees: float = math.nan
+    image_type: tuple[str, ...] = ()
+    b_value: float = math.nan
+    times: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One image of a file, and where it lies.
+
+    Attributes:
+        file: That holds it.
+        frame: Its number there; None where the file is one plane.
+        place: Of its first pixel, LPS, mm; empty where the header does not tell, as the next two.
+        axes: The directions in which columns and rows follow each other, LPS.
+        spacing: Millimetres down and across.
+        thickness: Of the slice, mm; may be NaN.
+        shape: Rows and columns.
+        variety: What tells it from another image at its place: echo time, component, image type.
+        physics: Of it, by which series that were thrown together are told apart.
+        moment: Its number in time, and b-value.
+        scale: RescaleSlope and RescaleIntercept; NaN where they are not told.
+    """
+
+    file: Path
+    frame: int | None
+    place: tuple[float, ...]
+    axes: tuple[float, ...]
+    spacing: tuple[float, ...]
+    thickness: float
+    shape: tuple[int, int]
+    variety: tuple[str, ...]
+    physics: tuple[str, ...]
+    moment: tuple[str, ...]
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the header of one file says.
+
+    Attributes:
+        file: Which.
+        study: StudyInstanceUID; empty where it is not told, as the next two.
+        series: SeriesInstanceUID.
+        sop: SOPInstanceUID.
+        patient: ID, name, date of birth and sex, however they are written.
+        who: Name and ID as they are written, for who asks.
+        is_anonymous: Whether these may be those of others, too.
+        header: Of its sequence.
+        planes: Its images.
+        pixels: How a pixel is stored, which all files of a series must have in common.
+        fault: Why its pixels cannot be read; empty where they seem to be.
+        is_compressed: Whether only decoding shows that they can.
+        number: InstanceNumber; 0 where it is not told, as the next two.
+        slices: How many its volume has, as the scanner says.
+        images: How many its acquisition has.
+    """
+
+    file: Path
+    study: str
+    series: str
+    sop: str
+    patient: tuple[str, ...]
+    who: str
+    is_anonymous: bool
+    header: Header
+    planes: tuple[Plane, ...]
+    pixels: tuple[str, ...]
+    fault: str
+    is_compressed: bool
+    number: int
+    slices: int
+    images: int
+
+
+def read_instance(file: Path) -> Instance | None:
+    """Read what a file's header says; None where it is a list of other files.
+
+    Raises:
+        DataError: It is no DICOM, is damaged, or has more frames than we read.
+    """
+    content, stored = read_header(file, _NAMES, _PRIVATE)
+    if content is None:
+        return None
+    if not any(name in content for name in ("SOPClassUID", "Modality", "Rows")):
+        raise DataError("has none of the elements of an image")
+    fault = "holds no pixels" if stored is None else pixel_fault(content, stored, file)
+    frames = frames_of(content)
+    if frames > MOST_FRAMES:
+        raise DataError(f"has {frames} frames; at most {MOST_FRAMES} are read")
+    values = by_frame(content)
+    names = _text(content, "PatientName"), _text(content, "PatientID")
+    who = " ".join(names).strip()
+    is_anonymous = (
+        not all(names) or "anon" in who.casefold() or _is_yes(content, "PatientIdentityRemoved")
+    )
+    return Instance(
+        file,
+        _text(content, "StudyInstanceUID"),
+        _text(content, "SeriesInstanceUID"),
+        _text(content, "SOPInstanceUID"),
+        tuple(
+            _text(content, name).strip("^ ").casefold()
+            for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+        ),
+        who,
+        is_anonymous,
+        _header(values[0]),
+        tuple(_planes(content, values, file)),
+        tuple(
+            _text(content, name)
+            for name in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+                         "PhotometricInterpretation", "SamplesPerPixel")
+        ),
+        fault,
+        stored is not None and stored.announced is None,
+        _whole(content, "InstanceNumber"),
+        max(_whole(content, _GE_SLICES), _whole(content, _PHILIPS_SLICES),
+            _whole(content, "NumberOfSlices")),
+        _whole(content, "ImagesInAcquisition"),
+    )  # fmt: skip
+
+
+def frames_of(content: Any) -> int:
+    """Return how many images a file announces."""
+    return max(1, _whole(content, "NumberOfFrames"))
+
+
+def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
+    """Say why the pixels of a file are not those that its header announces; empty where they are.
+
+    Args:
+        content: Its header.
+        stored: How its pixels lie.
+        file: For messages.
+    """
+    rows, columns, frames = (
+        _whole(content, "Rows"),
+        _whole(content, "Columns"),
+        frames_of(content),
+    )
+    samples = _whole(content, "SamplesPerPixel") or 1
+    bits, used = _whole(content, "BitsAllocated"), _whole(content, "BitsStored")
+    kind = _text(content, "PhotometricInterpretation")
+    if rows < 1 or columns < 1:
+        return f"{file.name}: says {rows} rows and {columns} columns"
+    if rows * columns * frames > MOST_VOXELS:
+        return f"{file.name}: announces {rows * columns * frames} voxels; at most {MOST_VOXELS}"
+    if samples != 1 or kind not in ("MONOCHROME2", "MONOCHROME1", ""):
+        return f"{file.name}: is in colour ({kind}); needed is one number per pixel"
+    if bits not in (8, 16, 32, 64) or not 1 <= used <= bits:
+        return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
+    needed = rows * columns * frames * bits // 8
+    if stored.announced is None:  # compressed
+        if stored.found is not None and needed > stored.found * LARGEST_COMPRESSION:
+            return f"{file.name}: announces {needed} bytes of pixels, and has {stored.found}"
+        return ""
+    held = stored.announced if stored.found is None else min(stored.announced, stored.found)
+    if held < needed:
+        return f"{file.name}: holds {held} bytes of pixels, {needed} needed"
+    return ""
+
+
+def by_frame(content: Any) -> list["_Values"]:
+    """Return the values of each image of a file: its own, else those of all images."""
+    shared, *own = _groups(content)
+    if not own:
+        return [_Values(content)]
+    return [_Values(content, frame, shared) for frame in own]
+
+
+class _Values:
+    """The elements of a header by name; those of a frame go before those of the file."""
+
+    def __init__(self, content: Any, *groups: Mapping[str, Any]) -> None:
+        self._content = content
+        self._groups = groups
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        for group in self._groups:
+            if name in group:
+                return group[name].value
+        return self._content.get(name, default)
+
+
+def _groups(content: Any) -> list[dict[str, Any]]:
+    """Return the functional groups of an enhanced image: the shared one, then one per frame."""
+    shared = content.get("SharedFunctionalGroupsSequence") or ()
+    own = content.get("PerFrameFunctionalGroupsSequence") or ()
+    return [_flat(shared[0]) if shared else {}, *map(_flat, own)]
+
+
+def _flat(group: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for sequence in group:
+        if sequence.VR == "SQ" and sequence.value:
+            for element in sequence.value[0]:
+                found.setdefault(element.keyword or element.tag, element)
+    return found
+
+
+def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]:
+    shape = _whole(content, "Rows"), _whole(content, "Columns")
+    frames = frames_of(content)
+    is_enhanced = "PerFrameFunctionalGroupsSequence" in content
+    if len(found) != frames:  # nothing says where they lie
+        nowhere = _plane(_Values({}), file, 0, shape)
+        yield from (dataclasses.replace(nowhere, frame=number) for number in range(frames))
+        return
+    for number, values in enumerate(found):
+        yield _plane(values, file, number if is_enhanced or frames > 1 else None, shape)
+
+
+def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, int]) -> Plane:
+    header = _header(values)
+    kind = _several(values, "FrameType")[2:] or header.image_type[2:]
+    return Plane(
+        file,
+        frame,
+        _numbers(values, "ImagePositionPatient", 3),
+        _numbers(values, "ImageOrientationPatient", 6),
+        _numbers(values, "PixelSpacing", 2),
+        number_in(values, "SliceThickness"),
+        shape,
+        (f"{header.echo_ms:g}", header.component, " ".join(kind)),
+        (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
+         *header.scanning),
+        (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
+         f"{header.b_value:g}"),
+        (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
+    )  # fmt: skip
+
+
+def _header(values: Any) -> Header:
+    number = number_in(values, "SeriesNumber")
+    component = _text(values, "ComplexImageComponent").upper()
+    raw = _whole(values, _GE_COMPONENT)
+    if not component and 0 < raw < 4:
+        component = ("PHASE", "REAL", "IMAGINARY")[raw - 1]
+    scanning = _several(values, "ScanningSequence")
+    if not scanning:
+        pulse = _text(values, "EchoPulseSequence").upper()
+        scanning = tuple(
+            short
+            for short, is_so in (
+                ("SE", pulse in ("SPIN", "BOTH")),
+                ("GR", pulse in ("GRADIENT", "BOTH")),
+                ("IR", _is_yes(values, "InversionRecovery")),
+                ("EP", _is_yes(values, "EchoPlanarPulseSequence")),
+            )
+            if is_so
+        )
+    echo = number_in(values, "EffectiveEchoTime")
+    inversion = number_in(values, "InversionTime")
+    return Header(
+        _text(values, "Modality"),
+        int(number) if math.isfinite(number) and abs(number) < 2**31 else 0,
+        _text(values, "SeriesDescription"),
+        _text(values, "ProtocolName"),
+        _text(values, "SequenceName") or _text(values, "PulseSequenceName"),
+        _text(values, "BodyPartExamined"),
+        _agent(values),
+        _phase(values),
+        _text(values, "AcquisitionContrast").upper(),
+        any(
+            _is_yes(values, name) for name in ("AngioFlag", "TimeOfFlightContrast", "PhaseContrast")
+        ),
+        component,
+        scanning,
+        _several(values, "SequenceVariant"),
+        number_in(values, "EchoTime") if math.isnan(echo) else echo,
+        number_in(values, "RepetitionTime"),
+        number_in(values, "InversionTimes") if math.isnan(inversion) else inversion,
+        number_in(values, "FlipAngle"),
+        _several(values, "ImageType"),
+        number_in(values, "DiffusionBValue"),
+        _whole(values, "NumberOfTemporalPositions"),
+    )
+
+
+def _agent(values: Any) -> str:
+    """Return the contrast agent's name."""
+    if told := _text(values, "ContrastBolusAgent"):
+        return told
+    return " ".join(
+        _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
+        for item in _value(values, "ContrastBolusAgentSequence") or ()
+    )
+
+
+def _phase(values: Any) -> str:
+    """Return whether the images were made before or after a contrast agent was given."""
+    given = _text(values, "ContrastBolusAgentAdministered").upper()
+    phase = _text(values, "ContrastBolusAgentPhase").upper()
+    if given == "NO" or phase.startswith("PRE"):
+        return "native"
+    if given == "YES" or phase.startswith(("POST", "IMMEDIATE", "DELAYED")):
+        return "contrast"
+    start, made = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
+    if len(start) >= 6 and len(made) >= 6 and (start[:6] + made[:6]).isdigit():
+        return "native" if made[:6] < start[:6] else "contrast"
+    return ""
+
+
+def _value(values: Any, name: Any) -> Any:
+    """Return a value as pydicom gives it; None where it is not there, or none of its kind."""
+    try:
+        found = values.get(name)
+        return getattr(found, "value", found) if isinstance(name, tuple) else found
+    except Exception:  # of pydicom, for a value that one flipped bit has made none
+        return None
+
+
+def _text(values: Any, name: Any) -> str:
+    found = _value(values, name)
+    several = () if found is None else (found,) if isinstance(found, str | bytes) else found
+    parts = several if isinstance(several, Sequence) and not isinstance(several, str) else [several]
+    text = "".join(
+        sign if sign.isprintable() else " "
+        for sign in " ".join(str(part) for part in parts)[: 4 * _LONGEST_TEXT]
+    )
+    return " ".join(text.split())[:_LONGEST_TEXT]
+
+
+def _several(values: Any, name: str) -> tuple[str, ...]:
+    found = _value(values, name)
+    if found is None or isinstance(found, str):
+        return tuple(_text(values, name).upper().split("\\")) if found else ()
+    try:
+        return tuple(str(part).upper() for part in found)
+    except TypeError:
+        return ()
+
+
+def _is_yes(values: Any, name: str) -> bool:
+    return _text(values, name).upper() in ("Y", "YES")
+
+
+def number_in(values: Any, name: Any) -> float:
+    """Return a value that is a finite number; NaN, always that of ``math``, where there is none."""
+    found = _value(values, name)
+    try:
+        if isinstance(found, bytes):
+            return float(int.from_bytes(found[:4], "little"))
+        if isinstance(found, Sequence) and not isinstance(found, str):
+            found = found[0]
+        number = float(found)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _whole(values: Any, name: Any) -> int:
+    number = number_in(values, name)
+    return 0 if math.isnan(number) else int(number)
+
+
+def _numbers(values: Any, name: str, count: int) -> tuple[float, ...]:
+    found = _value(values, name)
+    try:
+        numbers = tuple(float(part) for part in found)
+    except (TypeError, ValueError, OverflowError):
+        return ()
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()

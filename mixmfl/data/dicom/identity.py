@@ -1,0 +1,241 @@
+"""Which DICOM files belong together: to one patient's examination, and there to one series.
+
+Identifiers are those of the standard, but anonymisers remove them or make them equal. So what
+else a header says of the patient, the number and description of a series, and where files lie
+must not contradict them.
+"""
+
+import hashlib
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mixmfl.data.dicom.header import Instance
+from mixmfl.data.dicom.planes import FEWEST_SLICES
+
+_LENGTH = 8  # of a digest in a name
+
+Patient = tuple[str, ...]
+SeriesName = tuple[int, str, str]  # number, description, modality: what people call a series
+
+
+def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
+    """Group files by examination: by study, patient, and where these are equal, by folder.
+
+    Returns:
+        The files by a name for the examination: its StudyInstanceUID where no other has that.
+    """
+    by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
+    for each in instances:
+        by_study[each.study][each.patient].append(each)
+    found: dict[tuple[str, ...], list[Instance]] = {}
+    for study, patients in by_study.items():
+        for patient, mine in _one_per_patient(patients).items():
+            for place, part in _by_folder(mine, folder).items():
+                found[(study, *patient, place)] = part
+    studies = Counter(study for study, *_ in found)
+    return {
+        key[0] if key[0] and studies[key[0]] == 1 else f"{key[0]}#{digest(*key)}": part
+        for key, part in found.items()
+    }
+
+
+def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
+    """Group the files of one examination by series.
+
+    Returns:
+        The files by SeriesInstanceUID; with a digest behind it where several series have it.
+    """
+    by_uid: dict[str, list[Instance]] = defaultdict(list)
+    for each in instances:
+        by_uid[each.series].append(each)
+    found = {}
+    for uid, mine in by_uid.items():
+        parts: dict[tuple[str, ...], list[Instance]] = defaultdict(list)
+        for each in mine:
+            number, description, modality = _series_name(each)
+            place = "" if uid and (number or description) else _below(each.file, folder)
+            parts[str(number), description, modality, place].append(each)
+        # a header that one flipped bit has changed is no series of its own
+        largest = max(parts, key=lambda key: len(parts[key]))
+        for key in [key for key in parts if len(parts[key]) < FEWEST_SLICES and key[3] == ""]:
+            if key != largest and len(parts[largest]) >= FEWEST_SLICES:
+                parts[largest] += parts.pop(key)
+        for key, part in parts.items():
+            found[uid if uid and len(parts) == 1 else f"{uid}#{digest(*key)}"] = part
+    return found
+
+
+def without_copies(instances: Sequence[Instance]) -> list[Instance]:
+    """Keep one of the files that hold the same image of the same patient.
+
+    Two files are copies if they have one SOPInstanceUID and the same pixels. Files of that
+    identifier with other pixels were given it by an anonymiser, and stay.
+    """
+    kept: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    seen: dict[Path, str] = {}
+    for each in instances:
+        twins = kept[each.sop, each.study, each.series, each.patient] if each.sop else []
+        if not any(
+            other.number == each.number
+            and _placed(other) == _placed(each)
+            and _pixels(other, seen) == _pixels(each, seen)
+            for other in twins
+        ):
+            kept[each.sop, each.study, each.series, each.patient].append(each)
+    return sorted((each for part in kept.values() for each in part), key=lambda each: each.file)
+
+
+def digest(*parts: object) -> str:
+    """Return a short name that is the same for the same parts."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:_LENGTH]
+
+
+def _one_per_patient(patients: Mapping[Patient, list[Instance]]) -> dict[Patient, list[Instance]]:
+    """Join the files of patients who are one, some of whose headers lack what others tell."""
+    joined = dict(patients)
+    for patient in sorted(patients, key=lambda each: sum(map(bool, each))):
+        partners = [other for other in joined if other != patient and _may_be(patient, other)]
+        if len(partners) == 1:
+            joined[partners[0]] = [*joined[partners[0]], *joined.pop(patient)]
+    return joined
+
+
+def _may_be(one: Patient, other: Patient) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a == b or not (a and b) for a, b in pairs) and any(a and a == b for a, b in pairs)
+
+
+def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
+    """Separate what says that it is one examination and cannot be, by the folders it lies in.
+
+    It cannot be if two folders hold the same series, each with images of its own: an examination
+    has each number once. Nor may files without any identifier meet by chance, or those of
+    anonymous patients if a folder beside others holds several series, as a patient's does.
+    """
+    if not (instances[0].study or instances[0].patient[0]):
+        tops: dict[str, list[Instance]] = defaultdict(list)
+        for each in instances:
+            tops[_below(each.file, folder).partition("/")[0]].append(each)
+        if len(tops) > 1:
+            return tops
+    depth = _splitting_depth(instances, folder)
+    if depth is None and any(each.is_anonymous for each in instances):
+        depth = _depth_of_patients(instances, folder)
+    if depth is None:
+        return {"": list(instances)}
+    parts: dict[str, list[Instance]] = defaultdict(list)
+    for each in instances:
+        parts["/".join(_below(each.file, folder).split("/")[: depth + 1])].append(each)
+    return {
+        f"{place}/{inner}" if inner else place: mine
+        for place, part in parts.items()
+        for inner, mine in _by_folder(part, folder).items()
+    }
+
+
+def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
+    """Return at which level folders are those of different patients; None where at none."""
+    by_name: dict[SeriesName, dict[str, list[Instance]]] = defaultdict(lambda: defaultdict(list))
+    for each in instances:
+        by_name[_series_name(each)][_below(each.file, folder)].append(each)
+    depths = {
+        depth
+        for places in by_name.values()
+        for depth in _colliding_depths(places)
+        if depth is not None
+    }
+    for depth in sorted(depths):
+        names: dict[tuple[str, ...], set[SeriesName]] = defaultdict(set)
+        for name, places in by_name.items():
+            for place in places:
+                names[tuple(place.split("/")[: depth + 1])].add(name)
+        times = Counter(name for told in names.values() for name in told)
+        twice = {top for top, told in names.items() if any(times[name] > 1 for name in told)}
+        # one series spread over folders, beside those of other series: one patient's folder
+        if len(twice) == len(names) or any(len(names[top]) > 1 for top in twice):
+            return depth
+    return None
+
+
+def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | None:
+    """Return at which level folders look like those of patients; None where they do not.
+
+    One of them holds several series, and no series is spread over two of them.
+    """
+    paths = [_below(each.file, folder).split("/") for each in instances]
+    depth = next(
+        (at for at, names in enumerate(itertools.zip_longest(*paths)) if len(set(names)) > 1), None
+    )
+    if depth is None or any(len(path) <= depth for path in paths):
+        return None
+    tops: dict[str, set[tuple[str, SeriesName]]] = defaultdict(set)
+    for path, each in zip(paths, instances, strict=True):
+        tops[path[depth]].add((each.series, _series_name(each)))
+    times = Counter(name for held in tops.values() for name in held)
+    several = any(len({name for _, name in held}) > 1 for held in tops.values())
+    return depth if several and max(times.values()) == 1 else None
+
+
+def _colliding_depths(places: Mapping[str, Sequence[Instance]]) -> set[int]:
+    """Return at which levels the folders of one series' name part, which cannot be of one series.
+
+    A folder within the other is no other patient's.
+    """
+    found = set()
+    told = {
+        place: ({each.series for each in mine}, {_slot(each) for each in mine})
+        for place, mine in places.items()
+    }
+    names = sorted(told)
+    for number, one in enumerate(names):
+        for other in names[number + 1 :]:
+            (uids, slots), (others, taken) = told[one], told[other]
+            if uids == others and not slots & taken:
+                continue
+            a, b = one.split("/"), other.split("/")
+            depth = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+            if depth is not None and one and other:
+                found.add(depth)
+    return found
+
+
+def _series_name(instance: Instance) -> SeriesName:
+    header = instance.header
+    return header.number, header.description or header.protocol, header.modality
+
+
+def _slot(instance: Instance) -> tuple[object, ...]:
+    """Return what no two images of one series have in common."""
+    planes = instance.planes
+    return (
+        instance.number,
+        _placed(instance),
+        planes[0].variety if planes else (),
+        planes[0].moment if planes else (),
+    )
+
+
+def _placed(instance: Instance) -> tuple[float, ...]:
+    return instance.planes[0].place if instance.planes else ()
+
+
+def _below(file: Path, folder: Path) -> str:
+    """Return the folder of a file, below the one that was given; empty for that one itself."""
+    inside = file.relative_to(folder).parent.as_posix()
+    return "" if inside == "." else inside
+
+
+def _pixels(instance: Instance, seen: dict[Path, str]) -> str:
+    """Return a digest of the end of a file, where its pixels are."""
+    file = instance.file
+    if file not in seen:
+        bits = int(instance.pixels[0] or 0)
+        length = sum(math.prod(plane.shape) for plane in instance.planes) * bits // 8
+        with file.open("rb") as opened:
+            size = file.stat().st_size
+            opened.seek(max(0, size - length))
+            seen[file] = hashlib.sha256(opened.read()).hexdigest()
+    return seen[file]

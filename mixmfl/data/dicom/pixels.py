@@ -1,0 +1,161 @@
+"""The pixels of a DICOM file, as numbers that can be compared between its planes."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    RLELossless,
+    generate_uid,
+)
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.dicom.files import Stored, quiet, read_whole
+from mixmfl.data.dicom.header import by_frame, frames_of, number_in, pixel_fault
+from mixmfl.data.image import read_frames
+
+Array = npt.NDArray[Any]
+
+_NEEDED = (
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames", "PixelData",
+)  # fmt: skip
+
+
+def read_planes(file: Path) -> npt.NDArray[np.float32]:
+    """Read the planes of a file, ``(frames, Y, X)``.
+
+    Each plane is rescaled by its own slope and intercept. Padding becomes 0, background. Where
+    dark is stored as high (MONOCHROME1), numbers are turned round.
+
+    Raises:
+        DataError: They are fewer than announced, or cannot be read.
+    """
+    with quiet():
+        content = read_whole(file)
+        raw = _decoded(content, file)
+        frames = frames_of(content)
+        if raw.shape != (frames, content.Rows, content.Columns):
+            raise DataError(f"{file.name}: announces {frames} planes, but holds {raw.shape}")
+        padding = _padding(content, raw)
+        if content.get("PhotometricInterpretation") == "MONOCHROME1":
+            raw = _turned_round(content, raw)
+        values = by_frame(content)
+        found = np.empty(raw.shape, dtype=np.float32)
+        for number, plane in enumerate(raw):
+            own = values[number if len(values) == frames else 0]
+            slope, intercept = number_in(own, "RescaleSlope"), number_in(own, "RescaleIntercept")
+            slope = 1.0 if np.isnan(slope) else slope
+            if slope == 0:
+                raise DataError(f"{file.name}: has RescaleSlope 0; it tells nothing of its pixels")
+            with np.errstate(over="ignore"):  # becomes inf, which callers refuse
+                found[number] = plane * slope + (0.0 if np.isnan(intercept) else intercept)
+        if padding is not None:
+            found[padding] = 0
+        return found
+
+
+def _decoded(content: Any, file: Path) -> Array:
+    """Return the numbers as they are stored, ``(frames, Y, X)``."""
+    syntax = _syntax(content)
+    name = next(
+        (n for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if n in content), ""
+    )
+    if not name:
+        raise DataError(f"{file.name}: holds no pixels")
+    size = len(content[name].value or b"")
+    fault = pixel_fault(content, Stored(None if syntax.is_compressed else size, size), file)
+    if fault:
+        raise DataError(fault)
+    if syntax.is_compressed:
+        _check_complete(content, file, syntax)
+    if not syntax.is_compressed or syntax == RLELossless:
+        content.file_meta.TransferSyntaxUID = syntax
+        array, _ = get_decoder(syntax).as_array(content, raw=True)
+        return array if array.ndim == 3 else array[None]
+    with tempfile.TemporaryDirectory() as folder:
+        return read_frames(_bare(content, syntax, Path(folder) / "pixels.dcm"), file.name)
+
+
+def _syntax(content: Any) -> UID:
+    """Return how a file is encoded; without a word of it, as pydicom found it to be."""
+    told = content.file_meta.get("TransferSyntaxUID")
+    if told is not None and UID(told).is_transfer_syntax:
+        return UID(told)
+    implicit, little = content.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _check_complete(content: Any, file: Path, syntax: UID) -> None:
+    """Check that compressed planes are all there, each to its end.
+
+    JPEG's decoders fill what a cut plane lacks, and say nothing.
+
+    Raises:
+        DataError: They are not.
+    """
+    frames = frames_of(content)
+    planes = list(generate_frames(content.PixelData, number_of_frames=frames))
+    if len(planes) != frames:
+        raise DataError(f"{file.name}: holds {len(planes)} compressed planes, {frames} needed")
+    if syntax != RLELossless:
+        for number, plane in enumerate(planes, start=1):
+            if not plane.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+                raise DataError(
+                    f"{file.name}: plane {number} of {frames} ends before its end mark; the file "
+                    "is incomplete. Copy or export it again"
+                )
+
+
+def _bare(content: Any, syntax: UID, path: Path) -> Path:
+    """Write a file of the compressed pixels alone: so GDCM neither rescales nor is misled."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = MRImageStorage, syntax
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    bare = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    bare.SOPClassUID, bare.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+    for name in _NEEDED:
+        if name in content:
+            bare[name] = content[name]
+    bare.PhotometricInterpretation = "MONOCHROME2"
+    bare.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _padding(content: Any, raw: Array) -> npt.NDArray[np.bool_] | None:
+    """Say which pixels are padding; None where the header knows none."""
+    first = number_in(content, "PixelPaddingValue")
+    last = number_in(content, "PixelPaddingRangeLimit")
+    if np.isnan(first):
+        return None
+    low, high = sorted((_as_stored(first, raw), _as_stored(first if np.isnan(last) else last, raw)))
+    return np.asarray((raw >= low) & (raw <= high))
+
+
+def _as_stored(value: float, raw: Array) -> float:
+    """Return a value as the pixels' type has it: headers write the sign otherwise at times."""
+    if raw.dtype.kind not in "iu":
+        return value
+    limits, whole = np.iinfo(raw.dtype), 2.0 ** (8 * raw.dtype.itemsize)
+    if value > limits.max:
+        return value - whole
+    return value + whole if value < limits.min else value
+
+
+def _turned_round(content: Any, raw: Array) -> Array:
+    """Return numbers that grow with brightness, of which the darkest possible is the lowest."""
+    if raw.dtype.kind == "i":
+        return -1 - raw
+    return (1 << int(content.BitsStored)) - 1 - raw

@@ -1,0 +1,160 @@
+"""DICOM planes as a volume: in which order they lie, on which grid, or why they are none."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.dicom.header import MOST_VOXELS, Plane
+from mixmfl.data.image import Grid, check_directions, make_grid
+
+SPACING_TOLERANCE = 0.02  # relative: how far slices may be from evenly spaced
+AXES_TOLERANCE = 1e-3  # of each cosine: headers differ in the sixth digit
+LEAST_STEP = 0.01  # mm; images nearer to each other lie at one place
+OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
+FEWEST_SLICES = 5  # that a volume has
+
+
+def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
+    """Return the planes' order along the normal of their majority, and the grid of the volume.
+
+    Raises:
+        DataError: They are no volume; the reason has no name before it.
+    """
+    for name in ("place", "axes", "spacing"):
+        if lacking := next((plane for plane in planes if not getattr(plane, name)), None):
+            raise DataError(f"has no place in space ({_named(lacking)} lacks its {name})")
+    axes, spacing = _middle(planes, "axes"), _middle(planes, "spacing")
+    shape = Counter(plane.shape for plane in planes).most_common(1)[0][0]
+    for plane in planes:
+        if plane.shape != shape:
+            raise DataError(f"its slices differ in size ({_named(plane)} has {plane.shape})")
+        if not np.allclose(plane.axes, axes, rtol=0, atol=AXES_TOLERANCE) or not np.allclose(
+            plane.spacing, spacing, rtol=1e-3
+        ):
+            raise DataError(f"its slices differ in direction or spacing ({_named(plane)})")
+    if not (spacing > 0).all():
+        raise DataError(f"has spacing {tuple(spacing)} mm; it must be positive")
+    if len(planes) * math.prod(shape) > MOST_VOXELS:
+        raise DataError(f"has {len(planes) * math.prod(shape)} voxels; at most {MOST_VOXELS}")
+    across, down = axes[:3], axes[3:]
+    normal = np.cross(across, down)
+    heights = np.array([float(normal @ np.array(plane.place)) for plane in planes])
+    order = [int(index) for index in np.argsort(heights, kind="stable")]
+    first, last = planes[order[0]], planes[order[-1]]
+    if len(planes) == 1:
+        if not first.thickness > 0:
+            raise DataError("has one slice, of unknown thickness")
+        step, way = first.thickness, normal
+    else:
+        _check_steps(heights[order], [planes[index] for index in order])
+        between = np.array(last.place) - np.array(first.place)
+        length = float(np.linalg.norm(between))
+        step, way = length / (len(planes) - 1), between / length
+    grid = make_grid(
+        (len(planes), *shape), (step, *spacing), first.place, np.stack([across, down, way], axis=1)
+    )
+    check_directions(grid, "its volume")
+    return order, grid
+
+
+def images_per_place(planes: Sequence[Plane]) -> int:
+    """Return how many images a place has, at the most."""
+    return max(Counter(_levels(planes)).values())
+
+
+def places(planes: Sequence[Plane]) -> int:
+    """Return how many places there are images of."""
+    return len(set(_levels(planes)))
+
+
+def directions(planes: Sequence[Plane]) -> int:
+    """Return in how many directions planes look, in one turn of a cosine of a few percent."""
+    found: list[tuple[float, ...]] = []
+    for axes in {plane.axes for plane in planes if plane.axes}:
+        if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in found):
+            found.append(axes)
+    return max(1, len(found))
+
+
+def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
+    """Separate the images that one series has of each place, where headers tell what they are.
+
+    Echoes, and magnitude and phase, are images of their own. Time points and b-values are not:
+    they are one thing, which is no volume.
+
+    Returns:
+        What tells each image from the others, empty where there is one, and its planes.
+    """
+    if images_per_place(planes) == 1:
+        return [("", list(planes))]
+    ways: tuple[Callable[[Plane], Hashable], ...] = (
+        lambda plane: plane.variety[:1],
+        lambda plane: plane.variety[1:],
+        lambda plane: plane.variety,
+        lambda plane: plane.physics,
+        lambda plane: (plane.variety, plane.physics),
+    )
+    for way in ways:
+        parts: dict[Hashable, list[Plane]] = defaultdict(list)
+        for plane in planes:
+            parts[way(plane)].append(plane)
+        if len(parts) > 1 and all(images_per_place(part) == 1 for part in parts.values()):
+            return [(_label(key), part) for key, part in parts.items()]
+    parts = defaultdict(list)
+    for plane in planes:
+        parts[plane.variety].append(plane)
+    if all(len(part) >= FEWEST_SLICES for part in parts.values()):
+        return [(_label(key) if len(parts) > 1 else "", part) for key, part in parts.items()]
+    return [("", list(planes))]
+
+
+def _label(key: Hashable) -> str:
+    """Return a short name for what tells images apart."""
+    if isinstance(key, tuple):
+        return "/".join(filter(None, map(_label, key)))
+    return "" if key in ("", "nan") else str(key)
+
+
+def _levels(planes: Sequence[Plane]) -> list[int]:
+    """Return for each plane the number of its place along the normal; negative: it has none."""
+    placed = [index for index, plane in enumerate(planes) if plane.place and plane.axes]
+    found = [-1 - index for index in range(len(planes))]
+    if not placed:
+        return found
+    axes = _middle([planes[index] for index in placed], "axes")
+    normal = np.cross(axes[:3], axes[3:])
+    heights = np.array([float(normal @ np.array(planes[index].place)) for index in placed])
+    order, level = np.argsort(heights, kind="stable"), 0
+    for before, at in zip([order[0], *order], order, strict=False):
+        level += bool(heights[at] - heights[before] >= LEAST_STEP)
+        found[placed[at]] = level
+    return found
+
+
+def _middle(planes: Sequence[Plane], name: str) -> npt.NDArray[np.float64]:
+    """Return the median of a number of all planes, which one damaged plane cannot move."""
+    return np.median([getattr(plane, name) for plane in planes], axis=0).astype(float)
+
+
+def _check_steps(heights: npt.NDArray[np.float64], planes: Sequence[Plane]) -> None:
+    gaps = np.diff(heights)
+    step = float(np.median(gaps))
+    if gaps.min() < LEAST_STEP:
+        raise DataError(
+            "has several images at one place (time points, b-values or echoes); one volume is "
+            "needed"
+        )
+    if np.abs(gaps - step).max() > SPACING_TOLERANCE * step + 0.01:
+        at = int(np.abs(gaps - step).argmax())
+        raise DataError(
+            f"its slices are not evenly spaced ({gaps[at]:.2f} mm behind slice {at + 1}, "
+            f"{step:.2f} mm elsewhere); slices are missing"
+        )
+
+
+def _named(plane: Plane) -> str:
+    return plane.file.name if plane.frame is None else f"frame {plane.frame + 1}"

@@ -1,0 +1,300 @@
+"""Which modality a DICOM series is, by what its header says, and which are none to segment.
+
+In this order: fields of the header that say it outright, the words of description and protocol,
+and last the times of the sequence. What contradicts itself is not decided: a T1 with a contrast
+agent and one without are never taken for each other, nor is another contrast for one of ours.
+"""
+
+from dataclasses import dataclass
+
+from mixmfl.core.text import plural
+from mixmfl.data.dicom.header import Header
+from mixmfl.data.dicom.planes import FEWEST_SLICES
+from mixmfl.data.dicom.series import Series
+from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_words import Reading, read_words
+
+# what AcquisitionContrast says, and what the image is where it is none of ours
+_CONTRASTS = {
+    "T1": "t1", "T2": "t2", "PROTON_DENSITY": "pd", "FLUID_ATTENUATED": "flair",
+    "T2_STAR": "t2star", "DIFFUSION": "dwi",
+}  # fmt: skip
+_OTHER_CONTRASTS = {
+    "TOF": "angiography", "FLOW_ENCODED": "angiography", "PERFUSION": "perfusion",
+    "STIR": "STIR", "TAGGING": "tagging",
+}  # fmt: skip
+# what words may make of it
+_FINER = {
+    "t1": {"t1", "t1c"}, "t2": {"t2", "flair", "dwi", "t2star"}, "pd": {"pd"},
+    "flair": {"flair", "t1", "t1c"}, "t2star": {"t2star", "swi"}, "dwi": {"dwi", "adc"},
+}  # fmt: skip
+_COMPONENTS = {
+    "PHASE": "phase", "REAL": "real part", "IMAGINARY": "imaginary part", "P": "phase",
+    "R": "real part", "I": "imaginary part", "PHASE MAP": "phase", "VELOCITY": "velocity",
+}  # fmt: skip
+# values of ImageType for what is computed from images, or is none of the body itself
+_TYPES = {
+    "LOCALIZER": "localiser", "SUBTRACTION": "subtraction", "SUB": "subtraction",
+    "SUBTRACT": "subtraction", "MIP": "projection", "MINIP": "projection", "MNIP": "projection",
+    "PROJECTION IMAGE": "projection", "MAX_IP": "projection", "MIN_IP": "projection",
+    "TOF": "angiography", "ANGIO": "angiography", "ANGIO_TIME": "angiography",
+    "FLOW_ENCODED": "angiography", "VELOCITY MAP": "angiography",
+    "PERFUSION": "perfusion", "ASL": "perfusion", "CBF": "perfusion", "CBV": "perfusion",
+    "RCBF": "perfusion", "RCBV": "perfusion", "RELCBF": "perfusion", "RELCBV": "perfusion",
+    "MTT": "perfusion", "TTP": "perfusion", "TMAX": "perfusion", "GBP": "perfusion",
+    "FA": "diffusion map", "FRACTIONAL_ANISOTROPY": "diffusion map", "TENSOR": "diffusion map",
+    "TENSOR_B0": "diffusion map", "EXP": "diffusion map", "T1 MAP": "map", "T2 MAP": "map",
+    "T2_STAR MAP": "map", "R2 MAP": "map", "R2_STAR MAP": "map", "T1_MAP": "map",
+    "T2_MAP": "map", "FIELDMAP": "field map", "FIELD_MAP": "field map", "B0": "field map",
+    "B0 MAP": "field map", "B1": "field map", "B1 MAP": "field map", "PHASE MAP": "phase",
+    "MOSAIC": "mosaic", "SCREEN SAVE": "screen shot", "CSA REPORT": "screen shot",
+    "FAT": "fat image", "F": "fat image", "OPP_PHASE": "opposed-phase image",
+    "OUT_PHASE": "opposed-phase image", "OP": "opposed-phase image", "SWI_PHASE": "phase",
+    "FMRI": "functional", "STDDEV": "map",
+}  # fmt: skip
+_REFORMATTED = {"REFORMATTED", "MPR", "CSA MPR", "CURVED MPR"}
+_DIFFUSION = {"DIFFUSION", "TRACEW", "TRACE"}
+_NO_AGENT = {
+    "", "0", "n", "na", "n/a", "none", "no", "non", "nein", "null", "false", "nil", "-", "--",
+    "unknown", "nativ", "native", "not applicable", "plain",
+}  # fmt: skip
+_NO_AGENT_STARTS = ("no ", "non ", "none", "without", "w/o", "ohne", "kein", "sans ", "sin ")
+
+_ECHOES = "two echoes"  # which are images of their own in DICOM, each with its echo time
+
+_WITHOUT_ALIASES = Modalities()
+
+SILENT = read_words("").why
+"""What ``read_words`` says of a text without any word for a sequence."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a series was taken for.
+
+    Attributes:
+        modality: Empty where it is not known.
+        why: What says so.
+        is_certain: Whether the header or words say it; otherwise times let it be guessed.
+    """
+
+    modality: str
+    why: str
+    is_certain: bool = True
+
+
+def recognise(header: Header, modalities: Modalities) -> Recognised:
+    """Return which modality a series is; see the module for what is looked at in which order."""
+    for place, text in _texts(header):
+        if own := _by_alias(text, modalities):
+            return Recognised(own, f"{place} {text!r}")
+    told, field = _from_fields(header)
+    reading, place = _first_reading(header)
+    if not told and reading.why == SILENT:
+        return _from_times(header)
+    if told and reading.modality and reading.modality not in _FINER.get(told, {told}):
+        return Recognised("", f"not sure: {field} says {told}, but {place} says {reading.modality}")
+    if told and not reading.modality and reading.why != SILENT:
+        return Recognised("", f"not sure: {field} says {told}; {place}: {reading.why}")
+    modality, why = (reading.modality, place) if reading.modality else (told, field)
+    if not modality:
+        return Recognised("", f"not sure: {place}: {reading.why}")
+    if modality == "t1" and reading.why == SILENT:
+        reading = _reading_of_t1(header)
+    if doubt := _contradiction(modality, header):
+        return Recognised("", f"not sure: {why} says {modality}, but {doubt}")
+    return _with_agent(modality, why, header, reading)
+
+
+def why_set_aside(series: Series) -> str:
+    """Say why a series is no image to segment; empty where it may be one."""
+    header = series.header
+    if header.modality != "MR":
+        return f"is {header.modality or 'of no modality'}, not MR"
+    if series.orientations > 1:
+        return "images in several directions"
+    types = set(header.image_type)
+    if header.angiography:
+        return "angiography (AngioFlag, TimeOfFlightContrast or PhaseContrast says so)"
+    if other := _OTHER_CONTRASTS.get(header.contrast):
+        return f"{other} (AcquisitionContrast {header.contrast})"
+    if part := _COMPONENTS.get(header.component):
+        return f"{part} (ComplexImageComponent {header.component})"
+    if "REFORMATTED" in types or ("DERIVED" in types and types & _REFORMATTED):
+        return "derived (reformatted)"
+    # the first two say how it was made, and the third of classic images may be a component
+    for value in header.image_type[2:]:
+        if value in _TYPES or (value in _COMPONENTS and value == header.image_type[2]):
+            return f"{_TYPES.get(value) or _COMPONENTS[value]} (ImageType {value})"
+    if {"SECONDARY", "DERIVED"} <= types and "ADC" not in types and not types & _DIFFUSION:
+        return "derived (secondary)"
+    if series.images_per_place > 1:
+        times, weightings = series.moments
+        if times > 1:
+            return f"dynamic ({times} time points)"
+        if weightings > 1:
+            return f"diffusion with {weightings} b-values"
+        return f"has {series.images_per_place} images of one place"
+    if header.times > 1:
+        return f"dynamic (one of {header.times} time points)"
+    reading, place = _first_reading(header)
+    if reading.set_aside:
+        return f"{reading.set_aside} ({place})"
+    if aside := _from_sequence_name(header.sequence):
+        return f"{aside} (SequenceName {header.sequence})"
+    if series.slices < FEWEST_SLICES:
+        return f"only {plural(series.slices, 'slice')}"
+    return ""
+
+
+def has_agent(header: Header) -> bool:
+    """Say whether the header names a contrast agent."""
+    told = header.agent.strip().lower()
+    return told not in _NO_AGENT and not told.startswith(_NO_AGENT_STARTS)
+
+
+def is_silent_on_agent(header: Header) -> bool:
+    """Say whether nothing tells with or without a contrast agent, as where it was removed."""
+    reading, _ = _first_reading(header)
+    return not (header.phase or has_agent(header) or _says_native(reading))
+
+
+def _texts(header: Header) -> list[tuple[str, str]]:
+    return [("description", header.description), ("protocol", header.protocol)]
+
+
+def _first_reading(header: Header) -> tuple[Reading, str]:
+    """Return what the first text says that names a sequence, and which it is.
+
+    Where the protocol names a T1 and the description only an agent, both count. A protocol that
+    names but an agent is often one for the whole examination.
+    """
+    for place, text in _texts(header):
+        reading = read_words(text)
+        if reading.why == SILENT or reading.set_aside == _ECHOES:
+            continue
+        if place == "protocol" and reading.modality in ("t1", "t1c"):
+            agent = read_words(f"T1 {header.description}")
+            if agent.modality != "t1" or _says_native(agent):
+                return agent, f"description {header.description!r} of protocol {text!r}"
+        return reading, f"{place} {text!r}"
+    return read_words(""), "no description"
+
+
+def _reading_of_t1(header: Header) -> Reading:
+    """Return what the texts say of an agent in what fields or times, not words, say is a T1."""
+    readings = [read_words(f"T1 {text}") for _, text in _texts(header)]
+    return next((each for each in readings if each.modality != "t1" or _says_native(each)),
+                readings[0])  # fmt: skip
+
+
+def _by_alias(text: str, modalities: Modalities) -> str:
+    """Return the modality that only words say which the user added; empty where they do not."""
+    own = modalities.kinds_in(text) - _WITHOUT_ALIASES.kinds_in(text)
+    return own.pop() if len(own) == 1 else ""
+
+
+def _from_fields(header: Header) -> tuple[str, str]:
+    """Return what fields of the header say outright, and which fields."""
+    types = set(header.image_type)
+    if "ADC" in types:
+        return "adc", "ImageType ADC"
+    if types & {"SWI", "SWI_MAGNITUDE"}:
+        return "swi", "ImageType SWI"
+    if header.b_value > 0 or types & _DIFFUSION:
+        return "dwi", "ImageType or DiffusionBValue"
+    if header.contrast in _CONTRASTS:
+        return _CONTRASTS[header.contrast], f"AcquisitionContrast {header.contrast}"
+    if {"GR", "IR"} <= set(header.scanning) and "MP" in header.variant:
+        return "t1", "ScanningSequence GR, IR and SequenceVariant MP"
+    return "", ""
+
+
+def _from_sequence_name(name: str) -> str:
+    """Return what Siemens' name of a pulse sequence says it is, if none of ours."""
+    plain = name.lower().lstrip("*")
+    if plain.startswith("fm2d"):
+        return "field map"
+    if plain.startswith(("epfid", "ep2d_bold", "ep2d_fid")):
+        return "functional or perfusion"
+    if plain.startswith(("fl3d", "fl2d")) and ("_v" in plain or "r_t" in plain):
+        return "angiography"
+    return ""
+
+
+def _contradiction(modality: str, header: Header) -> str:
+    """Say which times a sequence of a modality cannot have; empty where there are none."""
+    te, kinds = header.echo_ms, set(header.scanning)
+    if modality in ("t1", "t1c", "t2", "flair", "pd") and "EP" in kinds:
+        return "ScanningSequence says echo planar"
+    if (modality in ("t1", "t1c") and te > 60) or (modality == "t2" and te < 30):
+        return f"the echo time is {te:g} ms"
+    if modality == "flair" and te < 45:
+        return f"the echo time is {te:g} ms"
+    return ""
+
+
+def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Recognised:
+    """Decide between a T1 with a contrast agent and one without; leave others as they are."""
+    if modality not in ("t1", "t1c"):
+        return Recognised(modality, why)
+    if reading.modality not in ("t1", "t1c"):
+        return Recognised("", f"not sure: {why} says a T1, but {reading.why}")
+    modality = reading.modality
+    denied = header.agent and not has_agent(header) and header.agent.lower() != "unknown"
+    if modality == "t1c":
+        if header.phase == "native":
+            return Recognised("", f"not sure: {why} names a contrast agent, given later")
+        if denied:
+            return Recognised(
+                "", f"not sure: {why} names a contrast agent, the header {header.agent!r}"
+            )
+        return Recognised("t1c", f"{why}, which names a contrast agent")
+    if _says_native(reading):
+        if header.phase == "contrast":
+            return Recognised("", f"not sure: {why} says none, but a contrast agent was given")
+        return Recognised("t1", why)
+    if header.phase == "native":
+        return Recognised("t1", f"{why}, before the contrast agent")
+    if header.phase == "contrast" or has_agent(header):
+        return Recognised("t1c", f"{why}, contrast agent {header.agent!r}")
+    return Recognised("t1", why)
+
+
+def _says_native(reading: Reading) -> bool:
+    return reading.modality == "t1" and "without contrast agent" in reading.why
+
+
+def _from_times(header: Header) -> Recognised:
+    """Return the modality that echo, repetition and inversion time mean, and these times.
+
+    A gradient echo with a short repetition time is a T1 or an angiography: that is not decided.
+    """
+    te, tr, ti = header.echo_ms, header.repetition_ms, header.inversion_ms
+    kinds = set(header.scanning)
+    why = f"{'+'.join(header.scanning) or 'unknown sequence'}, TE {te:g}, TR {tr:g}, TI {ti:g} ms"
+    inverts, spin, gradient = ti > 0 or "IR" in kinds, "SE" in kinds, "GR" in kinds
+    found = ""
+    if "EP" in kinds or kinds & {"RM"}:
+        pass
+    elif te >= 60 and 1500 <= ti <= 3500:
+        found = "flair"
+    elif te <= 30 and 400 <= ti <= 1400:
+        found = "t1"
+    elif inverts:
+        pass
+    elif gradient and not spin:
+        if te >= 14:
+            found = "t2star"
+        elif te <= 10 and 50 <= tr <= 3000:
+            found = "t1"
+    elif spin and te <= 30 and tr <= 1200:
+        found = "t1"
+    elif spin and te >= 60 and tr >= 1800:
+        found = "t2"
+    elif spin and te <= 45 and tr >= 1800:
+        found = "pd"
+    if not found:
+        return Recognised("", f"not recognised ({why})", is_certain=False)
+    decided = _with_agent(found, why, header, _reading_of_t1(header))
+    return Recognised(decided.modality, decided.why, is_certain=False)

@@ -1,0 +1,349 @@
+"""DICOM: files as series, and series as images."""
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.uid import generate_uid
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import files_below, sha256
+from mixmfl.core.process_memory import available_bytes
+from mixmfl.core.text import plural
+from mixmfl.data.dicom.files import Damaged, looks_like_dicom, quiet, read_header
+from mixmfl.data.dicom.header import Header, Instance, Plane, read_instance
+from mixmfl.data.dicom.identity import digest, examinations, series_of, without_copies
+from mixmfl.data.dicom.pixels import read_planes
+from mixmfl.data.dicom.planes import (
+    FEWEST_SLICES,
+    arrange,
+    directions,
+    images_per_place,
+    places,
+    separate,
+)
+from mixmfl.data.image import Grid
+
+FEW_OTHERS = 0.8
+"""Of the images of a series that are scaled alike: the others may be damaged."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series, or one echo or component of it: an image (see ``image.Source``).
+
+    Attributes:
+        uid: SeriesInstanceUID; with a sign behind it where that is not all that tells it apart.
+        examination: What tells its examination from others; see ``dicom_identity``.
+        header: What most of its files say.
+        files: Sorted by path; each instance once.
+        order: For each plane of the volume, in its order, the number of its file, and the frame
+            there; empty where it is no volume.
+        grid: Of the volume; None where it is none.
+        fault: Why it cannot be read, as far as headers tell; empty where it can.
+        is_compressed: Whether only decoding tells that its pixels can be read.
+        orientations: How many its planes have.
+        images_per_place: How many images it has of one place: more than one are time points,
+            b-values, or what headers do not tell.
+        moments: How many time points and b-values they are; 0 where headers do not tell.
+        pixels: Columns times rows of a slice.
+        slices: Planes of all files.
+        warnings: What is doubtful about its being whole.
+        patient: Name and ID, for who asks for it.
+    """
+
+    uid: str
+    examination: str
+    header: Header
+    files: tuple[Path, ...] = field(repr=False)
+    order: tuple[tuple[int, int | None], ...] = field(repr=False)
+    grid: Grid | None
+    fault: str
+    is_compressed: bool
+    orientations: int
+    images_per_place: int
+    moments: tuple[int, int]
+    pixels: int
+    slices: int
+    warnings: tuple[str, ...] = ()
+    patient: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """Return what messages call it."""
+        return f"series {self.header.number} {self.header.description!r}"
+
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+        return self.slices * self.pixels
+
+    def sha256(self) -> str:
+        """Return a digest of the content of its files, in whatever order they lie."""
+        digests = sorted(sha256(file) for file in self.files)
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
+        """Return the voxels ``(Z, Y, X)`` and their grid.
+
+        Raises:
+            DataError: A file cannot be read, or the slices are no volume.
+        """
+        if self.grid is None or self.fault:
+            raise DataError(f"{self.name}: {self.fault}")
+        needed, there = 4 * math.prod(self.grid.shape), available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                "memory are free. Use a machine with more memory"
+            )
+        try:
+            voxels = np.empty(self.grid.shape, dtype=np.float32)
+            read, planes = None, None
+            for index, (file, frame) in enumerate(self.order):
+                if read != file:
+                    read, planes = file, read_planes(self.files[file])
+                assert planes is not None
+                voxels[index] = planes[frame or 0]
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        except Exception as error:  # of pydicom or GDCM, whatever a damaged file makes them raise
+            raise DataError(
+                f"{self.name}: {self.files[file].name}: cannot be read "
+                f"({type(error).__name__}: {error}). Copy or export it again"
+            ) from None
+        return voxels, self.grid
+
+
+@dataclass(frozen=True)
+class FoundSeries:
+    """What DICOM files there are below a folder.
+
+    Attributes:
+        series: Sorted by examination and number.
+        damaged: Files that could not be read, sorted.
+    """
+
+    series: tuple[Series, ...]
+    damaged: tuple[Damaged, ...]
+
+
+def find_series(folder: Path) -> FoundSeries:
+    """Find all series below a folder; files that are no DICOM are passed over."""
+    instances, damaged, others = [], [], []
+    with quiet():
+        for file in files_below(folder):
+            if file.name.upper() == "DICOMDIR":  # lists the others
+                continue
+            if not looks_like_dicom(file):
+                others.append(file)
+                continue
+            try:
+                instance = read_instance(file)
+            except DataError as error:
+                damaged.append(Damaged(file, str(error)))
+            except Exception as error:  # of pydicom, whatever a damaged file makes it raise
+                damaged.append(Damaged(file, f"{type(error).__name__}: {error}"))
+            else:
+                if instance is not None:
+                    instances.append(instance)
+    named = {_pattern(each.file) for each in instances}
+    damaged += [
+        Damaged(file, "does not begin as DICOM does") for file in others if _pattern(file) in named
+    ]
+    damaged.sort(key=lambda each: each.path)
+    instances = without_copies(instances)
+    groups = [
+        (examination, uid, part)
+        for examination, mine in examinations(instances, folder).items()
+        for uid, part in series_of(mine, folder).items()
+    ]
+    owners = Counter(uid for _, uid, _ in groups)
+    strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
+    found = []
+    for examination, uid, part in groups:
+        unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
+        found += _images(unique, examination, part, _doubts(part, strays))
+    found.sort(key=lambda each: (each.examination, each.header.number, each.uid))
+    return FoundSeries(tuple(found), tuple(damaged))
+
+
+def source_headers(series: Series) -> tuple[list[Any], list[int]]:
+    """Return pydicom's headers of a series, as a segmentation of it refers to them.
+
+    Returns:
+        The headers, without pixels: one per slice, sorted, or the one of an enhanced image; and
+        for each plane of ``Series.read`` its number among all frames of these.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    frames = [frame for _, frame in series.order]
+    whole = frames[0] is None
+    files = [series.files[file] for file, _ in (series.order if whole else series.order[:1])]
+    found = []
+    for file in files:
+        try:
+            content, _ = read_header(file, [], [])
+        except Exception as error:  # of pydicom, whatever a damaged file makes it raise
+            raise DataError(f"{file.name}: cannot be read ({error})") from None
+        found.append(content)
+    return found, list(range(len(files))) if whole else [frame or 0 for frame in frames]
+
+
+def stable_uid(*parts: str) -> str:
+    """Return a UID that is the same for the same parts."""
+    return str(generate_uid(entropy_srcs=list(parts)))
+
+
+def _pattern(file: Path) -> tuple[Path, str]:
+    """Return what the names of a series' files in one folder have in common."""
+    return file.parent, re.sub(r"\d+", "#", file.name)
+
+
+def _images(
+    uid: str, examination: str, instances: Sequence[Instance], warnings: tuple[str, ...]
+) -> list[Series]:
+    """Return the images of a series: one, or its echoes or components."""
+    planes = [plane for each in instances for plane in each.planes]
+    by_file = {each.file: each for each in instances}
+    found = []
+    for label, part in separate(planes):
+        files = sorted({plane.file for plane in part})
+        mine = [by_file[file] for file in files]
+        numbers = {file: number for number, file in enumerate(files)}
+        fault, grid = _fault(mine, part), None
+        order: list[int] = []
+        try:
+            order, grid = arrange(part)
+        except DataError as error:
+            fault = fault or str(error)
+        first = next(each for each in mine if each.header == _usual(mine))
+        found.append(
+            Series(
+                f"{uid}#{label}" if label else uid,
+                examination,
+                _usual(mine),
+                tuple(files),
+                tuple((numbers[part[index].file], part[index].frame) for index in order),
+                grid,
+                fault,
+                any(each.is_compressed for each in mine),
+                directions(part),
+                images_per_place(part),
+                _moments(part),
+                part[0].shape[0] * part[0].shape[1],
+                len(part),
+                warnings,
+                first.who,
+            )
+        )
+    return found
+
+
+def _usual(instances: Sequence[Instance]) -> Header:
+    """Return the header that most files have; a single one may be damaged."""
+    return Counter(each.header for each in instances).most_common(1)[0][0]
+
+
+def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
+    """Say why the pixels of a series cannot be read together; empty where they can."""
+    if fault := next((each.fault for each in instances if each.fault), ""):
+        return fault
+    usual = Counter(each.pixels for each in instances).most_common(1)[0][0]
+    for each in instances:
+        if each.pixels != usual:
+            return (
+                f"{each.file.name} stores pixels as {' '.join(each.pixels)}, the others as "
+                f"{' '.join(usual)} (bits, bits used, highest, sign, kind, samples); they cannot "
+                "be compared"
+            )
+    lacking = [plane for plane in planes if math.isnan(plane.scale[0])]
+    if 0 < len(lacking) < len(planes):
+        return f"{lacking[0].file.name} lacks the RescaleSlope that others have"
+    return ""
+
+
+def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
+    """Return how many time points and b-values headers name."""
+    times = {plane.moment[0] for plane in planes} - {""}
+    weightings = {plane.moment[1] for plane in planes} - {"nan"}
+    return len(times), len(weightings)
+
+
+def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]]) -> tuple[str, ...]:
+    """Say why images may be missing, or changed, that no gap between the others tells of.
+
+    Args:
+        instances: Of a series.
+        strays: Of all that have too few images for one.
+    """
+    told = []
+    folders, header = {each.file.parent for each in instances}, _usual(instances)
+    lost = [
+        each
+        for stray in strays
+        for each in stray
+        if stray is not instances
+        and each.file.parent in folders
+        and _may_be_of(each, instances[0], header)
+    ]
+    if lost and len(instances) >= FEWEST_SLICES:
+        told.append(
+            f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
+            "say much the same as its own, and are of another patient, examination or series, or "
+            "of none"
+        )
+    planes = [plane for each in instances for plane in each.planes]
+    slices, images = max(each.slices for each in instances), max(e.images for e in instances)
+    count, here = len(planes), places(planes)
+    if 0 < here < slices:
+        told.append(f"has images of {here} places; the scanner made {slices}")
+    elif 0 < count < images and images % count:
+        told.append(f"has {count} images; the scanner made {images}")
+    elif gap := _gap(instances):
+        told.append(gap)
+    scales = Counter(plane.scale for plane in planes)
+    usual, times = scales.most_common(1)[0]
+    if FEW_OTHERS * count <= times < count:
+        other = next(plane for plane in planes if plane.scale != usual)
+        told.append(
+            f"has another RescaleSlope or RescaleIntercept in {plural(count - times, 'image')}, "
+            f"first {other.file.name}; look at it"
+        )
+    return tuple(told)
+
+
+def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
+    """Say whether a file beside those of a series may be of it, and be damaged."""
+    if not (stray.study and stray.series):
+        return bool(other.study and other.series)
+    pairs = (
+        (stray.study, other.study),
+        (stray.series, other.series),
+        (stray.patient, other.patient),
+    )
+    return any(a == b and any(a) for a, b in pairs) and (
+        stray.header.number == header.number or stray.header.description == header.description
+    )
+
+
+def _gap(instances: Sequence[Instance]) -> str:
+    """Say which image numbers are missing between the others, where it is a few."""
+    numbers = {each.number for each in instances}
+    if len(numbers) != len(instances):
+        return ""
+    missing = sorted(set(range(min(numbers), max(numbers) + 1)) - numbers)
+    if not missing or len(missing) > len(numbers) // 10:
+        return ""
+    return f"image {', '.join(map(str, missing[:5]))} of its numbers is missing"

@@ -1,0 +1,162 @@
+"""Which of several series that fit one modality is taken.
+
+What a user's table says decides. Then, one after another: what can be read, what is recognised for
+certain, an original before a derived image, what shows most of the body, what has most voxels,
+what was corrected for distortion, and an axial one. Of one protocol's repetitions the last is
+taken, with a warning. What is left then is a question to the user, and the modality is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.dicom.sequence_type import is_silent_on_agent
+from mixmfl.data.dicom.series import Series
+
+MOST_BODY = 0.6
+"""Of the volume that the largest field of view has: less is a part of the body."""
+
+MOST_VOXELS = 0.8
+"""Of the voxels of the largest: as many count as equally many."""
+
+_CORRECTED = {"DIS2D", "DIS3D"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A series that fits a modality.
+
+    Attributes:
+        series: Which.
+        why: What says so.
+        is_certain: Whether that is the header or words, not times.
+    """
+
+    series: Series
+    why: str
+    is_certain: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        taken: None where it is a question to the user.
+        reasons: For each of the others, in their order, why it is not taken.
+        warning: What the user should know of it; empty where nothing.
+    """
+
+    taken: Candidate | None
+    reasons: tuple[tuple[Candidate, str], ...]
+    warning: str = ""
+
+
+def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
+    """Choose the series of a modality; see the module for the rules."""
+    if len(candidates) == 1:
+        return Choice(candidates[0], ())
+    faults = {id(each): each.series.fault for each in candidates}
+    while True:
+        readable = [each for each in candidates if not faults[id(each)]]
+        taken, rivals, warning = _best(modality, readable or candidates)
+        if taken is None or not readable or not taken.series.is_compressed:
+            break
+        try:
+            taken.series.read()
+        except DataError as error:
+            faults[id(taken)] = str(error).removeprefix(f"{taken.series.name}: ")
+            continue
+        break
+    told = [warning] if warning else []
+    reasons = []
+    for each in candidates:
+        if each is taken:
+            continue
+        if fault := faults[id(each)]:
+            reason = f"another {modality}, which cannot be read: {fault}"
+            if readable:
+                told.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
+        elif taken is None and each in rivals:
+            others = " and ".join(r.series.name for r in rivals if r is not each)
+            reason = f"fits {modality} as well as {others}; --mapping decides"
+        else:
+            after = taken.series.name if taken is not None else "a better one"
+            reason = f"another {modality}; {after} is taken"
+        reasons.append((each, reason))
+    return Choice(taken, tuple(reasons), "; ".join(told))
+
+
+def _best(
+    modality: str, candidates: Sequence[Candidate]
+) -> tuple[Candidate | None, list[Candidate], str]:
+    """Return the best, if there is one; those that none is better than; and what to warn of."""
+    left = list(candidates)
+    largest = max(_extent(each.series) for each in left)
+    for is_better in (
+        lambda each: each.is_certain,
+        lambda each: "DERIVED" not in each.series.header.image_type,
+        lambda each: _extent(each.series) >= MOST_BODY * largest,
+    ):
+        left = _narrowed(left, is_better)
+    most = max(each.series.size for each in left)
+    for is_better in (
+        lambda each: each.series.size >= MOST_VOXELS * most,
+        lambda each: bool(_CORRECTED & set(each.series.header.image_type)),
+        lambda each: _is_axial(each.series),
+    ):
+        left = _narrowed(left, is_better)
+    if len(left) == 1:
+        return left[0], left, ""
+    names = " and ".join(each.series.name for each in left)
+    if len({_protocol(each.series) for each in left}) > 1:
+        return None, left, f"{modality} is left out: {names} fit it equally well; --mapping decides"
+    if modality == "t1" and any(is_silent_on_agent(each.series.header) for each in left):
+        return (
+            None,
+            left,
+            (
+                f"{modality} is left out: {names} are alike, and the later may be after a contrast "
+                "agent; --mapping decides"
+            ),
+        )
+    last = max(left, key=lambda each: (each.series.header.number, each.series.uid))
+    return last, left, f"{modality} was made more than once, as {names}; the last is taken"
+
+
+def _narrowed(
+    candidates: list[Candidate], is_better: Callable[[Candidate], bool]
+) -> list[Candidate]:
+    return [each for each in candidates if is_better(each)] or candidates
+
+
+def _extent(series: Series) -> float:
+    """Return the volume of the field of view in mm³; 0 where there is none."""
+    if series.grid is None:
+        return 0.0
+    return float(np.prod(np.multiply(series.grid.shape, series.grid.spacing)))
+
+
+def _is_axial(series: Series) -> bool:
+    """Say whether slices follow each other from foot to head, more than in another direction."""
+    if series.grid is None:
+        return False
+    across = np.abs(np.reshape(series.grid.direction, (3, 3))[:, 2])
+    return int(across.argmax()) == 2
+
+
+def _protocol(series: Series) -> tuple[object, ...]:
+    """Return what is the same where one protocol was measured again."""
+    header, grid = series.header, series.grid
+    times = (header.echo_ms, header.repetition_ms, header.inversion_ms, header.flip_degrees)
+    return (
+        header.description,
+        header.protocol,
+        header.agent,
+        header.scanning,
+        header.image_type,
+        tuple(f"{time:.3g}" for time in times),
+        grid and (grid.shape, tuple(round(step, 2) for step in grid.spacing)),
+    )

@@ -1,0 +1,313 @@
+"""What the name of an image file says: which modality or label it is, and of which case.
+
+Names as hospitals and converters give them are read by the words of ``sequence_words``, those of
+BIDS by its specification: there the suffix alone tells what a file is.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
+from mixmfl.data.sequence_vocabulary import KINDS
+from mixmfl.data.sequence_words import Reading, is_sequence_word, meaning_of, read_words
+
+
+@dataclass(frozen=True)
+class FileName:
+    """What a file's name says.
+
+    Attributes:
+        case: What is left of the name without the words for its kind; empty for ``T1.nii.gz``.
+        modality: The modality, or None for a label and where no known word was found.
+        is_label: Whether the file is a segmentation.
+        head: What the name begins with before the words for its kind: the patient, where names
+            differ behind them, too, as those of converters do.
+        processing: The words that say that the image was made from another one.
+        aside: What else it is, if none of ours, such as ``"field map"``.
+        doubt: Why it is undecided what it is, where its words speak of a sequence.
+        is_bids: Whether the name follows BIDS.
+    """
+
+    case: str
+    modality: str | None = None
+    is_label: bool = False
+    head: str = ""
+    processing: tuple[str, ...] = ()
+    aside: str = ""
+    doubt: str = ""
+    is_bids: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the name says what the file is."""
+        return self.modality is not None or self.is_label
+
+
+# what tools write into the names of what they made of an image
+_PROCESSING = frozenset((
+    "bet", "brain", "ss", "skullstripped", "stripped", "skullstrip", "strip", "hdbet", "n4",
+    "n4itk", "n4bfc", "biascorr", "bfc", "bias", "biascorrected", "unbiased", "corrected",
+    "corr", "warped", "reg", "registered", "coreg", "coregistered", "aligned", "rigid",
+    "affine", "normalized", "normalised", "mni", "mni152", "preproc", "preprocessed",
+    "processed", "denoised", "pp", "unstripped", "restore", "resampled", "resliced",
+    "reoriented", "reorient", "std", "rai", "ras", "lps", "crop", "cropped", "robustfov",
+    "defaced", "deface", "zscore", "histmatch",
+))  # fmt: skip
+# "T1_to_T2" is a T1 on the grid of a T2
+_CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "reg"))
+_TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))
+_GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
+    r"(?i)(?<![a-z0-9])(?:(flair|t1c|t1ce|t1w?|t2w?)[ _.-]*(?:reg)?|reg)(?:2|to|in)"
+    r"(flair|t1c|t1ce|t1w?|t2w?|mni|std|atlas)(?![a-z0-9])"
+)
+# what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
+_ANTS = re.compile(r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$")
+# what dcm2nii writes: 20190101_120000t1mpragesag
+_TIMED = re.compile(r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*)")
+_BIDS = re.compile(
+    r"(?P<case>sub-[a-z0-9+]+(?:_ses-[a-z0-9+]+)?)(?P<entities>(?:_[a-z]+-[a-z0-9+.-]+)*)"
+    r"_(?P<suffix>[a-z0-9*]+)",
+    re.IGNORECASE,
+)
+_SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
+_SUFFIXES = {
+    "t1w": "t1", "t2w": "t2", "flair": "flair", "pdw": "pd", "pd": "pd", "t2starw": "t2star",
+    "t2star": "t2star", "dwi": "dwi", "swi": "swi",
+}  # fmt: skip
+_ASIDE_SUFFIXES = {
+    **dict.fromkeys(("epi", "magnitude", "magnitude1", "magnitude2", "phasediff", "phase1",
+                     "phase2", "fieldmap", "tb1tfl", "tb1rfm", "tb1dam", "rb1cor"), "field map"),
+    **dict.fromkeys(("bold", "sbref", "cbv", "phase", "noRF".lower()), "functional"),
+    **dict.fromkeys(("asl", "m0scan", "perf"), "perfusion"),
+    **dict.fromkeys(("t1map", "t2map", "t2starmap", "r1map", "r2map", "r2starmap", "pdmap",
+                     "mtrmap", "mtsat", "mtvmap", "mwfmap", "t1rho", "m0map", "s0map", "chimap",
+                     "b1map", "tb1map", "rb1map"), "map"),
+    **dict.fromkeys(("angio",), "angiography"),
+    **dict.fromkeys(("mp2rage", "unit1"), "one image of an MP2RAGE"),
+    **dict.fromkeys(("megre", "mese", "vfa", "irt1", "mpm", "mts", "pdt2", "flash", "tfl"),
+                    "one of several images that make a map"),
+    **dict.fromkeys(("inplanet1", "inplanet2"), "slices for planning"),
+    **dict.fromkeys(("defacemask", "probseg"), "mask"),
+}  # fmt: skip
+_DATATYPES = {"fmap": "field map", "func": "functional", "perf": "perfusion"}
+
+
+def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
+    """Read a file's name, without its ending.
+
+    Args:
+        stem: The name.
+        modalities: With the words that a user added.
+        folder: Of the file; in BIDS it is the type of data, such as ``anat``.
+    """
+    if bids := _BIDS.fullmatch(stem):
+        return _read_bids(stem, bids, modalities, folder)
+    for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2")):
+        stem = pattern.sub(apart, stem)
+    return _read_free(_TIMED.sub(_without_time, stem), modalities)
+
+
+def _without_time(found: re.Match[str]) -> str:
+    return f"{found[1]}_{found[2]}" if meaning_of(found[2]) in KINDS else found[0]
+
+
+def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: str) -> FileName:
+    case, suffix = parts["case"], parts["suffix"].lower()
+    pairs = [pair.partition("-") for pair in parts["entities"].lower().split("_") if pair]
+    entities = {key: value for key, _, value in pairs}
+
+    def aside(what: str) -> FileName:
+        return FileName(case, head=case, aside=what, is_bids=True)
+
+    if folder.lower() in _DATATYPES:
+        return aside(_DATATYPES[folder.lower()])
+    if suffix in _ASIDE_SUFFIXES:
+        return aside(_ASIDE_SUFFIXES[suffix])
+    processing = tuple(f"{key}-{entities[key]}" for key in ("space", "desc") if key in entities)
+    matches = modalities.matches([suffix])
+    if any(match.kind == LABEL for match in matches):
+        said = [entities.get("label", ""), entities.get("desc", ""), suffix]
+        if {match.kind for match in modalities.matches(said)} & {OTHER} or "brain" in said:
+            return aside("mask")
+        return FileName(case, is_label=True, head=case, processing=processing, is_bids=True)
+    if entities.get("part", "mag") != "mag" or "inv" in entities:
+        return aside("phase" if "part" in entities else "one inversion of an MP2RAGE")
+    modality = _SUFFIXES.get(suffix) or modalities.find(suffix)
+    if modality is None:
+        return FileName(case, head=case, is_bids=True)
+    made = FileName(case, modality, head=case, processing=processing, is_bids=True)
+    acquired = entities.get("acq", "")
+    if modality == "t2" and read_words(acquired).modality == "flair":
+        return FileName(
+            case,
+            head=case,
+            is_bids=True,
+            doubt=f"says flair by acq-{acquired} and t2 by its suffix",
+        )
+    if modality == "t1":
+        # the contrast agent is an entity in BIDS, and may have any name
+        told = read_words(f"T1 {acquired}") if acquired else Reading("t1", "")
+        agent = entities.get("ce")
+        if agent is not None:
+            without = agent in ("no", "none", "pre", "without", "nativ", "native", "0")
+            told = Reading("t1" if without else "t1c", "")
+        if told.modality == "t1c":
+            return FileName(case, "t1c", head=case, processing=processing, is_bids=True)
+        if "does not say whether" in told.why:
+            return FileName(case, head=case, is_bids=True, doubt=f"is undecided ({told.why})")
+    return made
+
+
+def _read_free(stem: str, modalities: Modalities) -> FileName:
+    stem, target = _without_target(stem)
+    words = words_of(stem)
+    matches = modalities.matches(words)
+    first = _first_of_sequence(stem, words, matches)
+    if first == len(words):
+        return FileName(case=stem, head=stem)
+    offset = _offset(stem, words, first)
+    head = stem[:offset].rstrip(" _-.")
+    if any(match.kind == OTHER for match in matches if match.start >= first):
+        return FileName(case=stem, head=head, aside="mask")
+    body = words[first:]
+    matches = [
+        Match(match.start - first, match.stop - first, match.kind)
+        for match in matches
+        if match.start >= first
+    ]
+    processing = [word for word in body if word.lower() in _PROCESSING] + target
+    case = _rest(head, body, matches)
+    made = _kind(stem, stem[offset:], body, matches, modalities)
+    if isinstance(made, str):
+        return FileName(case, head=head, doubt=made)
+    modality, is_label, aside = made
+    if _may_be_time(head, body, modality):
+        return FileName(
+            case,
+            head=head,
+            doubt=f"has '{body[0]}' before a T1, which may tell the time or a contrast agent",
+        )
+    case = case if modality or is_label else stem
+    return FileName(case, modality, is_label, head, tuple(processing), aside)
+
+
+def _kind(
+    stem: str, text: str, body: Sequence[str], matches: Sequence[Match], modalities: Modalities
+) -> tuple[str | None, bool, str] | str:
+    """Return modality, whether it is a label, and what else it is; or why that is undecided."""
+    known = [i for i, word in enumerate(body) if meaning_of(word) in KINDS]
+    labels = [match for match in matches if match.kind == LABEL]
+    own = {match.kind for match in matches if _is_alias(match, body)}
+    if labels and (not known or labels[-1].start > known[-1]):
+        return None, True, ""  # "t1_seg" is a label that was drawn on T1
+    if len(own) > 1:
+        return f"fits {' and '.join(sorted(own))}"
+    if own and not labels:
+        return own.pop(), False, ""
+    reading = read_words(text)
+    if labels:
+        return f"fits a label and {reading.modality or 'a sequence'}"
+    if reading.modality and reading.modality not in modalities.table:
+        return None, False, ""
+    if known and not reading.modality and not reading.set_aside:
+        return f"is undecided ({reading.why})"
+    return reading.modality or None, False, reading.set_aside
+
+
+def _is_alias(match: Match, body: Sequence[str]) -> bool:
+    """Say whether a user added these words, which ``sequence_words`` does not know so."""
+    words = [word.lower() for word in body[match.start : match.stop]]
+    return match.kind not in (LABEL, OTHER) and (match.kind not in TABLE or words != [match.kind])
+
+
+def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]) -> int:
+    """Return which word is the first that tells of the sequence, not of the patient."""
+    if subject := _SUBJECT.match(stem):
+        start = len(words_of(subject[0]))
+    elif len(words) > 1 and words[0].lower() == "sub" and re.search(r"\d", words[1]):
+        start = 2
+    else:
+        start = 0
+    matched = {i for match in matches for i in range(match.start, match.stop)}
+
+    def tells(at: int) -> bool:
+        word, meaning = words[at].lower(), meaning_of(words[at])
+        if at in matched or meaning in KINDS:
+            return True
+        if not meaning or meaning in ("beside", "filler", "before", "other", "perhaps not"):
+            return False
+        if re.search(r"\d", word) and meaning in ("technique", "orientation"):
+            return word in ("2d", "3d") or len(word) > 3  # "p2" may be a patient
+        return len(word) > 2 or meaning in ("agent", "orientation")
+
+    def has_kind(after: int) -> bool:
+        return any(i in matched or meaning_of(words[i]) in KINDS for i in range(after, len(words)))
+
+    while start < len(words):
+        if not tells(start):
+            start += 1
+            continue
+        # PD-012_t1 is of patient PD-012, and lesion_001_t2 of lesion_001
+        numbered = not start and len(words) > 1 and _is_number(words[1])
+        contrast = meaning_of(words[start]).split()[:1] in (["t1"], ["t2"], ["flair"])
+        if numbered and not contrast and has_kind(start + 2):
+            start += 2
+            continue
+        break
+    return start
+
+
+def _is_number(word: str) -> bool:
+    return bool(re.search(r"\d", word)) and not meaning_of(word)
+
+
+def _may_be_time(head: str, body: Sequence[str], modality: str | None) -> bool:
+    """Say whether "post" before a T1 is all that speaks of an agent: "p01_post_T1"."""
+    return (
+        bool(head)
+        and modality == "t1c"
+        and body[0].lower() == "post"
+        and read_words(" ".join(body[1:])).modality == "t1"
+    )
+
+
+def _without_target(stem: str) -> tuple[str, list[str]]:
+    """Take away onto which grid an image was brought: "T1_to_T2_seg" is a label on T1."""
+    words = words_of(stem)
+    for at in range(1, len(words) - 1):
+        stop = at + 1
+        while stop < len(words) and _may_be_target(words[stop]):
+            stop += 1
+        before = any(meaning_of(word) in KINDS for word in words[:at])
+        if words[at].lower() in _CONNECTORS and before and stop > at + 1:
+            left = stem[: _offset(stem, words, at)].rstrip(" _-.")
+            rest = stem[_offset(stem, words, stop) :]
+            return f"{left}_{rest}" if rest else left, [" ".join(words[at:stop])]
+    return stem, []
+
+
+def _may_be_target(word: str) -> bool:
+    return meaning_of(word) in KINDS or word.lower() in _TEMPLATES
+
+
+def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
+    """Return what is left of a name without the words that tell of the sequence."""
+    matched = {i for match in matches for i in range(match.start, match.stop)}
+    left = [
+        word
+        for at, word in enumerate(body)
+        if at not in matched and not is_sequence_word(word) and word.lower() not in _PROCESSING
+    ]
+    return "_".join(filter(None, (head, *left)))
+
+
+def _offset(stem: str, words: Sequence[str], at: int) -> int:
+    """Return where a word begins."""
+    position = 0
+    for number, word in enumerate(words):
+        position = stem.index(word, position)
+        if number == at:
+            return position
+        position += len(word)
+    return len(stem)

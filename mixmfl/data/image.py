@@ -1,0 +1,571 @@
+"""Images as arrays with a grid: reading, writing, and one orientation for all.
+
+With ``grids`` the only module that sees SimpleITK, and with ``nifti``, which reads and writes that
+format, that sees nibabel. Arrays run
+(Z, Y, X); their physical place is in millimetres, LPS: x grows to the patient's left, y to the
+back, z to the head.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import replacing
+from mixmfl.data import nifti
+
+Array = npt.NDArray[Any]
+
+FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# images that we do not read, by the first ending that fits
+OTHER_FORMATS = {
+    ".mgz": "FreeSurfer", ".mgh": "FreeSurfer", ".hdr": "NIfTI or Analyze in two files",
+    ".img": "NIfTI or Analyze in two files", ".img.gz": "NIfTI or Analyze in two files",
+    ".hdr.gz": "NIfTI or Analyze in two files", ".nii.bz2": "NIfTI packed by bzip2",
+    ".nii.zip": "NIfTI packed by zip", ".nii.xz": "NIfTI packed by xz", ".mnc": "MINC",
+    ".mnc.gz": "MINC", ".rec": "Philips PAR/REC", ".par": "Philips PAR/REC", ".xml.rec": "Philips",
+    ".head": "AFNI", ".brik": "AFNI", ".brik.gz": "AFNI", ".gipl": "GIPL", ".gipl.gz": "GIPL",
+    ".vtk": "VTK", ".mif": "MRtrix", ".mif.gz": "MRtrix", ".tif": "TIFF", ".tiff": "TIFF",
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".zip": "a zip archive",
+    ".tar": "an archive", ".tar.gz": "an archive", ".tgz": "an archive", ".7z": "an archive",
+    ".rar": "an archive", ".npy": "NumPy", ".npz": "NumPy", ".v": "ECAT",
+}  # fmt: skip
+WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
+
+# by the last ending; named, because ITK would try its readers of all other formats, too
+_READERS = {
+    ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
+}  # fmt: skip
+
+# Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
+SPACING_TOLERANCE = 1e-3  # relative
+DIRECTION_TOLERANCE = 1e-3  # of each cosine
+ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
+
+# What no scanner makes: its file is damaged, or counts in other units. The largest number of voxels
+# is that of a cube of 1024.
+SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
+LONGEST_MM = 3000.0  # of an image, along each axis
+MOST_VOXELS = 1 << 30
+
+LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
+
+
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS to RAS, and back
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image are.
+
+    Attributes:
+        shape: Voxels, (Z, Y, X).
+        spacing: Millimetres between voxels, (Z, Y, X).
+        origin: Centre of the first voxel, (x, y, z) in mm, LPS.
+        direction: 3x3 matrix row by row; its columns are the directions, LPS, in which the X, Y
+            and Z axes of the array run.
+        told: How the image's NIfTI header says so, for masks to say it in the same words; None
+            where there is no such header.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, float, float, float, float, float, float, float, float]
+    told: nifti.Place | None = field(default=None, compare=False, repr=False)
+
+
+class Source(Protocol):
+    """An image that is not one file: a DICOM series, or an array in memory."""
+
+    def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
+        """Return the voxels ``(Z, Y, X)`` and their grid; raise ``DataError`` where it cannot."""
+
+    def sha256(self) -> str:
+        """Return a digest of the content."""
+
+    @property
+    def name(self) -> str:
+        """Return what messages call it."""
+
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An array as nibabel gives it, ``(X, Y, Z)``, and its affine.
+
+    Attributes:
+        voxels: Numbers, ``(X, Y, Z)``.
+        affine: 4x4, from an index to its place in mm, RAS.
+    """
+
+    voxels: Array
+    affine: Array
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """Return what messages call it."""
+        return "array"
+
+    @property
+    def size(self) -> int:
+        """Return how many voxels it has."""
+        return int(np.size(self.voxels))
+
+    def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
+        """Return the voxels ``(Z, Y, X)`` and their grid.
+
+        Raises:
+            DataError: It is not three-dimensional, or the affine is no grid's.
+        """
+        voxels, affine = np.asarray(self.voxels), np.asarray(self.affine, dtype=float)
+        if voxels.ndim != 3 or voxels.dtype.kind not in "biuf":
+            raise DataError(
+                f"array of {voxels.dtype} with shape {voxels.shape}: numbers (X, Y, Z) are needed"
+            )
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise DataError(f"affine with shape {affine.shape}: a finite 4x4 matrix is needed")
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not (spacing > 0).all():
+            raise DataError(f"affine has spacing {tuple(spacing)} mm; it must be positive")
+        grid = _grid_of(affine, voxels.shape[::-1], spacing[::-1], "affine")
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(voxels.T, dtype=np.float32), grid
+
+    def sha256(self) -> str:
+        """Return a digest of the content."""
+        content = np.ascontiguousarray(self.voxels).tobytes() + np.asarray(self.affine).tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+
+def read_grid(path: Path | Source) -> Grid:
+    """Read the grid of an image, of a file from its header alone.
+
+    Raises:
+        DataError: The file is missing, unreadable, or no three-dimensional scalar image.
+    """
+    return _open(path)[1] if isinstance(path, Path) else path.read()[1]
+
+
+def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
+    """Read an image as it lies in the file, ``(Z, Y, X)``; values may still be NaN.
+
+    Raises:
+        DataError: As ``read_grid``, or the voxels are incomplete.
+    """
+    if not isinstance(path, Path):
+        array, grid = path.read()
+        _check_size(grid, path.name)
+        return array, grid
+    array, grid = _read(path, np.float32)
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which callers refuse
+        return array.astype(np.float32, copy=False), grid
+
+
+def read_frames(path: Path, name: str) -> Array:
+    """Read the planes of a DICOM file, ``(frames, Y, X)``, however they are compressed.
+
+    Args:
+        path: Of the file.
+        name: What messages call it.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    with _quiet():
+        try:
+            found = reader.Execute()
+        except RuntimeError as error:
+            raise DataError(
+                f"{name}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
+            ) from None
+    planes = read_back(found)
+    return planes[None] if planes.ndim == 2 else planes
+
+
+def read_labels(path: Path | Source) -> tuple[Array, Grid]:
+    """Read a label image, ``(Z, Y, X)``, int16 where its values fit, else int32.
+
+    Raises:
+        DataError: As ``read_image``, or a value is no integer of 32 bits.
+    """
+    array, grid = _read(path, np.float64) if isinstance(path, Path) else path.read()
+    if array.dtype.kind == "f":
+        rounded = np.round(array)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            whole = np.isfinite(array) & (np.abs(array - rounded) <= LABEL_TOLERANCE)
+        if not whole.all():
+            raise DataError(
+                f"{path}: holds the value {array[~whole][0]}; labels must be integers. "
+                "Was it resampled with interpolation? Use nearest neighbour for labels"
+            )
+        array = rounded
+    lowest, highest = array.min(), array.max()
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
+            return array.astype(kind), grid
+    raise DataError(f"{path}: holds values from {lowest} to {highest}; labels have 32 bits at most")
+
+
+def write_labels(path: Path, labels: Array, grid: Grid) -> None:
+    """Write integers as uint8, uint16 or int16, the first that fits; whole or not at all.
+
+    Args:
+        path: Its ending, one of ``WRITTEN_ENDINGS``, chooses the format; a file there is replaced.
+        labels: ``(Z, Y, X)``.
+        grid: Where the voxels are.
+
+    Raises:
+        DataError: The ending is not one of ours, or the file cannot be written.
+    """
+    lowest, highest = int(labels.min()), int(labels.max())
+    for kind in (np.uint8, np.uint16, np.int16):
+        if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
+            write_image(path, labels.astype(kind), grid)
+            return
+    raise DataError(f"{path}: labels from {lowest} to {highest} do not fit into 16 bits")
+
+
+def write_image(path: Path, image: Array, grid: Grid) -> None:
+    """Write an image in the array's own type, whole or not at all; see ``write_labels``."""
+    assert image.shape == grid.shape, f"array {image.shape} on a grid of {grid.shape}"
+    if not path.name.lower().endswith(WRITTEN_ENDINGS):
+        raise DataError(
+            f"{path}: cannot be written; its name must end in {_either(WRITTEN_ENDINGS)}"
+        )
+    with replacing(path) as temporary:
+        try:
+            if path.name.lower().endswith(nifti.ENDINGS):
+                affine, told = _affine(grid), grid.told
+                if told is not None and difference(_placed(told.affine, grid), grid) is not None:
+                    told = None  # a grid that was made from that of a file
+                nifti.write(temporary, image, affine, told)
+                return
+            sitk.WriteImage(to_sitk(image, grid), str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise DataError(f"{path}: cannot be written ({_reason(error)})") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def to_sitk(image: Array, grid: Grid) -> Any:
+    """Return SimpleITK's form of an array ``(Z, Y, X)``."""
+    made = sitk.GetImageFromArray(image)
+    made.SetSpacing(grid.spacing[::-1])
+    made.SetOrigin(grid.origin)
+    made.SetDirection(grid.direction)
+    return made
+
+
+def to_nibabel(array: Array, grid: Grid) -> Any:
+    """Return nibabel's form of an array ``(Z, Y, X)``, whose places are RAS."""
+    return nib.Nifti1Image(np.ascontiguousarray(array.T), _affine(grid))
+
+
+def read_back(image: Any) -> Array:
+    """Return the array ``(Z, Y, X)`` of SimpleITK's form."""
+    return sitk.GetArrayFromImage(image)
+
+
+def difference(a: Grid, b: Grid) -> str | None:
+    """Say in words how two grids differ; None where they are one within tolerance."""
+    if a.shape != b.shape:
+        return f"shape {a.shape} against {b.shape}"
+    if not np.allclose(a.spacing, b.spacing, rtol=SPACING_TOLERANCE, atol=0):
+        return f"spacing {_round(a.spacing)} mm against {_round(b.spacing)} mm"
+    if not np.allclose(a.direction, b.direction, rtol=0, atol=DIRECTION_TOLERANCE):
+        return f"direction {_round(a.direction)} against {_round(b.direction)}"
+    if not np.allclose(a.origin, b.origin, rtol=0, atol=ORIGIN_TOLERANCE * min(a.spacing)):
+        return f"origin {_round(a.origin)} mm against {_round(b.origin)} mm"
+    return None
+
+
+def is_on_qform(label: Grid, grid: Grid) -> bool:
+    """Say whether a label lies on an image by the image's qform, though its sform counts.
+
+    Tools on ITK write labels so. What was drawn on an image has its voxels, wherever a later
+    registration puts them by the sform.
+    """
+    qform = grid.told.qform if grid.told is not None else None
+    return qform is not None and difference(label, _placed(qform, grid)) is None
+
+
+def doubts(grid: Grid) -> tuple[list[str], list[str]]:
+    """Return what is to be noted, and what is doubtful, about a place that a NIfTI header tells."""
+    told = grid.told
+    if told is None:
+        return [], []
+    if not told.is_told:
+        return [], [
+            "its header does not say where it lies (sform and qform have code 0); taken was what "
+            "nibabel takes, where left and right may be exchanged"
+        ]
+    notes, warnings = [], []
+    if told.qform is not None:
+        notes.append("its sform differs from its qform; the sform was taken")
+    pixdim = dict(told.fields)["pixdim"][3:0:-1]
+    if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
+        warnings.append(
+            f"by its sform it has voxels of {_times(_round(grid.spacing))} mm, by its pixdim of "
+            f"{_times(pixdim)} mm; the sform was taken"
+        )
+    return notes, warnings
+
+
+def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
+    """Turn an array so that Z runs to the head, Y to the back, X to the patient's left.
+
+    Axes are swapped and flipped, nothing is interpolated: on an oblique grid each axis is the
+    nearest one, and the returned grid stays oblique.
+
+    Args:
+        array: ``(Z, Y, X)`` as read.
+        grid: The array's grid.
+
+    Returns:
+        The turned array, contiguous, and its grid: every voxel is where it was.
+    """
+    source, flipped = _canonical_axes(grid)
+    turned = np.flip(array.transpose(source), flipped)
+
+    # the same in file order (x, y, z), which origin and direction have
+    direction = np.reshape(grid.direction, (3, 3))
+    first = np.zeros(3)  # index of the voxel that becomes the first
+    columns = np.empty((3, 3))
+    for axis, taken in enumerate(source):
+        column = direction[:, 2 - taken]
+        if axis in flipped:
+            first[2 - taken] = grid.shape[taken] - 1
+            column = -column
+        columns[:, 2 - axis] = column
+    origin = grid.origin + direction @ (first * grid.spacing[::-1])
+    return np.ascontiguousarray(turned), make_grid(
+        turned.shape, [grid.spacing[taken] for taken in source], origin, columns
+    )
+
+
+def from_canonical(array: Array, grid: Grid) -> Array:
+    """Turn a canonical array back; the exact inverse of ``to_canonical``.
+
+    Args:
+        array: ``(Z, Y, X)`` in canonical orientation.
+        grid: The grid of the file, onto which the array goes back.
+    """
+    source, flipped = _canonical_axes(grid)
+    return np.ascontiguousarray(np.flip(array, flipped).transpose(np.argsort(source)))
+
+
+def _canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Return for each canonical axis the array axis it is taken from, and which to flip then."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(grid.direction, (3, 3))
+    source, flipped = [0, 0, 0], []
+    # row i: the world axis nearest to file axis i, and whether it runs along (1) or against (-1)
+    for axis, (world, sign) in enumerate(nib.orientations.io_orientation(affine)):
+        canonical = 2 - int(world)  # x, y, z are array axes 2, 1, 0
+        source[canonical] = 2 - axis
+        if sign < 0:
+            flipped.append(canonical)
+    return (source[0], source[1], source[2]), tuple(flipped)
+
+
+def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
+    """Read voxels as they are in the file, or as ``scaled`` where a NIfTI header scales them."""
+    opened, grid = _open(path)
+    if isinstance(opened, nifti.Header):
+        return nifti.read_voxels(path, opened, scaled), grid
+    on_disk = path.stat().st_size
+    detached = path.suffix.lower() in (".nhdr", ".mhd")
+    if not detached and math.prod(grid.shape) > on_disk * nifti.LARGEST_COMPRESSION:
+        raise DataError(
+            f"{path}: promises {math.prod(grid.shape)} voxels, but has {on_disk} bytes; it is "
+            "incomplete or damaged. Copy or export it again"
+        )
+    nifti.check_memory(path, 8 * math.prod(grid.shape))
+    # a fourth axis of one entry is taken off by the reader itself
+    opened.SetExtractSize([*grid.shape[::-1], *[0] * (opened.GetDimension() - 3)])
+    with _quiet():
+        try:
+            return sitk.GetArrayFromImage(opened.Execute()), grid
+        except RuntimeError as error:
+            raise DataError(
+                f"{path}: its voxels cannot be read; the file is incomplete or damaged "
+                f"({_reason(error)}). Copy or export it again"
+            ) from None
+
+
+def _open(path: Path) -> tuple[Any, Grid]:
+    """Read and check a header; return NIfTI's or ITK's reader, which has not touched the voxels."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    if not path.name.lower().endswith(FILE_ENDINGS):
+        raise DataError(
+            f"{path}: is no image we read; its name must end in {_either(FILE_ENDINGS)}"
+        )
+    if path.name.lower().endswith(nifti.ENDINGS):
+        header = nifti.read_header(path)
+        affine = np.array(header.place.affine)
+        grid = _grid_of(affine, header.shape, header.spacing, str(path))
+        grid = replace(grid, told=header.place)
+        _check_size(grid, str(path))
+        return header, grid
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    with _quiet():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise nifti.not_an_image(path, _reason(error)) from None
+    size, dimension = reader.GetSize(), reader.GetDimension()
+    if dimension < 3 or any(length != 1 for length in size[3:]):
+        raise DataError(
+            f"{path}: is {dimension}-dimensional, {' x '.join(map(str, size))} voxels; "
+            "needed is one three-dimensional volume per file"
+        )
+    if reader.GetNumberOfComponents() != 1:
+        raise DataError(
+            f"{path}: has {reader.GetNumberOfComponents()} numbers per voxel (colour, vector or "
+            "complex); needed is one"
+        )
+    direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
+    grid = make_grid(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
+    if not all(math.isfinite(step) and step > 0 for step in grid.spacing):
+        raise DataError(f"{path}: has spacing {grid.spacing} mm; it must be positive and finite")
+    check_directions(grid, str(path))
+    _check_size(grid, str(path))
+    return reader, grid
+
+
+def _check_size(grid: Grid, source: str) -> None:
+    """Refuse what no scanner makes, and would take all memory and time.
+
+    Raises:
+        DataError: Voxels are too small, too large or too many, or the image is too long.
+    """
+    count = math.prod(grid.shape)
+    if count > MOST_VOXELS:
+        raise DataError(
+            f"{source}: promises {count} voxels, but at most {MOST_VOXELS} are read. Its header is "
+            "damaged, or it is too large; export it again"
+        )
+    said = f"{source}: has {_times(grid.shape)} voxels of {_times(_round(grid.spacing))} mm"
+    if not all(SMALLEST_MM <= step <= LARGEST_MM for step in grid.spacing):
+        raise DataError(
+            f"{said}; from {SMALLEST_MM:g} to {LARGEST_MM:g} mm are believed. Does its header "
+            "count in millimetres? Export it again"
+        )
+    longest = max(n * step for n, step in zip(grid.shape, grid.spacing, strict=True))
+    if longest > LONGEST_MM:
+        raise DataError(
+            f"{said}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. Export "
+            "it again, with the right spacing"
+        )
+
+
+def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
+    """Return the right-angled grid nearest to an affine of nibabel's.
+
+    Args:
+        affine: 4x4, from an index to mm, RAS.
+        shape: Voxels, (Z, Y, X).
+        spacing: mm, (Z, Y, X).
+        source: What messages call it.
+
+    Raises:
+        DataError: It is too far from right angles.
+    """
+    lps = _FLIP @ affine
+    direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
+    grid = make_grid(shape, spacing, lps[:3, 3], direction)
+    check_directions(grid, source)
+    if np.array_equal(direction.T @ direction, np.eye(3)):
+        return grid
+    u, _, v = np.linalg.svd(direction)  # their product is the nearest matrix with right angles
+    return make_grid(shape, spacing, lps[:3, 3], u @ v)
+
+
+def _placed(told: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
+    """Return the grid with the place that an affine in a NIfTI header tells."""
+    affine = np.array(told)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    return _grid_of(affine, grid.shape, spacing, "header")
+
+
+def _affine(grid: Grid) -> Array:
+    """Return the affine of a grid as nibabel has it, 4x4, from an index to mm, RAS."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
+    matrix[:3, 3] = grid.origin
+    return _FLIP @ matrix
+
+
+def check_directions(grid: Grid, source: str) -> None:
+    """Check that a grid's axes are at right angles.
+
+    Raises:
+        DataError: They are not.
+    """
+    direction = np.reshape(grid.direction, (3, 3))
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=DIRECTION_TOLERANCE):
+        raise DataError(
+            f"{source}: has direction {_round(grid.direction)}; its axes must be at right angles. "
+            "Resample it to a grid without shear"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ITK from warning on stderr about what we check ourselves."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def make_grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
+    """Make a grid of plain numbers, so that it compares, prints and serialises."""
+    z, y, x = map(int, shape)
+    dz, dy, dx = map(float, spacing)
+    # adding zero turns -0.0, which headers are full of, into 0.0
+    ox, oy, oz = (float(value) + 0.0 for value in origin)
+    a, b, c, d, e, f, g, h, i = (float(value) + 0.0 for value in np.ravel(direction))
+    return Grid((z, y, x), (dz, dy, dx), (ox, oy, oz), (a, b, c, d, e, f, g, h, i))
+
+
+def _round(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values)
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _either(endings: tuple[str, ...]) -> str:
+    return f"{', '.join(endings[:-1])} or {endings[-1]}"
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what ITK said, without the places in its source and in memory."""
+    said = str(error).rpartition("ERROR: ")[2].strip().splitlines()
+    return said[0].partition("): ")[2] or said[0] if said else "no reason given"

@@ -1,0 +1,401 @@
+"""What the numbers in a label file mean: nnU-Net's description, checked once when read.
+
+Files hold *values* (BraTS: 0, 1, 2, 4); networks count in *indices* (0, 1, 2, 3). Values live in
+files and messages, indices everywhere else. Sites may have other values and label other classes
+than their federation; ``label_sets`` brings them together, by names.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import read_json
+from mixmfl.core.json_fields import is_word
+from mixmfl.core.text import quoted, shorten
+
+LARGEST_VALUE = 65535  # label files are written with at most 16 bits
+MOST_LABELS = 1000  # and regions; atlases of the brain have some 200
+LONGEST_NAME = 100  # characters of a label's name
+EXAMPLE = '{"labels": {"background": 0, "lesion": 1}}'
+REGIONS_EXAMPLE = (
+    '{"labels": {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}, '
+    '"regions_class_order": [1, 2, 3]}'
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label description.
+
+    Attributes:
+        declared: nnU-Net's ``labels``: each name's value, or the values whose union is that
+            region. Holds ``"background": 0`` and may hold ``"ignore"``, which is never a region.
+        regions_class_order: For each region the value painted for it, later over earlier;
+            None where every name is one value.
+        read_as: Values in files that stand for a declared one, by ``label_map``.
+        renamed: What it calls labels that dataset.json has under another name.
+    """
+
+    declared: Mapping[str, int | tuple[int, ...]]
+    regions_class_order: tuple[int, ...] | None = None
+    read_as: Mapping[int, int] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @staticmethod
+    def from_dataset_json(content: Mapping[str, Any], source: str) -> "Labels":
+        """Check and take the label description out of a dataset.json.
+
+        Args:
+            content: The whole file, of which ``labels``, ``regions_class_order`` and ``label_map``
+                are looked at; or plans, which hold such a description.
+            source: What messages call the file.
+
+        Raises:
+            DataError: The description is missing, or contradicts itself.
+        """
+        if not isinstance(content, Mapping):
+            raise DataError(f"{source}: is {quoted(content)}; an object as {EXAMPLE} is needed")
+        written = content.get("labels")
+        if isinstance(written, Mapping) and isinstance(written.get("labels"), Mapping):
+            return Labels.from_dataset_json(written, source)  # of plans
+        if not isinstance(written, Mapping) or not written:
+            raise DataError(f'{source}: "labels" is missing or empty; write it as {EXAMPLE}')
+        if written.get("0") == "background":
+            raise DataError(
+                f'{source}: "labels" maps values to names, the form before nnU-Net v2; '
+                f"names must come first, as in {EXAMPLE}"
+            )
+        if len(written) > MOST_LABELS:
+            raise DataError(f'{source}: "labels" has {len(written)} names; {MOST_LABELS} at most')
+        if strange := [name for name in written if not is_word(name, LONGEST_NAME)]:
+            raise DataError(
+                f"{source}: {quoted(strange[0])} is no label's name; needed is printable text of "
+                f"up to {LONGEST_NAME} characters"
+            )
+        declared = {
+            name: _read_values(value, f"{source}: label {name!r}", 0 if name == "background" else 1)
+            for name, value in written.items()
+        }
+        if declared.get("background") != 0:
+            found = declared.get("background", "not declared")
+            raise DataError(f'{source}: "background" is {found}; it must be declared as 0')
+        ignore = declared.get("ignore")
+        if isinstance(ignore, tuple):
+            raise DataError(f'{source}: "ignore" is {list(ignore)}; it must be a single value')
+
+        order = _read_order(content.get("regions_class_order"), declared, source)
+        labels = Labels(declared, order)
+        if len(labels.values) > MOST_LABELS + 1:
+            raise DataError(
+                f"{source}: regions have {len(labels.values) - 1} values; {MOST_LABELS} at most"
+            )
+        if not labels.foreground:
+            raise DataError(f'{source}: "labels" names nothing but background; see {EXAMPLE}')
+        if ignore in labels.values:
+            raise DataError(f'{source}: "ignore" is {ignore}, which another label uses as well')
+        if not labels.has_regions:
+            name_of: dict[int | tuple[int, ...], str] = {}
+            for name, value in declared.items():
+                if value in name_of:
+                    raise DataError(
+                        f"{source}: labels {name_of[value]!r} and {name!r} both have value {value}"
+                    )
+                name_of[value] = name
+        return _map_names(labels, content.get("label_map", {}), source)
+
+    @classmethod
+    def load(cls, path: Path) -> "Labels":
+        """Read the labels of a dataset.json.
+
+        Raises:
+            DataError: It is missing, damaged or contradicts itself.
+        """
+        return cls.from_dataset_json(read_json(path), str(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description in nnU-Net's form, as dataset.json holds it."""
+        written: dict[str, Any] = {
+            "labels": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in self.declared.items()
+            }
+        }
+        if self.regions_class_order is not None:
+            written["regions_class_order"] = list(self.regions_class_order)
+        if self.read_as:
+            name_of = {
+                value: name for name, value in self.declared.items() if isinstance(value, int)
+            }
+            written["label_map"] = {str(v): name_of[self.read_as[v]] for v in sorted(self.read_as)}
+        return written
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All values a case may hold, sorted, with 0 and without the ignore value."""
+        found = {0}
+        for value in self.foreground.values():
+            found.update(value)
+        return tuple(sorted(found))
+
+    @property
+    def ignore(self) -> int | None:
+        """The value of voxels that nobody labelled, if one is declared."""
+        value = self.declared.get("ignore")
+        return value if isinstance(value, int) else None
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether some name stands for more than one value."""
+        return _has_regions(self.declared)
+
+    @property
+    def foreground(self) -> dict[str, tuple[int, ...]]:
+        """The values of each foreground label or region, in the order declared."""
+        return {
+            name: value if isinstance(value, tuple) else (value,)
+            for name, value in self.declared.items()
+            if name not in ("background", "ignore")
+        }
+
+    def only(self, names: Collection[str] | None) -> "Labels":
+        """Return the description of some labels or regions alone; with None it is this one."""
+        if names is None:
+            return self
+        kept = [name for name in self.foreground if name in names]
+        order = self.regions_class_order
+        return Labels(
+            {n: v for n, v in self.declared.items() if n in (*kept, "background", "ignore")},
+            None
+            if order is None
+            else tuple(v for n, v in zip(self.foreground, order, strict=True) if n in kept),
+        )
+
+    def to_indices(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+        """Replace values by indices 0..K-1; the ignore value becomes K.
+
+        Raises:
+            DataError: The array holds values that are not declared.
+        """
+        index = self.index_of_value
+        return replace_values(array, {**index, **{v: index[w] for v, w in self.read_as.items()}})
+
+    def to_values(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """Replace indices 0..K-1, and K where an ignore value is declared, by values."""
+        return np.asarray(self._values_by_index(), dtype=np.int32)[array]
+
+    def consecutive(self) -> "Labels":
+        """Return the same description in indices, which is the form nnU-Net accepts."""
+        index = self.index_of_value
+        order = self.regions_class_order
+        return Labels(
+            {
+                name: tuple(index[v] for v in value) if isinstance(value, tuple) else index[value]
+                for name, value in self.declared.items()
+            },
+            None if order is None else tuple(index[value] for value in order),
+        )
+
+    def difference(self, other: "Labels") -> str | None:
+        """Say in words how another description differs; None where both mean the same."""
+        for name in sorted(self.declared.keys() | other.declared.keys()):
+            mine, theirs = self.declared.get(name), other.declared.get(name)
+            if mine != theirs:
+                return f"label {name!r} is {_say(mine)} against {_say(theirs)}"
+        # plain labels mean the same in any order; regions are painted one over the other
+        if self.has_regions and list(self.foreground) != list(other.foreground):
+            return f"regions are listed as {list(self.foreground)} against {list(other.foreground)}"
+        if self.regions_class_order != other.regions_class_order:
+            return (
+                f"regions_class_order is {_say(self.regions_class_order)} "
+                f"against {_say(other.regions_class_order)}"
+            )
+        return None
+
+    @property
+    def index_of_value(self) -> dict[int, int]:
+        """The network's index of every declared value; of the ignore value it is the last."""
+        return {value: index for index, value in enumerate(self._values_by_index())}
+
+    def _values_by_index(self) -> tuple[int, ...]:
+        return self.values if self.ignore is None else (*self.values, self.ignore)
+
+
+def replace_values(array: npt.NDArray[Any], index_of: Mapping[int, int]) -> npt.NDArray[np.int16]:
+    """Replace every value of an array by its index.
+
+    Raises:
+        DataError: The array holds values that have none.
+    """
+    lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if lowest >= 0 and highest <= LARGEST_VALUE:
+        found = np.flatnonzero(np.bincount(array.ravel(), minlength=1))
+    else:
+        found = np.unique(array)
+    strange = sorted(set(found.tolist()) - set(index_of))
+    if strange:
+        raise DataError(
+            f"holds the label values {shorten(strange, 10)}, but only "
+            f"{shorten(sorted(index_of), 10)} are declared"
+        )
+    table = np.zeros(max(index_of) + 1, dtype=np.int16)
+    table[list(index_of)] = list(index_of.values())
+    return table[array]
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """Read what a folder's dataset.json holds; nothing where there is none.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    path = folder / "dataset.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def read_folder_labels(folder: Path) -> Labels | None:
+    """Read the labels that a folder's own dataset.json describes; None where it describes none.
+
+    Raises:
+        DataError: It is damaged or contradicts itself.
+    """
+    content = read_dataset_json(folder)
+    if "labels" not in content:
+        return None
+    return Labels.from_dataset_json(content, str(folder / "dataset.json"))
+
+
+def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
+    """Read what a site's labels mean: from its own dataset.json, else from the federation's.
+
+    Raises:
+        DataError: Neither holds a label description, or it is damaged.
+    """
+    for folder in (site_folder, federation_folder):
+        if labels := read_folder_labels(folder):
+            return labels
+    raise DataError(
+        f"{site_folder}: what do its labels mean? Needed is a dataset.json there, or for all "
+        f"sites in {federation_folder}, such as\n  {EXAMPLE}\n"
+        f"or, for regions that overlap,\n  {REGIONS_EXAMPLE}"
+    )
+
+
+def _is_label_name(name: object) -> bool:
+    return is_word(name, LONGEST_NAME) and not set(str(name)) & set("<>/\\")
+
+
+def _has_regions(declared: Mapping[str, int | tuple[int, ...]]) -> bool:
+    return any(isinstance(value, tuple) for value in declared.values())
+
+
+def _read_values(written: Any, what: str, least: int) -> int | tuple[int, ...]:
+    """Return one value, or the sorted values of a region; a list of one is one value.
+
+    Args:
+        written: What the file has.
+        what: The label's name for messages.
+        least: The smallest value allowed: 0 for background, 1 for all others.
+    """
+    values = written if isinstance(written, (list, tuple)) else [written]
+    if len(values) > MOST_LABELS:
+        raise DataError(f"{what} is a region of {len(values)} values; {MOST_LABELS} at most")
+    for value in values:
+        # bool is an int to Python, but "lesion": true is a mistake
+        if type(value) is not int or not least <= value <= LARGEST_VALUE:
+            raise DataError(
+                f"{what} is {quoted(written)}; needed is an integer from {least} to "
+                f"{LARGEST_VALUE}, or a list of such integers for a region"
+            )
+    unique = tuple(sorted(set(values)))
+    if not unique:
+        raise DataError(f"{what} is an empty list; a region needs at least one value")
+    return unique if len(unique) > 1 else unique[0]
+
+
+def _read_order(
+    written: Any, declared: Mapping[str, int | tuple[int, ...]], source: str
+) -> tuple[int, ...] | None:
+    """Check ``regions_class_order`` against the regions; without regions it has no meaning."""
+    if not _has_regions(declared):
+        return None
+    regions = Labels(declared).foreground
+    example = [values[0] for values in regions.values()]
+    if not isinstance(written, list) or len(written) != len(regions):
+        raise DataError(
+            f'{source}: "regions_class_order" is {quoted(written)}; the regions {list(regions)} '
+            f"need one value each, such as {example}: the value to paint for it, later over earlier"
+        )
+    for value, (name, values) in zip(written, regions.items(), strict=True):
+        if type(value) is not int or value not in values:
+            raise DataError(
+                f'{source}: "regions_class_order" paints {quoted(value)} for region {name!r}, '
+                f"which holds the values {list(values)} only"
+            )
+    return tuple(written)
+
+
+def _map_names(labels: Labels, written: Any, source: str) -> Labels:
+    """Apply ``label_map``: the name in the federation of some labels, or of single values.
+
+    Without regions several labels may become one, the background, or what is ignored.
+    """
+    example = '{"label_map": {"tumour": "lesion", "cyst": "background", "7": "ignore"}}'
+    if (
+        not isinstance(written, Mapping)
+        or len(written) > MOST_LABELS
+        or not all(map(_is_label_name, written.values()))
+    ):
+        raise DataError(
+            f'{source}: "label_map" is {quoted(written, 200)}; it gives a label, or a value, its '
+            f"name in the federation, as in {example}"
+        )
+    kept = {"background", "ignore"} & labels.declared.keys()
+    name_of = {name: name if name in kept else written.get(name, name) for name in labels.declared}
+    targets = [name_of[name] for name in labels.foreground]
+    merged = {n for n in targets if n in ("background", "ignore") or targets.count(n) > 1}
+    if labels.has_regions and merged:
+        raise DataError(
+            f'{source}: "label_map" adds labels to {sorted(merged)[0]!r}; where there are regions '
+            'it only gives other names. Write under "labels" which values belong to them'
+        )
+    declared: dict[str, int | tuple[int, ...]] = {}
+    read_as: dict[int, int] = {}
+    for name in sorted(name_of, key=lambda name: name not in kept):  # these keep their values
+        value = labels.declared[name]
+        known = declared.setdefault(name_of[name], value)
+        if isinstance(value, int) and isinstance(known, int) and known != value:
+            read_as[value] = known
+    for key, name in written.items():
+        if key in labels.foreground:
+            continue
+        value = int(key) if key.isdecimal() and len(key) < 6 else 0
+        if not 0 < value <= LARGEST_VALUE or value in (*labels.values, labels.ignore):
+            raise DataError(
+                f'{source}: "label_map" names {quoted(key)}, which is neither one of its labels '
+                f"({', '.join(labels.foreground)}) nor a value beside them; see {example}"
+            )
+        known = declared.setdefault(name, value)
+        if isinstance(known, tuple):
+            raise DataError(
+                f'{source}: "label_map" reads {key} as {name!r}, which is a region; add the value '
+                'to it under "labels"'
+            )
+        if known != value:
+            read_as[value] = known
+    order = {name: declared[name] for name in name_of.values()} | declared
+    renamed = {name: new for name, new in name_of.items() if name != new}
+    made = replace(labels, declared=order, read_as=read_as, renamed=renamed)
+    if not made.foreground:
+        raise DataError(f'{source}: "label_map" leaves no label but background; see {example}')
+    return made
+
+
+def _say(value: int | tuple[int, ...] | None) -> str:
+    if value is None:
+        return "not declared"
+    return str(list(value)) if isinstance(value, tuple) else str(value)

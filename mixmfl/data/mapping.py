@@ -1,0 +1,116 @@
+"""The table of what images and DICOM series were taken for, which people can edit and give back."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.spreadsheet import cell, from_cell
+from mixmfl.data.accounting import LABEL, Told, inside
+from mixmfl.data.cases import Given
+from mixmfl.data.dicom.cases import Row
+from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.modalities import Modalities
+
+COLUMNS = (
+    "case", "modality", "why", "series_number", "description", "protocol", "slices", "folder",
+    "series_uid", "file",
+)  # fmt: skip
+
+
+def mapping_table(rows: Iterable[Row], folder: Path, told: Iterable[Told] = ()) -> str:
+    """Return the table of all series and of all image files as CSV, for ``read_mapping``."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        place, header = row.series.files[0].parent, row.series.header
+        about = (row.case, row.modality or "-", row.why, header.number, header.description)
+        where = (inside(place, folder), row.series.uid, "")
+        writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
+    for each in images_told(told):
+        path = each.path.name if each.path == folder else inside(each.path, folder)
+        said = (each.case, each.modality or "-", each.why)
+        writer.writerow(map(cell, (*said, "", "", "", "", "", "", path)))
+    return text.getvalue()
+
+
+def images_told(told: Iterable[Told]) -> list[Told]:
+    """Return those that are image files, which a table can be about."""
+    return [each for each in told if each.path.name.lower().endswith(FILE_ENDINGS)]
+
+
+def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
+    """Read case and modality from a table that ``mapping_table`` made and a user edited.
+
+    Only the columns case, modality, series_uid and file are looked at, and one of the last two is
+    enough; modality ``-`` sets a series or file aside, ``label`` makes a file the segmentation, and
+    an empty case leaves it where it was.
+
+    Returns:
+        What is given, by the series' UID or the file's path below the folder of the cases.
+
+    Raises:
+        DataError: The file cannot be read; or a modality is not known, a case's name is not fit
+            for a file's, or a series or file is named twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            start = file.read(4096)
+            file.seek(0)
+            # spreadsheets of some countries write semicolons
+            reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
+            rows = [(reader.line_num, row) for row in reader]
+            columns = set(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+    if not {"case", "modality"} <= columns or not columns & {"series_uid", "file"} or not rows:
+        raise DataError(
+            f"{path}: needed is a table with columns case, modality, and series_uid or file; "
+            "mixmfl_predict --write-mapping makes one"
+        )
+    mapping: dict[str, Given] = {}
+    for number, row in rows:
+        case, told, uid, name = (
+            from_cell((row.get(column) or "").strip())
+            for column in ("case", "modality", "series_uid", "file")
+        )
+        place = f"{path}, line {number}"
+        if not (case or told or uid or name):  # spreadsheets leave such lines behind
+            continue
+        if bool(uid) == bool(name):
+            raise DataError(
+                f"{place}: series_uid {uid!r} and file {name!r} were found; needed is one of them"
+            )
+        modality = _modality(told, modalities, may_be_label=bool(name))
+        if modality is None:
+            raise DataError(
+                f"{place}: {told!r} is no known modality (column modality); known are "
+                f"{', '.join(modalities.names)}, and - sets a series or file aside"
+            )
+        if case.startswith(".") or set(case) & set("/\\") or not case.isprintable():
+            raise DataError(
+                f"{place}: a file cannot be named after case {case!r} (column case); it may not "
+                "begin with a dot nor hold a slash, a backslash or a control character"
+            )
+        column, key = ("series_uid", uid) if uid else ("file", _path(name))
+        if key in mapping:
+            raise DataError(f"{place}: {column} {key!r} is given before, in {mapping[key].place}")
+        mapping[key] = Given(case, modality, place, is_file=bool(name))
+    return mapping
+
+
+def _modality(told: str, modalities: Modalities, may_be_label: bool) -> str | None:
+    """Return the modality that a cell means, empty where the row is set aside; None for neither."""
+    if told.lower() in ("-", "ignore"):
+        return ""
+    if told.lower() == LABEL and may_be_label:
+        return LABEL
+    return modalities.find(told) if told else None
+
+
+def _path(name: str) -> str:
+    """Return a path as ``inside`` tells it, however spreadsheets and Windows write it."""
+    name = name.replace("\\", "/")
+    return name.removeprefix("./")

@@ -1,0 +1,174 @@
+"""The modalities that are known, and the words that a user adds for them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.sequence_words import is_sequence_word, read_words
+
+# One entry per modality: its name, and aliases that a user added. ``sequence_words`` knows how
+# hospitals and converters call them.
+TABLE: Mapping[str, tuple[str, ...]] = {
+    "t1": (), "t1c": (), "t2": (), "flair": (), "pd": (), "dwi": (), "adc": (), "swi": (),
+    "t2star": (),
+}  # fmt: skip
+
+LABEL_WORDS = (
+    "seg", "dseg", "segmentation", "segmentations", "label", "labels", "labelstr", "labelsts",
+    "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
+    "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
+    "tumor", "tumour", "wmh", "msk", "consensus", "roi", "annotation", "lesionmask", "lesionseg",
+)  # fmt: skip
+
+# masks that tell where the head is, and segmentations of healthy tissue; to train on one as if it
+# were the lesion must not happen
+OTHER_WORDS = (
+    "brain mask", "brainmask", "bet mask", "head mask", "headmask", "brain seg", "defacemask",
+    "deface mask", "aseg", "aparc", "aparcaseg", "aparc aseg", "aparc+aseg", "tissue", "tissues",
+    "pveseg", "pve", "probseg", "wmparc", "synthseg", "parcellation", "parenchyma",
+    "gm", "wm", "csf", "ribbon",
+    "mask brain", "skull mask", "bone mask", "fov mask",
+)  # fmt: skip
+
+LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
+_WORD = re.compile(r"[^\s_.\-]+")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+LONGEST_NAME = 32
+"""Characters of a modality's name; the longest of ``TABLE`` has 6."""
+
+MOST_MODALITIES = 32
+"""Of a federation."""
+
+Words = tuple[str, ...]
+
+
+def is_modality_name(name: object) -> bool:
+    """Say whether something can be a modality's name: short, a letter, then a-z, 0-9 and _.
+
+    So it leads to no other folder, and is no markup, wherever it came from.
+    """
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(_NAME.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class Modalities:
+    """The modalities that are known, and the words that mean them.
+
+    Attributes:
+        table: For each modality, by its name in lower case, its aliases. The name is one too.
+
+    Raises:
+        DataError: An alias means two modalities.
+    """
+
+    table: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TABLE)
+
+    def __post_init__(self) -> None:
+        _kinds(self.table)  # raises here, not while files are read
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The known modalities, sorted."""
+        return tuple(sorted(self.table))
+
+    def with_aliases(self, options: Iterable[str]) -> "Modalities":
+        """Return the table with more aliases, or with more modalities.
+
+        Args:
+            options: As on a command line: ``"t1c=km,contrast"``, ``"myseq=foo"``.
+
+        Raises:
+            DataError: An option has another form, or an alias already means something else.
+        """
+        table = dict(self.table)
+        for option in options:
+            name, equals, aliases = option.partition("=")
+            name = name.strip().lower()
+            words = [alias.strip() for alias in aliases.split(",")]
+            if not equals or not is_modality_name(name) or not all(map(_split, words)):
+                raise DataError(
+                    f"--alias {option!r}: needed is NAME=ALIAS[,ALIAS], such as t1c=km,contrast; "
+                    "the name starts with a letter and has only a-z, 0-9 and _, "
+                    f"{LONGEST_NAME} at most"
+                )
+            table[name] = (*table.get(name, ()), *words)
+        return Modalities(table)
+
+    def find(self, words: str) -> str | None:
+        """Return the modality that some words mean as a whole, such as a channel's name."""
+        kind = self._kinds.get(_split(words))
+        if kind is None and all(map(is_sequence_word, words.split())):
+            kind = read_words(words).modality
+        return kind if kind in self.table else None
+
+    def kinds_in(self, text: str) -> set[str]:
+        """Return the modalities whose names or aliases are in a text, the longest matches only."""
+        return {match.kind for match in self.matches(words_of(text))} & set(self.table)
+
+    def matches(self, words: Sequence[str]) -> list["Match"]:
+        """Return where labels, other masks, and modalities by name or alias are in some words."""
+        return _longest_matches([word.lower() for word in words], self._kinds)
+
+    @cached_property
+    def _kinds(self) -> dict[Words, str]:
+        return _kinds(self.table)
+
+
+def _kinds(table: Mapping[str, tuple[str, ...]]) -> dict[Words, str]:
+    """Return what kind of file each alias means, by the alias's words."""
+    entries: list[tuple[str, Iterable[str]]] = [
+        (LABEL, LABEL_WORDS),
+        (OTHER, OTHER_WORDS),
+        *((name, (name, *aliases)) for name, aliases in table.items()),
+    ]
+    kinds: dict[Words, str] = {}
+    for kind, aliases in entries:
+        for alias in aliases:
+            meant = kinds.setdefault(_split(alias), kind)
+            if meant != kind:
+                raise DataError(f"alias {alias!r} means {meant} and {kind}; it can mean one only")
+            known = read_words(alias).modality
+            if kind in table and known in table and known != kind:
+                raise DataError(f"alias {alias!r} means {known} and {kind}; it can mean one only")
+    return kinds
+
+
+@dataclass(frozen=True)
+class Match:
+    """Words ``start`` to ``stop`` of a name, and the kind of file that they mean.
+
+    Attributes:
+        start: The first word.
+        stop: One after the last.
+        kind: A modality, ``LABEL`` or ``OTHER``.
+    """
+
+    start: int
+    stop: int
+    kind: str
+
+
+def _longest_matches(words: list[str], kinds: Mapping[Words, str]) -> list[Match]:
+    """Return the matches that do not overlap, longer before shorter, in the order of the name."""
+    longest = max(map(len, kinds))
+    found: list[Match] = []
+    taken: set[int] = set()
+    for length in range(longest, 0, -1):
+        for start in range(len(words) - length, -1, -1):
+            kind = kinds.get(tuple(words[start : start + length]))
+            if kind and taken.isdisjoint(range(start, start + length)):
+                found.append(Match(start, start + length, kind))
+                taken.update(range(start, start + length))
+    return sorted(found, key=lambda match: match.start)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a name, as they are written."""
+    return _WORD.findall(text)
+
+
+def _split(words: str) -> Words:
+    return tuple(word.lower() for word in words_of(words))

@@ -1,0 +1,385 @@
+"""NIfTI files: headers that are believed only as far as they fit the file, voxels, and writing.
+
+Places are nibabel's: the sform where its code is above 0, else the qform where its code is, else
+voxels of ``pixdim`` around the middle. Beside ``image``, the only module that sees nibabel, and the
+only one that sees isal.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from isal import igzip, isal_zlib
+from nibabel.spatialimages import HeaderDataError
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.process_memory import available_bytes
+
+Array = npt.NDArray[Any]
+
+ENDINGS = (".nii.gz", ".nii")
+
+# No image compresses better than this (deflate's limit is 1032), so a header that promises more
+# voxels is damaged, and we need not ask for the memory to find out.
+LARGEST_COMPRESSION = 1100
+
+_PIECE = 1 << 20  # bytes that are read at a time
+_KNOWN_CODES = range(6)  # of sform and qform, by the standard
+# by their codes in the header; with the type's name in messages
+_REFUSED = {
+    1: "single bits", 32: "complex numbers", 128: "colours", 1536: "numbers of 128 bits",
+    1792: "complex numbers", 2048: "complex numbers", 2304: "colours",
+}  # fmt: skip
+_PLACES = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
+           "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a NIfTI header says its voxels are, as it is written, so that masks can say the same.
+
+    Attributes:
+        fields: ``pixdim[:4]``, and the fields of qform and sform, by name.
+        affine: What nibabel makes of them, 4x4, from an index to mm, RAS; row by row.
+        qform: The same by the qform, where it counts too and puts some voxel elsewhere by more
+            than a hundredth of its side; else None.
+    """
+
+    fields: tuple[tuple[str, tuple[float, ...]], ...]
+    affine: tuple[tuple[float, ...], ...]
+    qform: tuple[tuple[float, ...], ...] | None
+
+    @property
+    def is_told(self) -> bool:
+        """Say whether the header places its voxels at all."""
+        return any(value > 0 for name, (value, *_) in self.fields if name.endswith("_code"))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a NIfTI header says, checked.
+
+    Attributes:
+        shape: Voxels, (Z, Y, X).
+        spacing: Millimetres between voxels, (Z, Y, X).
+        place: Where they are.
+        kind: Of the numbers in the file.
+        start: Byte at which they begin.
+        slope: That they are multiplied by.
+        intercept: Added to them then.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    place: Place
+    kind: np.dtype[Any]
+    start: int
+    slope: float
+    intercept: float
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a NIfTI-1 or NIfTI-2 file.
+
+    Raises:
+        DataError: The file is unreadable, no NIfTI file, or its header cannot be that of a
+            three-dimensional image with one number per voxel.
+    """
+    header = _raw_header(path)
+    shape = _shape(path, header)
+    kind = _kind(path, header)
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise damaged(path, error) from None
+    start = float(header["vox_offset"]) or float(header.single_vox_offset)
+    if not math.isfinite(start) or start < header.single_vox_offset or start != int(start):
+        raise damaged(path, f"its vox_offset is {start:g}")
+    spacing, place = _place(path, header, shape)
+    return Header(
+        shape, spacing, place, kind, int(start), 1.0 if slope is None else slope, intercept or 0.0
+    )
+
+
+def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> Array:
+    """Read the voxels, ``(Z, Y, X)``: as they are in the file, or as ``scaled`` where they are.
+
+    Not with ITK: its NIfTI reader takes NaN for 0 and fills what a cut file lacks with zeros,
+    and says nothing. A mask predicted from half a brain looks fine where the brain is.
+
+    Raises:
+        DataError: There are fewer or more than the header says, or memory does not hold them.
+    """
+    count = math.prod(header.shape)
+    length = count * header.kind.itemsize
+    packed, on_disk = _is_packed(path), path.stat().st_size
+    if header.start + length > on_disk * (LARGEST_COMPRESSION if packed else 1):
+        raise _too_few(path, header, on_disk, packed)
+    is_scaled = (header.slope, header.intercept) != (1.0, 0.0)
+    check_memory(path, length + (count * np.dtype(scaled).itemsize if is_scaled else 0))
+    content = np.empty(length, dtype=np.uint8)
+    with _unpacked(path) as file:
+        found, place = 0, memoryview(content.data)
+        while piece := len(file.read(min(_PIECE, header.start - found))):
+            found += piece
+        begun = found == header.start
+        while begun and (piece := file.readinto(place[found - header.start :][:_PIECE])):
+            found += piece
+        if found < header.start + length:
+            raise _incomplete(path, header, found)
+        if file.read(1):  # at the end gzip has its checksum
+            raise DataError(
+                f"{path}: goes on behind its last voxel (byte {header.start + length}); size, "
+                "number type or offset in its header are not those of its voxels. Copy or export "
+                "it again"
+            )
+    # NIfTI's x runs fastest, as the last axis does in our arrays
+    array = content.view(header.kind).reshape(header.shape)
+    if not is_scaled:
+        return array
+    made = np.empty(header.shape, dtype=scaled)
+    slope, intercept = np.float64(header.slope), np.float64(header.intercept)
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which callers refuse
+        for plane, values in zip(made, array, strict=True):
+            plane[...] = values * slope + intercept
+    return made
+
+
+def write(path: Path, voxels: Array, affine: Array, place: Place | None) -> None:
+    """Write a NIfTI-1 file, packed where its name ends in ``.gz``.
+
+    Args:
+        path: Replaced where it is there.
+        voxels: ``(Z, Y, X)``.
+        affine: 4x4, from an index to mm, RAS.
+        place: Of the image that it lies on, to be told in the same words; None: by ``affine``.
+
+    Raises:
+        DataError: NIfTI has no such size or number type.
+        OSError: The file cannot be written.
+    """
+    header = nib.Nifti1Header()
+    try:
+        header.set_data_dtype(voxels.dtype)
+        header.set_data_shape(voxels.shape[::-1])
+    except HeaderDataError as error:
+        raise DataError(f"{path}: cannot be written ({error})") from None
+    header.set_xyzt_units("mm")
+    if place is None:
+        header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+        header.set_qform(affine, 1)
+        header.set_sform(affine, 1)
+    else:
+        for name, values in place.fields:
+            if name == "pixdim":
+                header["pixdim"][:4] = values
+            else:
+                header[name] = values if len(values) > 1 else values[0]
+    header.set_data_offset(header.single_vox_offset)
+    header["magic"] = header.single_magic
+    content = np.ascontiguousarray(voxels, dtype=header.get_data_dtype())
+    with path.open("wb") as raw:
+        if path.suffix.lower() != ".gz":
+            _write_to(raw, header, content)
+            return
+        # neither name nor time, so that equal images are equal files
+        with igzip.IGzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:  # type: ignore[no-untyped-call]
+            _write_to(file, header, content)
+
+
+def _write_to(file: Any, header: Any, content: Array) -> None:
+    file.write(header.binaryblock + bytes(header.single_vox_offset - header.sizeof_hdr))
+    file.write(content.data.cast("B"))
+
+
+def check_memory(path: Path, needed: int) -> None:
+    """Refuse what memory does not hold before it is asked for.
+
+    Raises:
+        DataError: It does not.
+    """
+    there = available_bytes()
+    if needed > there:  # Linux would give it, and end this process when it is used
+        raise DataError(
+            f"{path}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of memory are "
+            "free. Use a machine with more memory, or export a smaller image"
+        )
+
+
+def damaged(path: Path, reason: object) -> DataError:
+    """Return the error for a file that cannot be right."""
+    return DataError(f"{path}: is incomplete or damaged ({reason}). Copy or export it again")
+
+
+def not_an_image(path: Path, reason: object) -> DataError:
+    """Return the error for a file that is something else."""
+    return DataError(
+        f"{path}: cannot be read as an image ({reason}). "
+        "Needed is a whole NIfTI, NRRD or MetaImage file; copy or export it again"
+    )
+
+
+def _raw_header(path: Path) -> Any:
+    """Return nibabel's header as the file has it, unrepaired."""
+    with _unpacked(path) as file:
+        start = file.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
+            continue
+        header = kind(start[: kind.sizeof_hdr], check=False)
+        if int(header["sizeof_hdr"]) != kind.sizeof_hdr:
+            raise damaged(path, f"its sizeof_hdr is {header['sizeof_hdr']}")
+        if header["magic"].item() != kind.single_magic:
+            raise not_an_image(path, "it is the header of a pair of files")
+        return header
+    raise not_an_image(path, "it has no NIfTI header")
+
+
+def _shape(path: Path, header: Any) -> tuple[int, int, int]:
+    number, *sizes = (int(value) for value in header["dim"])
+    if not 1 <= number <= 7:
+        raise not_an_image(path, f"its header tells {number} dimensions")
+    sizes = sizes[:number]
+    if min(sizes) < 1:
+        raise not_an_image(path, f"its header tells {' x '.join(map(str, sizes))} voxels")
+    if number < 3 or any(size != 1 for size in sizes[3:]):
+        raise DataError(
+            f"{path}: is {number}-dimensional, {' x '.join(map(str, sizes))} voxels; "
+            "needed is one three-dimensional volume per file"
+        )
+    x, y, z = sizes[:3]
+    return z, y, x
+
+
+def _kind(path: Path, header: Any) -> "np.dtype[Any]":
+    code, bits = int(header["datatype"]), int(header["bitpix"])
+    if code in _REFUSED:
+        raise DataError(
+            f"{path}: holds {_REFUSED[code]}, or several numbers per voxel (colour, vector or "
+            "complex); needed is one"
+        )
+    try:
+        kind: np.dtype[Any] = header.get_data_dtype()
+    except (HeaderDataError, KeyError):
+        raise not_an_image(path, f"its number type {code} is none of NIfTI's") from None
+    if kind.kind not in "iuf" or kind.itemsize == 0:
+        raise not_an_image(path, f"its number type {code} is none of NIfTI's")
+    if bits != 8 * kind.itemsize:
+        raise damaged(path, f"its voxels have {bits} bits by bitpix, and are {kind} by datatype")
+    return kind
+
+
+def _place(
+    path: Path, header: Any, shape: tuple[int, int, int]
+) -> tuple[tuple[float, float, float], Place]:
+    """Return the spacing and the place; see the module."""
+    told = tuple(header["pixdim"][3:0:-1].tolist())
+    if not all(math.isfinite(step) and step > 0 for step in told):
+        raise DataError(f"{path}: has spacing {told} mm; it must be positive and finite")
+    for name, prefixes in (("sform", ("srow_",)), ("qform", ("quatern_", "qoffset_"))):
+        code = int(header[f"{name}_code"])
+        if code not in _KNOWN_CODES:
+            raise damaged(path, f"its {name}_code is {code}; 0 to 5 are known")
+        placed = [header[field] for field in _PLACES if field.startswith(prefixes)]
+        if code and not all(np.isfinite(value).all() for value in placed):
+            raise DataError(f"{path}: its {name} is not finite; export it again")
+    fields = [("pixdim", tuple(header["pixdim"][:4].astype(float).tolist()))]
+    fields += [(n, tuple(np.ravel(header[n]).astype(float).tolist())) for n in _PLACES]
+    affine = _affine(path, header)
+    other = None
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        with contextlib.suppress(DataError):  # a qform that nobody needs
+            qform = _qform(path, header)
+            if np.abs((affine - qform) @ _corners(shape)).max() > 0.01 * min(told):
+                other = tuple(map(tuple, qform.tolist()))
+    # pixdim is less rounded than the length of a turned axis, and says the same nearly always
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    spacing = np.where(np.isclose(spacing, told, rtol=1e-5, atol=0), told, spacing)
+    z, y, x = spacing.tolist()
+    if not all(math.isfinite(step) and step > 0 for step in (z, y, x)):
+        raise DataError(f"{path}: has spacing {(z, y, x)} mm; it must be positive and finite")
+    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())), other)
+
+
+def _affine(path: Path, header: Any) -> Array:
+    if header["sform_code"] > 0:
+        return np.asarray(header.get_sform(), dtype=float)
+    if header["qform_code"] > 0:
+        return _qform(path, header)
+    return np.asarray(header.get_base_affine(), dtype=float)
+
+
+def _qform(path: Path, header: Any) -> Array:
+    if header["pixdim"][0] not in (-1, 0, 1):
+        raise damaged(path, f"its pixdim[0] is {header['pixdim'][0]:g}; 1 or -1 is needed")
+    usual = header.copy()
+    if usual["pixdim"][0] == 0:  # by the standard: as 1
+        usual["pixdim"][0] = 1
+    try:
+        return np.asarray(usual.get_qform(), dtype=float)
+    except (HeaderDataError, ValueError, TypeError, np.linalg.LinAlgError) as error:
+        raise damaged(path, f"its qform is no rotation: {error}") from None
+
+
+def _corners(shape: tuple[int, int, int]) -> Array:
+    """Return the indices (x, y, z, 1) of an image's corners, ``(4, 8)``."""
+    ends = [(0, n - 1) for n in shape[::-1]]
+    return np.array([*(grid.ravel() for grid in np.meshgrid(*ends)), [1] * 8])
+
+
+def _too_few(path: Path, header: Header, on_disk: int, packed: bool) -> DataError:
+    count = math.prod(header.shape)
+    if packed or count > on_disk * LARGEST_COMPRESSION:
+        return DataError(
+            f"{path}: promises {count} voxels, but has {on_disk} bytes; it is incomplete or "
+            "damaged. Copy or export it again"
+        )
+    return _incomplete(path, header, on_disk)
+
+
+def _incomplete(path: Path, header: Header, found: int) -> DataError:
+    needed = header.start + math.prod(header.shape) * header.kind.itemsize
+    return DataError(
+        f"{path}: is incomplete ({found} bytes found, {needed} needed). Copy or export it again"
+    )
+
+
+def _is_packed(path: Path) -> bool:
+    try:
+        with path.open("rb") as raw:
+            return raw.read(2) == b"\x1f\x8b"
+    except PermissionError as error:
+        raise _forbidden(path, error) from None
+    except OSError as error:
+        raise damaged(path, error) from None
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[Any]:
+    """Open a file for reading, through gzip where its first bytes say so.
+
+    Raises:
+        DataError: It may not be read; or what is read of it is damaged or ends too early.
+    """
+    packed = _is_packed(path)
+    try:
+        with path.open("rb") as raw:
+            if not packed:
+                yield raw
+                return
+            with igzip.IGzipFile(fileobj=raw) as file:  # type: ignore[no-untyped-call]
+                yield file
+    except PermissionError as error:
+        raise _forbidden(path, error) from None
+    except (OSError, EOFError, isal_zlib.error) as error:  # type: ignore[misc] # stub: an instance
+        raise damaged(path, error) from None
+
+
+def _forbidden(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: may not be read ({error.strerror}). Ask who owns it")

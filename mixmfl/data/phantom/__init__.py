@@ -1,0 +1,1 @@
+"""Simulated patients, scanners and hospitals."""

@@ -1,0 +1,314 @@
+"""What the words of a description, or of a file's name, say about an MR sequence.
+
+``read_words`` is the one reader for the names of files and folders and for DICOM descriptions.
+Words count as a whole, in English, German, French, Spanish, Dutch and Italian. Where they
+contradict each other, or where the sign of a contrast agent is lost, nothing is decided: a T1
+with a contrast agent and one without are never taken for each other.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cache
+
+from mixmfl.data.sequence_vocabulary import AGENT_STEMS, ASIDES, GRADIENT_ECHOES, KINDS, MEANINGS
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text says.
+
+    Attributes:
+        modality: One of ``modalities.TABLE``; empty where it is undecided.
+        why: Which words said so, or why it is undecided.
+        set_aside: What else it is, where it is none to segment, such as ``"angiography"``.
+    """
+
+    modality: str
+    why: str
+    set_aside: str = ""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One or more words of a text, and what they mean: a key of the tables below, or nothing."""
+
+    words: str
+    meaning: str
+
+
+_T1 = {"t1", "t1 native", "t1 with agent", "t1 by technique"}
+_NEGATIONS = ("not", "perhaps not", "before")
+_TABLE: Mapping[tuple[str, ...], str] = {
+    tuple(phrase.split()): meaning for meaning, phrases in MEANINGS.items() for phrase in phrases
+}
+_PARTS = frozenset(word for phrase in _TABLE for word in phrase)
+_LONGEST = max(map(len, _TABLE))
+# what may be glued together in one word, such as "axt2flair" and "t1mpragepost"
+_PIECES = frozenset(
+    word
+    for meaning in (*KINDS, "agent", "post", "pre", "with", "without", "orientation", "technique")
+    for phrase in MEANINGS[meaning]
+    if " " not in (word := phrase) and len(word) > 1
+)
+_AGENT = (
+    r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte)"
+)
+_REWRITTEN = (
+    (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
+    (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
+    (re.compile(r"\+\s?/\s?-|±"), " either "),
+    (re.compile(r"(?<![a-z0-9])w\s?/?\s?(?:[/&+,]|and)\s?w\s?/?\s?o(?:ut)?(?![a-z])"), " wwo "),
+    (re.compile(r"(?<![a-z0-9])w\s?/?\s?o(?:ut)?\s?(?:[/&+,]|and)\s?w(?![a-z])"), " wwo "),
+    (re.compile(r"(?<![a-z0-9])w\s?/\s?o(?:ut)?(?=[^a-z]|$|con|gad|gd|iv)"), " without "),
+    (re.compile(r"(?<![a-z0-9])w\s?/(?=[^a-z]|$|contrast|gad|gd|c\b|iv)"), " with "),
+    (re.compile(rf"(?<![a-z0-9])s\s?/\s?(?={_AGENT}(?![a-z]))"), " sin "),
+    (re.compile(rf"(?<![a-z0-9])c\s?/\s?(?={_AGENT}(?![a-z]))"), " con "),
+    (re.compile(r"(?<![a-z0-9])i\.\s?v\.?(?![a-z])"), " iv "),
+    (re.compile(r"(?<![a-z0-9])k\.\s?m\.?(?![a-z])"), " km "),
+    (re.compile(r"(?<![a-z0-9])m\.\s?d\.\s?c\.?(?![a-z])"), " mdc "),
+    # the sign of an agent: before it after a space, or after it before one
+    (re.compile(rf"(?<![^\s_(,;])-(?={_AGENT}(?![a-z0-9]))"), " minus "),
+    (re.compile(rf"(?<![a-z0-9])({_AGENT})-(?![a-z0-9])"), r" \1 minus "),
+    (re.compile(r"\+"), " plus "),
+    (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
+    (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
+    (re.compile(r"[:;,|()\[\]<>]"), " : "),  # no phrase goes on behind it
+)
+_WORD = re.compile(r"[a-z0-9]+|[:&]")
+
+
+def read_words(text: str) -> Reading:
+    """Return what the words of a text say about a sequence."""
+    said = _understand(text)
+    kinds = {each.meaning for each in said if each.meaning in KINDS}
+    if aside := _aside(said, kinds):
+        return Reading("", f"{_quoted(said, {aside})} says {aside}", aside)
+    names = _quoted(said, kinds)
+    words = {word for each in said for word in each.words.split()}
+    modality, doubt = _contrast(kinds, words, {each.meaning for each in said})
+    if modality != "t1":
+        return Reading(modality, names if modality else f"{names}: {doubt}" if names else doubt)
+    agent, told = _agent(said, kinds)
+    if agent == "unclear":
+        return Reading("", f"{names} is a T1, but {told}")
+    if agent == "with":
+        return Reading("t1c", f"{names}, {told} says with contrast agent" if told else names)
+    return Reading("t1", f"{names}, {told} says without contrast agent" if told else names)
+
+
+@cache
+def is_sequence_word(word: str) -> bool:
+    """Say whether a word of a file's name tells of the sequence, not of the patient."""
+    return all(each.meaning or each.words in _PARTS for each in _understand(word))
+
+
+@cache
+def meaning_of(word: str) -> str:
+    """Return what one word means, a key of ``MEANINGS``; empty where it is none of ours.
+
+    What is glued together means what its first piece for a sequence does.
+    """
+    said = _understand(word)
+    if not said or not all(each.meaning for each in said):
+        return ""
+    return next((each.meaning for each in said if each.meaning in KINDS), said[0].meaning)
+
+
+def _understand(text: str) -> list[_Said]:
+    """Return the words of a text in their order, with what the longest phrases of them mean."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    for pattern, written in _REWRITTEN:
+        plain = pattern.sub(written, plain)
+    words = [piece for word in _WORD.findall(plain) for piece in _pieces(word)]
+    said, start = [], 0
+    while start < len(words):
+        for length in range(min(_LONGEST, len(words) - start), 0, -1):
+            phrase = tuple(words[start : start + length])
+            if length == 1 or phrase in _TABLE:
+                said.append(_Said(" ".join(phrase), _TABLE.get(phrase, "") or _stem(phrase[0])))
+                start += length
+                break
+    # "ohne i.v. KM" says no more than "ohne KM"
+    after = [*(each.meaning for each in said[1:]), ""]
+    pairs = zip(said, after, strict=False)
+    return [each for each, meaning in pairs if (each.words, meaning) != ("iv", "agent")]
+
+
+def _stem(word: str) -> str:
+    """Return what a word that is not listed means by its stem; empty where it means nothing."""
+    if word.startswith(AGENT_STEMS):
+        return "agent"
+    return "both" if any(stem in word for stem in AGENT_STEMS) else ""
+
+
+@cache
+def _pieces(word: str) -> tuple[str, ...]:
+    """Return the words that are glued together in one, such as ``axt2flair``; else itself."""
+    if (word,) in _TABLE:
+        return (word,)
+
+    def split(rest: str, first: bool) -> tuple[str, ...] | None:
+        if not rest:
+            return ()
+        for stop in range(len(rest), 1, -1):
+            piece = rest[:stop]
+            if piece not in _PIECES or (first and _TABLE[piece,] == "technique"):
+                continue
+            if (others := split(rest[stop:], False)) is not None:
+                return (piece, *others)
+        return None
+
+    found = split(word, True) or (word,)
+    return found if any(_TABLE.get((piece,)) in KINDS for piece in found) else (word,)
+
+
+def _aside(said: Sequence[_Said], kinds: Set[str]) -> str:
+    """Return what an image is that is none of ours; empty where no word says so."""
+    words = {word for each in said for word in each.words.split()}
+    meanings = {each.meaning for each in said}
+    if "dixon" in words and (words & {"f", "opp", "out"} or _fat_alone(said)):
+        return "fat image"
+    for aside in ASIDES:
+        if aside not in meanings:
+            continue
+        if aside == "phase" and kinds & {*_T1, "t2", "flair"}:  # "venous phase", "in phase"
+            continue
+        if aside == "another imaging method" and kinds:
+            continue
+        if aside == "diffusion map" and _quoted(said, {aside}) == "'fa'" and kinds & {*_T1, "t2"}:
+            continue  # a flip angle
+        if aside == "diffusion tensor series" and (words & {"trace", "tracew"} or "adc" in kinds):
+            continue
+        return aside
+    return ""
+
+
+def _fat_alone(said: Sequence[_Said]) -> bool:
+    """Say whether fat is what is shown, not what is suppressed."""
+    words = [word for each in said for word in each.words.split()]
+    after = dict(zip(words, [*words[1:], ""], strict=True))
+    return "fat" in words and after["fat"] not in ("sat", "sup", "suppressed", "suppression")
+
+
+def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str, str]:
+    """Return the modality that kinds mean together, T1 with agent or not; or why there is none."""
+    t1, others = kinds & _T1, kinds - _T1
+    found = ""
+    if not kinds:
+        return "", "no word of it names a sequence that we know"
+    if others & {"t2", "pd"} and "two echoes" in meanings:
+        return "", "two echoes, of which it does not say which"
+    if words & {"epi", "ep2d"} and (t1 or "t2" in others) and not others - {"t2", "t2star"}:
+        return "", "is an echo planar image"
+    if "b0" in words and others <= {"dwi", "t2"}:
+        return "", "is not weighted by diffusion"
+    if not t1 and "adc" in others and others <= {"adc", "dwi", "t2"}:
+        found = "adc"
+    elif not t1 and "swi" in others and others <= {"swi", "t2", "t2star"}:
+        found = "swi"
+    elif not others or (others == {"flair"} and t1 - {"t1 by technique"}):
+        found = "t1"  # an inversion that darkens fluid in a T1 makes no FLAIR of it
+    elif t1:
+        pass
+    elif "flair" in others and others <= {"flair", "t2"}:
+        found = "flair"
+    elif "t2star" in others and others <= {"t2star", "t2"}:
+        found = "t2star"
+    elif "dwi" in others and others <= {"dwi", "t2"}:
+        found = "dwi"
+    elif others == {"t2"} and words & GRADIENT_ECHOES:
+        found = "t2star"
+    elif others == {"t2"} and words & {"tirm", "ir", "tir"}:
+        return "", "dark fluid or dark fat, which it does not say"
+    elif len(others) == 1:
+        (found,) = others
+    return found, "" if found else "these are different sequences"
+
+
+def _agent(said: Sequence[_Said], kinds: Set[str]) -> tuple[str, str]:
+    """Return what is said of a contrast agent, and which words say it.
+
+    Returns:
+        ``"with"``, ``"without"``, ``""`` where nothing is said, or ``"unclear"``.
+    """
+    heard: dict[str, list[str]] = {"with": [], "without": [], "unclear": []}
+    if "t1 with agent" in kinds:
+        heard["with"].append("")
+    if "t1 native" in kinds:
+        heard["without"].append("")
+    for at, each in enumerate(said):
+        before, after = _beside(said, at, -1), _beside(said, at, 1)
+        if verdict := _verdict(each, before, after):
+            heard[verdict].append(f"'{each.words}'")
+    verdicts = [name for name, words in heard.items() if words]
+    if not verdicts:
+        return "", ""
+    told = ", ".join(word for name in verdicts for word in heard[name] if word)
+    if len(verdicts) == 1 and verdicts[0] != "unclear":
+        return verdicts[0], told
+    return "unclear", f"{told} does not say whether with or without contrast agent"
+
+
+def _beside(said: Sequence[_Said], at: int, step: int) -> str:
+    """Return what the next word that means anything here means; ``"end"`` where there is none.
+
+    Before an agent, others are passed over: "sans injection de gadolinium" denies both.
+    """
+    passed = {"filler", "and"}
+    if step < 0 and said[at].meaning == "agent":
+        passed.add("agent")
+    at += step
+    while 0 <= at < len(said) and said[at].meaning in passed:
+        at += step
+    if not 0 <= at < len(said) or said[at].meaning == "break":
+        return "end"
+    return said[at].meaning or "unknown"
+
+
+def _verdict(each: _Said, before: str, after: str) -> str:
+    """Return what one word says of a contrast agent, between what the words beside it mean."""
+    signs = {before} & {"plus", "minus", "dash", *_NEGATIONS, "beside", "post", "pre"}
+    signs |= {after} & {"plus", "minus", "dash"}
+    said_with = bool(signs & {"plus", "beside", "post"})
+    said_without = bool(signs & {"minus", "pre", *_NEGATIONS})
+    found = each.meaning if each.meaning in ("with", "without") else ""
+    pair = {each.meaning, before}  # "mit und ohne KM"
+    both = "beside" in pair and not pair.isdisjoint(_NEGATIONS)
+    if each.meaning == "both" or both or (found and before in _NEGATIONS):
+        found = "unclear"
+    elif each.meaning in ("agent", "letter"):
+        if (said_with and said_without) or "dash" in signs:
+            found = "unclear"
+        elif said_with or said_without:
+            found = "with" if said_with else "without"
+        elif each.meaning == "agent":
+            found = "with"
+        elif each.words in ("c", "iv"):  # its sign is lost
+            found = "unclear"
+    elif each.meaning in ("post", "pre"):
+        found = (
+            "unclear" if before in _NEGATIONS else "with" if each.meaning == "post" else "without"
+        )
+    elif each.meaning == "not" and after in ("end", "orientation"):
+        found = "without"
+    elif (each.meaning == "not" and after == "unknown") or (
+        after == "end" and _needs_more(each, before)
+    ):
+        found = "unclear"
+    return found
+
+
+def _needs_more(last: _Said, before: str) -> bool:
+    """Say whether a text that ends in this word lost what it speaks of, as "T1 with" did."""
+    if last.meaning in ("plus", "minus", "dash"):
+        return before not in ("agent", "letter", "with")
+    small = len(last.words) == 1
+    return last.meaning in ("perhaps not", "before", "beside") and not small
+
+
+def _quoted(said: Sequence[_Said], meanings: Set[str]) -> str:
+    words = dict.fromkeys(f"'{each.words}'" for each in said if each.meaning in meanings)
+    return ", ".join(words)

@@ -1,0 +1,105 @@
+"""Images whose names say no modality that we know: too many of them are not passed over."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import files_below
+from mixmfl.data.cases import Found
+from mixmfl.data.file_names import read_name
+from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.labels import read_dataset_json
+from mixmfl.data.modalities import OTHER_WORDS, Modalities
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_WORDS_TOLD = 4
+
+
+def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None:
+    """Check that what a federation has is mostly images of modalities that are known.
+
+    Args:
+        found: Of each site.
+        modalities: With the aliases that were given.
+
+    Raises:
+        DataError: There are more images of no known modality than of known ones.
+    """
+    told_of = {file: word for site in found for file, word in _images(site, modalities)}
+    unknown = {file: word for file, word in told_of.items() if word is not None}
+    known = len(told_of) - len(unknown)
+    if len(unknown) <= known:
+        return
+    words = Counter(word for word in unknown.values() if word)
+    common = [(word, n) for word, n in words.most_common(_WORDS_TOLD) if n > 1 or len(unknown) == 1]
+    told = ", ".join(f"{word!r} in {n}" for word, n in common) or "no word is in several of them"
+    aliases = " ".join(f"--alias {_name(word)}={word}" for word, _ in common)
+    first = next((file for file, word in unknown.items() if common and word == common[0][0]), None)
+    raise DataError(
+        f"{len(unknown)} images are of no modality that is known ({told}; such as "
+        f"{first or next(iter(unknown))}), and {known} are. "
+        + (
+            f"Give {aliases} to train with them, with names of your own before the = if you like"
+            if aliases
+            else "Name them after their modality, and give --alias NAME=WORD"
+        )
+        + "; or move them out of the folder"
+    )
+
+
+def _images(found: Found, modalities: Modalities) -> Iterable[tuple[Path, str | None]]:
+    """Yield a folder's images; for those of no known modality the word that may be theirs."""
+    images = {file for case in found.cases for file in case.files.values()}
+    labels = {case.label for case in found.cases}
+    channels = {
+        str(number): str(name)
+        for place in (found.folder, found.folder.absolute().parent)
+        for name_of_all in ("channel_names", "modality")
+        for number, name in _pairs(read_dataset_json(place).get(name_of_all))
+    }
+    for file in files_below(found.folder):
+        ending = next((end for end in FILE_ENDINGS if file.name.lower().endswith(end)), None)
+        folders = file.relative_to(found.folder).parts[:-1]
+        if ending is None or file in labels or "derivatives" in folders:
+            continue
+        stem = file.name[: -len(ending)]
+        channel = _CHANNEL.fullmatch(stem)
+        if channel and str(int(channel[2])) in channels:
+            word = channels[str(int(channel[2]))].lower()
+            yield file, None if modalities.find(word) else word
+        elif file in images or _names_modality(stem, modalities):
+            yield file, None
+        elif not any(_is_known(part, modalities) for part in (stem, *folders[-1:])):
+            yield file, _last_word(stem)
+
+
+def _pairs(written: object) -> Iterable[tuple[str, object]]:
+    return written.items() if isinstance(written, dict) else ()
+
+
+def _names_modality(stem: str, modalities: Modalities) -> bool:
+    said = read_name(stem, modalities)
+    return said.modality is not None or bool(said.doubt)  # in doubt it fits several
+
+
+def _is_known(name: str, modalities: Modalities) -> bool:
+    """Say whether a name is that of a modality, of a label, or of what is known to be neither."""
+    spaced = f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
+    if any(f" {word} " in spaced for word in OTHER_WORDS):
+        return True
+    said = read_name(name, modalities)
+    return said.is_known or bool(said.aside or said.doubt)
+
+
+def _last_word(stem: str) -> str:
+    """Return the last word of a name that is no number; the rest names the case nearly always."""
+    words = re.findall(r"[^ _.-]+", stem.lower())
+    return next((word for word in reversed(words) if not word.isdecimal()), "")
+
+
+def _name(word: str) -> str:
+    """Return a name for a modality that is called by a word in file names."""
+    name = re.sub(r"[^a-z0-9]+", "_", word).strip("_")
+    return name if name[:1].isalpha() else f"m{name}"

@@ -1,0 +1,108 @@
+"""How good a model is expected to be from each subset of modalities, as its file says.
+
+Measured on validation cases when training ends (see ``subset_validation``); plain numbers here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from mixmfl.core.nan import mean
+from mixmfl.core.text import plural
+
+Subset = tuple[str, ...]
+
+LOW_DICE = 0.5  # below it, a label is told to be found badly
+FEW_CASES = 3  # fewer say little
+
+
+@dataclass(frozen=True)
+class SubsetDice:
+    """Dice from one subset of modalities.
+
+    Attributes:
+        modalities: The subset, sorted.
+        dice: By label or region: the mean over validation cases, and over how many. A case counts
+            for a label where its mask or its reference has it.
+    """
+
+    modalities: Subset
+    dice: Mapping[str, tuple[float, int]]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over labels and regions; NaN where none was measured."""
+        return mean(dice for dice, cases in self.dice.values() if cases)
+
+    @property
+    def cases(self) -> int:
+        """Return how many cases stand behind the label with most of them."""
+        return max((cases for _, cases in self.dice.values()), default=0)
+
+    def warnings(self) -> list[str]:
+        """Say what is known to be bad, or hardly known, about masks from this subset."""
+        told = "+".join(self.modalities)
+        if not self.cases:
+            return [f"how good masks from {told} are was never measured"]
+        warnings = []
+        bad = [
+            f"{n} {dice:.2f}" for n, (dice, count) in self.dice.items() if count and dice < LOW_DICE
+        ]
+        if bad:
+            warnings.append(f"low Dice is expected from {told}: {', '.join(bad)}")
+        if self.cases < FEW_CASES:
+            counted = plural(self.cases, "validation case")
+            warnings.append(f"the expected Dice from {told} rests on {counted}")
+        return warnings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON content."""
+        return {
+            "modalities": list(self.modalities),
+            "dice": {name: [dice, cases] for name, (dice, cases) in self.dice.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "SubsetDice":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: It is something else; or ``KeyError``, ``TypeError``, ``AttributeError``.
+        """
+        dice = {str(name): (value, cases) for name, (value, cases) in content["dice"].items()}
+        if not all(
+            type(value) in (int, float) and 0 <= value <= 1 and type(cases) is int and cases > 0
+            for value, cases in dice.values()
+        ):
+            raise ValueError("expected Dice is no share of 1, or rests on no case")
+        names = content["modalities"]
+        if not isinstance(names, list) or not names:
+            raise ValueError("expected Dice names no modalities")
+        return cls(
+            tuple(map(str, names)),
+            {name: (float(value), cases) for name, (value, cases) in dice.items()},
+        )
+
+
+def all_subsets(modalities: Sequence[str]) -> list[Subset]:
+    """Return the 2^M - 1 non-empty subsets, small ones first."""
+    sizes = range(1, len(modalities) + 1)
+    return [subset for size in sizes for subset in combinations(modalities, size)]
+
+
+def find(known: Sequence[SubsetDice], modalities: Iterable[str]) -> SubsetDice:
+    """Return what is known of a subset; without a measurement its ``dice`` is empty."""
+    wanted = tuple(sorted(modalities))
+    return next((each for each in known if each.modalities == wanted), SubsetDice(wanted, {}))
+
+
+def least(found: Sequence[SubsetDice]) -> SubsetDice:
+    """Return what may be expected of the mean of several models: per label the worst of them."""
+    names = set.intersection(*(set(each.dice) for each in found))
+    dice = {
+        name: (min(e.dice[name][0] for e in found), min(e.dice[name][1] for e in found))
+        for name in found[0].dice
+        if name in names
+    }
+    return SubsetDice(found[0].modalities, dice)

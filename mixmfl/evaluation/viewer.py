@@ -1,0 +1,66 @@
+"""An interactive page of one case's slices, which opens anywhere: nilearn's viewer."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.data.image import Grid, to_nibabel
+from mixmfl.evaluation.overlay import PALETTE, lesion_planes
+
+_POLICY = "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+
+Array = npt.NDArray[Any]
+
+
+def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int) -> str:
+    """Return an HTML page with three planes that follow the mouse; no network is needed.
+
+    Radiological convention, as the pictures of ``overlay``.
+
+    Args:
+        image: ``(Z, Y, X)``, canonical.
+        mask: ``(Z, Y, X)`` class indices.
+        grid: Of both.
+        title: Shown above the planes.
+        classes: How many there are, with background.
+    """
+    from matplotlib.colors import ListedColormap
+    from nilearn.plotting import view_img
+
+    z, y, x = lesion_planes(mask != 0)
+    # the viewer mirrors the picture, but neither its marks nor its coordinates
+    mirrored = (image.shape[2] - 1 - x, y, z)
+    place = np.array(grid.origin) + np.reshape(grid.direction, (3, 3)) @ (
+        np.array(mirrored) * grid.spacing[::-1]
+    )
+    shown = view_img(
+        to_nibabel(mask.astype(np.float32), grid),
+        bg_img=to_nibabel(image.astype(np.float32), grid),
+        cut_coords=tuple((place * [-1, -1, 1]).tolist()),  # nilearn counts in RAS
+        threshold=0.5,
+        cmap=ListedColormap(_colours(classes)),
+        symmetric_cmap=False,
+        vmin=0,
+        vmax=max(classes - 1, 1),
+        colorbar=False,
+        resampling_interpolation="nearest",
+        opacity=0.45,
+        black_bg=True,
+        radiological=True,
+        annotate=False,
+        show_lr=True,
+        title=title,
+        width_view=1100,
+    )
+    # its icon would be fetched; and the browser itself refuses whatever else might be
+    text = re.sub(r"<link\b[^>]*>", "", shown.get_standalone())
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    return re.sub(r"(<head\b[^>]*>)", rf"\1{policy}", text, count=1)
+
+
+def _colours(classes: int) -> Sequence[str]:
+    """Return a colour per class index; that of background is never seen."""
+    return ["#000000", *(PALETTE[n % len(PALETTE)] for n in range(max(classes - 1, 1)))]

@@ -1,0 +1,1 @@
+"""Rounds: what sites and the server do and exchange."""

@@ -1,0 +1,292 @@
+"""Who owns a parameter, and how the owners' changes become one. Pure functions, no messages."""
+
+import math
+import statistics
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mixmfl.core.errors import AggregationError
+from mixmfl.core.tensor_store import Form, form_of, only, pieces, reader_of
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import State
+
+FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
+"""From how many holders of a block on a rule is that rule; with fewer it is ``clipped``.
+
+Of two values that differ nothing tells which one is hostile; clipping bounds what either can do.
+"""
+
+PIECE = 2**18
+"""Numbers that are worked on at once: few enough to stay in a cache, enough to be worth a call."""
+
+TOGETHER = 4
+"""Sites whose pieces are added up at once: their sum is read and written once for all of them."""
+
+MOST_NUMBERS = 2**22
+"""The same of all sites together, where a rule needs them side by side."""
+
+
+def select_blocks(state: Mapping[str, Tensor], blocks: Collection[str]) -> Mapping[str, Tensor]:
+    """Return the parameters of the blocks that a site uses: all that it is sent, and sends."""
+    return only(state, {name for name in state if block_of(name) in blocks})
+
+
+def changes_between(before: Mapping[str, Tensor], after: State, kind: torch.dtype) -> State:
+    """Return by how much tensors changed, rounded to a type.
+
+    Args:
+        before: With the tensors of ``after``, and maybe others.
+        after: By name.
+        kind: Of what is returned.
+    """
+    return {name: (tensor - before[name]).to(kind) for name, tensor in after.items()}
+
+
+def add_changes(before: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> State:
+    """Return the tensors that changed as they are after it, in the type that they had before.
+
+    Args:
+        before: With the tensors of ``changes``, and maybe others.
+        changes: In that type or a shorter one.
+    """
+    return {name: before[name] + change for name, change in changes.items()}
+
+
+def average(
+    changes: Mapping[str, Mapping[str, Tensor]],
+    weights: Mapping[str, Mapping[str, float]],
+    scales: Mapping[str, float] | None = None,
+) -> State:
+    """Average the sites' changes by name, each site weighted per block.
+
+    A parameter's change is averaged over the sites that sent it: a site without T2 has no say in
+    the T2 encoder. Added to the weights that all began with, and with equal blocks and weights
+    everywhere, this is FedAvg (McMahan et al. 2017). Sums are in single precision, over groups of
+    ``TOGETHER`` sites in the order of their names, and in a group as the BLAS adds; changes are
+    short beside the weights that they are added to, so little is lost beside the rounding of
+    these. The inputs are left as they are, and where they are not in memory no more of them is
+    there at once than a few pieces.
+
+    Args:
+        changes: By site.
+        weights: By site, then block, as ``block_weights`` gives them.
+        scales: By site, what its changes are multiplied by; 1 where it is not named.
+
+    Raises:
+        AggregationError: Sites disagree on a shape or type, or nobody who sent a parameter has a
+            case behind it.
+    """
+    merged: State = {}
+    for block, names, sources in _shared_out(changes):
+        total = sum(weights[site].get(block, 0) for site in sources)
+        if not total > 0:
+            raise AggregationError(
+                f"{names[0]}: none of its sites {list(sources)} has a training case for it"
+            )
+        shares = torch.tensor(
+            [weights[s].get(block, 0) / total * (scales or {}).get(s, 1.0) for s in sources]
+        )
+        forms = _common_forms(sources, names)
+        mean = torch.zeros(_count(forms))
+        for start, stop, first, rows in _side_by_side(sources, forms, PIECE, TOGETHER):
+            mean[start:stop].addmv_(rows.T, shares[first : first + len(rows)])
+        merged |= _split(mean, forms)
+    return merged
+
+
+def _shared_out(
+    changes: Mapping[str, Mapping[str, Tensor]],
+) -> Iterator[tuple[str, list[str], dict[str, Mapping[str, Tensor]]]]:
+    """Yield a block, names of tensors in it, and the changes of just those sites that sent these.
+
+    Names are in order, and so are sites.
+    """
+    found: dict[str, list[str]] = {}
+    for site in sorted(changes):
+        for name in changes[site]:
+            found.setdefault(name, []).append(site)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name in sorted(found):
+        groups.setdefault((block_of(name), tuple(found[name])), []).append(name)
+    for (block, sites), names in groups.items():
+        yield block, names, {site: changes[site] for site in sites}
+
+
+def _common_forms(
+    sources: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]
+) -> dict[str, Form]:
+    """Return what the tensors of these names are, at all of the sites.
+
+    Raises:
+        AggregationError: They are not the same everywhere, or not of one type.
+    """
+    one, *others = sources
+    forms = {name: form_of(sources[one], name) for name in names}
+    kinds = {kind for _, kind in forms.values()}
+    if len(kinds) > 1:
+        raise AggregationError(
+            f"{names[0]}: site {one!r} sent its block in {sorted(map(str, kinds))}"
+        )
+    for site in others:
+        for name, first in forms.items():
+            if (form := form_of(sources[site], name)) != first:
+                raise AggregationError(
+                    f"{name}: site {site!r} sent shape {form[0]} {form[1]}, site {one!r} "
+                    f"sent {first[0]} {first[1]}; were both started from the same plans?"
+                )
+    return forms
+
+
+def _count(forms: Mapping[str, Form]) -> int:
+    return sum(math.prod(shape) for shape, _ in forms.values())
+
+
+def _split(flat: Tensor, forms: Mapping[str, Form]) -> State:
+    """Return the tensors whose numbers lie in ``flat``, one behind the other."""
+    parts = torch.split(flat, [math.prod(shape) for shape, _ in forms.values()])
+    return {
+        name: part.view(shape)
+        for (name, (shape, _)), part in zip(forms.items(), parts, strict=True)
+    }
+
+
+def _side_by_side(
+    sources: Mapping[str, Mapping[str, Tensor]], forms: Mapping[str, Form], most: int, together: int
+) -> Iterator[tuple[int, int, int, Tensor]]:
+    """Yield tensors of several sites, one behind the other, piece by piece and some sites at once.
+
+    Args:
+        sources: By site.
+        forms: Of the tensors, everywhere the same and of one type.
+        most: Numbers in a piece.
+        together: Sites at once.
+
+    Yields:
+        Where the piece starts and stops, which site is the first, and ``(sites, stop - start)`` in
+        single precision, which the next overwrites.
+    """
+    readers = [reader_of(source, list(forms)) for source in sources.values()]
+    count = _count(forms)
+    rows = torch.empty(min(together, len(readers)), min(most, count))
+    room = torch.empty(min(most, count), dtype=next(iter(forms.values()))[1])
+    direct = room.dtype == rows.dtype
+    for start in range(0, count, most):
+        stop = min(start + most, count)
+        for first in range(0, len(readers), together):
+            some = readers[first : first + together]
+            for row, read in zip(rows[:, : stop - start], some, strict=False):
+                if direct:
+                    read(start, stop, row)
+                else:
+                    row.copy_(read(start, stop, room))
+            yield start, stop, first, rows[: len(some), : stop - start]
+
+
+def norm_of(changes: Mapping[str, Tensor]) -> float:
+    """Return the Euclidean norm over all tensors; it is not finite where any number is not.
+
+    Squares are added in single precision, so that one beyond 1e19 is not finite either.
+
+    Args:
+        changes: All of one type.
+    """
+    norms = (
+        float(torch.linalg.vector_norm(part, dtype=torch.float32))
+        for part in pieces(changes, sorted(changes), PIECE)
+    )
+    return math.sqrt(math.fsum(norm**2 for norm in norms))
+
+
+def median(rows: Tensor) -> Tensor:
+    """Return the median by coordinate, of an even number the mean of the two in the middle.
+
+    Args:
+        rows: ``(sites, N)``.
+    """
+    ordered = rows.sort(dim=0).values
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def trimmed_mean(rows: Tensor, share: float) -> Tensor:
+    """Return the mean by coordinate without the greatest and the least values.
+
+    Args:
+        rows: ``(sites, N)``, of three sites or more.
+        share: Of the values that is left out at each end, rounded down; at least one value is.
+    """
+    ordered = rows.sort(dim=0).values
+    cut = min(max(1, math.floor(share * len(ordered))), (len(ordered) - 1) // 2)
+    return ordered[cut : len(ordered) - cut].mean(dim=0)
+
+
+BY_COORDINATE: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+    "median": lambda rows, trimming: median(rows),
+    "trimmed": trimmed_mean,
+}
+"""Rules that see a piece of all sites' changes at once, and the plans' ``trimming``."""
+
+
+def merge_blocks(
+    before: State,
+    changes: Mapping[str, Mapping[str, Tensor]],
+    weights: Mapping[str, Mapping[str, float]],
+    rule: str,
+    trimming: float,
+    norms: Mapping[str, Mapping[str, float]],
+    usual: Mapping[str, float],
+) -> State:
+    """Merge the sites' changes block by block, by a rule, and return the weights after them.
+
+    ``mean`` is ``average``. ``clipped`` is the same after the change of each site was shortened
+    to the usual norm (Sun et al. 2019, Can You Really Backdoor Federated Learning?). ``median``
+    and ``trimmed`` work by coordinate (Yin et al. 2018, Byzantine-Robust Distributed Learning),
+    and there every site counts the same: by overstating its cases it would buy a greater say.
+
+    Args:
+        before: The weights that the sites started from.
+        changes: By site.
+        weights: By site, then block.
+        rule: One of ``FEWEST_HOLDERS``, which says when another takes its place.
+        trimming: Of ``trimmed``.
+        norms: Of each site's changes, by block.
+        usual: Norm of a change by block; one that is not there is the median of these.
+
+    Raises:
+        AggregationError: As ``average``.
+    """
+    merged: State = {}
+    for block in sorted({block_of(name) for change in changes.values() for name in change}):
+        parts = {site: select_blocks(changes[site], [block]) for site in sorted(changes)}
+        parts = {site: part for site, part in parts.items() if part}
+        chosen = rule if len(parts) >= FEWEST_HOLDERS[rule] else "clipped"
+        if chosen in BY_COORDINATE:
+            moved = _by_coordinate(parts, BY_COORDINATE[chosen], trimming)
+        elif chosen == "clipped":
+            found = {site: norms[site][block] for site in parts}
+            longest = usual.get(block, statistics.median(found.values()))
+            moved = average(parts, weights, {s: shortening(n, longest) for s, n in found.items()})
+        else:
+            moved = average(parts, weights)
+        merged |= add_changes(before, moved)
+    return merged
+
+
+def shortening(norm: float, most: float) -> float:
+    """Return what a change of a norm is multiplied by, so that its norm is at most ``most``."""
+    return 1.0 if norm <= most else most / norm
+
+
+def _by_coordinate(
+    changes: Mapping[str, Mapping[str, Tensor]],
+    rule: Callable[[Tensor, float], Tensor],
+    trimming: float,
+) -> State:
+    """Return what a rule makes of the changes of a block, which all of the sites sent."""
+    forms = _common_forms(changes, sorted(next(iter(changes.values()))))
+    merged = torch.empty(_count(forms))
+    most = min(PIECE, max(1, MOST_NUMBERS // len(changes)))
+    for start, stop, _, rows in _side_by_side(changes, forms, most, len(changes)):
+        merged[start:stop] = rule(rows, trimming)
+    return _split(merged, forms)

@@ -1,0 +1,1 @@
+"""A site's side. Never imports the server's."""

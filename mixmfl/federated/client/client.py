@@ -1,0 +1,94 @@
+"""A site in a run: the one place that handles every kind of task, however tasks reach it."""
+
+from dataclasses import dataclass, field
+
+from mixmfl.core.errors import AggregationError, PrivacyError
+from mixmfl.core.nan import or_none
+from mixmfl.core.text import quoted
+from mixmfl.federated.client.outbound import outgoing
+from mixmfl.federated.client.personalization import personalize_at_site
+from mixmfl.federated.client.secure_aggregation import Secrets, answer_masked
+from mixmfl.federated.client.subset_validation import measure_at_site
+from mixmfl.federated.client.training import train_at_site, validate_at_site
+from mixmfl.federated.messages import Message
+from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
+from mixmfl.federated.state import MEASURE, RunSettings, Site
+from mixmfl.networks.prototypes import State
+from mixmfl.planning.plans import Plans
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What came of a task. Only the reply leaves the site.
+
+    Attributes:
+        reply: What the server is answered.
+        optimizer: The optimizer state after training, which the site's next round starts from;
+            empty after other tasks.
+        personal: The blocks of the personalised model, where that is better than the global one;
+            else empty.
+    """
+
+    reply: Message
+    optimizer: State = field(default_factory=dict)
+    personal: State = field(default_factory=dict)
+
+
+class Client:
+    """One site in one run. It keeps nothing between tasks but the secrets of a masked round."""
+
+    def __init__(self, site: Site, plans: Plans, settings: RunSettings) -> None:
+        """Args: the site with its cases, and the plans and settings of the run."""
+        self.site, self.plans, self.settings = site, plans, settings
+        self._secrets: Secrets | None = None
+        self._handlers = {
+            "train": self._train,
+            **dict.fromkeys(MASKED_KINDS, self._answer_masked),
+            "validate": self._validate,
+            MEASURE: self._measure,
+            "personalize": self._personalize,
+        }
+
+    def handle(self, task: Message, optimizer: State) -> Handled:
+        """Do a task of the run.
+
+        Args:
+            task: From the server.
+            optimizer: What the site's last training returned; empty before the first, and for
+                tasks that do not train.
+
+        Raises:
+            AggregationError: The task is of no kind that belongs to a run.
+            PrivacyError: The site's privacy budget is spent, or the task asks for what would
+                reveal the numbers of a masked run.
+            MixmflError: The loss became NaN or infinite, or the device's memory ran out.
+        """
+        if task.kind not in self._handlers:
+            raise AggregationError(
+                f"a task {quoted(task.kind)} came; this site knows {', '.join(self._handlers)}"
+            )
+        return self._handlers[task.kind](task, optimizer)
+
+    def _train(self, task: Message, optimizer: State) -> Handled:
+        if self.settings.masked:
+            raise PrivacyError("a plain reply was asked for in a run that was agreed to be masked")
+        return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
+
+    def _answer_masked(self, task: Message, optimizer: State) -> Handled:
+        reply, after, self._secrets = answer_masked(
+            task, self.site, self.plans, self.settings, optimizer, self._secrets
+        )
+        return Handled(reply, after)
+
+    def _validate(self, task: Message, optimizer: State) -> Handled:
+        return Handled(validate_at_site(task, self.site, self.plans, self.settings))
+
+    def _measure(self, task: Message, optimizer: State) -> Handled:
+        return Handled(measure_at_site(task, self.site, self.plans, self.settings))
+
+    def _personalize(self, task: Message, optimizer: State) -> Handled:
+        if not self.site.validation:  # nothing could tell whether a copy is better
+            return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
+        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings)
+        record = {"dice": or_none(result.dice), "dice_before": or_none(result.dice_before)}
+        return Handled(outgoing(task.kind, record), personal=blocks if result.kept else {})

@@ -1,0 +1,147 @@
+"""What leaves a site: every message to the coordinator is built here, and nowhere else.
+
+``outgoing`` holds back what rests on too few cases or voxels, and refuses to build what ``SENT``
+does not list; ``departures`` says in plain words what a message carries.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mixmfl import __version__
+from mixmfl.data.labels import Labels
+from mixmfl.federated.messages import SENT, Message
+from mixmfl.federated.state import Minimum
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import memory_from_state, memory_to_state, withhold_rare
+from mixmfl.planning.fingerprint import Fingerprint, withhold_small_counts
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One thing in a message.
+
+    Attributes:
+        kind: Of the message.
+        name: Of the field or tensor.
+        shape: Of the tensor; None of a field.
+        size: Bytes.
+        what: It is, in plain words.
+    """
+
+    kind: str
+    name: str
+    shape: tuple[int, ...] | None
+    size: int
+    what: str
+
+
+def outgoing(
+    kind: str,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    minimum: Minimum | None = None,
+    class_cases: Mapping[tuple[str, int], int] | None = None,
+) -> Message:
+    """Build a message that leaves a site.
+
+    Args:
+        kind: One of ``SENT``.
+        record: What it says; of a fingerprint as ``Fingerprint.to_json`` tells it.
+        tensors: By name; only what is trained leaves as tensors.
+        minimum: That was agreed; None: there is none.
+        class_cases: How many training cases have a modality and a class; see
+            ``preprocessed_case.class_cases``. Needed where there are prototypes and a minimum.
+
+    Raises:
+        ValueError: The message has what its kind does not list: a fault of ours.
+    """
+    least, carried = minimum or Minimum(), dict(tensors or {})
+    said = dict(record)
+    unlisted = set(said) - set(SENT[kind])
+    if unlisted or (carried and kind not in ("train", "masked")):
+        raise ValueError(f"a {kind!r} message with {sorted(unlisted) or 'tensors'}: not listed")
+    if kind == "fingerprint":
+        told = Fingerprint.from_json(said["fingerprint"], "the site's fingerprint")
+        kept = withhold_small_counts(told, least.cases, least.voxels)
+        said["fingerprint"] = None if kept is None else kept.to_json()
+    memory = memory_from_state(carried)
+    if memory and least != Minimum():
+        carried |= memory_to_state(
+            withhold_rare(memory, least.cases, least.voxels, class_cases or {})
+        )
+    return Message(kind, said, carried)
+
+
+def outgoing_fingerprint(fingerprint: Fingerprint, labels: Labels, minimum: Minimum) -> Message:
+    """Build what a site tells for planning: its statistics, and what its labels mean."""
+    record = {
+        "version": __version__,
+        "fingerprint": fingerprint.to_json(),
+        "labels": labels.to_json(),
+    }
+    return outgoing("fingerprint", record, minimum=minimum)
+
+
+def departures(message: Message) -> list[Departure]:
+    """Return what a message from a site carries, thing by thing."""
+    fields = [
+        Departure(message.kind, name, None, len(json.dumps(value)), SENT[message.kind][name])
+        for name, value in message.record.items()
+    ]
+    return fields + [
+        Departure(
+            message.kind,
+            name,
+            tuple(tensor.shape),
+            tensor.numel() * tensor.element_size(),
+            _describe_tensor(name),
+        )
+        for name, tensor in message.tensors.items()
+    ]
+
+
+def departure_table(found: Sequence[Departure]) -> str:
+    """Return departures as text for people: a line per field, a line per block of tensors."""
+    rows: dict[tuple[str, str, str], list[Departure]] = {}
+    for item in found:
+        group = item.name if item.shape is None else _group(item.name)
+        rows.setdefault((item.kind, group, item.what), []).append(item)
+    lines = [("message", "what", "numbers", "bytes", "that is")]
+    for (kind, group, what), items in rows.items():
+        numbers = sum(math.prod(item.shape) for item in items if item.shape is not None)
+        size = sum(item.size for item in items)
+        lines.append((kind, group, f"{numbers:,}" if numbers else "", f"{size:,}", what))
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    return "\n".join(
+        f"{kind:{widths[0]}}  {group:{widths[1]}}  {numbers:>{widths[2]}}  {size:>{widths[3]}}  "
+        f"{what}"
+        for kind, group, numbers, size, what in lines
+    )
+
+
+def _describe_tensor(name: str) -> str:
+    if name.startswith("memory."):
+        _, modality, level, part = name.split(".")
+        what = {
+            "values": "mean tailored features",
+            "spreads": "standard deviations of tailored features",
+            "counts": "voxels behind the mean features",
+        }
+        return f"{what[part]} of {modality} by class, level {level}"
+    if name.startswith("masked."):
+        return f"{name.removeprefix('masked.')}, hidden by masks; only the sum can be read"
+    block = block_of(name)
+    if block.startswith("tailored."):
+        return f"change of the weights of the encoder of {block.removeprefix('tailored.')}"
+    words = {"shared": "shared encoder", "fusion": "fusion", "decoder": "decoder"}
+    return f"change of the weights of the {words.get(block, block)}"
+
+
+def _group(name: str) -> str:
+    return name if name.startswith(("memory.", "masked.")) else block_of(name)

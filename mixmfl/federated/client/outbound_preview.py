@@ -1,0 +1,63 @@
+"""All that will leave a site in a run, listed before anything does."""
+
+import logging
+
+import torch
+
+from mixmfl import __version__
+from mixmfl.evaluation.subset_dice import all_subsets
+from mixmfl.federated.aggregation import select_blocks
+from mixmfl.federated.client.outbound import Departure, departures, outgoing, outgoing_fingerprint
+from mixmfl.federated.client.training import agreed_minimum, outgoing_registration
+from mixmfl.federated.state import RunSettings, Site, first_state, register
+from mixmfl.networks.build import prototype_sizes
+from mixmfl.networks.prototypes import memory_to_state
+from mixmfl.planning.fingerprint import Fingerprint
+from mixmfl.planning.plans import Plans
+
+log = logging.getLogger(__name__)
+
+
+def departures_of(
+    site: Site, fingerprint: Fingerprint, plans: Plans, settings: RunSettings
+) -> list[Departure]:
+    """Return all that will leave a site in a run, with its sizes, before anything does.
+
+    With what only some runs ask for: ``measure``, ``personalize``; and ``failed``, which takes the
+    place of any other. As in a plain run: in a masked one what is listed for ``train`` goes out as
+    sums of numbers that hide it, of 8 bytes each.
+
+    Args:
+        site: With its training cases.
+        fingerprint: Of the site.
+        plans: Of the run.
+        settings: Of the run.
+    """
+    told, minimum = register(site), agreed_minimum(site, settings)
+    weights = select_blocks(first_state(plans, settings).weights, told.weights)
+    blocks = {
+        n: torch.zeros_like(tensor, dtype=settings.update_type) for n, tensor in weights.items()
+    }
+    if site.privacy is None:
+        memory = {
+            (modality, level): size.unseen()
+            for level, size in prototype_sizes(plans, settings.configuration).items()
+            for modality in told.modality_cases
+        }
+        trained, said = {**blocks, **memory_to_state(memory)}, {"loss": 0.0}
+    else:
+        trained, said = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
+    dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
+    cases = {name: [len(site.training) + len(site.validation), 0] for name in plans.configurations}
+    held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
+    sent = [
+        outgoing_fingerprint(fingerprint, plans.labels, minimum),
+        outgoing("preprocess", {"version": __version__, "cases": cases}),
+        outgoing_registration(told),
+        outgoing("train", {"round": 0, **said}, trained),
+        outgoing("validate", {"round": 0, "dice": dice}),
+        outgoing("measure", {"round": 0, "subsets": [[list(s), dice] for s in sorted(held)]}),
+        outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
+        outgoing("failed", {"task": "train", "error": "MixmflError", "version": __version__}),
+    ]
+    return [item for message in sent for item in departures(message)]

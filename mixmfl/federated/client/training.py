@@ -1,0 +1,202 @@
+"""A round at a site: train or validate as a task says.
+
+Messages are plain (see ``messages``); nothing here knows what carries them.
+"""
+
+import dataclasses
+import logging
+import secrets
+from collections.abc import Collection
+
+import torch
+
+from mixmfl import __version__
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.federated.aggregation import changes_between, select_blocks
+from mixmfl.federated.client.outbound import outgoing
+from mixmfl.federated.messages import Message
+from mixmfl.federated.state import (
+    Minimum,
+    Registration,
+    RunSettings,
+    Site,
+    learning_rate_of,
+    register,
+)
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.build import build_network
+from mixmfl.networks.parameters import load_state, network_state
+from mixmfl.networks.prototypes import (
+    State,
+    memory_from_state,
+    memory_to,
+    memory_to_state,
+)
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import class_cases
+from mixmfl.training.batches import Batches, PoissonBatches, loader
+from mixmfl.training.dp_sgd import train_privately
+from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
+from mixmfl.training.trainer import train_locally
+from mixmfl.training.validation import validate
+
+log = logging.getLogger(__name__)
+
+
+def outgoing_registration(told: Registration) -> Message:
+    """Build what a site answers when it joins a run."""
+    record = {"version": __version__, "registration": dataclasses.asdict(told)}
+    return outgoing("join", record)
+
+
+def trained_blocks(task: Message, site: Site) -> dict[str, int]:
+    """Return the blocks that a site trains and its weight in each: all, or those that are named.
+
+    In a masked run a block that too few sites hold is named to none, and stays as it was.
+    """
+    named = task.record.get("blocks")
+    weights = register(site).weights
+    return {b: w for b, w in weights.items() if named is None or b in named}
+
+
+def agreed_minimum(site: Site, settings: RunSettings) -> Minimum:
+    """Return how many cases and voxels must stand behind what the site sends in this run."""
+    return site.minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
+
+
+def train_at_site(
+    task: Message, site: Site, plans: Plans, settings: RunSettings, optimizer_state: State
+) -> tuple[Message, State]:
+    """Train as the task says.
+
+    Args:
+        task: From ``train_task``.
+        site: With at least one training case.
+        plans: Of the run.
+        settings: Of the run.
+        optimizer_state: What this function returned in the site's last round, or empty.
+
+    Returns:
+        The reply: how the site's blocks changed, the prototypes of its modalities, its mean loss.
+        And the optimiser's moments, which stay at the site.
+
+    Raises:
+        PrivacyError: The site's privacy budget is spent.
+        MixmflError: The loss became NaN or infinite, or the device's memory ran out.
+    """
+    if site.device.type == "cpu":
+        keep_freed_memory()
+    if site.privacy is not None:
+        return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
+    round_number = int(task.record["round"])
+    network = site_network(task, site, plans, settings)
+    batches = Batches(
+        site.training,
+        plans,
+        settings.configuration,
+        (settings.seed, round_number, site.name),
+        settings.local_steps,
+    )
+    weights = trained_blocks(task, site)
+    try:
+        trained = train_locally(
+            network,
+            memory_from_state(task.tensors),
+            optimizer_state,
+            loader(batches, site.workers),
+            plans,
+            settings.configuration,
+            weights,
+            learning_rate_of(round_number, settings),
+            site.device,
+        )
+    except torch.cuda.OutOfMemoryError:
+        raise MixmflError(
+            f"site {site.name}: the memory of {site.device} ran out; plan again with a preset of "
+            "smaller memory_gb, free the device, or train on the CPU by --device cpu"
+        ) from None
+    tensors = {
+        **_changes(task, network, weights, settings),
+        **memory_to_state(trained.memory),
+    }
+    minimum = agreed_minimum(site, settings)
+    reply = outgoing(
+        "train",
+        {"round": round_number, "loss": trained.loss},
+        tensors,
+        minimum=minimum,
+        class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
+    )
+    return reply, trained.optimizer
+
+
+def _train_privately(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    optimizer_state: State,
+    privacy: Privacy,
+) -> tuple[Message, State]:
+    """Train as ``train_at_site`` does, with differential privacy: neither loss nor prototypes."""
+    round_number = int(task.record["round"])
+    size = int(plans.configuration(settings.configuration)["batch_size"])
+    rate = sampling_rate(size, len(site.training))
+    epsilon = spend(privacy, rate, settings.local_steps)
+    network = site_network(task, site, plans, settings)
+    # the run's seed is known to the server, who could undo the noise and know who was drawn
+    entropy = secrets.randbits(128), round_number, site.name
+    weights = trained_blocks(task, site)
+    drawn = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
+    moments = train_privately(
+        network,
+        memory_from_state(task.tensors),
+        optimizer_state,
+        loader(PoissonBatches(drawn, rate), site.workers),
+        plans,
+        settings.configuration,
+        weights,
+        learning_rate_of(round_number, settings),
+        site.device,
+        privacy,
+        rate * len(site.training),
+        torch.Generator().manual_seed(secrets.randbits(63)),
+    )
+    record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
+    return outgoing("train", record, _changes(task, network, weights, settings)), moments
+
+
+def _changes(
+    task: Message, network: SegmentationNet, blocks: Collection[str], settings: RunSettings
+) -> State:
+    """Return how the blocks changed since the task."""
+    after = {**select_blocks(network_state(network), blocks)}
+    return changes_between(task.tensors, after, settings.update_type)
+
+
+def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
+    """Return the summed Dice of the site's validation cases.
+
+    Each is predicted from the modalities that it has and that the task names; a case with none
+    of these is left out.
+    """
+    sums = validate(
+        site_network(task, site, plans, settings),
+        memory_to(memory_from_state(task.tensors), site.device),
+        site.validation,
+        task.record["modalities"],
+        plans,
+        settings.configuration,
+        site.device,
+    )
+    dice = {name: [found.total, found.cases] for name, found in sums.items()}
+    return outgoing("validate", {"round": task.record["round"], "dice": dice})
+
+
+def site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> SegmentationNet:
+    """Return the network of a task, on the site's device."""
+    # encoders that the task does not bring keep their first random weights: nothing runs them
+    network = build_network(plans, settings.configuration, settings.seed)
+    load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})
+    return network.to(site.device)

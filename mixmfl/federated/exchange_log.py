@@ -1,0 +1,41 @@
+"""The log of what crossed between a hospital and its coordinator: no images, no names of cases."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+from mixmfl.core.text import MOST_LINE, one_line
+from mixmfl.federated.messages import Parcel
+from mixmfl.networks.parameters import block_of
+
+
+def describe_exchange(what: str, parcel: Parcel) -> str:
+    """Return a line about a message that can be read.
+
+    Args:
+        what: Such as ``"sent to coordinator"``.
+        parcel: The message.
+    """
+    message = parcel.open(parcel.size)
+    memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
+    blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
+    told = [f"{what}: {one_line(message.kind)}"]
+    number = message.record.get("round")
+    if type(number) is int:  # a task to train comes before its round is done, the others after
+        told.append(f"round {number + (message.kind == 'train')}")
+    told += [f"block {one_line(name)}" for name in sorted(blocks)]
+    told += [f"memory of {one_line(name)}" for name in sorted(memory)]
+    if fields := sorted(set(message.record) - {"round"}):
+        told.append(f"record {' '.join(map(one_line, fields[:20]))}")
+    told.append(f"{len(message.tensors)} tensors, {parcel.size} bytes, sha256 {parcel.sha256}")
+    return ", ".join(told)
+
+
+def note(log: Path, line: str) -> None:
+    """Append a line, with the time in UTC, to a log; made if it is not there.
+
+    It stays one line of a log, whatever others wrote into it.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{now} {one_line(line, MOST_LINE)}\n")

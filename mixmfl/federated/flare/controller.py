@@ -1,0 +1,228 @@
+"""The server's side of a job: orders are worked through, and sites asked by FLARE's tasks."""
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, SendOrder, Task
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.fuel.f3.cellnet.cell import Cell
+
+from mixmfl import __version__
+from mixmfl.core.errors import MixmflError, QuorumError
+from mixmfl.core.files import clear_unfinished, write_json
+from mixmfl.core.text import one_line
+from mixmfl.federated.exchange_log import describe_exchange, note
+from mixmfl.federated.flare.job import Leg, leg_file, pause_file
+from mixmfl.federated.flare.transfer import PARCEL, Offered, fetch, let_go
+from mixmfl.federated.messages import FAILED, Message, Parcel, most_reply_bytes
+from mixmfl.federated.server.coordinator import Answer, Answers
+from mixmfl.federated.server.orders import PlanOrders, load_orders, plan_remotely, train_remotely
+from mixmfl.federated.state import NOT_CONNECTED
+
+_PATIENCE = 15.0
+"""Seconds in which a site that has not fetched its last task must fetch the next."""
+
+
+class Coordinator(Controller):
+    """The server's side of a job: works through orders, asking sites by FLARE's tasks."""
+
+    def __init__(self, orders: str, deadline: float) -> None:
+        """Args: the orders' file; seconds that a site has for a task."""
+        super().__init__(task_check_period=0.1)
+        self._orders = Path(orders)
+        self._deadline = deadline
+        self._silent: set[str] = set()
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Do nothing; FLARE wants it."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Do nothing; FLARE wants it."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Work through the orders and note how it ended."""
+        orders = load_orders(self._orders)
+        clear_unfinished(self._orders.parent)
+        sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
+        self._log = self._orders.with_name("exchange.log")
+
+        def ask(tasks: Mapping[str, Message]) -> Answers:
+            return self._ask(tasks, sites, fl_ctx, abort_signal)
+
+        try:
+            if isinstance(orders, PlanOrders):
+                plan_remotely(orders, ask)
+                leg = Leg("done")
+            else:
+                done = train_remotely(orders, ask, pause_file(self._orders).exists)
+                leg = Leg("done" if done else "paused")
+        except QuorumError as error:
+            leg = Leg("quorum", str(error))
+        except Exception as error:  # whatever it was, the command that waits must be told
+            self.log_exception(fl_ctx, "the job failed")
+            named = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
+            leg = Leg("failed", f"{named}{error}")
+        write_json(leg_file(self._orders), dataclasses.asdict(leg))
+
+    def process_result_of_unknown_task(
+        self,
+        client: Client,
+        task_name: str,
+        client_task_id: str,
+        result: Shareable,
+        fl_ctx: FLContext,
+    ) -> None:
+        """Drop what comes too late, if FLARE at the site has not."""
+        note(self._log, f"late from {client.name}: {task_name}, dropped")
+
+    def _ask(
+        self,
+        tasks: Mapping[str, Message],
+        sites: Sequence[str],
+        fl_ctx: FLContext,
+        abort_signal: Signal,
+    ) -> Answers:
+        let_go()  # of what the last tasks brought
+        absent = {site: NOT_CONNECTED for site in tasks if site not in sites}
+        cell, packed = fl_ctx.get_engine().get_cell(), _Packed(self._log.parent)
+        asked = {
+            site: _Asked(site, message, packed.of(message), cell, self._log)
+            for site, message in tasks.items()
+            if site in sites
+        }
+        for site, item in asked.items():
+            self.send(item.task, fl_ctx, targets=[site], send_order=SendOrder.ANY)
+        began = time.monotonic()
+        while awaited := {site for site, item in asked.items() if item.open}:
+            if abort_signal.triggered:  # FLARE does so when it hears of no site any more
+                raise QuorumError("all sites were lost")
+            waited = time.monotonic() - began
+            silent = {site for site in awaited & self._silent if not asked[site].fetched}
+            if waited > self._deadline or (waited > _PATIENCE and awaited == silent):
+                break
+            time.sleep(0.05)
+        for item in asked.values():
+            if item.open:
+                late = f"did not answer within {self._deadline:g} s; a later reply is dropped"
+                item.refuse(late if item.fetched else f"{NOT_CONNECTED}: did not fetch its task")
+                self.cancel_task(item.task, fl_ctx=fl_ctx)
+            item.close()
+        unfetched = {site for site, item in asked.items() if not item.fetched}
+        self._silent = (self._silent - set(asked)) | unfetched
+        came = {site: item.answer for site, item in asked.items() if item.answer is not None}
+        return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
+
+
+class _Packed:
+    """Tasks as parcels; those that say the same are one, so that it lies on disk once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, Parcel] = {}
+
+    def of(self, message: Message) -> Parcel:
+        """Return a message's parcel."""
+        same = {name: id(tensor) for name, tensor in message.tensors.items()}
+        key = json.dumps([message.kind, message.record, same])
+        if key not in self._known:
+            self._known[key] = Parcel.pack(message, self._folder)
+        return self._known[key]
+
+
+class _Asked:
+    """A task on its way to a site, and what comes back."""
+
+    _at_once = threading.Semaphore(16)
+    """Replies that are fetched at once, each with a few pieces in memory."""
+
+    def __init__(self, site: str, message: Message, parcel: Parcel, cell: Cell, log: Path) -> None:
+        self.answer: Answer | None = None
+        self.absent = ""
+        self.fetched = False
+        self._site, self._kind, self._parcel, self._cell = site, message.kind, parcel, cell
+        self._log, self._began = log, time.monotonic()
+        # now, for it reads the parcel, and FLARE waits for us when it sends
+        self._line = describe_exchange(f"sent to {site}", parcel)
+        self._offered = Offered(cell, parcel, site)
+        self._coming = False
+        self._stop = Signal()
+        self._lock = threading.Lock()
+        told = Shareable()
+        told[PARCEL] = self._offered.address
+        self.task = Task(
+            name=message.kind,
+            data=told,
+            before_task_sent_cb=self._sent,
+            result_received_cb=self._take,
+            task_done_cb=self._done,
+        )
+
+    @property
+    def open(self) -> bool:
+        return self.answer is None and not self.absent
+
+    def refuse(self, reason: str) -> None:
+        """Give up on the site for this task."""
+        with self._lock:
+            if self.open:
+                self.absent = reason
+                note(self._log, f"nothing from {self._site}: {self._kind}: {reason}")
+
+    def close(self) -> None:
+        """Let go of the task, and of a reply that is still coming."""
+        self._offered.withdraw()
+        if self.answer is None:
+            self._stop.trigger("too late")
+
+    def _sent(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        self.fetched = True
+        self._began = time.monotonic()
+        note(self._log, self._line)
+
+    def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        result, client_task.result = client_task.result, None
+        if PARCEL not in result:
+            self.refuse(f"its reply holds no message ({one_line(result.get_return_code())})")
+            return
+        self._coming = True
+        # FLARE waits for us before it hears anybody else
+        threading.Thread(target=self._fetch, args=(result[PARCEL],), daemon=True).start()
+
+    def _fetch(self, address: Any) -> None:
+        most = most_reply_bytes(self._parcel.size)
+        try:
+            with self._at_once:
+                folder = self._log.parent
+                parcel = fetch(self._cell, address, self._site, most, folder, self._stop)
+            reply = parcel.open(most)
+            note(self._log, describe_exchange(f"came from {self._site}", parcel))
+        except Exception as error:  # whatever a stranger can send must end here
+            self.refuse(f"its reply cannot be read ({one_line(error)})")
+            return
+        if reply.kind == FAILED:
+            self.refuse(_failure(reply))
+            return
+        seconds = time.monotonic() - self._began
+        with self._lock:
+            if self.open:
+                self.answer = Answer(reply, parcel.size, self._parcel.size, seconds)
+
+    def _done(self, task: Task, fl_ctx: FLContext) -> None:
+        if not self._coming:
+            self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
+
+
+def _failure(reply: Message) -> str:
+    theirs = reply.record.get("version")
+    if theirs != __version__:
+        return f"runs mixmfl {one_line(theirs)}, the coordinator {__version__}; install the same"
+    return f"could not do it ({one_line(reply.record.get('error'))})"

@@ -1,0 +1,205 @@
+"""FLARE's processes: each runs as long as a block, and one at a time uses a kit."""
+
+import io
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
+
+import psutil
+from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection, SessionClosed
+from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.files import locked, read_json, write_json
+from mixmfl.federated.client.service import House
+from mixmfl.federated.flare.provisioning import ADMIN, HOUSE, ORG, Kit
+
+_BUSY = 120.0
+"""Seconds for which the server may be too busy to tell how it is."""
+
+
+@contextmanager
+def serving(kit: Kit) -> Iterator[Session]:
+    """Run the coordinator's server, and give a session to command it by.
+
+    Raises:
+        MixmflError: It runs already, or cannot be started.
+    """
+    with alone(kit):
+        _end_orphans(kit)  # one may have the port
+        _settle_server(kit)
+        with _process(kit, "server", [f"org={ORG}"]) as process:
+            session = _session(kit, process)
+            try:
+                yield session
+            except (NoConnection, SessionClosed, InternalError) as error:
+                raise MixmflError(
+                    f"{kit.folder}: the server ended or does not answer ({error}); see log.txt "
+                    "there. What is done is kept: --resume goes on"
+                ) from None
+            finally:
+                with suppress(NoConnection, SessionClosed, InternalError):
+                    session.close()
+
+
+@contextmanager
+def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a hospital's side: it joins, takes part and answers until the block ends.
+
+    Raises:
+        MixmflError: It runs already.
+    """
+    with alone(kit):
+        _end_orphans(kit)
+        house.save(kit.folder / "local" / HOUSE)
+        with _process(kit, "client", [f"uid={kit.name}", f"org={ORG}"]) as process:
+            yield process
+
+
+@contextmanager
+def alone(kit: Kit) -> Iterator[None]:
+    """Hold the kit's lock: one process uses a kit at a time."""
+    refusal = MixmflError(f"{kit.folder}: this kit is in use by another process; end that first")
+    with locked(kit.folder / "lock", 0, refusal):
+        yield
+
+
+@contextmanager
+def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one of FLARE's processes with all that it starts, and end them all with the block."""
+    command = [
+        *(sys.executable, "-u", "-c", _AS_LONG_AS_US),
+        f"nvflare.private.fed.app.{kind}.{kind}_train",
+        *("-m", str(kit.folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"),
+        *(*options, "config_folder=config"),
+    ]
+    with (kit.folder / "console.log").open("ab") as console:
+        process = subprocess.Popen(
+            command,
+            cwd=kit.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,  # Ctrl-C is for us, who then end it in order
+        )
+    try:
+        yield process
+    finally:
+        with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+            _end([psutil.Process(process.pid)])
+        process.wait()
+        _end_orphans(kit)
+
+
+# runs a module, and ends when the process that started it is gone, however that was ended; what
+# FLARE starts ends with it. FLARE drops a connection whose certificate is no good without a word,
+# so that the word is said here
+_AS_LONG_AS_US = """
+import logging, os, runpy, ssl, sys, threading, time
+
+def watch(parent=os.getppid()):
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+class Told(ssl.SSLObject):
+    def do_handshake(self):
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            logging.getLogger("mixmfl.connections").warning("a connection was refused: %s", error)
+            raise
+
+ssl.SSLContext.sslobject_class = Told
+threading.Thread(target=watch, daemon=True).start()
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def _end_orphans(kit: Kit) -> None:
+    """End processes that a killed command left behind; the kit's lock says that it is gone."""
+    _end(
+        [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(kit.folder) in (command := process.info["cmdline"] or [])
+            and any("nvflare" in word for word in command)
+        ]
+    )
+
+
+def _end(leaders: Sequence[psutil.Process]) -> None:
+    """End processes and what they started, gently first."""
+    found = [*leaders]
+    for leader in leaders:
+        with suppress(psutil.NoSuchProcess):
+            found += leader.children(recursive=True)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(found, timeout=5)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=5)
+
+
+def _settle_server(kit: Kit) -> None:
+    """Name absolute places in the kit for what the server stores, and see that its port is free."""
+    file = kit.folder / "local" / "resources.json"
+    resources = read_json(file)
+    try:
+        for component in resources["components"]:
+            if component["id"] == "job_manager":
+                component["args"]["uri_root"] = str(kit.folder / "jobs")
+        resources["servers"][0]["heart_beat_timeout"] = 120  # s until a silent site is given up
+        storage = resources["snapshot_persistor"]["args"]["storage"]
+        storage["args"]["root_dir"] = str(kit.folder / "snapshots")
+    except (KeyError, IndexError, TypeError) as error:
+        raise MixmflError(
+            f"{file}: is damaged ({type(error).__name__}: {error}); have the kit made anew by "
+            "mixmfl_provision"
+        ) from None
+    write_json(file, resources)
+    port = int(kit.server.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise MixmflError(
+                f"port {port}, which the kits name, cannot be used here ({error.strerror}); end "
+                "the process that has it, or provision another port"
+            ) from None
+
+
+def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
+    until = time.monotonic() + 120
+    while True:
+        try:
+            with redirect_stdout(io.StringIO()):  # it says that it connects, each time it tries
+                return new_secure_session(ADMIN, str(kit.folder / "admin"))
+        except NoConnection:
+            if process.poll() is not None or time.monotonic() > until:
+                raise MixmflError(
+                    f"{kit.folder}: the server did not start; the reason is in console.log there"
+                ) from None
+            time.sleep(0.5)
+
+
+def patiently(ask: Callable[[], Any]) -> Any:
+    """Ask the server, and again where it is too busy to answer."""
+    until = time.monotonic() + _BUSY
+    while True:
+        try:
+            return ask()
+        except NoConnection:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)

@@ -1,0 +1,302 @@
+"""Start-up kits: what the coordinator and every hospital need to join, and what each allows."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from cryptography import x509
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.signature import SignatureBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import read_json, write_json
+from mixmfl.core.text import quoted
+from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
+
+COORDINATOR = "coordinator"
+ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
+ORG = "mixmfl"  # FLARE wants one; rights here are by role
+HOUSE = "mixmfl.json"  # in local/ of a hospital's kit: what it set, for what a job runs there
+COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
+SITE_CLASS = "mixmfl.federated.flare.SiteExecutor"
+"""What a job may run, by the paths that kits allow and jobs name: kits outlast our files' names."""
+
+_ROLE = "project_admin"
+_SITES = "sites.json"
+_TAKEN = {COORDINATOR, "server", "authority"}  # the second means the server to FLARE
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
+_LONGEST_NAME = 64  # in a certificate
+_AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
+_PROJECT = "mixmfl"
+_NOTHING_BUT_JOBS = {
+    "submit_job": "any",
+    "manage_job": "any",
+    "clone_job": "none",
+    "download_job": "none",
+    "view": "none",
+    "operate": "none",
+    "shell_commands": "none",
+    "byoc": "none",
+}
+"""What the coordinator may do at a hospital: start and stop jobs. It sees no file and no log."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Who takes part, and where the coordinator is reached.
+
+    Attributes:
+        host: Name or address of the coordinator, as the hospitals reach it.
+        port: One port; all else goes from the hospitals to it.
+        sites: Names of the hospitals.
+    """
+
+    host: str
+    port: int
+    sites: tuple[str, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "Network":
+        """Read a network's file.
+
+        Raises:
+            DataError: It is missing, or does not say what is needed.
+        """
+        told = read_json(path)
+        host, _, port = str(told.get("server", "")).rpartition(":")
+        sites = told.get("sites")
+        if not (
+            set(told) == {"server", "sites"}
+            and _is_host(host)
+            and _is_port(port)
+            and _are_sites(sites)
+            # of folders, too, and not everywhere are these two where only the case differs
+            and len(names := {name.lower() for name in sites}) == len(sites)
+            and not names & {*_TAKEN, host.lower()}
+        ):
+            raise DataError(
+                f'{path}: {{"server": "host:port", "sites": ["north", …]}} is needed: a name or an '
+                "IPv4 address at which the hospitals reach the coordinator, a port up to 65535, "
+                "and for each hospital a name of letters, digits and hyphens, each once, none of "
+                f"{', '.join(sorted(_TAKEN))} and not the host's; no name is longer than "
+                f"{_LONGEST_NAME}"
+            )
+        return cls(host, int(port), tuple(sites))
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A start-up kit.
+
+    Attributes:
+        folder: Of the kit.
+        name: Of the hospital, or ``COORDINATOR``.
+        server: ``host:port`` of the coordinator.
+        expires: When its certificate ends, in UTC.
+    """
+
+    folder: Path
+    name: str
+    server: str
+    expires: datetime
+
+
+def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Write a kit for the coordinator and for every hospital; those that are there stay.
+
+    The certificate authority is made at the first call and kept in ``out/authority``, so that a
+    later call can add hospitals.
+
+    Args:
+        network: Who takes part.
+        out: Folder of kits.
+        renew: Hospitals whose kits are made anew, with another key; the old ones are set aside.
+
+    Returns:
+        The folders written.
+
+    Raises:
+        DataError: FLARE could not make them, or kits of another server are there.
+    """
+    if strange := sorted(name for name in renew if not (out / name).is_dir()):
+        raise DataError(f"{out}: holds no kit of {strange[0]}, so there is none to renew")
+    if (out / COORDINATOR).is_dir():
+        there = open_kit(out / COORDINATOR, coordinator=True).server
+        if there != f"{network.host}:{network.port}":
+            raise DataError(
+                f"{out}: holds kits for the server {there}, asked for is "
+                f"{network.host}:{network.port}; make those in another folder, for everyone"
+            )
+    authority = out / "authority"
+    authority.mkdir(parents=True, exist_ok=True)
+    authority.chmod(0o700)
+    project = Project(_PROJECT, "mixmfl")
+    ports = {"fed_learn_port": network.port, "admin_port": network.port}
+    project.set_server(network.host, ORG, ports)
+    for name in network.sites:
+        project.add_client(name, ORG, {})
+    project.add_admin(ADMIN, ORG, {"role": _ROLE})
+    builders = [
+        WorkspaceBuilder(),
+        StaticFileBuilder(config_folder="config"),
+        CertBuilder(root_valid_days=_AUTHORITY_DAYS),
+        SignatureBuilder(),
+    ]
+    for name in renew:
+        _forget(authority, name)
+        (out / name).rename(_aside(out / name))
+    old_mask = os.umask(0o077)  # keys, and the authority's own, are for their owner alone
+    try:
+        context = Provisioner(str(authority), builders).provision(project, logger=_Quiet())
+        made = context.get("current_prod_dir")
+        if context.get("build_error") or not made:
+            raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
+        shutil.move(Path(made) / ADMIN, Path(made) / network.host / "admin")
+        written = []
+        for name in (COORDINATOR, *network.sites):
+            source = Path(made) / (network.host if name == COORDINATOR else name)
+            if not (out / name).exists():
+                _write_policies(source, name)  # before it is where somebody may take it
+                shutil.move(source, out / name)
+                written.append(out / name)
+        write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
+        shutil.rmtree(made)
+    finally:
+        os.umask(old_mask)
+    return tuple(written)
+
+
+def _forget(authority: Path, name: str) -> None:
+    """Have the authority make a site's key and certificate anew."""
+    file = authority / _PROJECT / "state" / "cert.json"
+    state = read_json(file)
+    del state[name]
+    write_json(file, state)
+    file.chmod(0o600)
+
+
+def _aside(kit: Path) -> Path:
+    """Return a free name for a kit that is replaced."""
+    number = 1
+    while (aside := kit.with_name(f"{kit.name}.replaced-{number}")).exists():
+        number += 1
+    return aside
+
+
+def open_kit(folder: Path, *, coordinator: bool) -> Kit:
+    """Read a kit.
+
+    Args:
+        folder: Of the kit.
+        coordinator: Whether it must be the coordinator's; else it must be a hospital's.
+
+    Raises:
+        DataError: It is no kit of this kind, or its certificate has expired.
+    """
+    startup = folder / "startup"
+    whose = "the coordinator's" if coordinator else "a hospital's"
+    config = startup / ("fed_server.json" if coordinator else "fed_client.json")
+    certificate = startup / ("server.crt" if coordinator else "client.crt")
+    if not config.is_file() or not certificate.is_file():
+        raise DataError(
+            f"{folder}: is not {whose} start-up kit; mixmfl_provision makes kits, and each is used "
+            "where it belongs"
+        )
+    told = read_json(config)
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except ValueError as error:
+        raise _damaged(certificate, error) from None
+    expires = found.not_valid_after_utc
+    if expires < datetime.now(timezone.utc):
+        raise DataError(
+            f"{certificate}: expired on {expires:%Y-%m-%d}; have the kit made anew by "
+            "mixmfl_provision --renew"
+        )
+    try:
+        name = COORDINATOR if coordinator else told["client"]["fqsn"]
+        server = told["servers"][0]["service"]["target"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise _damaged(config, error) from None
+    host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
+    if not _is_host(host) or not _is_port(port) or not _is_site(name):
+        raise _damaged(config, f"server {quoted(server)}, name {quoted(name)}")
+    return Kit(folder.resolve(), name, server, expires)
+
+
+def site_names(kit: Kit) -> tuple[str, ...]:
+    """Return the hospitals that kits were made for together with the coordinator's.
+
+    Raises:
+        DataError: The kit is damaged.
+    """
+    file = kit.folder / "local" / _SITES
+    names = read_json(file).get("sites")
+    if not _are_sites(names):
+        raise _damaged(file, f"sites {quoted(names)}")
+    return tuple(names)
+
+
+def _write_policies(kit: Path, name: str) -> None:
+    """Say in a kit what its owner's FLARE lets others do."""
+    local = kit / "local"
+    resources = read_json(local / "resources.json.default")
+    resources["class_allow_list"] = [COORDINATOR_CLASS if name == COORDINATOR else SITE_CLASS]
+    resources["class_list_enforcement_mode"] = "enforce"
+    # FLARE would stream a hospital's error log to the server; ours stays in the house
+    resources["allow_log_streaming"] = False
+    resources["components"] = [c for c in resources["components"] if "log" not in c["id"]]
+    write_json(local / "resources.json", resources)
+    if name != COORDINATOR:
+        permissions = {_ROLE: _NOTHING_BUT_JOBS}
+        write_json(
+            local / "authorization.json", {"format_version": "1.0", "permissions": permissions}
+        )
+
+
+def _is_host(name: str) -> bool:
+    return _is_name(name, rf"{_LABEL}(\.{_LABEL})*")
+
+
+def _is_site(name: Any) -> bool:
+    return isinstance(name, str) and _is_name(name, _LABEL)
+
+
+def _are_sites(names: Any) -> TypeGuard[list[str]]:
+    return isinstance(names, list) and 0 < len(names) <= MOST_SITES and all(map(_is_site, names))
+
+
+def _is_port(digits: str) -> bool:
+    return re.fullmatch("[0-9]{1,5}", digits) is not None and 0 < int(digits) < 2**16
+
+
+def _is_name(name: str, form: str) -> bool:
+    """Say whether a name is of a form, and short enough to go into a certificate."""
+    return len(name) <= _LONGEST_NAME and re.fullmatch(form, name) is not None
+
+
+def _damaged(file: Path, why: object) -> DataError:
+    return DataError(f"{file}: is damaged ({why}); have the kit made anew by mixmfl_provision")
+
+
+class _Quiet:
+    """Lets through what FLARE's provisioner calls errors."""
+
+    def debug(self, *args: Any) -> None:
+        """Say nothing."""
+
+    info = warning = debug
+
+    def error(self, message: str, *args: Any) -> None:
+        """Say it on stderr."""
+        sys.stderr.write(f"{message}\n")

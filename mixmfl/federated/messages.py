@@ -1,0 +1,212 @@
+"""What travels between server and sites: named tensors and a JSON record, as bytes. No pickles."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mixmfl.core.errors import AggregationError
+from mixmfl.core.files import Nameless, nameless
+from mixmfl.core.tensor_store import open_stored, pack, unpack, write
+
+FAILED = "failed"
+"""The kind of a reply that only says that a task could not be done."""
+
+MOST_ROUNDS = 100_000
+"""Of a run; a week of rounds that take six seconds."""
+
+SENT: Mapping[str, Mapping[str, str]] = {
+    "fingerprint": {
+        "version": "the site's version of mixmfl",
+        "fingerprint": "statistics of the training cases: counts and histograms, no row per case",
+        "labels": "what the labels mean",
+    },
+    "preprocess": {
+        "version": "the site's version of mixmfl",
+        "cases": "how many cases could be used, and how many could not",
+    },
+    "join": {
+        "version": "the site's version of mixmfl",
+        "registration": "the number of training cases, how many have each modality, which "
+        "modalities the validation cases have, and which labels the site knows if not all",
+    },
+    "train": {
+        "round": "number of the round",
+        "loss": "mean training loss of the round",
+        "epsilon": "epsilon spent so far",
+        "delta": "the delta it holds for",
+    },
+    "validate": {
+        "round": "number of the round",
+        "dice": "per label or region the sum of Dice over the validation cases, and their number",
+    },
+    "measure": {
+        "round": "number of the round",
+        "subsets": "sums of Dice as in a validation, for every subset of modalities",
+    },
+    "keys": {
+        "round": "number of the round",
+        "seal": "a public key of this round, for sealed shares",
+        "mask": "a public key of this round, for masks",
+    },
+    "shares": {
+        "round": "number of the round",
+        "sealed": "shares of this round's secrets, each encrypted for one other site",
+    },
+    "masked": {
+        "round": "number of the round",
+        "epsilon": "epsilon spent so far",
+        "delta": "the delta it holds for",
+    },
+    "unmask": {
+        "round": "number of the round",
+        "seeds": "shares that remove the masks from the sum of those who replied",
+        "dropped": "shares of the keys of those who did not reply",
+    },
+    "personalize": {
+        "dice": "mean validation Dice of the personalised model",
+        "dice_before": "mean validation Dice of the global model",
+    },
+    "model": {},
+    "failed": {
+        "task": "the task that failed",
+        "error": "the kind of error, without its text",
+        "version": "the site's version of mixmfl",
+    },
+}
+"""What a message of each kind may carry beside tensors, in plain words."""
+
+FORMAT = 2
+
+MOST_BYTES = 4 * 2**30
+"""Of a message, where its reader knows no closer limit."""
+
+# what a reply may have beyond its task: prototypes, and names in the header
+_REPLY_SLACK = 2**20
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message.
+
+    Attributes:
+        kind: Such as ``"train"``, the same in task and reply; see ``messages.SENT``.
+        record: Plain JSON content.
+        tensors: By name; of a ``Parcel`` they are read when they are asked for.
+    """
+
+    kind: str
+    record: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+class Parcel:
+    """A message as bytes on disk, in a file without a name: it is gone when nobody holds it.
+
+    So that large messages take no memory while they wait, and leave nothing behind.
+    """
+
+    def __init__(self, file: Nameless) -> None:
+        """Args: the file, complete."""
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    @classmethod
+    def pack(cls, message: Message, folder: Path) -> "Parcel":
+        """Write a message; the file lies on the disk of ``folder``."""
+        header = _header(message)
+        return cls(nameless(folder, lambda path: write(path, message.tensors, header)))
+
+    @classmethod
+    def store(cls, content: bytes, folder: Path) -> "Parcel":
+        """Write bytes as they came."""
+        return cls(nameless(folder, lambda path: path.write_bytes(content)))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return the digest of the bytes."""
+        made = hashlib.sha256()
+        for start in range(0, self.size, 1 << 20):
+            made.update(self.read(start, 1 << 20))
+        return made.hexdigest()
+
+    def read(self, start: int, count: int) -> bytes:
+        """Return up to ``count`` bytes from a place on; threads may do so at once."""
+        return os.pread(self._file.fileno(), count, start)
+
+    def open(self, most_bytes: int = MOST_BYTES) -> Message:
+        """Read the message, as ``decode`` does; its tensors stay on disk until they are asked for.
+
+        Raises:
+            AggregationError: As ``decode``.
+        """
+        _check_size(self.size, most_bytes)
+        try:
+            return _message(*open_stored(self._file))
+        except (KeyError, ValueError) as error:
+            raise _damaged(self.size, error) from None
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as bytes."""
+    return pack(message.tensors, _header(message))
+
+
+def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
+    """Read what ``encode`` wrote.
+
+    Nothing in it is run, and what is not read in full takes no more memory than a few times its
+    size; ``tensors`` has the limits on its parts.
+
+    Args:
+        content: As it came.
+        most_bytes: That are looked at at all.
+
+    Raises:
+        AggregationError: Not a message, one of another format, or one beyond the limits.
+    """
+    _check_size(len(content), most_bytes)
+    try:
+        return _message(*unpack(content))
+    except (KeyError, ValueError) as error:
+        raise _damaged(len(content), error) from None
+
+
+def most_reply_bytes(task_bytes: int) -> int:
+    """Return how large the reply to a task can be: its blocks again, twice as wide, and a little.
+
+    Masked, a number of 4 bytes becomes one of 8; in plain replies it does not grow.
+    """
+    return 2 * task_bytes + _REPLY_SLACK
+
+
+def _header(message: Message) -> dict[str, Any]:
+    return {"format": FORMAT, "kind": message.kind, "record": message.record}
+
+
+def _message(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Message:
+    kind, record, found = header["kind"], header["record"], header["format"]
+    if not isinstance(kind, str) or not isinstance(record, dict):
+        raise ValueError("kind or record are none")
+    if found != FORMAT:
+        raise AggregationError(
+            f"a message of format {found} came, {FORMAT} is needed; install one version of mixmfl "
+            "at all sites"
+        )
+    return Message(kind, record, tensors)
+
+
+def _check_size(size: int, most_bytes: int) -> None:
+    if size > most_bytes:
+        raise AggregationError(
+            f"a message of {size} bytes came, at most {most_bytes} are needed for it"
+        )
+
+
+def _damaged(size: int, error: Exception) -> AggregationError:
+    return AggregationError(f"a message of {size} bytes is damaged: {error}")

@@ -1,0 +1,1 @@
+"""The server's side. Never imports a site's."""

@@ -1,0 +1,528 @@
+"""The folder of a run: what was asked, how it went, and the states it can go on or export from.
+
+::
+
+    RUN/run.json                       settings, sites, history; names the states below
+    RUN/plans.json                     the plans it was started with
+    RUN/rounds/00012/server.safetensors
+    RUN/rounds/00012/optimizers/<site>.safetensors
+    RUN/personal/<site>.safetensors
+    RUN/expected.json                  Dice from subsets of modalities, of one round
+    RUN/network/                       orders and log of a run over a network
+    RUN/progress.csv, progress.png
+    RUN/model.safetensors
+
+``run.json`` is written after the states it names, so an interrupted round leaves the one before.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixmfl.core.errors import MixmflError, ModelError
+from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.nan import or_nan, or_none
+from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.federated.server.update_checks import check_registration
+from mixmfl.federated.state import NETWORK, Personal, Registration, RunSettings, ServerState
+from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
+from mixmfl.networks.build import build_outline, check_memory
+from mixmfl.networks.parameters import check_state
+from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
+from mixmfl.planning.bounds import Range, fields, is_text, listed, real, shown, whole, word
+from mixmfl.planning.plans import Plans, read_settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """What a round was at one site.
+
+    Attributes:
+        loss: Mean training loss; None where it is not known, in a masked run that of all sites.
+        dice: Validation Dice of the merged model by label or region; None where no validation
+            case has it; empty where this round was not validated.
+        sent_bytes: By the site.
+        received_bytes: By the site, for training.
+        seconds: Of training and validation.
+        absent: Why the site had no part in the round; empty where it had.
+        epsilon: What the site had spent of its privacy budget after the round; None: it has none.
+        delta: With which that is so.
+    """
+
+    loss: float | None
+    dice: Mapping[str, float | None]
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+    absent: str = ""
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+@dataclass
+class Run:
+    """A run and how far it is.
+
+    Attributes:
+        folder: Of the run.
+        plans: It was started with.
+        settings: It was started with.
+        fold: Validation fold, or ``"all"``: every case trains.
+        registrations: By site.
+        history: Per round, per site.
+        dice: Mean validation Dice per validated round.
+        personal: By site, what became of its own copy; empty where none was asked for.
+    """
+
+    folder: Path
+    plans: Plans
+    settings: RunSettings
+    fold: str
+    registrations: Mapping[str, Registration]
+    history: list[Mapping[str, SiteRound]] = field(default_factory=list)
+    dice: dict[int, float] = field(default_factory=dict)
+    personal: dict[str, Personal] = field(default_factory=dict)
+
+    @property
+    def best_round(self) -> int | None:
+        """Return the round with the highest mean validation Dice, the first of equals."""
+        judged = {number: dice for number, dice in self.dice.items() if not math.isnan(dice)}
+        return min(judged, key=lambda number: (-judged[number], number)) if judged else None
+
+    @property
+    def modality_cases(self) -> dict[str, int]:
+        """Return how many training cases of all sites have each modality of the plans."""
+        return {
+            name: sum(r.modality_cases.get(name, 0) for r in self.registrations.values())
+            for name in self.plans.modalities
+        }
+
+
+def privacy_spent(run: Run, number: int) -> dict[str, dict[str, float]]:
+    """Return epsilon and delta by site, of those that train with privacy, after a round."""
+    return {
+        site: {"epsilon": told.epsilon, "delta": told.delta}
+        for sites in run.history[:number]
+        for site, told in sorted(sites.items())
+        if told.epsilon is not None and told.delta is not None
+    }
+
+
+def holds_run(folder: Path) -> bool:
+    """Say whether a run was started in a folder."""
+    return (folder / "run.json").is_file()
+
+
+def start_run(run: Run) -> None:
+    """Write a new run's record.
+
+    Raises:
+        ModelError: The folder holds a run, or anything else.
+    """
+    if holds_run(run.folder):
+        raise ModelError(
+            f"{run.folder}: holds a run; nothing was written. Go on with it by --resume, or name "
+            "another folder"
+        )
+    plans_file = run.folder / "plans.json"
+    begun = plans_file.is_file() and read_json(plans_file) == run.plans.to_json()
+    ours = {NETWORK, "plans.json"} if begun else {NETWORK}  # as a kill at the very start leaves it
+    names = run.folder.iterdir() if run.folder.is_dir() else ()
+    found = sorted(p.name for p in names if not p.name.startswith(".") and p.name not in ours)
+    if found:
+        raise ModelError(
+            f"{run.folder}: holds files that are no run ({', '.join(found[:3])}); nothing was "
+            "written. Name another folder"
+        )
+    run.plans.save(plans_file)
+    _write_record(run)
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        ModelError: The folder holds none, or one of another format.
+    """
+    if not holds_run(folder):
+        raise ModelError(f"{folder}: holds no run (there is no run.json in it)")
+    record = _read_record(folder)
+    if record.get("format") != FORMAT:
+        raise ModelError(
+            f"{folder / 'run.json'}: format {record.get('format')!r} was found, {FORMAT} is needed"
+        )
+    plans = Plans.load(folder / "plans.json")
+    try:
+        return _read_run(folder, record, plans)
+    except (KeyError, TypeError, AttributeError, ValueError, MixmflError) as error:
+        raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
+
+
+def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
+    """Return the run that a record tells of.
+
+    Raises:
+        MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
+            ``ValueError``.
+    """
+    sites = {site: Registration(**told) for site, told in record["sites"].items()}
+    for site, registered in sites.items():
+        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
+            raise ModelError(f"{shown(site)} cannot name a site")
+        check_registration(site, registered, plans)
+    for told_of in (*record["history"], record["personal"]):
+        fields(told_of, (), "sites", may=tuple(sites))
+    settings = read_settings(RunSettings, record["settings"], "settings")
+    plans.configuration(settings.configuration)
+    return Run(
+        folder,
+        plans,
+        settings,
+        word(record["fold"], ("0", "1", "2", "3", "4", "all"), "fold"),
+        sites,
+        [
+            {site: _read_site_round(told, f"history: {site}") for site, told in told_of.items()}
+            for told_of in listed(record["history"], Range(0, settings.rounds), "history")
+        ],
+        {int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
+        {
+            site: Personal(*(_or_nan(dice, "personal") for dice in listed(told, 2, "personal")))
+            for site, told in record["personal"].items()
+        },
+    )
+
+
+_ANY = Range(-1e300, 1e300)
+
+_COUNT = Range(0, 2**63)
+
+
+def _read_site_round(told: Any, source: str) -> SiteRound:
+    fields(told, tuple(field.name for field in dataclasses.fields(SiteRound)), source)
+    for name in ("loss", "epsilon", "delta"):
+        if told[name] is not None:
+            real(told[name], _ANY, f"{source}: {name}")
+    for dice in told["dice"].values():
+        _or_nan(dice, f"{source}: dice")
+    for name in ("sent_bytes", "received_bytes"):
+        whole(told[name], _COUNT, f"{source}: {name}")
+    real(told["seconds"], _COUNT, f"{source}: seconds")
+    if type(told["absent"]) is not str:
+        raise ModelError(f"{source}: absent: text is needed, not {shown(told['absent'])}")
+    return SiteRound(**told)
+
+
+def _or_nan(dice: Any, source: str) -> float:
+    return or_nan(dice if dice is None else real(dice, Range(0, 1), source))
+
+
+def save_round(
+    run: Run,
+    state: ServerState,
+    optimizers: Mapping[str, State],
+    sites: Mapping[str, SiteRound],
+    dice: float | None,
+) -> None:
+    """Save all that is needed to go on after a round, then record it and drop older states.
+
+    Args:
+        run: Changed: the round is added to its history.
+        state: After the round.
+        optimizers: By site.
+        sites: How the round went.
+        dice: Mean validation Dice, None where the round was not validated.
+    """
+    folder = _round_folder(run, state.round)
+    norms = {
+        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
+        for block, found in state.norms.items()
+    }
+    save_tensors(
+        folder / "server.safetensors",
+        {**state.weights, **memory_to_state(state.memory), **norms},
+    )
+    for site, optimizer in optimizers.items():
+        save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
+    run.history.append(sites)
+    if dice is not None:
+        run.dice[state.round] = dice
+    _write_record(run)
+    _drop_states(run)
+    write_text(run.folder / "progress.csv", progress_table(run))
+
+
+def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
+    """Save a site's own copy, then record what became of it."""
+    save_tensors(_personal_file(run, site), own)
+    record_personal(run, site, personal)
+
+
+def record_personal(run: Run, site: str, personal: Personal) -> None:
+    """Record what became of a site's own copy, which lies at the site itself."""
+    run.personal[site] = personal
+    _write_record(run)
+
+
+def load_state_of(run: Run, number: int) -> ServerState:
+    """Return the server's state after a round.
+
+    Raises:
+        ModelError: That round's state is not kept, or damaged.
+    """
+    file = _round_folder(run, number) / "server.safetensors"
+    if not file.is_file():
+        kept = ", ".join(map(str, kept_rounds(run))) or "none yet"
+        raise ModelError(
+            f"{run.folder}: the state of round {number} is not there; kept are: {kept}"
+        )
+    tensors = load_tensors(file)
+    norms = {
+        name.removeprefix("norms."): tuple(tensors.pop(name).flatten().tolist())
+        for name in sorted(tensors)
+        if name.startswith("norms.")
+    }
+    memory = {name: t for name, t in tensors.items() if name.startswith("memory.")}
+    weights = {name: t for name, t in tensors.items() if name not in memory}
+    try:
+        check_state(build_outline(run.plans, run.settings.configuration), weights)
+        check_memory(memory, run.plans, run.settings.configuration)
+    except ValueError as error:
+        raise _strange(file, error) from None
+    return ServerState(number, weights, memory_from_state(memory), norms)
+
+
+def load_personal(run: Run, site: str) -> State:
+    """Return the blocks of a site's own copy.
+
+    Raises:
+        ModelError: The site has none, or its validation cases say that the model of all is better.
+    """
+    if site not in run.personal:
+        there = ", ".join(run.personal) or "none"
+        raise ModelError(
+            f"{run.folder}: site {site!r} has no copy of its own; sites that have: {there}. Copies "
+            "are made by mixmfl_train_federated --personalize, where a site has validation cases"
+        )
+    told = run.personal[site]
+    if not told.kept:
+        raise ModelError(
+            f"{run.folder}: site {site!r} does better with the model of all (validation Dice "
+            f"{told.dice_before:.3f}, its own copy {told.dice:.3f}); export that, without --site"
+        )
+    file = _personal_file(run, site)
+    own = load_tensors(file)
+    try:
+        check_state(build_outline(run.plans, run.settings.configuration), own, whole=False)
+    except ValueError as error:
+        raise _strange(file, error) from None
+    return own
+
+
+def _strange(file: Path, error: ValueError) -> ModelError:
+    return ModelError(f"{file}: is not of the network that the plans describe ({error})")
+
+
+def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
+    """Save what Dice to expect of a round's model from subsets of modalities."""
+    content = {"round": number, "expected": [each.to_json() for each in expected]}
+    write_json(run.folder / "expected.json", content)
+
+
+def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
+    """Return what ``save_expected`` saved of a round; None where that is not the round measured.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    file = run.folder / "expected.json"
+    if not file.is_file():
+        return None
+    content = read_json(file, ModelError)
+    try:
+        found = [SubsetDice.from_json(each) for each in content["expected"]]
+        return found if content["round"] == number else None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(f"{file}: is damaged ({error})") from None
+
+
+def load_optimizers(run: Run, number: int) -> dict[str, State]:
+    """Return the sites' optimiser states after a round."""
+    folder = _round_folder(run, number) / "optimizers"
+    trained = {
+        site
+        for sites in run.history[:number]
+        for site, told in sites.items()
+        if told.loss is not None
+    }
+    return {site: load_tensors(folder / f"{site}.safetensors") for site in sorted(trained)}
+
+
+def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, State]]:
+    """Return what a run can go on from: the state after its last round, and the optimisers'.
+
+    Where these are damaged, those of the round before are taken, and the run forgets the rounds
+    after it.
+
+    Args:
+        run: With at least one round; shortened where its last states are damaged.
+        optimizers: Whether the sites' are kept with the run.
+
+    Raises:
+        ModelError: No round's states can be read.
+    """
+    for number in reversed(kept_rounds(run)):
+        try:
+            state = load_state_of(run, number)
+            moments = load_optimizers(run, number) if optimizers else {}
+        except ModelError as error:
+            log.warning("round %d cannot be gone on from: %s", number, error)
+            continue
+        if number < len(run.history):
+            log.warning("%s: goes on from round %d", run.folder, number)
+            del run.history[number:]
+            run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
+            run.personal.clear()
+        return state, moments
+    raise ModelError(f"{run.folder}: no state of its {len(run.history)} rounds can be gone on from")
+
+
+def kept_rounds(run: Run) -> list[int]:
+    """Return the rounds whose states are there and recorded."""
+    return [number for number in _stored_rounds(run) if number <= len(run.history)]
+
+
+def choose_round(run: Run, wanted: str) -> int:
+    """Return the round that ``best``, ``last`` or a number means.
+
+    Raises:
+        ModelError: There is no such round.
+    """
+    if not run.history:
+        raise ModelError(f"{run.folder}: no round is done yet")
+    if wanted == "last":
+        return len(run.history)
+    if wanted == "best":
+        # without validation cases nothing is known to be better than the last
+        return run.best_round or len(run.history)
+    if not wanted.isdecimal():
+        raise ModelError(f"round {wanted!r}: give best, last or a number")
+    return int(wanted)
+
+
+def progress_table(run: Run) -> str:
+    """Return the history as CSV: a row per round and site."""
+    names = list(run.plans.labels.foreground)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"dice_{name}" for name in names]
+    writer.writerow(
+        [
+            "round",
+            "site",
+            "loss",
+            *columns,
+            "sent_bytes",
+            "received_bytes",
+            "seconds",
+            "absent",
+            "epsilon",
+        ]
+    )
+    for number, sites in enumerate(run.history, start=1):
+        for site, told in sites.items():
+            dice: Sequence[float | None] = [told.dice.get(name) for name in names]
+            writer.writerow(
+                [
+                    number,
+                    site,
+                    "" if told.loss is None else f"{told.loss:.5f}",
+                    *("" if value is None else f"{value:.4f}" for value in dice),
+                    told.sent_bytes,
+                    told.received_bytes,
+                    f"{told.seconds:.2f}",
+                    told.absent,
+                    "" if told.epsilon is None else f"{told.epsilon:.3f}",
+                ]
+            )
+    return text.getvalue()
+
+
+def _write_record(run: Run) -> None:
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(run.settings),
+        "fold": run.fold,
+        "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
+        "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
+        "personal": {
+            site: [or_none(told.dice), or_none(told.dice_before)]
+            for site, told in run.personal.items()
+        },
+        "history": [
+            {site: dataclasses.asdict(told) for site, told in sites.items()}
+            for sites in run.history
+        ],
+    }
+    content["sha256"] = _record_digest(content)
+    if run.history:
+        write_json(_round_folder(run, len(run.history)) / "run.json", content)
+    write_json(run.folder / "run.json", content)
+
+
+def _record_digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps({name: value for name, value in content.items() if name != "sha256"})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Read a run's record; where it is damaged, the newest that a round was saved with."""
+    rounds = sorted((folder / "rounds").glob("*/run.json"), reverse=True)
+    for file in (folder / "run.json", *rounds):
+        try:
+            record = read_json(file, ModelError)
+            if record.get("format") == FORMAT and record.get("sha256") != _record_digest(record):
+                raise ModelError(f"{file}: is damaged; it is not what was written")
+        except ModelError as error:
+            log.warning("%s", error)
+            continue
+        return record
+    raise ModelError(f"{folder / 'run.json'}: is damaged, and no round has a record that is not")
+
+
+def _drop_states(run: Run) -> None:
+    """Remove the states that are neither of the last two rounds, nor best, nor kept for good."""
+    last, keep_every = len(run.history), run.plans.training.keep_every
+    for number in _stored_rounds(run):
+        folder = _round_folder(run, number)
+        if number >= last - 1:  # the one before the last serves where the last is damaged
+            continue
+        if number != run.best_round and number % keep_every:
+            shutil.rmtree(folder)
+        else:  # nothing goes on from here, and only that needs the optimisers
+            shutil.rmtree(folder / "optimizers", ignore_errors=True)
+
+
+def _stored_rounds(run: Run) -> list[int]:
+    found = (run.folder / "rounds").glob("*/server.safetensors")
+    return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+
+
+def _round_folder(run: Run, number: int) -> Path:
+    return run.folder / "rounds" / f"{number:05d}"
+
+
+def _personal_file(run: Run, site: str) -> Path:
+    return run.folder / "personal" / f"{site}.safetensors"

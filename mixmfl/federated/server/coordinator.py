@@ -1,0 +1,320 @@
+"""The server's side of a run, however its sites are reached: tasks out, answers in."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixmfl.core.errors import AggregationError, ModelError, PrivacyError, QuorumError
+from mixmfl.core.process_memory import give_back_memory
+from mixmfl.federated.messages import Message
+from mixmfl.federated.secure_aggregation.protocol import FEWEST_SUMMED
+from mixmfl.federated.server.checkpoint import (
+    Run,
+    SiteRound,
+    choose_round,
+    last_state,
+    load_expected,
+    load_state_of,
+    open_run,
+    save_expected,
+    save_round,
+    start_run,
+)
+from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.merge import merge_round, train_task, validation_task
+from mixmfl.federated.server.progress_plot import draw_progress
+from mixmfl.federated.server.secure_aggregation import (
+    are_shares,
+    check_masked,
+    check_masked_run,
+    keys_tasks,
+    make_roster,
+    masked_tasks,
+    merge_sums,
+    shares_tasks,
+    sum_blocks,
+    unmask_tasks,
+)
+from mixmfl.federated.server.subset_validation import measure_task, merge_measured, read_measured
+from mixmfl.federated.server.update_checks import check_validation
+from mixmfl.federated.state import Diagnostics, ServerState, first_state, mean_dice, read_dice
+from mixmfl.networks.build import prototype_sizes
+from mixmfl.networks.prototypes import Memory, State
+from mixmfl.training.validation import DiceSum
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back from a site.
+
+    Attributes:
+        message: Its reply.
+        sent_bytes: By the site.
+        received_bytes: By the site.
+        seconds: From the task to the reply.
+    """
+
+    message: Message
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of asking.
+
+    Attributes:
+        came: By site.
+        absent: Why nothing usable came from the other sites that were asked.
+    """
+
+    came: Mapping[str, Answer]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+Ask = Callable[[Mapping[str, Message]], Answers]
+"""Brings tasks to sites, by name, and their answers back."""
+
+
+def begin(
+    asked: Run, *, resume: bool, optimizers: bool = False
+) -> tuple[Run, ServerState, dict[str, State]]:
+    """Start a run, or take up the one in its folder.
+
+    Args:
+        asked: With no history.
+        resume: Whether the folder holds the run already; its settings and sites must be the same.
+        optimizers: Whether the sites' optimisers are kept with the run.
+
+    Returns:
+        The run, the state to go on from, and the optimisers by site.
+
+    Raises:
+        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
+    """
+    if asked.settings.masked:
+        check_masked_run(asked.plans, asked.registrations)
+    if not resume:
+        start_run(asked)
+        return asked, first_state(asked.plans, asked.settings), {}
+    run = open_run(asked.folder)
+    _check_same_run(run, asked)
+    if not run.history:
+        return run, first_state(run.plans, run.settings), {}
+    return run, *last_state(run, optimizers=optimizers)
+
+
+def train_rounds(
+    run: Run,
+    state: ServerState,
+    ask: Ask,
+    optimizers: Mapping[str, State],
+    *,
+    report: Callable[[Run], None] = lambda run: None,
+    pause: Callable[[], bool] = lambda: False,
+    edit_memory: Callable[[Memory], Memory] | None = None,
+    quorum: int = 1,
+) -> bool:
+    """Do the rounds that are left.
+
+    Args:
+        run: Changed: every round is added and saved.
+        state: After the rounds that are done.
+        ask: Reaches the sites.
+        optimizers: Of sites whose moments are kept with the run; ``ask`` changes them.
+        report: Called after every round.
+        pause: Asked before every round whether to stop here.
+        edit_memory: What an ablation makes of the merged memory, after every round.
+        quorum: Sites that must have a part in a round.
+
+    Returns:
+        Whether all rounds are done.
+
+    Raises:
+        QuorumError: Fewer than ``quorum`` sites answered with what can be merged.
+    """
+    while state.round < run.settings.rounds:
+        if pause():
+            return False
+        state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
+        give_back_memory()
+        report(run)
+    return True
+
+
+def finish(run: Run, ask: Ask | None) -> Path:
+    """Draw how a run went and export the model of its best round; return the model's file.
+
+    Args:
+        run: With at least one round.
+        ask: Reaches the sites, which measure what Dice to expect of the model from every subset of
+            modalities, as far as that is not done yet; None: that is left out.
+    """
+    draw_progress(run, run.folder / "progress.png")
+    if ask is not None:
+        _measure(run, ask)
+    model = run.folder / "model.safetensors"
+    export_model(run.folder, "best", model)
+    return model
+
+
+def _measure(run: Run, ask: Ask) -> None:
+    number = choose_round(run, "best")
+    if load_expected(run, number) is not None:
+        return
+    state = load_state_of(run, number)
+    answers = ask(
+        {site: measure_task(state, site, run.registrations) for site in run.registrations}
+    )
+    told = []
+    for site, answer in answers.came.items():
+        try:
+            labelled = run.registrations[site].labelled
+            told.append(read_measured(site, answer.message, number, run.plans, labelled))
+        except AggregationError as error:
+            log.warning("%s: what it measured is left out: %s", site, error)
+    save_expected(run, number, merge_measured(told))
+
+
+def _one_round(
+    run: Run,
+    state: ServerState,
+    ask: Ask,
+    optimizers: Mapping[str, State],
+    edit_memory: Callable[[Memory], Memory] | None,
+    quorum: int,
+) -> ServerState:
+    """Let the sites train, merge, validate where it is time to, save."""
+    one_round = _masked_round if run.settings.masked else _plain_round
+    state, diagnostics, trained = one_round(run, state, ask, quorum)
+    if edit_memory is not None:
+        state = dataclasses.replace(state, memory=edit_memory(state.memory))
+    every = run.plans.training.validate_every
+    due = state.round % every == 0 or state.round == run.settings.rounds
+    judged: Mapping[str, Answer] = {}
+    if due:
+        here = {site for answers in trained for site in answers}  # the others are not waited for
+        judged = ask(
+            {site: validation_task(state, site, run.registrations) for site in sorted(here)}
+        ).came
+    dice = _read_validation(run, state.round, judged)
+    sites = {
+        site: SiteRound(
+            diagnostics.loss.get(site),
+            {
+                name: found.total / found.cases if found.cases else None
+                for name, found in dice.get(site, {}).items()
+            },
+            sum(answers[site].sent_bytes for answers in trained if site in answers),
+            sum(answers[site].received_bytes for answers in trained if site in answers),
+            sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
+            diagnostics.rejected.get(site, ""),
+            *diagnostics.epsilon.get(site, (None, None)),
+        )
+        for site in run.registrations
+    }
+    save_round(run, state, optimizers, sites, mean_dice(dice.values()) if due else None)
+    return state
+
+
+Trained = tuple[ServerState, Diagnostics, list[Mapping[str, Answer]]]
+"""The state after a round, what it showed, and the answers of the sites, step by step."""
+
+
+def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
+    """Let the sites train, and merge what passes the door."""
+    asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
+    merged, diagnostics = merge_round(
+        state,
+        {site: answer.message for site, answer in asked.came.items()},
+        run.registrations,
+        run.plans,
+        run.settings,
+        refused=asked.absent,
+        quorum=quorum,
+    )
+    return merged, diagnostics, [asked.came]
+
+
+def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
+    """Let the sites train, and learn sums only; see ``protocol``."""
+    number, told = state.round, run.registrations
+    sizes = prototype_sizes(run.plans, run.settings.configuration)
+    absent: dict[str, str] = {}
+    steps: list[Mapping[str, Answer]] = []
+
+    def answers(tasks: Mapping[str, Message]) -> dict[str, Message]:
+        asked = ask(tasks)
+        absent.update(asked.absent)
+        steps.append(asked.came)
+        return {site: answer.message for site, answer in asked.came.items()}
+
+    roster = make_roster(state, answers(keys_tasks(number, told)), told, sizes)
+    shared = answers(shares_tasks(roster))
+    shared = {site: reply for site, reply in shared.items() if are_shares(site, reply, roster)}
+    replies = {}
+    for site, reply in answers(masked_tasks(state, roster, shared, told)).items():
+        try:
+            check_masked(site, reply, roster, shared, state, sizes)
+            replies[site] = reply
+        except AggregationError as error:
+            absent[site] = str(error)
+    needed = max(quorum, roster.threshold, FEWEST_SUMMED)
+    if len(replies) < needed:
+        raise QuorumError(
+            f"round {number + 1}: {len(replies)} masked replies can be used, {needed} are needed: "
+            + ("; ".join(reason for _, reason in sorted(absent.items())) or "no site replied")
+        )
+    reveals = answers(unmask_tasks(roster, replies))
+    try:
+        sums = sum_blocks(roster, shared, replies, reveals)
+    except PrivacyError as error:  # with other keys the next try may do
+        raise QuorumError(f"round {number + 1}: the sum cannot be unmasked: {error}") from None
+    merged, diagnostics = merge_sums(state, roster, replies, sums, told, run.plans, run.settings)
+    lost = {site: absent.get(site, "did not answer") for site in set(told) - set(replies)}
+    rejected = {**lost, **diagnostics.rejected}
+    for site, reason in sorted(rejected.items()):
+        log.warning("round %d: %s: has no part in it: %s", number + 1, site, reason)
+    return merged, dataclasses.replace(diagnostics, rejected=rejected), steps
+
+
+def _read_validation(
+    run: Run, number: int, judged: Mapping[str, Answer]
+) -> dict[str, dict[str, DiceSum]]:
+    """Return the sums of Dice by site; those that cannot be true are left out."""
+    dice = {}
+    for site, answer in judged.items():
+        try:
+            labelled = run.registrations[site].labelled
+            check_validation(site, answer.message, number, None, run.plans, labelled)
+            dice[site] = read_dice(answer.message)
+        except AggregationError as error:
+            log.warning("round %d: %s: validation rejected: %s", number, site, error)
+    return dice
+
+
+def _check_same_run(there: Run, asked: Run) -> None:
+    before, now = (
+        {
+            **dataclasses.asdict(run.settings),
+            "fold": run.fold,
+            **{f"site {name}": str(told) for name, told in sorted(run.registrations.items())},
+            "plans": run.plans.to_json(),
+        }
+        for run in (there, asked)
+    )
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        told = (
+            name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
+            for name in changed
+        )
+        raise ModelError(
+            f"{there.folder}: the run was started with other {', '.join(told)}. Resume it with "
+            "the same, or start a new run in another folder"
+        )

@@ -1,0 +1,168 @@
+"""A round at the server: the tasks that sites get, and what is made of their replies.
+
+Messages are plain (see ``messages``); nothing here knows what carries them.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from mixmfl.core.errors import AggregationError, QuorumError
+from mixmfl.federated.aggregation import merge_blocks, select_blocks
+from mixmfl.federated.messages import Message
+from mixmfl.federated.server.update_checks import (
+    check_norms,
+    check_reply,
+    reach_of,
+    remember_norms,
+    usual_norms,
+)
+from mixmfl.federated.state import (
+    Diagnostics,
+    Registration,
+    RunSettings,
+    ServerState,
+    block_weights,
+    learning_rate_of,
+)
+from mixmfl.networks.prototypes import (
+    memory_from_state,
+    memory_to_state,
+    merge_memories,
+)
+from mixmfl.planning.plans import Plans
+
+
+def personalization_task(
+    state: ServerState, site: str, registrations: Mapping[str, Registration]
+) -> Message:
+    """Return what a site is sent to make its own copy from: to train, and to validate."""
+    trained = train_task(state, registrations[site])
+    judged = validation_task(state, site, registrations)
+    return Message(
+        "personalize",
+        {"round": state.round, "modalities": judged.record["modalities"]},
+        {**judged.tensors, **trained.tensors},
+    )
+
+
+log = logging.getLogger(__name__)
+
+
+def train_task(state: ServerState, registration: Registration) -> Message:
+    """Return what a site is sent to train: its own blocks, and the memory of all modalities."""
+    own = select_blocks(state.weights, registration.weights)
+    return Message("train", {"round": state.round}, {**own, **memory_to_state(state.memory)})
+
+
+def validation_task(
+    state: ServerState, site: str, registrations: Mapping[str, Registration]
+) -> Message:
+    """Return what a site is sent to validate.
+
+    The blocks of the modalities that its validation cases have, as far as any site trains them;
+    a validation case may have what no training case of its site has.
+    """
+    trained = {m for told in registrations.values() for m, n in told.modality_cases.items() if n}
+    usable = [m for m in registrations[site].validated if m in trained]
+    blocks = block_weights(1, dict.fromkeys(usable, 1))
+    tensors = {**select_blocks(state.weights, blocks), **memory_to_state(state.memory)}
+    return Message("validate", {"round": state.round, "modalities": usable}, tensors)
+
+
+def merge_round(
+    state: ServerState,
+    replies: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+    plans: Plans,
+    settings: RunSettings,
+    *,
+    refused: Mapping[str, str] | None = None,
+    quorum: int = 1,
+) -> tuple[ServerState, Diagnostics]:
+    """Return the server's next state, and what the round showed.
+
+    A reply that fails ``update_checks`` is left out, as if its site had not answered.
+    Blocks and prototypes that nobody sent stay as they were. The state given is left as it is.
+
+    Args:
+        state: That the replies were trained from.
+        replies: By site; a site that did not reply is left out.
+        registrations: By site.
+        plans: Of the run.
+        settings: Of the run.
+        refused: By site, why no message came from it at all.
+        quorum: Sites that must have a part in the round.
+
+    Raises:
+        QuorumError: Fewer than ``quorum`` replies can be used.
+    """
+    accepted, norms, rejected = _pass_door(state, replies, registrations, plans, settings)
+    rejected = {**(refused or {}), **rejected}
+    for site, reason in sorted(rejected.items()):
+        log.warning("round %d: %s: reply rejected: %s", state.round + 1, site, reason)
+    if len(accepted) < max(quorum, 1):
+        reasons = "; ".join(reason for _, reason in sorted(rejected.items())) or "no site replied"
+        raise QuorumError(
+            f"round {state.round + 1}: {len(accepted)} replies can be used, {max(quorum, 1)} are "
+            f"needed: {reasons}"
+        )
+    weights = {site: registrations[site].weights for site in accepted}
+    changes = {site: select_blocks(accepted[site].tensors, weights[site]) for site in accepted}
+    merged = ServerState(
+        state.round + 1,
+        {
+            **state.weights,
+            **merge_blocks(
+                state.weights,
+                changes,
+                weights,
+                plans.training.aggregation,
+                plans.training.trimming,
+                norms,
+                usual_norms(state.norms, norms),
+            ),
+        },
+        merge_memories(
+            state.memory,
+            {site: memory_from_state(reply.tensors) for site, reply in accepted.items()},
+            plans.training.aggregation != "mean",
+        ),
+        remember_norms(state.norms, norms.values()),
+    )
+    told = {site: reply.record for site, reply in accepted.items()}
+    return merged, Diagnostics(
+        {site: float(record["loss"]) for site, record in told.items() if "loss" in record},
+        rejected,
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in told.items() if "epsilon" in r},
+    )
+
+
+def _pass_door(
+    state: ServerState,
+    replies: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+    plans: Plans,
+    settings: RunSettings,
+) -> tuple[dict[str, Message], dict[str, dict[str, float]], dict[str, str]]:
+    """Return the replies that can be used and their norms, by site; and why others cannot."""
+    rejected, sound = {}, {}
+    for site in sorted(replies):
+        try:
+            if site not in registrations:
+                raise AggregationError(f"site {site!r} replied but never registered")
+            reply, told = replies[site], registrations[site]
+            sound[site] = check_reply(
+                site, reply, state.round, state.weights, told, plans, settings
+            )
+        except AggregationError as error:
+            rejected[site] = str(error)
+    usual = usual_norms(state.norms, sound)
+    pace = settings.local_steps, learning_rate_of(state.round, settings)
+    reach = reach_of(state.weights, *pace, plans.training.weight_decay)
+    for site in list(sound):
+        try:
+            check_norms(site, sound[site], usual, reach, *pace)
+        except AggregationError as error:
+            rejected[site] = str(error)
+            del sound[site]
+    return {site: replies[site] for site in sound}, sound, rejected

@@ -1,0 +1,365 @@
+"""The coordinator's side of a federation on a network: planning and a run, through any engine.
+
+What is asked of the engine is an ``Ask``. Orders are a file on the coordinator's own disk, so that
+what it sends the engine to start is a path and nothing else.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from mixmfl import __version__
+from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
+from mixmfl.core.files import read_json, write_json
+from mixmfl.core.json_fields import Told, is_real, is_whole, is_word
+from mixmfl.core.nan import or_nan
+from mixmfl.core.text import quoted
+from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
+from mixmfl.data.labels import MOST_LABELS, Labels
+from mixmfl.data.modalities import MOST_MODALITIES
+from mixmfl.federated.messages import Message
+from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
+from mixmfl.federated.server.checkpoint import (
+    Run,
+    choose_round,
+    holds_run,
+    load_state_of,
+    open_run,
+    record_personal,
+)
+from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
+from mixmfl.federated.server.merge import personalization_task
+from mixmfl.federated.server.update_checks import check_answer, check_registration
+from mixmfl.federated.state import (
+    CONFIGURATIONS,
+    FOLDS,
+    NETWORK,
+    NOT_CONNECTED,
+    Personal,
+    Registration,
+    RunSettings,
+    read_minimum,
+    read_run_settings,
+)
+from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
+from mixmfl.planning.plans import Plans, load_preset
+from mixmfl.planning.preprocess import make_plans
+
+log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+
+_LONGEST_PATH = 4096
+
+
+@dataclass(frozen=True)
+class PlanOrders:
+    """What a planning job is to do.
+
+    Attributes:
+        out: WORK at the coordinator; plans.json and fingerprint.json come here.
+        sites: All of them.
+        preset: As ``--preset`` takes it.
+        configurations: To preprocess at the sites.
+        minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
+        replan: Whether plans are made anew where there are some.
+    """
+
+    out: Path
+    sites: tuple[str, ...]
+    preset: str
+    configurations: tuple[str, ...]
+    minimum: tuple[int, int]
+    replan: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOrders:
+    """What a training job is to do.
+
+    Attributes:
+        work: Holds plans.json.
+        out: The run's folder; a run in it is gone on with.
+        sites: All of them.
+        name: Of the run at the sites: letters and digits.
+        settings: Of the run.
+        fold: Validation fold, or ``"all"``.
+        quorum: Sites that a round needs.
+        personalize: Whether sites fine-tune copies of their own.
+    """
+
+    work: Path
+    out: Path
+    sites: tuple[str, ...]
+    name: str
+    settings: RunSettings
+    fold: str
+    quorum: int = 1
+    personalize: bool = False
+
+
+Orders = PlanOrders | TrainOrders
+
+
+def orders_file(out: Path) -> Path:
+    """Return where the orders for a folder lie, and beside them what the engine notes."""
+    return out / NETWORK / "orders.json"
+
+
+def save_orders(orders: Orders, path: Path) -> None:
+    """Write orders as JSON."""
+    told = dataclasses.asdict(orders)
+    content = {name: str(v) if isinstance(v, Path) else v for name, v in told.items()}
+    write_json(path, {"job": type(orders).__name__, **content})
+
+
+def load_orders(path: Path) -> Orders:
+    """Read what ``save_orders`` wrote.
+
+    Raises:
+        DataError: It is damaged, or orders what no hospital would do.
+    """
+    told = Told(read_json(path), str(path), DataError)
+    job = told.choice("job", ("PlanOrders", "TrainOrders"))
+    kind = PlanOrders if job == "PlanOrders" else TrainOrders
+    told.only(["job", *(field.name for field in dataclasses.fields(kind))])
+    out, sites = Path(told.word("out", _LONGEST_PATH)), told.items("sites", MOST_SITES)
+    if not sites or not all(map(is_word, sites)) or len(set(sites)) < len(sites):
+        raise told.wrong("sites", "a list of sites, each once")
+    if job == "PlanOrders":
+        return PlanOrders(
+            out,
+            tuple(sites),
+            told.word("preset", _LONGEST_PATH),
+            told.choices("configurations", CONFIGURATIONS),
+            read_minimum(told),
+            told.truth("replan"),
+        )
+    return TrainOrders(
+        Path(told.word("work", _LONGEST_PATH)),
+        out,
+        tuple(sites),
+        told.word("name"),
+        read_run_settings(told.inside("settings", 20)),
+        told.choice("fold", FOLDS),
+        told.whole("quorum", 1, len(sites)),
+        told.truth("personalize"),
+    )
+
+
+def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
+    """Ask all sites for their fingerprints, make one plan, and have each preprocess its cases.
+
+    Raises:
+        MixmflError: A site did not answer, or the sites do not fit together.
+    """
+    file = orders.out / "plans.json"
+    if file.is_file() and not orders.replan:
+        plans = Plans.load(file)
+    else:
+        record = {"version": __version__, "minimum": list(orders.minimum)}
+        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
+        meant = {site: told[1] for site, told in answers.items()}
+        labels = agree_on_labels(meant)
+        for line in describe_sets(meant, labels):
+            log.info("%s", line)
+        given = {site: told[0] for site, told in answers.items() if told[0] is not None}
+        if not given:
+            raise DataError(
+                f"no site tells its fingerprint: none has {orders.minimum[0]} cases. A plan needs "
+                "one; lower --minimum-cases here and at the sites"
+            )
+        merged = merge_fingerprints(
+            fingerprint.with_labels(map_labels(meant[site], labels).renamed)
+            for site, fingerprint in given.items()
+        )
+        for site, fingerprint in given.items():
+            write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
+        plans = make_plans(merged, labels, load_preset(orders.preset))
+        write_json(orders.out / "fingerprint.json", merged.to_json())
+        plans.save(file)
+    names = [name for name in orders.configurations if name in plans.configurations]
+    task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
+    cases = _ask_all(ask, orders.sites, task, partial(_read_cases, configurations=names))
+    write_json(orders.out / "preprocessed.json", cases)
+
+
+def train_remotely(orders: TrainOrders, ask: Ask, pause: Callable[[], bool]) -> bool:
+    """Train with the sites that are here; a run that was begun is gone on with.
+
+    Args:
+        orders: Of the run. A new one needs all of its sites; one that goes on does with fewer.
+        ask: Reaches them.
+        pause: Asked before every round whether to stop, as when a site has come back.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        MixmflError: A site did not join a new run, or none is left.
+    """
+    plans = Plans.load(orders.work / "plans.json")
+    going_on = holds_run(orders.out)
+    task = Message(
+        "join",
+        {
+            "version": __version__,
+            "run": orders.name,
+            "plans": plans.to_json(),
+            "settings": dataclasses.asdict(orders.settings),
+            "fold": orders.fold,
+        },
+        {},
+    )
+    # the engine knows who of them all is away
+    answers = ask(dict.fromkeys(orders.sites, task))
+    told, failed = _registrations(answers, plans, orders.work)
+    if not going_on:
+        _need_all(task.kind, {**answers.absent, **failed})
+    known = open_run(orders.out).registrations if going_on else told
+    # whoever comes back with other cases than it registered is another site to this run
+    here = {site for site in told if known.get(site) == told[site]}
+    if not here:
+        raise QuorumError(
+            f"run {orders.out}: none of {', '.join(orders.sites)} is here with the cases that it "
+            "registered; see the hospitals' logs"
+        )
+    changed = dict.fromkeys(set(told) - here, "did not join with the cases that it registered")
+    why_away = {**answers.absent, **failed, **changed}
+    run, state, _ = begin(
+        Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on
+    )
+
+    def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
+        found = ask({site: message for site, message in tasks.items() if site in here})
+        away = {site: why_away.get(site, NOT_CONNECTED) for site in set(tasks) - here}
+        return Answers(found.came, {**found.absent, **away})
+
+    if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
+        return False
+    model = finish(run, ask_those_here)
+    if orders.personalize:
+        _personalize(run, ask_those_here)
+    size = model.stat().st_size
+    content = torch.from_file(str(model), shared=False, size=size, dtype=torch.uint8)
+    ask_those_here(dict.fromkeys(known, Message("model", {}, {"file": content})))
+    return True
+
+
+def _fingerprint_file(work: Path, site: str) -> Path:
+    return work / NETWORK / "fingerprints" / f"{site}.json"
+
+
+def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
+    """Return what a site tells for planning; no fingerprint where it has too few cases to tell."""
+    told = Told(reply.record, f"site {site}", PlansError).only(
+        ["fingerprint", "labels"], ["version"]
+    )
+    labels = Labels.from_dataset_json(told.content["labels"], told.source)
+    if (statistics := told.content["fingerprint"]) is None:
+        return None, labels
+    return Fingerprint.from_json(statistics, told.source), labels
+
+
+def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
+    """Return by configuration how many cases a site preprocessed, and how many it refused."""
+    told = Told(reply.record, f"site {site}", AggregationError).inside("cases", 10)
+    told.only(configurations)
+    for name in configurations:
+        pair = told.content[name]
+        if not (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(is_whole(number, 0, MOST_CASES) for number in pair)
+        ):
+            raise told.wrong(name, "how many cases were preprocessed, and how many refused")
+    return dict(told.content)
+
+
+def _read_registration(site: str, reply: Message) -> Registration:
+    """Return what a site tells of itself, its fields checked but not compared with anything."""
+    record = Told(reply.record, f"site {site}", AggregationError)
+    told = record.inside("registration", 10)
+    told.only(["cases", "modality_cases"], ["validated", "labelled"])
+    full = Told({"validated": [], **told.content}, told.source, told.error)
+    some = told.content.get("labelled") is not None
+    return Registration(
+        full.whole("cases", 0, MOST_CASES),
+        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
+        list(full.items("validated", MOST_MODALITIES)),
+        list(full.items("labelled", MOST_LABELS)) if some else None,
+    )
+
+
+def _registrations(
+    answers: Answers, plans: Plans, work: Path
+) -> tuple[dict[str, Registration], dict[str, str]]:
+    """Return what sites registered, and why others' registration is not taken."""
+    told, failed = {}, {}
+    for site, answer in answers.came.items():
+        file = _fingerprint_file(work, site)
+        try:
+            check_answer(site, "join", answer.message)
+            found = _read_registration(site, answer.message)
+            known = Fingerprint.from_json(read_json(file), str(file)) if file.is_file() else None
+            check_registration(site, found, plans, known)
+        except AggregationError as error:
+            failed[site] = f"its registration is not taken: {error}"
+        else:
+            told[site] = found
+    return told, failed
+
+
+def _personalize(run: Run, ask: Ask) -> None:
+    state = load_state_of(run, choose_round(run, "best"))
+    tasks = {
+        site: personalization_task(state, site, run.registrations)
+        for site in run.registrations
+        if site not in run.personal
+    }
+    for site, answer in ask(tasks).came.items():
+        pair = [answer.message.record.get(name) for name in ("dice", "dice_before")]
+        try:
+            check_answer(site, "personalize", answer.message)
+            if not all(number is None or is_real(number, 0, 1) for number in pair):
+                raise AggregationError(f"site {site!r} sent {quoted(pair)} as Dice, from 0 to 1")
+        except AggregationError as error:
+            log.warning("%s: what it tells of its own copy is left out: %s", site, error)
+            continue
+        if pair[0] is not None:
+            record_personal(run, site, Personal(*map(or_nan, pair)))
+
+
+def _ask_all(
+    ask: Ask, sites: Sequence[str], task: Message, read: Callable[[str, Message], Read]
+) -> dict[str, Read]:
+    """Ask sites that must all answer, and return what is read from their answers.
+
+    Raises:
+        DataError: Some did not, or with what cannot be true; it tells which and why.
+    """
+    answers = ask(dict.fromkeys(sites, task))
+    done, absent = {}, dict(answers.absent)
+    for site, answer in answers.came.items():
+        try:
+            check_answer(site, task.kind, answer.message)
+            done[site] = read(site, answer.message)
+        except MixmflError as error:
+            absent[site] = f"what it sent is not taken: {error}"
+    _need_all(task.kind, absent)
+    return done
+
+
+def _need_all(kind: str, absent: Mapping[str, str]) -> None:
+    if absent:
+        reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(absent.items()))
+        raise DataError(
+            f"{kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
+            "problems.log at the hospital. Mend it, or go on without the site (--sites)"
+        )

@@ -1,0 +1,35 @@
+"""The picture of a run: loss and validation Dice of every site by round."""
+
+import math
+from pathlib import Path
+
+from mixmfl.core.files import replacing
+from mixmfl.core.nan import mean, or_nan
+from mixmfl.federated.server.checkpoint import Run
+
+
+def draw_progress(run: Run, path: Path) -> None:
+    """Draw training loss and mean validation Dice per site as PNG, whole or not at all."""
+    from matplotlib.figure import Figure  # a hospital never draws, but imports what does
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, dice = figure.subplots(1, 2)
+    for site in run.registrations:
+        rounds = [n for n, sites in enumerate(run.history, start=1) if site in sites]
+        losses.plot(rounds, [or_nan(run.history[n - 1][site].loss) for n in rounds], label=site)
+        means = {n: mean(map(or_nan, run.history[n - 1][site].dice.values())) for n in rounds}
+        judged = {n: dice for n, dice in means.items() if not math.isnan(dice)}
+        dice.plot(list(judged), list(judged.values()), marker="o", label=site)
+    best = run.best_round
+    if best is not None:
+        dice.axvline(best, color="grey", linestyle=":", label=f"best round ({best})")
+    losses.set(title="Training loss (Dice + CE)", xlabel="round")
+    dice.set(title="Validation Dice, own modalities", xlabel="round", ylim=(0, 1))
+    for axes in (losses, dice):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,415 @@
+"""A masked round at the server: who takes part, what is asked of them, and the sum of replies."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mixmfl.core.errors import AggregationError, PlansError, QuorumError
+from mixmfl.core.json_fields import is_real, is_whole
+from mixmfl.core.tensor_store import form_of, read_part
+from mixmfl.core.text import quoted
+from mixmfl.federated.aggregation import PIECE, add_changes, select_blocks
+from mixmfl.federated.messages import Message
+from mixmfl.federated.secure_aggregation.crypto import from_words, join_secret, sum_words
+from mixmfl.federated.secure_aggregation.protocol import (
+    FEWEST_SUMMED,
+    LOSS,
+    MEMORY_BITS,
+    Mask,
+    Roster,
+    add_masks,
+    are_keys,
+    are_sealed,
+    bits_of,
+    block_length,
+    is_hexadecimal,
+    pair_mask,
+)
+from mixmfl.federated.server.merge import train_task
+from mixmfl.federated.server.update_checks import (
+    MOST_EPSILON,
+    check_finite,
+    check_norms,
+    norms_of,
+    reach_of,
+    remember_norms,
+    usual_norms,
+)
+from mixmfl.federated.state import (
+    Diagnostics,
+    Registration,
+    RunSettings,
+    ServerState,
+    learning_rate_of,
+)
+from mixmfl.networks.build import PrototypeSizes, prototype_sizes
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import Prototypes, State, memory_to_state, merge_memories
+from mixmfl.planning.plans import Plans
+
+log = logging.getLogger(__name__)
+
+
+def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) -> None:
+    """Check that a run can be masked, and say which blocks will not be trained.
+
+    Raises:
+        PlansError: The rule of aggregation needs each site's numbers, or there are too few sites.
+    """
+    if plans.training.aggregation != "mean":
+        raise PlansError(
+            f"aggregation is {plans.training.aggregation!r}, which compares the sites' updates; in "
+            'a masked run the server sees their sum only. Plan with "mean", or train without masks'
+        )
+    if len(registrations) < FEWEST_SUMMED:
+        raise PlansError(
+            f"{len(registrations)} sites would take part in a masked run; {FEWEST_SUMMED} are "
+            "needed, for a sum over fewer hides nothing"
+        )
+    remembers = plans.network.compensation_levels or plans.training.imagining
+    for name in plans.labels.foreground if remembers else ():
+        those = [s for s, t in registrations.items() if t.labelled is None or name in t.labelled]
+        if 0 < len(those) < FEWEST_SUMMED:
+            raise PlansError(
+                f"{name!r} is labelled by {' and '.join(sorted(those))} alone: a sum of its "
+                f"prototypes would be theirs, and {FEWEST_SUMMED} sites are needed to hide each "
+                "other. Train without masks, or plan without prototypes (training: imagining 0, "
+                "network: compensation_levels empty)"
+            )
+    for modality in plans.modalities:
+        holders = sum(told.modality_cases.get(modality, 0) > 0 for told in registrations.values())
+        if 0 < holders < FEWEST_SUMMED:
+            log.warning(
+                "%s is held by %d of the %d sites that a sum needs: its encoder is not trained, "
+                "and stays as it is at first",
+                modality,
+                holders,
+                FEWEST_SUMMED,
+            )
+
+
+def summed_blocks(weights: State, registrations: Mapping[str, Registration]) -> tuple[str, ...]:
+    """Return the blocks that enough sites hold to be summed; the others are not trained."""
+    held = [block for told in registrations.values() for block in told.weights]
+    blocks = {block_of(name) for name in weights}
+    return tuple(sorted(block for block in blocks if held.count(block) >= FEWEST_SUMMED))
+
+
+def keys_tasks(number: int, registrations: Mapping[str, Registration]) -> dict[str, Message]:
+    """Return what asks the sites for the public keys of a round."""
+    return {site: Message("keys", {"round": number}, {}) for site in registrations}
+
+
+def make_roster(
+    state: ServerState,
+    replies: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+    sizes: Mapping[int, PrototypeSizes],
+) -> Roster:
+    """Return who has a part in a round, of those who sent keys.
+
+    Raises:
+        QuorumError: They are too few for any block.
+    """
+    keys = {}
+    for site, reply in sorted(replies.items()):
+        pair = reply.record.get("seal"), reply.record.get("mask")
+        asked = reply.kind == "keys" and set(reply.record) == {"round", "seal", "mask"}
+        if asked and _is_of(reply, state.round) and are_keys(pair):
+            keys[site] = (str(pair[0]), str(pair[1]))
+    holders: dict[str, tuple[str, ...]] = {LOSS: tuple(keys)}
+    for block in summed_blocks(state.weights, registrations):
+        who = tuple(site for site in keys if block in registrations[site].weights)
+        holders[block] = who
+        if block.startswith("tailored."):
+            modality = block.removeprefix("tailored.")
+            holders |= {f"memory.{modality}.{level}": who for level in sizes}
+    holders = {block: who for block, who in holders.items() if len(who) >= FEWEST_SUMMED}
+    if LOSS not in holders:
+        raise QuorumError(
+            f"round {state.round + 1}: {len(keys)} sites sent keys; a masked round needs "
+            f"{FEWEST_SUMMED}, for a sum over fewer hides nothing"
+        )
+    return Roster(state.round, keys, holders, len(keys) // 2 + 1)
+
+
+def shares_tasks(roster: Roster) -> dict[str, Message]:
+    """Return what asks the participants to share their secrets."""
+    return {site: Message("shares", roster.to_json(), {}) for site in roster.keys}
+
+
+def masked_tasks(
+    state: ServerState,
+    roster: Roster,
+    shared: Mapping[str, Message],
+    registrations: Mapping[str, Registration],
+) -> dict[str, Message]:
+    """Return what asks those who shared their secrets to train and to send masked blocks."""
+    blocks = list(summed_blocks(state.weights, registrations))
+    tasks = {}
+    for site in sorted(shared):
+        sealed = {
+            other: reply.record["sealed"][site]
+            for other, reply in sorted(shared.items())
+            if other != site
+        }
+        plain = train_task(state, registrations[site])
+        record = {**plain.record, "blocks": blocks, "sealed": sealed}
+        tasks[site] = Message("masked", record, plain.tensors)
+    return tasks
+
+
+def are_shares(site: str, reply: Message, roster: Roster) -> bool:
+    """Say whether a reply has sealed shares for every other participant."""
+    sealed = reply.record.get("sealed")
+    # as digits: AES-GCM's own bytes, and per block its name and a share of at most 131 digits
+    most = 2 * (200 + sum(160 + len(block) for block in roster.holders))
+    return (
+        reply.kind == "shares"
+        and _is_of(reply, roster.round)
+        and set(reply.record) == {"round", "sealed"}
+        and are_sealed(sealed, most)
+        and sealed.keys() == roster.keys.keys() - {site}
+    )
+
+
+def check_masked(
+    site: str,
+    reply: Message,
+    roster: Roster,
+    shared: Collection[str],
+    state: ServerState,
+    sizes: Mapping[int, PrototypeSizes],
+) -> None:
+    """Check that a masked reply has the blocks that were asked for; what is in them is hidden.
+
+    Raises:
+        AggregationError: It has not.
+    """
+    lengths = {
+        f"masked.{block}": block_length(block, state.weights, sizes)
+        for block, who in roster.holders.items()
+        if site in who and len(set(who) & set(shared)) >= FEWEST_SUMMED
+    }
+    found = {name: form_of(reply.tensors, name) for name in reply.tensors}
+    if (
+        reply.kind != "masked"
+        or not _is_of(reply, roster.round)
+        or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
+        or not is_real(reply.record.get("epsilon", 0), 0, MOST_EPSILON)
+        or not is_real(reply.record.get("delta", 0), 0, 1)
+        or found != {name: ((length,), torch.int64) for name, length in lengths.items()}
+    ):
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
+            f"{quoted(reply.record.get('round'))} that has not the masked blocks that were asked "
+            "for"
+        )
+
+
+def unmask_tasks(roster: Roster, replied: Collection[str]) -> dict[str, Message]:
+    """Return what asks those who replied for what removes the masks from the sum."""
+    record = {"round": roster.round, "replied": sorted(replied)}
+    return {site: Message("unmask", record, {}) for site in sorted(replied)}
+
+
+@dataclass(frozen=True)
+class BlockSum:
+    """The sum of a block over the holders that replied, of which no more is made than asked for.
+
+    Attributes:
+        name: Of the masked block in the replies.
+        replies: Tensors of the holders' replies.
+        masks: What is added to take the masks off.
+        bits: After the point.
+        length: How many numbers it has.
+    """
+
+    name: str
+    replies: tuple[Mapping[str, Tensor], ...]
+    masks: tuple[Mask, ...] = field(repr=False)
+    bits: int
+    length: int
+
+    def part(self, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """Return some of its numbers, ``(stop - start,)``."""
+        room = torch.empty(stop - start, dtype=torch.int64)
+        parts = (read_part(reply, self.name, start, stop, room) for reply in self.replies)
+        total = sum_words(part.numpy().view(np.uint64) for part in parts)
+        add_masks(total, start, self.masks)
+        return from_words(total, self.bits)
+
+    def whole(self) -> npt.NDArray[np.float64]:
+        """Return all of its numbers."""
+        return self.part(0, self.length)
+
+
+def sum_blocks(
+    roster: Roster,
+    shared: Collection[str],
+    replies: Mapping[str, Message],
+    reveals: Mapping[str, Message],
+) -> dict[str, BlockSum]:
+    """Return the sum over the holders that replied, by block; a block of too few is left out.
+
+    Args:
+        roster: Of the round.
+        shared: Sites that shared their secrets, so that others added masks for them.
+        replies: Masked, by site.
+        reveals: Replies to ``unmask``, by site.
+
+    Raises:
+        QuorumError: Too few sites revealed their shares.
+        PrivacyError: Shares do not belong together.
+    """
+    told = {
+        roster.place(site): reply.record
+        for site, reply in reveals.items()
+        if _reveals(reply, roster)
+    }
+    if len(told) < roster.threshold:
+        raise QuorumError(
+            f"round {roster.round + 1}: {len(told)} sites helped to unmask the sum, "
+            f"{roster.threshold} are needed"
+        )
+    dropped = {
+        site: join_secret(
+            {
+                place: said["dropped"][site]
+                for place, said in told.items()
+                if site in said["dropped"]
+            },
+            roster.threshold,
+        )
+        for site in sorted(set(shared) - set(replies))
+    }
+    sums = {}
+    for block, who in sorted(roster.holders.items()):
+        here = [site for site in who if site in replies]
+        if len(here) < FEWEST_SUMMED:
+            continue
+        masks: list[Mask] = []
+        for site in here:
+            shares = {
+                place: said["seeds"][block][site]
+                for place, said in told.items()
+                if site in said["seeds"].get(block, {})
+            }
+            masks.append((join_secret(shares, roster.threshold), -1))
+        for gone in (site for site in who if site in dropped):
+            for site in here:  # what the site added for the one that is gone, seen from that one
+                masks.append(pair_mask(dropped[gone], roster, gone, site, block))
+        name = f"masked.{block}"
+        sources = tuple(replies[site].tensors for site in here)
+        length = math.prod(form_of(sources[0], name)[0])
+        sums[block] = BlockSum(name, sources, tuple(masks), bits_of(block), length)
+    return sums
+
+
+def merge_sums(
+    state: ServerState,
+    roster: Roster,
+    replies: Mapping[str, Message],
+    sums: Mapping[str, BlockSum],
+    registrations: Mapping[str, Registration],
+    plans: Plans,
+    settings: RunSettings,
+) -> tuple[ServerState, Diagnostics]:
+    """Return the server's next state from sums over sites, and what the round showed.
+
+    The mean update must pass the door as a site's would; one that does not is left out whole, for
+    nobody can say whose fault it is. The loss of every site is the mean over all.
+
+    Args:
+        state: That the replies were trained from.
+        roster: Of the round.
+        replies: Masked, by site.
+        sums: From ``sum_blocks``.
+        registrations: By site.
+        plans: Of the run.
+        settings: Of the run.
+    """
+    changes: State = {}
+    seen: dict[tuple[str, int], Prototypes] = {}
+    sizes = prototype_sizes(plans, settings.configuration)
+    for block, total in sums.items():
+        if block.startswith("memory."):
+            _, modality, level = block.split(".")
+            seen[modality, int(level)] = _merged_prototypes(total.whole(), sizes[int(level)])
+        elif block != LOSS:
+            here = [site for site in roster.holders[block] if site in replies]
+            weight = sum(registrations[site].weights[block] for site in here)
+            changes |= _mean_changes(select_blocks(state.weights, [block]), total, weight)
+    norms = norms_of({**changes, **memory_to_state(seen)})
+    rejected: dict[str, str] = {}
+    pace = settings.local_steps, learning_rate_of(state.round, settings)
+    reach = reach_of(state.weights, *pace, plans.training.weight_decay)
+    try:
+        check_finite("sum of all", norms)
+        check_norms("sum of all", norms, usual_norms(state.norms, {"sum": norms}), reach, *pace)
+        if any((found.counts < 0).any() for found in seen.values()):
+            raise AggregationError("the sum of all has a count < 0")
+        after = ServerState(
+            state.round + 1,
+            {**state.weights, **add_changes(state.weights, changes)},
+            merge_memories(state.memory, {"all": seen}),
+            remember_norms(state.norms, [norms]),
+        )
+    except AggregationError as error:
+        rejected = dict.fromkeys(replies, str(error))
+        after = dataclasses.replace(state, round=state.round + 1)
+    total_loss, sites = sums[LOSS].whole()
+    loss = {} if rejected or sites < 1 else dict.fromkeys(sorted(replies), total_loss / sites)
+    said = {site: reply.record for site, reply in sorted(replies.items())}
+    return after, Diagnostics(
+        loss,
+        rejected,
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in said.items() if "epsilon" in r},
+    )
+
+
+def _mean_changes(before: Mapping[str, Tensor], total: BlockSum, weight: float) -> State:
+    """Return how tensors change by a sum that has all of their numbers, in the order of names."""
+    changes, begin = State(), 0
+    for name in sorted(before):
+        changes[name] = torch.empty_like(before[name])
+        flat = changes[name].view(-1)
+        for start in range(0, len(flat), PIECE):
+            stop = min(start + PIECE, len(flat))
+            flat[start:stop] = torch.from_numpy(total.part(begin + start, begin + stop) / weight)
+        begin += len(flat)
+    return changes
+
+
+def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> Prototypes:
+    lengths = [math.prod(shape) for shape in size.shapes.values()]
+    *features, counts = np.split(total, np.cumsum(lengths)[:-1])
+    least = np.maximum(counts, 2.0**-MEMORY_BITS)[:, None]
+    means = [rows.reshape(size.rows, -1) / least for rows in features]
+    return Prototypes(*(torch.from_numpy(part).float() for part in (*means, counts)))
+
+
+def _reveals(reply: Message, roster: Roster) -> bool:
+    seeds, dropped = reply.record.get("seeds"), reply.record.get("dropped")
+    return (
+        reply.kind == "unmask"
+        and _is_of(reply, roster.round)
+        and set(reply.record) == {"round", "seeds", "dropped"}
+        and isinstance(seeds, Mapping)
+        and isinstance(dropped, Mapping)
+        and all(isinstance(part, Mapping) for part in seeds.values())
+        and all(
+            is_hexadecimal(share) for part in (*seeds.values(), dropped) for share in part.values()
+        )
+    )
+
+
+def _is_of(reply: Message, round_number: int) -> bool:
+    return is_whole(reply.record.get("round"), round_number, round_number)

@@ -1,0 +1,449 @@
+"""The server's door: what a site sends is checked here, and trusted from here on.
+
+A reply that is not what was asked for, or cannot have come of training, is refused with a reason;
+its site counts as absent from the round.
+"""
+
+import math
+import statistics
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mixmfl.core.errors import AggregationError
+from mixmfl.core.json_fields import is_real, is_whole
+from mixmfl.core.tensor_store import form_of, only
+from mixmfl.core.text import quoted, shorten
+from mixmfl.data.label_sets import known_indices
+from mixmfl.federated.aggregation import norm_of, select_blocks
+from mixmfl.federated.messages import SENT, Message
+from mixmfl.networks.build import PrototypeSizes, memory_shapes, prototype_sizes
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import State
+from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint
+from mixmfl.planning.plans import Plans
+
+if TYPE_CHECKING:  # rounds calls this module
+    from mixmfl.federated.state import Registration, RunSettings
+
+NORM_FACTOR = 10.0
+"""How many times the usual norm an update may have.
+
+Between honest sites and neighbouring rounds norms differ by a factor of two to three, for AdamW's
+steps have nearly the same length whatever the gradients are.
+"""
+
+NORM_ROUNDS = 5
+"""Rounds whose norms say what is usual."""
+
+MOST_LOSS = 1e9
+"""Of a round, above or below zero; training stops at NaN long before."""
+
+MOST_EPSILON = 1e12
+"""That a site can have spent of its privacy budget: more protects nobody."""
+
+# of AdamW, torch's defaults, which ``train_locally`` leaves as they are
+_BETA_1, _BETA_2 = 0.9, 0.999
+# by Cauchy and Schwarz no step, in learning rates, takes a parameter further than this, whatever
+# the gradients: sqrt(sum a_i^2 / b_i) with the weights a_i, b_i that they have in both moments
+_STEP = (1 - _BETA_1) / math.sqrt((1 - _BETA_2) * (1 - _BETA_1**2 / _BETA_2))
+
+
+def check_answer(site: str, asked: str, reply: Message) -> None:
+    """Check that a reply is of the kind that was asked for, and carries only what that may carry.
+
+    Args:
+        site: That sent it.
+        asked: The kind of the task.
+        reply: To check.
+
+    Raises:
+        AggregationError: It is something else.
+    """
+    if reply.kind != asked:
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply to a {asked!r} task"
+        )
+    if stray := sorted(set(reply.record) - set(SENT[asked])):
+        raise AggregationError(
+            f"site {site!r} sent what was not asked for: {shorten([quoted(n) for n in stray[:5]])}"
+        )
+    if reply.tensors and asked not in ("train", "masked"):
+        raise AggregationError(
+            f"site {site!r} sent {len(reply.tensors)} tensors in a {asked!r} reply, which has none"
+        )
+
+
+def check_registration(
+    site: str,
+    told: "Registration",
+    plans: Plans,
+    fingerprint: Fingerprint | None = None,
+) -> None:
+    """Check what a site tells of itself before the first round.
+
+    Args:
+        site: Its name.
+        told: By it.
+        plans: Of the run.
+        fingerprint: That it sent for planning, where the server has it.
+
+    Raises:
+        AggregationError: Counts that are none or that contradict each other or the fingerprint,
+            or modalities that the plans do not know.
+    """
+    counts = told.modality_cases
+    if not isinstance(counts, Mapping) or not _are_names(told.validated):
+        raise AggregationError(f"site {site!r} registered with something else than counts")
+    if not all(_is_count(number) for number in (told.cases, *counts.values())):
+        raise AggregationError(
+            f"site {site!r} registered {quoted(told.cases)} cases, {quoted(dict(counts), 200)} by "
+            f"modality; whole numbers up to {MOST_CASES} are needed"
+        )
+    if strange := sorted({*counts, *told.validated} - set(plans.modalities)):
+        raise AggregationError(
+            f"site {site!r} registered {', '.join(map(quoted, strange[:5]))}; the plans know "
+            f"{', '.join(plans.modalities)}"
+        )
+    known_labels = plans.labels.foreground
+    if told.labelled is not None and not (
+        _are_names(told.labelled) and told.labelled and set(told.labelled) <= set(known_labels)
+    ):
+        raise AggregationError(
+            f"site {site!r} registered that it labels {quoted(told.labelled, 200)}; the plans know "
+            f"{', '.join(known_labels)}"
+        )
+    most = max(counts.values(), default=0)
+    if not 0 < most <= told.cases <= sum(counts.values()):
+        raise AggregationError(
+            f"site {site!r} registered {told.cases} training cases, but "
+            f"{quoted(dict(counts), 200)} by modality; every case has at least one modality, and "
+            "none has one twice"
+        )
+    if fingerprint is None:
+        return
+    known = {"cases": fingerprint.cases, **fingerprint.modality_cases}
+    for name, number in {"cases": told.cases, **counts}.items():
+        if number > known.get(name, 0):
+            raise AggregationError(
+                f"site {site!r} registered {number} for {name}, its fingerprint says "
+                f"{known.get(name, 0)}"
+            )
+
+
+def check_reply(
+    site: str,
+    reply: Message,
+    round_number: int,
+    weights: State,
+    told: "Registration",
+    plans: Plans,
+    settings: "RunSettings",
+) -> dict[str, float]:
+    """Check that a training reply is what its site was asked for, and can be true.
+
+    Args:
+        site: That sent it.
+        reply: To check.
+        round_number: That was asked for, counted from 0.
+        weights: Of the whole network, as the round started.
+        told: By the site when it registered.
+        plans: Of the run.
+        settings: Of the run.
+
+    Returns:
+        The norms of what it carries; see ``norms_of``.
+
+    Raises:
+        AggregationError: What is wrong.
+    """
+    _check_record(site, reply, round_number)
+    own = select_blocks(weights, told.weights)
+    shapes = _memory_shapes(told.modality_cases, prototype_sizes(plans, settings.configuration))
+    places = {name.rpartition(".")[0] for name in reply.tensors if name.startswith("memory.")}
+    remembered = {n: shape for n, shape in shapes.items() if n.rpartition(".")[0] in places}
+    if missing := sorted((own.keys() | remembered.keys()) - reply.tensors.keys()):
+        raise AggregationError(f"site {site!r} did not send {', '.join(missing[:5])}")
+    if stray := sorted(reply.tensors.keys() - own.keys() - remembered.keys()):
+        names = shorten([quoted(name) for name in stray[:5]])
+        raise AggregationError(f"site {site!r} sent what it does not hold: {names}")
+    for name in reply.tensors:
+        needed = (
+            (tuple(own[name].shape), settings.update_type)
+            if name in own
+            else (shapes[name], torch.float32)
+        )
+        if (found := form_of(reply.tensors, name)) != needed:
+            raise AggregationError(
+                f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is {needed[0]} "
+                f"{needed[1]}; was it started from the same plans, and settings of the run?"
+            )
+    _check_counts(site, reply.tensors, told, plans, settings)
+    norms = norms_of(reply.tensors)
+    check_finite(site, norms)
+    return norms
+
+
+def check_validation(
+    site: str,
+    reply: Message,
+    round_number: int,
+    cases: int | None,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
+) -> None:
+    """Check that a validation reply is what its site was asked for, and can be true.
+
+    Args:
+        site: That sent it.
+        reply: To check.
+        round_number: That was asked for.
+        cases: For validation at the site, where that is known.
+        plans: Of the run.
+        labelled: The labels and regions that the site registered; None: all of the plans'.
+
+    Raises:
+        AggregationError: What is wrong.
+    """
+    dice = reply.record.get("dice")
+    if (
+        reply.kind != "validate"
+        or not is_whole(reply.record.get("round"), round_number, round_number)
+        or set(reply.record) != {"round", "dice"}
+        or reply.tensors
+        or not isinstance(dice, Mapping)
+    ):
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
+            f"{quoted(reply.record.get('round'))}; a 'validate' reply to round {round_number} was "
+            "asked for"
+        )
+    most = MOST_CASES if cases is None else cases
+    if dice.keys() != plans.labels.foreground.keys() or not all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and is_whole(pair[1], 0, most)
+        and is_real(pair[0], 0, pair[1])
+        for pair in dice.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice that are no sums over its cases: {quoted(dict(dice), 200)}"
+        )
+    if labelled is not None and (
+        strange := [name for name, (_, n) in dice.items() if n and name not in labelled]
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice of {', '.join(strange)}, which it does not label"
+        )
+
+
+def norms_of(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the norm of a reply's changes by block, and of its prototypes' features by place.
+
+    A norm is not finite where a number in it is not.
+    """
+    places: dict[str, list[str]] = {}
+    for name in tensors:
+        if not name.endswith(".counts"):
+            remembered = name.startswith("memory.")
+            place = name.rpartition(".")[0] if remembered else block_of(name)
+            places.setdefault(place, []).append(name)
+    return {place: norm_of(only(tensors, names)) for place, names in sorted(places.items())}
+
+
+def check_finite(site: str, norms: Mapping[str, float]) -> None:
+    """Check norms before anything is compared with them, for NaN is neither greater nor less.
+
+    Raises:
+        AggregationError: One is not finite.
+    """
+    for place, norm in norms.items():
+        if not math.isfinite(norm):
+            raise AggregationError(
+                f"site {site!r} sent {place} with NaN, infinity or a norm beyond 1e19"
+            )
+
+
+def usual_norms(
+    recent: Mapping[str, tuple[float, ...]], norms: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return by block what norm is usual.
+
+    That is the median over recent rounds of each round's median; without such a round the median
+    of this round's, if there are three or more: of fewer nobody can say which is usual.
+
+    Args:
+        recent: By block, the medians of the last rounds, as ``remember_norms`` keeps them.
+        norms: By site, then block, of this round.
+    """
+    usual = {}
+    for block in sorted({block for found in norms.values() for block in found}):
+        here = [found[block] for found in norms.values() if block in found]
+        known = recent.get(block, ()) or (here if len(here) > 2 else ())
+        # a block that did not move at all says nothing about how far it may
+        if known and (middle := statistics.median(known)) > 0:
+            usual[block] = middle
+    return usual
+
+
+def reach_of(
+    weights: State, local_steps: int, learning_rate: float, weight_decay: float
+) -> dict[str, float]:
+    """Return by block how far the optimiser can take it in a round.
+
+    Args:
+        weights: As the round started.
+        local_steps: Of the round.
+        learning_rate: Of the round.
+        weight_decay: Of AdamW.
+    """
+    reach = {}
+    for block in sorted({block_of(name) for name in weights}):
+        tensors = select_blocks(weights, [block])
+        size = math.sqrt(sum(tensor.numel() for tensor in tensors.values()))
+        length = norm_of(tensors)
+        steps = local_steps * learning_rate * _STEP * size
+        reach[block] = steps + local_steps * learning_rate * weight_decay * (length + steps)
+    return reach
+
+
+def check_norms(
+    site: str,
+    norms: Mapping[str, float],
+    usual: Mapping[str, float],
+    reach: Mapping[str, float],
+    local_steps: int,
+    learning_rate: float,
+) -> None:
+    """Check that no update is absurdly long.
+
+    It may be at most ``NORM_FACTOR`` times the usual norm, and never longer than the optimiser
+    can go in the steps that were asked for, which also holds where nothing is usual yet.
+
+    Args:
+        site: That sent it.
+        norms: Of its update by block.
+        usual: By block.
+        reach: By block; see ``reach_of``.
+        local_steps: Of the round.
+        learning_rate: Of the round.
+
+    Raises:
+        AggregationError: One is.
+    """
+    for block, norm in norms.items():
+        if block in usual and norm > NORM_FACTOR * usual[block]:
+            raise AggregationError(
+                f"site {site!r} sent {block} with the norm {norm:.3g}, {norm / usual[block]:.0f} "
+                f"times the median of recent rounds ({usual[block]:.3g}); at most "
+                f"{NORM_FACTOR:g} times are taken"
+            )
+        if block.startswith("memory."):
+            continue
+        if norm > 1.01 * reach[block]:  # for rounding
+            raise AggregationError(
+                f"site {site!r} sent {block} with an update of the norm {norm:.3g}; {local_steps} "
+                f"steps at learning rate {learning_rate:g} cannot go further than "
+                f"{reach[block]:.3g}"
+            )
+
+
+def remember_norms(
+    recent: Mapping[str, tuple[float, ...]], norms: Iterable[Mapping[str, float]]
+) -> dict[str, tuple[float, ...]]:
+    """Return the medians of the last rounds by block, with those of the round just done.
+
+    Args:
+        recent: Before it.
+        norms: Of the replies that were merged, by block.
+    """
+    found: dict[str, list[float]] = {}
+    for told in norms:
+        for block, norm in told.items():
+            found.setdefault(block, []).append(norm)
+    latest = {block: (statistics.median(values),) for block, values in found.items()}
+    return {
+        block: (*recent.get(block, ()), *latest.get(block, ()))[-NORM_ROUNDS:]
+        for block in sorted({*recent, *latest})
+    }
+
+
+def _check_record(site: str, reply: Message, round_number: int) -> None:
+    if reply.kind != "train" or not is_whole(reply.record.get("round"), round_number, round_number):
+        raise AggregationError(
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
+            f"{quoted(reply.record.get('round'))}; a 'train' reply to round {round_number} was "
+            "asked for"
+        )
+    # a loss says something about the cases, so a site with a privacy budget tells that instead
+    private = "epsilon" in reply.record
+    bounds = {"epsilon": (0.0, MOST_EPSILON), "delta": (0.0, 1.0), "loss": (-MOST_LOSS, MOST_LOSS)}
+    for name in ("epsilon", "delta") if private else ("loss",):
+        number, (least, most) = reply.record.get(name), bounds[name]
+        if not is_real(number, least, most):
+            raise AggregationError(
+                f"site {site!r} sent the {name} {quoted(number)}; a finite number from {least:g} "
+                f"to {most:g} is needed"
+            )
+    asked = {"round", "epsilon", "delta"} if private else {"round", "loss"}
+    if stray := sorted(set(reply.record) - asked):
+        raise AggregationError(
+            f"site {site!r} sent what was not asked for: {shorten([quoted(n) for n in stray[:5]])}"
+        )
+
+
+def _memory_shapes(
+    modality_cases: Mapping[str, int], sizes: Mapping[int, PrototypeSizes]
+) -> dict[str, tuple[int, ...]]:
+    return memory_shapes([name for name, cases in modality_cases.items() if cases > 0], sizes)
+
+
+def _check_counts(
+    site: str,
+    tensors: Mapping[str, Tensor],
+    told: "Registration",
+    plans: Plans,
+    settings: "RunSettings",
+) -> None:
+    """Check that prototypes claim voxels, and no more than the round's batches can have had.
+
+    And none of a class that the site does not label.
+    """
+    known = torch.tensor(known_indices(plans.labels, told.labelled))
+    planned = plans.configuration(settings.configuration)
+    kept = plans.training.memory_decay
+    weight = float(sum(kept**step for step in range(settings.local_steps)))
+    for level, size in prototype_sizes(plans, settings.configuration).items():
+        most = weight * planned["batch_size"] * size.voxels
+        for name in tensors:
+            if name.startswith("memory.") and name.endswith(f".{level}.counts"):
+                counts = tensors[name].double()
+                if not (torch.isfinite(counts) & (counts >= 0)).all():
+                    raise AggregationError(
+                        f"site {site!r} sent {name} with NaN, infinity or a count < 0"
+                    )
+                if counts[~known].any():
+                    raise AggregationError(
+                        f"site {site!r} sent {name} of classes that it does not label; it "
+                        f"registered {', '.join(told.labelled or ())}"
+                    )
+                claimed = float(counts.sum())
+                if claimed > 1.01 * most:  # for rounding
+                    raise AggregationError(
+                        f"site {site!r} sent {name} for {claimed:.0f} voxels; its batches cannot "
+                        f"have had more than {most:.0f}"
+                    )
+
+
+def _is_count(number: Any) -> bool:
+    return is_whole(number, 0, MOST_CASES)
+
+
+def _are_names(names: Any) -> bool:
+    return (
+        isinstance(names, list | tuple)
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) == len(names)
+    )

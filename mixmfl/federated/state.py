@@ -1,0 +1,315 @@
+"""What server and sites both know of a run: its settings, registrations, the server's state."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mixmfl.core.json_fields import Told
+from mixmfl.core.nan import mean
+from mixmfl.federated.messages import MOST_ROUNDS, Message
+from mixmfl.networks.build import build_network
+from mixmfl.networks.parameters import network_state
+from mixmfl.networks.prototypes import (
+    Memory,
+    State,
+)
+from mixmfl.planning.fingerprint import MOST_CASES, MOST_VOXELS
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.training.privacy_budget import Privacy
+from mixmfl.training.validation import DiceSum
+
+
+def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, int]:
+    """Return what a site's word counts for, per block that it uses.
+
+    A tailored encoder by the site's training cases that have the modality, the shared encoder by
+    its (case, modality) pairs, fusion, decoder and a stacked network's encoder by its cases.
+
+    Args:
+        cases: Training cases of the site.
+        modality_cases: How many of them have each modality.
+    """
+    weights = {
+        f"tailored.{name}": count for name, count in sorted(modality_cases.items()) if count > 0
+    }
+    by_cases = dict.fromkeys(("encoder", "fusion", "decoder"), cases)
+    return {**weights, "shared": sum(modality_cases.values()), **by_cases}
+
+
+log = logging.getLogger(__name__)
+
+NOT_CONNECTED = "is not connected"
+"""How the reason begins where a site was absent because it could not be reached."""
+
+CASES_PER_SUBSET = 16  # of a site per subset: their number doubles with every modality
+
+MEASURE = "measure"
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """How many cases and voxels must stand behind a statistic that leaves a site.
+
+    Attributes:
+        cases: 0: no matter how few.
+        voxels: Likewise.
+    """
+
+    cases: int = 0
+    voxels: int = 0
+
+    def agreed(self, other: "Minimum") -> "Minimum":
+        """Return what holds where two parties each ask for a minimum: the stricter of each.
+
+        So a minimum is lowered only where both lower it.
+        """
+        return Minimum(max(self.cases, other.cases), max(self.voxels, other.voxels))
+
+
+NETWORK_MINIMUM = Minimum(cases=5, voxels=100)
+"""What a coordinator and a site each ask for on a network, where nobody says otherwise."""
+
+
+@dataclass(frozen=True)
+class Personal:
+    """What became of a site's own copy.
+
+    Attributes:
+        dice: Mean validation Dice of the copy; NaN where the site has nothing to validate on.
+        dice_before: Of the model that it was made from.
+        kept: Whether the site uses its copy: only where that is better.
+    """
+
+    dice: float
+    dice_before: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the site uses its copy."""
+        return self.dice > self.dice_before
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What every participant of a run must know beside the plans.
+
+    Attributes:
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        seed: Of the first weights and of every draw.
+        rounds: Of the whole run; the learning rate falls over them.
+        local_steps: Gradient steps of a site in a round.
+        learning_rate: In the first round.
+        minimum_cases: That the coordinator asks to be behind a statistic; a site may ask for
+            more. See ``state.Minimum``.
+        minimum_voxels: Likewise.
+        masked: Whether the server learns sums over sites only; see ``protocol``.
+        half_updates: Whether sites round the changes that they send to half precision; in a
+            masked run they do not, for there numbers travel in fixed point.
+    """
+
+    configuration: str
+    seed: int
+    rounds: int
+    local_steps: int
+    learning_rate: float
+    minimum_cases: int = 0
+    minimum_voxels: int = 0
+    masked: bool = False
+    half_updates: bool = True
+
+    @property
+    def update_type(self) -> torch.dtype:
+        """Return the type of the changes in a training reply."""
+        return torch.float16 if self.half_updates and not self.masked else torch.float32
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital as its own code sees it. Never leaves the house.
+
+    Attributes:
+        name: Of the site.
+        training: Its training cases.
+        validation: Its validation cases, maybe none.
+        device: Where it computes.
+        workers: Processes that prepare batches; 0: this one does.
+        minimum: That the site asks to be behind a statistic; the coordinator may ask for more.
+        privacy: What the site demands for its cases; None: no noise is added.
+    """
+
+    name: str
+    training: tuple[StoredCase, ...]
+    validation: tuple[StoredCase, ...]
+    device: torch.device
+    workers: int = 0
+    minimum: Minimum = field(default_factory=Minimum)
+    privacy: Privacy | None = None
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What the server knows of a site.
+
+    Attributes:
+        cases: Training cases.
+        modality_cases: How many of them have each modality.
+        validated: Modalities that its validation cases have.
+        labelled: Labels and regions that it labels, sorted; None: all of the plans'.
+    """
+
+    cases: int
+    modality_cases: Mapping[str, int]
+    validated: Sequence[str] = ()
+    labelled: Sequence[str] | None = None
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Return the weight of the site's word per block that it trains."""
+        return block_weights(self.cases, self.modality_cases)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that the server must remember from one round to the next.
+
+    Attributes:
+        round: Rounds that are done.
+        weights: Of the whole network.
+        memory: Of the federation.
+        norms: Norms of updates by block, the medians of the last rounds; see
+            ``update_checks.usual_norms``.
+    """
+
+    round: int
+    weights: State
+    memory: Memory
+    norms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What a round showed.
+
+    Attributes:
+        loss: Mean training loss by site that had a part in it; in a masked run that of all.
+        rejected: Why the reply of another site was not used.
+        epsilon: Of sites that train with differential privacy, epsilon and delta spent by now.
+    """
+
+    loss: Mapping[str, float]
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    epsilon: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def register(site: Site) -> Registration:
+    """Return what a site tells the server before the first round.
+
+    Args:
+        site: Which.
+    """
+    held = [modality for case in site.training for modality in case.modalities]
+    return Registration(
+        len(site.training),
+        {name: held.count(name) for name in sorted(set(held))},
+        sorted({modality for case in site.validation for modality in case.modalities}),
+        labelled_by((*site.training, *site.validation)),
+    )
+
+
+def labelled_by(cases: Sequence[StoredCase]) -> list[str] | None:
+    """Return the labels and regions that any of the cases labels, sorted; None: all of them."""
+    if any(case.labelled is None for case in cases):
+        return None
+    return sorted({name for case in cases for name in case.labelled or ()})
+
+
+def first_state(plans: Plans, settings: RunSettings) -> ServerState:
+    """Return the server's state before the first round."""
+    return ServerState(
+        0, network_state(build_network(plans, settings.configuration, settings.seed)), {}
+    )
+
+
+def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:
+    """Return the mean over labels and regions of their Dice over all cases; NaN without any."""
+    found: dict[str, list[DiceSum]] = {}
+    for part in sums:
+        for name, each in part.items():
+            found.setdefault(name, []).append(each)
+    # fsum rounds once, so that the order of sites changes no bit
+    return mean(
+        math.fsum(each.total for each in parts) / cases
+        for parts in found.values()
+        if (cases := sum(each.cases for each in parts))
+    )
+
+
+def read_dice(reply: Message) -> dict[str, DiceSum]:
+    """Return the sums of a validation reply."""
+    return {
+        name: DiceSum(float(total), int(cases))
+        for name, (total, cases) in reply.record["dice"].items()
+    }
+
+
+def learning_rate_of(round_number: int, settings: RunSettings) -> float:
+    """Return the learning rate of a round, counted from 0: nnU-Net's polynomial, per round."""
+    return settings.learning_rate * (1 - round_number / settings.rounds) ** 0.9
+
+
+NETWORK = "network"
+"""Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
+
+log = logging.getLogger(__name__)
+
+MOST_LOCAL_STEPS = 100_000
+"""Of a site in a round: a day of steps that take a second."""
+
+LEARNING_RATES = (1e-12, 10.0)
+
+CONFIGURATIONS = ("2d", "3d_fullres")
+
+FOLDS = (*"01234", "all")
+
+
+def read_run_settings(told: Told) -> RunSettings:
+    """Return the settings of a run that somebody wrote.
+
+    Raises:
+        MixmflError: A field is unknown, missing or beyond its bounds; of the class of ``told``.
+    """
+    told.only(
+        ["configuration", "seed", "rounds", "local_steps", "learning_rate"],
+        ["minimum_cases", "minimum_voxels", "masked", "half_updates"],
+    )
+    usual = {"minimum_cases": 0, "minimum_voxels": 0, "masked": False, "half_updates": True}
+    full = Told({**usual, **told.content}, told.source, told.error)
+    return RunSettings(
+        full.choice("configuration", CONFIGURATIONS),
+        full.whole("seed", 0, 2**63 - 1),
+        full.whole("rounds", 1, MOST_ROUNDS),
+        full.whole("local_steps", 1, MOST_LOCAL_STEPS),
+        full.real("learning_rate", *LEARNING_RATES),
+        full.whole("minimum_cases", 0, MOST_CASES),
+        full.whole("minimum_voxels", 0, MOST_VOXELS),
+        full.truth("masked"),
+        full.truth("half_updates"),
+    )
+
+
+def read_minimum(told: Told) -> tuple[int, int]:
+    """Return the cases and voxels of a field ``minimum``."""
+    value = told.items("minimum", 2)
+    pair = dict(zip(("minimum of cases", "minimum of voxels"), value, strict=False))
+    both = Told(pair, told.source, told.error)
+    return (
+        both.whole("minimum of cases", 0, MOST_CASES),
+        both.whole("minimum of voxels", 0, MOST_VOXELS),
+    )

@@ -1,0 +1,34 @@
+"""Tensors in a file with a format number and a digest."""
+
+import logging
+from pathlib import Path
+
+from mixmfl.core.errors import ModelError
+from mixmfl.core.files import replacing
+from mixmfl.core.tensor_store import digest, read, write
+from mixmfl.networks.prototypes import State
+
+log = logging.getLogger(__name__)
+
+FORMAT = 4
+
+
+def save_tensors(path: Path, state: State) -> None:
+    """Write tensors by name, whole or not at all, with their hash."""
+    with replacing(path) as temporary:
+        write(temporary, state, {"format": FORMAT, "sha256": digest(state)})
+
+
+def load_tensors(path: Path) -> State:
+    """Read what ``save_tensors`` wrote.
+
+    Raises:
+        ModelError: The file is missing or damaged.
+    """
+    try:
+        state, header = read(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from None
+    if header.get("sha256") != digest(state):
+        raise ModelError(f"{path}: is damaged; its numbers are not those that were written")
+    return state

@@ -1,0 +1,78 @@
+"""What the reading process does with a case that will be predicted.
+
+It needs neither a network nor torch, and imports neither: two processes with torch would take
+twice the memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.core.files import sha256
+from mixmfl.core.pipeline import WaitTurn
+from mixmfl.core.process_memory import peak_memory_mb, reset_peak
+from mixmfl.data.cases import Case
+from mixmfl.data.image import Source
+from mixmfl.data.load_case import LoadedCase, Placing, load_case, voxels_of
+from mixmfl.inference.report import for_pages
+
+LARGE_BYTES = 1 << 30
+"""Of images in single precision: such a case is read when nothing else runs."""
+
+
+@dataclass(frozen=True)
+class ReadCase:
+    """A case as the reading process gives it.
+
+    Attributes:
+        loaded: Its images, and the grids.
+        shown: ``(Z, Y, X)`` of the reference for pages; None where no page is wanted.
+        inputs: SHA-256 by modality.
+        peak_memory_mb: Of reading.
+    """
+
+    loaded: LoadedCase
+    shown: npt.NDArray[np.uint8] | None
+    inputs: Mapping[str, str]
+    peak_memory_mb: float
+
+
+def read_case(
+    wait_turn: WaitTurn,
+    constant: tuple[Placing, bool, Mapping[tuple[str, ...], float]],
+    case: Case,
+) -> ReadCase:
+    """Read a case, for ``pipeline.Ahead``.
+
+    Args:
+        wait_turn: Called before a case is read that is too large to be read beside another.
+        constant: What to do with images on different grids; whether a page is wanted; and by
+            modalities the Dice that is expected from them.
+        case: Which.
+
+    Raises:
+        DataError: It cannot be used.
+    """
+    placing, report, worth = constant
+    reset_peak()
+    if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
+        wait_turn()
+    inputs = digests_of(case)
+    loaded = load_case(case, None, placing, worth)
+    shown = for_pages(loaded.images[loaded.reference]) if report else None
+    return ReadCase(loaded, shown, inputs, peak_memory_mb())
+
+
+def digests_of(case: Case) -> dict[str, str]:
+    """Return the SHA-256 of what each modality of a case is read from; empty where it cannot be."""
+
+    def digest(source: Path | Source) -> str:
+        try:
+            return sha256(source) if isinstance(source, Path) else source.sha256()
+        except OSError:  # it is left out of the case, or refused, when it is read
+            return ""
+
+    return {name: digest(source) for name, source in case.images.items()}

@@ -1,0 +1,391 @@
+"""How a network is run on a CPU to predict: the same function, computed in less time and memory.
+
+``mdmnet.py`` is the plain form, which trains and validates. What differs here:
+
+- bfloat16 where the CPU multiplies it natively, single precision elsewhere;
+- channels last, the order of axes in which oneDNN convolves without copying;
+- a bias that an instance norm takes away again is not added;
+- a modality's feature map is fused as soon as it is there and then let go: one map per level is
+  kept instead of one per modality, and nothing is computed for absent ones.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from mixmfl.core.devices import best_dtype
+from mixmfl.inference.sliding_window import Predictor
+from mixmfl.networks.base import SegmentationNet, place_modalities
+from mixmfl.networks.mdmnet import AddingDecoder, MDMNet
+from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.unet import StackedNet
+
+_CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
+
+_ENLARGE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+_SMALL = 1024
+"""Voxels below which torch's group norm for channels last takes another, some 20 times slower way.
+
+There the map is copied to channels first and back, which costs less.
+"""
+
+_TOGETHER = 1 << 18
+"""Voxels of full resolution that are decoded at a time where several subsets are asked for."""
+
+
+def quickest(network: SegmentationNet, device: torch.device) -> "SegmentationNet | QuickNet":
+    """Return the form in which a device predicts fastest; on a CPU the network is taken over."""
+    return QuickNet(network, best_dtype()) if device.type == "cpu" and runs(network) else network
+
+
+def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
+    """Return which of a network's M modalities each of S subsets has, ``(S, M)`` bool."""
+    return torch.tensor([[name in subset for name in modalities] for subset in subsets])
+
+
+def runs(network: SegmentationNet) -> bool:
+    """Return whether ``QuickNet`` knows the network's operators: those that nnU-Net plans."""
+    return all(
+        isinstance(unit.norm, _InstanceNorm) and isinstance(unit.nonlin, nn.LeakyReLU)
+        for unit in network.modules()
+        if isinstance(unit, ConvDropoutNormReLU)
+    )
+
+
+class QuickNet:
+    """A network's forward pass, for prediction on a CPU.
+
+    Attributes:
+        network: The plain form, which ``runs``. It is taken over: the weights that are kept here
+            in another form are gone from it, so that they are there once.
+        dtype: Of feature maps and convolutions; norms are computed in single precision.
+    """
+
+    def __init__(self, network: SegmentationNet, dtype: torch.dtype) -> None:
+        """Take the network over; see the attributes."""
+        self.network = network
+        self.dtype = dtype
+        # levels that are fused by the plain form need it whole
+        plain = set(network.fusion.modules()) if isinstance(network, MDMNet) else set()
+        self._units = {
+            module: _Unit(module, _packed(module.conv, dtype, keep=module in plain))
+            for module in network.modules()
+            if isinstance(module, ConvDropoutNormReLU)
+        }
+        self._weights = {
+            module: _packed(module, dtype)
+            for module in (*network.decoder.transpconvs, network.decoder.seg_layers[-1])
+        }
+
+    def predictor(self, memory: Memory, available: Sequence[str]) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+
+        def predict(images: Tensor) -> Tensor:
+            return torch.cat([self._predict(image[None], available, memory) for image in images])
+
+        return predict
+
+    def subsets_predictor(
+        self, memory: Memory, available: Sequence[str], subsets: Sequence[Sequence[str]]
+    ) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` to the logits from every subset of them.
+
+        Each modality is encoded once, whatever the number of subsets.
+
+        Args:
+            memory: Of the federation.
+            available: The K modalities.
+            subsets: S of them, each of at least one of these modalities.
+
+        Returns:
+            A function that returns ``(B, S * heads, *P)``, subset by subset.
+        """
+        shown = show_subsets(subsets, self.network.modalities)  # (S, M)
+
+        def predict(images: Tensor) -> Tensor:
+            images = images.to(self.dtype)
+            # several small maps at a time cost little more than one; large ones would not fit
+            count = max(1, _TOGETHER // math.prod((len(images), *images.shape[2:])))
+            chunks = torch.split(shown, count)
+            if isinstance(self.network, MDMNet):
+                levels = self._gather(self.network, images, available, memory)
+                found = [self._decode([level.fused_from(c) for level in levels]) for c in chunks]
+            else:
+                assert isinstance(self.network, StackedNet)
+                placed, _ = place_modalities(images, available, self.network.modalities)
+                encoder = self.network.encoder
+                found = [
+                    self._decode(list(self._encode(encoder, _hide(placed, c)))) for c in chunks
+                ]
+            logits = torch.cat(found)
+            by_subset = logits.reshape(len(shown), len(images), *logits.shape[1:])
+            return by_subset.movedim(0, 1).flatten(1, 2)
+
+        return predict
+
+    def _gather(
+        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
+    ) -> "list[_Joined | _Gathered]":
+        """Return every level with the maps of all modalities of images ``(B, K, *P)``."""
+        slots = [network.modalities.index(name) for name in available]
+        levels: list[_Joined | _Gathered] = [
+            _Gathered(network, level, slots, memory)
+            if fusion.score is not None or level in network.compensated
+            else _Joined(self._units[fusion.mix.convs[0]], len(network.modalities))
+            for level, fusion in enumerate(network.fusion)
+        ]
+        self._add_maps(network, images, slots, levels)
+        return levels
+
+    def _predict(self, images: Tensor, available: Sequence[str], memory: Memory) -> Tensor:
+        """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
+        images = images.to(self.dtype)
+        if isinstance(self.network, MDMNet):
+            return self._decode(self._fuse(self.network, images, available, memory))
+        assert isinstance(self.network, StackedNet)
+        placed, _ = place_modalities(images, available, self.network.modalities)
+        return self._decode(list(self._encode(self.network.encoder, placed)))
+
+    def _encode(self, encoder: PlainConvEncoder, images: Tensor) -> Iterator[Tensor]:
+        """Yield the feature map ``(B, C, *P)`` of every level of images ``(B, N, *P)``."""
+        maps = images.contiguous(memory_format=_CHANNELS_LAST[images.ndim])
+        for stage in encoder.stages:
+            maps = self._convolve(stage, [maps])
+            yield maps
+
+    def _fuse(
+        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
+    ) -> list[Tensor]:
+        """Return the fused map ``(1, C_fused, *P)`` of every level."""
+        known = len(network.modalities)
+        slots = [network.modalities.index(name) for name in available]
+        levels = [
+            _Gathered(network, level, slots, memory)
+            if fusion.score is not None or (level in network.compensated and len(slots) < known)
+            else _Summed(self._units[fusion.mix.convs[0]], known, len(slots))
+            for level, fusion in enumerate(network.fusion)
+        ]
+        self._add_maps(network, images, slots, levels)
+        return [level.fused() for level in levels]
+
+    def _add_maps(
+        self, network: MDMNet, images: Tensor, slots: Sequence[int], levels: "Sequence[_Level]"
+    ) -> None:
+        """Encode images ``(B, K, *P)`` of the modalities ``slots`` and add all maps to levels."""
+        for index, slot in enumerate(slots):
+            image = images[:, index : index + 1]
+            if network.shared is not None:
+                for level, maps in zip(levels, self._encode(network.shared, image), strict=True):
+                    level.add_shared(maps, slot)
+            if network.tailored:
+                encoder = network.tailored[network.modalities[slot]]
+                for level, maps in zip(levels, self._encode(encoder, image), strict=True):
+                    level.add_tailored(maps, slot)
+
+    def _decode(self, skips: list[Tensor]) -> Tensor:
+        """Return logits ``(B, heads, *P)``; ``skips`` is emptied, to let its maps go."""
+        decoder, maps = self.network.decoder, [skips.pop()]  # a list, to be taken off
+        for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
+            maps = [self._join(up, maps, skips)]
+            maps = [self._convolve(stage, maps)]
+        (finest,), last = maps, decoder.seg_layers[-1]
+        logits = _CONVOLVE[finest.ndim](finest, self._weights[last], last.bias.to(self.dtype))
+        return logits.float()
+
+    def _join(self, up: nn.Module, below: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """Return a map, enlarged, joined with the next skip; both are taken off their lists."""
+        if isinstance(self.network.decoder, AddingDecoder):
+            return self._enlarge(up, below.pop()).add_(skips.pop())
+        # not by torch.cat: the skip is let go before its other half is there
+        half = skips[-1].shape[1]
+        size = (len(skips[-1]), 2 * half, *skips[-1].shape[2:])
+        layout = _CHANNELS_LAST[len(size)]
+        joined = torch.empty(size, dtype=self.dtype, memory_format=layout)
+        joined[:, half:] = skips.pop()
+        joined[:, :half] = self._enlarge(up, below.pop())
+        return joined
+
+    def _enlarge(self, up: Any, maps: Tensor) -> Tensor:
+        bias = None if up.bias is None else up.bias.to(self.dtype)
+        return _ENLARGE[maps.ndim](maps, self._weights[up], bias, up.stride)
+
+    def _convolve(self, stage: nn.Module, given: list[Tensor]) -> Tensor:
+        """Return what a stage makes of a map, which is taken off ``given``, to let it go."""
+        maps = given.pop()
+        for module in stage.modules():
+            if isinstance(module, ConvDropoutNormReLU):
+                unit = self._units[module]
+                maps = unit.convolve(maps)
+                maps = unit.finish(maps)
+        return maps
+
+
+class _Unit:
+    """A convolution, its instance norm and its activation."""
+
+    def __init__(self, module: ConvDropoutNormReLU, weight: Tensor) -> None:
+        self.weight = weight
+        self.stride, self.padding = module.conv.stride, module.conv.padding
+        self.norm, self.slope = module.norm, module.nonlin.negative_slope
+
+    def convolve(self, maps: Tensor) -> Tensor:
+        """Return the convolved maps; no bias, for the norm would take it away."""
+        convolve = _CONVOLVE[maps.ndim]
+        return convolve(maps, self.weight, None, self.stride, self.padding)
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """Return what norm and activation make of what was convolved."""
+        # an instance norm is a group norm of one channel each, which torch has for channels last
+        norm, last = self.norm, _CHANNELS_LAST[maps.ndim]
+        small = math.prod(maps.shape[2:]) < _SMALL
+        maps = maps.contiguous() if small else maps
+        maps = functional.group_norm(maps, maps.shape[1], norm.weight, norm.bias, norm.eps)
+        return functional.leaky_relu_(maps, self.slope).contiguous(memory_format=last)
+
+
+class _Summed:
+    """A level whose slots are concatenated: its convolution is a sum over the modalities."""
+
+    def __init__(self, unit: _Unit, known: int, present: int) -> None:
+        """Args: the fusion's unit; how many modalities the network knows, and the case has."""
+        self.unit, self.known, self.present = unit, known, present
+        self.total: Tensor | None = None  # (1, *P, C_fused)
+
+    def add_shared(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's share of the mean over shared maps, ``(1, C_shared, *P)``."""
+        self._add(maps, self.unit.weight[:, : maps.shape[1]], 1 / self.present)
+
+    def add_tailored(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
+        self._add(maps, _slot_weight(self.unit.weight, maps.shape[1], slot, self.known), 1)
+
+    def fused(self) -> Tensor:
+        """Return the fused map ``(1, C_fused, *P)``."""
+        assert self.total is not None  # a case has a modality
+        return self.unit.finish(self.total.movedim(-1, 1))
+
+    def _add(self, maps: Tensor, weight: Tensor, share: float) -> None:
+        """Add what weights ``(C_fused, C, 1, ...)`` make of a map, times ``share``."""
+        first = self.total is None
+        if self.total is None:
+            self.total = maps.new_empty((1, *maps.shape[2:], len(weight)))
+        total = self.total.flatten(0, -2)  # (voxels, C_fused), a view
+        rows = maps.movedim(1, -1).flatten(0, -2)
+        torch.addmm(total, rows, weight.flatten(1).T, beta=not first, alpha=share, out=total)
+
+
+class _Joined:
+    """A level as ``_Summed``, of which any subset's sum can be asked once all maps are there."""
+
+    def __init__(self, unit: _Unit, known: int) -> None:
+        """Args: the fusion's unit; how many modalities the network knows."""
+        self.unit, self.known = unit, known
+        self.maps: list[Tensor] = []
+        self.weights: list[Tensor] = []  # (C_fused, C) of each map
+        self.places: list[tuple[bool, int]] = []  # of each map: is it tailored, and whose
+        self.joined: Tensor | None = None  # (B, *P, C of all maps)
+
+    def add_shared(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's shared map, ``(B, C_shared, *P)``."""
+        self._add((False, slot), maps, self.unit.weight[:, : maps.shape[1]])
+
+    def add_tailored(self, maps: Tensor, slot: int) -> None:
+        """Add a modality's tailored map, ``(B, C_tailored, *P)``."""
+        weight = _slot_weight(self.unit.weight, maps.shape[1], slot, self.known)
+        self._add((True, slot), maps, weight)
+
+    def fused_from(self, shown: Tensor) -> Tensor:
+        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
+        if self.joined is None:  # so that a subset's sum is one product
+            self.joined = torch.cat([maps.movedim(1, -1) for maps in self.maps], dim=-1)
+            self.maps.clear()
+        share = shown / shown.sum(dim=1, keepdim=True)
+        sums = []
+        for subset, mean in zip(shown, share, strict=True):
+            counts = [float((subset if own else mean)[slot]) for own, slot in self.places]
+            weighed = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
+            sums.append(self.joined @ torch.cat(weighed, dim=1).T)  # (B, *P, C_fused)
+        return self.unit.finish(torch.cat(sums).movedim(-1, 1))
+
+    def _add(self, place: tuple[bool, int], maps: Tensor, weight: Tensor) -> None:
+        self.maps.append(maps)
+        self.weights.append(weight.flatten(1))
+        self.places.append(place)
+
+
+class _Gathered:
+    """A level that needs the maps of all modalities at once; it is fused by the plain form."""
+
+    def __init__(self, network: MDMNet, level: int, slots: Sequence[int], memory: Memory) -> None:
+        """Args: the network and which of its levels; the modalities at hand; the memory."""
+        self.network, self.level, self.memory = network, level, memory
+        self.present = torch.zeros((1, len(network.modalities)), dtype=torch.bool)
+        self.present[:, list(slots)] = True
+        self.shared: Tensor | None = None
+        self.tailored: Tensor | None = None
+        self.dtype = torch.float32
+
+    def add_shared(self, maps: Tensor, slot: int) -> None:
+        """Keep a modality's shared map, ``(B, C_shared, *P)``."""
+        self.shared = self._put(self.shared, maps, slot)
+
+    def add_tailored(self, maps: Tensor, slot: int) -> None:
+        """Keep a modality's tailored map, ``(B, C_tailored, *P)``."""
+        self.tailored = self._put(self.tailored, maps, slot)
+
+    def fused(self) -> Tensor:
+        """Return the fused map ``(1, C_fused, *P)``."""
+        return self.fused_from(self.present)
+
+    def fused_from(self, shown: Tensor) -> Tensor:
+        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
+        gathered = self.shared if self.tailored is None else self.tailored
+        assert gathered is not None  # a network has a stream
+        fused = torch.cat(
+            [
+                self.network.fuse(self.level, self.tailored, self.shared, at, at, self.memory)
+                for at in shown[:, None].expand(-1, len(gathered), -1)
+            ]
+        )
+        return fused.to(self.dtype, memory_format=_CHANNELS_LAST[fused.ndim])
+
+    def _put(self, gathered: Tensor | None, maps: Tensor, slot: int) -> Tensor:
+        self.dtype = maps.dtype
+        if gathered is None:
+            shape = (len(maps), self.present.shape[1], *maps.shape[1:])
+            gathered = torch.zeros(shape, dtype=torch.float32)
+        gathered[:, slot] = maps
+        return gathered
+
+
+_Level = _Summed | _Joined | _Gathered
+
+
+def _slot_weight(weight: Tensor, channels: int, slot: int, known: int) -> Tensor:
+    """Return a fusion's weights for the tailored map of one of ``known`` modalities."""
+    start = weight.shape[1] - (known - slot) * channels  # behind the shared
+    return weight[:, start : start + channels]
+
+
+def _hide(placed: Tensor, shown: Tensor) -> Tensor:
+    """Return images ``(S * B, M, *P)``: those placed, ``(B, M, *P)``, as each subset shows them."""
+    seen = shown.reshape(len(shown), 1, -1, *[1] * (placed.ndim - 2))
+    return torch.where(seen, placed, 0).flatten(0, 1)
+
+
+def _packed(module: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> Tensor:
+    """Return a convolution's weight as it is used here; unless ``keep``, the module's is let go."""
+    weight = module.get_parameter("weight").detach()
+    if not keep:
+        module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+    return weight.to(dtype, memory_format=_CHANNELS_LAST[weight.ndim])

@@ -1,0 +1,101 @@
+"""A preprocessed case segmented from many subsets of its modalities, each of which is encoded once.
+
+Segmenting from every subset by itself encodes a modality as often as there are subsets with it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mixmfl.evaluation.subset_dice import Subset
+from mixmfl.inference.cpu_network import QuickNet, show_subsets
+from mixmfl.inference.sliding_window import Predictor, predict_volume
+from mixmfl.networks.base import SegmentationNet, place_modalities
+from mixmfl.networks.prototypes import Memory
+from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase
+
+_AT_A_TIME = 1 << 18
+"""Voxels of patches, times subsets, that are predicted at a time: a large patch goes alone."""
+
+
+@torch.inference_mode()
+def segment_subsets(
+    runner: SegmentationNet | QuickNet,
+    memory: Memory,
+    case: StoredCase,
+    subsets: Sequence[Subset],
+    plans: Plans,
+    configuration: str,
+    device: torch.device,
+) -> dict[Subset, npt.NDArray[Any]]:
+    """Return class indices ``(Z, Y, X)`` of a preprocessed case from each subset.
+
+    Args:
+        runner: The network on ``device``, which is put into prediction mode, or its quick form.
+        memory: On ``device``.
+        case: That has all modalities of all subsets.
+        subsets: Each of at least one modality; may be none.
+        plans: Of the network.
+        configuration: Of the network.
+        device: Where to compute.
+    """
+    if not subsets:
+        return {}
+    if isinstance(runner, SegmentationNet):
+        runner.eval()
+    planned = plans.configuration(configuration)
+    used = [name for name in case.modalities if any(name in subset for subset in subsets)]
+    channels = [case.modalities.index(name) for name in used]
+    at_once = _AT_A_TIME // (len(subsets) * math.prod(planned["patch_size"]))
+    logits = predict_volume(
+        subsets_predictor(runner, memory, used, subsets),
+        torch.from_numpy(case.images[:][channels]),
+        planned["patch_size"],
+        step=1.0,
+        batch_size=max(1, at_once),
+        device=device,
+    ).cpu()
+    manager = label_manager(plans.labels)
+    found = {}
+    for subset, part in zip(subsets, logits.chunk(len(subsets)), strict=True):
+        predicted: npt.NDArray[Any] = manager.convert_logits_to_segmentation(part).numpy()
+        if planned["use_mask_for_norm"][0]:
+            predicted[case.labels[:][0] < 0] = 0  # outside the head, as ``predict`` has it
+        found[subset] = np.asarray(predicted)
+    return found
+
+
+def subsets_predictor(
+    runner: SegmentationNet | QuickNet,
+    memory: Memory,
+    available: Sequence[str],
+    subsets: Sequence[Subset],
+) -> Predictor:
+    """Return a function from images ``(B, K, *P)`` to logits ``(B, S * heads, *P)``.
+
+    Args:
+        runner: The network in prediction mode, or its quick form.
+        memory: Of the federation.
+        available: The K modalities.
+        subsets: S of them, each of at least one of these modalities.
+    """
+    if isinstance(runner, QuickNet):
+        return runner.subsets_predictor(memory, available, subsets)
+    shown = show_subsets(subsets, runner.modalities)  # (S, M)
+
+    def predict(images: Tensor) -> Tensor:
+        placed, present = place_modalities(images, available, runner.modalities)
+        with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
+            encoding = runner.encode(placed, present)
+            looks = (encoding.showing(row.to(images.device)) for row in shown)
+            logits = [runner.decode(look, memory) for look in looks]
+        return torch.cat(cast(list[Tensor], logits), dim=1)  # in training they were lists
+
+    return predict

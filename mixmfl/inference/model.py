@@ -1,0 +1,341 @@
+"""The model file: weights and memory, and in its header all that they mean."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mixmfl import __version__
+from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
+from mixmfl.core.files import Held, replacing, sha256
+from mixmfl.core.process_memory import give_back_memory
+from mixmfl.core.tensor_store import open_stored, read, write
+from mixmfl.data.cases import Case
+from mixmfl.data.image import InMemory, Source, from_canonical
+from mixmfl.data.load_case import Placing, load_case
+from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.inference.cpu_network import QuickNet, quickest
+from mixmfl.inference.predictor import case_predictor
+from mixmfl.inference.segmentation import Options, Recipe, predict_case
+from mixmfl.inference.sliding_window import Predictor
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.build import build_outline, check_memory
+from mixmfl.networks.parameters import adopt_state, check_state
+from mixmfl.networks.prototypes import Memory, State, memory_from_state, memory_to, memory_to_state
+from mixmfl.planning.bounds import Range, fields, is_text, listed, named, real, shown, whole
+from mixmfl.planning.plans import Plans
+
+FORMAT = "mixmfl model 1"
+
+MOST_CASES = 10**9
+"""Of a federation, that a header may tell of."""
+
+MOST_SUBSETS = 2**16
+"""Of modalities, of which a header may tell what Dice to expect."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to predict. It holds its file, so each process loads its own.
+
+    Attributes:
+        plans: That it was trained with; they name its modalities and labels.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        weights: Of the network by name, read from the model file when they are asked for: it may
+            be replaced by another, but must not be written over. On Windows, where an open file
+            cannot be replaced, they are in memory.
+        runner: What predicts: the network in prediction mode, on ``device``, or on a CPU its quick
+            form, if it has one.
+        memory: On ``device``.
+        device: Where it computes.
+        record: What the header says of its origin: version, round, sites' modalities, privacy.
+        expected: Dice from subsets of modalities, as measured when training ended; maybe none.
+        sha256: Of the file.
+        name: Of the file.
+    """
+
+    plans: Plans
+    configuration: str
+    weights: Mapping[str, Tensor]
+    runner: SegmentationNet | QuickNet
+    memory: Memory
+    device: torch.device
+    record: Mapping[str, Any]
+    expected: tuple[SubsetDice, ...] = ()
+    sha256: str = ""
+    name: str = ""
+
+    def predict(
+        self,
+        images: Mapping[str, str | PathLike[str] | tuple[Any, Any]],
+        *,
+        reference: str = "",
+        register: bool = False,
+        step: float = 0.5,
+        mirror: bool = False,
+    ) -> npt.NDArray[Any]:
+        """Segment one case.
+
+        Args:
+            images: By modality: the path of an image file, or an array ``(X, Y, Z)`` and its
+                affine, 4x4, from an index to mm, RAS; both as nibabel gives them.
+            reference: The modality whose grid the mask gets where the images are on several;
+                default: that with the largest in-plane resolution.
+            register: Whether images that do not lie on each other are registered (rigidly).
+            step: Distance of neighbouring patches, as a share of the patch.
+            mirror: Whether to average over mirrored patches as well.
+
+        Returns:
+            Label values ``(X, Y, Z)`` on the reference's grid, uint8 or uint16; their meaning is
+            ``plans.labels``.
+
+        Raises:
+            DataError: An image cannot be used, or they do not fit together.
+        """
+        sources: dict[str, Path | Source] = {}
+        for name in sorted(images):
+            given = images[name]
+            if name not in self.modalities:
+                raise DataError(f"{name!r}: the model knows {', '.join(self.modalities)}")
+            sources[name] = InMemory(*given) if isinstance(given, tuple) else Path(given)
+        if not sources:
+            raise DataError(f"no image; at least one is needed of {', '.join(self.modalities)}")
+        if reference and reference not in sources:
+            raise DataError(f"reference {reference!r}: there are {', '.join(sources)}")
+        loaded = load_case(Case("case", sources), None, Placing(reference, register))
+        indices = predict_case([self], loaded, Options(step, mirror))
+        values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
+        return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
+
+    @cached_property
+    def network(self) -> SegmentationNet:
+        """The network, in prediction mode, on ``device``."""
+        if isinstance(self.runner, SegmentationNet):
+            return self.runner
+        return _network(self.plans, self.configuration, self.weights).to(self.device)
+
+    def predictor(self, available: Sequence[str]) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+        if isinstance(self.runner, QuickNet):
+            return self.runner.predictor(self.memory, available)
+        return case_predictor(self.runner, self.memory, available)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what preprocessing for this model needs to know."""
+        return Recipe(self.plans, self.configuration, self.modalities)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return the modalities that a training case had, in the order of the plans.
+
+        The encoder of another one was never trained, and must not be used.
+        """
+        counts = self.record["modality_cases"]
+        return tuple(name for name in self.plans.modalities if counts.get(name, 0))
+
+
+class TrainedState(Protocol):
+    """What a model file is written from; ``state.ServerState`` is one."""
+
+    @property
+    def round(self) -> int:
+        """The round that it is from."""
+
+    @property
+    def weights(self) -> State:
+        """Parameters of the whole network, by name."""
+
+    @property
+    def memory(self) -> Memory:
+        """The federation's prototypes."""
+
+
+def save_model(
+    path: Path,
+    state: TrainedState,
+    plans: Plans,
+    configuration: str,
+    modality_cases: Mapping[str, int],
+    privacy: Mapping[str, Mapping[str, float]] | None = None,
+    expected: Sequence[SubsetDice] = (),
+) -> str:
+    """Write a model file, whole or not at all.
+
+    The same state gives the same bytes.
+
+    Args:
+        path: Ends in ``.safetensors``.
+        state: Weights and memory.
+        plans: Of the run.
+        configuration: Of the run.
+        modality_cases: How many training cases of the federation had each modality.
+        privacy: Epsilon and delta of the sites that trained with differential privacy.
+        expected: Dice from subsets of modalities, where it was measured.
+
+    Returns:
+        The file's SHA-256.
+    """
+    header = {
+        "format": FORMAT,
+        "mixmfl_version": __version__,
+        "configuration": configuration,
+        "round": state.round,
+        "modality_cases": dict(modality_cases),
+        "expected": [each.to_json() for each in expected],
+        "plans": plans.to_json(),
+        **({"privacy": privacy} if privacy else {}),
+    }
+    tensors = {
+        **{f"network.{name}": tensor for name, tensor in state.weights.items()},
+        **memory_to_state(state.memory),
+    }
+    with replacing(path) as temporary:
+        write(temporary, tensors, header)
+        return sha256(temporary)
+
+
+def specialise(path: Path, own: State, out: Path) -> None:
+    """Write a model file with a site's own weights in place of those it has.
+
+    Args:
+        path: The model of all.
+        own: The site's blocks.
+        out: To write.
+    """
+    tensors, header = read(path)
+    merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
+    with replacing(out) as temporary:
+        write(temporary, merged, header)
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Read a model file. Nothing in it is run: tensors and JSON only.
+
+    Raises:
+        ModelError: The file is missing, is no model, is damaged or is of another format.
+    """
+    device = torch.device(device)
+    try:
+        tensors, header = open_stored(Held(path))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such model file") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
+            "mixmfl_export"
+        ) from None
+    told = header.get("mixmfl_version")
+    writer = told if is_text(told) else "of unknown version"
+    if header.get("format") != FORMAT:
+        raise ModelError(
+            f"{path}: format {shown(header.get('format'))} was found, {FORMAT!r} is needed; export "
+            f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
+        )
+    try:
+        plans = Plans.from_json(header["plans"], "plans")
+        configuration: str = header["configuration"]
+        plans.configuration(configuration)  # raises where it was not planned
+        record, expected = _read_record(header, plans)
+        # first what was planned and what the file declares, then its numbers
+        network = build_outline(plans, configuration)
+        weights: Mapping[str, Tensor] = tensors.under("network.")
+        check_state(network, weights)
+        others = tensors.only([name for name in tensors if not name.startswith("network.")])
+        check_memory(others, plans, configuration)
+        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
+        if os.name == "nt":
+            weights = dict(weights)
+        adopt_state(network, weights)
+        network = network.to(device)
+        memory = memory_to(memory_from_state(tensors), device)
+    except PlansError as error:
+        raise ModelError(
+            f"{path}: was written by mixmfl {writer}, and mixmfl {__version__} cannot read its "
+            f"plans ({error}); export the run again with mixmfl_export, or install the version "
+            "that wrote it"
+        ) from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read to its end ({error}); copy it again") from None
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
+        raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
+    runner = quickest(network, device)
+    del network
+    give_back_memory()  # the weights as they came are another copy
+    return Model(
+        plans,
+        configuration,
+        weights,
+        runner,
+        memory,
+        device,
+        record,
+        expected,
+        sha256(path),
+        path.name,
+    )
+
+
+def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) -> SegmentationNet:
+    """Return the planned network in prediction mode, with these weights.
+
+    Raises:
+        ValueError: A weight is missing, is none of the network's, or has another shape than
+            planned.
+    """
+    network = build_outline(plans, configuration)
+    adopt_state(network, weights)
+    return network
+
+
+def _read_record(
+    header: Mapping[str, Any], plans: Plans
+) -> tuple[dict[str, Any], tuple[SubsetDice, ...]]:
+    """Return what a header says of its model's origin, and what Dice to expect.
+
+    Raises:
+        ValueError: What is wrong.
+        KeyError: A field is missing.
+    """
+    if not is_text(header["mixmfl_version"]):
+        raise ValueError(f"mixmfl_version is {shown(header['mixmfl_version'])}")
+    try:
+        number = whole(header["round"], Range(0, 10**5), "round")
+        cases = fields(header["modality_cases"], (), "modality_cases", may=plans.modalities)
+        for name, count in cases.items():
+            whole(count, Range(0, MOST_CASES), f"modality_cases: {name}")
+        if not any(cases.values()):
+            raise PlansError("modality_cases: no modality was trained with")
+        privacy = named(header.get("privacy", {}), Range(0, 10**4), "privacy")
+        for site, spent in privacy.items():
+            if not is_text(site):
+                raise PlansError(f"privacy: {shown(site)} cannot name a site")
+            for name, value in fields(spent, ("epsilon", "delta"), "privacy").items():
+                real(value, Range(0, 1e12), f"privacy: {name}")
+        # files written before it was measured do not have it
+        told = listed(header.get("expected", ()), Range(0, MOST_SUBSETS), "expected")
+    except PlansError as error:
+        raise ValueError(str(error)) from None
+    expected = tuple(SubsetDice.from_json(each) for each in told)
+    for each in expected:
+        if not {*each.modalities} <= {*plans.modalities}:
+            raise ValueError(f"expected: {shown(each.modalities)} are not those of the plans")
+        if not each.dice.keys() <= plans.labels.foreground.keys():
+            raise ValueError(f"expected: {shown(list(each.dice))} are not the labels of the plans")
+        if each.cases > MOST_CASES:
+            raise ValueError(f"expected: rests on {each.cases} cases; at most {MOST_CASES}")
+    return {
+        "mixmfl_version": header["mixmfl_version"],
+        "round": number,
+        "modality_cases": dict(cases),
+        "privacy": privacy,
+    }, expected

@@ -1,0 +1,228 @@
+"""What became of each case: the table beside the masks, and what tells our masks from others'.
+
+::
+
+    MASKS/cases.json    all of it, by case; read again by the next run
+    MASKS/cases.csv     the same as a table, for people
+    MASKS/set_aside.csv what else was met, and why it is in no case
+"""
+
+import csv
+import dataclasses
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import read_json, replacing, sha256, write_json
+from mixmfl.core.spreadsheet import cell
+from mixmfl.core.text import one_line, printable
+from mixmfl.evaluation.subset_dice import SubsetDice
+
+FORMAT = "mixmfl cases 1"
+
+Status = Literal["done", "kept", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case.
+
+    Attributes:
+        name: Of the case.
+        status: ``"done"``, ``"kept"`` (a mask was there) or ``"failed"``.
+        reason: Why it failed or was kept; empty if done.
+        used: Modalities that the mask rests on.
+        absent: Modalities that the model knows and the case lacks, or that were left out.
+        reference: The modality whose grid the mask has.
+        expected: Dice by label or region: mean over validation cases, and how many these were.
+        volumes_ml: Of the mask, by label or region.
+        notes: How the images were told apart and brought together.
+        warnings: What a reader of the mask must know.
+        patient: Name and ID, where they were asked for.
+        seconds: Until its mask was written, from when the case before it was predicted.
+        peak_memory_mb: Of the processes that read and that predicted, added; an upper bound.
+        models: SHA-256 of the model files.
+        settings: Of the prediction, as far as they decide the mask.
+        inputs: SHA-256 of what was read, by modality.
+        mask_sha256: Of the mask that we wrote last; it is ours as long as it has this digest.
+        files: What was written for the case, relative to MASKS.
+    """
+
+    name: str
+    status: Status
+    reason: str = ""
+    used: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    reference: str = ""
+    expected: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    patient: str = ""
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    models: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    mask_sha256: str = ""
+    files: tuple[str, ...] = ()
+
+    @property
+    def expected_mean(self) -> float:
+        """Return the mean expected Dice over labels; NaN where nothing is known."""
+        return SubsetDice(self.used, self.expected).mean
+
+
+class Records:
+    """The outcomes of all runs into one folder; safe to use from several threads."""
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Read what is there.
+
+        Args:
+            folder: Of the masks.
+            overwrite: Whether tables and pages that are not ours are replaced.
+
+        Raises:
+            DataError: There is a table or a page that is not ours.
+        """
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._outcomes: dict[str, Outcome] = {}
+        record = folder / "cases.json"
+        try:
+            if record.exists():
+                self._outcomes = _read(record)
+            for name in (
+                () if record.exists() else ("cases.csv", "set_aside.csv", "report.html", "report")
+            ):
+                if (folder / name).exists():
+                    raise DataError(f"{folder / name}: is not ours")
+        except DataError as error:
+            if not overwrite:
+                raise DataError(
+                    f"{error}; it would be replaced. Name another folder for the masks, or give "
+                    "--overwrite"
+                ) from None
+
+    def __getitem__(self, name: str) -> Outcome | None:
+        return self._outcomes.get(name)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Return all outcomes, sorted by case."""
+        return [self._outcomes[name] for name in sorted(self._outcomes)]
+
+    def owns(self, name: str, mask: Path) -> bool:
+        """Say whether a mask is as we wrote it."""
+        before = self[name]
+        return bool(before and before.mask_sha256 and before.mask_sha256 == sha256(mask))
+
+    def claim(self, name: str, digest: str, files: Sequence[str]) -> None:
+        """Note, before a mask is put in its place, that it and its files will be ours."""
+        before = self[name] or Outcome(name, "failed", "was interrupted")
+        self.add(
+            dataclasses.replace(
+                before,
+                mask_sha256=digest,
+                settings={},
+                inputs={},
+                files=tuple(dict.fromkeys((*before.files, *files))),
+            )
+        )
+
+    def add(self, outcome: Outcome) -> None:
+        """Note an outcome, and write the tables anew.
+
+        Raises:
+            OSError: They cannot be written; the outcome is noted all the same.
+        """
+        outcome = _as_text(outcome)
+        with self._lock:
+            self._outcomes[outcome.name] = outcome
+            self.write()
+
+    def write(self) -> None:
+        """Write the tables, each whole or not at all.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        content = {
+            "format": FORMAT,
+            "cases": {each.name: _to_json(each) for each in self.outcomes},
+        }
+        write_json(self.folder / "cases.json", content)
+        with replacing(self.folder / "cases.csv") as temporary:
+            temporary.write_text(_table(self.outcomes), encoding="utf-8", newline="")
+
+
+def _as_text(outcome: Outcome) -> Outcome:
+    """Return an outcome that every file can hold: names of files need not be text."""
+    return dataclasses.replace(
+        outcome,
+        name=one_line(outcome.name, 255),
+        reason=printable(outcome.reason),
+        notes=tuple(map(printable, outcome.notes)),
+        warnings=tuple(map(printable, outcome.warnings)),
+        patient=printable(outcome.patient),
+    )
+
+
+def _to_json(outcome: Outcome) -> dict[str, Any]:
+    content = dataclasses.asdict(outcome)
+    del content["name"]
+    return content
+
+
+def _read(path: Path) -> dict[str, Outcome]:
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise DataError(f"{path}: format {content.get('format')!r} was found, not {FORMAT!r}")
+    try:
+        return {
+            name: Outcome(
+                name,
+                **{
+                    **told,
+                    **{
+                        key: tuple(told[key])
+                        for key in ("used", "absent", "notes", "warnings", "models", "files")
+                    },
+                    "expected": {n: (d, c) for n, (d, c) in told["expected"].items()},
+                },
+            )
+            for name, told in content["cases"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: is damaged ({error})") from None
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes as CSV; lists are joined by +, warnings by a semicolon."""
+    told = [each.volumes_ml for each in outcomes] + [each.expected for each in outcomes]
+    names = list(dict.fromkeys(name for each in told for name in each))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    header = (
+        ["case", "status", "reason", "modalities", "missing", "reference"]
+        + [f"volume_ml_{name}" for name in names]
+        + [column for name in names for column in (f"expected_dice_{name}", f"cases_{name}")]
+        + ["seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
+    )
+    writer.writerow(map(cell, header))
+    for each in outcomes:
+        row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
+        row += ["+".join(each.absent), each.reference]
+        row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
+        for name in names:
+            dice, count = each.expected.get(name, (None, ""))
+            row += ["" if dice is None else f"{dice:.3f}", count]
+        row += [f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
+        row += ["; ".join(each.notes), "; ".join(each.warnings)]
+        writer.writerow(map(cell, [*row, "+".join(each.models)]))
+    return text.getvalue()

@@ -1,0 +1,440 @@
+"""From a folder of cases, each with the modalities it happens to have, to a mask per case.
+
+While one case is predicted the next is read by another process and the last is written by a
+thread. A case that fails costs itself alone.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl import __version__
+from mixmfl.core.errors import DataError, MixmflError, Refused
+from mixmfl.core.files import replacing, sha256, write_text
+from mixmfl.core.pipeline import Ahead, Behind, reason_of
+from mixmfl.core.process_memory import peak_memory_mb, reset_peak
+from mixmfl.core.text import plural
+from mixmfl.data.cases import Case
+from mixmfl.data.dicom.series import Series
+from mixmfl.data.image import Grid, from_canonical, write_labels
+from mixmfl.data.load_case import Placing
+from mixmfl.evaluation.subset_dice import SubsetDice, all_subsets, find, least
+from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
+from mixmfl.inference.dicom_seg import check_available, write_segmentation
+from mixmfl.inference.model import Model
+from mixmfl.inference.outcomes import Outcome, Records
+from mixmfl.inference.report import case_files, shown_name, write_case, write_report
+from mixmfl.inference.segmentation import Options, check_models_agree, prepare, segment
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+_EDITED = (
+    "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
+    "was edited"
+)
+LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond what the slowest needs
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A case to predict.
+
+    Attributes:
+        case: With the modalities that are used.
+        absent: That the models know and the case lacks.
+        expected: From these modalities.
+    """
+
+    case: Case
+    absent: tuple[str, ...]
+    expected: SubsetDice
+
+
+def predict_folder(
+    models: Sequence[Model],
+    cases: Sequence[Case],
+    refused: Sequence[Refused],
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    placing: Placing | None = None,
+    options: Options | None = None,
+    least_dice: float = 0.0,
+    report: bool = False,
+    dicom_seg: bool = False,
+    show_patient: bool = False,
+    overwrite: bool = False,
+    limit_seconds: float = LIMIT_SECONDS,
+    set_aside: str = "",
+) -> Generator[Outcome, None, None]:
+    """Predict every case; one that fails is told and the others go on.
+
+    A mask that is there is kept where it was made by the same models and settings from the same
+    images, made anew where it was not, and left alone where it is not as we wrote it.
+
+    Args:
+        models: One, or several whose probabilities are averaged.
+        cases: As ``find_cases`` found them.
+        refused: Likewise; told as failed.
+        out: Masks come here as ``<case>.nii.gz``, each on its reference's grid, whole or not at
+            all; and ``cases.json`` and ``cases.csv``.
+        only: Modalities to use where a case has them; empty: all.
+        placing: What to do with images on different grids.
+        options: How the networks are run.
+        least_dice: Cases from whose modalities less is expected are refused; 0: none.
+        report: Whether to write ``report.html`` and its files, too.
+        dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
+        show_patient: Whether tables and page name the patient, where the files do.
+        overwrite: Whether masks and tables that are not ours are replaced.
+        limit_seconds: To read a case, or to write it.
+        set_aside: ``accounting.aside_table`` of what else was met, for ``set_aside.csv``.
+
+    Yields:
+        What became of each case, as it is known; first those that need no prediction.
+
+    Raises:
+        ModelError: The models do not mean the same by their labels.
+        DataError: ``only`` names what is no modality of the models, or ``out`` holds a table that
+            is not ours.
+    """
+    placing, options = placing or Placing(), options or Options()
+    check_models_agree([model.recipe for model in models])
+    known = sorted({name for model in models for name in model.modalities})
+    if unknown := [name for name in only if name not in known]:
+        raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
+    out.mkdir(parents=True, exist_ok=True)
+    records = Records(out, overwrite=overwrite)
+    if dicom_seg:
+        check_available()
+    if set_aside:
+        write_text(out / "set_aside.csv", set_aside)
+    extras = _Extras(report, dicom_seg, show_patient)
+    run = _Run(models, out, records, _settings(placing, options), options, extras, least_dice)
+    worth = {
+        subset: 0.0 if math.isnan(mean) else mean
+        for subset in all_subsets(known)
+        for mean in (_expected(models, subset).mean,)
+    }
+
+    jobs = []
+    for item in refused:
+        yield run.note(run.failed(item.name, item.reason))
+    for case in cases:
+        wanted = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
+        absent = tuple(name for name in known if name not in wanted)
+        job = _Job(
+            dataclasses.replace(case, images=wanted, label=None), absent, _expected(models, wanted)
+        )
+        try:
+            if not wanted:
+                raise DataError(
+                    f"has {', '.join(case.images)}; the model needs at least one of "
+                    f"{', '.join(only or known)}"
+                )
+            _check_expected(job.expected, least_dice)
+            kept = run.kept(job, overwrite)
+        except Exception as error:  # whatever it is, it costs this case alone
+            yield run.note(run.job_failed(job, reason_of(error)))
+            continue
+        if kept is not None:
+            yield run.note(kept)
+        else:
+            jobs.append(job)
+    with (
+        Ahead(read_case, (placing, report, worth), limit_seconds) as ahead,
+        Behind(limit_seconds) as behind,
+    ):
+        yield from _overlapped(run, jobs, ahead, behind)
+    run.finish()
+
+
+def _overlapped(
+    run: "_Run", jobs: Sequence[_Job], ahead: Ahead, behind: Behind
+) -> Iterator[Outcome]:
+    """Read the next case and write the last while this one is predicted."""
+    writing: deque[tuple[_Job, float, Future[Outcome]]] = deque()
+
+    def written() -> Outcome:
+        job, began, future = writing.popleft()
+        try:
+            return run.note(behind.answer(future))
+        except Exception as error:  # whatever it is, it costs this case alone
+            return run.note(run.job_failed(job, reason_of(error), time.monotonic() - began))
+
+    if jobs:
+        ahead.ask(jobs[0].case)
+    for number, job in enumerate(jobs, start=1):
+        began = time.monotonic()
+        failure, read = "", None
+        try:
+            read = ahead.answer()
+        except MixmflError as error:
+            failure = str(error)
+        if number < len(jobs):
+            ahead.ask(jobs[number].case)
+        else:
+            ahead.close()  # its memory is free for the network
+        if read is not None:
+            try:
+                future = behind.ask(run.writer(job, read, began))
+                writing.append((job, began, future))
+            except Exception as error:  # whatever it is, it costs this case alone
+                failure = reason_of(error)
+        del read
+        if failure:
+            yield run.note(run.job_failed(job, failure, time.monotonic() - began))
+        while writing and (len(writing) > 1 or writing[0][2].done()):
+            yield written()
+    while writing:
+        yield written()
+
+
+@dataclass(frozen=True)
+class _Extras:
+    """What is written beside masks and tables; see ``predict_folder``."""
+
+    report: bool
+    dicom_seg: bool
+    show_patient: bool
+
+
+class _Run:
+    """What one call of ``predict_folder`` does with single cases."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        out: Path,
+        records: Records,
+        settings: Mapping[str, Any],
+        options: Options,
+        extras: "_Extras",
+        least_dice: float,
+    ) -> None:
+        self.models = models
+        self.digests = tuple(model.sha256 for model in models)
+        self.labels = models[0].plans.labels
+        self.out = out
+        self.records = records
+        self.settings = settings
+        self.options = options
+        self.extras = extras
+        self.least_dice = least_dice
+        self._unwritten: OSError | None = None
+
+    def mask_of(self, name: str) -> Path:
+        """Return where a case's mask belongs."""
+        return self.out / f"{name}.nii.gz"
+
+    def shown(self, case: str) -> str:
+        """Return what the page calls a case."""
+        return shown_name(case, self.extras.show_patient)
+
+    def called(self, case: str) -> list[str]:
+        """Return a note for the table where the page calls a case otherwise."""
+        shown = self.shown(case)
+        return [f"called {shown} on the page"] if self.extras.report and shown != case else []
+
+    def wanted_files(self, case: Case) -> tuple[str, ...]:
+        """Return the files that are asked for of a case, relative to the folder."""
+        files = [self.mask_of(case.name).name]
+        if self.extras.report:
+            files += case_files(self.shown(case.name))
+        if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
+            files.append(f"{case.name}.dcm")
+        return tuple(files)
+
+    def kept(self, job: _Job, overwrite: bool) -> Outcome | None:
+        """Return the outcome where nothing is to be done for a case; None where something is."""
+        mask, before = self.mask_of(job.case.name), self.records[job.case.name]
+        if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
+            return None
+        if before is not None:  # whether that warning still holds is seen now
+            warnings = tuple(each for each in before.warnings if each != _EDITED)
+            before = dataclasses.replace(before, warnings=warnings)
+        if before is None or not self.records.owns(job.case.name, mask):
+            reason = f"{mask.name} is there and is not as we wrote it; --overwrite replaces it"
+            if before is None or not before.mask_sha256:
+                return Outcome(job.case.name, "kept", reason)
+            return dataclasses.replace(
+                before, status="kept", reason=reason, warnings=(*before.warnings, _EDITED)
+            )
+        for file in self.wanted_files(job.case)[1:]:  # the mask's digest told of it
+            if not overwrite and (self.out / file).exists() and file not in before.files:
+                told = f"{file} is there and is not ours; --overwrite replaces it"
+                return dataclasses.replace(before, status="kept", reason=told)
+        same = (before.models, before.settings) == (self.digests, self.settings)
+        there = all((self.out / file).is_file() for file in self.wanted_files(job.case))
+        if overwrite or not same or not there or dict(before.inputs) != digests_of(job.case):
+            return None
+        told = "made before by the same model and settings from the same images"
+        return dataclasses.replace(before, status="kept", reason=told)
+
+    def writer(self, job: _Job, read: ReadCase, began: float) -> "functools.partial[Outcome]":
+        """Predict a case, and return what will write it; its images are let go on the way."""
+        reset_peak()
+        loaded = read.loaded
+        used = tuple(loaded.images)
+        left_out = tuple(name for name in job.case.images if name not in used)
+        expected = _expected(self.models, used) if left_out else job.expected
+        _check_expected(expected, self.least_dice)
+        prepared = prepare(loaded, [model.recipe for model in self.models])
+        loaded.images.clear()
+        indices = segment(self.models, prepared, self.options)
+        peak = read.peak_memory_mb + peak_memory_mb()
+        described = self.labels.consecutive().foreground
+        voxel_ml = math.prod(loaded.canonical.spacing) / 1000
+        counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
+        volumes = {
+            name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
+        }
+        warnings = [
+            *job.case.warnings,
+            *loaded.warnings,
+            *prepared.doubts,
+            *expected.warnings(),
+        ]
+        if not any(volumes.values()):
+            warnings.append("the mask is empty")
+        outcome = Outcome(
+            job.case.name,
+            "done",
+            used=used,
+            absent=(*job.absent, *left_out),
+            reference=loaded.reference,
+            expected=expected.dice,
+            volumes_ml=volumes,
+            notes=(*job.case.notes, *loaded.notes, *self.called(job.case.name)),
+            warnings=tuple(warnings),
+            patient=job.case.patient if self.extras.show_patient else "",
+            peak_memory_mb=peak,
+            models=self.digests,
+            settings=self.settings,
+            inputs=read.inputs,
+        )
+        # not all of `read`, whose images a model may not know
+        seen = loaded.grid, loaded.canonical, read.shown
+        return functools.partial(self._write, outcome, job.case, indices, seen, began)
+
+    def _write(
+        self,
+        outcome: Outcome,
+        case: Case,
+        indices: Array,
+        seen: tuple[Grid, Grid, Array | None],
+        began: float,
+    ) -> Outcome:
+        grid, canonical, shown = seen
+        mask = self.mask_of(case.name)
+        values = from_canonical(self.labels.to_values(indices), grid)
+        with replacing(mask) as temporary:
+            write_labels(temporary, values, grid)
+            digest = sha256(temporary)
+            self.records.claim(case.name, digest, self.wanted_files(case))
+        files, warnings = [mask.name], list(outcome.warnings)
+        source = case.images[outcome.reference]
+        if self.extras.dicom_seg and isinstance(source, Series):
+            file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
+            try:
+                write_segmentation(file, source, values, self.labels.foreground, model)
+                files.append(file.name)
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
+        if shown is not None:
+            try:
+                write_case(self.out, self.shown(case.name), shown, indices, canonical, self.labels)
+                files += case_files(self.shown(case.name))
+            except Exception as error:  # the mask is there, and is what matters
+                warnings.append(f"its pictures could not be made: {reason_of(error)}")
+        return dataclasses.replace(
+            outcome,
+            mask_sha256=digest,
+            warnings=tuple(warnings),
+            seconds=time.monotonic() - began,
+            files=tuple(files),
+        )
+
+    def failed(self, name: str, reason: str) -> Outcome:
+        """Return the outcome of a case that failed; what an earlier run wrote for it stays ours."""
+        mask, before = self.mask_of(name), self.records[name]
+        return Outcome(
+            name,
+            "failed",
+            reason,
+            warnings=(f"{mask.name} is of an earlier run",) if mask.exists() else (),
+            mask_sha256=before.mask_sha256 if before else "",
+            files=before.files if before else (),
+        )
+
+    def job_failed(self, job: _Job, reason: str, seconds: float = 0.0) -> Outcome:
+        """Return the same of a case whose modalities are known."""
+        return dataclasses.replace(
+            self.failed(job.case.name, reason),
+            used=tuple(job.case.images),
+            absent=job.absent,
+            expected=job.expected.dice,
+            seconds=seconds,
+        )
+
+    def note(self, outcome: Outcome) -> Outcome:
+        """Note an outcome in the tables; that these cannot be written now stops nothing."""
+        try:
+            self.records.add(outcome)
+            self._unwritten = None
+        except OSError as error:
+            log.warning("%s: the tables could not be written (%s)", self.out, error)
+            self._unwritten = error
+        return outcome
+
+    def finish(self) -> None:
+        """Write the page, and the tables once more where they could not be written before.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        if self.extras.report:
+            named = {model.sha256: model.name for model in self.models}
+            show = self.extras.show_patient
+            write_report(self.out, self.records.outcomes, self.labels, named, show)
+        if self._unwritten is not None:
+            self.records.write()
+
+
+def _settings(placing: Placing, options: Options) -> dict[str, Any]:
+    """Return all that decides a mask beside models and images, as JSON gives it back."""
+    return {
+        "mixmfl_version": __version__,
+        **dataclasses.asdict(placing),
+        **dataclasses.asdict(options),
+    }
+
+
+def _expected(models: Sequence[Model], images: Collection[str]) -> SubsetDice:
+    """Return what is expected from a case's modalities; of several models, the worst."""
+    return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
+
+
+def _check_expected(expected: SubsetDice, least_dice: float) -> None:
+    if not least_dice:
+        return
+    told = "+".join(expected.modalities)
+    if not expected.cases:
+        raise DataError(f"--min-expected-dice: Dice from {told} was never measured for this model")
+    if expected.mean < least_dice:
+        raise DataError(
+            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {told} "
+            f"(mean over labels, {plural(expected.cases, 'validation case')})"
+        )

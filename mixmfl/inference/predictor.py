@@ -1,0 +1,73 @@
+"""From a network and a preprocessed case to logits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mixmfl.inference.sliding_window import Predictor, predict_volume
+from mixmfl.networks.base import SegmentationNet, place_modalities
+from mixmfl.networks.prototypes import Memory
+from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase
+
+
+@torch.inference_mode()
+def segment_stored(
+    network: SegmentationNet,
+    memory: Memory,
+    case: StoredCase,
+    used: Sequence[str],
+    plans: Plans,
+    configuration: str,
+    device: torch.device,
+) -> npt.NDArray[Any]:
+    """Return class indices ``(Z, Y, X)`` of a preprocessed case, predicted from ``used``.
+
+    Args:
+        network: On ``device``; is put into prediction mode.
+        memory: On ``device``.
+        case: That has all of ``used``.
+        used: At least one modality.
+        plans: Of the network.
+        configuration: Of the network.
+        device: Where to compute.
+    """
+    planned = plans.configuration(configuration)
+    network.eval()
+    channels = [case.modalities.index(name) for name in used]
+    logits = predict_volume(
+        case_predictor(network, memory, used),
+        torch.from_numpy(case.images[:][channels]),
+        planned["patch_size"],
+        step=1.0,
+        batch_size=patches_at_a_time(planned, device),
+        device=device,
+    )
+    predicted = label_manager(plans.labels).convert_logits_to_segmentation(logits.cpu()).numpy()
+    if planned["use_mask_for_norm"][0]:
+        predicted[case.labels[:][0] < 0] = 0  # outside the head, as ``predict`` has it
+    return predicted
+
+
+def case_predictor(network: SegmentationNet, memory: Memory, available: Sequence[str]) -> Predictor:
+    """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+
+    def predict(images: Tensor) -> Tensor:
+        placed, present = place_modalities(images, available, network.modalities)
+        with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
+            return network(placed, present, memory)
+
+    return predict
+
+
+def patches_at_a_time(planned: Mapping[str, Any], device: torch.device) -> int:
+    """Return how many patches are predicted at once.
+
+    On a CPU one: the maps of two do not fit into its caches, and take twice the memory. Elsewhere
+    the planned batch, which fits where training fits it with its gradients.
+    """
+    return 1 if device.type == "cpu" else int(planned["batch_size"])

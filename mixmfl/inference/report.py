@@ -1,0 +1,198 @@
+"""The page beside the masks: a row per case, and the files that it shows and leads to.
+
+::
+
+    MASKS/report.html           all cases, their pictures inside
+    MASKS/report/<case>.jpg     three planes, for the next run's page
+    MASKS/report/<case>.html    the slices of the case, to look through
+
+<case> is its name; or a digest of it where it may be a person's (``shown_name``).
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.core.files import replacing, write_text
+from mixmfl.core.text import plural
+from mixmfl.data.image import Grid
+from mixmfl.data.labels import Labels
+from mixmfl.evaluation.html import CaseRow, Section, case_list, legend, page
+from mixmfl.evaluation.overlay import overlay
+from mixmfl.evaluation.viewer import viewer_page
+from mixmfl.inference.outcomes import Outcome
+
+Array = npt.NDArray[Any]
+
+FOLDER = "report"
+SHORTEST_NAME = 3  # letters of a person's
+MOST_VOXELS = 1 << 22  # of a case on a page: what is larger is shown coarser, to keep files small
+
+INTRODUCTION = """\
+A row per case: what its mask rests on, how much of what was found, and three planes through the
+largest lesion with the outline of the mask. Radiological convention: the patient's right is on the
+left. A click on the planes opens the slices of the case.
+
+Expected Dice was measured on validation cases from the same modalities when the model was trained.
+It is a mean over other patients and says nothing about this case. Masks must be looked at by
+someone who can judge them."""
+
+
+def for_pages(image: Array) -> npt.NDArray[np.uint8]:
+    """Return an image in 255 grey values, and 0 where it was 0."""
+    inside = image != 0
+    low, high = np.percentile(image[inside], [0.5, 99.5]) if inside.any() else (0.0, 1.0)
+    scaled = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1) * 254 + 1
+    return np.where(inside, scaled, 0).astype(np.uint8)
+
+
+def shown_name(case: str, show_patient: bool = False) -> str:
+    """Return what the page and its files call a case.
+
+    That is its name, unless it may be a person's: a word without a digit, as folders are named
+    after patients. Then it is a digest of the name, which tells nobody who it is.
+
+    Args:
+        case: Its name.
+        show_patient: Whether the page may name patients.
+    """
+    if show_patient or len(case) < SHORTEST_NAME or any(map(str.isdigit, case)):
+        return case
+    return f"case-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
+
+
+def case_files(shown: str) -> tuple[str, str]:
+    """Return the picture and the viewer of a case, relative to the folder of the masks."""
+    return f"{FOLDER}/{shown}.jpg", f"{FOLDER}/{shown}.html"
+
+
+def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labels: Labels) -> None:
+    """Write the picture and the viewer of a case, each whole or not at all.
+
+    Args:
+        out: Folder of the masks.
+        name: What the page calls the case; see ``shown_name``.
+        image: ``(Z, Y, X)``, from ``for_pages``, canonical.
+        mask: ``(Z, Y, X)`` class indices.
+        grid: Of both.
+        labels: What the indices mean.
+    """
+    image, mask, grid = _cut_down(image, mask, grid)
+    picture, viewer = case_files(name)
+    regions = labels.consecutive().foreground
+    with replacing(out / picture) as temporary:
+        temporary.write_bytes(overlay(image, None, mask, grid.spacing, regions, small=True))
+    write_text(out / viewer, viewer_page(image, mask, grid, name, len(labels.values)))
+
+
+def write_report(
+    out: Path,
+    outcomes: Sequence[Outcome],
+    labels: Labels,
+    models: Mapping[str, str],
+    show_patient: bool = False,
+) -> Path:
+    """Write ``report.html`` and return it.
+
+    Args:
+        out: Folder of the masks, with the files of ``write_case``.
+        outcomes: Of all cases.
+        labels: What was segmented.
+        models: By SHA-256, what the page calls them.
+        show_patient: Whether cases whose name may be a person's are called by it.
+    """
+    names = list(labels.foreground)
+    called = [shown_name(each.name, show_patient) for each in outcomes]
+    renamed = called != [each.name for each in outcomes]
+    outcomes = [_called(each, name) for each, name in zip(outcomes, called, strict=True)]
+    failed = [each for each in outcomes if each.status == "failed"]
+    shown = [each for each in outcomes if each.status != "failed"]
+    used = ", ".join(f"{name} (sha256 {digest[:12]}…)" for digest, name in models.items())
+    counted = f"{plural(len(shown), 'case')} with a mask, {len(failed)} without. Model: {used}."
+    if renamed:
+        counted += (
+            " Cases whose names may be those of persons are called by a digest here; cases.csv "
+            "has both names, and --show-patient shows them."
+        )
+    sections = []
+    if failed:
+        rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
+        sections.append(Section("Without a mask", "", case_list(rows, ())))
+    if shown:
+        rows = [_row(out, each, names) for each in shown]
+        key = legend(labels.consecutive().foreground, reference=False)
+        html = type(key)(key + case_list(rows, ("ml", "expected Dice")))
+        sections.insert(0, Section("Masks", "", html))
+    text = page("Segmentation", f"{counted}\n\n{INTRODUCTION}", sections)
+    write_text(out / "report.html", text)
+    return out / "report.html"
+
+
+def _called(outcome: Outcome, shown: str) -> Outcome:
+    """Return an outcome that is called otherwise, also in what is said of it."""
+    if shown == outcome.name:
+        return outcome
+
+    def told(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text.replace(outcome.name, shown) for text in texts)
+
+    return dataclasses.replace(
+        outcome,
+        name=shown,
+        reason=outcome.reason.replace(outcome.name, shown),
+        notes=told(outcome.notes),
+        warnings=told(outcome.warnings),
+    )
+
+
+def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
+    picture, viewer = (out / file for file in case_files(outcome.name))
+    used = f"From {', '.join(outcome.used)}" if outcome.used else outcome.reason
+    missing = f"; without {', '.join(outcome.absent)}" if outcome.absent else ""
+    lines = [f"{used}{missing}."]
+    if outcome.patient:
+        lines.insert(0, outcome.patient)
+    if outcome.reference:
+        lines.append(f"On the grid of {outcome.reference}.")
+    cases = max((count for _, count in outcome.expected.values()), default=0)
+    if cases:
+        lines.append(f"Expected Dice from {plural(cases, 'validation case')}.")
+    numbers = {
+        name: (outcome.volumes_ml[name], outcome.expected.get(name, (math.nan, 0))[0])
+        for name in names
+        if name in outcome.volumes_ml
+    }
+    return CaseRow(
+        outcome.name,
+        outcome.status,
+        [*lines, *outcome.notes],
+        outcome.warnings,
+        numbers,
+        picture.read_bytes() if picture.is_file() else None,
+        f"{FOLDER}/{viewer.name}" if viewer.is_file() else "",
+    )
+
+
+def _cut_down(image: Array, mask: Array, grid: Grid) -> tuple[Array, Array, Grid]:
+    """Return a case without what lies around the head, and coarser where it is still large."""
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero((image != 0).any(axis=others) | (mask != 0).any(axis=others))
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, image.shape[axis] - 1)
+        box.append((max(first - 2, 0), min(last + 3, image.shape[axis])))
+    step = 1
+    while math.prod(-(-(b - a) // step) for a, b in box) > MOST_VOXELS:
+        step += 1
+    cut = tuple(slice(a, b, step) for a, b in box)
+    first = np.array([a for a, _ in box][::-1]) * grid.spacing[::-1]
+    place = np.array(grid.origin) + np.reshape(grid.direction, (3, 3)) @ first
+    image, mask = image[cut], mask[cut]
+    z, y, x = (mm * step for mm in grid.spacing)
+    return image, mask, Grid(image.shape, (z, y, x), tuple(place.tolist()), grid.direction)

@@ -1,0 +1,255 @@
+"""From a loaded case to its mask, by one model or the mean of several.
+
+In two steps: ``prepare`` preprocesses and needs no network, ``segment`` runs it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mixmfl.core.errors import DataError, ModelError
+from mixmfl.core.process_memory import available_bytes
+from mixmfl.core.text import plural
+from mixmfl.data.load_case import LoadedCase
+from mixmfl.inference.predictor import patches_at_a_time
+from mixmfl.inference.sliding_window import Predictor, predict_volume
+from mixmfl.planning.nnunet_planner import spacings
+from mixmfl.planning.nnunet_plans import largest_map
+from mixmfl.planning.nnunet_preprocessing import (
+    head_mask,
+    label_manager,
+    preprocess_each,
+    restore,
+    restore_probabilities,
+)
+from mixmfl.planning.plans import Plans
+
+Array = npt.NDArray[Any]
+
+FAR_SPACING = 3.01  # times the planned one, along any axis; headers round
+FEW_SLICES = 5
+NO_BACKGROUND = 0.9  # of the voxels: a brain alone fills at most two thirds of its box
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What preprocessing needs to know of a model.
+
+    Attributes:
+        plans: Of the model.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        modalities: That the model was trained with.
+    """
+
+    plans: Plans
+    configuration: str
+    modalities: tuple[str, ...]
+
+
+class SegmentationModel(Protocol):
+    """What segmenting a case asks of a model; ``model.Model`` is one."""
+
+    @property
+    def plans(self) -> Plans:
+        """The plans that it was trained with."""
+
+    @property
+    def configuration(self) -> str:
+        """``"2d"`` or ``"3d_fullres"``."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What preprocessing needs to know of it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def predictor(self, available: Sequence[str]) -> Predictor:
+        """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A case as a model wants it.
+
+    Attributes:
+        available: The case's modalities that the model knows.
+        images: ``(K, Z', Y', X')`` float32, of these.
+        properties: What leads back to the case's grid.
+    """
+
+    available: tuple[str, ...]
+    images: Array
+    properties: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case that only has to be run through the networks.
+
+    Attributes:
+        inputs: One per model.
+        head: ``(Z, Y, X)`` bool, outside which nothing is found; None where anything may be.
+        doubts: In what the case is unlike those that the models were planned for.
+    """
+
+    inputs: tuple[ModelInput, ...]
+    head: Array | None
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network is run over a volume.
+
+    Attributes:
+        step: Distance of neighbouring patches, as a share of the patch.
+        mirror: Whether to average over mirrored patches as well: slower, a little better.
+    """
+
+    step: float = 0.5
+    mirror: bool = False
+
+
+def check_models_agree(recipes: Sequence[Recipe]) -> None:
+    """Check that models can be averaged.
+
+    Raises:
+        ModelError: There is none, or their labels differ.
+    """
+    if not recipes:
+        raise ModelError("at least one model is needed")
+    for other in recipes[1:]:
+        if (words := recipes[0].plans.labels.difference(other.plans.labels)) is not None:
+            raise ModelError(f"the models cannot be averaged, their labels differ: {words}")
+
+
+def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
+    """Preprocess a case for every model; its images are let go one by one.
+
+    Raises:
+        DataError: A model knows none of the case's modalities, or the case is too thin.
+    """
+    masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
+    # planned for images that are zero outside the head: there is nothing to find there
+    head = head_mask(list(case.images.values()))
+    doubts = [told for recipe in recipes for told in _doubts(case, head, recipe)]
+    inputs = []
+    for recipe in recipes:
+        available = tuple(name for name in recipe.modalities if name in case.images)
+        if not available:
+            raise DataError(
+                f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
+                f"{', '.join(recipe.modalities)}"
+            )
+        take = case.images.pop if recipe is recipes[-1] else case.images.__getitem__
+        images, properties = preprocess_each(
+            [partial(take, name) for name in available],
+            head,
+            case.canonical.spacing,
+            recipe.plans.nnunet,
+            recipe.configuration,
+        )
+        inputs.append(ModelInput(available, images, properties))
+    return Prepared(tuple(inputs), head if masked else None, tuple(dict.fromkeys(doubts)))
+
+
+def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
+    """Say in what a case is unlike those that a model was planned for, as far as it is sure."""
+    found = []
+    own, planned = spacings(case.canonical.spacing, recipe.plans.nnunet, recipe.configuration)
+    if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
+        told = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
+        found.append("its voxels of {} mm are far from the {} mm of the model".format(*told))
+    thickest = int(np.argmax(case.canonical.spacing))
+    others = tuple(axis for axis in range(3) if axis != thickest)
+    slices = int(head.any(axis=others).sum())
+    if slices < FEW_SLICES:
+        found.append(f"it shows {plural(slices, 'slice')} only")
+    is_masked = recipe.plans.configuration(recipe.configuration)["use_mask_for_norm"][0]
+    if is_masked and head.mean() > NO_BACKGROUND:
+        found.append(
+            f"{head.mean():.0%} of its voxels are other than 0: its background was not removed, "
+            "the skull perhaps neither, as they were in the images that the model was planned for"
+        )
+    return found
+
+
+def predict_case(
+    models: Sequence[SegmentationModel], case: LoadedCase, options: Options | None = None
+) -> Array:
+    """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
+
+    Args:
+        models: One, or several whose probabilities are averaged.
+        case: With at least one modality of each model.
+        options: How.
+
+    Raises:
+        DataError: A model knows none of the case's modalities, or the case is too thin.
+    """
+    case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
+    prepared = prepare(case, [model.recipe for model in models])
+    return segment(models, prepared, options or Options())
+
+
+def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Array:
+    """Return class indices ``(Z, Y, X)`` on the case's canonical grid.
+
+    Args:
+        models: One, or several whose probabilities are averaged.
+        prepared: For these models.
+        options: How.
+    """
+    pairs = list(zip(models, prepared.inputs, strict=True))
+    if len(pairs) == 1:
+        model, given = pairs[0]
+        found = restore(_logits(model, given, options), given.properties, *_description(model))
+    else:
+        total: Array | None = None
+        for model, given in pairs:
+            each = restore_probabilities(
+                _logits(model, given, options), given.properties, *_description(model)
+            )
+            total = each if total is None else np.add(total, each, out=total)
+        assert total is not None
+        manager = label_manager(models[0].plans.labels)
+        found = manager.convert_probabilities_to_segmentation(total / len(models))
+    if prepared.head is not None:
+        found[~prepared.head] = 0
+    return found
+
+
+def _description(model: SegmentationModel) -> tuple[Any, ...]:
+    return model.plans.nnunet, model.configuration, model.plans.labels
+
+
+_MAPS = 3
+"""Feature maps that are there at once at least, in single precision."""
+
+
+def _logits(model: SegmentationModel, given: ModelInput, options: Options) -> torch.Tensor:
+    planned = model.plans.configuration(model.configuration)
+    needed, there = 4 * _MAPS * largest_map(planned), available_bytes()
+    if model.device.type == "cpu" and needed > there:
+        raise DataError(
+            f"a patch of {planned['patch_size']} voxels takes {needed / 1e9:.1f} GB in this model; "
+            f"{there / 1e9:.1f} GB of memory are free. Use a machine with more memory"
+        )
+    return predict_volume(
+        model.predictor(given.available),
+        torch.from_numpy(given.images),
+        planned["patch_size"],
+        step=options.step,
+        mirror_axes=range(len(planned["patch_size"])) if options.mirror else (),
+        batch_size=patches_at_a_time(planned, model.device),
+        device=model.device,
+        dtype=torch.float16,  # a large volume's logits are the largest thing there is
+    ).cpu()

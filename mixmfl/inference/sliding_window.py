@@ -1,0 +1,109 @@
+"""Prediction of a whole volume from overlapping patches, blended by a Gaussian."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain, combinations, product
+
+import torch
+from nnunetv2.inference.sliding_window_prediction import (
+    compute_gaussian,
+    compute_steps_for_sliding_window,
+)
+from torch import Tensor
+from torch.nn import functional
+
+Predictor = Callable[[Tensor], Tensor]
+"""From images ``(B, C, *P)`` to logits ``(B, heads, *P)``."""
+
+
+@torch.inference_mode()
+def predict_volume(
+    predictor: Predictor,
+    images: Tensor,
+    patch_size: Sequence[int],
+    *,
+    step: float = 0.5,
+    mirror_axes: Sequence[int] = (),
+    batch_size: int = 1,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Predict a volume patch by patch, at nnU-Net's places and with its weights.
+
+    Args:
+        predictor: The network.
+        images: ``(C, Z, Y, X)``
+        patch_size: Voxels, (Z, Y, X), or (Y, X) for a 2-D network, which sees every slice.
+        step: Distance of neighbouring patches as a share of the patch, above 0 and at most 1.
+        mirror_axes: Patch axes along which mirrored patches are predicted as well and averaged.
+        batch_size: Patches at a time.
+        device: Where the network is, and where logits are blended.
+        dtype: Of the result. Patches are added up in single precision whatever it is, and only in
+            the planes that still get some, so that a large volume needs half the memory with
+            ``torch.float16``.
+
+    Returns:
+        Logits ``(heads, Z, Y, X)`` on ``device``.
+    """
+    flat = len(patch_size) == 2
+    tile = (1, *patch_size) if flat else tuple(patch_size)
+    padded, original = _pad(images, tile)
+    starts = compute_steps_for_sliding_window(padded.shape[1:], tile, step)
+    if flat:  # slices do not overlap: every one is a place of its own
+        starts[0] = list(range(padded.shape[1]))
+    weight = compute_gaussian(
+        tuple(patch_size), value_scaling_factor=10, dtype=torch.float32, device=device
+    )
+    places = [
+        tuple(slice(a, a + n) for a, n in zip(place, tile, strict=True))
+        for place in product(*starts)
+    ]
+    found: Tensor | None = None
+    # sums and weights of the planes from `low` on, down to the last that a patch has touched
+    low, blended, total = 0, torch.empty(0), torch.zeros(0, *padded.shape[2:], device=device)
+    for first in range(0, len(places), batch_size):
+        chosen = places[first : first + batch_size]
+        patches = torch.stack([padded[(slice(None), *place)] for place in chosen]).to(device)
+        logits = _mirrored(predictor, patches[:, :, 0] if flat else patches, mirror_axes).float()
+        if found is None:
+            size = (logits.shape[1], *padded.shape[1:])
+            found = torch.empty(size, dtype=dtype, device=device)
+            blended = torch.zeros((size[0], 0, *size[2:]), device=device)
+        more = chosen[-1][0].stop - low - len(total)  # places are sorted by their first plane
+        if more > 0:
+            pad = (0, 0, 0, 0, 0, more)
+            blended, total = functional.pad(blended, pad), functional.pad(total, pad)
+        for place, patch in zip(chosen, logits * weight, strict=True):
+            here = (slice(place[0].start - low, place[0].stop - low), *place[1:])
+            blended[(slice(None), *here)] += patch[:, None] if flat else patch
+            total[here] += weight[None] if flat else weight
+        rest = places[first + batch_size :]
+        done = (rest[0][0].start if rest else padded.shape[1]) - low
+        if done > 0:  # these planes get no more
+            found[:, low : low + done] = blended[:, :done] / total[:done]
+            blended, total, low = blended[:, done:], total[done:], low + done
+    assert found is not None  # an image has at least one patch
+    return found[(slice(None), *original)]
+
+
+def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return the mean of the logits over all combinations of mirrored patch axes."""
+    shifted = [axis + 2 for axis in axes]  # behind the batch and channel axes
+    flips = list(chain.from_iterable(combinations(shifted, n) for n in range(len(shifted) + 1)))
+    total = predictor(patches)
+    for flip in flips[1:]:
+        total = total + predictor(patches.flip(flip)).flip(flip)
+    return total / len(flips)
+
+
+def _pad(images: Tensor, tile: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad with zeros on both sides up to the size of a patch; also return where the image lies."""
+    missing = [max(0, n - size) for n, size in zip(tile, images.shape[1:], strict=True)]
+    before = [n // 2 for n in missing]
+    sides = [side for b, n in zip(before, missing, strict=True) for side in (b, n - b)]
+    if not any(missing):
+        return images, tuple(slice(0, size) for size in images.shape[1:])
+    # torch counts axes from the last one
+    pairs = [tuple(sides[i : i + 2]) for i in range(0, len(sides), 2)]
+    padded = functional.pad(images, [side for pair in reversed(pairs) for side in pair])
+    inside = tuple(slice(b, b + size) for b, size in zip(before, images.shape[1:], strict=True))
+    return padded, inside

@@ -1,0 +1,1 @@
+"""The architecture: encoders, fusion, prototypes."""

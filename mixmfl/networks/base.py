@@ -1,0 +1,142 @@
+"""What every segmentation network of ours can do, and how its parameters start."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from torch import Tensor, nn
+
+from mixmfl.networks.prototypes import Memory
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a network sees in the modalities at hand, a list entry per level.
+
+    Attributes:
+        tailored: ``(B, M, C_tailored, *P)``; zero where a modality is absent. Empty where the
+            network has no such stream.
+        shared: ``(B, M, C_shared, *P)``, likewise.
+        present: ``(B, M)`` bool; what is not present weighs nothing in ``decode``.
+        images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
+        imagined: ``(B, M)`` bool: of which absent modalities ``tailored`` holds imagined features;
+            None: of none.
+    """
+
+    tailored: list[Tensor]
+    shared: list[Tensor]
+    present: Tensor
+    images: Tensor | None = None
+    imagined: Tensor | None = None
+
+    def showing(self, shown: Tensor) -> "Encoding":
+        """Return the encoding as if only ``shown``, ``(B, M)`` bool, were at hand."""
+        return dataclasses.replace(self, present=self.present & shown)
+
+
+class SegmentationNet(nn.Module, ABC):
+    """What training, validation and prediction need of a network.
+
+    Attributes:
+        modalities: Those of the federation; the order of the input's axis M.
+        compensated: Levels at which memory stands in for absent modalities, from 0.
+        decoder: nnU-Net's, with deep supervision in training.
+    """
+
+    modalities: tuple[str, ...]
+    compensated: frozenset[int]
+    decoder: UNetDecoder
+
+    def train(self, mode: bool = True) -> "SegmentationNet":
+        """Switch to training, where every resolution is supervised, or to prediction."""
+        super().train(mode)
+        self.decoder.deep_supervision = mode
+        return self
+
+    @abstractmethod
+    def encode(self, images: Tensor, present: Tensor) -> Encoding:
+        """Encode the modalities at hand.
+
+        Args:
+            images: ``(B, M, *P)``; what an absent modality holds is never looked at.
+            present: ``(B, M)`` bool.
+        """
+
+    @abstractmethod
+    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+        """Decode what ``encode`` returned.
+
+        Returns:
+            Logits ``(B, heads, *P)``; in training a list of them, finest first.
+        """
+
+    def forward(self, images: Tensor, present: Tensor, memory: Memory) -> Tensor | list[Tensor]:
+        """Return logits; see ``encode`` and ``decode``."""
+        return self.decode(self.encode(images, present), memory)
+
+
+_DECODER_READS = (
+    "conv_op",
+    "conv_bias",
+    "norm_op",
+    "norm_op_kwargs",
+    "dropout_op",
+    "dropout_op_kwargs",
+    "nonlin",
+    "nonlin_kwargs",
+)
+
+
+def place_modalities(
+    images: Tensor, available: Sequence[str], modalities: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return what a network is given of images of the modalities at hand.
+
+    Args:
+        images: ``(B, K, *P)``
+        available: The K modalities.
+        modalities: The network's M.
+
+    Returns:
+        Images ``(B, M, *P)``, zero where a modality is absent, and ``(B, M)`` bool: the present.
+    """
+    slots = [modalities.index(name) for name in available]
+    placed = images.new_zeros((len(images), len(modalities), *images.shape[2:]))
+    placed[:, slots] = images
+    present = torch.zeros((len(images), len(modalities)), dtype=torch.bool, device=images.device)
+    present[:, slots] = True
+    return placed, present
+
+
+def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> SimpleNamespace:
+    """Return what a decoder for skips of ``features`` channels reads off "its encoder".
+
+    Sizes and operators; given as a namespace, it does not register that encoder's weights as its
+    own.
+    """
+    return SimpleNamespace(
+        output_channels=list(features),
+        strides=encoder.strides,
+        kernel_sizes=encoder.kernel_sizes,
+        **{name: getattr(encoder, name) for name in _DECODER_READS},
+    )
+
+
+def _initialise(network: nn.Module) -> None:
+    """Draw the weights of convolutions as nnU-Net does."""
+    for module in network.modules():
+        # on the device "meta" there are shapes and no numbers to draw
+        if isinstance(module, nn.modules.conv._ConvNd) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, a=1e-2)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _over(tensor: Tensor, ndim: int) -> Tensor:
+    """Append axes of length 1 until there are ``ndim``."""
+    return tensor.reshape(*tensor.shape, *[1] * (ndim - tensor.ndim))

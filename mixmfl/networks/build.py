@@ -1,0 +1,108 @@
+"""From plans to a network, and the sizes of its prototypes."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.mdmnet import MDMNet
+from mixmfl.networks.parameters import check_forms
+from mixmfl.networks.prototypes import Prototypes
+from mixmfl.networks.unet import StackedNet
+from mixmfl.planning.architecture import stream_channels
+from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.plans import Plans
+
+
+def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNet:
+    """Build the planned network, weights drawn from ``seed``; torch's generator is left alone."""
+    planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
+    heads = label_manager(plans.labels).num_segmentation_heads
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if plans.network.form == "stacked":
+            return StackedNet(plans.modalities, heads, planned)
+        return MDMNet(plans.modalities, heads, planned, plans.network)
+
+
+@dataclass(frozen=True)
+class PrototypeSizes:
+    """What the prototypes of one modality at one level look like.
+
+    Attributes:
+        rows: Of every part, one per class.
+        tailored: Channels of a value and of a spread.
+        voxels: Of a patch at this level.
+    """
+
+    rows: int
+    tailored: int
+    voxels: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every part, in the order of ``prototypes.PARTS``."""
+        features = (self.rows, self.tailored)
+        return {"values": features, "spreads": features, "counts": (self.rows,)}
+
+    def unseen(self) -> Prototypes:
+        """Return prototypes of which none was ever seen."""
+        return Prototypes(**{part: torch.zeros(shape) for part, shape in self.shapes.items()})
+
+
+def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSizes]:
+    """Return what prototypes look like, by encoder level; empty where there is no memory.
+
+    Where modalities are imagined the memory has every level, else those of compensation.
+    """
+    planned = plans.configuration(configuration)
+    architecture = planned["architecture"]["arch_kwargs"]
+    levels = architecture["n_stages"]
+    sizes = {}
+    every = range(levels) if plans.training.imagining else plans.network.compensation_levels
+    for level in sorted({level % levels for level in every}):
+        channels = architecture["features_per_stage"][level]
+        patch = list(planned["patch_size"])
+        for strides in architecture["strides"][: level + 1]:
+            patch = [-(-size // by) for size, by in zip(patch, strides, strict=True)]
+        sizes[level] = PrototypeSizes(
+            len(plans.labels.values),
+            stream_channels(plans.network.tailored_width, channels),
+            math.prod(patch),
+        )
+    return sizes
+
+
+def memory_shapes(
+    modalities: Iterable[str], sizes: Mapping[int, PrototypeSizes]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that the memory of these modalities can have, by name."""
+    return {
+        f"memory.{modality}.{level}.{part}": shape
+        for modality in modalities
+        for level, size in sizes.items()
+        for part, shape in size.shapes.items()
+    }
+
+
+def build_outline(plans: Plans, configuration: str) -> SegmentationNet:
+    """Build the planned network in prediction mode, of shapes alone: weights take no memory."""
+    with torch.device("meta"):
+        return build_network(plans, configuration, seed=0).eval()
+
+
+def check_memory(state: Mapping[str, Tensor], plans: Plans, configuration: str) -> None:
+    """Check that a state is memory as planned, in whole places; none of it is read.
+
+    Raises:
+        ValueError: A tensor is missing, is not planned, or has another shape or type.
+    """
+    shapes = memory_shapes(plans.modalities, prototype_sizes(plans, configuration))
+    places = {name.rpartition(".")[0] for name in state}
+    needed = {name: shape for name, shape in shapes.items() if name.rpartition(".")[0] in places}
+    if strange := sorted(state.keys() ^ needed.keys()):
+        raise ValueError(f"{strange[0][:80]!r} is missing, or is not planned")
+    check_forms(state, needed)

@@ -1,0 +1,44 @@
+"""One plain U-Net with a channel per modality, zero where it is missing: the baselines' network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from torch import Tensor
+
+from mixmfl.networks.base import Encoding, SegmentationNet, _initialise, _over, _read_by_decoder
+from mixmfl.networks.prototypes import Memory
+from mixmfl.planning.architecture import resolve_architecture
+
+
+class StackedNet(SegmentationNet):
+    """nnU-Net's plain U-Net with a channel per modality, zero where that is absent.
+
+    What federated averaging is given where nobody thinks of modalities: the baseline.
+    """
+
+    def __init__(
+        self, modalities: Sequence[str], heads: int, architecture: Mapping[str, Any]
+    ) -> None:
+        """Build the network with random weights; arguments as ``MDMNet``'s."""
+        super().__init__()
+        planned = resolve_architecture(architecture)
+        decoder_convs = planned.pop("n_conv_per_stage_decoder")
+        self.modalities = tuple(modalities)
+        self.compensated = frozenset()
+        self.encoder = PlainConvEncoder(len(self.modalities), **planned, return_skips=True)
+        read = _read_by_decoder(self.encoder, planned["features_per_stage"])
+        self.decoder = UNetDecoder(read, heads, decoder_convs, deep_supervision=True)
+        _initialise(self)
+
+    def encode(self, images: Tensor, present: Tensor) -> Encoding:
+        """Keep the images: what they are encoded to depends on which others are shown."""
+        return Encoding([], [], present, images)
+
+    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+        """Run the U-Net; memory is not looked at."""
+        assert encoding.images is not None  # as ``encode`` made it
+        at_hand = _over(encoding.present, encoding.images.ndim)
+        return self.decoder(self.encoder(torch.where(at_hand, encoding.images, 0)))

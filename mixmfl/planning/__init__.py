@@ -1,0 +1,1 @@
+"""Statistics of all sites to plans, and plans to preprocessed cases."""

@@ -1,0 +1,257 @@
+"""The closed table of layers that plans may name, and how large a network they may ask for.
+
+Plans come from other people, in files and messages. nnU-Net writes the classes of a network's
+layers into them as dotted names and looks these up when it reads them; here a name is compared
+with the table, to the letter, and is nothing but a key of it. So plans can choose among what
+stands here, and can name nothing else. What they ask for has bounds, which are checked before
+anything is built.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from mixmfl.core.errors import PlansError
+from mixmfl.planning.bounds import Range, fields, flag, listed, real, shown, whole, word
+
+if TYPE_CHECKING:  # plan calls this module
+    from mixmfl.planning.settings import NetworkSettings
+
+NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+"""The network that nnU-Net plans, as its plans name it. It is compared, never looked up."""
+
+STAGES = Range(2, 14)  # nnU-Net's planner has 14 at most; a U-Net of one has no decoder
+CHANNELS = Range(1, 2048)
+KERNEL = Range(1, 7)
+STRIDE = Range(1, 4)
+CONVOLUTIONS = Range(1, 8)  # of a stage
+
+MOST_LAYERS = 2000
+"""Convolutions of a network. With nine modalities nnU-Net's largest has about 200."""
+
+MOST_PARAMETERS = 2**30
+"""Of a network: 4 GiB. With nine modalities nnU-Net's widest has a quarter of that."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that plans may name.
+
+    Attributes:
+        made: Its class.
+        axes: For patches of how many axes; None: of any.
+        options: What its keyword arguments may be: numbers of a range, or True and False.
+    """
+
+    made: type[nn.Module]
+    axes: int | None = None
+    options: Mapping[str, Range | type[bool]] = field(default_factory=dict)
+
+
+_NORM: Mapping[str, Range | type[bool]] = {"eps": Range(1e-8, 0.1), "affine": bool}
+_DROPOUT: Mapping[str, Range | type[bool]] = {"p": Range(0, 0.95), "inplace": bool}
+_NONLIN: Mapping[str, Range | type[bool]] = {"negative_slope": Range(0, 1), "inplace": bool}
+
+LAYERS: Mapping[str, Mapping[str, Layer]] = {
+    "conv_op": {
+        "torch.nn.modules.conv.Conv2d": Layer(nn.Conv2d, 2),
+        "torch.nn.modules.conv.Conv3d": Layer(nn.Conv3d, 3),
+    },
+    "norm_op": {
+        "torch.nn.modules.instancenorm.InstanceNorm2d": Layer(nn.InstanceNorm2d, 2, _NORM),
+        "torch.nn.modules.instancenorm.InstanceNorm3d": Layer(nn.InstanceNorm3d, 3, _NORM),
+    },
+    "dropout_op": {
+        "torch.nn.modules.dropout.Dropout2d": Layer(nn.Dropout2d, 2, _DROPOUT),
+        "torch.nn.modules.dropout.Dropout3d": Layer(nn.Dropout3d, 3, _DROPOUT),
+    },
+    "nonlin": {"torch.nn.LeakyReLU": Layer(nn.LeakyReLU, None, _NONLIN)},
+}
+"""By field of ``arch_kwargs`` and by name: what nnU-Net's planner writes, and dropout."""
+
+MAY_BE_NONE = ("dropout_op",)
+
+_SIZES = (
+    "n_stages",
+    "features_per_stage",
+    "kernel_sizes",
+    "strides",
+    "n_conv_per_stage",
+    "n_conv_per_stage_decoder",
+)
+_OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
+
+
+def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the names of layers in planned ``arch_kwargs`` by the classes of the table.
+
+    Raises:
+        PlansError: A name is not in the table, or a layer has other options than it may have.
+    """
+    found = {key: _layer(arch_kwargs, key, "plans") for key in LAYERS}
+    return {**arch_kwargs, **{key: layer and layer.made for key, layer in found.items()}}
+
+
+def check_architecture(told: Any, axes: int, source: str) -> None:
+    """Check the architecture of nnU-Net's plans: names, options and sizes, before it is built.
+
+    Args:
+        told: ``architecture`` of a configuration.
+        axes: Of the patch: 2 or 3.
+        source: Where it stands.
+
+    Raises:
+        PlansError: What is wrong.
+    """
+    needed = ("network_class_name", "arch_kwargs")
+    fields(told, needed, source, may=("_kw_requires_import",))
+    word(told["network_class_name"], (NETWORK,), f"{source}: network_class_name")
+    for named in listed(
+        told.get("_kw_requires_import", []), Range(0, len(LAYERS)), f"{source}: _kw_requires_import"
+    ):
+        word(named, tuple(LAYERS), f"{source}: _kw_requires_import")
+    planned, at = told["arch_kwargs"], f"{source}: arch_kwargs"
+    fields(planned, (*_SIZES, "conv_bias", *LAYERS, *_OPTIONS), at)
+    for key in LAYERS:
+        layer = _layer(planned, key, at)
+        if layer is not None and layer.axes not in (None, axes):
+            raise PlansError(
+                f"{at}: {key} is for patches of {layer.axes} axes; those planned have {axes}"
+            )
+    flag(planned["conv_bias"], f"{at}: conv_bias")
+    _check_sizes(planned, axes, at)
+
+
+def _layer(arch_kwargs: Mapping[str, Any], key: str, source: str) -> Layer | None:
+    """Return the layer that a field names, its options checked; None where there is to be none."""
+    named, options = arch_kwargs.get(key), arch_kwargs.get(f"{key}_kwargs")
+    at = f"{source}: {key}_kwargs"
+    if named is None and key in MAY_BE_NONE:
+        if options not in (None, {}):  # neither are 0, False, "" and []
+            raise PlansError(f"{at}: is {shown(options)}, but {key} is null, which has no options")
+        return None
+    known = LAYERS[key]
+    # a key of another type may be equal to one of ours
+    if type(named) is not str or named not in known:
+        raise PlansError(
+            f"{source}: {key} is {shown(named)}, which is not known here; known are "
+            f"{', '.join(known)}{' and null' if key in MAY_BE_NONE else ''}"
+        )
+    layer = known[named]
+    for name, value in fields(
+        {} if options is None and not key.startswith("dropout") else options,
+        (),
+        at,
+        may=tuple(layer.options),
+    ).items():
+        allowed = layer.options[name]
+        if isinstance(allowed, Range):
+            real(value, allowed, f"{at}: {name}")
+        else:
+            flag(value, f"{at}: {name}")
+    return layer
+
+
+def _check_sizes(planned: Mapping[str, Any], axes: int, source: str) -> None:
+    stages = whole(planned["n_stages"], STAGES, f"{source}: n_stages")
+    for key, count, allowed in (
+        ("features_per_stage", stages, CHANNELS),
+        ("n_conv_per_stage", stages, CONVOLUTIONS),
+        ("n_conv_per_stage_decoder", stages - 1, CONVOLUTIONS),
+    ):
+        for number in listed(planned[key], count, f"{source}: {key}"):
+            whole(number, allowed, f"{source}: {key}")
+    for key, allowed in (("kernel_sizes", KERNEL), ("strides", STRIDE)):
+        for row in listed(planned[key], stages, f"{source}: {key}"):
+            for number in listed(row, axes, f"{source}: {key}"):
+                whole(number, allowed, f"{source}: {key}")
+                if key == "kernel_sizes" and number % 2 == 0:  # the size would change
+                    raise PlansError(f"{source}: {key}: is {number}; it must be odd")
+    if any(number != 1 for number in planned["strides"][0]):
+        raise PlansError(
+            f"{source}: strides: the first are {planned['strides'][0]}; they must be 1, or the "
+            "network's output is smaller than the patch"
+        )
+
+
+def stream_channels(width: float, channels: int) -> int:
+    """Return a stream's share of the planned channels: at least one, or none where it is off."""
+    return max(1, round(width * channels)) if width else 0
+
+
+def check_network_size(
+    arch_kwargs: Mapping[str, Any],
+    modalities: int,
+    heads: int,
+    network: "NetworkSettings",
+    source: str,
+) -> None:
+    """Check how many convolutions and parameters a network has, by counting alone.
+
+    Args:
+        arch_kwargs: Checked.
+        modalities: How many there are.
+        heads: Its outputs.
+        network: Our part of the architecture, checked.
+        source: Where it stands.
+
+    Raises:
+        PlansError: It has more than are built.
+    """
+    layers, parameters = count_network(arch_kwargs, modalities, heads, network)
+    if layers > MOST_LAYERS or parameters > MOST_PARAMETERS:
+        raise PlansError(
+            f"{source}: a network of {layers} convolutions and {parameters} parameters is planned "
+            f"for {modalities} modalities; at most {MOST_LAYERS} and {MOST_PARAMETERS} are built. "
+            "Plan with fewer channels"
+        )
+
+
+def count_network(
+    arch_kwargs: Mapping[str, Any], modalities: int, heads: int, network: "NetworkSettings"
+) -> tuple[int, int]:
+    """Return how many convolutions and how many parameters a planned network has.
+
+    Dropout and options of the layers change neither by much: counted is with a bias at every
+    convolution and an affine norm behind it.
+    """
+    features: Sequence[int] = arch_kwargs["features_per_stage"]
+    kernels = [math.prod(row) for row in arch_kwargs["kernel_sizes"]]
+    convs: Sequence[int] = arch_kwargs["n_conv_per_stage"]
+
+    def encoder(given: int, width: float) -> tuple[int, int]:
+        count, before = 0, given
+        for channels, kernel, repeated in zip(features, kernels, convs, strict=True):
+            out = stream_channels(width, channels)
+            count += (before + (repeated - 1) * out) * out * kernel + 3 * out * repeated
+            before = out
+        return sum(convs), count
+
+    stacked = network.form == "stacked"
+    if stacked:
+        parts = [encoder(modalities, 1.0)]
+        decoder_convs: Sequence[int] = arch_kwargs["n_conv_per_stage_decoder"]
+    else:
+        decoder_convs = [network.decoder_convs] * (len(features) - 1)
+        parts = [encoder(1, network.shared_width)] if network.shared_width else []
+        if network.tailored_width:
+            parts += [encoder(1, network.tailored_width)] * modalities
+        slots = 1 if network.fusion == "gated" else modalities
+        for channels in features:
+            tailored = stream_channels(network.tailored_width, channels)
+            read = slots * tailored + stream_channels(network.shared_width, channels)
+            score = tailored + 1 if network.fusion == "gated" and tailored else 0
+            parts.append((1 + bool(score), (read + 3) * channels + 1 + score))
+    joined = 1 if network.decoder_skips == "added" and not stacked else 2
+    for number, repeated in enumerate(decoder_convs, start=1):
+        below, here = features[-number], features[-number - 1]
+        up = math.prod(arch_kwargs["strides"][-number])
+        kernel = kernels[-number - 1]
+        count = (below * up + 1) * here  # enlarges what comes from below
+        count += (joined + repeated - 1) * here * here * kernel + 3 * here * repeated
+        count += (here + 1) * heads
+        parts.append((repeated + 2, count))
+    return sum(layers for layers, _ in parts), sum(count for _, count in parts)

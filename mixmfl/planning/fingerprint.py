@@ -1,0 +1,427 @@
+"""What a site tells about its data: counts and histograms that merge exactly, no row per case."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from mixmfl.core.errors import PlansError
+from mixmfl.core.json_fields import Told, is_whole
+from mixmfl.core.text import quoted, shorten
+from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.planning.slices import slice_axis, slices_first
+
+FORMAT = 2
+
+# Foreground intensities are told in units of the image's own standard deviation, so that they
+# say how a lesion looks in a modality and not which scanner took it.
+INTENSITY_EDGES = np.arange(-5.0, 10.01, 0.25)
+
+# Cropped sizes of 16 voxels and more are told in steps of four: enough for a plan, too coarse
+# to recognise one head among many.
+SIZE_STEP = 4
+SIZE_EXACT_BELOW = 16
+
+SHARE_STEP = 0.05
+
+# what a fingerprint may say at most: far beyond what hospitals have, so that a slip or malice in
+# one costs neither memory nor time, nor a plan that nobody can use
+MOST_CASES = 10**6
+MOST_VOXELS = 10**11  # of a case
+MOST_GRIDS = 10_000  # different spacings and sizes of an axis
+MOST_SIZE = 8192  # voxels
+SPACINGS = (1e-4, 1000.0)  # mm
+
+MOST_ROWS = 20_000
+"""Cases that a planner is given one by one; of more it is given so many, evenly spaced."""
+
+_SHARES = frozenset(f"{step * SHARE_STEP:.2f}" for step in range(round(1 / SHARE_STEP) + 1))
+_KEY = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x([0-9]{1,5})")
+# Where more than one half of the cases are stacks of thick slices, and at least one in ten of
+# these stacks has another direction than most, what the cases have in common are slices.
+MOST_ARE_STACKS = 0.5
+OTHER_DIRECTIONS = 0.1
+
+
+_DIRECTIONS = "ZYX"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Statistics of a site's training cases; the sum of two is that of the pooled cases.
+
+    Attributes:
+        cases: Number of cases.
+        modality_cases: How many cases have each modality.
+        label_cases: How many cases have at least one voxel of each label value.
+        label_voxels: Voxels of each label value over all cases.
+        axes: For each array axis (Z, Y, X), how many cases have a spacing and a size after
+            cropping to the head, as ``"<spacing in mm>x<voxels>"``. Axes are counted apart, so
+            which size along Z went with which along X is not told.
+        stacked: The same with the axis of the slices first, where a case has thick ones.
+        slices: How many cases have thick slices along ``"Z"``, ``"Y"`` or ``"X"``, and how many
+            ``"none"``.
+        kept_share: How many cases kept which share of their voxels when cropped, in steps of 0.05.
+        intensities: Per modality a histogram over ``INTENSITY_EDGES`` of the foreground voxels'
+            intensity, in standard deviations from the mean of the image's non-zero voxels.
+            The first and last bin hold what lies beyond.
+    """
+
+    cases: int
+    modality_cases: Mapping[str, int]
+    label_cases: Mapping[str, int]
+    label_voxels: Mapping[str, int]
+    axes: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    stacked: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+    slices: Mapping[str, int]
+    kept_share: Mapping[str, int]
+    intensities: Mapping[str, tuple[int, ...]]
+
+    def with_labels(self, renamed: Mapping[str, str]) -> "Fingerprint":
+        """Return the fingerprint with label values replaced; those that become one are added up.
+
+        In how many cases such a label is, nobody can tell then; it is at least in as many as one
+        of its values.
+        """
+        cases: dict[str, int] = {}
+        voxels: Counter[str] = Counter()
+        for value, count in self.label_cases.items():
+            new = renamed.get(value, value)
+            cases[new] = max(cases.get(new, 0), count)
+            voxels[new] += self.label_voxels.get(value, 0)
+        return replace(self, label_cases=_add([cases]), label_voxels=_add([voxels]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fingerprint as JSON content, keys in a fixed order."""
+        content: dict[str, Any] = {"format": FORMAT}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                value = {key: value[key] for key in sorted(value)}
+            elif field.name in ("axes", "stacked"):
+                value = [{key: axis[key] for key in sorted(axis)} for axis in value]
+            content[field.name] = value
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str) -> "Fingerprint":
+        """Check and take what a file or a site gave.
+
+        Raises:
+            PlansError: Another format, unknown or missing fields, or counts that are no counts.
+        """
+        told = Told(content, source, PlansError)
+        if (found := told.content.get("format")) != FORMAT or isinstance(found, bool):
+            raise PlansError(
+                f"{source}: fingerprint format {quoted(found)} was found, {FORMAT} is needed; make "
+                "it again with this version of mixmfl_plan_preprocess"
+            )
+        told.only([field.name for field in fields(cls)], ["format"])
+        cases = told.whole("cases", 1, MOST_CASES)
+        modality_cases = told.counts("modality_cases", 1, cases, MOST_MODALITIES)
+        made = cls(
+            cases=cases,
+            modality_cases=modality_cases,
+            label_cases=told.counts("label_cases", 1, cases, MOST_LABELS + 2),
+            label_voxels=told.counts("label_voxels", 1, cases * MOST_VOXELS, MOST_LABELS + 2),
+            axes=_read_axes(told, "axes", cases),  # type: ignore[arg-type]
+            stacked=_read_axes(told, "stacked", cases),  # type: ignore[arg-type]
+            slices=told.counts("slices", 1, cases, len(_DIRECTIONS) + 1),
+            kept_share=told.counts("kept_share", 1, cases, len(_SHARES)),
+            intensities=_read_intensities(told, modality_cases),
+        )
+        if problem := made._contradiction():
+            raise PlansError(
+                f"{source}: {problem}; was it edited? Make it again with mixmfl_plan_preprocess "
+                "--fingerprint-only"
+            )
+        return made
+
+    def _contradiction(self) -> str:
+        """Return what cannot be true of any cases, in words; empty where nothing is."""
+        for name in self.modality_cases:
+            if not is_modality_name(name):
+                return (
+                    f"modality_cases: {quoted(name)} is no modality's name (a-z, 0-9 and _, up to "
+                    f"{LONGEST_NAME})"
+                )
+        for name, axes in (("axes", self.axes), ("stacked", self.stacked)):
+            if any(sum(axis.values()) != self.cases for axis in axes):
+                return f"{name}: the histograms do not add up to its {self.cases} cases"
+        if sum(self.slices.values()) != self.cases:
+            return f"slices: the counts do not add up to its {self.cases} cases"
+        if strange := sorted(set(self.slices) - {*_DIRECTIONS, "none"}):
+            return f"slices: {quoted(strange[0])} is no axis ({', '.join(_DIRECTIONS)} or none)"
+        if sum(self.kept_share.values()) != self.cases:
+            return f"kept_share: the histograms do not add up to its {self.cases} cases"
+        if strange := sorted(set(self.kept_share) - _SHARES):
+            return f"kept_share: {quoted(strange[0])} is no share in steps of {SHARE_STEP}"
+        if not self.cases <= sum(self.modality_cases.values()):
+            return "modality_cases: fewer than its cases, of which each has a modality"
+        if self.label_cases.keys() != self.label_voxels.keys():
+            return "label_cases and label_voxels: are not of the same labels"
+        for name in self.label_cases:
+            if not re.fullmatch("0|[1-9][0-9]{0,4}", name) or int(name) > LARGEST_VALUE:
+                return f"label_cases: {quoted(name)} is no label value up to {LARGEST_VALUE}"
+        return self._too_many_voxels()
+
+    def _too_many_voxels(self) -> str:
+        """Return which voxels cannot have been there, for images of these sizes; empty if none."""
+        # sizes and shares are rounded; an image has what was cropped, over the share that that is
+        sizes = [max(_spacing_and_size(key)[1] for key in axis) for axis in self.axes]
+        share = min(map(float, self.kept_share)) - SHARE_STEP / 2
+        most = math.prod(size + SIZE_STEP for size in sizes) / share if share > 0 else MOST_VOXELS
+        if sum(self.label_voxels.values()) > most * self.cases:
+            return f"label_voxels: more than its {self.cases} cases have"
+        for name, number in self.label_cases.items():
+            if not number <= self.label_voxels[name] <= most * number:
+                return (
+                    f"label_voxels: {self.label_voxels[name]} of label {name}, which {number} "
+                    "cases have"
+                )
+        for name, number in self.modality_cases.items():
+            if sum(self.intensities[name]) > most * number:
+                return f"intensities: {name}: more voxels than its {number} cases have"
+        return ""
+
+
+def fingerprint_case(
+    images: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    spacing: tuple[float, float, float],
+    cropped: tuple[slice, slice, slice],
+) -> Fingerprint:
+    """Return the fingerprint of one case, to be merged before anybody sees it.
+
+    Args:
+        images: Per modality ``(Z, Y, X)`` in scanner units.
+        labels: ``(Z, Y, X)``, label values as declared.
+        spacing: mm, ``(Z, Y, X)``.
+        cropped: The box around the non-zero voxels, as preprocessing crops it.
+    """
+    values, voxels = np.unique(labels, return_counts=True)
+    sizes = [part.stop - part.start for part in cropped]
+    share = float(np.prod(sizes)) / labels.size
+    axes = [
+        {f"{round(mm, 4):g}x{_coarse(size)}": 1} for mm, size in zip(spacing, sizes, strict=True)
+    ]
+    along = slice_axis(spacing)
+    return Fingerprint(
+        cases=1,
+        modality_cases=dict.fromkeys(images, 1),
+        label_cases={str(value): 1 for value in values},
+        label_voxels={str(value): int(n) for value, n in zip(values, voxels, strict=True)},
+        axes=tuple(axes),  # type: ignore[arg-type]
+        stacked=tuple(axes[axis] for axis in slices_first(spacing).order),  # type: ignore[arg-type]
+        slices={"none" if along is None else _DIRECTIONS[along]: 1},
+        kept_share={f"{round(share / SHARE_STEP) * SHARE_STEP:.2f}": 1},
+        intensities={name: _intensities(image, labels) for name, image in images.items()},
+    )
+
+
+def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
+    """Add fingerprints up; any grouping or order gives the same result, for all are integers.
+
+    Raises:
+        PlansError: There is none to merge, or there are too many modalities.
+    """
+    parts = list(fingerprints)
+    if not parts:
+        raise PlansError("no fingerprint to merge: at least one site with one case is needed")
+    found = {name for part in parts for name in part.modality_cases}
+    if len(found) > MOST_MODALITIES:
+        raise PlansError(
+            f"the sites have {len(found)} modalities, such as {shorten(sorted(found))}; at most "
+            f"{MOST_MODALITIES} can be planned for. Leave out sites, or rename modalities (--alias)"
+        )
+    histograms: dict[str, np.ndarray] = {}
+    for part in parts:
+        for name, histogram in part.intensities.items():
+            histograms[name] = histograms.get(name, 0) + np.asarray(histogram, dtype=object)
+    return Fingerprint(
+        cases=sum(part.cases for part in parts),
+        modality_cases=_add(part.modality_cases for part in parts),
+        label_cases=_add(part.label_cases for part in parts),
+        label_voxels=_add(part.label_voxels for part in parts),
+        axes=tuple(_add(part.axes[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
+        stacked=tuple(_add(part.stacked[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
+        slices=_add(part.slices for part in parts),
+        kept_share=_add(part.kept_share for part in parts),
+        intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
+    )
+
+
+def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> Fingerprint | None:
+    """Return what may be told of a fingerprint where statistics must rest on enough cases.
+
+    Nothing, of fewer cases than the minimum. Else a label that fewer cases or voxels have is not
+    counted, and of a modality that fewer cases have the histogram is empty. Spacings and sizes
+    stay as they are: a plan needs the rare ones too.
+
+    Args:
+        fingerprint: Of the site.
+        cases: At least.
+        voxels: At least, of a label and of a histogram.
+    """
+    if fingerprint.cases < cases:
+        return None
+    labels = {
+        label
+        for label, number in fingerprint.label_cases.items()
+        if number >= cases and fingerprint.label_voxels[label] >= voxels
+    }
+    return replace(
+        fingerprint,
+        label_cases={k: n for k, n in fingerprint.label_cases.items() if k in labels},
+        label_voxels={k: n for k, n in fingerprint.label_voxels.items() if k in labels},
+        intensities={
+            name: histogram
+            if fingerprint.modality_cases[name] >= cases and sum(histogram) >= voxels
+            else (0,) * len(histogram)
+            for name, histogram in fingerprint.intensities.items()
+        },
+    )
+
+
+def is_stacks(fingerprint: Fingerprint) -> bool:
+    """Say whether the cases are stacks of slices in different directions.
+
+    Medians along the body's axes would be those of no case then: stacks of 12 mm along Z, Y and X
+    would all be planned with the 0.7 mm that most of them have along each.
+    """
+    along = [fingerprint.slices.get(direction, 0) for direction in _DIRECTIONS]
+    others = sum(along) - max(along)
+    return sum(along) > MOST_ARE_STACKS * fingerprint.cases and others >= OTHER_DIRECTIONS * sum(
+        along
+    )
+
+
+def grids(fingerprint: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
+    """Return spacings (mm) and sizes (voxels), each ``(cases, 3)``.
+
+    The axes are Z, Y, X, or where the cases are stacks (``is_stacks``) the slices' axis and the
+    two others.
+
+    Every axis has the spacings and sizes of the real cases, each size beside its spacing, but
+    sorted for itself: a row is no case. Medians and percentiles per axis, which is all that
+    nnU-Net's planner takes, are those of the cases. Of more than ``MOST_ROWS`` cases there are so
+    many rows, evenly spaced, whatever number of cases is claimed.
+    """
+    columns = []
+    for axis in fingerprint.stacked if is_stacks(fingerprint) else fingerprint.axes:
+        pairs = sorted((_spacing_and_size(key), n) for key, n in axis.items())
+        ends = np.cumsum([n for _, n in pairs])
+        places = np.searchsorted(ends, _places(int(ends[-1])), side="right")
+        columns.append(np.array([pair for pair, _ in pairs], dtype=float)[places])
+    table = np.array(columns)  # (3, cases, 2)
+    return table[:, :, 0].T, table[:, :, 1].T.astype(int)
+
+
+def _places(cases: int) -> np.ndarray:
+    """Return which of so many cases in a row are told, counted from 0."""
+    if cases <= MOST_ROWS:
+        return np.arange(cases)
+    return np.rint(np.linspace(0, cases - 1, MOST_ROWS)).astype(np.int64)
+
+
+def median_kept_share(fingerprint: Fingerprint) -> float:
+    """Return the median share of voxels that cropping keeps."""
+    counted = sorted((float(key), n) for key, n in fingerprint.kept_share.items())
+    ends = np.cumsum([n for _, n in counted])
+    middle = np.array([(ends[-1] - 1) // 2, ends[-1] // 2])
+    return float(np.mean([counted[at][0] for at in np.searchsorted(ends, middle, side="right")]))
+
+
+def intensity_properties(histogram: tuple[int, ...]) -> dict[str, float]:
+    """Return nnU-Net's description of foreground intensities, read off a histogram.
+
+    In standard deviations, to the accuracy of half a bin. Zeros where no foreground was seen.
+    """
+    middles = (INTENSITY_EDGES[:-1] + INTENSITY_EDGES[1:]) / 2
+    counts = np.array(histogram, dtype=float)
+    names = ("mean", "std", "median", "min", "max", "percentile_00_5", "percentile_99_5")
+    if not counts.sum():
+        return dict.fromkeys(names, 0.0)
+    share = np.cumsum(counts) / counts.sum()
+    mean = float(np.average(middles, weights=counts))
+    std = float(np.sqrt(np.average((middles - mean) ** 2, weights=counts)))
+    seen = middles[counts > 0]
+    at = [float(middles[np.searchsorted(share, part)]) for part in (0.5, 0.005, 0.995)]
+    return dict(
+        zip(names, (mean, std, at[0], float(seen[0]), float(seen[-1]), at[1], at[2]), strict=True)
+    )
+
+
+def _intensities(image: np.ndarray, labels: np.ndarray) -> tuple[int, ...]:
+    inside = image[image != 0]
+    spread = max(float(inside.std(dtype=np.float64)), 1e-8)
+    score = (image[labels > 0] - inside.mean(dtype=np.float64)) / spread
+    clipped = np.clip(score, INTENSITY_EDGES[0], INTENSITY_EDGES[-1])
+    return tuple(int(n) for n in np.histogram(clipped, INTENSITY_EDGES)[0])
+
+
+def _coarse(size: int) -> int:
+    return size if size < SIZE_EXACT_BELOW else SIZE_STEP * round(size / SIZE_STEP)
+
+
+def _spacing_and_size(key: str) -> tuple[float, int]:
+    spacing, size = key.split("x")
+    return float(spacing), int(size)
+
+
+def _read_axes(told: Told, name: str, cases: int) -> tuple[dict[str, int], ...]:
+    """Return how many cases have which spacing and size along each of three axes."""
+    if len(axes := told.items(name, 3)) != 3:
+        raise told.wrong(name, "a list of 3 histograms, (Z, Y, X)")
+    named = zip(_DIRECTIONS, axes, strict=True)
+    return tuple(
+        _read_axis(told.source, f"{name} {axis}", content, cases) for axis, content in named
+    )
+
+
+def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:
+    made = Told({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
+    least, most = SPACINGS
+    for key in made:
+        if not (
+            _KEY.fullmatch(key)
+            and least <= _spacing_and_size(key)[0] <= most
+            and 1 <= _spacing_and_size(key)[1] <= MOST_SIZE
+        ):
+            raise PlansError(
+                f"{source}: {name}: {quoted(key)} is no spacing from {least:g} to {most:g} mm "
+                f"x 1 to {MOST_SIZE} voxels"
+            )
+    return made
+
+
+def _read_intensities(told: Told, modalities: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the histograms of the modalities that are counted, and of no other."""
+    inner = told.inside("intensities", MOST_MODALITIES)
+    if inner.content.keys() != modalities.keys():
+        apart = sorted(inner.content.keys() ^ modalities.keys())
+        raise PlansError(
+            f"{told.source}: intensities and modality_cases: {shorten(list(map(quoted, apart)))} "
+            "is in one of them only"
+        )
+    bins = len(INTENSITY_EDGES) - 1
+    made = {}
+    for name, cases in modalities.items():
+        histogram = inner.items(name, bins)
+        most = cases * MOST_VOXELS
+        if len(histogram) != bins or not all(is_whole(n, 0, most) for n in histogram):
+            raise inner.wrong(name, f"a list of {bins} whole numbers from 0 to {most}")
+        made[name] = tuple(histogram)
+    return made
+
+
+def _add(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return {key: total[key] for key in sorted(total)}

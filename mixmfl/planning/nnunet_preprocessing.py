@@ -1,0 +1,338 @@
+"""nnU-Net's preprocessing, its labels, and the way back to a case's own grid."""
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from scipy import ndimage
+from torch import Tensor
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.process_memory import available_bytes
+from mixmfl.data.labels import Labels
+from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, _turn, spacings
+from mixmfl.planning.nnunet_plans import check_resampling
+from mixmfl.planning.resampling import Resampling
+
+log = logging.getLogger(__name__)
+
+
+def head_mask(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return where any image is not zero, ``(Z, Y, X)`` bool, holes filled."""
+    found = images[0] != 0
+    for image in images[1:]:
+        found |= image != 0
+    return ndimage.binary_fill_holes(found)
+
+
+def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
+    """Return the box around the voxels that are non-zero in any image, holes filled."""
+    return _box_of(head_mask(images))
+
+
+def _box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    ((z, y, x),) = ndimage.find_objects(mask.astype(np.uint8))
+    return z, y, x
+
+
+def preprocess(
+    images: Sequence[np.ndarray],
+    labels: np.ndarray | None,
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+    labelled: Collection[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Transpose, crop to non-zero, z-score and resample a training case as nnU-Net does.
+
+    Args:
+        images: One ``(Z, Y, X)`` array per modality that the case has.
+        labels: ``(Z, Y, X)`` class indices.
+        spacing: mm, (Z, Y, X).
+        plans: nnU-Net's plans.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        described: What the labels mean.
+        labelled: Labels and regions that the case labels, from which patches are drawn; None: all.
+
+    Returns:
+        The images ``(K, Z', Y', X')`` float32; the labels ``(1, Z', Y', X')``, -1 outside the
+        head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
+    """
+    crop = _Crop(head_mask(images), spacing, plans, configuration)
+    # nnU-Net resamples labels in double precision, a few times over
+    crop.check_memory(4 * len(images) + 32)
+    outside = crop.outside
+    if labels is not None:
+        cut = crop.cut(labels)[None].astype(np.int16)
+        outside = np.where(cut == 0, outside, cut)  # what is labelled is inside
+    data = np.stack([crop.normalised(image, outside) for image in images])
+    options = check_resampling(crop.planned, "seg", "plans")
+    seg = resample_data_or_seg_to_shape(outside, crop.shape, crop.before, crop.after, **options)
+    properties = crop.properties()
+    if labels is not None:
+        manager = label_manager(described)
+        wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        if labelled is not None:
+            looked_for = [*described.consecutive().only(labelled).foreground.values()]
+            wanted = [w for w in wanted if tuple(np.atleast_1d(w)) in looked_for]
+        if manager.has_ignore_label:  # patches are drawn from what is annotated
+            wanted = [*wanted, [-1, *manager.all_labels]]
+        properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
+            seg, wanted
+        )
+    return data, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
+
+
+def preprocess_each(
+    images: Sequence[Callable[[], np.ndarray]],
+    head: np.ndarray,
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Do to the images what ``preprocess`` does, one modality at a time.
+
+    nnU-Net holds all of them three times over, once in double precision; a large case does not
+    fit into memory so.
+
+    Args:
+        images: Each gives an array ``(Z, Y, X)``, which is let go before the next is asked for.
+        head: ``head_mask`` of all of them.
+        spacing: mm, (Z, Y, X).
+        plans: nnU-Net's plans.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+
+    Returns:
+        The images ``(K, Z', Y', X')`` float32, and what ``restore`` needs to go back.
+
+    Raises:
+        DataError: The case is too thin, or memory does not hold it once it is resampled.
+    """
+    crop = _Crop(head, spacing, plans, configuration)
+    crop.check_memory(4 * (len(images) + 1))
+    made = np.empty((len(images), *crop.shape), dtype=np.float32)
+    for channel, give in enumerate(images):
+        made[channel] = crop.normalised(give(), crop.outside)
+    return made, crop.properties()
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+class _Crop:
+    """Where a case's head is, and how it comes onto the planned voxels.
+
+    Attributes:
+        planned: nnU-Net's configuration.
+        before: Spacing of the case, mm, axes in the planned order.
+        after: Planned spacing.
+        outside: ``(1, Z', Y', X')`` int8 of the cropped case: 0 in the head, -1 outside.
+        shape: Voxels after resampling.
+    """
+
+    def __init__(
+        self,
+        head: np.ndarray,
+        spacing: Sequence[float],
+        plans: Mapping[str, Any],
+        configuration: str,
+    ) -> None:
+        _check_thickness(head, spacing, plans, configuration)
+        self.planned = plans["configurations"][configuration]
+        self.spacing, self.turn = spacing, _turn(spacing, plans)
+        self.before, self.after = spacings(spacing, plans, configuration)
+        turned = self.turn(head)
+        self.full = turned.shape
+        self.box = _box_of(turned)
+        self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
+        shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
+        self.shape = tuple(map(int, shape))
+        most = min(MOST_RESAMPLED, MOST_TIMES * self.outside.size)
+        if max(self.shape) > MOST_AXIS or math.prod(self.shape) > most:
+            raise DataError(
+                f"{self._becomes()}; of such an image at most {most} are made, {MOST_AXIS} along "
+                "an axis. Check the spacing in its files"
+            )
+
+    def check_memory(self, bytes_per_voxel: int) -> None:
+        """Refuse a case that memory does not hold once it is resampled."""
+        needed, there = bytes_per_voxel * math.prod(self.shape), available_bytes()
+        if needed > there:  # Linux would give it, and end this process when it is used
+            raise DataError(
+                f"{self._becomes()}, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                "memory are free. Check the spacing in its files, or use a machine with more memory"
+            )
+
+    def _becomes(self) -> str:
+        return (
+            f"its voxels of {_times(self.before)} mm become {_times(self.shape)} voxels of "
+            f"{_times(self.after)} mm"
+        )
+
+    def cut(self, volume: np.ndarray) -> np.ndarray:
+        """Return a volume of the case, axes as planned, cropped to the head."""
+        return self.turn(volume)[self.box]
+
+    def normalised(self, image: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """Return an image z-scored by what is not ``outside`` (-1), and resampled."""
+        one = np.array(self.cut(image)[None], dtype=np.float32)
+        # what is planned for every modality, and the same for all of them
+        scheme = ZScoreNormalization(self.planned["use_mask_for_norm"][0], {})
+        scored = scheme.run(one[0], outside[0])
+        resampling = _resampling(
+            self.planned, "data", scored.shape, self.shape, self.before, self.after
+        )
+        return resampling(torch.from_numpy(scored)).numpy()
+
+    def properties(self) -> dict[str, Any]:
+        """Return what ``restore`` needs to go back."""
+        return {
+            "spacing": [float(mm) for mm in self.spacing],
+            "shape_before_cropping": self.full,
+            "bbox_used_for_cropping": [[part.start, part.stop] for part in self.box],
+            "shape_after_cropping_and_before_resampling": self.outside.shape[1:],
+        }
+
+
+def _resampling(
+    planned: Mapping[str, Any],
+    what: str,
+    shape: Sequence[int],
+    new_shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+) -> Resampling:
+    """Return the planned resampling of ``"data"`` or ``"probabilities"``.
+
+    Raises:
+        PlansError: The plans name another function than nnU-Net's default.
+    """
+    asked = check_resampling(planned, what, "plans")
+    apart, axis = determine_do_sep_z_and_axis(asked["force_separate_z"], spacing, new_spacing)
+    return Resampling(
+        tuple(map(int, shape)),
+        tuple(map(int, new_shape)),
+        asked["order"],
+        int(axis) if apart else None,
+        asked["order_z"],
+    )
+
+
+def preprocessed_spacing(
+    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
+) -> tuple[float, ...]:
+    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives."""
+    return tuple(spacings(spacing, plans, configuration)[1])
+
+
+def _check_thickness(
+    head: np.ndarray,
+    spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+) -> None:
+    """Refuse a case that would be resampled to nothing."""
+    box = _box_of(head)
+    order = _turn(spacing, plans).order
+    target = plans["configurations"][configuration]["spacing"]
+    for axis, wanted in zip(order[-len(target) :], target, strict=True):
+        count = box[axis].stop - box[axis].start
+        if round(count * spacing[axis] / wanted) < 1:
+            raise DataError(
+                f"the head is {count} voxels of {spacing[axis]:g} mm thick along {'ZYX'[axis]}, "
+                f"less than half a voxel of the {wanted:g} mm that were planned; it is too thin "
+                f"for configuration {configuration}"
+            )
+
+
+_PLANES = 8  # of the first axis that are taken back to full size at a time
+
+
+def restore(
+    logits: Tensor,
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+) -> np.ndarray:
+    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``.
+
+    A few planes at a time, so that no class is there in full size.
+
+    Returns:
+        Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
+    """
+    back = _back(logits, properties, plans, configuration)
+    painted = described.consecutive().regions_class_order if described.has_regions else None
+    kind = np.uint8 if len(described.values) < 256 else np.uint16
+    found = np.zeros(back.after, dtype=kind)
+    for start in range(0, len(found), _PLANES):
+        planes = back.planes(logits, start, start + _PLANES)
+        if painted is None:
+            found[start : start + _PLANES] = planes.argmax(dim=0).numpy()
+            continue
+        for value, one in zip(painted, planes.numpy(), strict=True):
+            found[start : start + _PLANES][one > 0] = value  # a probability above one half
+    return _uncrop(found, properties, plans)
+
+
+def restore_probabilities(
+    logits: Tensor,
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+) -> np.ndarray:
+    """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
+    back = _back(logits, properties, plans, configuration)
+    probabilities = label_manager(described).apply_inference_nonlin
+    made = np.empty((len(logits), *back.after), dtype=np.float16)
+    for start in range(0, back.after[0], _PLANES):
+        planes = back.planes(logits, start, start + _PLANES)
+        made[:, start : start + _PLANES] = probabilities(planes).half().numpy()
+    return np.stack([_uncrop(head, properties, plans) for head in made])
+
+
+def _back(
+    logits: Tensor, properties: Mapping[str, Any], plans: Mapping[str, Any], configuration: str
+) -> Resampling:
+    planned = plans["configurations"][configuration]
+    target = properties["shape_after_cropping_and_before_resampling"]
+    before, after = spacings(properties["spacing"], plans, configuration)
+    return _resampling(planned, "probabilities", logits.shape[1:], target, after, before)
+
+
+def _uncrop(
+    found: np.ndarray, properties: Mapping[str, Any], plans: Mapping[str, Any]
+) -> np.ndarray:
+    """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
+    whole = np.zeros(properties["shape_before_cropping"], dtype=found.dtype)
+    whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = found
+    return _turn(properties["spacing"], plans).back(whole)
+
+
+def label_manager(described: Labels) -> LabelManager:
+    """Return nnU-Net's label manager for consecutive class indices."""
+    content = described.consecutive().to_json()
+    return LabelManager(content["labels"], content.get("regions_class_order"))
+
+
+def storage_blocks(
+    shape: Sequence[int], patch_size: Sequence[int], itemsize: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return nnU-Net's Blosc2 block and chunk shapes for an array ``(C, Z, Y, X)``."""
+    return comp_blosc2_params(shape, patch_size, itemsize)

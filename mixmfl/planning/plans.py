@@ -1,0 +1,379 @@
+"""The plans of a run: one JSON file, read once, then frozen; and the presets they start from."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mixmfl.core.errors import DataError, PlansError
+from mixmfl.core.files import read_json, write_json
+from mixmfl.data.labels import LARGEST_VALUE, Labels
+from mixmfl.planning.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
+from mixmfl.planning.bounds import (
+    MOST_NAME,
+    Range,
+    fields,
+    flag,
+    is_text,
+    listed,
+    real,
+    shown,
+    whole,
+    word,
+)
+from mixmfl.planning.nnunet_plans import CONFIGURATIONS, SPACING, check_planned
+from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
+
+FORMAT = 1
+
+# what a setting that is a number may be; a setting is not read without an entry here
+RANGES = {
+    "memory_gb": Range(0, 1024, above=True),
+    "base_features": Range(0, 512, above=True),
+    "max_features_2d": CHANNELS,
+    "max_features_3d": CHANNELS,
+    "target_spacing": SPACING,
+    "tailored_width": Range(0, 4),
+    "shared_width": Range(0, 4),
+    "compensation_levels": Range(-STAGES.greatest, STAGES.greatest - 1),
+    "prototypes": Range(1, 64),
+    "temperature": Range(1e-4, 1000),
+    "decoder_convs": CONVOLUTIONS,
+    "rounds": Range(0, 10**5, above=True),
+    "local_steps": Range(0, 10**5, above=True),
+    "learning_rate": Range(0, 10, above=True),
+    "weight_decay": Range(0, 10),
+    "gradient_norm": Range(0, 10**6, above=True),
+    "foreground_share": Range(0, 1),
+    "modality_dropping": Range(0, 1),
+    "imagining": Range(0, 1),
+    "alignment": Range(0, 10**6, above=True),
+    "separation": Range(0, 10**6, above=True),
+    "memory_decay": Range(0, 1),
+    "validate_every": Range(0, 10**6, above=True),
+    "keep_every": Range(0, 10**6, above=True),
+    "personal_rounds": Range(0, 10**4, above=True),
+    "personal_learning_rate": Range(0, 10, above=True),
+    "personal_share": Range(0, 1),
+    "trimming": Range(0, 0.5),
+    # of a run, beside these
+    "seed": Range(0, 2**63 - 1),
+    "minimum_cases": Range(0, 10**6),
+    "minimum_voxels": Range(0, 10**12),
+}
+
+MOST_MODALITIES = 32
+
+MOST_MODALITY_NAME = 32
+"""Characters of a modality's name."""
+
+MOST_LABELS = 1000
+"""Names of labels or regions, and values; atlases of the brain have some 200."""
+
+MOST_ENTRIES = Range(0, STAGES.greatest)
+"""Of a setting that is a list."""
+
+_MODALITY = re.compile(r"[a-z][a-z0-9_]*")
+
+# the words that a setting may be, or by which it has numbers
+CHOICES = {
+    "form": ("decoupled", "stacked"),
+    "fusion": ("concatenated", "gated"),
+    "decoder_skips": ("concatenated", "added"),
+    "losses": ("alignment", "separation"),
+    "aggregation": ("mean", "clipped", "median", "trimmed"),
+    "configuration": tuple(CONFIGURATIONS),
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings that plans are made with."""
+
+    planner: PlannerSettings
+    network: NetworkSettings
+    training: TrainingSettings
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Everything that sites must agree on to train together.
+
+    Attributes:
+        modalities: Those of the federation; the order of the network's input.
+        labels: What the labels mean.
+        nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
+        network: Our part of the architecture.
+        training: How sites train.
+    """
+
+    modalities: tuple[str, ...]
+    labels: Labels
+    nnunet: Mapping[str, Any]
+    network: NetworkSettings
+    training: TrainingSettings
+
+    @property
+    def configurations(self) -> tuple[str, ...]:
+        """Return the planned configurations among ``2d`` and ``3d_fullres``."""
+        return tuple(name for name in CONFIGURATIONS if name in self.nnunet["configurations"])
+
+    def configuration(self, name: str) -> Mapping[str, Any]:
+        """Return nnU-Net's settings of a configuration.
+
+        Raises:
+            PlansError: It was not planned.
+        """
+        if name not in self.configurations:
+            raise PlansError(
+                f"configuration {name!r} is not in these plans, which have "
+                f"{', '.join(self.configurations)}"
+            )
+        return self.nnunet["configurations"][name]
+
+    def preprocessing(self, name: str) -> str:
+        """Return a digest of all that decides what a preprocessed case looks like."""
+        decides = [
+            self.configuration(name),
+            self.nnunet["transpose_forward"],
+            self.labels.to_json(),
+            self.modalities,
+        ]
+        if self.nnunet.get("slices_first"):
+            decides.append("slices first")
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plans as JSON content, as reading it gives it: lists, no tuples."""
+        content = {
+            "format": FORMAT,
+            "modalities": self.modalities,
+            "labels": self.labels.to_json(),
+            "network": dataclasses.asdict(self.network),
+            "training": dataclasses.asdict(self.training),
+            "nnunet": self.nnunet,
+        }
+        return json.loads(json.dumps(content))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":
+        """Check and take plans: the one door for those of a file, of a message, or just made.
+
+        Every name in them is compared with a closed list, every number with bounds, before
+        anything is looked up, built or allocated; see ``planned`` and ``architecture``.
+
+        Raises:
+            PlansError: Another format; an unknown, missing or wrong field; more than is built.
+        """
+        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, Mapping) else content
+            raise PlansError(
+                f"{source}: plans of format {shown(found)} were found, this version of "
+                f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
+            )
+        fields(content, ("format", "modalities", "labels", "network", "training", "nnunet"), source)
+        modalities = _modalities(content["modalities"], f"{source}: modalities")
+        labels = _labels(content["labels"], f"{source}: labels")
+        network = read_settings(NetworkSettings, content["network"], f"{source}: network")
+        training = read_settings(TrainingSettings, content["training"], f"{source}: training")
+        check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
+        made = cls(modalities, labels, content["nnunet"], network, training)
+        _check_streams(network, training, source)
+        for name in made.configurations:
+            planned = made.configuration(name)["architecture"]["arch_kwargs"]
+            stages = planned["n_stages"]
+            if bad := [n for n in network.compensation_levels if not -stages <= n < stages]:
+                raise PlansError(
+                    f"{source}: network: compensation_levels: {name} has {stages} levels, from 0 "
+                    f"to {stages - 1} or from -{stages} to -1; {bad[0]} is none of them"
+                )
+            heads = max(len(labels.values), len(labels.foreground))
+            check_network_size(planned, len(modalities), heads, network, f"{source}: {name}")
+        return made
+
+    def save(self, path: Path) -> None:
+        """Write the plans, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "Plans":
+        """Read plans.
+
+        Raises:
+            PlansError: The file is missing or is not plans of this version.
+        """
+        return cls.from_json(read_json(path, PlansError), str(path))
+
+
+def replace_settings(
+    plans: Plans, network: Mapping[str, Any], training: Mapping[str, Any]
+) -> Plans:
+    """Return plans with some settings replaced, checked as if read.
+
+    Raises:
+        PlansError: A name or a value is wrong.
+    """
+    content = plans.to_json()
+    for part, changes in (("network", network), ("training", training)):
+        fields({**content[part], **changes}, tuple(content[part]), part)
+        content[part] = {**content[part], **changes}
+    return Plans.from_json(content, "settings")
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the shipped presets."""
+    found = files("mixmfl.plans").iterdir()
+    return tuple(sorted(f.name.removesuffix(".json") for f in found if f.name.endswith(".json")))
+
+
+def load_preset(name: str) -> Preset:
+    """Read a shipped preset by its name, or a user's by its path.
+
+    Raises:
+        PlansError: There is none of that name, or a field is unknown, missing or wrong.
+    """
+    if name in preset_names():
+        content = json.loads(files("mixmfl.plans").joinpath(f"{name}.json").read_text("utf-8"))
+    elif name.endswith(".json"):
+        content = read_json(Path(name), PlansError)
+    else:
+        raise PlansError(
+            f"preset {name!r}: there are {', '.join(preset_names())}, or give the path of a .json"
+        )
+    preset = read_settings(Preset, content, name)
+    spacing = preset.planner.target_spacing
+    if spacing is not None and len(spacing) != 3:
+        raise PlansError(f"{name}: planner: target_spacing: (Z, Y, X) in mm is needed")
+    return preset
+
+
+def usual_configuration(work: Path, plans: Plans) -> str:
+    """Return the configuration that is trained where none is named.
+
+    It is the only one that was preprocessed; of both, ``3d_fullres``.
+
+    Args:
+        work: With the sites' folders, or with what hospitals told in ``preprocessed.json``.
+        plans: Of these sites.
+    """
+    record = work / "preprocessed.json"
+    told = read_json(record).values() if record.is_file() else ()
+    made = [
+        name
+        for name in plans.configurations
+        if any(name in site for site in told) or any(work.glob(f"sites/*/{name}"))
+    ]
+    return (made or list(plans.configurations))[-1]
+
+
+def _check_streams(network: NetworkSettings, training: TrainingSettings, source: str) -> None:
+    """Check that there is an encoder, and where there is a memory what it is made of."""
+    if not network.tailored_width and not network.shared_width:
+        raise PlansError(
+            f"{source}: network: tailored_width and shared_width are both 0; one is needed"
+        )
+    if network.form == "stacked" or not network.tailored_width or not network.shared_width:
+        if network.compensation_levels or training.imagining:
+            raise PlansError(
+                f"{source}: a memory needs both streams; leave network: compensation_levels "
+                "empty, and make training: imagining 0"
+            )
+        if training.losses:
+            raise PlansError(
+                f"{source}: training: losses are of both streams, of which the network has one; "
+                "leave them empty"
+            )
+
+
+def _modalities(given: Any, source: str) -> tuple[str, ...]:
+    names = listed(given, Range(1, MOST_MODALITIES), source)
+    for name in names:
+        if type(name) is not str or len(name) > MOST_MODALITY_NAME or not _MODALITY.fullmatch(name):
+            raise PlansError(
+                f"{source}: {shown(name)} cannot name a modality; a letter is needed, then only "
+                f"a-z, 0-9 and _, at most {MOST_MODALITY_NAME} characters"
+            )
+    if len(set(names)) != len(names):
+        raise PlansError(f"{source}: {', '.join(names)}: each may be named once")
+    return tuple(names)
+
+
+def _labels(given: Any, source: str) -> Labels:
+    fields(given, ("labels",), source, may=("regions_class_order",))
+    names = given["labels"]
+    entries = Range(0, MOST_LABELS)
+    if isinstance(names, Mapping):
+        listed(list(names), entries, source)  # before each is looked at
+        for name, value in names.items():
+            if not is_text(name):
+                raise PlansError(
+                    f"{source}: {shown(name)} cannot name a label; at most {MOST_NAME} characters "
+                    "are taken, in one line"
+                )
+            at = f"{source}: {name}"
+            several = isinstance(value, list | tuple)
+            for number in listed(value, entries, at) if several else [value]:
+                whole(number, Range(0, LARGEST_VALUE), at)
+    if given.get("regions_class_order") is not None:
+        listed(given["regions_class_order"], entries, f"{source}: regions_class_order")
+    try:
+        labels = Labels.from_dataset_json(given, source)
+    except DataError as error:
+        raise PlansError(str(error)) from None
+    listed(labels.values, entries, f"{source}: values")
+    return labels
+
+
+def read_settings(kind: type[T], content: Any, source: str) -> T:
+    """Build a dataclass of settings from JSON, refusing what it does not have.
+
+    Args:
+        kind: Its numbers are in ``RANGES``, its words in ``CHOICES``.
+        content: Maybe an object with its fields.
+        source: Where it stands.
+
+    Raises:
+        PlansError: A field is unknown, missing or wrong.
+    """
+    types_by_name = typing.get_type_hints(kind)
+    fields(content, tuple(types_by_name), source)
+    return kind(
+        **{
+            name: _value(expected, content[name], f"{source}: {name}")
+            for name, expected in types_by_name.items()
+        }
+    )
+
+
+def _value(expected: Any, given: Any, source: str) -> Any:
+    """Check a JSON value against a field's type: number, word, numbers in a row or by name."""
+    field = source.rpartition(": ")[2]
+    if dataclasses.is_dataclass(expected):
+        return read_settings(typing.cast(type, expected), given, source)
+    if isinstance(expected, types.UnionType):  # only ever `something | None`
+        return None if given is None else _value(typing.get_args(expected)[0], given, source)
+    if typing.get_origin(expected) is tuple:
+        kind = typing.get_args(expected)[0]
+        return tuple(_value(kind, item, source) for item in listed(given, MOST_ENTRIES, source))
+    if typing.get_origin(expected) is Mapping:
+        words = CHOICES[field]
+        if not isinstance(given, Mapping) or not given.keys() <= set(words):
+            raise PlansError(
+                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(given)}"
+            )
+        kind = typing.get_args(expected)[1]
+        return {name: _value(kind, given[name], f"{source}: {name}") for name in sorted(given)}
+    if expected is str:
+        return word(given, CHOICES[field], source)
+    if expected is bool:
+        return flag(given, source)
+    return expected((whole if expected is int else real)(given, RANGES[field], source))

@@ -1,0 +1,402 @@
+"""From a federation's folders to fingerprints, one plan, and every site's preprocessed cases."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mixmfl.core.errors import DataError, MixmflError, PlansError, Refused
+from mixmfl.core.files import read_json, write_json
+from mixmfl.core.json_fields import is_word
+from mixmfl.core.text import quoted
+from mixmfl.core.worker_pool import Workers
+from mixmfl.data.cases import Case, Found
+from mixmfl.data.dicom.cases import Row
+from mixmfl.data.label_sets import LabelMap, map_labels
+from mixmfl.data.labels import Labels, read_site_labels
+from mixmfl.data.load_case import Placing, load_case
+from mixmfl.data.mapping import read_mapping
+from mixmfl.data.modalities import Modalities
+from mixmfl.data.training_cases import MAPPING, find_training_cases
+from mixmfl.data.unknown_modalities import check_most_are_known
+from mixmfl.planning import nnunet_preprocessing
+from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.plans import Plans, Preset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """A site's cases and what its labels mean.
+
+    Attributes:
+        name: Of the site: its folder's.
+        found: Its cases, and what was refused.
+        labels: What its labels mean.
+        placing: What to do with images of a case that are on different grids.
+        rows: What every DICOM series was taken for.
+    """
+
+    name: str
+    found: Found
+    labels: Labels
+    placing: Placing = field(default_factory=Placing)
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True)
+class FederationFolder:
+    """What a federation's folder holds.
+
+    Attributes:
+        sites: That train, by name.
+        tests: Cases that test a training site's models, under that site's name.
+        held_out: Names of folders that neither train nor test a site.
+    """
+
+    sites: tuple[SiteFolder, ...]
+    tests: tuple[SiteFolder, ...]
+    held_out: tuple[str, ...]
+
+
+def find_sites(
+    federation: Path,
+    modalities: Modalities | None = None,
+    labels_file: Path | None = None,
+    placing: Placing | None = None,
+) -> FederationFolder:
+    """Find the training sites of a federation: its folders, but those that are kept from training.
+
+    ``federation.json`` may name these: ``{"held_out": ["unseen"], "tests": {"north":
+    "north_tests"}}``. Folders in ``tests`` hold the test cases of a training site.
+
+    Raises:
+        DataError: No site, or one without a usable case or label description.
+    """
+    if not federation.is_dir():
+        raise DataError(
+            f"{federation}: there is no such folder; one with a folder per site is needed"
+        )
+    held_out, tests = _kept_from_training(federation / "federation.json")
+    there = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
+    for name in (*held_out, *tests.values()):
+        if name not in there:  # a slip of the pen would train on what it meant
+            raise DataError(
+                f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
+                "folder; mend or remove the name"
+            )
+    kept = {*held_out, *tests.values()}
+    folders = {n: f for n, f in there.items() if not n.startswith(".") and n not in kept}
+    if not folders:
+        raise DataError(f"{federation}: holds no folder; one folder per site is needed")
+    if strange := sorted(set(tests) - set(folders)):
+        raise DataError(
+            f"{federation / 'federation.json'}: tests: {strange[0]!r} is no site that trains; "
+            f"these are: {', '.join(folders)}"
+        )
+    sites = [find_site(f, modalities, labels_file, placing) for f in folders.values()]
+    tested = [
+        dataclasses.replace(find_site(there[folder], modalities, labels_file, placing), name=site)
+        for site, folder in sorted(tests.items())
+    ]
+    return FederationFolder(tuple(sites), tuple(tested), held_out)
+
+
+def find_site(
+    folder: Path,
+    modalities: Modalities | None = None,
+    labels_file: Path | None = None,
+    placing: Placing | None = None,
+    mapping: Path | None = None,
+) -> SiteFolder:
+    """Find the training cases of one site.
+
+    Labels are described by ``labels_file``, else by dataset.json in the folder or beside it. What
+    DICOM series are may be corrected in a table, ``mapping``, else mapping.csv in the folder.
+
+    Raises:
+        DataError: There is no usable case, or nothing says what its labels mean.
+    """
+    known = modalities or Modalities()
+    if mapping is None and (folder / MAPPING).is_file():
+        mapping = folder / MAPPING
+    given = read_mapping(mapping, known) if mapping else None
+    found, rows = find_training_cases(
+        folder, known, partial(_labels_of, folder, labels_file), given
+    )
+    if not found.cases:
+        if not rows:
+            check_most_are_known([found], known)
+        reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
+        raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
+    labels = _labels_of(folder, labels_file)
+    # not resolve(): a link is named by itself, not by what it points to
+    return SiteFolder(folder.absolute().name, found, labels, placing or Placing(), rows)
+
+
+def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
+    if labels_file is not None:
+        return Labels.load(labels_file)
+    return read_site_labels(folder, folder.absolute().parent)
+
+
+def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the folders held out, and the folder of test cases by site."""
+    if not file.is_file():
+        return (), {}
+    content = read_json(file)
+    held_out, tests = content.get("held_out", []), content.get("tests", {})
+    if (
+        not set(content) <= {"held_out", "tests"}
+        or not isinstance(held_out, list)
+        or not isinstance(tests, dict)
+        or not all(is_word(name, 255) for name in (*held_out, *tests.values()))
+    ):
+        raise DataError(
+            f'{file}: holds {quoted(content, 200)}; {{"held_out": ["folder", …], "tests": '
+            '{"site": "folder", …}} is what it may hold'
+        )
+    return tuple(held_out), tests
+
+
+# --- fingerprints ------------------------------------------------------------------------------
+
+
+def fingerprint_site(
+    site: SiteFolder, out: Path, workers: Workers
+) -> tuple[Fingerprint, list[Refused]]:
+    """Take a site's fingerprint, or read the one that is there if its cases are unchanged.
+
+    ``out/fingerprint.json`` is what the site tells; ``out/cases.json`` stays at the site.
+
+    Args:
+        site: To look at.
+        out: The site's folder in WORK.
+        workers: To read cases with.
+
+    Returns:
+        The fingerprint, and the cases that could not be read.
+
+    Raises:
+        DataError: None of its cases could be read.
+    """
+    sources = {case.name: origin(case, site) for case in site.found.cases}
+    record, told = out / "cases.json", out / "fingerprint.json"
+    try:
+        before = read_json(record)
+        if before["sources"] == sources:
+            refused = [Refused(name, reason) for name, reason in before["refused"].items()]
+            return Fingerprint.from_json(read_json(told, PlansError), str(told)), refused
+    except (MixmflError, KeyError, AttributeError) as reason:
+        log.info("%s: is taken anew (%s)", told, reason)
+    jobs = {
+        case.name: (_fingerprint_job, case, site.labels, site.placing) for case in site.found.cases
+    }
+    done, refused = workers.run(jobs, f"{site.name}: fingerprint")
+    if not done:
+        reasons = "\n".join(f"  {item.name}: {item.reason}" for item in refused)
+        raise DataError(f"{site.found.folder}: none of its cases can be used\n{reasons}")
+    fingerprint = merge_fingerprints(done.values())
+    write_json(told, fingerprint.to_json())
+    write_json(
+        record, {"sources": sources, "refused": {item.name: item.reason for item in refused}}
+    )
+    return fingerprint, refused
+
+
+def _fingerprint_job(case: Case, labels: Labels, placing: Placing) -> Fingerprint:
+    from mixmfl.planning.nnunet_preprocessing import nonzero_box
+
+    loaded = load_case(case, labels, placing)
+    assert loaded.labels is not None  # only cases with a label are taken for training
+    return fingerprint_case(
+        loaded.images,
+        labels.to_values(loaded.labels),
+        loaded.canonical.spacing,
+        nonzero_box(list(loaded.images.values())),
+    )
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plans:
+    """Make one plan for all from the merged fingerprint.
+
+    The modalities of the federation are those that any site has, in alphabetical order.
+    """
+    from mixmfl.planning import nnunet_planner
+
+    modalities = tuple(sorted(fingerprint.modality_cases))
+    planned = nnunet_planner.plan(fingerprint, modalities, labels, preset.planner, preset.network)
+    plans = Plans(modalities, labels, planned, preset.network, preset.training)
+    # as they will be read: checked, and with lists for tuples
+    return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
+
+
+# --- preprocessing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What preprocessing a site came to.
+
+    Attributes:
+        done: Cases preprocessed now.
+        kept: Cases that were there, whole and made from the same files and plans.
+        refused: Cases that could not be used, and why.
+        notes: By case done now, how its images were brought onto one grid, where they were not.
+    """
+
+    done: tuple[str, ...]
+    kept: tuple[str, ...]
+    refused: tuple[Refused, ...]
+    notes: Mapping[str, tuple[str, ...]]
+
+
+def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> LabelMap:
+    """Check that plans are for this site's cases, too; ``what`` it is called in errors.
+
+    Returns:
+        What its label values are in the plans.
+
+    Raises:
+        PlansError: The plans do not know the site's labels or modalities.
+    """
+    try:
+        mapped = map_labels(site.labels, plans.labels)
+    except DataError as error:
+        raise PlansError(f"{what} {site.name}: its labels do not fit the plans: {error}") from None
+    held = {modality for case in site.found.cases for modality in case.images}
+    if strange := sorted(held - set(plans.modalities)):
+        raise PlansError(
+            f"{what} {site.name}: has {', '.join(strange)}, but the plans know only "
+            f"{', '.join(plans.modalities)}; plan again with a site that trains these, or remove "
+            "these images"
+        )
+    return mapped
+
+
+def preprocess_site(
+    site: SiteFolder,
+    plans: Plans,
+    configuration: str,
+    out: Path,
+    workers: Workers,
+) -> Preprocessed:
+    """Preprocess a site's cases for one configuration, leaving those alone that are done.
+
+    Args:
+        site: Whose cases.
+        plans: Of the federation.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        out: The site's folder in WORK; cases come into its folder ``configuration``.
+        workers: To work with.
+
+    Raises:
+        PlansError: As ``check_site``.
+    """
+    from mixmfl.planning import preprocessed_case
+
+    mapped = check_site(site, plans)
+    folder = out / configuration
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = plans.preprocessing(configuration)
+    origins = {case.name: origin(case, site, planned) for case in site.found.cases}
+    kept = [
+        name
+        for name, made_from in origins.items()
+        if preprocessed_case.is_stored(folder, name, made_from)
+    ]
+    jobs = {
+        case.name: (
+            _preprocess_job,
+            case,
+            mapped,
+            plans,
+            configuration,
+            site.placing,
+            folder,
+            origins[case.name],
+        )
+        for case in site.found.cases
+        if case.name not in kept
+    }
+    done, refused = workers.run(jobs, f"{site.name}: {configuration}")
+    for stale in set(preprocessed_case.case_names(folder)) - set(kept) - set(done):
+        # its files are gone or changed beyond use: it must not be trained on
+        (folder / f"{stale}.json").unlink()
+    notes = {name: told for name, told in done.items() if told}
+    return Preprocessed(tuple(sorted(done)), tuple(kept), tuple(refused), notes)
+
+
+def _preprocess_job(
+    case: Case,
+    mapped: LabelMap,
+    plans: Plans,
+    configuration: str,
+    placing: Placing,
+    folder: Path,
+    made_from: str,
+) -> tuple[str, ...]:
+    from mixmfl.planning import preprocessed_case
+
+    loaded = load_case(case, mapped, placing)
+    names = [name for name in plans.modalities if name in loaded.images]
+    images, labels, properties = nnunet_preprocessing.preprocess(
+        [loaded.images[name] for name in names],
+        loaded.labels,
+        loaded.canonical.spacing,
+        plans.nnunet,
+        configuration,
+        plans.labels,
+        mapped.labelled,
+    )
+    preprocessed_case.save_case(
+        folder,
+        case.name,
+        names,
+        images,
+        labels,
+        properties,
+        nnunet_preprocessing.preprocessed_spacing(
+            loaded.canonical.spacing, plans.nnunet, configuration
+        ),
+        plans.configuration(configuration)["patch_size"],
+        made_from,
+        plans.preprocessing(configuration),
+        mapped.labelled,
+    )
+    return loaded.notes + loaded.warnings
+
+
+def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
+    """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
+    sources = {**case.images, "label": case.label}
+    told: list[Any] = [planned, site.labels.to_json()]
+    if site.placing != Placing():
+        told.append(dataclasses.asdict(site.placing))
+    for kind, source in sorted(sources.items()):
+        files = (source,) if isinstance(source, Path) else getattr(source, "files", ())
+        for file in files:
+            if file.exists():  # a broken link is refused when it is read
+                status = file.stat()
+                told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def merge_received(files: Sequence[Path]) -> Fingerprint:
+    """Merge fingerprints that sites sent as files.
+
+    Raises:
+        PlansError: A file is missing or is no fingerprint.
+    """
+    return merge_fingerprints(
+        Fingerprint.from_json(read_json(file, PlansError), str(file)) for file in files
+    )

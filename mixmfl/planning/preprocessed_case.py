@@ -1,0 +1,202 @@
+"""Preprocessed cases on disk: Blosc2 arrays with only the modalities a case has, and JSON.
+
+A case is ``<case>.images.b2nd``, ``<case>.labels.b2nd`` and ``<case>.json``. The JSON is written
+last; a case without it was left half done and does not exist for readers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import read_json, replacing, write_json
+from mixmfl.planning.nnunet_preprocessing import storage_blocks
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case; arrays are read from disk where they are sliced.
+
+    It travels to another process as its place on disk.
+
+    Attributes:
+        folder: Where its files are.
+        name: Of the case.
+        modalities: Those that the case has, in the order of the first axis of ``images``.
+        planned: The ``Plans.preprocessing`` that it was made by.
+        spacing: mm, (Z, Y, X) of the arrays.
+        images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
+        labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
+        class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
+            which foreground patches are chosen.
+        labelled: The plans' labels and regions that were looked for in it; None: all of them. Where
+            some were not, background may hide them.
+    """
+
+    folder: Path
+    name: str
+    modalities: tuple[str, ...]
+    planned: str
+    spacing: tuple[float, ...]
+    images: Any
+    labels: Any
+    class_locations: Mapping[Any, np.ndarray]
+    labelled: tuple[str, ...] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_case, (self.folder, self.name)
+
+
+def save_case(
+    folder: Path,
+    name: str,
+    modalities: Sequence[str],
+    images: np.ndarray,
+    labels: np.ndarray,
+    properties: Mapping[str, Any],
+    spacing: Sequence[float],
+    patch_size: Sequence[int],
+    origin: str,
+    planned: str,
+    labelled: Sequence[str] | None = None,
+) -> None:
+    """Write a case, its record last.
+
+    Args:
+        folder: Of the site and configuration.
+        name: Of the case.
+        modalities: In the order of ``images``.
+        images: ``(K, Z, Y, X)``
+        labels: ``(1, Z, Y, X)``
+        properties: As ``nnunet_preprocessing.preprocess`` returns them.
+        spacing: mm, in the order of the arrays' axes; see
+            ``nnunet_preprocessing.preprocessed_spacing``.
+        patch_size: Of the network; arrays are stored in blocks that suit it.
+        origin: What the case was made from, as ``preprocess.origin`` tells it.
+        planned: How it was made, as ``Plans.preprocessing`` tells it.
+        labelled: As in ``StoredCase``.
+    """
+    (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
+    for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
+        blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
+        with replacing(folder / f"{name}.{kind}.b2nd") as temporary:
+            blosc2.asarray(
+                np.ascontiguousarray(array),
+                urlpath=str(temporary),
+                chunks=chunks,
+                blocks=blocks,
+                # LZ4HC, nnU-Net's choice, takes three times as long for a tenth less
+                cparams={"codec": blosc2.Codec.LZ4, "clevel": 5},
+            )
+    locations = {
+        ",".join(map(str, np.atleast_1d(key))): (
+            np.ravel_multi_index(np.asarray(voxels).T[1:], labels.shape[1:]).tolist()
+            if len(voxels)
+            else []
+        )
+        for key, voxels in properties["class_locations"].items()
+    }
+    write_json(
+        folder / f"{name}.json",
+        {
+            "format": FORMAT,
+            "modalities": list(modalities),
+            "shape": list(labels.shape[1:]),
+            "spacing": list(spacing),
+            "origin": origin,
+            "planned": planned,
+            "class_locations": locations,
+            **({} if labelled is None else {"labelled": list(labelled)}),
+        },
+    )
+
+
+def is_stored(folder: Path, name: str, origin: str) -> bool:
+    """Say whether a whole and readable case made from ``origin`` is there."""
+    try:
+        return read_json(folder / f"{name}.json")["origin"] == origin and bool(
+            open_case(folder, name).name
+        )
+    except (DataError, KeyError):
+        return False
+
+
+def case_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the whole cases in a folder, sorted."""
+    return tuple(sorted(file.stem for file in folder.glob("*.json")))
+
+
+def open_case(folder: Path, name: str) -> StoredCase:
+    """Open a case; its arrays stay on disk.
+
+    Raises:
+        DataError: A file is missing or damaged, or was written in another format.
+    """
+    record = read_json(folder / f"{name}.json")
+    if record.get("format") != FORMAT:
+        raise DataError(
+            f"{folder / name}.json: format {record.get('format')!r} was found, {FORMAT} is needed; "
+            "run mixmfl_plan_preprocess again"
+        )
+    shape = tuple(record["shape"])
+    labelled = record.get("labelled")
+    try:
+        images, labels = (
+            blosc2.open(str(folder / f"{name}.{kind}.b2nd"), mode="r")
+            for kind in ("images", "labels")
+        )
+    except (OSError, RuntimeError, FileNotFoundError) as error:
+        raise DataError(
+            f"{folder / name}: cannot be read ({error}); run mixmfl_plan_preprocess again"
+        ) from None
+    if images.shape != (len(record["modalities"]), *shape) or labels.shape != (1, *shape):
+        raise DataError(
+            f"{folder / name}: arrays {images.shape} and {labels.shape} do not fit the record "
+            f"({len(record['modalities'])} modalities, {shape}); run mixmfl_plan_preprocess again"
+        )
+    return StoredCase(
+        folder,
+        name,
+        tuple(record["modalities"]),
+        record["planned"],
+        tuple(record["spacing"]),
+        images,
+        labels,
+        {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},
+        None if labelled is None else tuple(labelled),
+    )
+
+
+def class_cases(cases: Iterable[StoredCase]) -> dict[tuple[str, int], int]:
+    """Return how many cases have a modality and at least one voxel of a class, by index."""
+    found = Counter(
+        (modality, index)
+        for case in cases
+        for modality in case.modalities
+        for index in _classes_in(case.folder, case.name)
+    )
+    return dict(found)
+
+
+@cache  # asked in every round of a run, whose cases do not change
+def _classes_in(folder: Path, name: str) -> frozenset[int]:
+    return frozenset(np.unique(open_case(folder, name).labels[:]).tolist())
+
+
+def _class_key(text: str) -> int | tuple[int, ...]:
+    """Return a class, or the classes of a region, from their form as a JSON key."""
+    values = tuple(int(value) for value in text.split(","))
+    return values if len(values) > 1 else values[0]
+
+
+def _voxels(flat: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    places = np.stack(np.unravel_index(np.asarray(flat, dtype=np.int64), shape), axis=1)
+    return np.concatenate([np.zeros((len(places), 1), dtype=np.int64), places], axis=1)

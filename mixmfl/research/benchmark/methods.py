@@ -1,0 +1,201 @@
+"""The methods that are compared: each a small description of what it does unlike the plans.
+
+All share plans, cases, budget of gradient steps, augmentation, validation and code; a method says
+only which network it trains, what it trains on together, and what it switches off.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mixmfl.core.errors import DataError
+from mixmfl.networks.prototypes import Memory
+from mixmfl.planning.plans import Plans, replace_settings
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method differs from training as planned.
+
+    Attributes:
+        what: In a sentence, for tables.
+        sites: ``"together"``: federated; ``"alone"``: every site trains its own network, nothing
+            is exchanged; ``"pooled"``: one network on all cases at one place.
+        network: Settings of the network that it replaces.
+        training: Settings of training that it replaces.
+        edit_memory: What an ablation makes of the memory after every round.
+    """
+
+    what: str
+    sites: Literal["together", "alone", "pooled"] = "together"
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    edit_memory: Callable[[Memory], Memory] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what defines the method, as JSON content."""
+        edited = self.edit_memory.__name__ if self.edit_memory else ""
+        return {
+            "sites": self.sites,
+            "network": dict(self.network),
+            "training": dict(self.training),
+            "edit_memory": edited,
+        }
+
+    def apply(self, plans: Plans) -> Plans:
+        """Return the plans as the method has them."""
+        return replace_settings(plans, self.network, self.training)
+
+
+_FORGETFUL = {"imagining": 0}
+_ONE_STREAM = {**_FORGETFUL, "losses": {}}
+_STACKED = {"form": "stacked", "compensation_levels": []}
+BASELINES = {
+    "local": Method(
+        "each site trains a U-Net alone, a channel per modality and zeros for absent ones",
+        sites="alone",
+        network=_STACKED,
+        training={**_ONE_STREAM, "modality_dropping": 0},
+    ),
+    "fedavg": Method(
+        "that U-Net by federated averaging",
+        network=_STACKED,
+        training={**_ONE_STREAM, "modality_dropping": 0},
+    ),
+    "union": Method(
+        "the same, with modalities hidden at random in training",
+        network=_STACKED,
+        training=_ONE_STREAM,
+    ),
+    "tailored": Method(
+        "an encoder per modality, averaged over those who have it; no shared stream, no memory",
+        network={"shared_width": 0, "compensation_levels": []},
+        training=_ONE_STREAM,
+    ),
+    "mdm": Method(
+        "as planned: tailored and shared encoders; absent modalities imagined in training"
+    ),
+    "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
+}
+
+
+def _no_values(memory: Memory) -> Memory:
+    """Return the memory with values of zero."""
+    return {at: replace(p, values=torch.zeros_like(p.values)) for at, p in memory.items()}
+
+
+def _random_values(memory: Memory) -> Memory:
+    """Return the memory with random values of the true ones' size, the same in every round."""
+    return {at: replace(p, values=_noise_like(p.values, at)) for at, p in memory.items()}
+
+
+def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
+    """Return noise of its own for a modality and level, each row as long as the true one."""
+    generator = torch.Generator().manual_seed(zlib.crc32(repr(place).encode()))
+    noise = torch.randn(rows.shape, generator=generator)
+    return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+
+
+def _spreads_zero(memory: Memory) -> Memory:
+    """Return the memory without spreads."""
+    return {at: replace(p, spreads=torch.zeros_like(p.spreads)) for at, p in memory.items()}
+
+
+def _nothing(memory: Memory) -> Memory:
+    """Return the memory with values of zero and without spreads."""
+    return _spreads_zero(_no_values(memory))
+
+
+def _plain(
+    what: str,
+    network: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> Method:
+    """Return a variant of `no-memory`."""
+    forgetful = {**_FORGETFUL, **(training or {})}
+    return Method(what, network=network or {}, training=forgetful, **others)
+
+
+_DEEP = {"compensation_levels": [-1, -2]}
+ABLATIONS = {
+    "no-spread": Method("imagined by the mean of the class alone", edit_memory=_spreads_zero),
+    "imagined-random": Method("values random, but still one per class", edit_memory=_random_values),
+    "imagined-zero": Method("imagined to be zero everywhere", edit_memory=_nothing),
+    "decoder-1": Method(
+        "one convolution at each resolution of the decoder, not two", network={"decoder_convs": 1}
+    ),
+    "narrow": Method("tailored encoders half as wide", network={"tailored_width": 0.5}),
+    "decoder-added": Method(
+        "one convolution at each resolution of the decoder, and skips added to what it reads",
+        network={"decoder_convs": 1, "decoder_skips": "added"},
+    ),
+    "light": Method(
+        "both of these, as in the preset default",
+        network={"tailored_width": 0.5, "decoder_convs": 1, "decoder_skips": "added"},
+    ),
+    "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),
+    "no-tailored": _plain(
+        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _ONE_STREAM
+    ),
+    "gated": _plain("a gated mean of the slots, not their concatenation", {"fusion": "gated"}),
+    "no-dropping": _plain(
+        "no second look with modalities hidden", training={"modality_dropping": 0}
+    ),
+    "alignment": _plain("shared features drawn together", training={"losses": {"alignment": 0.1}}),
+    "separation": _plain(
+        "tailored features kept from shared ones", training={"losses": {"separation": 1}}
+    ),
+    "memory": _plain(
+        "memory read at the two deepest levels, asked by votes of the modalities at hand", _DEEP
+    ),
+    **{
+        f"memory-level{level}": _plain(
+            f"memory at level {level} alone; -1 is the deepest, 0 full resolution",
+            {**_DEEP, "compensation_levels": [level]},
+        )
+        for level in (-1, -2, -3, 0)
+    },
+    "memory-zero": _plain("its values zero", _DEEP, edit_memory=_no_values),
+    "memory-random-values": _plain(
+        "its values random, but still one per class", _DEEP, edit_memory=_random_values
+    ),
+    "memory-slow": _plain("earlier batches of a round count in full", _DEEP, {"memory_decay": 1}),
+    "memory-fast": _plain(
+        "earlier batches of a round count for half", _DEEP, {"memory_decay": 0.5}
+    ),
+}
+METHODS = {**BASELINES, **ABLATIONS}
+GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
+SITE = "+site"
+"""Behind a method's name: the same after each site fine-tuned its own copy."""
+
+
+def base_of(name: str) -> str:
+    """Return a method's name without ``+site``: what is trained before sites fine-tune it."""
+    return name.removesuffix(SITE)
+
+
+def find_method(name: str) -> Method:
+    """Return a method by its name, with or without ``+site``."""
+    return METHODS[base_of(name)]
+
+
+def choose(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the methods that names and groups stand for, each once.
+
+    Raises:
+        DataError: There is no such method, or it has no model that sites could fine-tune.
+    """
+    chosen = [method for name in names for method in GROUPS.get(name, (name,))]
+    for name in chosen:
+        base = base_of(name)
+        if base not in METHODS:
+            raise DataError(f"method {name!r}: there are {', '.join((*GROUPS, *METHODS))}")
+        if base != name and METHODS[base].sites != "together":
+            raise DataError(f"method {name!r}: {base} has no federated model to fine-tune")
+    return tuple(dict.fromkeys(chosen))

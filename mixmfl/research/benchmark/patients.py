@@ -1,0 +1,185 @@
+"""Patients of hospitals made into federations, by test fold and by what a site may train on.
+
+A *study* is a folder of patients that all can read and nobody changes::
+
+    DATA/<site>/<patient>/...    cases in a layout that ``cases.find_cases`` knows
+    DATA/splits.json             {"modality_sets": {SET: {SITE: [MODALITY, ...]}},
+                                  "test_folds": [{SITE: [PATIENT, ...]}, ...]}
+    DATA/dataset.json            what the labels mean; without it 1 is a lesion
+
+In a federation of a fold and a set, a site trains on its other patients with the modalities of the
+set alone; patients of the fold test, with all modalities that any site trains on.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixmfl.core.errors import DataError, Refused
+from mixmfl.core.files import read_json
+from mixmfl.data.cases import Case, find_cases
+from mixmfl.data.labels import Labels, read_folder_labels
+from mixmfl.data.modalities import Modalities
+from mixmfl.data.partition import Site, write_sites
+
+SPLITS = "splits.json"
+LESION = Labels({"background": 0, "lesion": 1})
+"""What labels mean where a study does not say it."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The patients of several hospitals, and how they are split.
+
+    Attributes:
+        folder: Where they lie.
+        cases: Of each site, sorted by name.
+        refused: Of each site: what cannot be used.
+        modality_sets: By the set's name, then by site, the modalities that it trains on.
+        test_folds: Of each fold by site, the names of the patients that test.
+        labels: What the labels mean.
+    """
+
+    folder: Path
+    cases: Mapping[str, tuple[Case, ...]]
+    refused: Mapping[str, tuple[Refused, ...]]
+    modality_sets: Mapping[str, Mapping[str, tuple[str, ...]]]
+    test_folds: tuple[Mapping[str, tuple[str, ...]], ...]
+    labels: Labels
+
+    def federation(self, modality_set: str, fold: int) -> tuple[Site, ...]:
+        """Return the sites of a federation, sorted by name.
+
+        Args:
+            modality_set: Its name.
+            fold: Its number, from 0.
+
+        Raises:
+            DataError: There is no such set or fold, or a site would have nothing to train on.
+        """
+        if modality_set not in self.modality_sets:
+            known = ", ".join(self.modality_sets)
+            raise DataError(
+                f"{self.folder / SPLITS}: no modality set {modality_set!r}, but {known}"
+            )
+        if not 0 <= fold < len(self.test_folds):
+            raise DataError(
+                f"{self.folder / SPLITS}: no fold {fold}; there are 0 to {len(self.test_folds) - 1}"
+            )
+        sites, tests = [], self.test_folds[fold]
+        for name, holds in sorted(self.modality_sets[modality_set].items()):
+            held = tests.get(name, ())
+            seen = [_with_only(case, holds) for case in self.cases[name] if case.name not in held]
+            train = tuple(case for case in seen if case.images)
+            if not train:
+                raise DataError(
+                    f"{self.folder / name}: in set {modality_set} the site trains on "
+                    f"{', '.join(holds)}, which none of its patients outside fold {fold} has"
+                )
+            chosen = tuple(case for case in self.cases[name] if case.name in held)
+            sites.append(Site(name, tuple(sorted(holds)), train, chosen))
+        # plans know a modality only by cases that train on it
+        trained = {m for site in sites for case in site.train for m in case.images}
+        return tuple(
+            dataclasses.replace(site, tests=tuple(_with_only(case, trained) for case in site.tests))
+            for site in sites
+        )
+
+
+def read_study(folder: Path) -> Study:
+    """Read a study's splits and find its patients; no image is opened.
+
+    Raises:
+        DataError: Splits are missing, damaged or contradict the patients that are there.
+    """
+    file = folder / SPLITS
+    if not file.is_file():
+        raise DataError(
+            f"{file}: there is no such file; a folder of patients with modality_sets and "
+            "test_folds in splits.json is needed (docs/benchmark.md)"
+        )
+    content = read_json(file)
+    modalities = Modalities()
+    sets = {
+        str(name): {
+            site: tuple(_modality(word, modalities, file) for word in _words(words, file))
+            for site, words in _mapping(held, file).items()
+        }
+        for name, held in _mapping(content.get("modality_sets"), file).items()
+    }
+    written = content.get("test_folds")
+    if not isinstance(written, list) or not written or not sets:
+        raise DataError(f"{file}: needed are modality_sets and test_folds, at least one of each")
+    folds = tuple(
+        {site: _words(names, file) for site, names in _mapping(fold, file).items()}
+        for fold in written
+    )
+    names = sorted({site for by_site in (*sets.values(), *folds) for site in by_site})
+    found = {site: find_cases(folder / site, modalities, labels_needed=True) for site in names}
+    for number, fold in enumerate(folds):
+        for site, patients in fold.items():
+            there = {case.name for case in found[site].cases}
+            there |= {refused.name for refused in found[site].refused}
+            if strange := sorted(set(patients) - there):
+                raise DataError(
+                    f"{file}: {strange[0]!r} tests in fold {number}, but {folder / site} has no "
+                    "such patient; are splits and patients of the same study?"
+                )
+    return Study(
+        folder,
+        {site: each.cases for site, each in found.items()},
+        {site: each.refused for site, each in found.items()},
+        sets,
+        folds,
+        read_folder_labels(folder) or LESION,
+    )
+
+
+def write_patients(study: Study, modality_set: str, fold: int, out: Path) -> None:
+    """Write a federation's folder of links to the study's files, whole or not at all.
+
+    Args:
+        study: Whose patients.
+        modality_set: Its name.
+        fold: Its number.
+        out: New or empty, outside the study.
+
+    Raises:
+        DataError: As ``Study.federation``, or as ``partition.write_sites``.
+    """
+    sites = study.federation(modality_set, fold)
+    told = {
+        "what": "which patient went where; written by mixmfl_benchmark_patients",
+        "cases": str(study.folder.resolve()),
+        "modality_set": modality_set,
+        "fold": fold,
+        "sites": {site.name: site.to_json() for site in sites},
+    }
+    write_sites(out, study.folder, sites, told, study.labels)
+
+
+def _with_only(case: Case, modalities: "set[str] | tuple[str, ...]") -> Case:
+    return dataclasses.replace(
+        case, images={name: file for name, file in case.images.items() if name in modalities}
+    )
+
+
+def _mapping(written: Any, file: Path) -> Mapping[str, Any]:
+    if not isinstance(written, Mapping):
+        raise DataError(f"{file}: holds {str(written)[:60]!r} where names with values are needed")
+    return written
+
+
+def _words(written: Any, file: Path) -> tuple[str, ...]:
+    if not isinstance(written, list) or not all(isinstance(word, str) for word in written):
+        raise DataError(f"{file}: holds {str(written)[:60]!r} where a list of names is needed")
+    return tuple(written)
+
+
+def _modality(word: str, modalities: Modalities, file: Path) -> str:
+    found = modalities.find(word)
+    if found is None:
+        raise DataError(f"{file}: {word!r} is no modality; known are {', '.join(modalities.names)}")
+    return found

@@ -1,0 +1,479 @@
+"""Every method on equal terms: trained, scored on the sites' test cases, one folder each.
+
+::
+
+    OUT/benchmark.json                    what is compared; must be the same to go on
+    OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``
+    OUT/runs/<method>/seed<k>/scores.csv  written last: it is there, so all of this is done
+    OUT/runs/<method>/seed<k>/cost.json, memory.json
+    OUT/runs/<method>+site/seed<k>/       the same, and the own copies that sites kept
+    OUT/cases.csv, table.md, subsets.png, sites.png
+"""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixmfl import __version__
+from mixmfl.core.devices import autocast_dtype
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.nan import or_nan, or_none
+from mixmfl.core.worker_pool import Workers
+from mixmfl.evaluation.metrics import score
+from mixmfl.evaluation.subset_dice import all_subsets
+from mixmfl.federated.server.checkpoint import Run, SiteRound, holds_run
+from mixmfl.federated.server.export import export_model
+from mixmfl.federated.simulation import personalize_embedded, train_embedded
+from mixmfl.federated.sites import open_sites
+from mixmfl.federated.state import RunSettings, Site
+from mixmfl.inference.every_subset import segment_subsets
+from mixmfl.inference.model import Model, load_model
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase, case_names, open_case
+from mixmfl.research.benchmark.methods import METHODS, SITE, Method, base_of, find_method
+from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
+from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
+from mixmfl.research.benchmark.statistics import Cost, Scores
+from mixmfl.research.benchmark.tables import markdown
+from mixmfl.research.recall_quality import RecallQuality, recall_quality
+
+FOLD = "0"
+ALL = "all"
+"""The one run of a method that is not trained at each site alone."""
+QUICK_ROUNDS, QUICK_STEPS = 30, 10
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared, and where.
+
+    Attributes:
+        work: As ``mixmfl_plan_preprocess`` made it, with test cases.
+        out: Where everything is written.
+        plans: Those in ``work``.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        rounds: Of every method.
+        local_steps: Of a site in a round; a network on pooled data takes them for all sites.
+        device: Where to compute, as torch names it.
+        workers: Processes that prepare batches, per method.
+    """
+
+    work: Path
+    out: Path
+    plans: Plans
+    configuration: str
+    rounds: int
+    local_steps: int
+    device: str
+    workers: int = 0
+
+    def folder(self, method: str, seed: int) -> Path:
+        """Return where a method's runs of a seed lie."""
+        return self.out / "runs" / method / f"seed{seed}"
+
+    def is_done(self, method: str, seed: int) -> bool:
+        """Say whether a method is trained and scored as it is described today."""
+        return _is_scored(self.folder(method, seed), method)
+
+    def done(self) -> list[tuple[str, int]]:
+        """Return all that is done: method and seed, methods in the order of their table."""
+        return done_in(self.out)
+
+
+def done_in(out: Path) -> list[tuple[str, int]]:
+    """Return all that is done in a benchmark's folder; see ``Benchmark.done``."""
+    return [
+        (name, int(folder.name.removeprefix("seed")))
+        for base in METHODS
+        for name in (base, base + SITE)
+        for folder in sorted((out / "runs" / name).glob("seed*"))
+        if _is_scored(folder, name)
+    ]
+
+
+def _is_scored(folder: Path, method: str) -> bool:
+    if not (folder / "scores.csv").is_file():
+        return False
+    described = find_method(method).describe()
+    return read_json(folder / "cost.json")["method"] == described
+
+
+def open_benchmark(
+    work: Path, out: Path, configuration: str, size: str, device: str, workers: int
+) -> Benchmark:
+    """Describe a benchmark, and make its folder or find that it is there.
+
+    Args:
+        work: As ``mixmfl_plan_preprocess`` made it, with test cases.
+        out: New, or of the same benchmark.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        size: ``"quick"``, ``"full"``: rounds and steps as planned; or a number of steps of a site
+            in the whole training, such as ``"1000"``, in rounds of as many steps as planned.
+        device: Where to compute.
+        workers: Processes that prepare batches, per method.
+
+    Raises:
+        PlansError: There are no plans.
+        DataError: ``out`` holds something else, or a benchmark of other plans or another budget;
+            there is no test case; or ``size`` is no number of whole rounds.
+    """
+    plans = Plans.load(work / "plans.json")
+    rounds, local_steps = _budget(size, plans)
+    made = Benchmark(work, out, plans, configuration, rounds, local_steps, device, workers)
+    tests = {site: [case.name for case in cases] for site, cases in test_cases(made).items()}
+    sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
+    if strange := sorted(set(tests) - {site.name for site in sites}):
+        raise DataError(f"{work / 'tests'}: {strange[0]!r} is no site that trains in {work}")
+    record = out / "benchmark.json"
+    asked = {
+        "configuration": configuration,
+        "rounds": rounds,
+        "local_steps": local_steps,
+        "plans": plans.to_json(),
+        "own": {site: list(names) for site, names in own_modalities(sites, plans).items()},
+        "tests": tests,
+        "cases": _digest(work, configuration),
+        "precision": str(autocast_dtype(torch.device(device))),  # of training and of scoring
+    }
+    if record.is_file():
+        before = read_json(record)
+        if changed := [name for name in asked if before.get(name) != asked[name]]:
+            raise DataError(
+                f"{out}: holds a benchmark with other {', '.join(changed)}; its numbers would not "
+                "compare. Name another folder by -o"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: holds files that are no benchmark; name another folder by -o")
+    else:
+        write_json(record, asked)
+    return made
+
+
+def _budget(size: str, plans: Plans) -> tuple[int, int]:
+    """Return how many rounds of how many steps of a site a size stands for."""
+    local_steps = plans.training.local_steps
+    if size == "quick":
+        return QUICK_ROUNDS, QUICK_STEPS
+    if size == "full":
+        return plans.training.rounds, local_steps
+    steps = int(size) if size.isdecimal() else 0
+    if not steps or steps % local_steps:
+        raise DataError(
+            f"size {size!r}: quick, full or a number of steps is needed, which is a multiple of "
+            f"the {local_steps} steps that the plans have in a round"
+        )
+    return steps // local_steps, local_steps
+
+
+def _digest(work: Path, configuration: str) -> str:
+    """Return a digest of what all training and test cases were made from."""
+    files = sorted(work.glob(f"sites/*/{configuration}/*.json"))
+    files += sorted(work.glob(f"tests/*/{configuration}/*.json"))
+    origins = [f"{file.relative_to(work)} {read_json(file)['origin']}" for file in files]
+    return hashlib.sha256("\n".join(origins).encode()).hexdigest()
+
+
+def test_cases(benchmark: Benchmark) -> dict[str, list[StoredCase]]:
+    """Return the test cases of every site that has some.
+
+    Raises:
+        DataError: No site has.
+    """
+    folders = sorted((benchmark.work / "tests").glob(f"*/{benchmark.configuration}"))
+    found = {f.parent.name: [open_case(f, name) for name in case_names(f)] for f in folders}
+    found = {site: cases for site, cases in found.items() if cases}
+    planned = benchmark.plans.preprocessing(benchmark.configuration)
+    if any(case.planned != planned for cases in found.values() for case in cases):
+        raise DataError(
+            f"{benchmark.work / 'tests'}: was preprocessed with other plans; run "
+            f"mixmfl_plan_preprocess -c {benchmark.configuration} again"
+        )
+    if not found:
+        raise DataError(
+            f"{benchmark.work}: holds no test cases for {benchmark.configuration}. Put them in "
+            'folders of the federation that federation.json names, {"tests": {"SITE": "FOLDER"}}, '
+            "and run mixmfl_plan_preprocess again; mixmfl_demo_data --tests and "
+            "mixmfl_split_federation do that"
+        )
+    return found
+
+
+def run_all(
+    benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int], workers: Workers
+) -> list[str]:
+    """Train and score what is not done yet; one that fails does not stop the others.
+
+    Args:
+        benchmark: What to run; its folder is claimed.
+        methods: Their names, with or without ``+site``.
+        seeds: Of the first weights, the validation split and every draw.
+        workers: Processes for methods side by side.
+
+    Returns:
+        What failed, and why.
+    """
+    trained = list(dict.fromkeys(map(base_of, methods)))
+    personal = {base_of(name) for name in methods if name.endswith(SITE)}
+    jobs = {
+        f"{name}, seed {seed}": (run_one, benchmark, name, seed, name in personal)
+        for seed in seeds
+        for name in trained
+        if not all(benchmark.is_done(wanted, seed) for wanted in methods if base_of(wanted) == name)
+    }
+    _, failed = workers.run(jobs, "methods x seeds")
+    return [f"{item.name}: {item.reason}" for item in failed]
+
+
+def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
+    """Train and score one method, going on with what was begun.
+
+    Args:
+        benchmark: Which.
+        name: Of the method, without ``+site``.
+        seed: Of everything random.
+        personal: Whether to fine-tune and score the sites' own copies, too.
+    """
+    method = find_method(name)
+    plans = method.apply(benchmark.plans)
+    sites = open_sites(
+        benchmark.work,
+        plans,
+        benchmark.configuration,
+        FOLD,
+        seed,
+        torch.device(benchmark.device),
+        benchmark.workers,
+    )
+    folder = benchmark.folder(name, seed)
+    runs: dict[str, Run] = {}
+    for federation, members in _federations(method, sites).items():
+        settings = RunSettings(
+            benchmark.configuration,
+            seed,
+            benchmark.rounds,
+            benchmark.local_steps * (len(sites) if method.sites == "pooled" else 1),
+            plans.training.learning_rate,
+        )
+        runs[federation] = train_embedded(
+            plans,
+            members,
+            settings,
+            FOLD,
+            folder / federation,
+            resume=holds_run(folder / federation),
+            edit_memory=method.edit_memory,
+            measured=False,  # every subset is scored on the test cases anyway
+        )
+    files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
+    cost = Cost(
+        name, seed, _sent_bytes(method, runs), sum(told.seconds for told in _site_rounds(runs))
+    )
+    if not benchmark.is_done(name, seed):
+        of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
+        _score(benchmark, cost, of_site)
+    if not personal:
+        return
+    run = runs[ALL]
+    began = time.monotonic()
+    personalize_embedded(run, sites)
+    copies = {}
+    for site in sites:
+        copies[site.name] = files[ALL]
+        if site.name in run.personal and run.personal[site.name].kept:
+            copies[site.name] = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
+            export_model(run.folder, "best", copies[site.name], site.name)
+    seconds = cost.seconds + time.monotonic() - began
+    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), copies)
+
+
+def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, ...]]:
+    """Return by site the modalities that any of its cases has, in the order of the plans."""
+    return {
+        site.name: tuple(
+            name
+            for name in plans.modalities
+            if any(name in case.modalities for case in (*site.training, *site.validation))
+        )
+        for site in sites
+    }
+
+
+def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
+    """Write tables and plots of all that is done, and return the files.
+
+    Args:
+        benchmark: Which.
+        reference: The method that others are compared with, if it is done.
+
+    Raises:
+        DataError: Nothing is done.
+    """
+    rows, costs = read_results(benchmark.out)
+    scores = Scores(rows, known_own(benchmark.out))
+    if reference not in scores.methods:
+        reference = scores.methods[0]
+    files = [benchmark.out / name for name in ("cases.csv", "table.md", "subsets.png", "sites.png")]
+    write_rows(rows, files[0])
+    page = markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
+    write_text(files[1], page + _memory_section(benchmark, scores))
+    draw_subsets(scores, files[2])
+    draw_sites(scores, files[3])
+    return files
+
+
+def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
+    """Return the scores and costs of all that is done in a benchmark's folder."""
+    rows, costs = [], []
+    for method, seed in done_in(out):
+        folder = out / "runs" / method / f"seed{seed}"
+        rows += read_rows(folder / "scores.csv")
+        told = read_json(folder / "cost.json")
+        costs.append(Cost(method, seed, or_nan(told["sent_bytes"]), told["seconds"]))
+    return rows, costs
+
+
+def known_own(out: Path) -> dict[str, tuple[str, ...]]:
+    """Return each site's own modalities, as they were when a benchmark's folder was made."""
+    own = read_json(out / "benchmark.json")["own"]
+    return {site: tuple(names) for site, names in own.items()}
+
+
+_RECALL = ("accuracy", "error", "blind_error", "best_error", "trust")
+
+
+def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
+    """Return what recall came to in the methods that have a memory, mean over their seeds."""
+    lines = []
+    for method in scores.methods:
+        found: dict[tuple[str, int], list[list[float]]] = {}
+        for seed in scores.seeds[method]:
+            for told in read_json(benchmark.folder(method, seed) / "memory.json")["recall"]:
+                numbers = [told[name] for name in _RECALL]
+                found.setdefault((told["modality"], told["level"]), []).append(numbers)
+        for (modality, level), seeds in sorted(found.items()):
+            means = " | ".join(f"{mean:.2f}" for mean in np.mean(seeds, axis=0))
+            lines.append(f"| {method} | {modality} | {level} | {means} |")
+    if not lines:
+        return ""
+    head = [
+        "",
+        "## Memory",
+        "",
+        "| method | modality | level | right class | error | of class-blind mean | of true class "
+        "| trust |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    words = (
+        "Each modality of the test cases hidden in turn and recalled from the others. Right class: "
+        "share of a class's voxels whose likest prototype is of that class, mean over classes. "
+        "Error: squared distance to the true tailored features as a share of that of zeros, mean "
+        "over classes; beside it that of the mean of all values, and of the true class's value, "
+        "which recall could come to at best. Trust: what "
+        "the network multiplies recalled features by. Level 0 is full resolution."
+    )
+    return "\n".join([*head, *lines, "", words, ""])
+
+
+def _introduction(benchmark: Benchmark, scores: Scores) -> str:
+    """Return what the page says before its tables: the budget, and what each method is."""
+    lines = [
+        f"Every method took {benchmark.rounds} rounds of {benchmark.local_steps} gradient steps "
+        f"at each site ({benchmark.configuration}), or as many in all on pooled data, with the "
+        f"same plans, cases, augmentation and validation. mixmfl {__version__}, torch "
+        f"{torch.__version__}.",
+        "",
+    ]
+    more = benchmark.plans.training.personal_rounds
+    for name in scores.methods:
+        copies = ""
+        if name.endswith(SITE):
+            copies = f"; then each site fine-tunes its own copy in {more} rounds more"
+        lines.append(f"- `{name}`: {find_method(name).what}{copies}")
+    return "\n".join(lines)
+
+
+def _sent_bytes(method: Method, runs: Mapping[str, Run]) -> float:
+    """Return what a site sent in the whole training, mean over sites; NaN where images were."""
+    if method.sites != "together":
+        return 0.0 if method.sites == "alone" else math.nan
+    run = runs[ALL]
+    return sum(told.sent_bytes for told in _site_rounds(runs)) / len(run.registrations)
+
+
+def _site_rounds(runs: Mapping[str, Run]) -> list[SiteRound]:
+    return [told for run in runs.values() for sites in run.history for told in sites.values()]
+
+
+def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]:
+    """Return what trains together, by name of the run."""
+    if method.sites == "alone":
+        return {site.name: [site] for site in sites}
+    if method.sites == "pooled":
+        training = tuple(case for site in sites for case in site.training)
+        validation = tuple(case for site in sites for case in site.validation)
+        return {
+            ALL: [dataclasses.replace(sites[0], name=ALL, training=training, validation=validation)]
+        }
+    return {ALL: list(sites)}
+
+
+def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
+    """Score a method's models on the test cases of their sites; that it is done is written last."""
+    tests = test_cases(benchmark)
+    models = {file: load_model(file, benchmark.device) for file in set(files.values())}
+    rows = [
+        row
+        for site, cases in tests.items()
+        for case in cases
+        for row in score_case(models[files[site]], case, site, cost.method, cost.seed)
+    ]
+    quality: list[RecallQuality] = []
+    if len(models) == 1:  # one model for all sites can be asked about all cases
+        (model,) = models.values()
+        quality = recall_quality(model, [case for cases in tests.values() for case in cases])
+    folder = benchmark.folder(cost.method, cost.seed)
+    write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
+    told = {
+        "sent_bytes": or_none(cost.sent_bytes),
+        "seconds": cost.seconds,
+        "method": find_method(cost.method).describe(),
+    }
+    write_json(folder / "cost.json", told)
+    write_rows(rows, folder / "scores.csv")
+
+
+def score_case(model: Model, case: StoredCase, site: str, method: str, seed: int) -> Iterator[Row]:
+    """Yield a row per subset of the case's modalities and label or region.
+
+    Scored on the grid of preprocessing. A model that knows none of a subset's modalities finds
+    nothing: Dice is 0 where there was something to find.
+    """
+    labels = model.plans.labels.consecutive()
+    truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head
+    used = {
+        subset: tuple(name for name in subset if name in model.modalities)
+        for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities])
+    }
+    masks = segment_subsets(
+        model.runner,
+        model.memory,
+        case,
+        [known for known in dict.fromkeys(used.values()) if known],
+        model.plans,
+        model.configuration,
+        model.device,
+    )
+    nothing = np.zeros_like(truth)
+    for subset, known in used.items():
+        for each in score(
+            masks.get(known, nothing), truth, labels.only(case.labelled), case.spacing
+        ):
+            yield Row(method, seed, site, case.name, subset, each.label, each.dice, each.hd95_mm)

@@ -1,0 +1,114 @@
+"""The table that a benchmark's scores are kept in: a row per region of a prediction, as CSV."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import replacing
+from mixmfl.core.spreadsheet import cell, from_cell
+from mixmfl.evaluation.subset_dice import Subset
+
+COLUMNS = ("method", "seed", "site", "case", "modalities", "region", "dice", "hd95")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one region of one prediction was found.
+
+    Attributes:
+        method: By which method.
+        seed: Of its training.
+        site: Whose case it is.
+        case: Its name, unique at its site.
+        modalities: The ones that the prediction was made from.
+        region: Name of the label or region.
+        dice: 0 to 1; NaN where neither mask has the region.
+        hd95: In mm; NaN where a mask does not have the region.
+    """
+
+    method: str
+    seed: int
+    site: str
+    case: str
+    modalities: Subset
+    region: str
+    dice: float
+    hd95: float
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Write a CSV with ``COLUMNS``, whole or not at all; NaN is an empty field."""
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in rows:
+            # all digits, so that the numbers are the same when they are read again
+            numbers = ["" if math.isnan(n) else repr(float(n)) for n in (row.dice, row.hd95)]
+            modalities = "+".join(row.modalities)
+            told = (row.method, row.seed, row.site, row.case, modalities, row.region)
+            writer.writerow([*map(cell, told), *numbers])
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what ``write_rows`` wrote.
+
+    Raises:
+        DataError: The file is missing or is no such table.
+    """
+    rows = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            if tuple(header) != COLUMNS:
+                raise DataError(
+                    f"{path}: its first line is {','.join(header)!r}; needed is a table of scores, "
+                    f"whose first line is {','.join(COLUMNS)!r}"
+                )
+            for fields in lines:
+                try:
+                    rows.append(_parse(fields))
+                except ValueError as reason:
+                    raise DataError(
+                        f"{path}: line {lines.line_num} is damaged ({reason}); mend or remove it, "
+                        "or have the table written again"
+                    ) from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+        raise DataError(f"{path}: cannot be read as a table of scores ({reason})") from None
+    return rows
+
+
+def _parse(fields: Sequence[str]) -> Row:
+    """Return a line's row; a ValueError says what is wrong with it."""
+    if len(fields) != len(COLUMNS):
+        raise ValueError(f"{len(fields)} fields instead of {len(COLUMNS)}")
+    method, seed, site, case, modalities, region, dice, hd95 = map(from_cell, fields)
+    for column, field in zip(COLUMNS[:6], fields, strict=False):
+        if not field:
+            raise ValueError(f"no {column}")
+    subset = tuple(modalities.split("+"))
+    if "" in subset or len(set(subset)) < len(subset):
+        raise ValueError(f"modalities {modalities!r}")
+    row = Row(
+        method, int(seed), site, case, subset, region, _parse_number(dice), _parse_number(hd95)
+    )
+    if row.dice < 0 or row.dice > 1 or row.hd95 < 0:
+        raise ValueError(f"Dice {dice} or HD95 {hd95} out of range")
+    return row
+
+
+def _parse_number(field: str) -> float:
+    if not field:
+        return math.nan
+    number = float(field)
+    if not math.isfinite(number):
+        raise ValueError(f"number {field}")
+    return number

@@ -1,0 +1,138 @@
+"""The page of a benchmark on patients: differences over trainings, and tables behind them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import write_text
+from mixmfl.research.benchmark.methods import find_method
+from mixmfl.research.benchmark.run import known_own, read_results
+from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
+from mixmfl.research.benchmark.tables import count, interval, join, number, spread, table
+from mixmfl.research.benchmark.trainings import PARTS, Trainings
+
+TITLES = {
+    "own": "own modalities",
+    "subsets": "all subsets",
+    "lacking": "some lacking",
+    "single": "one modality",
+    "full": "all of a case",
+}
+
+
+def write_page(out: Path, size: str, reference: str) -> Path:
+    """Write ``OUT/SIZE.md`` about all that is done there, and return the file.
+
+    Args:
+        out: Of ``mixmfl_benchmark_patients``, with a benchmark in ``<federation>/<size>``.
+        size: Of the trainings.
+        reference: The method that others are compared with, if it is done.
+
+    Raises:
+        DataError: Nothing is done.
+    """
+    scores, costs = {}, {}
+    for record in sorted(out.glob(f"*/{size}/benchmark.json")):
+        rows, told = read_results(record.parent)
+        if rows:
+            name = record.parent.parent.name
+            scores[name] = Scores(rows, known_own(record.parent))
+            costs[name] = told
+    if not scores:
+        raise DataError(f"{out}: no method has been scored at size {size}")
+    trainings = Trainings(scores)
+    if reference not in trainings.methods:
+        reference = trainings.methods[0]
+    file = out / f"{size}.md"
+    write_text(file, _page(trainings, costs, size, reference))
+    return file
+
+
+def _page(trainings: Trainings, costs: Mapping[str, list[Cost]], size: str, reference: str) -> str:
+    methods = "\n".join(f"- `{name}`: {find_method(name).what}" for name in trainings.methods)
+    parts = [
+        f"# Patients, size {size}",
+        "Dice in points: 100 is perfect. A training is a test fold, a modality set and a seed.",
+        methods,
+        f"## Difference to {reference}\n\n{_differences(trainings, reference)}",
+        f"## Points\n\n{_points(trainings, costs)}",
+        f"## By subset of modalities\n\n{_subsets(trainings)}",
+        f"## By training\n\n{_each(trainings)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(trainings: Trainings, reference: str) -> str:
+    rows = []
+    for method in trainings.methods:
+        if method == reference:
+            continue
+        for part in PARTS:
+            found = trainings.difference(method, reference, part)
+            if found.trainings:
+                told = interval(found.bootstrap), interval(found.student), interval(found.widest)
+                better = f"{found.better} of {found.trainings}"
+                rows.append([f"{method}, {TITLES[part]}", *told, better])
+    if not rows:
+        return f"No other method than {reference} was trained on the same terms."
+    words = (
+        f"Points of the method minus those of {reference}, over the trainings that both did: mean "
+        "over the subsets of a case, the cases of a site, sites, trainings. *Bootstrap*: "
+        f"{COVERAGE} % percentile interval of {RESAMPLES:,} draws of trainings, and within them of "
+        "cases within each site; with one training it is over its cases alone. *Student*: over the "
+        "trainings' means. *Claim*: the worse of both "
+        "ends; where it holds 0, there may be no difference. *Some lacking*: from every subset but "
+        "the one of all that a case has. Last: in how many trainings the method is above."
+    )
+    header = ["method", "bootstrap", "Student", "claim", "above"]
+    return table(header, rows) + "\n\n" + words
+
+
+def _points(trainings: Trainings, costs: Mapping[str, list[Cost]]) -> str:
+    rows = []
+    for method in trainings.methods:
+        told = [c for each in costs.values() for c in each if c.method == method]
+        worst = trainings.worst_addition(method)
+        rows.append(
+            [
+                method,
+                *(spread(trainings.points(method, part)) for part in PARTS),
+                *(spread(trainings.site_points(method, site)) for site in trainings.sites),
+                "-"
+                if worst is None
+                else f"{worst.added} to {join(worst.subset)}: {interval(worst.points)}",
+                number(Estimate.over([cost.seconds for cost in told]).mean, 0),
+                str(len(trainings.of(method))),
+            ]
+        )
+    header = ["method", *(TITLES[part] for part in PARTS), *trainings.sites]
+    header += ["worst addition", "seconds", "trainings"]
+    words = (
+        "± is the standard deviation over trainings. Under a site's name: its cases from its own "
+        "modalities. *Worst addition*: the points that one more modality costs, on average over "
+        "cases that have both subsets, where it costs most; below 0 every addition gains. "
+        "Methods with other trainings do not compare here; the table above compares."
+    )
+    return table(header, rows) + "\n\n" + words
+
+
+def _subsets(trainings: Trainings) -> str:
+    rows = [
+        [join(subset), *(spread(trainings.subset_points(m, subset)) for m in trainings.methods)]
+        for subset in trainings.subsets
+    ]
+    return table(["modalities", *trainings.methods], rows)
+
+
+def _each(trainings: Trainings) -> str:
+    rows = []
+    for name, scores in trainings.scores.items():
+        for seed in sorted({seed for seeds in scores.seeds.values() for seed in seeds}):
+            done = [m for m in trainings.methods if seed in scores.seeds.get(m, ())]
+            cells = [
+                number(trainings.mean_of((name, seed), m, "subsets")) if m in done else "-"
+                for m in trainings.methods
+            ]
+            rows.append([f"{name}, seed {seed}", *cells, count(len(scores.cases), "case")])
+    words = "All subsets, averaged as above."
+    return table(["training", *trainings.methods, "tested"], rows) + "\n\n" + words

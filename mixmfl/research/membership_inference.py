@@ -1,0 +1,382 @@
+"""What an attacker makes of what sites send: membership inference, with and without protection.
+
+Half of every site's cases train. The attacker sees what the server sees, holds all cases, and says
+of each whether it trained. Two scores are known from the literature. Loss: a case that trained has
+its loss lowered more by a site's training (after Yeom et al. 2018, Privacy Risk in Machine
+Learning). Gradient: its gradient lies more along what the site sent (after Melis et al. 2019,
+Exploiting Unintended Feature Leakage in Collaborative Learning, and Li et al. 2023, Effective
+Passive Membership Inference Attacks in Federated Learning).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from torch import Tensor
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import write_json, write_text
+from mixmfl.core.nan import or_none
+from mixmfl.core.worker_pool import Report, no_report
+from mixmfl.data.label_sets import labels_each
+from mixmfl.federated.aggregation import add_changes, select_blocks
+from mixmfl.federated.messages import Message
+from mixmfl.federated.server.checkpoint import Run, load_state_of
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.state import RunSettings, ServerState, Site, mean_dice, register
+from mixmfl.networks.base import place_modalities
+from mixmfl.networks.build import build_network
+from mixmfl.networks.parameters import load_state
+from mixmfl.networks.prototypes import State
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.training.batches import seeded, site_number
+from mixmfl.training.nnunet_training import PatchChooser
+from mixmfl.training.privacy_budget import Privacy
+from mixmfl.training.supervision import Compare, Supervision
+from mixmfl.training.validation import validate
+
+WATCHED = 3
+"""Of the last rounds the attacker looks at what was sent."""
+
+PATCHES = 4
+"""Of each case that the attacker computes losses and gradients on."""
+
+RESAMPLES = 2000
+"""Of the candidates, for the confidence interval."""
+
+CLIP = 1.0
+"""Of the gradient of a case, with differential privacy."""
+
+DELTA = 1e-3
+"""Of epsilon, with differential privacy; below 1 / the cases of a phantom's site."""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What sites do against the attacker.
+
+    Attributes:
+        name: For the table.
+        masked: Whether the server learns sums only.
+        noise: Multiplier of differential privacy; None: without.
+    """
+
+    name: str
+    masked: bool = False
+    noise: float | None = None
+
+
+PROTECTIONS = (
+    Protection("none"),
+    Protection("masked", masked=True),
+    Protection("clipped, noise 1", noise=1.0),
+    Protection("clipped, noise 10", noise=10.0),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the attacks came to under one protection.
+
+    Attributes:
+        protection: Which.
+        auc: By attack, the probability that a case that trained scores above one that did not; 0.5
+            is guessing.
+        low: Lower end of its 95% interval, by bootstrap over candidates.
+        high: Upper end.
+        dice: Mean of the model on the cases that did not train.
+        epsilon: The greatest of the sites'; NaN without differential privacy.
+        sent_bytes: By a site in a round, mean.
+        received_bytes: Likewise.
+        seconds: Of a round at a site, mean; all sites compute on one machine.
+    """
+
+    protection: str
+    auc: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    dice: float
+    epsilon: float
+    sent_bytes: float
+    received_bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the attacker sees of one site in one round: weights before and after."""
+
+    before: State
+    after: State
+
+
+def split_candidates(site: Site, seed: int) -> tuple[Site, tuple[StoredCase, ...]]:
+    """Return a site that trains on a random half of its cases, and the other half.
+
+    Raises:
+        DataError: It has fewer than two cases.
+    """
+    cases = sorted((*site.training, *site.validation), key=lambda case: case.name)
+    if len(cases) < 2:
+        raise DataError(f"site {site.name}: {len(cases)} case cannot be split; two are needed")
+    np.random.default_rng([seed, site_number(site.name)]).shuffle(cases)
+    half = len(cases) // 2
+    members, others = tuple(cases[:half]), tuple(cases[half : 2 * half])
+    return dataclasses.replace(site, training=members, validation=()), others
+
+
+def measure(
+    plans: Plans,
+    sites: Sequence[Site],
+    settings: RunSettings,
+    out: Path,
+    report: Report = no_report,
+    protections: Sequence[Protection] = PROTECTIONS,
+) -> str:
+    """Attack under every protection, write what was found to files, and return it as a table.
+
+    Args:
+        plans: Of the runs.
+        sites: With all their cases, two or more each.
+        settings: Of the runs.
+        out: Gets attack.json, table.md and the runs; new or empty.
+        report: Where progress is told.
+        protections: To measure.
+
+    Raises:
+        DataError: ``out`` holds something, or a site has too few cases.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: is not empty; nothing was written. Name another folder")
+    found = []
+    for number, protection in enumerate(protections):
+        report("attacks", number, len(protections))
+        folder = out / "runs" / str(number)
+        found.append(attack(plans, sites, settings, protection, folder))
+    report("attacks", len(protections), len(protections))
+    table = attack_table(found)
+    content = {
+        "settings": dataclasses.asdict(settings),
+        "found": [
+            {
+                **dataclasses.asdict(item),
+                "dice": or_none(item.dice),
+                "epsilon": or_none(item.epsilon),
+            }
+            for item in found
+        ],
+    }
+    write_json(out / "attack.json", content)
+    write_text(out / "table.md", table + "\n")
+    return table
+
+
+def attack_table(found: Sequence[Found]) -> str:
+    """Return what was found as a table in Markdown."""
+    attacks = list(found[0].auc)
+    heads = ["protection", *(f"AUC by {name}" for name in attacks), "epsilon", "Dice"]
+    heads += ["sent MB", "received MB", "seconds"]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for item in found:
+        areas = [f"{item.auc[a]:.2f} ({item.low[a]:.2f} to {item.high[a]:.2f})" for a in attacks]
+        epsilon = "" if math.isnan(item.epsilon) else f"{item.epsilon:.3g}"
+        sizes = [f"{size / 1e6:.2f}" for size in (item.sent_bytes, item.received_bytes)]
+        cells = [item.protection, *areas, epsilon, f"{item.dice:.3f}", *sizes]
+        lines.append([*cells, f"{item.seconds:.2f}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def attack(
+    plans: Plans,
+    sites: Sequence[Site],
+    settings: RunSettings,
+    protection: Protection,
+    folder: Path,
+) -> Found:
+    """Train under a protection, and attack what was sent.
+
+    Args:
+        plans: Of the run.
+        sites: With all their cases.
+        settings: Of the run; its seed also decides who trains.
+        protection: Which.
+        folder: For the run and the ledgers; new.
+    """
+    halves = {site.name: split_candidates(site, settings.seed) for site in sites}
+    training = [_protected(member, protection, folder) for member, _ in halves.values()]
+    settings = dataclasses.replace(settings, masked=protection.masked)
+    run, state, sights = overhear(plans, training, settings, folder / "run")
+    scores: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for member, others in halves.values():
+        candidates = (*member.training, *others)
+        for name, values in _scores(sights[member.name], candidates, plans, settings).items():
+            spread = max(float(values.std()), 1e-12)  # sites differ in how their losses lie
+            scores.setdefault(name, []).append((values - values.mean()) / spread)
+    truth = np.concatenate(
+        [np.r_[np.ones(len(m.training)), np.zeros(len(others))] for m, others in halves.values()]
+    ).astype(bool)
+    network = build_network(plans, settings.configuration, settings.seed)
+    load_state(network, state.weights)
+    network.to(sites[0].device)
+    dice = mean_dice(
+        validate(
+            network,
+            state.memory,
+            others,
+            plans.modalities,
+            plans,
+            settings.configuration,
+            member.device,
+        )
+        for member, others in halves.values()
+    )
+    rows = [told for sites_told in run.history for told in sites_told.values()]
+    joined = {name: np.concatenate(values) for name, values in scores.items()}
+    intervals = {name: interval(values, truth, settings.seed) for name, values in joined.items()}
+    return Found(
+        protection.name,
+        {name: area_under_curve(values[truth], values[~truth]) for name, values in joined.items()},
+        {name: low for name, (low, _) in intervals.items()},
+        {name: high for name, (_, high) in intervals.items()},
+        dice,
+        max((told.epsilon for told in rows if told.epsilon is not None), default=float("nan")),
+        float(np.mean([told.sent_bytes for told in rows])),
+        float(np.mean([told.received_bytes for told in rows])),
+        float(np.mean([told.seconds for told in rows])),
+    )
+
+
+def overhear(
+    plans: Plans, sites: Sequence[Site], settings: RunSettings, folder: Path
+) -> tuple[Run, ServerState, dict[str, list[Sight]]]:
+    """Train, and return by site what the server saw of it in the last rounds.
+
+    Of a masked run that is how the weights that it sends out moved, which all sites share.
+    """
+    before: dict[str, list[State]] = {site.name: [] for site in sites}
+    after: dict[str, list[State]] = {site.name: [] for site in sites}
+    weights = {site.name: register(site).weights for site in sites}
+
+    def listen(site: str, task: Message, reply: Message) -> None:
+        if task.kind == "train":
+            before[site].append({**task.tensors})
+            changes = select_blocks(reply.tensors, weights[site])
+            after[site].append(add_changes(task.tensors, changes))
+        elif task.kind == "masked":
+            after[site] += [{**task.tensors}] if before[site] else []
+            before[site].append({**task.tensors})
+
+    run = train_embedded(plans, sites, settings, "all", folder, overhear=listen)
+    state = load_state_of(run, settings.rounds)
+    sights = {}
+    for site in before:
+        seen = [*after[site], state.weights] if settings.masked else after[site]
+        pairs = list(zip(before[site], seen, strict=True))[-WATCHED:]
+        sights[site] = [Sight(*pair) for pair in pairs]
+    return run, state, sights
+
+
+def _protected(site: Site, protection: Protection, folder: Path) -> Site:
+    if protection.noise is None:
+        return site
+    ledger = folder / "privacy" / f"{site.name}.json"
+    return dataclasses.replace(
+        site, privacy=Privacy(math.inf, DELTA, protection.noise, CLIP, ledger)
+    )
+
+
+def _scores(
+    sights: Sequence[Sight],
+    cases: Sequence[StoredCase],
+    plans: Plans,
+    settings: RunSettings,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return how much each case looks as if it had trained, by attack, mean over what was seen."""
+    network = build_network(plans, settings.configuration, settings.seed).eval()
+    network.decoder.deep_supervision = False
+    patches = [_patches(case, plans, settings) for case in cases]
+    parameters = dict(network.named_parameters())
+    loss = np.zeros((len(sights), len(cases)))
+    gradient = np.zeros_like(loss)
+    for row, sight in enumerate(sights):
+        both = parameters.keys() & sight.before.keys() & sight.after.keys()
+        moved = {name: sight.before[name] - sight.after[name] for name in sorted(both)}
+        held = [parameters[name] for name in moved]
+        length = _norm(moved.values())
+        load_state(network, {name: sight.before[name] for name in moved})
+        for column, (images, present, compare) in enumerate(patches):
+            value = compare([network(images, present, {})])
+            found = torch.autograd.grad(value, held, allow_unused=True)
+            pairs = [(g, moved[n]) for n, g in zip(moved, found, strict=True) if g is not None]
+            along = sum(float((g.double() * step.double()).sum()) for g, step in pairs)
+            gradient[row, column] = along / max(_norm(g for g, _ in pairs) * length, 1e-12)
+            loss[row, column] = float(value.detach())
+        load_state(network, {name: sight.after[name] for name in moved})
+        with torch.no_grad():
+            for column, (images, present, compare) in enumerate(patches):
+                loss[row, column] -= float(compare([network(images, present, {})]))
+    return {"loss": loss.mean(axis=0), "gradient": gradient.mean(axis=0)}
+
+
+def _middle(place: Sequence[int], size: int) -> list[int]:
+    start = place[0] + (place[1] - place[0] - size) // 2
+    return [start, start + size]
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+
+
+def _patches(
+    case: StoredCase, plans: Plans, settings: RunSettings
+) -> tuple[Tensor, Tensor, Compare]:
+    """Return patches of a case on foreground, not augmented: images, present, and their loss."""
+    planned = plans.configuration(settings.configuration)
+    chooser = PatchChooser(tuple(planned["patch_size"]), plans.labels)
+    generator = np.random.default_rng([settings.seed, site_number(case.name)])
+    shape = [1] * (3 - len(planned["patch_size"])) + list(planned["patch_size"])
+    images, classes = [], []
+    with seeded(generator):
+        for _ in range(PATCHES):
+            box = chooser.box(case.images.shape[1:], True, case.class_locations)
+            # augmentation would cut a patch from the middle of the larger one that it is given
+            box = [_middle(place, size) for place, size in zip(box, shape, strict=True)]
+            images.append(torch.from_numpy(crop_and_pad_nd(case.images, box, 0)).float())
+            classes.append(torch.from_numpy(crop_and_pad_nd(case.labels, box, -1)))
+    stacked, labels = torch.stack(images), torch.stack(classes)
+    if len(planned["patch_size"]) == 2:  # the box is one slice thick
+        stacked, labels = stacked[:, :, 0], labels[:, :, 0]
+    placed, present = place_modalities(stacked, case.modalities, plans.modalities)
+    told = torch.tensor([labels_each(plans.labels, case.labelled)] * len(labels))
+    supervision = Supervision(plans.labels, 1, batch_dice=False)
+    compare = supervision.prepare([labels.clamp(min=0)], told)
+    return placed, present, compare
+
+
+def interval(
+    scores: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], seed: int
+) -> tuple[float, float]:
+    """Return the 95% interval of the area under the curve, by bootstrap over candidates."""
+    generator = np.random.default_rng(seed)
+    members, others = scores[truth], scores[~truth]
+    found = [
+        area_under_curve(
+            generator.choice(members, len(members)), generator.choice(others, len(others))
+        )
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def area_under_curve(members: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:
+    """Return how probably a member scores above another, ties counting half (Mann-Whitney)."""
+    apart = members[:, None] - others[None]
+    return float((apart > 0).mean() + 0.5 * (apart == 0).mean())

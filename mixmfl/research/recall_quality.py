@@ -1,0 +1,160 @@
+"""How good the memory's recall is: of modalities that are there, hidden, and recalled."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mixmfl.data.label_sets import labels_each
+from mixmfl.inference.model import Model
+from mixmfl.networks.base import Encoding, place_modalities
+from mixmfl.networks.mdmnet import Fusion, MDMNet
+from mixmfl.networks.prototypes import Memory, can_recall
+from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.training.supervision import known_classes
+
+
+@dataclass(frozen=True)
+class RecallQuality:
+    """What recall of one modality at one level comes to, over cases.
+
+    Attributes:
+        modality: That was hidden.
+        level: Of the encoders, from 0.
+        accuracy: Share of a class's voxels whose likest prototype is of that class, mean over
+            classes; guessing gives one over the number of classes.
+        error: Squared distance of the recalled from the true tailored features over that of zeros,
+            mean over classes, so that the background does not decide.
+        blind_error: The same of the mean of all values, which knows no class.
+        best_error: The same of the value of the true class, which recall could come to at best.
+        trust: What the network multiplies recalled features by.
+    """
+
+    modality: str
+    level: int
+    accuracy: float
+    error: float
+    blind_error: float
+    best_error: float
+    trust: float
+
+
+@torch.inference_mode()
+def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQuality]:
+    """Hide each modality in turn, recall it from the others, and compare with what it was.
+
+    Args:
+        model: With a memory; without one there is nothing to tell.
+        cases: Those with fewer than two of the model's modalities are left out.
+    """
+    network = model.network
+    if not isinstance(network, MDMNet) or not model.memory:
+        return []
+    found: dict[tuple[str, int], list[Tensor]] = {}
+    for case in cases:
+        known = [name for name in model.modalities if name in case.modalities]
+        if len(known) < 2:
+            continue
+        seen, classes = _slices(case, known, model)
+        images, present = place_modalities(seen, known, network.modalities)
+        encoding = network.encode(images, present)
+        for modality in known:
+            index = network.modalities.index(modality)
+            others = present.clone()
+            others[:, index] = False
+            for level in sorted(network.compensated):
+                if can_recall(model.memory, modality, level):
+                    at_level = functional.interpolate(
+                        classes, encoding.tailored[level].shape[3:], mode="nearest"
+                    )
+                    sums = _compare(network, model, encoding, modality, level, others, at_level)
+                    found.setdefault((modality, level), []).append(sums)
+    told = []
+    for (modality, level), parts in sorted(found.items()):
+        true, error, blind, best, right, count = torch.stack(parts).sum(dim=0)
+        seen = count > 0
+        fusion = network.fusion[level]
+        assert isinstance(fusion, Fusion)
+        assert fusion.trust is not None  # this level recalls
+        told.append(
+            RecallQuality(
+                modality,
+                level,
+                float((right / count)[seen].mean()),
+                float((error / true)[seen].mean()),
+                float((blind / true)[seen].mean()),
+                float((best / true)[seen].mean()),
+                float(fusion.trust),
+            )
+        )
+    return told
+
+
+def _slices(case: StoredCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
+    """Return the case as one batch: images ``(B, K, *P)`` and classes ``(B, 1, *P)``, padded.
+
+    A 2-D network gets its slices, a 3-D one the whole case.
+    """
+    planned = model.plans.configuration(model.configuration)
+    channels = [case.modalities.index(name) for name in known]
+    images = torch.from_numpy(case.images[:][channels]).to(model.device)
+    classes = torch.from_numpy(case.labels[:]).to(images)
+    if len(planned["patch_size"]) == 2:
+        images, classes = images.movedim(1, 0), classes.movedim(1, 0)
+    else:
+        images, classes = images[None], classes[None]
+    told = torch.tensor([labels_each(model.plans.labels, case.labelled)] * len(classes))
+    classes = known_classes(classes, model.plans.labels, told)
+    strides = torch.tensor(planned["architecture"]["arch_kwargs"]["strides"]).prod(dim=0).tolist()
+    sizes = zip(images.shape[2:], strides, strict=True)
+    pad = [n for size, stride in reversed(list(sizes)) for n in (0, -size % stride)]
+    return functional.pad(images, pad), functional.pad(classes, pad, value=-1)
+
+
+def _compare(
+    network: MDMNet,
+    model: Model,
+    encoding: Encoding,
+    modality: str,
+    level: int,
+    others: Tensor,
+    classes: Tensor,
+) -> Tensor:
+    """Return sums over voxels by class, ``(6, K)``: squares of features and errors; right; all."""
+    slots = encoding.tailored[level]
+    prototypes = model.memory[modality, level]
+
+    def recall(memory: Memory) -> Tensor:
+        found = network.recall(modality, level, slots, others, memory)
+        return found.movedim(1, -1)[inside]
+
+    number = len(prototypes.counts)
+    inside = (classes[:, 0] >= 0) & (classes[:, 0] < number)  # in the head, and not ignored
+    of = classes[:, 0][inside].long()
+    weight = (prototypes.counts / prototypes.counts.sum())[:, None]
+    blind = (prototypes.values * weight).sum(dim=0)
+    wanted = slots[:, network.modalities.index(modality)].movedim(1, -1)[inside]
+    squares = [
+        difference.square().sum(dim=-1)
+        for difference in (
+            wanted,
+            wanted - recall(model.memory),
+            wanted - blind,
+            wanted - prototypes.values[of],
+        )
+    ]
+    # values that name their row make recall tell what it attends to
+    rows = torch.eye(number, device=slots.device)
+    named = dataclasses.replace(prototypes, values=rows)
+    attention = recall({**model.memory, (modality, level): named})
+    picked = attention.argmax(dim=-1)
+    return torch.stack(
+        [
+            *(torch.bincount(of, each.double(), minlength=number) for each in squares),
+            torch.bincount(of[picked == of], minlength=number).double(),
+            torch.bincount(of, minlength=number).double(),
+        ]
+    )

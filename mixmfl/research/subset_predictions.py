@@ -1,0 +1,137 @@
+"""Every case from every subset of modalities: predicted, scored against truth, shown in a page."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.nan import mean
+from mixmfl.data.cases import Case
+from mixmfl.data.image import read_labels, to_canonical
+from mixmfl.data.labels import Labels
+from mixmfl.data.load_case import load_case
+from mixmfl.evaluation.html import Picture, Section, heat_table, legend, page
+from mixmfl.evaluation.metrics import Evaluation, evaluate_folder
+from mixmfl.evaluation.overlay import overlay
+from mixmfl.evaluation.subset_dice import Subset, all_subsets
+from mixmfl.inference.model import Model
+from mixmfl.inference.outcomes import Outcome
+from mixmfl.inference.predict_folder import predict_folder
+
+
+@dataclass(frozen=True)
+class SubsetScores:
+    """What a subset of modalities came to.
+
+    Attributes:
+        subset: The modalities that were used.
+        evaluation: Of every case.
+    """
+
+    subset: Subset
+    evaluation: Evaluation
+
+    def mean_dice(self, label: str) -> float:
+        """Return the mean Dice of a label or region over cases; NaN where none has it."""
+        return mean(
+            score.dice
+            for scores in self.evaluation.scores.values()
+            for score in scores
+            if score.label == label
+        )
+
+
+def predict_subsets(
+    model: Model, cases: Sequence[Case], out: Path
+) -> Iterator[tuple[Subset, Outcome]]:
+    """Predict every case from every subset of the model's modalities, one folder per subset.
+
+    Yields:
+        What became of each case, as it is known.
+
+    Raises:
+        DataError: A case lacks a modality, so that subsets would not mean what they say.
+    """
+    for case in cases:
+        if missing := set(model.modalities) - set(case.images):
+            raise DataError(f"case {case.name!r}: lacks {', '.join(sorted(missing))}")
+    for subset in all_subsets(model.modalities):
+        folder = masks_folder(out, subset)
+        for outcome in predict_folder([model], cases, (), folder, only=subset):
+            yield subset, outcome
+
+
+def masks_folder(out: Path, subset: Subset) -> Path:
+    """Return where the masks of a subset lie."""
+    return out / "+".join(subset)
+
+
+def score_subsets(
+    modalities: Sequence[str],
+    out: Path,
+    reference: Path,
+    labels: Labels,
+    progress: Callable[[Sequence[Subset]], Iterable[Subset]] = iter,
+) -> list[SubsetScores]:
+    """Score the masks that ``predict_subsets`` wrote.
+
+    Args:
+        modalities: Of the model.
+        out: Where the masks are.
+        reference: The cases, with their labels.
+        labels: What these mean.
+        progress: Wraps the subsets, to show how far it is.
+    """
+    return [
+        SubsetScores(subset, evaluate_folder(masks_folder(out, subset), reference, labels))
+        for subset in progress(all_subsets(modalities))
+    ]
+
+
+def subset_page(
+    title: str,
+    introduction: str,
+    scores: Sequence[SubsetScores],
+    cases: Sequence[Case],
+    masks: Path,
+    labels: Labels,
+    shown: Sequence[Subset],
+) -> str:
+    """Return a page: Dice by subset and region, and pictures of each case for some subsets.
+
+    Args:
+        title: Of the page.
+        introduction: Of the page.
+        scores: Of all subsets.
+        cases: With their labels.
+        masks: As ``predict_subsets`` wrote them.
+        labels: What they mean.
+        shown: Subsets to draw; the image under the outline is the subset's last modality.
+    """
+    regions = list(labels.foreground)
+    modalities = sorted({name for item in scores for name in item.subset})
+    values = [[item.mean_dice(name) for name in regions] for item in scores]
+    table = heat_table([item.subset for item in scores], modalities, regions, values)
+    key = legend(labels.consecutive().foreground)
+    sections = [Section("Dice by modalities given", "Mean over the cases.", table)]
+    for case in cases:
+        pictures = _draw_case(case, masks, labels, shown)
+        sections.append(Section(case.name, "", key, pictures))
+    return page(title, introduction, sections)
+
+
+def _draw_case(case: Case, masks: Path, labels: Labels, shown: Sequence[Subset]) -> list[Picture]:
+    loaded = load_case(case, labels)
+    pictures = []
+    for subset in shown:
+        values, grid = read_labels(masks_folder(masks, subset) / f"{case.name}.nii.gz")
+        prediction, _ = to_canonical(labels.to_indices(values), grid)
+        png = overlay(
+            loaded.images[subset[-1]],
+            loaded.labels,
+            prediction,
+            loaded.canonical.spacing,
+            labels.consecutive().foreground,
+        )
+        pictures.append(Picture(f"from {', '.join(subset)}; drawn on {subset[-1]}", png))
+    return pictures

@@ -1,0 +1,1 @@
+"""Gradient steps at one place; knows no server."""

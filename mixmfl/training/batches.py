@@ -1,0 +1,229 @@
+"""Training batches: which case, which of its modalities, which patch; every draw from a seed."""
+
+import random
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mixmfl.core.worker_pool import fresh_processes
+from mixmfl.data.label_sets import labels_each
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.training.nnunet_training import PatchChooser, training_transforms
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one gradient step sees.
+
+    Attributes:
+        images: ``(B, M, *P)``, z-scored; zero where a modality is absent.
+        present: ``(B, M)`` bool, at least one True per row.
+        shown: ``(B, M)`` bool, at least one True per row and only where ``present`` is: what the
+            second look at the batch is given.
+        classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
+        seed: Of whatever else is drawn for this batch.
+        labelled: ``(B, N)`` bool, on the CPU: whether a case labels each of the plans' labels or
+            regions; None: all do.
+    """
+
+    images: Tensor
+    present: Tensor
+    shown: Tensor
+    classes: list[Tensor]
+    seed: int
+    labelled: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        return Batch(
+            self.images.to(device),
+            self.present.to(device),
+            self.shown.to(device),
+            [item.to(device) for item in self.classes],
+            self.seed,
+            self.labelled,
+        )
+
+
+class Sample(NamedTuple):
+    """A patch of one case: the fields of ``Batch`` without axis B."""
+
+    images: Tensor
+    present: Tensor
+    shown: Tensor
+    classes: list[Tensor]
+    labelled: Tensor
+
+
+def site_number(site: str) -> int:
+    """Return the number that stands for a site in seeds: of its name, not its place in a list."""
+    return zlib.crc32(site.encode())
+
+
+def seed_of(seed: int, round_number: int, site: str, step: int) -> list[int]:
+    """Return the entropy that a step draws from."""
+    return [seed, round_number, site_number(site), step]
+
+
+def choose_modalities(
+    available: Sequence[str], dropping: float, generator: np.random.Generator
+) -> tuple[str, ...]:
+    """Return what the second look is given: all, or with probability ``dropping`` fewer.
+
+    Then every non-empty proper subset is equally likely, so that every subset that a site can
+    form is trained. A single modality is never dropped.
+    """
+    count = len(available)
+    if count < 2 or generator.random() >= dropping:
+        return tuple(available)
+    chosen = int(generator.integers(1, 2**count - 1))  # bits of a proper, non-empty subset
+    return tuple(name for index, name in enumerate(available) if chosen >> index & 1)
+
+
+class Batches(Dataset[Batch]):
+    """The batches of one round at one site; item ``step`` is the same however it is fetched.
+
+    So any number of loader processes, or none, gives the same training.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[StoredCase],
+        plans: Plans,
+        configuration: str,
+        entropy: tuple[int, int, str],
+        steps: int,
+    ) -> None:
+        """Args: training cases; plans; configuration; (seed, round, site); steps of the round."""
+        planned = plans.configuration(configuration)
+        self.cases = list(cases)
+        self.modalities = plans.modalities
+        self.labels = plans.labels
+        self.settings = plans.training
+        self.entropy = entropy
+        self.steps = steps
+        self.batch_size = int(planned["batch_size"])
+        self.patch_size = tuple(planned["patch_size"])
+        self.strides = tuple(
+            tuple(row) for row in planned["architecture"]["arch_kwargs"]["strides"]
+        )
+        self.masked = bool(planned["use_mask_for_norm"][0])
+        self.chooser = PatchChooser(self.patch_size, plans.labels)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        generator = np.random.default_rng(seed_of(*self.entropy, step))
+        # nnU-Net: the last third of a batch is centred on foreground
+        plain = round(self.batch_size * (1 - self.settings.foreground_share))
+        picked = generator.integers(0, len(self.cases), self.batch_size)
+        with seeded(generator):
+            items = [
+                self.sample(self.cases[case], index >= plain, generator)
+                for index, case in enumerate(picked)
+            ]
+        return _batch(items, generator)
+
+    def sample(self, case: StoredCase, foreground: bool, generator: np.random.Generator) -> Sample:
+        """Return a patch of a case, augmented."""
+        shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
+        box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
+        images = crop_and_pad_nd(case.images, box, 0)
+        classes = crop_and_pad_nd(case.labels, box, -1)
+        if len(self.patch_size) == 2:  # the box is one slice thick
+            images, classes = images[:, 0], classes[:, 0]
+        augment = training_transforms(
+            self.patch_size, self.strides, len(case.modalities), self.masked
+        )
+        augmented = augment(
+            image=torch.from_numpy(images).float(), segmentation=torch.from_numpy(classes).short()
+        )
+        placed = torch.zeros((len(self.modalities), *augmented["image"].shape[1:]))
+        for channel, modality in enumerate(case.modalities):
+            placed[self.modalities.index(modality)] = augmented["image"][channel]
+        present, seen = (
+            torch.tensor([name in names for name in self.modalities])
+            for names in (case.modalities, shown)
+        )
+        labelled = torch.tensor(labels_each(self.labels, case.labelled))
+        return Sample(placed, present, seen, augmented["segmentation"], labelled)
+
+
+class PoissonBatches(Dataset[list[Batch]]):
+    """Batches in which every case is drawn by itself, as accounting for privacy needs it.
+
+    Item ``step`` is a list of batches of one, a patch of each case that was drawn; maybe empty.
+    """
+
+    def __init__(self, batches: Batches, rate: float) -> None:
+        """Args: what is drawn from, with an entropy that nobody knows; how probably each case."""
+        self._batches = batches
+        self._rate = rate
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        batches = self._batches
+        if not 0 <= step < len(batches):
+            raise IndexError(step)
+        generator = np.random.default_rng(seed_of(*batches.entropy, step))
+        chosen = (generator.random(len(batches.cases)) < self._rate).nonzero()[0]
+        drawn = [batches.cases[index] for index in chosen]
+        share = batches.settings.foreground_share
+        with seeded(generator):
+            return [
+                _batch([batches.sample(case, generator.random() < share, generator)], generator)
+                for case in drawn
+            ]
+
+
+def _batch(items: Sequence[Sample], generator: np.random.Generator) -> Batch:
+    images, present, shown, classes, labelled = zip(*items, strict=True)
+    return Batch(
+        torch.stack(images),
+        torch.stack(present),
+        torch.stack(shown),
+        [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
+        int(generator.integers(0, 2**31)),
+        torch.stack(labelled),
+    )
+
+
+@contextmanager
+def seeded(generator: np.random.Generator) -> Iterator[None]:
+    """Seed the global generators, which nnU-Net's augmentation draws from; then restore them."""
+    seed = int(generator.integers(0, 2**31))
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
+    """Return the batches, prepared by ``workers`` processes or here: the same either way."""
+    if not workers:
+        return DataLoader(batches, batch_size=None)
+    return DataLoader(
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=fresh_processes()
+    )

@@ -1,0 +1,98 @@
+"""Gradient steps with differential privacy (Abadi et al. 2016)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import (
+    Memory,
+    State,
+    memory_to,
+)
+from mixmfl.planning.plans import Plans
+from mixmfl.training.batches import Batch
+from mixmfl.training.privacy_budget import Privacy
+from mixmfl.training.trainer import _loss, _optimizer, _save_moments, _supervision
+
+
+def clip_blocks(gradients: Mapping[str, Tensor], clip: float) -> State:
+    """Return a case's gradient, each of its K blocks clipped to ``clip`` / sqrt(K).
+
+    So the whole has at most the norm ``clip``. A block that is not finite becomes zero.
+    """
+    blocks = sorted({block_of(name) for name in gradients})
+    most = clip / math.sqrt(len(blocks))
+    clipped: State = {}
+    for block in blocks:
+        part = {n: g for n, g in gradients.items() if block_of(n) == block}
+        norm = torch.stack([g.double().norm() for g in part.values()]).norm()
+        if torch.isfinite(norm):
+            share = float(min(1.0, most / float(norm.clamp(min=1e-12))))
+            clipped |= {name: gradient * share for name, gradient in part.items()}
+        else:
+            clipped |= {name: torch.zeros_like(gradient) for name, gradient in part.items()}
+    return clipped
+
+
+def train_privately(
+    network: SegmentationNet,
+    memory: Memory,
+    optimizer_state: Mapping[str, Tensor],
+    batches: Iterable[Sequence[Batch]],
+    plans: Plans,
+    configuration: str,
+    blocks: Iterable[str],
+    learning_rate: float,
+    device: torch.device,
+    privacy: Privacy,
+    expected: float,
+    generator: torch.Generator,
+) -> State:
+    """Train as ``train_locally`` does, so that no single case shows; changes ``network``.
+
+    The gradient of every case is clipped, block by block, and each step takes their noisy sum
+    (see ``privacy``). All that comes of it, the moments too, is made from these sums alone. Loss
+    and prototypes are functions of the cases that nothing was added to, so there are none.
+
+    Args:
+        network: As there; the next arguments too.
+        memory: Of the federation.
+        optimizer_state: Of this site's last round, or empty.
+        batches: Per step, a batch of one for each case that was drawn; maybe none.
+        plans: Of the run.
+        configuration: Of the network.
+        blocks: Those that the site trains.
+        learning_rate: Of this round.
+        device: Where to compute, in single precision.
+        privacy: Clipping and noise.
+        expected: Cases in a step on average.
+        generator: Of the noise, on the CPU; its seed must not be known to anybody.
+
+    Returns:
+        AdamW's moments.
+    """
+    parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
+    supervision = _supervision(plans, configuration)
+    network.train()
+    memory = memory_to(memory, device)
+    for examples in batches:
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for example in examples:
+            loss, _ = _loss(network, example.to(device), memory, supervision, plans)
+            # a case has no say in the encoder of a modality that it lacks
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            gradients = {
+                name: torch.zeros_like(total[name]) if gradient is None else gradient
+                for name, gradient in zip(parameters, found, strict=True)
+            }
+            for name, gradient in clip_blocks(gradients, privacy.clip).items():
+                total[name] += gradient
+        for name, parameter in parameters.items():
+            noise = torch.randn(parameter.shape, generator=generator).to(device)
+            parameter.grad = (total[name] + privacy.noise * privacy.clip * noise) / expected
+        optimizer.step()
+    return _save_moments(optimizer, parameters)

@@ -1,0 +1,153 @@
+"""nnU-Net's patches, augmentation and loss, as its trainer sets them up."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor, nn
+
+from mixmfl.data.labels import Labels
+from mixmfl.planning.nnunet_preprocessing import label_manager
+
+log = logging.getLogger(__name__)
+
+
+class PatchChooser:
+    """Where nnU-Net's data loader would take a patch from, in random or in foreground places."""
+
+    def __init__(self, patch_size: Sequence[int], described: Labels) -> None:
+        """Args: patch_size: of the network, in voxels; described: what the labels mean."""
+        geometry = _augmentation_geometry(tuple(patch_size))
+        cases = SimpleNamespace(identifiers=["any"])
+        self._loader = nnUNetDataLoader(
+            cases, 1, geometry.initial_patch_size, patch_size, label_manager(described)
+        )
+
+    def box(
+        self, shape: Sequence[int], foreground: bool, locations: Mapping[Any, np.ndarray]
+    ) -> list[list[int]]:
+        """Return ``[[start, end], …]`` per axis, beyond the image where it is smaller.
+
+        Draws from numpy's global generator, as nnU-Net does: call it inside ``batches.seeded``.
+        """
+        starts, ends = self._loader.get_bbox(np.array(shape), foreground, locations)
+        return [[int(a), int(b)] for a, b in zip(starts, ends, strict=True)]
+
+
+@cache
+def training_transforms(
+    patch_size: tuple[int, ...],
+    strides: tuple[tuple[int, ...], ...],
+    modalities: int,
+    masked: bool,
+) -> Any:
+    """Return nnU-Net's augmentation for an image with ``modalities`` channels.
+
+    Labels come out as class indices at every resolution of deep supervision.
+    """
+    geometry = _augmentation_geometry(patch_size)
+    composed = _trainer().get_training_transforms(
+        patch_size,
+        geometry.rotation,
+        supervision_scales(strides),
+        geometry.mirror_axes,
+        geometry.flat,
+        use_mask_for_norm=[masked] * modalities,
+    )
+    for transform in composed.transforms:
+        inner = getattr(transform, "transform", transform)
+        if isinstance(inner, GaussianBlurTransform):
+            # it would time direct against Fourier convolution and keep the faster: results
+            # would depend on what else the machine was doing
+            inner.benchmark = False
+    return composed
+
+
+@cache
+def _augmentation_geometry(patch_size: tuple[int, ...]) -> SimpleNamespace:
+    trainer = SimpleNamespace(
+        configuration_manager=SimpleNamespace(patch_size=list(patch_size)),
+        print_to_log_file=lambda *_: None,
+    )
+    rotation, flat, initial, mirror = (
+        _trainer().configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)
+    )
+    return SimpleNamespace(
+        rotation=rotation, flat=flat, initial_patch_size=initial, mirror_axes=mirror
+    )
+
+
+def _trainer() -> Any:
+    # a third of all memory and most of the seconds that importing takes; only training needs it
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    return nnUNetTrainer
+
+
+def supervision_scales(strides: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the resolution of every supervised output as a share of the patch's, finest first."""
+    return [[float(s) for s in row] for row in 1 / np.cumprod(np.vstack(strides), axis=0)][:-1]
+
+
+def supervision_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tensor]:
+    """Turn class indices into what ``supervision_loss`` takes, at every resolution.
+
+    Args:
+        classes: ``(B, 1, *P)`` integers.
+        labels: What they mean.
+
+    Returns:
+        Without regions ``(B, 1, *P)`` int64, as given. With regions ``(B, R, *P)`` bool, one
+        channel per region in the order declared, and last the ignored voxels where the labels
+        have an ignore value.
+    """
+    if not labels.has_regions:
+        return [item.long() for item in classes]
+    indices = labels.consecutive()
+    regions = [*indices.foreground.values()]
+    if indices.ignore is not None:
+        regions.append((indices.ignore,))
+    members = [torch.tensor(region) for region in regions]
+    return [
+        torch.cat([torch.isin(item, region.to(item)) for region in members], dim=1)
+        for item in classes
+    ]
+
+
+def supervision_loss(
+    described: Labels, outputs: int, batch_dice: bool, own: Labels | None = None
+) -> nn.Module:
+    """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
+
+    It takes the lists of logits and of ``supervision_targets``, finest first; or of cases that
+    label less than ``described``, what ``supervision`` makes of them in the terms of their ``own``.
+    """
+    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "ddp": False}
+    ignored = (own or described).consecutive().ignore
+    if described.has_regions:
+        loss = DC_and_BCE_loss(
+            {},
+            {**dice, "do_bg": True},
+            use_ignore_label=ignored is not None,
+            dice_class=MemoryEfficientSoftDiceLoss,
+        )
+    else:
+        loss = DC_and_CE_loss(
+            {**dice, "do_bg": False},
+            {},
+            ignore_label=ignored,
+            dice_class=MemoryEfficientSoftDiceLoss,
+        )
+    weights = np.array([0.5**i for i in range(outputs)])
+    if outputs > 1:
+        weights[-1] = 0  # as nnU-Net: the coarsest output is too coarse to learn from
+    return DeepSupervisionWrapper(loss, weights / weights.sum())

@@ -1,0 +1,223 @@
+"""A site's gradient steps and its validation, on one device. Knows no server."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixmfl.core.devices import autocast_dtype
+from mixmfl.core.errors import MixmflError
+from mixmfl.networks.base import Encoding, SegmentationNet
+from mixmfl.networks.build import prototype_sizes
+from mixmfl.networks.imputation import imagine_absent
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import (
+    Memory,
+    Prototypes,
+    State,
+    classes_at,
+    fade,
+    memory_to,
+    merge_prototypes,
+    observe,
+)
+from mixmfl.planning.plans import Plans
+from mixmfl.training.batches import Batch
+from mixmfl.training.feature_losses import LOSSES
+from mixmfl.training.supervision import Supervision, known_classes
+
+_SCALE = "gradient_scale"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round of local training gives beside the network's new weights.
+
+    Attributes:
+        loss: Mean over the steps.
+        memory: Prototypes of the site's own modalities.
+        optimizer: AdamW's moments, by ``<parameter>.<moment>``, and with half precision the
+            gradients' scale.
+    """
+
+    loss: float
+    memory: Memory
+    optimizer: State
+
+
+def train_locally(
+    network: SegmentationNet,
+    memory: Memory,
+    optimizer_state: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    plans: Plans,
+    configuration: str,
+    blocks: Iterable[str],
+    learning_rate: float,
+    device: torch.device,
+) -> Trained:
+    """Take one gradient step per batch, changing ``network`` in place.
+
+    A batch is encoded once and decoded in up to three looks: from all modalities at hand, from
+    those that the batch shows in its second look, and with some absent ones imagined. The loss is
+    the mean over the looks.
+
+    Args:
+        network: With the round's weights, on ``device``.
+        memory: Of the federation; read for absent and hidden modalities, not changed.
+        optimizer_state: Of this site's last round, or empty.
+        batches: One per step.
+        plans: Of the run.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        blocks: Those that the site trains; the other parameters are left alone.
+        learning_rate: Of this round.
+        device: Where to compute.
+
+    Raises:
+        MixmflError: The loss became NaN or infinite.
+    """
+    settings = plans.training
+    parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
+    supervision = _supervision(plans, configuration)
+    levels = prototype_sizes(plans, configuration)
+    dtype = autocast_dtype(device)
+    # the scale is taken up again like the moments: finding it costs steps
+    scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
+    scaled = dtype == torch.float16  # bfloat16 has float32's range
+    scaler = torch.amp.GradScaler(device.type, init_scale=scale, enabled=scaled)
+
+    network.train()
+    memory = memory_to(memory, device)
+    seen: dict[tuple[str, int], Prototypes] = {}
+    losses: list[Tensor] = []
+    for prepared in batches:
+        batch = prepared.to(device)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            loss, encoding = _loss(network, batch, memory, supervision, plans)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.detach())
+        classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
+        observed = _observe_batch(network, encoding, classes, levels, plans)
+        for place, new in observed.items():
+            old = [fade(seen[place], settings.memory_decay)] if place in seen else []
+            seen[place] = merge_prototypes([*old, new])
+    mean_loss = torch.stack(losses).float().mean().item()
+    if not np.isfinite(mean_loss):
+        raise MixmflError(
+            f"the loss became {mean_loss} in {len(losses)} steps at learning rate "
+            f"{learning_rate:g}; start anew with a smaller --learning-rate"
+        )
+    return Trained(
+        mean_loss,
+        memory_to(seen, torch.device("cpu")),
+        {
+            **_save_moments(optimizer, parameters),
+            **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
+        },
+    )
+
+
+def _optimizer(
+    network: SegmentationNet,
+    state: Mapping[str, Tensor],
+    plans: Plans,
+    blocks: Iterable[str],
+    learning_rate: float,
+) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
+    """Return the parameters of ``blocks`` by name, and their optimiser as it was left."""
+    wanted = set(blocks)
+    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=learning_rate, weight_decay=plans.training.weight_decay
+    )
+    _load_moments(optimizer, parameters, state)
+    return parameters, optimizer
+
+
+def _supervision(plans: Plans, configuration: str) -> Supervision:
+    """Return how what a network of the plans gives in training is compared with masks."""
+    planned = plans.configuration(configuration)
+    outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
+    return Supervision(plans.labels, outputs, bool(planned["batch_dice"]))
+
+
+def _loss(
+    network: SegmentationNet,
+    batch: Batch,
+    memory: Memory,
+    supervision: Supervision,
+    plans: Plans,
+) -> tuple[Tensor, Encoding]:
+    """Return a batch's loss, and how it was encoded; all on one device."""
+    settings, present = plans.training, batch.present
+    encoding = network.encode(batch.images, present)
+    compare = supervision.prepare(batch.classes, batch.labelled)
+    looks = [encoding]
+    if not torch.equal(batch.shown, present):
+        looks.append(encoding.showing(batch.shown))
+    if settings.imagining:
+        generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
+        imagined = imagine_absent(
+            *(encoding, network.modalities, memory, batch.classes[0]),
+            *(settings.imagining, generator),
+        )
+        looks += [imagined] if imagined is not None else []
+    losses = [compare(network.decode(look, memory)) for look in looks]
+    loss = torch.stack(losses).mean()
+    for name, weight in settings.losses.items():
+        loss = loss + weight * LOSSES[name](encoding.tailored[-1], encoding.shared[-1], present)
+    return loss, encoding
+
+
+@torch.no_grad()
+def _observe_batch(
+    network: SegmentationNet,
+    encoding: Encoding,
+    classes: Tensor,
+    levels: Iterable[int],
+    plans: Plans,
+) -> dict[tuple[str, int], Prototypes]:
+    """Return the prototypes that a batch shows at ``levels``, of the modalities at hand in it."""
+    observed = {}
+    for level in levels:
+        tailored = encoding.tailored[level].detach()
+        at_level = classes_at(classes, tailored)
+        for index, modality in enumerate(network.modalities):
+            rows = encoding.present[:, index]
+            if rows.any():
+                observed[modality, level] = observe(
+                    tailored[rows, index].float(),
+                    at_level[rows],
+                    len(plans.labels.values),
+                )
+    return observed
+
+
+def _save_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
+    return {
+        f"{name}.{moment}": value.detach().to("cpu", copy=True)
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load_moments(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor],
+) -> None:
+    for key, value in saved.items():
+        if key == _SCALE:
+            continue
+        name, moment = key.rsplit(".", 1)
+        parameter = parameters[name]
+        # AdamW keeps its step counter on the CPU, its moments with the parameter
+        place = torch.device("cpu") if moment == "step" else parameter.device
+        optimizer.state[parameter][moment] = value.to(place, copy=True)

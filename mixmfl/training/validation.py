@@ -1,0 +1,87 @@
+"""Dice of validation cases while a run goes on."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mixmfl.data.labels import Labels
+from mixmfl.inference.predictor import segment_stored
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.prototypes import Memory
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import StoredCase
+
+
+@dataclass(frozen=True)
+class DiceSum:
+    """Dice of one label or region, summed over cases, so that sites' sums add up.
+
+    Attributes:
+        total: Sum over the cases in which it is defined.
+        cases: How many these are; a case where neither mask nor reference has it is none.
+    """
+
+    total: float
+    cases: int
+
+
+@torch.inference_mode()
+def validate(
+    network: SegmentationNet,
+    memory: Memory,
+    cases: Iterable[StoredCase],
+    modalities: Collection[str],
+    plans: Plans,
+    configuration: str,
+    device: torch.device,
+) -> dict[str, DiceSum]:
+    """Return the Dice of every label or region over whole preprocessed cases that label it.
+
+    Every case is predicted from all of ``modalities`` that it has, patches side by side and not
+    mirrored: a quick and slightly pessimistic estimate of what ``predict`` does.
+    """
+    sums = no_dice(plans.labels)
+    for case in cases:
+        used = tuple(name for name in case.modalities if name in modalities)
+        if not used:
+            continue
+        predicted = segment_stored(network, memory, case, used, plans, configuration, device)
+        indices = plans.labels.consecutive().only(case.labelled)
+        sums = add_dice(sums, predicted, case.labels[:][0], indices)
+    return sums
+
+
+def no_dice(labels: Labels) -> dict[str, DiceSum]:
+    """Return the sums over no case."""
+    return dict.fromkeys(labels.foreground, DiceSum(0.0, 0))
+
+
+def add_dice(
+    sums: Mapping[str, DiceSum],
+    predicted: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+    indices: Labels,
+) -> dict[str, DiceSum]:
+    """Return the sums with one case more.
+
+    Args:
+        sums: Over the cases before, of every label or region.
+        predicted: Class indices ``(Z, Y, X)``.
+        reference: Class indices ``(Z, Y, X)``; negative outside the head.
+        indices: Labels by class index (``Labels.consecutive``), of those that the case labels.
+    """
+    judged = np.ones(reference.shape, dtype=bool)
+    if indices.ignore is not None:
+        judged = reference != indices.ignore
+    added = dict(sums)
+    for name, values in indices.foreground.items():
+        a, b = (np.isin(found, values) & judged for found in (predicted, reference))
+        size = int(a.sum()) + int(b.sum())
+        if size:
+            dice = 2 * int((a & b).sum()) / size
+            added[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+    return added

@@ -1,0 +1,309 @@
+"""What the commands are given by mistake: one clear message, and nothing half written."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import LABELS, MODALITIES, small_case, small_plans, stored_site
+from torch import Tensor
+
+from mixmfl.core import tensor_store
+from mixmfl.data.image import Grid, write_image, write_labels
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.model import save_model
+
+Command = Callable[..., int]
+Said = pytest.CaptureFixture[str]
+
+PRESET = Path(__file__).parents[2] / "plans" / "demo.json"
+
+
+def write_case(folder: Path, modalities: Sequence[str]) -> None:
+    images, labels = small_case(modalities, seed=1)
+    grid = Grid(labels.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    folder.mkdir(parents=True)
+    for name, image in images.items():
+        image[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", image, grid)
+    write_labels(folder / "seg.nii.gz", labels, grid)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Path:
+    folder = tmp_path / "federation"
+    write_case(folder / "north" / "n0", ("t1", "t2"))
+    write_case(folder / "south" / "s0", ("flair",))
+    (folder / "dataset.json").write_text(json.dumps(LABELS.to_json()))
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    plans, folder = small_plans(rounds=1, local_steps=1), tmp_path / "work"
+    plans.save(folder / "plans.json")
+    stored_site(folder, "north", [("t1", "t2")], plans)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    plans, file = small_plans(), tmp_path / "model.safetensors"
+    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    return file
+
+
+def refused(said: Said, command: str) -> str:
+    """Return the one message on stderr, which names the command."""
+    message = said.readouterr().err
+    assert message.startswith(f"{command}: ")
+    assert message.count("\n") == 1
+    return message
+
+
+# --- planning
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        # a negative memory sent nnU-Net's planner round and round for ever
+        (("planner", "memory_gb"), -1, "planner: memory_gb: is -1; it must be above 0"),
+        (("planner", "base_features"), 0, "base_features: is 0; it must be above 0"),
+        (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be from 0.05"),
+        (("planner", "target_spacing"), [1, 1], r"target_spacing: (Z, Y, X) in mm is needed"),
+        (("network", "temperature"), 0, "temperature: is 0; it must be from 0.0001 to 1000"),
+        (("network", "compensation_levels"), [9], "compensation_levels: 2d has"),
+        (("training", "modality_dropping"), 7, "modality_dropping: is 7; it must be from 0 to 1"),
+        (("training", "learning_rate"), float("inf"), "Infinity is no JSON number"),
+        (("training", "keep_every"), 0, "keep_every: is 0; it must be above 0"),
+    ],
+)
+def test_a_preset_whose_numbers_mean_nothing_is_refused(
+    federation: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Said,
+    place: tuple[str, str],
+    value: object,
+    message: str,
+) -> None:
+    preset = json.loads(PRESET.read_text())
+    preset[place[0]][place[1]] = value
+    mine, out = tmp_path / "mine.json", tmp_path / "out"
+    mine.write_text(json.dumps(preset))
+    asked = ["-i", federation, "-o", out, "--preset", mine, "-n", 1, "-c", "2d"]
+    assert command("mixmfl_plan_preprocess", *asked) == 2
+    assert message in refused(capsys, "mixmfl_plan_preprocess")
+    assert not (out / "plans.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("modalities",), 3, "modalities: a list is needed, not 3"),
+        (("labels",), None, "labels: an object with fields is needed, not None"),
+        (("nnunet",), [], "nnunet: an object with fields is needed"),
+        (("nnunet",), {}, "nnunet: unknown fields [], missing fields ['configurations', "),
+        (("nnunet", "configurations", "2d", "architecture"), {}, "missing fields ['arch_kwargs', "),
+        (("nnunet", "configurations", "2d", "patch_size"), "big", "a list is needed, not 'big'"),
+    ],
+)
+def test_damaged_plans_are_refused(
+    work: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Said,
+    place: tuple[str, ...],
+    value: object,
+    message: str,
+) -> None:
+    file = work / "plans.json"
+    content = inner = json.loads(file.read_text())
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    file.write_text(json.dumps(content))
+    assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path / "run") == 2
+    assert message in refused(capsys, "mixmfl_train_federated")
+    assert not (tmp_path / "run").exists()
+
+
+def test_plans_that_do_not_fit_the_site_are_not_put_into_its_folder(
+    federation: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    received, out = tmp_path / "received.json", tmp_path / "out"
+    small_plans(("t1",)).save(received)
+    asked = ["-i", federation / "north", "--site", "-o", out, "--plans", received, "-n", 1]
+    assert command("mixmfl_plan_preprocess", *asked) == 2
+    message = refused(capsys, "mixmfl_plan_preprocess")
+    assert "site north: has t2, but the plans know only t1" in message
+    assert not out.exists()
+
+
+def test_a_held_out_folder_that_is_not_there_is_told(
+    federation: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    (federation / "federation.json").write_text('{"held_out": ["suoth"]}')
+    assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
+    assert "holds out 'suoth'" in refused(capsys, "mixmfl_plan_preprocess")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_to_nowhere_is_one_bad_case_and_the_others_go_on(
+    federation: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    shutil.copytree(federation / "south" / "s0", federation / "south" / "s1")
+    (federation / "south" / "s1" / "flair.nii.gz").unlink()
+    (federation / "south" / "s1" / "flair.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    out = tmp_path / "out"
+    asked = ["-i", federation / "south", "--site", "-o", out, "-n", 1, "--fingerprint-only"]
+    assert command("mixmfl_plan_preprocess", *asked) == 1
+    message = capsys.readouterr().err
+    assert "south/s1: case 's1'" in message
+    assert "there is no such file" in message
+    assert json.loads((out / "sites" / "south" / "fingerprint.json").read_text())["cases"] == 1
+
+
+# --- training
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--learning-rate", "inf"), "--learning-rate: must be above 0"),
+        (("--seed", "-1"), "--seed: must be from 0"),
+        (("--seed", "99999999999999999999"), "--seed: must be from 0"),
+        (("--workers", "-1"), "--workers: must be 0 or more"),
+        (("--masked", "--updates", "half"), "--updates: with --masked sites send fixed-point"),
+        (("--device", "meta"), "--device meta: cannot be used here"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
+    work: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Said,
+    asked: Sequence[str],
+    message: str,
+) -> None:
+    options = ["-i", work, "-o", tmp_path / "run", "-c", "2d", *asked]
+    assert command("mixmfl_train_federated", *options) == 2
+    assert message in refused(capsys, "mixmfl_train_federated")
+    assert not (tmp_path / "run").exists()
+
+
+def test_cases_that_other_plans_preprocessed_are_refused(
+    work: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    small_plans(("t1",)).save(work / "plans.json")
+    assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path / "run", "-c", "2d") == 2
+    told = capsys.readouterr().err
+    assert "was preprocessed with other plans than" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_site_named_twice_trains_once_and_nobody_is_told_a_dice_of_nan(
+    work: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    options = ["-i", work, "-o", tmp_path / "run", "-c", "2d", "--sites", "north", "north"]
+    assert command("mixmfl_train_federated", *options) == 0
+    told = capsys.readouterr().out
+    assert told.count("site north") == 1
+    assert "0 validation cases" in told
+    assert "nan" not in told
+
+
+# --- models
+
+
+def spoil_model(
+    model: Path,
+    change: Callable[[dict[str, Tensor], dict[str, Any]], object],
+) -> None:
+    held, header = tensor_store.read(model)
+    change(held, header)
+    model.write_bytes(tensor_store.pack(held, header))
+
+
+def drop(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:
+    del held[next(name for name in held if name.startswith("network."))]
+
+
+def spoil(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:
+    next(t for name, t in held.items() if name.startswith("network.")).fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop, "1 tensors are missing, such as "),
+        (spoil, "1 tensors hold NaN or infinity, such as network."),
+        (
+            lambda held, header: header.update(plans="{"),
+            "cannot read its plans (plans: plans of",
+        ),
+        (lambda held, header: held.update({"memory.t1": torch.ones(1)}), "do not fit together"),
+        (lambda held, header: held.update({"memory.t1.0.values": torch.ones(1)}), "do not fit"),
+    ],
+)
+def test_a_damaged_model_neither_predicts_nor_is_registered(
+    model: Path,
+    federation: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Said,
+    change: Callable[[dict[str, Tensor], dict[str, Any]], object],
+    message: str,
+) -> None:
+    spoil_model(model, change)
+    masks = tmp_path / "masks"
+    assert command("mixmfl_predict", "-i", federation / "north", "-o", masks, "-m", model) == 2
+    assert message in refused(capsys, "mixmfl_predict")
+    assert not masks.exists()
+    assert command("mixmfl_use_model", model) == 2
+    assert message in refused(capsys, "mixmfl_use_model")
+
+
+# --- prediction
+
+
+def test_one_unknown_modality_among_those_asked_for_is_refused(
+    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    asked = ["-i", federation / "north", "-o", tmp_path / "masks", "-m", model]
+    assert command("mixmfl_predict", *asked, "--modalities", "t1,t3") == 2
+    assert "--modalities t3: the model knows flair, t1, t2" in refused(capsys, "mixmfl_predict")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_modalities_are_asked_for_in_any_words_that_files_may_use(
+    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    asked = ["-i", federation / "north", "-o", tmp_path / "masks", "-m", model]
+    assert command("mixmfl_predict", *asked, "--modalities", "T1w, T2") == 0
+    assert "n0: done from t1, t2, without flair" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [".", "masks", "n0/masks"])
+def test_masks_are_not_put_among_the_cases_where_they_would_pass_for_references(
+    model: Path, federation: Path, command: Command, capsys: Said, place: str
+) -> None:
+    cases = federation / "north"
+    before = sorted(cases.rglob("*"))
+    assert command("mixmfl_predict", "-i", cases, "-o", cases / place, "-m", model) == 2
+    assert "the next run would take masks for cases" in refused(capsys, "mixmfl_predict")
+    assert sorted(cases.rglob("*")) == before
+
+
+def test_over_a_network_how_cases_are_read_is_not_the_coordinators_to_say(
+    tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    given = ("--register", "--reference", "t1", "--alias", "t2=zwei")
+    assert command("mixmfl_plan_preprocess", "--kit", tmp_path, "-o", tmp_path, *given) == 2
+    said = capsys.readouterr().err
+    assert "--alias, --reference, --register: over a network each hospital reads its own" in said

@@ -1,0 +1,89 @@
+import json
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixmfl.evaluation.subset_dice import all_subsets
+
+Command = Callable[..., int]
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Make the demo small; it is the same program otherwise."""
+    preset = json.loads((Path(__file__).parents[2] / "plans" / "demo.json").read_text())
+    preset["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
+    preset["training"] |= {"rounds": 2, "local_steps": 2, "validate_every": 1}
+    (tmp_path / "tiny.json").write_text(json.dumps(preset))
+    (found,) = entry_points(group="console_scripts", name="mixmfl_demo")
+    small = {"spacing_mm": 8.0, "preset": str(tmp_path / "tiny.json")}
+    module = found.load().__globals__
+    monkeypatch.setitem(module, "SETTINGS", module["SETTINGS"] | small)
+    return module["SETTINGS"]
+
+
+def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_was(
+    tmp_path: Path,
+    home: Path,
+    command: Command,
+    settings: dict[str, Any],
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    out = tmp_path / "demo"
+    assert command("mixmfl_demo", "-o", out) == 0
+    said = capsys.readouterr().out
+    for step in ("mixmfl_demo_data", "mixmfl_plan_preprocess", "mixmfl_train_federated"):
+        assert f"\n$ {step} " in said
+    assert "4 cases of hospital 'unseen', from 15 subsets of modalities" in said
+    rows = [line for line in said.splitlines() if line.startswith("│")]
+    assert len(rows) == 16
+    assert rows[14].startswith("│ flair, t1, t1c, t2 ")
+    assert rows[15].startswith("│ mean of 15 subsets ")
+    subsets = all_subsets(("flair", "t1", "t1c", "t2"))
+    masks = {"+".join(subset): len(list((out / "masks" / "+".join(subset)).glob("*.nii.gz")))
+             for subset in subsets}  # fmt: skip
+    assert masks == dict.fromkeys(masks, 4)
+    page = (out / "report.html").read_text()
+    assert "phantom" in page
+    assert page.count("data:image/png") == 4 * 5  # four cases, each alone and all four modalities
+    assert not list(home.iterdir())  # the clinician's registered model is not the demo's
+
+    # as an interruption leaves it: a mask is missing
+    (out / "masks" / "t1" / "unseen_phantom01.nii.gz").unlink()
+    model = (out / "run" / "model.safetensors").read_bytes()
+    assert command("mixmfl_demo", "-o", out) == 0
+    said = capsys.readouterr().out
+    assert "a demo is there; going on with it" in said
+    assert "is already there" in said
+    assert "--resume" in said
+    assert (out / "masks" / "t1" / "unseen_phantom01.nii.gz").is_file()
+    assert (out / "run" / "model.safetensors").read_bytes() == model
+
+    # another version of the demo, whose files would not fit
+    (out / "demo.json").write_text('{"version": 0}')
+    (out / "masks" / "precious.txt").write_text("notes")
+    settings["spacing_mm"] = 0.1  # so that it stops at its first step
+    assert command("mixmfl_demo", "-o", out) == 2
+    assert "was a demo of another version; it is now" in capsys.readouterr().out
+    assert (tmp_path / "demo-old-1" / "masks" / "precious.txt").read_text() == "notes"
+
+
+def test_the_demo_does_not_write_into_a_folder_of_yours(
+    tmp_path: Path, command: Command, settings: dict[str, Any], capsys: Said
+) -> None:
+    (tmp_path / "thesis.txt").write_text("dear")
+    assert command("mixmfl_demo", "-o", tmp_path) == 2
+    assert "holds files that are no demo; name another folder" in capsys.readouterr().err
+    assert {f.name for f in tmp_path.iterdir()} == {"thesis.txt", "tiny.json"}
+
+
+def test_all_subsets_are_those_that_are_not_empty_small_ones_first() -> None:
+    assert all_subsets(("a", "b", "c")) == [
+        ("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c"),
+    ]  # fmt: skip

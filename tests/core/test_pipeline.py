@@ -1,0 +1,126 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from mixmfl.core.errors import DataError, MixmflError
+from mixmfl.core.pipeline import Ahead, Behind, WaitTurn, reason_of
+
+ASK = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from mixmfl.overlap import Ahead
+from test_overlap import work
+ahead = Ahead(work, 3, 60)
+for job in ("large", "refuse", "name"):
+    ahead.ask(job)
+    try:
+        print(ahead.answer()["job"], flush=True)
+    except Exception as error:
+        print(error, flush=True)
+time.sleep(60)
+"""
+
+
+def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
+    """Do what the job says, in the other process."""
+    if job == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "hang":
+        time.sleep(60)
+    if job == "refuse":
+        raise DataError("p1: is bad")
+    if job == "fault":
+        raise ZeroDivisionError("by zero")
+    if job == "large":
+        wait_turn()
+    if job == "name":
+        job = str(os.getpid())
+    return {"job": job, "array": np.arange(constant, dtype=np.float32)}
+
+
+def test_what_another_process_made_arrives_whole() -> None:
+    with Ahead(work, 40_000_000, 60) as ahead:  # 160 MB: more than goes at a time
+        ahead.ask("any")
+        found = ahead.answer()
+    assert found["job"] == "any"
+    assert np.array_equal(found["array"], np.arange(40_000_000, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("refuse", r"^p1: is bad$"),
+        ("fault", r"^ZeroDivisionError: by zero$"),
+        ("die", r"was killed or crashed \(exit code -9; memory ran out"),
+        ("hang", r"took longer than the limit of 0.05 minutes to read"),
+    ],
+)
+def test_a_job_that_fails_hangs_or_is_killed_costs_itself_alone(job: str, message: str) -> None:
+    with Ahead(work, 3, 60) as ahead:
+        ahead.ask("first")  # so that starting a process is in no limit
+        ahead.answer()
+        ahead.limit = 3.0 if job == "hang" else 60
+        ahead.ask(job)
+        with pytest.raises(MixmflError, match=message):
+            ahead.answer()
+        ahead.limit = 60
+        ahead.ask("next")
+        assert ahead.answer()["job"] == "next"
+
+
+def test_a_large_job_waits_until_nothing_else_is_done() -> None:
+    with Ahead(work, 3, 60) as ahead:
+        ahead.ask("large")
+        assert ahead.answer()["job"] == "large"
+
+
+def test_a_reader_whose_parent_was_killed_ends_by_itself() -> None:
+    asking = [sys.executable, "-c", ASK, str(Path(__file__).parent)]
+    with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        try:
+            said = [parent.stdout.readline().strip() for _ in range(3)]
+            assert said[:2] == ["large", "p1: is bad"]
+            reader = psutil.Process(int(said[2]))
+        finally:
+            parent.kill()
+    reader.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DataError("p1: is bad"), "p1: is bad"),
+        (OSError(28, "No space left on device"), r"the disk is full ([Errno 28] No space left"),
+        (MemoryError("17 GiB"), "not enough memory"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_a_failure_is_told_in_one_line_by_what_it_is(error: Exception, told: str) -> None:
+    assert reason_of(error).startswith(told)
+    assert "\n" not in reason_of(error)
+
+
+def test_writing_that_hangs_or_fails_costs_itself_alone() -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with Behind(0.2) as behind:
+        hanging, waiting = behind.ask(lambda: time.sleep(3)), behind.ask(lambda: 1)
+        with pytest.raises(MixmflError, match=r"longer than the limit of 0.00333333 minutes"):
+            behind.answer(hanging)
+        assert behind.answer(behind.ask(lambda: 2)) == 2
+        with pytest.raises(OSError, match="No space left"):
+            behind.answer(behind.ask(fail))
+        with pytest.raises(MixmflError, match="limit"):  # it stood behind what hangs
+            behind.answer(waiting)
+        assert behind.answer(behind.ask(lambda: 4)) == 4

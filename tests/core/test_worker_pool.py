@@ -1,0 +1,56 @@
+"""Jobs of cases: one that fails does not stop the others, and what stops them all says why."""
+
+import errno
+import os
+
+import pytest
+
+from mixmfl.core.errors import DataError, MixmflError, Refused
+from mixmfl.core.worker_pool import Workers
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def test_cases_that_fail_are_told_with_the_reason_and_the_others_are_done() -> None:
+    told: list[tuple[str, int, int]] = []
+    jobs = {
+        "p9": (divmod, 7, 2),
+        "p3": (fail, DataError("case 'p3': t2 is missing")),
+        "p2": (fail, FileNotFoundError(errno.ENOENT, "No such file", "t1.nii")),
+        "p1": (fail, RuntimeError("ITK ERROR: not an image")),
+        "p0": (divmod, 9, 2),
+    }
+    with Workers(report=lambda *now: told.append(now)) as workers:
+        done, refused = workers.run(jobs, "reading")
+    assert list(done.items()) == [("p9", (3, 1)), ("p0", (4, 1))]  # in the order of the jobs
+    assert refused == [
+        Refused("p1", "RuntimeError: ITK ERROR: not an image"),
+        Refused("p2", "cannot be read or written: [Errno 2] No such file: 't1.nii'"),
+        Refused("p3", "case 'p3': t2 is missing"),
+    ]
+    assert told == [("reading", count, 5) for count in range(1, 6)]
+
+
+def test_a_full_disk_stops_them_all() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with Workers() as workers, pytest.raises(OSError, match="No space left"):
+        workers.run({"p0": (fail, full), "p1": (pytest.fail, "the next was tried")}, "writing")
+
+
+def test_a_fault_of_ours_is_no_fault_of_the_case() -> None:
+    with Workers() as workers, pytest.raises(KeyError):
+        workers.run({"p0": (fail, KeyError("spacing"))}, "reading")
+
+
+def test_processes_give_what_one_gives_and_one_that_is_killed_is_told_with_what_to_do() -> None:
+    jobs = {
+        "p0": (divmod, 7, 2),
+        "p1": (fail, ValueError("empty")),
+        "p2": (divmod, 9, 2),
+    }
+    with Workers(2) as workers, Workers() as alone:
+        assert workers.run(jobs, "reading") == alone.run(jobs, "reading")
+        with pytest.raises(MixmflError, match=r"^reading: a process was killed, .* \(-n 1\)$"):
+            workers.run({"p0": (os._exit, 1), "p1": (divmod, 7, 2)}, "reading")

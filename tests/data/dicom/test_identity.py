@@ -1,0 +1,115 @@
+"""Which DICOM files are of one patient, and of one series, where identifiers do not say it."""
+
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from small_dicom import SHAPE, spoil, volume, write_series
+
+from mixmfl.data.dicom.cases import find_dicom
+from mixmfl.data.dicom.series import find_series
+from mixmfl.data.modalities import Modalities
+
+KNOWN = Modalities()
+PAIRS = {"flair": ("FLAIR", 2), "t1c": ("T1 KM", 3)}
+
+
+def write_patients(folder: Path, *, series: str, patients: tuple[str, str], study: str) -> None:
+    """Write two patients' FLAIR and T1 with contrast agent, with one identifier for their study."""
+    for number, name in enumerate(("p01", "p02")):
+        for kind, (text, series_number) in PAIRS.items():
+            uid = series.format(number=number, kind=series_number)
+            write_series(
+                folder / name / kind, volume(number), series=uid, StudyInstanceUID=study,
+                patient=patients[number], PatientID=patients[number], SeriesDescription=text,
+                SeriesNumber=series_number,
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("patients", [("A", "B"), ("ANON", "ANON"), ("", "")])
+@pytest.mark.parametrize("series", ["1.2.{kind}.{number}", "1.2.{kind}", "1.2", ""])
+def test_two_patients_with_one_identifier_never_meet_in_one_case(
+    tmp_path: Path, series: str, patients: tuple[str, str]
+) -> None:
+    write_patients(tmp_path, series=series, patients=patients, study="1.2.3.4")
+    found = find_dicom(tmp_path, KNOWN)
+    assert [case.name for case in found.cases] == ["p01", "p02"]
+    for case in found.cases:
+        assert set(case.images) == {"flair", "t1c"}
+        for image in case.images.values():
+            assert {case.name} == {file.parts[-3] for file in image.files}  # type: ignore[union-attr]
+        assert any("StudyInstanceUID is not its own" in text for text in case.warnings)
+
+
+def test_anonymous_patients_with_one_identifier_and_different_series_are_kept_apart(
+    tmp_path: Path,
+) -> None:
+    kinds = {"p01": ("FLAIR", "T1"), "p02": ("T1 KM",)}
+    for number, (patient, texts) in enumerate(kinds.items()):
+        for text in texts:
+            write_series(tmp_path / patient / text, volume(number), study="1.2.3",
+                         patient="", PatientID="ANON", SeriesDescription=text)  # fmt: skip
+    found = find_dicom(tmp_path, KNOWN)
+    assert {c.name: set(c.images) for c in found.cases} == {"p01": {"flair", "t1"}, "p02": {"t1c"}}
+
+
+def test_without_any_identifier_each_folder_is_a_case(tmp_path: Path) -> None:
+    write_patients(tmp_path, series="", patients=("", ""), study="")
+    assert [case.name for case in find_dicom(tmp_path, KNOWN).cases] == ["p01", "p02"]
+
+
+def test_one_patient_s_series_in_folders_of_their_own_are_one_case(tmp_path: Path) -> None:
+    for name, (text, number) in PAIRS.items():
+        write_series(tmp_path / name, volume(), SeriesDescription=text, SeriesNumber=number,
+                     PatientID="")  # fmt: skip
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert set(case.images) == {"flair", "t1c"}
+    assert case.warnings == ()
+
+
+def test_a_header_that_lacks_the_birth_date_is_of_the_same_patient(tmp_path: Path) -> None:
+    write_series(
+        tmp_path / "p" / "a", volume(), SeriesDescription="T2", PatientBirthDate="19500101"
+    )
+    write_series(tmp_path / "p" / "b", volume(), SeriesDescription="FLAIR")
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert set(case.images) == {"flair", "t2"}
+
+
+def test_series_that_were_given_one_identifier_are_told_apart_by_their_numbers(
+    tmp_path: Path,
+) -> None:
+    for number, text in enumerate(("FLAIR", "T2"), start=1):
+        write_series(
+            tmp_path / "all" / text, volume(), series="1.2.9", SeriesDescription=text,
+            SeriesNumber=number,
+        )  # fmt: skip
+    found = find_series(tmp_path).series
+    assert [series.name for series in found] == ["series 1 'FLAIR'", "series 2 'T2'"]
+    assert len({series.uid for series in found}) == 2
+    assert all(series.slices == SHAPE[0] for series in found)
+
+
+def test_a_slice_with_another_identifier_is_told_beside_its_series(tmp_path: Path) -> None:
+    for name, tag in (("p", "PatientID"), ("q", "SeriesInstanceUID"), ("r", "StudyInstanceUID")):
+        write_series(tmp_path / name, volume(), study=f"1.2.{ord(name)}",
+                     SeriesDescription="FLAIR")  # fmt: skip
+        heights = {
+            float(str(content.ImagePositionPatient[2])): number
+            for number, content in enumerate(headers(tmp_path / name))
+        }
+
+        def change(content: Any, tag: str = tag) -> None:
+            setattr(content, tag, "1.2.99")
+
+        spoil(tmp_path / name, change, heights[max(heights)])
+    cases = find_dicom(tmp_path, KNOWN).cases
+    assert [case.name for case in cases] == ["p", "q", "r"]
+    for case in cases:
+        assert case.images["flair"].read()[0].shape[0] == SHAPE[0] - 1  # type: ignore[union-attr]
+        assert any("may lack slices: 1 file beside it" in text for text in case.warnings)
+
+
+def headers(folder: Path) -> list[Any]:
+    return [pydicom.dcmread(file) for file in sorted(folder.rglob("IM*"))]

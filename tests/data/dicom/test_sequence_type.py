@@ -1,0 +1,81 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from mixmfl.data.dicom.header import Header
+from mixmfl.data.dicom.sequence_type import recognise
+from mixmfl.data.modalities import Modalities
+
+
+@pytest.mark.parametrize(
+    ("header", "modality"),
+    [
+        (Header(description="t2_tirm_tra_dark-fluid"), "flair"),
+        (Header(description="Ax T2 FLAIR"), "flair"),
+        (Header(description="t2_tse_tra"), "t2"),
+        (Header(description="MPRAGE"), "t1"),
+        (Header(description="T1 FLAIR sag"), "t1"),
+        (Header(description="t1_mprage_sag KM"), "t1c"),
+        (Header(description="AX T1 POST GD"), "t1c"),
+        (Header(description="AX T1", agent="Gadovist 7 ml"), "t1c"),
+        (Header(description="AX T1 PRE", agent="Gadovist 7 ml"), "t1"),
+        (Header(description="t1 ohne KM", agent=""), "t1"),
+        (Header(description="AX T2", agent="Gadovist 7 ml"), "t2"),
+        (Header(description="ep2d_diff_b1000_ADC"), "adc"),
+        (Header(description="series 7", protocol="T2W_TSE"), "t2"),
+        # fields of the header, with words and against them
+        (Header(contrast="FLUID_ATTENUATED"), "flair"),
+        (Header(contrast="T2", description="flair tra"), "flair"),
+        (Header(contrast="T1", description="AX T2"), ""),
+        (Header(contrast="T1", agent="Gadovist"), "t1c"),
+        (Header(contrast="T1", description="head C+"), "t1c"),
+        (Header(contrast="T1", agent="NONE"), "t1"),
+        (Header(description="t1 tra", phase="contrast"), "t1c"),
+        (Header(description="t1 tra", agent="Gadovist", phase="native"), "t1"),
+        (Header(description="AX T1 POST GD", phase="native"), ""),
+        (Header(description="AX T1 POST GD", agent="NONE"), ""),
+        (Header(description="AX T1 PRE", phase="contrast"), ""),
+        (Header(description="sag KM", protocol="t1_se"), "t1c"),
+        (Header(description="t1_mprage", protocol="BRAIN W CONTRAST"), "t1"),
+        (Header(description="AX T1 C", agent=""), ""),
+        (Header(image_type=("DERIVED", "PRIMARY", "DIFFUSION", "ADC")), "adc"),
+        (Header(scanning=("GR", "IR"), variant=("SP", "MP")), "t1"),
+        # times that a sequence of that name cannot have
+        (Header(description="T2 tra", echo_ms=10), ""),
+        (Header(description="T1 tra", echo_ms=100), ""),
+        (Header(description="FLAIR", echo_ms=10), ""),
+        (Header(description="T2", scanning=("EP", "SE"), echo_ms=90), ""),
+        # by times alone, in ms: echo, repetition, inversion
+        (Header(scanning=("SE",), echo_ms=12, repetition_ms=500), "t1"),
+        (Header(scanning=("SE",), echo_ms=12, repetition_ms=500, agent="Dotarem"), "t1c"),
+        (Header(scanning=("SE",), echo_ms=100, repetition_ms=4500), "t2"),
+        (Header(scanning=("SE",), echo_ms=20, repetition_ms=3000), "pd"),
+        (
+            Header(scanning=("SE", "IR"), echo_ms=110, repetition_ms=9000, inversion_ms=2500),
+            "flair",
+        ),
+        (Header(scanning=("GR", "IR"), echo_ms=3, repetition_ms=2300, inversion_ms=900), "t1"),
+        (Header(scanning=("GR",), echo_ms=20, repetition_ms=600), "t2star"),
+        (Header(scanning=("EP",), echo_ms=90, repetition_ms=5000, b_value=1000), "dwi"),
+        (Header(scanning=("GR",), echo_ms=3.6, repetition_ms=22), ""),  # a T1, or an angiography
+        (Header(scanning=("GR",), echo_ms=4, repetition_ms=250), "t1"),
+        (Header(description="post KM", scanning=("SE",), echo_ms=12, repetition_ms=500), "t1c"),
+        (Header(scanning=("SE", "IR"), echo_ms=30, repetition_ms=4000, inversion_ms=150), ""),
+        (Header(scanning=("SE",), echo_ms=50, repetition_ms=1500), ""),
+        (Header(), ""),
+    ],
+)
+def test_sequences_are_recognised_by_their_header(header: Header, modality: str) -> None:
+    found = recognise(header, Modalities())
+    assert found.modality == modality
+    assert found.why
+
+
+def test_no_description_of_public_protocols_is_taken_for_another_sequence() -> None:
+    table = Path(__file__).parents[1] / "series_descriptions.csv"
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) >= 150
+    for row in rows:
+        found = recognise(Header(description=row["description"]), Modalities())
+        assert found.modality in ("", row["modality"]), row

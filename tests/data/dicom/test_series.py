@@ -1,0 +1,457 @@
+"""DICOM folders as scanners and archives leave them; files are written by pydicom."""
+
+import csv
+import shutil
+import subprocess
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+from small import MODALITIES, small_plans
+from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.cases import Given
+from mixmfl.data.dicom.cases import find_all, find_dicom
+from mixmfl.data.dicom.series import Series
+from mixmfl.data.image import Grid, difference, read_labels, write_image
+from mixmfl.data.load_case import load_case
+from mixmfl.data.mapping import mapping_table, read_mapping
+from mixmfl.data.modalities import Modalities
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.dicom_seg import write_segmentation
+from mixmfl.inference.model import save_model
+
+Command = Callable[..., int]
+KNOWN = Modalities()
+
+
+def taken(folder: Path, mapping: Mapping[str, Given] | None = None) -> dict[str, set[str]]:
+    return {case.name: set(case.images) for case in find_dicom(folder, KNOWN, mapping).cases}
+
+
+def test_slices_become_the_volume_that_they_were_cut_from(tmp_path: Path) -> None:
+    voxels = volume()
+    write_series(tmp_path / "p1" / "a" / "b", voxels, SeriesDescription="T1 MPRAGE")
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert (case.name, list(case.images)) == ("p1", ["t1"])
+    loaded = load_case(case)
+    assert difference(loaded.grid, GRID) is None
+    assert np.array_equal(loaded.images["t1"], voxels * 0.5 + 3)  # this grid is canonical
+    assert case.notes == ("t1 is series 1 'T1 MPRAGE' (description 'T1 MPRAGE')",)
+
+
+def test_a_coronal_series_from_back_to_front_keeps_its_places(tmp_path: Path) -> None:
+    from mixmfl.data.image import write_image
+
+    coronal = Grid(SHAPE, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 0, -1.0, 0, -1.0, 0))
+    write_series(tmp_path / "p1", volume(), coronal, SeriesDescription="T2")
+    loaded = load_case(find_dicom(tmp_path, KNOWN).cases[0])
+    write_image(tmp_path / "t2.nii.gz", (volume() * 0.5 + 3).astype(np.float32), coronal)
+    from mixmfl.data.cases import Case
+
+    twin = load_case(Case("p1", {"t2": tmp_path / "t2.nii.gz"}))
+    assert np.array_equal(loaded.images["t2"], twin.images["t2"])
+    assert difference(loaded.canonical, twin.canonical) is None
+
+
+def test_series_of_several_patients_mixed_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+    for number, study in enumerate(("1.1", "1.2")):
+        for word in ("T1", "T2 FLAIR"):
+            folder = tmp_path / "parts" / f"{number}{word}"
+            write_series(folder, volume(), study=study, SeriesDescription=word)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for number, file in enumerate(sorted((tmp_path / "parts").rglob("IM*"))):
+        shutil.move(file, mixed / f"{number}.dcm")
+    shutil.rmtree(tmp_path / "parts")
+    found = taken(tmp_path)
+    assert list(found.values()) == [{"t1", "flair"}] * 2
+    assert all(name.startswith("study-") for name in found)
+    assert "Doe" not in "".join(found)
+
+
+def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
+    tmp_path: Path,
+) -> None:
+    p, small = tmp_path / "p", volume()[:3]
+    write_series(p / "1", small, SeriesNumber=1, SeriesDescription="localizer")
+    write_series(p / "2", volume(), SeriesNumber=2, SeriesDescription="flair_tra")
+    write_series(p / "3", volume(), SeriesNumber=3, SeriesDescription="flair_tra")
+    write_series(
+        p / "4", volume(), SeriesNumber=4, SeriesDescription="t1 MPR cor",
+        ImageType=["DERIVED", "SECONDARY", "MPR"],
+    )  # fmt: skip
+    write_series(p / "5", volume(), SeriesNumber=5, SeriesDescription="SUB_t1")
+    write_series(p / "6", small, SeriesNumber=6, SeriesDescription="t2_tra")
+    write_series(p / "7", volume(), SeriesNumber=7, SeriesDescription="Report", Modality="OT")
+    write_series(p / "8", volume(), SeriesNumber=8, SeriesDescription="???", ScanningSequence="RM")
+    (p / "9").mkdir()
+    (p / "9" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"cut")
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert set(case.images) == {"flair"}
+    assert case.images["flair"].name == "series 3 'flair_tra'"  # the later of equals
+    aside = {note.split("'")[0][-2]: note for note in case.notes if note.startswith("set aside")}
+    assert aside["1"] == "set aside: series 1 'localizer' (localiser (description 'localizer'))"
+    assert aside["2"] == (
+        "set aside: series 2 'flair_tra' (another flair; series 3 'flair_tra' is taken)"
+    )
+    assert "(derived (reformatted))" in aside["4"]
+    assert "(subtraction (description 'SUB_t1'))" in aside["5"]
+    assert "(only 3 slices)" in aside["6"]
+    assert "(is OT, not MR)" in aside["7"]
+    assert "not recognised (RM, TE nan" in aside["8"]
+
+
+def test_two_echoes_of_one_series_are_two_images(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"SeriesDescription": "dual echo", "RepetitionTime": 3000}
+    uid = write_series(tmp_path / "p" / "a", volume(), EchoTime=20, **plain)
+    write_series(tmp_path / "p" / "b", volume(1), series=uid, EchoTime=90, **plain)
+    assert taken(tmp_path) == {"p": {"pd", "t2"}}
+
+
+def test_files_that_were_copied_twice_count_once(tmp_path: Path) -> None:
+    write_series(tmp_path / "p" / "a", volume(), SeriesDescription="T1")
+    shutil.copytree(tmp_path / "p" / "a", tmp_path / "p" / "copy")
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert load_case(case).images["t1"].shape == SHAPE
+
+
+def without_place(content: Any) -> None:
+    del content.ImagePositionPatient
+
+
+def wider(content: Any) -> None:
+    content.PixelSpacing = [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_place, r"series 1 'T1': has no place in space"),
+        (wider, "its slices differ in direction or spacing"),
+    ],
+)
+def test_slices_that_are_no_volume_are_refused(
+    tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    spoil(tmp_path, change)
+    (case,) = find_dicom(tmp_path, KNOWN).cases  # only reading can tell
+    with pytest.raises(DataError, match=message):
+        load_case(case)
+
+
+def test_missing_repeated_and_cut_slices_are_told(tmp_path: Path) -> None:
+    for number, name in enumerate(("gap", "time", "cut")):
+        write_series(tmp_path / name, volume(), study=f"1.{number}", SeriesDescription="T1")
+    places = {
+        float(pydicom.dcmread(file).ImagePositionPatient[2]): file
+        for file in (tmp_path / "gap").iterdir()
+    }
+    places[13.0].unlink()
+    again = tmp_path / "time" / "again"
+    first = pydicom.dcmread(next(iter((tmp_path / "time").iterdir())))
+    write_series(
+        again, volume(1), study="1.1", series=first.SeriesInstanceUID, SeriesDescription="T1"
+    )
+    file = next(iter((tmp_path / "cut").iterdir()))
+    file.write_bytes(file.read_bytes()[:-300])
+    found = find_dicom(tmp_path, KNOWN)
+    cases = {case.name: case for case in found.cases}
+    with pytest.raises(DataError, match=r"not evenly spaced \(4.00 mm behind slice 3, 2.00 mm"):
+        load_case(cases["gap"])
+    (refused,) = found.refused
+    assert (refused.name, "has 2 images of one place" in refused.reason) == ("time", True)
+    with pytest.raises(DataError, match=r"holds 420 bytes of pixels, 720 needed"):
+        load_case(cases["cut"])
+
+
+def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
+    folder = tmp_path / "cases"
+    one = write_series(folder / "x" / "1", volume(), SeriesDescription="weird", SeriesNumber=1)
+    two = write_series(folder / "x" / "2", volume(), SeriesDescription="T1", SeriesNumber=2)
+    three = write_series(folder / "x" / "3", volume(), SeriesDescription="T2", SeriesNumber=3)
+    table = mapping_table(find_dicom(folder, KNOWN).rows, folder)
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [(row["modality"], row["folder"]) for row in rows] == [
+        ("-", "x/1"), ("t1", "x/2"), ("t2", "x/3")
+    ]  # fmt: skip
+    edited = tmp_path / "mapping.csv"
+    text = "case;modality;series_uid\n"  # as some spreadsheets write it
+    edited.write_text(f"{text}ward 7;T1ce;{one}\nward 7;-;{two}\n;flair;{three}\n", "utf-8-sig")
+    mapping = read_mapping(edited, KNOWN)
+    assert taken(folder, mapping) == {"ward 7": {"t1c"}, "x": {"flair"}}
+    edited.write_text(f"{text}a;t1;{one}\na;t1;{two}\n")
+    found = find_dicom(folder, KNOWN, read_mapping(edited, KNOWN))
+    assert "the mapping gives t1 to 2 series" in found.refused[0].reason
+    for content, message in (
+        (f"{text}a;t7;{one}\n", "line 2: 't7' is no known modality"),
+        (f"{text}\na;t1;{one}\na;;{two}\n", "line 4: '' is no known modality"),
+        (f"{text}a;t1;{one}\na;t2;{one}\n", "line 3: series_uid .* is given before, in .* line 2"),
+        (f"{text}../../evil;t1;{one}\n", r"line 2: a file cannot be named after case '../../evil'"),
+        (f"{text}..;t1;{one}\n", "line 2: a file cannot be named after case"),
+        (f"{text}a\\b;t1;{one}\n", "line 2: a file cannot be named after case"),
+        (f"{text}a\0b;t1;{one}\n", "line 2: a file cannot be named after case|as a table"),
+        ("a,b\n1,2\n", "needed is a table with columns"),
+        ("", "needed is a table"),
+    ):
+        edited.write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_mapping(edited, KNOWN)
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        read_mapping(tmp_path / "nowhere.csv", KNOWN)
+    edited.write_text(f"{text};t1;{one}\n;;\n;t2;{two}9\n")  # an empty line, and a slip
+    with pytest.raises(DataError, match=rf"mapping.csv, line 4: no series of .* '{two}9'"):
+        find_dicom(folder, KNOWN, read_mapping(edited, KNOWN))
+
+
+def test_a_mapping_writes_nothing_outside_the_folder_of_the_masks(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid = write_series(tmp_path / "cases" / "a", volume(), SeriesDescription="T1")
+    table = tmp_path / "mapping.csv"
+    table.write_text(f"case,modality,series_uid\n../evil,t1,{uid}\n")
+    before = sorted(tmp_path.rglob("*"))
+    asked = ["-i", tmp_path / "cases", "-o", tmp_path / "masks", "-m", model, "--mapping", table]
+    assert command("mixmfl_predict", *asked) == 2
+    assert "line 2: a file cannot be named after case '../evil'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", volume(), study="1.1", SeriesDescription="T1")
+    write_series(tmp_path / "b", volume(), study="1.2", SeriesDescription="T1")
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        write_image(tmp_path / name / "t1.nii.gz", volume().astype(np.float32), GRID)
+    found, rows = find_all(tmp_path, KNOWN)
+    assert [case.name for case in found.cases] == ["a", "c"]
+    assert [item.name for item in found.refused] == ["b"]
+    assert len(rows) == 2
+    write_image(tmp_path / "a" / "a.nii.gz", volume().astype(np.float32), GRID)  # a mask, maybe
+    write_series(tmp_path / "d", volume(), study="1.3", SeriesDescription="localizer")
+    write_image(tmp_path / "d" / "d.nii.gz", volume().astype(np.float32), GRID)
+    found, _ = find_all(tmp_path, KNOWN)
+    assert [case.name for case in found.cases] == ["a", "c"]
+    assert found.cases[0].notes[-1].startswith("set aside: no known modality, only a/a.nii.gz")
+    assert [item.name for item in found.refused] == ["b", "d"]  # each once, with all reasons
+    assert "only d/d.nii.gz" in found.refused[1].reason
+    assert "no series of a known modality" in found.refused[1].reason
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
+    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    return file
+
+
+def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dicom, nifti = tmp_path / "dicom", tmp_path / "nifti"
+    for number, word in enumerate(("T1", "T2 FLAIR")):
+        tags: dict[str, Any] = {"SeriesDescription": word, "SeriesNumber": number}
+        write_series(dicom / "p" / str(number), volume(number), **tags)
+        (nifti / "p").mkdir(parents=True, exist_ok=True)
+        stored = (volume(number) * 0.5 + 3).astype(np.float32)
+        write_image(nifti / "p" / f"{word.split()[-1]}.nii.gz", stored, GRID)
+    table = tmp_path / "mapping.csv"
+    assert command("mixmfl_predict", "-i", dicom, "--write-mapping", table) == 0
+    assert command("mixmfl_predict", "-i", dicom, "--write-mapping", table) == 2
+    asked = ["-i", dicom, "-m", model, "--mapping", table]
+    assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
+    said = capsys.readouterr().out
+    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in said
+    assert "recognised 2 DICOM series, set aside 0\n" in said
+    assert "1 mask in" in said
+    assert command("mixmfl_predict", "-i", nifti, "-m", model, "-o", tmp_path / "b") == 0
+    (one, grid), (other, there) = (read_labels(tmp_path / x / "p.nii.gz") for x in "ab")
+    assert difference(grid, there) is None
+    assert np.array_equal(one, other)
+    assert "p: made before by the same model" not in capsys.readouterr().out
+    assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
+    assert "p: made before by the same model" in capsys.readouterr().out
+    assert "Doe" not in (tmp_path / "a" / "cases.json").read_text()
+
+
+def test_no_output_names_the_patient_of_a_case_that_is_refused(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases, out, log = tmp_path / "cases", tmp_path / "masks", tmp_path / "run.log"
+    far = Grid(SHAPE, GRID.spacing, (500.0, 4.0, 7.0), OBLIQUE)
+    for number, (word, grid) in enumerate((("t1_mprage", GRID), ("t2 tra", far))):
+        tags: dict[str, Any] = {"SeriesDescription": word, "SeriesNumber": number}
+        write_series(
+            cases / "p" / str(number), volume(number), grid, patient="Muster^Erika", **tags
+        )
+    asked = ["-i", cases, "-m", model, "-o", out, "--log", log, "--dicom-seg", "--strict"]
+    assert command("mixmfl_predict", *asked) == 1
+    said = capsys.readouterr()
+    assert "covers 0% of the head (series 1 't2 tra', series 0 't1_mprage')" in said.err
+    written = [file for file in (log, *out.rglob("*")) if file.is_file()]
+    assert {"run.log", "cases.csv", "cases.json", "report.html"} <= {f.name for f in written}
+    for text in (said.out, said.err, *(file.read_text() for file in written)):
+        assert "Muster" not in text
+        assert "IM0000" not in text  # nor lists all its files
+    (case,) = find_dicom(cases, KNOWN).cases
+    assert "Muster" not in repr(case)
+
+
+# --- masks as DICOM Segmentation
+
+
+def accepted(file: Path) -> None:
+    """Let dciodvfy judge a file; without it (Debian: dicom3tools) the test is skipped."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed; on Debian it is in dicom3tools")
+    judged = subprocess.run([program, file], capture_output=True, text=True, timeout=60)
+    errors = [line for line in judged.stderr.splitlines() if line.startswith("Error")]
+    assert errors == []
+
+
+SEGMENTS = {"whole": (1, 4), "core": (4,)}
+
+
+def small_mask() -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[2:6, 5:12, 4:10] = 1
+    mask[3:5, 6:9, 5:8] = 4
+    return mask
+
+
+def test_a_segmentation_names_its_series_and_gives_the_mask_back(tmp_path: Path) -> None:
+    import highdicom as hd
+
+    uid = write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    series = case.images["t1"]
+    assert isinstance(series, Series)
+    mask, file = small_mask(), tmp_path / "p.dcm"
+    write_segmentation(file, series, mask, SEGMENTS, "ab" * 32)
+    content = pydicom.dcmread(file)
+    assert content.Modality == "SEG"
+    assert content.PatientName == "Doe^Jane"
+    assert content.StudyInstanceUID == "1.2.3"
+    (named,) = content.ReferencedSeriesSequence
+    assert named.SeriesInstanceUID == uid
+    assert len(named.ReferencedInstanceSequence) == len(mask)
+    assert [each.SegmentLabel for each in content.SegmentSequence] == ["whole", "core"]
+    # frame by frame back to the places of the source, by a reader of its own
+    heights = {
+        str(pydicom.dcmread(f).SOPInstanceUID): float(pydicom.dcmread(f).ImagePositionPatient[2])
+        for f in (tmp_path / "p").iterdir()
+    }
+    uids = sorted(heights, key=lambda each: heights[each])
+    read = hd.seg.segread(file).get_pixels_by_source_instance(uids, ignore_spatial_locations=True)
+    assert np.array_equal(read[..., 0] > 0, mask > 0)
+    assert np.array_equal(read[..., 1] > 0, mask == 4)
+    again = tmp_path / "again.dcm"
+    write_segmentation(again, series, mask, SEGMENTS, "ab" * 32)
+    assert pydicom.dcmread(again).SOPInstanceUID == content.SOPInstanceUID
+    accepted(file)
+
+
+def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: Path) -> None:
+    from highdicom.legacy import LegacyConvertedEnhancedMRImage
+
+    write_series(tmp_path / "plain", volume(), SeriesDescription="T1", PatientPosition="HFS")
+    parts = [pydicom.dcmread(file) for file in sorted((tmp_path / "plain").iterdir())]
+    made = LegacyConvertedEnhancedMRImage(parts, generate_uid(), 5, generate_uid(), 1)
+    made.SeriesDescription = "T1"
+    (tmp_path / "enhanced").mkdir()
+    made.save_as(tmp_path / "enhanced" / "one.dcm")
+    (case,) = find_dicom(tmp_path / "enhanced", KNOWN).cases
+    series = case.images["t1"]
+    assert isinstance(series, Series)
+    voxels, grid = series.read()
+    want, there = find_dicom(tmp_path / "plain", KNOWN).cases[0].images["t1"].read()  # type: ignore[union-attr]
+    assert difference(grid, there) is None
+    assert np.array_equal(voxels, want)
+    file = tmp_path / "p.dcm"
+    write_segmentation(file, series, small_mask(), SEGMENTS, "ab" * 32)
+    content = pydicom.dcmread(file)
+    seen = {
+        (round(float(each.PlanePositionSequence[0].ImagePositionPatient[2]), 3),
+         int(each.SegmentIdentificationSequence[0].ReferencedSegmentNumber)): int(plane.sum())
+        for each, plane in zip(
+            content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
+        )
+    }  # fmt: skip
+    mask = small_mask()
+    assert seen == {
+        (7 + 2 * z, number): int(np.isin(mask[z], values).sum())
+        for number, values in enumerate(SEGMENTS.values(), start=1)
+        for z in range(len(mask))
+        if np.isin(mask[z], values).any()
+    }
+    accepted(file)
+
+
+def test_without_slice_thickness_the_distance_of_slices_is_taken(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1", SliceThickness=None)
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    write_segmentation(tmp_path / "p.dcm", series, small_mask(), SEGMENTS, "ab" * 32)
+    shared = pydicom.dcmread(tmp_path / "p.dcm").SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == GRID.spacing[0]
+
+
+def test_an_empty_mask_is_a_legal_segmentation(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    file = tmp_path / "p.dcm"
+    write_segmentation(file, series, 0 * small_mask(), SEGMENTS, "ab" * 32)
+    assert not pydicom.dcmread(file).pixel_array.any()
+    accepted(file)
+
+
+def test_a_segmentation_that_cannot_be_made_costs_no_mask_and_warnings_are_few(
+    model: Path, tmp_path: Path, command: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cases, out = tmp_path / "cases", tmp_path / "masks"
+    write_series(cases / "a", volume(), study="1.1", SeriesDescription="T1",
+                 FrameOfReferenceUID=None)  # fmt: skip
+    with warnings.catch_warnings():  # of pydicom, for what many anonymisers write
+        warnings.simplefilter("ignore")
+        write_series(cases / "b", volume(), study="1.2.03.4", series="1.2.0840.01",
+                     SeriesDescription="T1")  # fmt: skip
+    asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-seg"]
+    assert command("mixmfl_predict", *asked) == 0
+    said = "".join(capfd.readouterr())
+    assert len(said.splitlines()) < 20
+    assert "pydicom" not in said
+    assert "no DICOM segmentation was made: series 1 'T1' has no FrameOfReferenceUID" in said
+    assert sorted(file.name for file in out.glob("?.*")) == ["a.nii.gz", "b.dcm", "b.nii.gz"]
+
+
+def test_the_command_writes_segmentations_of_dicom_cases_only(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    cases, out = tmp_path / "cases", tmp_path / "masks"
+    write_series(cases / "a", volume(), SeriesDescription="T1")
+    (cases / "b").mkdir()
+    write_image(cases / "b" / "t1.nii.gz", volume().astype(np.float32), GRID)
+    asked = ["-i", cases, "-m", model, "-o", out, "--no-report"]
+    assert command("mixmfl_predict", *asked) == 0
+    (out / "a.dcm").write_bytes(b"mine")
+    assert command("mixmfl_predict", *asked, "--dicom-seg") == 0
+    assert "a: a.dcm is there and is not ours" in capsys.readouterr().out
+    (out / "a.dcm").unlink()
+    assert command("mixmfl_predict", *asked, "--dicom-seg") == 0
+    assert "1 mask in" in capsys.readouterr().out  # b had nothing to be done
+    assert pydicom.dcmread(out / "a.dcm").Modality == "SEG"
+    assert not (out / "b.dcm").exists()
+    monkeypatch.setattr("mixmfl.inference.dicom_seg.find_spec", lambda name: None)
+    assert command("mixmfl_predict", *asked, "--dicom-seg") == 2
+    assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err

@@ -1,0 +1,189 @@
+"""Which series of an examination is taken for which modality, and which is a question."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import RLELossless
+from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
+
+from mixmfl.data.cases import Case
+from mixmfl.data.dicom.cases import find_dicom
+from mixmfl.data.image import Grid
+from mixmfl.data.modalities import Modalities
+
+CORONAL = Grid(SHAPE, GRID.spacing, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 0, -1.0, 0, -1.0, 0))
+
+
+def finer() -> tuple[np.ndarray, Grid]:
+    """Return the same head with twice the voxels each way in the plane."""
+    grid = Grid((8, 40, 36), (2.0, 0.5, 0.625), GRID.origin, OBLIQUE)
+    return volume().repeat(2, 1).repeat(2, 2), grid
+
+
+def only_case(folder: Path) -> Case:
+    (case,) = find_dicom(folder, Modalities()).cases
+    return case
+
+
+def numbers(case: Case) -> dict[str, int]:
+    """Return the number of the series that was taken for each modality."""
+    return {name: series.header.number for name, series in case.images.items()}  # type: ignore[union-attr]
+
+
+def write(folder: Path, number: int, text: str, *image: Any, **tags: Any) -> None:
+    voxels, grid = image or (volume(), GRID)
+    write_series(
+        folder / "p" / str(number), voxels, grid, SeriesNumber=number, SeriesDescription=text,
+        **tags,
+    )  # fmt: skip
+
+
+def test_an_angiography_is_no_t1_though_it_has_most_voxels(tmp_path: Path) -> None:
+    angio = {"ScanningSequence": "GR", "EchoTime": 3.6, "RepetitionTime": 22}
+    write(tmp_path, 3, "t1_se_tra")
+    write(tmp_path, 5, "TOF_3D_multi-slab", *finer(), AngioFlag="Y", **angio)
+    write(tmp_path, 6, "multi-slab", *finer(), AngioFlag="N", **angio)
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t1": 3}
+    assert any("series 5" in note and "(angiography" in note for note in case.notes)
+    assert any("series 6" in note and "(not recognised" in note for note in case.notes)
+
+
+def test_what_is_recognised_by_words_goes_before_what_times_suggest(tmp_path: Path) -> None:
+    write(tmp_path, 3, "T2 tra")
+    write(tmp_path, 4, "head", *finer(), EchoTime=100, RepetitionTime=4000)
+    assert numbers(only_case(tmp_path)) == {"t2": 3}
+
+
+def test_a_dynamic_series_does_not_displace_the_one_that_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path, 9, "t1_mprage_KM", ContrastBolusAgent="Gadovist")
+    for time in range(3):
+        write_series(
+            tmp_path / "p" / f"dyn{time}", volume(time), series="1.2.8", SeriesNumber=8,
+            SeriesDescription="t1_vibe KM", TemporalPositionIdentifier=time + 1,
+            NumberOfTemporalPositions=3, InstanceNumber=lambda z: z + 1,
+        )  # fmt: skip
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t1c": 9}
+    assert "set aside: series 8 't1_vibe KM' (dynamic (3 time points))" in case.notes
+
+
+def test_where_the_best_cannot_be_read_the_next_is_taken_and_said(tmp_path: Path) -> None:
+    write(tmp_path, 2, "FLAIR")
+    write(tmp_path, 3, "FLAIR 3D", *finer())
+    spoil(tmp_path / "p" / "3", lambda content: setattr(content, "PixelData", b"\0" * 200))
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 2}
+    assert len(case.warnings) == 1
+    assert case.warnings[0].startswith("series 3 'FLAIR 3D' is no flair: it cannot be read (IM0002")
+
+
+def test_a_compressed_series_that_cannot_be_decoded_is_not_taken_before_another(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, 2, "FLAIR")
+    write(tmp_path, 3, "FLAIR 3D", *finer())
+    for file in (tmp_path / "p" / "3").iterdir():
+        content: Any = pydicom.dcmread(file)
+        content.compress(RLELossless)
+        content.PixelData = content.PixelData[:-60] + b"\0" * 60
+        content.save_as(file)
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 2}
+    assert "series 3 'FLAIR 3D' is no flair: it cannot be read" in case.warnings[0]
+
+
+def test_alike_repetitions_take_the_last_with_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, 2, "FLAIR")
+    write(tmp_path, 4, "FLAIR")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 4}
+    assert case.warnings == (
+        "flair was made more than once, as series 2 'FLAIR' and series 4 'FLAIR'; the last is "
+        "taken",
+    )
+
+
+def test_two_alike_t1_of_which_one_may_be_after_an_agent_are_a_question(tmp_path: Path) -> None:
+    write(tmp_path, 1, "FLAIR")
+    write(tmp_path, 2, "t1_mprage_sag")
+    write(tmp_path, 7, "t1_mprage_sag")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1}
+    assert "t1 is left out: series 2 't1_mprage_sag' and series 7" in case.warnings[0]
+    assert "the later may be after a contrast agent; --mapping decides" in case.warnings[0]
+
+
+def test_different_series_that_fit_equally_well_are_a_question(tmp_path: Path) -> None:
+    write(tmp_path, 1, "FLAIR")
+    write(tmp_path, 2, "t2_tse_tra")
+    write(tmp_path, 3, "t2_tse_tra_fs")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1}
+    assert case.warnings == (
+        "t2 is left out: series 2 't2_tse_tra' and series 3 't2_tse_tra_fs' fit it equally well; "
+        "--mapping decides",
+    )
+    assert any("fits t2 as well as series 3 't2_tse_tra_fs'" in note for note in case.notes)
+
+
+def test_axial_goes_before_coronal_and_the_whole_head_before_a_finer_part(tmp_path: Path) -> None:
+    write(tmp_path, 2, "t2_tse_tra")
+    write(tmp_path, 3, "t2_tse_cor", volume(), CORONAL)
+    part = volume()[:, :10, :9].repeat(4, 1).repeat(4, 2)
+    write(
+        tmp_path, 4, "t2_tse_tra", part, Grid((8, 40, 36), (2.0, 0.25, 0.3), GRID.origin, OBLIQUE)
+    )
+    assert numbers(only_case(tmp_path)) == {"t2": 2}
+
+
+def test_other_parts_of_the_body_are_set_aside_beside_a_head(tmp_path: Path) -> None:
+    write(tmp_path, 2, "T2 sag", *finer(), BodyPartExamined="CSPINE")
+    write(tmp_path, 3, "T2 tra", BodyPartExamined="HEAD")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t2": 3}
+    assert "set aside: series 2 'T2 sag' (is of CSPINE; others are of the head)" in case.notes
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"ComplexImageComponent": "PHASE"}, "phase (ComplexImageComponent PHASE)"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, "phase (ImageType P)"),
+        ({"AcquisitionContrast": "TOF"}, "angiography (AcquisitionContrast TOF)"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "MPR"]}, "derived (reformatted)"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "MIP"]}, "projection (ImageType MIP)"),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, "derived (secondary)"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "FAT"]}, "fat image (ImageType FAT)"),
+        ({"SequenceName": "*fm2d2r"}, "field map (SequenceName *fm2d2r)"),
+        ({"SequenceName": "*fl3d1r_t70"}, "angiography (SequenceName *fl3d1r_t70)"),
+        ({"SeriesDescription": "t1_sub"}, "subtraction (description 't1_sub')"),
+    ],
+)
+def test_what_is_none_to_segment_is_known_for_what_it_is(
+    tmp_path: Path, tags: dict[str, Any], reason: str
+) -> None:
+    write_series(tmp_path / "p", volume(), **{"SeriesDescription": "t1", **tags})
+    (refused,) = find_dicom(tmp_path, Modalities()).refused
+    assert refused.reason.endswith(f": {reason}")
+
+
+def test_mprage_and_parallel_imaging_are_originals(tmp_path: Path) -> None:
+    inverted = {"ScanningSequence": ["GR", "IR"], "EchoTime": 2.9, "InversionTime": 900}
+    write(tmp_path, 1, "t1_mpr_ns_sag_p2_iso", RepetitionTime=1900, **inverted)
+    write(tmp_path, 2, "Ax T2 FLAIR ASSET")
+    assert numbers(only_case(tmp_path)) == {"t1": 1, "flair": 2}
+
+
+def test_magnitude_and_phase_of_one_series_are_told_apart(tmp_path: Path) -> None:
+    for number, component in enumerate(("MAGNITUDE", "PHASE")):
+        write_series(
+            tmp_path / "p" / component, volume(number), series="1.2.5", SeriesDescription="T2",
+            ComplexImageComponent=component,
+        )  # fmt: skip
+    case = only_case(tmp_path)
+    assert np.array_equal(case.images["t2"].read()[0], volume() * 0.5 + 3)  # type: ignore[union-attr]
+    assert any("phase (ComplexImageComponent PHASE)" in note for note in case.notes)

@@ -1,0 +1,585 @@
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixmfl.core.errors import DataError
+from mixmfl.data.accounting import aside_table
+from mixmfl.data.cases import Found, Given, account, describe, find_cases
+from mixmfl.data.labels import Labels
+from mixmfl.data.mapping import mapping_table, read_mapping
+from mixmfl.data.modalities import Modalities
+
+LESION = Labels({"background": 0, "lesion": 1})
+CHANNELS = {"channel_names": {"0": "T1", "1": "FLAIR"}}
+
+
+def make_files(folder: Path, *names: str) -> None:
+    """Make empty files: finding cases looks at names only."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def taken(found: Found) -> dict[str, dict[str, str]]:
+    """Return the files of each case by modality, as paths below the folder."""
+    assert found.refused == ()
+    files: dict[str, dict[str, str]] = {}
+    for case in found.cases:
+        assert list(case.images) == sorted(case.images)
+        named = {**case.files, **({"label": case.label} if isinstance(case.label, Path) else {})}
+        files[case.name] = {
+            kind: path.relative_to(found.folder).as_posix() for kind, path in named.items()
+        }
+    return files
+
+
+def refusals(found: Found) -> dict[str, str]:
+    return {refused.name: refused.reason for refused in found.refused}
+
+
+# --- layouts
+
+
+def test_nnunet_channel_files_are_cases_and_may_be_missing(tmp_path: Path) -> None:
+    write_json(tmp_path / "dataset.json", {**CHANNELS, **LESION.to_json()})
+    make_files(tmp_path, "imagesTr/p1_0000.nii.gz", "imagesTr/p1_0001.nii.gz")
+    make_files(tmp_path, "imagesTr/p2_0001.nii.gz", "labelsTr/p1.nii.gz", "labelsTr/p2.nii.gz")
+    make_files(tmp_path, "imagesTs/p3_0000.nii.gz")
+    found = find_cases(tmp_path, labels_needed=True)
+    assert "nnU-Net" in found.layout
+    assert found.labels == LESION
+    assert taken(found) == {
+        "p1": {
+            "t1": "imagesTr/p1_0000.nii.gz",
+            "flair": "imagesTr/p1_0001.nii.gz",
+            "label": "labelsTr/p1.nii.gz",
+        },
+        "p2": {"flair": "imagesTr/p2_0001.nii.gz", "label": "labelsTr/p2.nii.gz"},
+    }
+
+
+@pytest.mark.parametrize("described", ["a/dataset.json", "dataset.json"])
+def test_a_flat_nnunet_folder_is_described_beside_it_or_above(
+    tmp_path: Path, described: str
+) -> None:
+    write_json(tmp_path / described, {"modality": {"0": "T1", "1": "FLAIR"}})  # nnU-Net v1's key
+    make_files(tmp_path / "a", "p1_0000.nrrd", "p1_0001.nrrd")
+    assert taken(find_cases(tmp_path / "a")) == {
+        "p1": {"t1": "p1_0000.nrrd", "flair": "p1_0001.nrrd"}
+    }
+
+
+def test_nnunet_test_cases_are_taken_where_there_are_no_others(tmp_path: Path) -> None:
+    write_json(tmp_path / "dataset.json", CHANNELS)
+    make_files(tmp_path, "imagesTs/p3_0000.nii.gz", "labelsTs/p3.nii.gz")
+    files = {"t1": "imagesTs/p3_0000.nii.gz", "label": "labelsTs/p3.nii.gz"}
+    assert taken(find_cases(tmp_path)) == {"p3": files}
+    inside = find_cases(tmp_path / "imagesTs")
+    assert [case.name for case in inside.cases] == ["p3"]
+    assert inside.cases[0].label == tmp_path / "labelsTs/p3.nii.gz"
+
+
+def test_nnunet_channels_without_names_are_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, "imagesTr/p1_0000.nii.gz")
+    with pytest.raises(DataError, match=r'files named case_0000 need "channel_names" in dataset'):
+        find_cases(tmp_path)
+    write_json(tmp_path / "dataset.json", {"channel_names": {"0": "T1", "1": "t1w"}})
+    with pytest.raises(DataError, match=r"channels \[0, 1\] are all t1"):
+        find_cases(tmp_path)
+
+
+def test_a_channel_beyond_those_named_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "dataset.json", CHANNELS)
+    make_files(tmp_path, "p1_0000.nii.gz", "p1_0007.nii.gz", "other.nii.gz")
+    reasons = refusals(find_cases(tmp_path))
+    assert reasons.pop("p1") == "p1_0007.nii.gz is channel 7, but channel_names has [0, 1]"
+    assert reasons.pop("other").startswith("no known modality, only other.nii.gz; ")
+    assert not reasons
+
+
+def test_channel_numbers_without_a_dataset_json_are_explained(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1_0000.nii.gz")
+    assert "_0000 need a dataset.json" in refusals(find_cases(tmp_path))["p1_0000"]
+
+
+def test_a_folder_per_case_is_read_by_the_names_of_its_files(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1/t1ce.nii.gz", "p1/seg.nii.gz", "p2/FLAIR.mha")
+    make_files(tmp_path, "p3/scan/T2.nii", "p3/scan/lesion.nii", "p1/notes.txt")
+    found = find_cases(tmp_path)
+    assert found.layout == "a folder per case"
+    assert taken(found) == {
+        "p1": {"t1": "p1/T1.nii.gz", "t1c": "p1/t1ce.nii.gz", "label": "p1/seg.nii.gz"},
+        "p2": {"flair": "p2/FLAIR.mha"},
+        "p3": {"t2": "p3/scan/T2.nii", "label": "p3/scan/lesion.nii"},
+    }
+
+
+def test_all_below_a_case_folder_belongs_to_the_case(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/anat/T1.nii.gz", "p1/masks/seg.nii.gz", "p1/new/axial_FLAIR.nii.gz")
+    assert taken(find_cases(tmp_path)) == {
+        "p1": {
+            "t1": "p1/anat/T1.nii.gz",
+            "flair": "p1/new/axial_FLAIR.nii.gz",
+            "label": "p1/masks/seg.nii.gz",
+        }
+    }
+
+
+def test_a_case_folder_itself_may_be_given(tmp_path: Path) -> None:
+    make_files(tmp_path / "p7", "T1.nii.gz", "seg.nii.gz")
+    assert list(taken(find_cases(tmp_path / "p7"))) == ["p7"]
+
+
+def test_examinations_of_one_patient_are_cases_of_their_own(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/2019/T1.nii.gz", "p1/2020/T2.nii.gz", "p2/T1.nii.gz")
+    assert list(taken(find_cases(tmp_path))) == ["p1_2019", "p1_2020", "p2"]
+
+
+def test_brats_names_are_read_flat_or_in_folders(tmp_path: Path) -> None:
+    name = "BraTS20_Training_001"
+    make_files(tmp_path / "flat", f"{name}_t1ce.nii.gz", f"{name}_t2.nii.gz", f"{name}_seg.nii.gz")
+    make_files(tmp_path / "in", f"{name}/{name}_t1ce.nii.gz", f"{name}/{name}_t2.nii.gz")
+    make_files(tmp_path / "in", f"{name}/{name}_seg.nii.gz", "b/BraTS-GLI-00001-000-t2f.nii.gz")
+    flat = find_cases(tmp_path / "flat")
+    assert flat.layout == "names with modality"
+    assert taken(flat) == {
+        name: {
+            "t1c": f"{name}_t1ce.nii.gz",
+            "t2": f"{name}_t2.nii.gz",
+            "label": f"{name}_seg.nii.gz",
+        }
+    }
+    nested = taken(find_cases(tmp_path / "in"))
+    assert list(nested) == ["BraTS-GLI-00001-000", name]
+    assert list(nested[name]) == ["t1c", "t2", "label"]
+
+
+def test_bids_sessions_are_cases_and_derivatives_give_labels_alone(tmp_path: Path) -> None:
+    make_files(tmp_path, "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz")
+    make_files(tmp_path, "sub-01/ses-1/anat/sub-01_ses-1_ce-gadolinium_T1w.nii.gz")
+    make_files(tmp_path, "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz")
+    make_files(tmp_path, "derivatives/x/sub-01/ses-1/anat/sub-01_ses-1_space-MNI_T1w.nii.gz")
+    make_files(tmp_path, "derivatives/x/sub-01/ses-1/anat/sub-01_ses-1_label-lesion_mask.nii.gz")
+    found = find_cases(tmp_path)
+    derived = "derivatives/x/sub-01/ses-1/anat/sub-01_ses-1"
+    assert taken(found) == {
+        "sub-01_ses-1": {
+            "t1": "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
+            "t1c": "sub-01/ses-1/anat/sub-01_ses-1_ce-gadolinium_T1w.nii.gz",
+            "label": f"{derived}_label-lesion_mask.nii.gz",
+        },
+        "sub-01_ses-2": {"flair": "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz"},
+    }
+    assert found.ignored == (tmp_path / f"{derived}_space-MNI_T1w.nii.gz",)
+
+
+def test_labels_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    make_files(tmp_path, "images/p1_t1.nii.gz", "images/p2_t1.nii.gz", "labels/p1.nii.gz")
+    make_files(tmp_path, "labels/p2_t1.nii.gz")
+    files = taken(find_cases(tmp_path))
+    assert files["p1"] == {"t1": "images/p1_t1.nii.gz", "label": "labels/p1.nii.gz"}
+    assert files["p2"] == {"t1": "images/p2_t1.nii.gz", "label": "labels/p2_t1.nii.gz"}
+
+
+def test_the_same_name_in_two_folders_is_two_cases(tmp_path: Path) -> None:
+    make_files(tmp_path, "a/001_t1.nii.gz", "b/001_t2.nii.gz", "b/002_t2.nii.gz")
+    assert taken(find_cases(tmp_path)) == {
+        "002": {"t2": "b/002_t2.nii.gz"},
+        "a_001": {"t1": "a/001_t1.nii.gz"},
+        "b_001": {"t2": "b/001_t2.nii.gz"},
+    }
+
+
+def test_two_cases_that_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1_t2.nii.gz")
+    assert refusals(find_cases(tmp_path)) == {
+        "p1": "is the name of 2 cases: p1/T1.nii.gz, p1_t2.nii.gz; rename one"
+    }
+
+
+def test_hidden_files_are_passed_over_and_links_in_circles_end(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1/._T1.nii.gz", ".trash/T1.nii.gz")
+    make_files(tmp_path.parent / "elsewhere", "T2.nii.gz")
+    os.symlink(tmp_path, tmp_path / "p1" / "again")
+    os.symlink(tmp_path.parent / "elsewhere", tmp_path / "p2")
+    found = find_cases(tmp_path)
+    assert taken(found) == {"p1": {"t1": "p1/T1.nii.gz"}, "p2": {"t2": "p2/T2.nii.gz"}}
+    assert found.ignored == ()
+
+
+# --- what is refused and what is ignored
+
+
+def test_a_folder_without_images_is_refused_and_the_layouts_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no such folder. Needed is one of\n.*nnU-Net"):
+        find_cases(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"holds no image \(\.nii\.gz, (.|\n)*labelsTr"):
+        find_cases(tmp_path)
+
+
+def test_a_damaged_dataset_json_is_named(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1_t1.nii.gz")
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json: cannot be read as JSON"):
+        find_cases(tmp_path)
+
+
+def test_two_files_for_one_modality_refuse_their_case_alone(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1_t1.nii.gz", "p1_t1w.nii.gz", "p2_t1.nii.gz")
+    make_files(tmp_path, "p3_t1.nii.gz", "p3_seg.nii.gz", "p3_mask.nii.gz", "p2_seg.nii.gz")
+    found = find_cases(tmp_path, labels_needed=True)
+    assert [case.name for case in found.cases] == ["p2"]
+    assert refusals(found) == {
+        "p1": "2 files for t1: p1_t1.nii.gz, p1_t1w.nii.gz; keep one of them",
+        "p3": "2 files for label: p3_mask.nii.gz, p3_seg.nii.gz; keep one of them",
+    }
+
+
+def test_an_ambiguous_name_refuses_its_case(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1_C.nii.gz", "p1/seg.nii.gz", "p2/T1.nii.gz", "q_t1_t2.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["p2"]
+    assert "p1/T1_C.nii.gz: the name 'T1_C' is undecided ('t1' is a T1" in refusals(found)["p1"]
+    assert "rename it so that it fits one, or say by --mapping" in refusals(found)["p1"]
+    assert "these are different sequences" in refusals(found)["q"]
+
+
+def test_a_case_without_a_known_modality_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/scan.nii.gz", "p1/other.nii.gz", "p2_bold.nii.gz", "p3_seg.nii.gz")
+    make_files(tmp_path, "p4_t1.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["p4"]
+    reasons = refusals(found)
+    assert len(reasons) == 3
+    assert reasons["p1"].startswith("no known modality, only p1/other.nii.gz, p1/scan.nii.gz; ")
+    assert "give --alias NAME=ALIAS" in reasons["p2_bold"]
+    assert "only p3_seg.nii.gz" in reasons["p3"]
+    found = find_cases(tmp_path, Modalities().with_aliases(["fmri=bold"]))
+    assert [case.name for case in found.cases] == ["p2", "p4"]
+
+
+def test_unknown_files_beside_a_case_are_ignored_and_listed(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1/brain_mask.nii.gz", "p2_t1.nii.gz", "p2_bold.nii.gz")
+    make_files(tmp_path, "p3/patient3_T1.nii.gz", "p3/bold.nii.gz")
+    make_files(tmp_path, "p4/T1.nii.gz", "p4/raw/bold.nii.gz")
+    found = find_cases(tmp_path)
+    assert list(taken(found)) == ["p1", "p2", "p4", "patient3"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found.ignored] == [
+        "p1/brain_mask.nii.gz",
+        "p2_bold.nii.gz",
+        "p4/raw/bold.nii.gz",
+        "p3/bold.nii.gz",
+    ]
+    alone = find_cases(tmp_path / "p1")
+    assert list(taken(alone)) == ["p1"]
+    assert [path.name for path in alone.ignored] == ["brain_mask.nii.gz"]
+
+
+def test_training_refuses_a_case_without_label(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p2/T1.nii.gz", "p2/seg.nii.gz")
+    found = find_cases(tmp_path, labels_needed=True)
+    assert [case.name for case in found.cases] == ["p2"]
+    assert refusals(found) == {"p1": "no label, which training needs"}
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, "p\n1/T1.nii.gz")
+    assert refusals(find_cases(tmp_path)) == {
+        "p\n1": "a file cannot have this name; rename the case"
+    }
+
+
+# --- what is printed
+
+
+def test_the_description_says_what_was_taken_for_what(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1/t1ce.nii.gz", "p1/seg.nii.gz", "p1/bold.nii.gz")
+    make_files(tmp_path, "p2/T1.nii.gz", "p3/T1.nii.gz", "p3/T1w.nii.gz")
+    assert describe(find_cases(tmp_path)).splitlines() == [
+        f"{tmp_path}: 2 cases (layout: a folder per case)",
+        "  t1 in 2, t1c in 1, label in 1",
+        "  p1 -> t1: T1.nii.gz, t1c: t1ce.nii.gz, label: seg.nii.gz",
+        "  p2 -> t1: T1.nii.gz",
+        "refused 1 case:",
+        "  p3: 2 files for t1: p3/T1.nii.gz, p3/T1w.nii.gz; keep one of them, or say by "
+        "--mapping what is meant",
+        "set aside 3 files:",
+        "  p1/bold.nii.gz: its name says functional",
+        "  p3/T1.nii.gz: 2 files fit t1",
+        "  p3/T1w.nii.gz: 2 files fit t1",
+    ]
+
+
+def test_a_long_description_is_cut(tmp_path: Path) -> None:
+    make_files(tmp_path, *(f"p{i:02}_t1.nii.gz" for i in range(57)))
+    lines = describe(find_cases(tmp_path)).splitlines()
+    assert len(lines) == 2 + 20 + 1
+    assert lines[-1] == "  … and 37 more"
+
+
+# --- one patient's folder is one case
+
+
+def test_default_names_of_dcm2niix_are_one_case_per_patient(tmp_path: Path) -> None:
+    names = {
+        "t1": "t1_mprage_sag_p2_iso_20190101120000_5",
+        "t2": "t2_tse_tra_p2_20190101120000_7",
+        "flair": "t2_tirm_tra_dark-fluid_20190101120000_9",
+        "t1c": "t1_mprage_sag_p2_iso_KM_20190101120000_12",
+    }
+    make_files(tmp_path / "folders", *(f"p01/p01_{name}.nii.gz" for name in names.values()))
+    make_files(tmp_path / "flat", *(f"p01_{name}.nii.gz" for name in names.values()))
+    make_files(tmp_path / "flat", f"p02_{names['t1']}.nii.gz", f"p02_{names['t2']}.nii.gz")
+    make_files(tmp_path / "bare", *(f"p01/{name}.nii.gz" for name in names.values()))
+    make_files(tmp_path / "p01", *(f"{name}.nii.gz" for name in names.values()))
+    for folder in ("folders", "bare", "p01"):
+        files = taken(find_cases(tmp_path / folder))
+        assert list(files) == ["p01"]
+        assert {kind: Path(file).name for kind, file in files["p01"].items()} == {
+            kind: f"{'p01_' if folder == 'folders' else ''}{name}.nii.gz"
+            for kind, name in names.items()
+        }
+    flat = find_cases(tmp_path / "flat")
+    assert {name: set(files) for name, files in taken(flat).items()} == {
+        "p01": {"t1", "t1c", "t2", "flair"},
+        "p02": {"t1", "t2"},
+    }
+    assert flat.refused == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "case"),
+    [
+        # the rests of the names differ
+        (("p/3D_T1.nii.gz", "p/Ax_FLAIR.nii.gz", "p/head_T2_tse.nii.gz"), "p"),
+        (("p/DICOM_AX_T1_20190101_3.nii.gz", "p/DICOM_AX_FLAIR_20190101_5.nii.gz"), "p"),
+        # numbers of series come first
+        (("p/201_T1W.nii.gz", "p/301_T2W.nii.gz", "p/401_FLAIR.nii.gz"), "p"),
+        # a folder per sequence
+        (("p/T1/image.nii.gz", "p/FLAIR/image.nii.gz"), "p"),
+        (("p/x.MR_T1.54/x.MR_T1.54.mha", "p/x.MR_Flair.55/x.MR_Flair.55.mha"), "p"),
+        (("p/20190101_120000t1mpragesag.nii.gz", "p/20190101_120000t2tse.nii.gz"), None),
+    ],
+)
+def test_a_folder_that_holds_one_patient_is_one_case(
+    tmp_path: Path, files: tuple[str, ...], case: str | None
+) -> None:
+    make_files(tmp_path, *files)
+    found = find_cases(tmp_path)
+    assert found.refused == ()
+    (only,) = found.cases
+    assert case is None or only.name == case
+    assert len(only.images) == len(files)
+
+
+def test_numbers_behind_the_words_tell_patients_where_they_come_back(tmp_path: Path) -> None:
+    make_files(tmp_path, "T1_001.nii.gz", "T2_001.nii.gz", "T1_002.nii.gz", "T2_002.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "001": {"t1", "t2"},
+        "002": {"t1", "t2"},
+    }
+
+
+def test_what_may_be_one_patient_or_several_is_refused_once_with_a_hint(tmp_path: Path) -> None:
+    make_files(tmp_path, "site/p1_t1.nii.gz", "site/p2_flair.nii.gz", "q/T1.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["q"]
+    assert list(refusals(found)) == ["site"]
+    assert refusals(found)["site"].startswith("looks like one patient, or like several of one")
+    assert "name the files PATIENT_t1.nii.gz" in refusals(found)["site"]
+
+
+def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1_brain.nii.gz", "p/T1Warped.nii.gz")
+    make_files(tmp_path, "p/T1InverseWarped.nii.gz", "p/T1_bet_mask.nii.gz", "p/FLAIR_N4.nii.gz")
+    make_files(tmp_path, "p/FLAIR_N4_brain.nii.gz", "p/T10GenericAffine.mat")
+    found = account(find_cases(tmp_path))
+    assert taken(found) == {"p": {"flair": "p/FLAIR_N4.nii.gz", "t1": "p/T1.nii.gz"}}
+    assert {each.path.name: each.why for each in found.aside} == {
+        "T1_brain.nii.gz": "another t1; T1.nii.gz is taken",
+        "T1Warped.nii.gz": "another t1; T1.nii.gz is taken",
+        "FLAIR_N4_brain.nii.gz": "another flair; FLAIR_N4.nii.gz is taken",
+        "T1InverseWarped.nii.gz": "its name says deformation",
+        "T1_bet_mask.nii.gz": "its name says mask",
+        "T10GenericAffine.mat": "an empty file",
+    }
+
+
+def test_where_two_files_fit_the_user_is_asked_and_prediction_goes_on(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1_bet.nii.gz", "p/T1_n4.nii.gz", "p/FLAIR.nii.gz", "p/seg.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert list(case.images) == ["flair"]
+    assert case.warnings == (
+        "not used: 2 files for t1: p/T1_bet.nii.gz, p/T1_n4.nii.gz; keep one of them, or say by "
+        "--mapping what is meant",
+    )
+    training = find_cases(tmp_path, labels_needed=True)
+    assert refusals(training) == {
+        "p": "2 files for t1: p/T1_bet.nii.gz, p/T1_n4.nii.gz; keep one of them"
+    }
+
+
+# --- BIDS
+
+
+def test_a_bids_subject_is_read_by_the_suffixes_of_its_names(tmp_path: Path) -> None:
+    for file in (
+        "anat/sub-01_T1w", "anat/sub-01_FLAIR", "anat/sub-01_mod-T1w_defacemask",
+        "fmap/sub-01_acq-t1_magnitude1", "fmap/sub-01_acq-dwi_dir-AP_epi",
+        "func/sub-01_task-rest_acq-T2star_bold", "perf/sub-01_asl", "anat/sub-01_T1map",
+    ):  # fmt: skip
+        make_files(tmp_path, f"sub-01/{file}.nii.gz")
+    make_files(tmp_path, "sub-01/anat/sub-01_desc-bad_T2w.nii.gz")
+    (tmp_path / ".bidsignore").write_text("# not ours\n*_desc-bad_T2w.nii.gz\n")
+    found = find_cases(tmp_path)
+    assert list(taken(found)) == ["sub-01"]
+    assert list(taken(found)["sub-01"]) == ["flair", "t1"]
+    assert found.refused == ()
+    assert {each.path.name.split("_")[-1]: each.why for each in found.aside} == {
+        "defacemask.nii.gz": "its name says mask",
+        "magnitude1.nii.gz": "its name says field map",
+        "epi.nii.gz": "its name says field map",
+        "bold.nii.gz": "its name says functional",
+        "asl.nii.gz": "its name says perfusion",
+        "T1map.nii.gz": "its name says map",
+        "T2w.nii.gz": "its name says a file that .bidsignore names",
+    }
+
+
+def test_runs_of_bids_are_a_question(tmp_path: Path) -> None:
+    make_files(tmp_path, "sub-01/anat/sub-01_run-1_T1w.nii.gz")
+    make_files(tmp_path, "sub-01/anat/sub-01_run-2_T1w.nii.gz", "sub-01/anat/sub-01_FLAIR.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert list(case.images) == ["flair"]
+    assert "2 files for t1: sub-01/anat/sub-01_run-1_T1w.nii.gz" in case.warnings[0]
+
+
+def test_segmentations_of_tissue_do_not_compete_with_the_lesion(tmp_path: Path) -> None:
+    made = "derivatives/fmriprep/sub-01/anat/sub-01"
+    make_files(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", f"{made}_dseg.nii.gz")
+    make_files(tmp_path, f"{made}_desc-aparcaseg_dseg.nii.gz", f"{made}_label-GM_probseg.nii.gz")
+    make_files(tmp_path, "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz")
+    for needed in (True, False):
+        (case,) = find_cases(tmp_path, labels_needed=needed).cases
+        assert case.label is not None
+        assert isinstance(case.label, Path)
+        assert case.label.name == "sub-01_label-lesion_mask.nii.gz"
+
+
+def test_labels_of_two_raters_do_not_matter_to_prediction(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", "p/seg_rater1.nii.gz", "p/seg_rater2.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert (list(case.images), case.label) == (["t1"], None)
+    assert refusals(find_cases(tmp_path, labels_needed=True)) == {
+        "p": "2 files for label: p/seg_rater1.nii.gz, p/seg_rater2.nii.gz; keep one of them"
+    }
+
+
+# --- what is told of all else
+
+
+def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mgz", "q/FLAIR.nii.gz", ".hidden/x")
+    make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "p" / "T1.json").write_text("{}")
+    (tmp_path / "q" / "T1c.mgz").write_text("x")
+    os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
+    found = account(find_cases(tmp_path))
+    met = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    told = {each.path.relative_to(tmp_path).as_posix(): each for each in found.told}
+    assert met - {".hidden/x"} <= set(told)
+    assert told["empty"].why == "an empty folder"
+    assert told[".hidden"].why == "hidden: its name begins with a dot"
+    assert told["gone.txt"].why == "a link to a file that is not there"
+    assert told["p/T1.json"].why == "no image that we know"
+    assert told["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
+    assert (told["p/T1.nii.gz"].case, told["p/T1.nii.gz"].modality) == ("p", "t1")
+    assert len(told) == len(found.told)  # each once
+    (warned,) = [case for case in found.cases if case.warnings]
+    assert warned.name == "q"
+    assert warned.warnings == ("q/T1c.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)",)
+    table = aside_table(found.aside, tmp_path)
+    assert "empty,an empty folder" in table
+
+
+def test_a_folder_of_other_formats_alone_says_what_to_convert(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1.mgz")
+    with pytest.raises(DataError, match=r"not read are p/T1\.mgz \(FreeSurfer\): convert them"):
+        find_cases(tmp_path)
+
+
+def test_a_single_file_is_a_case(tmp_path: Path) -> None:
+    make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
+    found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
+    assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
+    assert [(told.path.name, told.modality) for told in found.told] == [
+        ("p01_FLAIR.nii.gz", "flair")
+    ]
+    with pytest.raises(DataError, match=r"does not say which modality it is .* Rename it, such as"):
+        find_cases(tmp_path / "scan.nii.gz")
+    given = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
+    (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=given).cases
+    assert list(case.images) == ["t2"]
+    with pytest.raises(DataError, match="FreeSurfer is not read; convert it"):
+        find_cases(tmp_path / "T1.mgz")
+
+
+# --- the user's table
+
+
+def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_files(folder, "p/T1_bet.nii.gz", "p/T1_n4.nii.gz", "p/scan.nii.gz", "q_t2.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text(mapping_table((), folder, find_cases(folder).told), encoding="utf-8")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert {row["file"]: row["modality"] for row in rows} == {
+        "p/T1_bet.nii.gz": "-",
+        "p/T1_n4.nii.gz": "-",
+        "p/scan.nii.gz": "-",
+        "q_t2.nii.gz": "t2",
+    }
+    table.write_text(
+        "case;modality;file\n;t1;p/T1_n4.nii.gz\nq;FLAIR;p\\scan.nii.gz\n;ignore;p/T1_bet.nii.gz\n"
+    )
+    found = find_cases(folder, mapping=read_mapping(table, Modalities()))
+    assert taken(found) == {
+        "p": {"t1": "p/T1_n4.nii.gz"},
+        "q": {"flair": "p/scan.nii.gz", "t2": "q_t2.nii.gz"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (",t7,p/T1.nii.gz", r"line 2: 't7' is no known modality \(column modality\)"),
+        ("../x,t1,p/T1.nii.gz", r"line 2: a file cannot be named after case '\.\./x' \(column"),
+        (",t1,", "line 2: series_uid '' and file '' were found; needed is one of them"),
+        (",t1,p/T9.nii.gz", r"line 2: .* holds no image 'p/T9\.nii\.gz'; mend or remove the line"),
+        (",t1,p/T1.nii.gz\n,t2,p/T1.nii.gz", r"line 3: file 'p/T1\.nii\.gz' is given before, in"),
+    ],
+)
+def test_a_wrong_line_of_the_table_is_named(tmp_path: Path, line: str, message: str) -> None:
+    make_files(tmp_path, "p/T1.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text(f"case,modality,file\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path, mapping=read_mapping(table, Modalities()))
+
+
+def test_a_line_without_a_modality_is_none_to_guess(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("case,modality,file\np,,p/T1.nii.gz\n")
+    with pytest.raises(DataError, match="line 2: '' is no known modality"):
+        read_mapping(table, Modalities())

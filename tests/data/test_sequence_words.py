@@ -1,0 +1,127 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from mixmfl.data.modalities import TABLE
+from mixmfl.data.sequence_vocabulary import MEANINGS
+from mixmfl.data.sequence_words import is_sequence_word, read_words
+
+# 287 descriptions of series from public archives and protocols; what each is, and its source
+TABLE_OF_DESCRIPTIONS = Path(__file__).parent / "series_descriptions.csv"
+DESCRIPTIONS = list(csv.DictReader(TABLE_OF_DESCRIPTIONS.read_text(encoding="utf-8").splitlines()))
+
+
+def test_descriptions_of_public_protocols_are_read_right() -> None:
+    assert len(DESCRIPTIONS) >= 150
+    wrong = [
+        row["description"]
+        for row in DESCRIPTIONS
+        if read_words(row["description"]).modality != row["modality"]
+    ]
+    assert len(wrong) <= 0.05 * len(DESCRIPTIONS), wrong
+
+
+def test_no_description_of_public_protocols_is_taken_for_another_sequence() -> None:
+    for row in DESCRIPTIONS:
+        assert read_words(row["description"]).modality in ("", row["modality"]), row
+
+
+def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
+    for row in DESCRIPTIONS:
+        assert row["source"]
+        assert row["modality"] in ("", *TABLE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    """AX T1 W/O CONTRAST|SAG T1 WO CONTRAST|AX T1 NON CONTRAST|T1 AX SE C-|AX T1 -GD|t1 o. KM
+    AX T1 W/O|T1 (W/O), AX|T1 w.o. contrast|T1 without IV contrast|t1_tse_tra_o_KM|T1 oKM|t1 KM-
+    T1 ohne i.v. KM|T1 vor KM|T1_SE_NATIV|T1 sans injection de gadolinium|T1 NON INJECTÉ
+    T1 avant injection|T1 S/C|T1 sin contraste|T1 SENZA MDC|T1 senza mezzo di contrasto
+    T1 zonder contrast|3D_T1_NO_GAD|T1_W_O_CONTRAST|non-contrast T1|ohne KM T1|t1n
+    T1 ohne KM mit FS|T1_POST_OP_PRE_GD|T1 km neg|T1 W/OUT CONTRAST|T1 prior to Gd|T1 KM-frei
+    T1 prima del contrasto|T1 voor contrast|T1 basale""".replace("\n", "|").split("|"),
+)
+def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> None:
+    assert read_words(text).modality == "t1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    """AX T1 SE C+|T1 GD+|t1 mKM|AX T1 W CONTRAST|AX T1+C|AX T1 + C|T1 nach KM|T1_Gd|T1-GD|T1 IV+
+    t1_mprage_sag_p2_iso_KM|T1 INJ|T1 avec injection|T1 C/C|T1 CON MDC|T1 dopo mdc|T1 met contrast
+    T1 na gado|Post AX T1|T1 W/C|t1ce|T1post|T1 post W/O FS|T1 ohne FS mit KM|T1 POST OP GD
+    BRAVO +C|AX T1 FLAIR POST GAD|AX T1 POST: Processed|T1 kontrastverstärkt
+    T1 contrastado|T1 après gadolinium|T1 con m.d.c.|T1 nach Gabe von KM""".replace(
+        "\n", "|"
+    ).split("|"),
+)
+def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
+    assert read_words(text).modality == "t1c"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["AX T1 C", "T1_C_", "AX T1 W/WO CONTRAST", "T1 pre post", "T1 +/- C", "T1 C+/C-", "T1+",
+     "AX T1 - GD", "T1 GADO -", "T1 mit und ohne KM", "T1 sans et avec gado", "T1 W+WO",
+     "T1 w & w/o contrast", "T1 sin y con contraste", "T1 zonder en met contrast", "T1 prae/post",
+     "T1 WITH", "T1 GD NO", "T1 with and without", "t1ce nativ"],
+)  # fmt: skip
+def test_a_contradiction_or_a_lost_sign_decides_nothing(text: str) -> None:
+    said = read_words(text)
+    assert said.modality == ""
+    assert said.set_aside == ""
+    assert said.why.endswith("does not say whether with or without contrast agent")
+
+
+@pytest.mark.parametrize(
+    ("text", "aside"),
+    [
+        ("3D TOF MRA", "angiography"), ("LOCALIZER", "localiser"), ("AAHead_Scout", "localiser"),
+        ("gre_field_mapping", "field map"), ("ep2d_bold_rest", "functional"),
+        ("t1_vibe_dyn", "dynamic"), ("T1 SUB post-pre", "subtraction"), ("T2 STIR SAG", "STIR"),
+        ("mIP_Images(SW)", "projection"), ("ASSET calibration", "calibration"),
+        ("T1_Images", "map"), ("perf_MTT", "perfusion"),
+        ("T1 VIBE dixon_F", "fat image"), ("CISS T2", "steady state"), ("eADC", "diffusion map"),
+    ],
+)  # fmt: skip
+def test_what_is_none_to_segment_is_known_for_what_it_is(text: str, aside: str) -> None:
+    assert read_words(text).set_aside == aside
+    assert read_words(text).modality == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "modality"),
+    [
+        ("t2_tirm_tra_dark-fluid", "flair"), ("Ax T2 FLAIR ASSET", "flair"), ("Sag T1 FLAIR", "t1"),
+        ("axt2flair", "flair"), ("t1_mpr_ns_sag_p2_iso", "t1"), ("t2_tirm_tra", ""),
+        ("MPR__GradWarp__B1_Correction__N3", "t1"), ("MPR cor", ""), ("SPACE", ""),
+        ("AX T2* GRE", "t2star"),
+        ("T2 EG", "t2star"), ("SWI_Images", "swi"), ("ep2d_diff_b1000_ADC", "adc"), ("PD/T2", ""),
+        ("t1 T2", ""), ("set1", ""),
+        ("AX T2 DUAL_TSE", ""), ("T1 C-SPINE", "t1"), ("T1 3D POST FOSSA", "t1"),
+    ],
+)  # fmt: skip
+def test_sequences_are_told_by_all_their_words(text: str, modality: str) -> None:
+    assert read_words(text).modality == modality
+
+
+def test_what_was_read_is_said() -> None:
+    assert read_words("t1_mprage KM").why == "'t1', 'mprage', 'km' says with contrast agent"
+    assert read_words("TOF").why == "'tof' says angiography"
+    assert read_words("T1 T2").why == "'t1', 't2': these are different sequences"
+    assert read_words("") == read_words("abc")
+    assert read_words("abc").why == "no word of it names a sequence that we know"
+
+
+def test_words_of_sequences_and_names_of_patients_are_told_apart() -> None:
+    assert is_sequence_word("mprage")
+    assert is_sequence_word("KM")
+    assert not is_sequence_word("p01")
+
+
+def test_no_phrase_of_the_vocabulary_has_two_meanings() -> None:
+    phrases = [phrase for phrases in MEANINGS.values() for phrase in phrases]
+    assert len(phrases) > 300
+    assert sorted(phrases) == sorted(set(phrases))

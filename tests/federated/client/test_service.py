@@ -1,0 +1,590 @@
+"""A hospital and its coordinator as a network joins them, without the network."""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import LABELS_JSON, small_plans, stored_site, write_case
+
+import mixmfl
+from mixmfl.core.errors import DataError, QuorumError
+from mixmfl.core.files import write_json
+from mixmfl.data.image import read_image, write_image
+from mixmfl.data.load_case import Placing
+from mixmfl.federated import messages
+from mixmfl.federated.client import service
+from mixmfl.federated.client.outbound import departure_table
+from mixmfl.federated.client.service import Hospital, House, departures_from
+from mixmfl.federated.exchange_log import describe_exchange
+from mixmfl.federated.messages import SENT, Message, Parcel, decode, encode
+from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
+from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.coordinator import Answer, Answers
+from mixmfl.federated.server.merge import train_task
+from mixmfl.federated.server.orders import (
+    PlanOrders,
+    TrainOrders,
+    load_orders,
+    plan_remotely,
+    save_orders,
+    train_remotely,
+)
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.sites import open_sites
+from mixmfl.federated.state import (
+    NETWORK_MINIMUM,
+    NOT_CONNECTED,
+    Minimum,
+    RunSettings,
+    Site,
+    first_state,
+    register,
+)
+from mixmfl.federated.tensor_files import save_tensors
+from mixmfl.inference.model import load_model
+from mixmfl.networks.prototypes import State
+from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
+from mixmfl.planning.plans import Plans
+from mixmfl.training.privacy_budget import Privacy
+
+SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
+LONG = RunSettings("2d", seed=0, rounds=6, local_steps=1, learning_rate=1e-2)
+CASES = {
+    "north": [("t1", "t2"), ("t1",), ("t2",)],
+    "south": [("flair",), ("flair", "t1"), ("flair",)],
+}
+
+
+def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
+    axis, bins = {"1x20": cases}, (0,) * (len(INTENSITY_EDGES) - 1)
+    told = dict.fromkeys(modality_cases, bins)
+    kept = {"1.00": cases}
+    return Fingerprint(
+        cases, modality_cases, {}, {}, (axis,) * 3, (axis,) * 3, {"none": cases}, kept, told
+    ).to_json()
+
+
+def answer(hospital: Hospital, content: bytes) -> bytes:
+    """Have a hospital answer a task, and take the reply."""
+    reply = hospital.answer(Parcel.store(content, Path(tempfile.gettempdir())))
+    hospital.note_reply(reply, taken=True)
+    return reply.read(0, reply.size)
+
+
+class Federation:
+    """Hospitals that are asked directly; one that is down answers nothing."""
+
+    def __init__(self, folder: Path, plans: Plans) -> None:
+        self.houses = {}
+        for name, cases in CASES.items():
+            stored_site(folder / name, name, cases, plans)
+            here, data = folder / name, folder / "nothing"
+            self.houses[name] = House(name, data, here, minimum=Minimum())
+        self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
+        self.down: set[str] = set()
+        self.asked: list[tuple[str, str]] = []
+
+    def ask(self, tasks: Mapping[str, Message]) -> Answers:
+        came, absent = {}, {}
+        for name, task in tasks.items():
+            if name in self.down:
+                absent[name] = NOT_CONNECTED
+                continue
+            self.asked.append((name, task.kind))
+            content = encode(task)
+            back = answer(self.hospitals[name], content)
+            reply = decode(back)
+            if reply.kind == messages.FAILED:
+                absent[name] = f"could not do it ({reply.record['error']})"
+            else:
+                came[name] = Answer(reply, len(back), len(content), 0.0)
+        return Answers(came, absent)
+
+    def restart(self) -> None:
+        self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
+
+
+@pytest.fixture
+def plans() -> Plans:
+    return small_plans()
+
+
+@pytest.fixture
+def federation(tmp_path: Path, plans: Plans) -> Federation:
+    plans.save(tmp_path / "plans.json")
+    return Federation(tmp_path, plans)
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> TrainOrders:
+    return TrainOrders(tmp_path, tmp_path / "run", tuple(sorted(CASES)), "abc123", SETTINGS, "0")
+
+
+def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
+    """Return the model of the same run in one process."""
+    sites: list[Site] = []
+    for name, house in federation.houses.items():
+        sites += open_sites(house.work, plans, "2d", "0", 0, torch.device("cpu"), 0, [name])
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    return (out / "model.safetensors").read_bytes()
+
+
+def train(federation: Federation, orders: TrainOrders, stop_after: int = 100) -> bool:
+    """Train with all hospitals, and stop after some rounds."""
+    done = len(open_run(orders.out).history) if (orders.out / "run.json").is_file() else 0
+
+    def pause() -> bool:
+        return len(open_run(orders.out).history) >= done + stop_after
+
+    return train_remotely(orders, federation.ask, pause)
+
+
+def test_hospitals_train_what_one_process_would(
+    tmp_path: Path, federation: Federation, orders: TrainOrders, plans: Plans
+) -> None:
+    assert train(federation, orders)
+    model = (orders.out / "model.safetensors").read_bytes()
+    assert model == embedded(federation, plans, tmp_path / "embedded")
+    for house in federation.houses.values():  # the model is every hospital's to use
+        assert (house.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
+
+
+def test_a_run_goes_on_after_coordinator_and_hospitals_were_restarted(
+    tmp_path: Path, federation: Federation, orders: TrainOrders, plans: Plans
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    federation.restart()
+    assert not train(federation, orders, stop_after=1)
+    assert train(federation, orders)
+    model = (orders.out / "model.safetensors").read_bytes()
+    assert model == embedded(federation, plans, tmp_path / "embedded")
+
+
+def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
+    federation: Federation, plans: Plans
+) -> None:
+    north = federation.hospitals["north"]
+    join = Message(
+        "join",
+        {
+            "version": mixmfl.__version__,
+            "run": "abc",
+            "plans": plans.to_json(),
+            "settings": vars(SETTINGS),
+            "fold": "0",
+        },
+        {},
+    )
+    told = decode(answer(north, encode(join))).record["registration"]
+    site = federation.houses["north"].work
+    state = first_state(plans, SETTINGS)
+    (opened,) = open_sites(site, plans, "2d", "0", 0, torch.device("cpu"), 0)
+    registration = register(opened)
+    assert told["cases"] == registration.cases
+    first = encode(train_task(state, registration))
+    second = encode(train_task(type(state)(1, state.weights, {}), registration))
+    answer(north, first)
+    once = answer(north, second)
+    assert answer(north, second) == once  # not from the moments that the first try left
+    without = Hospital(federation.houses["south"])
+    assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
+    (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
+    assert answer(north, second) != once  # starts from fresh moments
+    assert "moments of round 1 are left out" in federation.houses["north"].problem_log.read_text()
+
+
+def test_a_lost_hospital_is_absent_and_comes_back(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    federation.down = {"south"}
+    assert not train(federation, orders, stop_after=1)
+    federation.down = set()
+    federation.restart()
+    assert train(federation, orders)
+    history = open_run(orders.out).history
+    assert [told["south"].absent for told in history] == ["", NOT_CONNECTED, ""]
+    assert all(told["north"].loss is not None for told in history)
+
+
+def test_a_round_below_its_quorum_does_not_count(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    strict = TrainOrders(**{**vars(orders), "quorum": 2})
+    assert not train(federation, strict, stop_after=1)
+    federation.down = {"south"}
+    with pytest.raises(QuorumError, match=r"round 2: 1 replies can be used, 2 are needed"):
+        train(federation, strict)
+    assert len(open_run(orders.out).history) == 1
+
+
+def test_a_new_run_waits_for_nobody_but_tells_who_is_missing(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    federation.down = {"south"}
+    with pytest.raises(DataError, match=r"join: no usable answer.*\n  south: is not connected"):
+        train(federation, orders)
+    assert not (orders.out / "run.json").exists()
+
+
+def test_a_hospital_that_comes_back_with_other_cases_is_left_out(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    lost = federation.houses["south"].work / "sites" / "south" / "2d" / "p0.json"
+    kept = lost.read_bytes()
+    lost.unlink()
+    federation.restart()
+    assert not train(federation, orders, stop_after=1)
+    absent = open_run(orders.out).history[-1]["south"].absent
+    assert absent == "did not join with the cases that it registered"
+    lost.write_bytes(kept)
+    assert train(federation, orders)
+
+
+def test_own_copies_stay_at_the_hospital(
+    tmp_path: Path, federation: Federation, orders: TrainOrders
+) -> None:
+    assert train(federation, TrainOrders(**{**vars(orders), "personalize": True}))
+    told = open_run(orders.out).personal
+    assert set(told) == set(CASES)  # each has a validation case
+    for name, house in federation.houses.items():
+        own = house.work / "runs" / "abc123" / "own_model.safetensors"
+        assert own.is_file() == told[name].kept
+        if told[name].kept:
+            load_model(own)
+    assert not (orders.out / "personal").exists()
+    assert "personalize" in {kind for _, kind in federation.asked}
+
+
+def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
+    houses = {}
+    for name, modalities in {"north": ("t1", "t2"), "south": ("flair", "t1")}.items():
+        data = tmp_path / "data" / name
+        for number in range(2):
+            write_case(data / f"{name}_patient{number}", modalities, number)
+        (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+        houses[name] = House(name, data, tmp_path / name, minimum=Minimum())
+    federation = object.__new__(Federation)
+    federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
+    federation.down, federation.asked = set(), []
+    out = tmp_path / "work"
+    plan_remotely(PlanOrders(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
+    plans = Plans.load(out / "plans.json")
+    assert plans.modalities == ("flair", "t1", "t2")
+    assert json.loads((out / "preprocessed.json").read_text()) == {
+        name: {"2d": [2, 0]} for name in houses
+    }
+    settings = RunSettings("2d", 0, 1, 1, 0.01)
+    orders = TrainOrders(out, tmp_path / "run", tuple(houses), "abc", settings, "all")
+    assert train_remotely(orders, federation.ask, lambda: False)
+    for name, house in houses.items():  # nothing that could be kept or sent names a patient
+        assert "patient" not in house.exchange_log.read_text(), name
+    # planning again asks nobody for statistics
+    federation.asked.clear()
+    plan_remotely(PlanOrders(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
+    assert {kind for _, kind in federation.asked} == {"preprocess"}
+
+
+def test_hospitals_that_label_different_classes_plan_and_train_together(tmp_path: Path) -> None:
+    core = {
+        "labels": {"background": 0, "Kern": 4},
+        "label_map": {"Kern": "core", "1": "background"},
+    }
+    houses = {}
+    for name, described in {"north": LABELS_JSON, "south": core}.items():
+        data = tmp_path / "data" / name
+        for number in range(2):
+            write_case(data / f"p{number}", ("t1",), number)
+        (data / "dataset.json").write_text(json.dumps(described))
+        houses[name] = House(name, data, tmp_path / name, minimum=Minimum())
+    federation = object.__new__(Federation)
+    federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
+    federation.down, federation.asked = set(), []
+    out, names = tmp_path / "work", tuple(houses)
+    plan_remotely(PlanOrders(out, names, "demo", ("2d",), (0, 0)), federation.ask)
+    assert Plans.load(out / "plans.json").labels.to_json() == LABELS_JSON
+    settings = RunSettings("2d", 0, 1, 1, 0.01)
+    orders = TrainOrders(out, tmp_path / "run", names, "abc", settings, "0")
+    assert train_remotely(orders, federation.ask, lambda: False)
+    run = open_run(tmp_path / "run")
+    assert run.registrations["north"].labelled is None
+    assert run.registrations["south"].labelled == ["core"]
+    dice = run.history[0]["south"].dice
+    assert dice["lesion"] is None
+    assert dice["core"] is not None
+
+
+def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    for number in range(3):
+        write_case(data / f"p{number}", ("t1", "t2") if number else ("t1",), number)
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+
+    def told(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
+        north = Hospital(House("north", data, tmp_path / "work", minimum=here))
+        record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
+        reply = decode(answer(north, encode(Message("fingerprint", record, {}))))
+        return reply.record["fingerprint"]
+
+    assert told(NETWORK_MINIMUM, NETWORK_MINIMUM) is None  # three cases
+    assert told(Minimum(3, 0), NETWORK_MINIMUM) is None
+    assert told(NETWORK_MINIMUM, Minimum(3, 0)) is None
+    both = told(Minimum(3, 0), Minimum(3, 0))
+    assert both is not None
+    assert both["cases"] == 3
+    assert sum(both["intensities"]["t1"]) > 0
+    assert sum(both["intensities"]["t2"]) == 0  # of two cases only
+
+
+def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number in range(5):
+        write_case(data / f"secret{number}", ("t1", "t2"), number)
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    house = House("north", data, tmp_path / "work")
+    found, missing = departures_from(house)
+    assert {item.kind for item in found} == {"fingerprint"}
+    assert "depends on the plan, which is not here yet" in missing
+    federation = object.__new__(Federation)
+    federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
+    plan_remotely(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), federation.ask)
+    log = house.exchange_log.read_text()
+    found, missing = departures_from(house)
+    assert "twice as many, or for masked numbers, four times as many" in missing
+    kinds = set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
+    assert {item.kind for item in found} == kinds
+    trained = sum(item.size for item in found if item.kind == "train" and item.shape is not None)
+    assert "secret" not in departure_table(found)
+    assert house.exchange_log.read_text() == log  # nothing was sent
+    # and what it said is what a round sends
+    settings = RunSettings("2d", 0, 1, 1, 0.01)
+    orders = TrainOrders(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
+    sent: dict[str, Message] = {}
+    listened = federation.hospitals["north"].answer
+
+    def listen(parcel: Parcel) -> Parcel:
+        back = listened(parcel)
+        sent[back.open().kind] = back.open()
+        return back
+
+    federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
+    assert train_remotely(orders, federation.ask, lambda: False)
+    assert sum(tensor.nbytes for tensor in sent["train"].tensors.values()) == trained
+    assert set(sent) == {"join", "train", "validate", "measure", "model"}
+    told = {(item.kind, item.name) for item in found}
+    for kind in sent:
+        assert {(kind, n) for n in (*sent[kind].record, *sent[kind].tensors)} <= told
+
+
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [
+        (Message("delete", {}, {}), "AggregationError"),
+        (Message("train", {"round": 0}, {}), "AggregationError"),  # nothing was joined
+        (Message("fingerprint", {"version": "0.0.9"}, {}), "PlansError"),
+        (Message("preprocess", {}, {}), "AggregationError"),
+        (Message("fingerprint", {"minimum": [0, 0]}, {}), "DataError"),  # its folder is not there
+    ],
+)
+def test_what_fails_is_told_without_its_reason(
+    federation: Federation, task: Message, error: str
+) -> None:
+    house = federation.houses["north"]
+    reply = decode(answer(federation.hospitals["north"], encode(task)))
+    told = {"task": task.kind, "error": error, "version": mixmfl.__version__}
+    assert (reply.kind, reply.record, reply.tensors) == (messages.FAILED, told, {})
+    assert f"{task.kind} failed: {error}: " in house.problem_log.read_text()
+    assert f"sent to coordinator: {messages.FAILED}" in house.exchange_log.read_text()
+
+
+def test_another_version_is_told_at_the_hospital_too(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "__version__", "9.9")
+    task = Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {})
+    reply = decode(answer(federation.hospitals["north"], encode(task)))
+    assert reply.record["version"] == "9.9"
+    told = federation.houses["north"].problem_log.read_text()
+    assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9; install" in told
+
+
+def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
+    reply = decode(answer(federation.hospitals["north"], b"\x80\x04K\x01."))
+    assert (reply.kind, reply.record["task"]) == (messages.FAILED, "unreadable")
+
+
+@pytest.mark.parametrize("name", ["../../home", "a/b", "", "a b", 3])
+def test_a_run_cannot_be_called_by_a_path(
+    federation: Federation, orders: TrainOrders, name: str
+) -> None:
+    with pytest.raises(DataError, match="join"):
+        train(federation, TrainOrders(**{**vars(orders), "name": name}))
+    told = federation.houses["north"].problem_log.read_text()
+    assert "letters and digits are needed" in told
+
+
+def test_a_full_disk_costs_the_hospital_its_round(
+    federation: Federation, orders: TrainOrders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+
+    def full(path: Path, state: State) -> None:
+        if "south" in path.parts:
+            raise OSError(28, "No space left on device")
+        save_tensors(path, state)
+
+    monkeypatch.setattr("mixmfl.federated.client.service.save_tensors", full)
+    assert not train(federation, orders, stop_after=1)
+    monkeypatch.undo()
+    assert train(federation, orders)
+    history = open_run(orders.out).history
+    assert [told["south"].absent for told in history] == ["", "could not do it (OSError)", ""]
+
+
+def test_the_log_tells_what_crossed_with_sizes_and_hashes(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    sent: list[bytes] = []
+    listened = federation.hospitals["north"].answer
+
+    def listen(parcel: Parcel) -> Parcel:
+        back = listened(parcel)
+        sent.append(back.read(0, back.size))
+        return back
+
+    federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
+    train(federation, orders, stop_after=1)
+    lines = federation.houses["north"].exchange_log.read_text().splitlines()
+    told = [line for line in lines if "sent to coordinator: train" in line]
+    assert len(told) == 1
+    assert ", round 1, block decoder, block fusion, block shared, block tailored.t1," in told[0]
+    trained = next(content for content in sent if decode(content).kind == "train")
+    digest = hashlib.sha256(trained).hexdigest()
+    assert told[0].endswith(f"{len(trained)} bytes, sha256 {digest}")
+    assert "flair" not in told[0]  # it has none
+
+
+def test_a_reply_that_nobody_took_is_not_told_as_sent(federation: Federation) -> None:
+    north = federation.hospitals["north"]
+    task = Parcel.pack(Message("train", {"round": 0}, {}), Path(tempfile.gettempdir()))
+    north.note_reply(north.answer(task), taken=False)
+    (_, line) = federation.houses["north"].exchange_log.read_text().splitlines()
+    assert "not sent, the coordinator did not take it: failed, record error task version" in line
+
+
+def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_TASK_SECONDS", 0.1)
+    house = federation.houses["north"]
+    task = encode(Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {}))
+    with house.working():  # as another job's process does
+        reply = decode(answer(Hospital(house), task))
+    assert (reply.kind, reply.record["error"]) == (messages.FAILED, "DataError")
+    (line,) = house.problem_log.read_text().splitlines()
+    assert f"{house.work}: another job has been at work here for 0.1 s" in line
+
+
+def test_hospitals_that_take_turns_work_one_at_a_time(tmp_path: Path) -> None:
+    one, other = (
+        House(name, tmp_path, tmp_path / name, turns=tmp_path / "turns") for name in ("a", "b")
+    )
+    order: list[str] = []
+
+    def second() -> None:
+        with other.working():
+            order.append("other")
+
+    waiting = threading.Thread(target=second)
+    with one.working():
+        waiting.start()
+        waiting.join(timeout=0.3)
+        order.append("one")
+    waiting.join(timeout=30)
+    assert order == ["one", "other"]
+
+
+def test_a_registration_beyond_the_fingerprint_is_not_taken(
+    tmp_path: Path, federation: Federation, orders: TrainOrders
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    told = fingerprint_of(cases=1, t1=1)
+    write_json(orders.work / "network" / "fingerprints" / "south.json", told)
+    federation.restart()
+    assert not train(federation, orders, stop_after=1)
+    absent = open_run(orders.out).history[-1]["south"].absent
+    assert absent.startswith("its registration is not taken: site 'south' registered 2 for cases")
+
+
+def test_a_hostile_record_makes_one_short_line_in_the_log(tmp_path: Path) -> None:
+    record = {"round": "x", "a\n2026 sent to north: forged": 1, "b" * 1000: 2}
+    parcel = Parcel.pack(Message("evil\nkind", record, {}), tmp_path)
+    line = describe_exchange("came from north", parcel)
+    assert "\n" not in line
+    assert len(line) < 500
+
+
+def test_moments_of_rounds_that_are_done_again_make_way(
+    federation: Federation, orders: TrainOrders
+) -> None:
+    assert train(federation, TrainOrders(**{**vars(orders), "settings": LONG}))
+    folder = federation.houses["north"].work / "runs" / "abc123" / "moments"
+    assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
+    north = federation.hospitals["north"]
+    state = first_state(small_plans(), LONG)
+    (opened,) = open_sites(
+        federation.houses["north"].work, small_plans(), "2d", "0", 0, torch.device("cpu"), 0
+    )
+    answer(north, encode(train_task(type(state)(4, state.weights, {}), register(opened))))
+    assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004"]
+
+
+def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number in range(2):
+        write_case(data / f"p{number}", ("t1", "t2"), number)
+    thick, grid = read_image(data / "p1" / "t2.nii.gz")
+    thin = dataclasses.replace(
+        grid,
+        shape=(2 * grid.shape[0], *grid.shape[1:]),
+        spacing=(1.0, *grid.spacing[1:]),
+        origin=(*grid.origin[:2], grid.origin[2] - 0.5),  # the middle of half a slice
+    )
+    write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    placing = Placing("t1", register=True)
+    house = House("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
+    assert house.cases().placing == placing
+    federation = object.__new__(Federation)
+    federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
+    plan_remotely(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
+    (told,) = house.problem_log.read_text().splitlines()
+    assert "2d: case p1: t2 was resampled onto the grid of t1" in told
+    assert "p1" not in house.exchange_log.read_text()
+
+
+def test_house_and_orders_are_read_as_they_were_written(
+    tmp_path: Path, orders: TrainOrders
+) -> None:
+    house = House("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
+    noisy = Privacy(8.0, 1e-5, 1.0, 0.5, tmp_path / "ledger.json")
+    other = dataclasses.replace(house, labels=None, privacy=noisy, placing=Placing("t2", True))
+    for home in (house, other):
+        home.save(tmp_path / "house.json")
+        assert House.load(tmp_path / "house.json") == home
+    for each in (
+        orders,
+        PlanOrders(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
+    ):
+        save_orders(each, tmp_path / "orders.json")
+        assert load_orders(tmp_path / "orders.json") == each

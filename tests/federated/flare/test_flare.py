@@ -1,0 +1,801 @@
+"""The parts of the federation on FLARE: kits and their policies, parcels, jobs, processes."""
+
+import json
+import math
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from loopback import write_certificate
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.apis.workspace import Workspace
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.fuel.flare_api.api_spec import NoConnection
+from nvflare.fuel.utils import class_utils
+from nvflare.fuel.utils.class_loader import load_class
+from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
+
+import mixmfl
+from mixmfl.core.errors import AggregationError, DataError, MixmflError
+from mixmfl.core.files import clear_unfinished, write_json
+from mixmfl.federated.client.service import House
+from mixmfl.federated.flare import controller as coordinator
+from mixmfl.federated.flare import executor as site_executor
+from mixmfl.federated.flare import job, processes
+from mixmfl.federated.flare import provisioning as kits_module
+from mixmfl.federated.flare import runner as driver
+from mixmfl.federated.flare import transfer as parcels
+from mixmfl.federated.flare.controller import Coordinator
+from mixmfl.federated.flare.executor import SiteExecutor
+from mixmfl.federated.flare.job import Leg, leg_file, pause_file, write_job
+from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision, site_names
+from mixmfl.federated.messages import Message, Parcel
+from mixmfl.federated.server.coordinator import Answer, Answers
+from mixmfl.federated.server.orders import PlanOrders, TrainOrders, load_orders, save_orders
+from mixmfl.federated.state import NOT_CONNECTED, RunSettings
+
+
+@pytest.fixture
+def kits(tmp_path: Path) -> Path:
+    provision(Network("localhost", 18002, ("north", "south")), tmp_path / "kits")
+    return tmp_path / "kits"
+
+
+def test_everyone_gets_a_kit_whose_keys_nobody_else_can_read(kits: Path) -> None:
+    assert {path.name for path in kits.iterdir()} == {"authority", "coordinator", "north", "south"}
+    keys = [*kits.rglob("*.key"), *(kits / "authority").rglob("cert.json")]
+    assert len(keys) == 5  # coordinator, its command, two sites, the authority
+    for key in keys:
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600, key
+    assert stat.S_IMODE((kits / "authority").stat().st_mode) == 0o700
+    assert not list((kits / "north").rglob("rootCA.key"))
+    kit = open_kit(kits / "north", coordinator=False)
+    assert (kit.name, kit.server) == ("north", "localhost:18002")
+    assert kit.expires > datetime.now(timezone.utc) + timedelta(days=300)
+
+
+def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Path) -> None:
+    local = kits / "north" / "local"
+    resources = json.loads((local / "resources.json").read_text())
+    assert resources["class_allow_list"] == ["mixmfl.federated.flare.SiteExecutor"]
+    assert resources["class_list_enforcement_mode"] == "enforce"
+    assert resources["allow_log_streaming"] is False
+    assert not [c for c in resources["components"] if "log" in c["path"]]
+    told = json.loads((local / "authorization.json").read_text())["permissions"]
+    allowed = {right for rights in told.values() for right, who in rights.items() if who != "none"}
+    assert allowed == {"submit_job", "manage_job"}
+
+
+def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) -> None:
+    before = {path: path.read_bytes() for path in kits.rglob("*.crt")}
+    written = provision(Network("localhost", 18002, ("north", "south", "east-2")), kits)
+    assert written == (kits / "east-2",)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert site_names(open_kit(kits / "coordinator", coordinator=True)) == (
+        "north",
+        "south",
+        "east-2",
+    )
+    authority = {(kits / n / "startup" / "rootCA.pem").read_bytes() for n in ("east-2", "north")}
+    assert len(authority) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"server": "host", "sites": ["a"]},
+        {"server": "host:8002", "sites": []},
+        {"server": "host:8002", "sites": ["a", "a"]},
+        {"server": "host:8002", "sites": ["../a"]},
+        {"server": "host:8002", "sites": ["coordinator"]},
+        {"server": "host:8002", "sites": ["a"], "rounds": 3},
+        {"server": "host:8002", "sites": ["authority"]},
+        {"server": "host:8002", "sites": ["Server"]},
+        {"server": "host:8002", "sites": ["north", "North"]},
+        {"server": "host:8002", "sites": ["host"]},
+        {"server": "host:8002", "sites": ["-n"]},
+        {"server": "host:8002", "sites": ["n" * 65]},
+        {"server": "host:8002", "sites": [7]},
+        {"server": "host:8002", "sites": "north"},
+        {"server": "host:0", "sites": ["a"]},
+        {"server": "host:65536", "sites": ["a"]},
+        {"server": "http://host:8002", "sites": ["a"]},
+        {"server": "[::1]:8002", "sites": ["a"]},
+        {"server": f"{'h' * 65}:8002", "sites": ["a"]},
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
+    (tmp_path / "network.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match=r'network.json: {"server": "host:port"'):
+        Network.load(tmp_path / "network.json")
+
+
+def test_kits_are_made_for_every_network_that_may_be(tmp_path: Path) -> None:
+    file, long = tmp_path / "network.json", "n" * 64
+    for host in ("192.168.1.5", "mixmfl.example.org", "h" * 64):
+        file.write_text(json.dumps({"server": f"{host}:65535", "sites": ["A-1", long]}))
+        written = provision(Network.load(file), tmp_path / host)
+        assert [open_kit(kit, coordinator=False).name for kit in written[1:]] == ["A-1", long]
+        assert open_kit(written[0], coordinator=True).server == f"{host}:65535"
+
+
+def test_kits_that_cannot_be_made_leave_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kits_module, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(DataError, match="could not be made; FLARE's reason is above"):
+            provision(Network("localhost", 18002, ("north",)), tmp_path / "kits")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert "date" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "kits").iterdir()] == ["authority"]
+    monkeypatch.undo()
+    written = provision(Network("localhost", 18002, ("north",)), tmp_path / "kits")
+    assert [kit.name for kit in written] == ["coordinator", "north"]
+
+
+def test_a_kit_is_used_where_it_belongs(kits: Path) -> None:
+    for name, asked in (("north", True), ("coordinator", False)):
+        with pytest.raises(DataError, match=r"is not .* start-up kit"):
+            open_kit(kits / name, coordinator=asked)
+
+
+def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits: Path) -> None:
+    before = {
+        name: (kits / name / "startup" / "client.key").read_bytes() for name in ("north", "south")
+    }
+    network = Network("localhost", 18002, ("north", "south"))
+    assert provision(network, kits, ["north"]) == (kits / "north",)
+    assert (kits / "north" / "startup" / "client.key").read_bytes() != before["north"]
+    assert (kits / "south" / "startup" / "client.key").read_bytes() == before["south"]
+    aside = kits / "north.replaced-1" / "startup" / "client.key"
+    assert aside.read_bytes() == before["north"]
+    for key in (aside, kits / "north" / "startup" / "client.key"):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    with pytest.raises(DataError, match="holds no kit of east"):
+        provision(network, kits, ["east"])
+
+
+def test_kits_of_another_server_are_not_mixed_with_those_that_are_there(kits: Path) -> None:
+    other = Network("other.example.org", 18002, ("north", "south", "west"))
+    with pytest.raises(DataError, match="holds kits for the server localhost:18002"):
+        provision(other, kits)
+    assert not (kits / "west").exists()
+
+
+def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
+    write_certificate(kits / "north" / "startup", "north", days=-1)
+    with pytest.raises(DataError, match=r"client.crt: expired on \d{4}-\d\d-\d\d; have the kit "):
+        open_kit(kits / "north", coordinator=False)
+
+
+# --- parcels
+
+
+class _Cell:
+    """What FLARE connects processes by, as far as an offer needs one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def get_fqcn(self) -> str:
+        return self._name
+
+    def register_request_cb(self, **how: object) -> None:
+        """Nobody asks."""
+
+
+def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parcels, "_CHUNK", 100)
+    parcel = Parcel.pack(Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path)
+    begun: list[bool] = []
+    offered = parcels.Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
+        offered.produce(None, "south.job")
+    with pytest.raises(ValueError, match="is not there"):
+        offered.produce({"place": -1}, "server.job")
+    assert not offered.taken
+    pieces, state = [], None
+    while (told := offered.produce(state, "server.job"))[1] is not None:
+        pieces.append(told[1])
+        state = told[2]
+    assert b"".join(pieces) == parcel.read(0, parcel.size)
+    assert {len(piece) for piece in pieces[:-1]} == {100}
+    assert begun == [True]
+    assert offered.taken
+    offered.withdraw()
+
+
+def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with file.open("wb") as opened:
+        pieces = parcels._Pieces(opened, 10)
+        assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
+        with pytest.raises(ValueError, match="more than 10 bytes came"):
+            pieces.consume("", {"place": 12}, b"123456")
+    assert file.read_bytes() == b"123456"
+    for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
+        with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
+            parcels.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
+
+
+def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".writing-a").write_text("half")
+    (tmp_path / ".writing-b").mkdir()
+    (tmp_path / ".writing-b" / "file").write_text("half")
+    (tmp_path / "kept").write_text("whole")
+    clear_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+# --- processes
+
+
+_SLEEPS = "import time; time.sleep(60)"
+
+
+def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    refused = pytest.raises(MixmflError, match="is in use by another process")
+    with processes.alone(kit), refused, processes.alone(kit):
+        pass
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = int(taken.getsockname()[1])
+        provision(Network("localhost", port, ("north",)), tmp_path)
+        kit = open_kit(tmp_path / "coordinator", coordinator=True)
+        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that has it"):
+            processes.serving(kit).__enter__()
+    assert not (kit.folder / "console.log").exists()
+    with processes.alone(kit):  # the lock was given back
+        pass
+
+
+def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object) -> None:
+        raise NoConnection("nobody listens")
+
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", "raise SystemExit('no such key')")
+    monkeypatch.setattr(processes, "new_secure_session", nobody)
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    with pytest.raises(MixmflError, match=r"did not start; the reason is in console\.log there"):
+        processes.serving(kit).__enter__()
+    assert (kit.folder / "console.log").read_text() == "no such key\n"
+
+
+def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SimpleNamespace(closed=0)
+    session.close = lambda: vars(session).update(closed=session.closed + 1)
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
+    with pytest.raises(MixmflError, match=lost), processes.serving(kit):
+        raise NoConnection("gone")
+    assert session.closed == 1
+
+
+def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
+    kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, house = open_kit(kits / "north", coordinator=False), House("north", tmp_path, tmp_path)
+    idle = [sys.executable, "-c", _SLEEPS]
+    left = subprocess.Popen([*idle, "nvflare", str(kit.folder)])
+    others = [
+        subprocess.Popen([*idle, "nvflare", str(kits / "south")]),
+        subprocess.Popen([*idle, str(kit.folder)]),  # as an editor that shows its log
+    ]
+    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    try:
+        with processes.attending(kit, house) as process:
+            assert not psutil.pid_exists(left.pid)
+            assert process.poll() is None
+            assert House.load(kit.folder / "local" / "mixmfl.json") == house
+        assert process.poll() is not None
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for started in (left, *others):
+            started.kill()
+            started.wait()
+
+
+def test_a_server_that_is_too_busy_to_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Busy:
+        asked = 0
+
+        def get_job_meta(self, number: str) -> dict[str, str]:
+            self.asked += 1
+            if self.asked < 3:
+                raise NoConnection("Server did not respond")
+            return {"status": "FINISHED:COMPLETED"}
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    session: Any = Busy()
+    ask = partial(session.get_job_meta, "1")
+    assert processes.patiently(ask)["status"] == "FINISHED:COMPLETED"
+    monkeypatch.setattr(processes, "_BUSY", -1.0)
+    session.asked = 0
+    with pytest.raises(NoConnection):
+        processes.patiently(ask)
+
+
+# --- jobs
+
+
+def test_a_job_names_two_classes_that_are_there_and_that_kits_allow(
+    kits: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    write_job(folder, tmp_path / "orders.json", ["north"], 60)
+    server = json.loads((folder / "server_app/config/config_fed_server.json").read_text())
+    site = json.loads((folder / "site_app/config/config_fed_client.json").read_text())
+    named = {
+        "coordinator": server["workflows"][0]["path"],
+        "north": site["executors"][0]["executor"]["path"],
+    }
+    for kit, path in named.items():
+        resources = json.loads((kits / kit / "local" / "resources.json").read_text())
+        assert resources["class_allow_list"] == [path]
+    assert load_class(named["coordinator"]) is Coordinator
+    assert load_class(named["north"]) is SiteExecutor
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "config_fed_client.json",
+        "config_fed_server.json",
+        "meta.json",
+    ]
+
+
+SITE = "mixmfl.federated.flare.SiteExecutor"
+NOT_OURS = (
+    "os.system",
+    "builtins.eval",
+    "subprocess.Popen",
+    "mixmfl.federated.flare",
+    "mixmfl.federated.flare.Coordinator",
+    "mixmfl.federated.flare.SiteExecutorX",
+    "mixmfl.federated.flare.executor.SiteExecutor",
+    "mixmfl.entrypoints._runner.run",
+    "mixmfl.federated.flare.siteexecutor",
+    "mixmfl.federated.flare.SiteExecutor .x",
+    "mixmfl.federated..flare.SiteExecutor",
+    "torch.nn.modules.module.torch.os.system",
+    "nvflare.apis.executor.Executor",
+    "",
+    "eval",
+    "nvflare.app_common.executors.client_api_launcher_executor.ClientAPILauncherExecutor",
+)
+
+
+def test_a_hospital_builds_no_class_but_ours_whatever_a_job_names(
+    kits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With FLARE's own reader of jobs and its own check, by the policy of a kit."""
+    workspace = Workspace(str(kits / "north"), "north", "config")
+    loaded: list[str] = []
+    monkeypatch.setattr(class_utils, "load_class", loaded.append)
+
+    def authorize(config_dict: object, config_ctx: object, node: object) -> str:
+        try:
+            ComponentPathAuthorizer().authorize_component_config(
+                config_dict, node, workspace=workspace
+            )
+        except UnsafeComponentError as error:
+            return str(error)
+        return ""
+
+    def build(config: Path) -> None:
+        started = SimpleNamespace(
+            sp_scheme="grpc",
+            sp_target="localhost:1",
+            client_name="north",
+            job_id="1",
+            workspace=str(kits / "north"),
+        )
+        reader = ClientJsonConfigurator(workspace, str(config), started, str(config.parent), [])
+        reader.set_component_build_authorizer(authorize)
+        reader.configure()
+
+    folder = kits.parent / "job"
+    write_job(folder, kits / "orders.json", ["north"], 60)
+    config = folder / "site_app" / "config" / "config_fed_client.json"
+    told = json.loads(config.read_text())
+    with pytest.raises(Exception, match="NoneType"):  # the class is not really loaded here
+        build(config)
+    assert loaded == ["mixmfl.federated.flare.SiteExecutor"]
+    tried = 0
+    for path in NOT_OURS:
+        for key in ("path", "class_path", "name"):
+            evil = {key: path, "args": {}}
+            for spoil in (
+                {"executors": [{"tasks": ["*"], "executor": evil}]},
+                {"components": [{"id": "x", **evil}]},
+                {"task_data_filters": [{"tasks": ["*"], "filters": [evil]}]},
+                {"executors": [{"tasks": ["*"], "executor": {"path": SITE, "args": {"x": evil}}}]},
+            ):
+                config.write_text(json.dumps({**told, **spoil}))
+                loaded.clear()
+                with pytest.raises(Exception):  # noqa: B017, PT011  (FLARE's, of several classes)
+                    build(config)
+                assert set(loaded) <= {SITE}, spoil
+                tried += 1
+    assert tried == 12 * len(NOT_OURS)
+    with pytest.raises(TypeError, match="Can't load class"):  # which the check lets pass
+        load_class(f"{SITE}.execute")
+
+
+class _Clock:
+    """Time that passes when somebody sleeps; meanwhile threads do what they were started for."""
+
+    Lock = threading.Lock
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._threads: list[Callable[[], None]] = []
+
+    def Thread(self, **how: Any) -> SimpleNamespace:  # noqa: N802
+        work = partial(how["target"], *how["args"])
+        return SimpleNamespace(start=lambda: self._threads.append(work))
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        while self._threads:
+            self._threads.pop(0)()
+
+
+class _Server:
+    """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
+
+    def __init__(self, clock: _Clock, orders: Path, leg: Leg | None, lasts: float) -> None:
+        self._clock, self._orders, self._leg, self._lasts = clock, orders, leg, lasts
+        self.aborted: list[float] = []
+
+    def submit_job(self, folder: str) -> str:
+        assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
+        assert not leg_file(self._orders).exists(), "of the job before"
+        assert not pause_file(self._orders).exists(), "of the job before"
+        if self._leg is not None:
+            write_json(leg_file(self._orders), vars(self._leg))
+        self._end = self._clock.now + self._lasts
+        return "7"
+
+    def get_job_meta(self, number: str) -> dict[str, str]:
+        assert number == "7"
+        over = self.aborted or self._clock.now >= self._end
+        return {"status": "FINISHED:ABORTED" if over else "RUNNING"}
+
+    def abort_job(self, number: str) -> None:
+        assert number == "7"
+        self.aborted.append(self._clock.now)
+
+
+@pytest.mark.parametrize(
+    ("noted", "lasts", "aborted", "ended"),
+    [
+        (Leg("quorum", "one of two"), 3, [], Leg("quorum", "one of two")),
+        # a site hangs that the round did not wait for; the note was found after a second
+        (Leg("done"), math.inf, [1016.0], Leg("done")),
+        (None, 0, [], Leg("failed", "FLARE ended the job as FINISHED:ABORTED before it began")),
+    ],
+)
+def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
+    noted: Leg | None,
+    lasts: float,
+    aborted: list[float],
+    ended: Leg,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orders, clock = tmp_path / "orders.json", _Clock()
+    monkeypatch.setattr(job, "time", clock)
+    write_json(leg_file(orders), {"status": "paused"})
+    pause_file(orders).touch()
+    session: Any = _Server(clock, orders, noted, lasts)
+    looked: list[float] = []
+    leg = job.run_job(
+        session, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
+    )
+    assert (leg.status, leg.reason[: len(ended.reason)]) == (ended.status, ended.reason)
+    assert session.aborted == aborted
+    assert looked == [1000.0 + second for second in range(len(looked))]
+
+
+class _Jobs:
+    """In place of FLARE: who is connected, and how each job ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[Leg], work: Path) -> None:
+        self.clock, self.legs, self.said = _Clock(), [*legs], list[str]()
+        settings = RunSettings("2d", 0, 3, 1, 0.01)
+        self.orders = TrainOrders(work, work / "run", ("north", "south"), "abc", settings, "0")
+        self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
+        self.took_part: list[Sequence[str]] = []
+        self.in_job: Callable[[], None] = lambda: None
+        monkeypatch.setattr(driver, "time", self.clock)
+        monkeypatch.setattr(driver, "serving", lambda kit: nullcontext(self))
+        monkeypatch.setattr(driver, "run_job", self._run_job)
+
+    def get_system_info(self) -> SimpleNamespace:
+        seen = self.last_seen.items()
+        told = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
+        return SimpleNamespace(client_info=told)
+
+    def drive(self) -> None:
+        kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
+        driver.drive(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+
+    def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> Leg:
+        assert load_orders(file) == self.orders
+        self.took_part.append(sites)
+        self.in_job()
+        how["each_second"]()
+        return self.legs.pop(0)
+
+
+def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Jobs(monkeypatch, [Leg("done")], tmp_path)
+    jobs.last_seen["south"] = jobs.clock.now - 41  # that is too long ago
+    slept = jobs.clock.sleep
+
+    def south_comes_after_a_minute(seconds: float) -> None:
+        slept(seconds)
+        if jobs.clock.now >= 1060:
+            jobs.last_seen["south"] = jobs.clock.now
+
+    monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
+    jobs.drive()
+    assert jobs.said == [
+        "serving at localhost:1",
+        "connected: north",
+        "waiting for south (mixmfl_site there)",
+        "connected: north, south",
+    ]
+    assert jobs.clock.now == 1060
+    assert jobs.took_part == [["north", "south"]]
+
+
+def test_a_round_that_too_few_answer_is_repeated_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Leg("quorum", "round 1: 0 of 2 sites answered")
+    jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
+    with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
+        jobs.drive()
+    assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
+    with pytest.raises(MixmflError, match=r"^PlansError: no$"):
+        _Jobs(monkeypatch, [Leg("failed", "PlansError: no")], tmp_path).drive()
+
+
+def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, lost = SimpleNamespace(absent=""), SimpleNamespace(absent=f"{NOT_CONNECTED} any more")
+    run = SimpleNamespace(history=[], registrations={"north": 1, "south": 1})
+    few = Leg("quorum", "few")
+    jobs = _Jobs(monkeypatch, [few, few, Leg("paused"), few, few, Leg("done")], tmp_path)
+    monkeypatch.setattr(driver, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(driver, "open_run", lambda folder: run)
+    pause = tmp_path / "run" / "network" / "pause"
+    paused: list[bool] = []
+
+    def in_third_job_a_round_is_done_without_south() -> None:
+        paused.append(pause.exists())
+        if len(jobs.took_part) == 3:
+            run.history.append({"north": here, "south": lost})
+
+    jobs.in_job = in_third_job_a_round_is_done_without_south
+    jobs.drive()
+    assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
+    assert "a site has come back" in jobs.said
+    assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
+
+
+# --- what runs in a job
+
+
+def _context(sites: Sequence[str], local: Path) -> FLContext:
+    """Return what FLARE tells a job, as far as ours asks."""
+    engine = SimpleNamespace(
+        get_clients=lambda: [SimpleNamespace(name=name) for name in sites],
+        get_cell=lambda: _Cell("server"),
+        get_workspace=lambda: SimpleNamespace(get_site_config_dir=lambda: str(local)),
+    )
+    context = FLContext()
+    context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+    return context
+
+
+def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = ("away", "broken", "empty", "fine", "gone", "lost", "old", "silent", "slow")
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
+    failed = {"task": "fingerprint", "error": "PlansError", "version": "9.9"}
+    labels = {"labels": {"background": 0, "lesion": 1}}
+    replies = {
+        "fine": Message("fingerprint", {"fingerprint": None, "labels": labels}, {}),
+        "old": Message("failed", failed, {}),
+    }
+    offered = Shareable()
+    offered["parcel"] = {"from": "told by the site", "number": "1"}
+
+    def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
+        (name,) = targets
+        told = SimpleNamespace(result=Shareable() if name == "empty" else offered)
+        if name == "silent":
+            return
+        if name != "lost":
+            task.before_task_sent_cb(told, context)
+        if name not in {"gone", "lost", "slow"}:
+            task.result_received_cb(told, context)
+        if name != "slow":
+            task.completion_status = "CLIENT_DEAD"
+            task.task_done_cb(task, context)
+
+    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+        assert address == offered["parcel"]
+        if sender == "broken":
+            raise AggregationError("more than 10 bytes came")
+        return Parcel.pack(replies[sender], tmp_path)
+
+    ended: list[str] = []
+    monkeypatch.setattr(coordinator, "fetch", fetch)
+    monkeypatch.setattr(Coordinator, "send", send)
+    monkeypatch.setattr(Coordinator, "cancel_task", lambda self, task, **_: ended.append(task.name))
+    clock = _Clock()
+    monkeypatch.setattr(coordinator, "time", clock)
+    monkeypatch.setattr(coordinator, "threading", clock)
+    Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
+    assert 60 < clock.now - 1000 < 61
+    leg = json.loads(leg_file(orders).read_text())
+    assert leg["status"] == "failed"
+    told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
+    assert told == {
+        "away": "is not connected",
+        "broken": "its reply cannot be read (more than 10 bytes came)",
+        "empty": "its reply holds no message (OK)",
+        "gone": "is not connected any more (CLIENT_DEAD)",
+        "lost": "is not connected any more (CLIENT_DEAD)",
+        "old": f"runs mixmfl 9.9, the coordinator {mixmfl.__version__}; install the same",
+        "silent": "is not connected: did not fetch its task",
+        "slow": "did not answer within 60 s; a later reply is dropped",
+    }
+    assert ended == ["fingerprint", "fingerprint"]  # of those that may still come: silent, slow
+    log = (tmp_path / "network" / "exchange.log").read_text()
+    assert "came from fine: fingerprint, record fingerprint labels, 0 tensors" in log
+    assert {name for name in sites if f" sent to {name}: fingerprint" in log} == {
+        *("broken", "empty", "fine", "gone", "old", "slow")
+    }
+    del told["away"]  # it is not even asked
+    for name, why in told.items():
+        assert f" nothing from {name}: fingerprint: {why}" in log
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
+        ({"fingerprint": {"format": 1}}, "what it sent is not taken: site north: the fields"),
+        ({"fingerprint": 3}, "what it sent is not taken: site north: is 3; an object"),
+        ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
+    ],
+)
+def test_a_hostile_site_ends_a_plan_with_its_name_and_the_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: dict[str, object], why: str
+) -> None:
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
+    record = {"labels": {"labels": {"background": 0, "a": 1}}, "fingerprint": None, **spoil}
+    reply = Answer(Message("fingerprint", record, {}), 1, 1, 0.0)
+    monkeypatch.setattr(Coordinator, "_ask", lambda *_: Answers({"north": reply}))
+    Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
+    leg = json.loads(leg_file(orders).read_text())
+    assert leg["status"] == "failed"
+    assert f"  north: {why}" in leg["reason"] or f"not taken: {why}" in leg["reason"]
+
+
+def test_whatever_fails_in_a_job_the_command_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = tmp_path / "network" / "orders.json"
+    save_orders(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
+    for error in (AttributeError("x"), OverflowError("x"), MemoryError("x"), RecursionError("x")):
+
+        def fail(*_: object, error: Exception = error) -> Answers:
+            raise error
+
+        monkeypatch.setattr(Coordinator, "_ask", fail)
+        Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
+        leg = json.loads(leg_file(orders).read_text())
+        assert leg == {"status": "failed", "reason": f"{type(error).__name__}: x"}
+
+
+def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
+    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    first = packed.of(Message("train", {"round": 0}, weights))
+    assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
+    assert packed.of(Message("train", {"round": 1}, weights)) is not first
+    assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
+
+
+def test_a_site_that_failed_is_told_by_its_version_first() -> None:
+    told = {"task": "join", "error": "PlansError"}
+    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
+    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    assert same == "could not do it (PlansError)"
+
+
+def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, executor = House("north", tmp_path, tmp_path / "work"), SiteExecutor()
+    house.save(tmp_path / "local" / "mixmfl.json")
+    context = _context([], tmp_path / "local")
+    back = executor.execute("fingerprint", Shareable(), context, Signal())
+    assert back.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "a task could not be fetched: it does not say where" in house.problem_log.read_text()
+    assert not house.exchange_log.exists()
+
+    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+        assert sender == "server"
+        return Parcel.pack(Message("shutdown", {}, {}), tmp_path)
+
+    monkeypatch.setattr(site_executor, "fetch", fetch)
+    back = executor.execute("shutdown", Shareable(), context, Signal())
+    assert back["parcel"]["from"] == "server"
+    executor.handle_event(EventType.END_RUN, context)
+    assert "a task 'shutdown' came; this version of mixmfl knows" in house.problem_log.read_text()
+    came, left = house.exchange_log.read_text().splitlines()
+    assert " came from coordinator: shutdown, 0 tensors" in came
+    assert " not sent, the coordinator did not take it: failed, record error task version" in left
+    executor.handle_event(EventType.END_RUN, context)  # and not again
+    executor.execute("shutdown", Shareable(), context, Signal())
+    assert executor._reply is not None
+    executor._reply.produce(None, "server.job")
+    executor.handle_event(EventType.END_RUN, context)
+    *_, came, left = house.exchange_log.read_text().splitlines()
+    assert " came from coordinator: shutdown" in came
+    assert " sent to coordinator: failed" in left
+    assert len(house.exchange_log.read_text().splitlines()) == 4

@@ -1,0 +1,376 @@
+"""The federation on FLARE over the loopback: training, and what breaks on a network."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from loopback import MODALITIES, Cable, Loopback, free_port, kill, start, until, write_certificate
+
+from mixmfl.federated.client.service import House
+from mixmfl.federated.flare import processes
+from mixmfl.federated.flare.job import write_job
+from mixmfl.federated.flare.provisioning import Network, open_kit, provision
+from mixmfl.federated.flare.runner import connected
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.sites import open_sites
+from mixmfl.federated.state import NETWORK_MINIMUM, RunSettings
+
+STEPS = 30
+
+
+def in_this_process(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a slow test that commands FLARE itself, whose threads warn of their libraries."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore::DeprecationWarning")(test))
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    folder = tmp_path_factory.mktemp("loopback")
+    content = json.loads((Path(__file__).parents[3] / "plans" / "demo.json").read_text())
+    content["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
+    content["training"] |= {"local_steps": STEPS, "learning_rate": 0.01, "validate_every": 1}
+    (folder / "tiny.json").write_text(json.dumps(content))
+    made = Loopback(folder, folder / "tiny.json")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def running(federation: Loopback) -> Loopback:
+    """Have all sites run."""
+    for name in MODALITIES:
+        if name not in federation.sites or federation.sites[name].poll() is not None:
+            federation.start_site(name)
+    return federation
+
+
+def expected(federation: Loopback, rounds: int = 3) -> bytes:
+    """Return the model of the run in one process."""
+    out = federation.folder / f"embedded{rounds}"
+    if not (out / "model.safetensors").is_file():
+        sites = []
+        for name in MODALITIES:
+            work = federation.folder / name
+            sites += open_sites(work, federation.plans, "2d", "0", 0, torch.device("cpu"), 0)
+        settings = RunSettings(
+            *("2d", 0, rounds, STEPS, 0.01),
+            minimum_cases=NETWORK_MINIMUM.cases,
+            minimum_voxels=NETWORK_MINIMUM.voxels,
+        )
+        train_embedded(federation.plans, sites, settings, "0", out)
+    return (out / "model.safetensors").read_bytes()
+
+
+@contextmanager
+def cable_to(federation: Loopback, name: str) -> Iterator[Cable]:
+    """Have a site connected by a cable of its own, and as it was afterwards."""
+    stop(federation.sites[name])
+    config = federation.folder / "kits" / name / "startup" / "fed_client.json"
+    before = config.read_text()
+    cable = federation.lay_cable(name)
+    federation.start_site(name)
+    try:
+        yield cable
+    finally:
+        stop(federation.sites[name])
+        config.write_text(before)
+        cable.close()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a site as Ctrl-C does."""
+    process.send_signal(signal.SIGINT)
+    ended(process)
+
+
+def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
+    """Return the exit code of a command, in bounded time."""
+    try:
+        return process.wait(timeout=seconds)
+    finally:
+        kill(process)
+
+
+def test_the_demo_of_a_network_gives_the_model_of_one_process(
+    tmp_path: Path, command: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = start(
+        tmp_path / "said.txt",
+        "mixmfl_network_demo",
+        *("-o", tmp_path / "demo"),
+    )
+    code = ended(done)
+    said = (tmp_path / "said.txt").read_text()
+    assert code == 0, said
+    assert "are the same, byte by byte" in said
+    assert said.count("round 2/2") == 2
+    site = (tmp_path / "demo" / "logs" / "north.txt").read_text()
+    assert "sent to coordinator: train, round 2, block decoder" in site
+    logs = [*(tmp_path / "demo" / "kits").rglob("*log*"), *tmp_path.rglob("exchange.log")]
+    logs = [file for file in logs if file.is_file()]
+    assert len(logs) > 8  # FLARE's and ours
+    for file in logs:
+        assert "_phantom" not in file.read_text(errors="replace"), file  # the cases' names
+
+
+@pytest.mark.slow
+def test_a_killed_site_is_absent_and_takes_part_again_when_it_is_back(running: Loopback) -> None:
+    process = running.train("killed", "--deadline", 0.5, rounds=8)
+    until(lambda: "sent to south: train, round 2" in running.exchanged("killed"), "round 2")
+    kill(running.sites["south"])
+    until(lambda: running.rounds("killed") >= 2, "the round closes without it")
+    running.start_site("south")
+    assert ended(process) == 0, running.said("killed")
+    run = running.history("killed")
+    assert run is not None
+    absent = [bool(sites["south"].absent) for sites in run.history]
+    assert not absent[0]
+    assert absent[1]
+    assert not absent[-1], "it is back before the end"
+    assert "a site has come back" in running.said("killed")
+    assert all(not sites["north"].absent for sites in run.history)
+
+
+@pytest.mark.slow
+def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Loopback) -> None:
+    def asked() -> int:
+        return running.said("west").count("came from coordinator: train, round 2,")
+
+    before = asked()
+    process = running.train("straggler", "--deadline", 0.25, rounds=4)
+    until(lambda: asked() > before, "round 2")
+    stopped = running.jobs("west")
+    for job in stopped:
+        job.suspend()
+    until(lambda: running.rounds("straggler") >= 2, "the round closes without it")
+    for job in stopped:
+        job.resume()
+    assert ended(process) == 0, running.said("straggler")
+    run = running.history("straggler")
+    assert run is not None
+    assert run.history[1]["west"].absent == ("did not answer within 15 s; a later reply is dropped")
+    assert not run.history[0]["west"].absent
+    assert not run.history[-1]["west"].absent, "the next rounds are unharmed"
+    replies = re.findall(r"came from west: train, round (\d)", running.exchanged("straggler"))
+    assert "2" not in replies
+    assert replies == sorted(set(replies))  # none twice
+    site = running.said("west")
+    assert "not sent, the coordinator did not take it: train, round 2," in site
+
+
+@pytest.mark.slow
+def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> None:
+    process = running.train("resumed")
+    until(lambda: "sent to north: train, round 2" in running.exchanged("resumed"), "round 2")
+    kill(process)
+    assert running.rounds("resumed") == 1
+    again = running.train("resumed", "--resume")
+    assert ended(again) == 0, running.said("resumed")
+    assert (running.folder / "resumed" / "model.safetensors").read_bytes() == expected(running)
+
+
+@pytest.mark.slow
+def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> None:
+    with cable_to(running, "north") as cable:
+        process = running.train("cut", "--deadline", 0.5, rounds=7)
+        until(lambda: "sent to north: train, round 2" in running.exchanged("cut"), "round 2")
+        cable.cut()
+        until(lambda: running.rounds("cut") >= 2, "a round without it")
+        time.sleep(60)
+        cable.mend()
+        assert ended(process) == 0, running.said("cut")
+    run = running.history("cut")
+    assert run is not None
+    assert len(run.history) == 7
+    absent = [bool(sites["north"].absent) for sites in run.history]
+    assert any(absent)
+    assert not absent[-1], "it is back before the end"
+    assert all(not sites["south"].absent for sites in run.history)
+
+
+@pytest.mark.slow
+def test_bytes_on_the_wire_are_those_of_the_messages(running: Loopback) -> None:
+    with cable_to(running, "north") as cable:
+        assert ended(running.train("wire", rounds=3)) == 0, running.said("wire")
+        log = running.exchanged("wire")
+        for way, carried in (("sent to", cable.to_site), ("came from", cable.to_server)):
+            sizes = re.findall(rf"{way} north: .* tensors, (\d+) bytes", log)
+            told = sum(map(int, sizes))
+            # TLS, FLARE's headers, signs of life and what starts a job come on top
+            assert told < carried < 1.2 * told + 2**20, (way, told, carried)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells what is open, here")
+def test_messages_of_past_rounds_are_gone_from_the_disk(running: Loopback) -> None:
+    def held(command: subprocess.Popen[bytes], job: str) -> int:
+        """Return how many messages the processes of a command have on disk."""
+        found = 0
+        with contextlib.suppress(psutil.Error, OSError):  # one may just have ended
+            for process in psutil.Process(command.pid).children(recursive=True):
+                if any(job in word for word in process.cmdline()):
+                    opened = Path(f"/proc/{process.pid}/fd").iterdir()
+                    found += sum("/.writing-" in os.readlink(file) for file in opened)
+        return found
+
+    training = running.train("held", rounds=8)
+    most = {"site": 0, "coordinator": 0}
+    while training.poll() is None:
+        here = held(running.sites["west"], "worker_process"), held(training, "runner_process")
+        most = {name: max(most[name], now) for name, now in zip(most, here, strict=True)}
+        time.sleep(0.1)
+    assert ended(training) == 0, running.said("held")
+    assert 0 < most["site"] <= 4  # the task, the reply, and those that are on their way out
+    # of three sites a task and a reply each, to train and to validate, and as many before them
+    assert 0 < most["coordinator"] <= 24
+
+
+@pytest.mark.slow
+def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) -> None:
+    assert ended(running.train("masked", "--masked", rounds=2)) == 0, running.said("masked")
+    run = running.history("masked")
+    assert run is not None
+    assert [any(told.absent for told in sites.values()) for sites in run.history] == [False] * 2
+    kinds = set(re.findall(r"came from \w+: (\w+)", running.exchanged("masked")))
+    assert kinds == {"join", "keys", "shares", "masked", "unmask", "validate", "measure", "model"}
+
+
+@pytest.mark.slow
+def test_a_site_whose_client_dies_connects_again_and_ends_with_its_command(
+    running: Loopback,
+) -> None:
+    def clients() -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process(running.sites["west"].pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may just have ended
+                if any("client_train" in word for word in process.cmdline()):
+                    found.append(process)
+        return found
+
+    until(clients, "its client runs")
+    (first,) = clients()
+    first.kill()
+    until(lambda: [p for p in clients() if p.pid != first.pid], "another one")
+    assert running.sites["west"].poll() is None
+    (second,) = clients()
+    running.sites["west"].kill()  # the command alone, as nothing but kill -9 does
+    running.sites["west"].wait()
+    until(lambda: not second.is_running(), "the client ends with it", 20)
+    running.start_site("west")
+
+
+@pytest.mark.slow
+def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: Loopback) -> None:
+    process = running.train("first")
+    until(lambda: running.rounds("first") >= 1, "round 1")
+    assert ended(running.train("second")) == 2
+    assert "this kit is in use by another process" in running.said("second")
+    assert ended(process) == 0, running.said("first")
+    assert ended(running.train("first")) == 2
+    assert "holds a run; go on with it by --resume" in running.said("first")
+
+
+@in_this_process
+def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
+    kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
+    orders, evil = running.folder / "code" / "network" / "orders.json", running.folder / "evil"
+    with processes.serving(kit) as session:
+        until(lambda: connected(session) == set(MODALITIES), "all sites")
+        for name in ("code", "class"):
+            job = running.folder / f"job_{name}"
+            write_job(job, orders, sorted(MODALITIES), 60)
+            config = job / "site_app" / "config" / "config_fed_client.json"
+            if name == "code":
+                custom = job / "site_app" / "custom"
+                custom.mkdir()
+                (custom / "evil.py").write_text(f"open({str(evil)!r}, 'w')")
+            else:
+                told = json.loads(config.read_text())
+                told["executors"][0]["executor"] = {
+                    "path": "nvflare.app_common.executors.statistics.statistics_executor"
+                    ".StatisticsExecutor",
+                    "args": {"generator_id": "x"},
+                }
+                config.write_text(json.dumps(told))
+            number = session.submit_job(str(job))
+            until(
+                lambda number=number: str(session.get_job_meta(number)["status"]).startswith(  # type: ignore[misc]
+                    "FINISHED"
+                ),
+                f"the job with {name} ends",
+            )
+            status = str(session.get_job_meta(number)["status"])
+            assert status != "FINISHED:COMPLETED", name
+    kits = running.folder / "kits"
+    assert "north: NVFLARE_ERROR: BYOC not permitted" in (kits / "coordinator/log.txt").read_text()
+    told = (kits / "north" / "console.log").read_text()
+    assert "StatisticsExecutor' at config path 'executors.#1.executor' is not in allow_list" in told
+    assert not evil.exists()
+
+
+@in_this_process
+def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
+    running: Loopback, tmp_path: Path
+) -> None:
+    false = tmp_path / "kit"
+    shutil.copytree(running.folder / "kits" / "west", false)
+    config = json.loads((false / "startup" / "fed_client.json").read_text())
+    config["client"]["fqsn"] = "north"
+    (false / "startup" / "fed_client.json").write_text(json.dumps(config))
+    kit = dataclasses.replace(open_kit(false, coordinator=False), name="north")
+    coordinator = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
+    for name in ("west", "north"):
+        stop(running.sites[name])
+    log = coordinator.folder / "console.log"
+    before = log.stat().st_size if log.exists() else 0
+    refusal = "authenticated as 'west' but claimed endpoint 'north'"
+    with processes.serving(coordinator) as session:
+        until(lambda: "south" in connected(session), "an honest site")
+        with processes.attending(kit, House(kit.name, tmp_path, tmp_path / "work")):
+            until(lambda: refusal in log.read_bytes()[before:].decode(), "the refusal is told")
+        assert connected(session) == {"south"}
+
+
+@in_this_process
+def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path) -> None:
+    port = free_port()
+    provision(Network("localhost", port, ("west",)), tmp_path / "kits")
+    startup = tmp_path / "kits" / "west" / "startup"
+
+    def answered() -> bool:
+        context = ssl.create_default_context(cafile=str(startup / "rootCA.pem"))
+        context.load_cert_chain(startup / "client.crt", startup / "client.key")
+        with contextlib.suppress(OSError):
+            plain = socket.create_connection(("localhost", port), timeout=20)
+            with context.wrap_socket(plain, server_hostname="localhost") as secure:
+                secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                return secure.recv(100).startswith(b"HTTP/1.1 ")
+        return False
+
+    with processes.serving(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
+        assert answered()
+        authority = tmp_path / "kits" / "authority"
+        write_certificate(startup, "west", days=30, authority=authority)
+        assert answered()
+        write_certificate(startup, "west", days=-1, authority=authority)
+        assert not answered()  # expired
+        write_certificate(startup, "west", days=30)
+        assert not answered()  # unknown
+    told = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
+    refusals = [line for line in told.splitlines() if "a connection was refused" in line]
+    assert any("certificate has expired" in line for line in refusals)
+    assert any(re.search("self.signed certificate", line) for line in refusals)

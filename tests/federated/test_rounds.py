@@ -1,0 +1,477 @@
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+from small import MODALITIES, small_plans, stored_site
+from torch import Tensor
+
+from mixmfl.core.errors import AggregationError
+from mixmfl.data.labels import Labels
+from mixmfl.federated.client.training import train_at_site, validate_at_site
+from mixmfl.federated.messages import Message, decode, encode
+from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.merge import merge_round, train_task, validation_task
+from mixmfl.federated.state import (
+    Registration,
+    RunSettings,
+    ServerState,
+    Site,
+    first_state,
+    learning_rate_of,
+    mean_dice,
+    read_dice,
+    register,
+)
+from mixmfl.networks.build import build_network
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import PARTS, Prototypes, State, merge_memories, observe
+from mixmfl.planning.plans import Plans
+from mixmfl.training.validation import DiceSum
+
+SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
+
+
+@pytest.fixture
+def plans() -> Plans:
+    return small_plans()
+
+
+@pytest.fixture
+def sites(tmp_path: Path, plans: Plans) -> dict[str, Site]:
+    return {
+        "north": stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1),
+        "south": stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans),
+    }
+
+
+def crossed(message: Message) -> Message:
+    """Return the message as it arrives."""
+    return decode(encode(message))
+
+
+def same(one: Prototypes, other: Prototypes) -> bool:
+    return all(torch.equal(getattr(one, part), getattr(other, part)) for part in PARTS)
+
+
+def one_round(
+    state: ServerState, sites: dict[str, Site], plans: Plans
+) -> tuple[ServerState, dict[str, Message]]:
+    told = {name: register(site) for name, site in sites.items()}
+    replies = {}
+    for name, site in sites.items():
+        task = crossed(train_task(state, told[name]))
+        reply, _ = train_at_site(task, site, plans, SETTINGS, {})
+        replies[name] = crossed(reply)
+    return merge_round(state, replies, told, plans, SETTINGS)[0], replies
+
+
+def test_a_site_tells_how_many_training_cases_have_each_modality(sites: dict[str, Site]) -> None:
+    assert register(sites["north"]) == Registration(1, {"t1": 1, "t2": 1}, ["t1"])
+    assert register(sites["south"]) == Registration(2, {"flair": 2, "t1": 1}, [])
+
+
+def test_a_site_is_sent_its_own_blocks_and_the_memory_of_all(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    state, _ = one_round(first_state(plans, SETTINGS), sites, plans)
+    task = train_task(state, register(sites["north"]))
+    blocks = {block_of(name) for name in task.tensors if not name.startswith("memory.")}
+    assert blocks == {"tailored.t1", "tailored.t2", "shared", "fusion", "decoder"}
+    remembered = {name.split(".")[1] for name in task.tensors if name.startswith("memory.")}
+    assert remembered == {"t1", "t2", "flair"}
+    assert task.record == {"round": 1}
+
+
+def test_a_reply_holds_the_blocks_the_prototypes_and_the_loss_and_nothing_else(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    _, replies = one_round(first_state(plans, SETTINGS), sites, plans)
+    reply = replies["south"]
+    assert set(reply.record) == {"round", "loss"}
+    assert math.isfinite(reply.record["loss"])
+    blocks = {block_of(name) for name in reply.tensors if not name.startswith("memory.")}
+    assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
+    places = {tuple(n.split(".")[1:3]) for n in reply.tensors if n.startswith("memory.")}
+    assert places == {(m, level) for m in ("flair", "t1") for level in ("0", "1", "2")}
+
+
+def test_a_round_leaves_encoders_and_prototypes_of_absent_modalities_untouched(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    after, _ = one_round(start, {"south": sites["south"]}, plans)
+
+    def changed(block: str) -> bool:
+        names = [name for name in start.weights if block_of(name) == block]
+        return any(not torch.equal(start.weights[n], after.weights[n]) for n in names)
+
+    assert not changed("tailored.t2")
+    assert all(changed(b) for b in ("tailored.flair", "tailored.t1", "shared", "decoder", "fusion"))
+    assert {modality for modality, _ in after.memory} == {"flair", "t1"}
+    assert after.round == 1
+    assert start.round == 0
+
+
+def test_a_site_without_a_modality_has_no_say_in_its_encoder_nor_in_its_prototypes(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    # after a round of all, the memory knows t2, which north alone has
+    before, _ = one_round(first_state(plans, SETTINGS), sites, plans)
+    encoder = [name for name in before.weights if block_of(name) == "tailored.t2"]
+    assert encoder
+    alone, _ = one_round(before, {"south": sites["south"]}, plans)
+    assert all(torch.equal(alone.weights[name], before.weights[name]) for name in encoder)
+    assert same(alone.memory["t2", 2], before.memory["t2", 2])
+    assert not same(alone.memory["t1", 2], before.memory["t1", 2])
+
+    together, replies = one_round(before, sites, plans)
+    north = replies["north"].tensors
+    for name in encoder:  # north's change is taken as it is
+        assert torch.equal(together.weights[name], before.weights[name] + north[name])
+    seen = north["memory.t2.2.counts"] > 0
+    assert seen.any()
+    assert torch.equal(together.memory["t2", 2].values[seen], north["memory.t2.2.values"][seen])
+
+
+def test_sites_that_learnt_the_same_get_just_that_back_whatever_they_weigh(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    alone, replies = one_round(start, {"south": sites["south"]}, plans)
+    told = {"south": register(sites["south"]), "twin": Registration(7, {"flair": 1, "t1": 6})}
+    twins, _ = merge_round(
+        start, {"south": replies["south"], "twin": replies["south"]}, told, plans, SETTINGS
+    )
+    for name, weight in alone.weights.items():  # but for the rounding of 2/9 and 7/9
+        assert torch.allclose(twins.weights[name], weight, rtol=2**-22, atol=1e-9)
+    for place, prototypes in alone.memory.items():
+        assert torch.equal(twins.memory[place].values, prototypes.values)
+        assert torch.equal(twins.memory[place].counts, 2 * prototypes.counts)
+
+
+def test_sites_prototypes_merge_to_those_of_all_their_voxels_in_one_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tailored = torch.randn(5, 2, 4, 6, generator=generator)
+    classes = torch.randint(0, 3, (5, 4, 6), generator=generator)
+    told = {
+        site: {("t1", 2): observe(tailored[cases], classes[cases], 3)}
+        for site, cases in (("north", slice(0, 1)), ("south", slice(1, 5)))
+    }
+    merged, central = merge_memories({}, told)["t1", 2], observe(tailored, classes, 3)
+    assert torch.allclose(merged.values, central.values, atol=1e-6)
+    assert torch.equal(merged.counts, central.counts)
+
+
+def test_the_merge_is_the_weighted_mean_worked_out_by_hand(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    after, replies = one_round(start, sites, plans)
+
+    def of(site: str, name: str) -> Tensor:
+        return start.weights[name].double() + replies[site].tensors[name].double()
+
+    name = "decoder.seg_layers.0.bias"  # north 1 case, south 2
+    want = (of("north", name) + 2 * of("south", name)) / 3
+    assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
+    (name, *_) = [n for n in start.weights if n.startswith("shared.")]  # pairs: 2 and 3
+    want = (2 * of("north", name) + 3 * of("south", name)) / 5
+    assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
+    (name, *_) = [n for n in start.weights if n.startswith("tailored.t1.")]  # cases: 1 and 1
+    want = (of("north", name) + of("south", name)) / 2
+    assert torch.allclose(after.weights[name].double(), want, atol=1e-7)
+    counts = [replies[s].tensors["memory.t1.2.counts"] for s in ("north", "south")]
+    assert torch.allclose(after.memory["t1", 2].counts, counts[0] + counts[1])
+
+
+def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_more(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    single = dataclasses.replace(SETTINGS, half_updates=False)
+    start, site, told = first_state(plans, SETTINGS), sites["south"], register(sites["south"])
+    task = train_task(start, told)
+    (short, _), (long, _) = (
+        train_at_site(task, site, plans, settings, {}) for settings in (SETTINGS, single)
+    )
+    own = {n: t for n, t in long.tensors.items() if not n.startswith("memory.")}
+    assert all(tensor.dtype == torch.float32 for tensor in own.values())
+    for name, change in own.items():
+        assert torch.equal(short.tensors[name], change.half())
+    remembered = {name: t for name, t in long.tensors.items() if name.startswith("memory.")}
+    assert all(torch.equal(short.tensors[name], t) for name, t in remembered.items())
+    numbers = sum(tensor.numel() for tensor in own.values())
+    assert len(encode(long)) - len(encode(short)) >= 2 * numbers
+
+    # of one site, the server has its weights, but for their rounding
+    merged, _ = merge_round(start, {"south": long}, {"south": told}, plans, single)
+    for name, change in own.items():
+        want = start.weights[name].double() + change.double()
+        assert torch.allclose(merged.weights[name].double(), want, rtol=2**-24, atol=0)
+    rounded, _ = merge_round(start, {"south": short}, {"south": told}, plans, SETTINGS)
+    for name, change in own.items():  # 11 bits of the change, or the least that half can tell
+        error = (rounded.weights[name] - merged.weights[name]).abs()
+        bound = change.abs() * 2**-11 + 2**-25 + merged.weights[name].abs() * 2**-23
+        assert (error <= bound).all()
+
+
+def test_in_a_masked_run_changes_are_masked_in_full_precision() -> None:
+    assert SETTINGS.update_type == torch.float16
+    assert dataclasses.replace(SETTINGS, half_updates=False).update_type == torch.float32
+    assert dataclasses.replace(SETTINGS, masked=True).update_type == torch.float32
+
+
+def test_the_order_in_which_sites_reply_changes_nothing(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    start = first_state(plans, SETTINGS)
+    told = {name: register(site) for name, site in sites.items()}
+    _, replies = one_round(start, sites, plans)
+    one, _ = merge_round(start, replies, told, plans, SETTINGS)
+    other, _ = merge_round(start, dict(reversed(replies.items())), told, plans, SETTINGS)
+    assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
+    assert all(torch.equal(one.memory[p].values, other.memory[p].values) for p in one.memory)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "patch"), [("2d", (16, 16)), ("3d_fullres", (8, 16, 16))]
+)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels({"background": 0, "lesion": 1, "ignore": 2}),
+        Labels({"background": 0, "whole": (1, 2), "core": 2}, (1, 2)),
+        Labels({"background": 0, "whole": (1, 5), "core": 1, "ignore": 7}, (5, 1)),
+    ],
+)
+def test_regions_and_the_ignore_label_train_and_validate(
+    tmp_path: Path, labels: Labels, configuration: str, patch: tuple[int, ...]
+) -> None:
+    plans = small_plans(labels=labels, patch=patch)
+    modalities = [("t1",), ("t1", "t2"), ("t2",)]
+    site = stored_site(tmp_path, "north", modalities, plans, configuration, validation=1)
+    settings = dataclasses.replace(SETTINGS, configuration=configuration)
+    state, told = first_state(plans, settings), register(site)
+    reply, _ = train_at_site(train_task(state, told), site, plans, settings, {})
+    state, _ = merge_round(state, {"north": reply}, {"north": told}, plans, settings)
+    assert math.isfinite(reply.record["loss"])
+    ((place, prototypes), *_) = state.memory.items()
+    assert place[0] == "t1"
+    assert len(prototypes.counts) == len(labels.values)  # the ignored voxels are no class
+    found = read_dice(
+        validate_at_site(validation_task(state, "north", {"north": told}), site, plans, settings)
+    )
+    assert set(found) == set(labels.foreground)
+
+
+def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    settings = dataclasses.replace(SETTINGS, local_steps=15, rounds=4)
+    told = {"south": register(sites["south"])}
+    state, losses = first_state(plans, settings), []
+    optimizer: State = {}
+    for _ in range(3):
+        task = train_task(state, told["south"])
+        reply, optimizer = train_at_site(task, sites["south"], plans, settings, optimizer)
+        losses.append(reply.record["loss"])
+        state, _ = merge_round(state, {"south": reply}, told, plans, settings)
+    assert losses[2] < losses[0] - 0.2
+    steps = {v.item() for k, v in optimizer.items() if k.endswith(".step") and "decoder" in k}
+    assert steps == {45.0}
+
+
+def test_a_site_of_five_cases_with_tiny_lesions_learns_to_find_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny_lesion(
+        modalities: Sequence[str], seed: int, shape: Sequence[int]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        generator = np.random.default_rng(seed)
+        labels = np.zeros(shape, dtype=np.int16)
+        z, y, x = (int(generator.integers(3, n - 6)) for n in shape)
+        labels[z : z + 2, y : y + 2, x : x + 2] = 1  # 8 of 3600 voxels
+        noise = generator.normal(10, 1, (len(modalities), *shape))
+        bright = (noise + 20 * labels).astype(np.float32)
+        return dict(zip(modalities, bright, strict=True)), labels
+
+    monkeypatch.setattr(small, "small_case", tiny_lesion)
+    plans = small_plans(labels=Labels({"background": 0, "lesion": 1}))
+    site = stored_site(tmp_path, "north", [("t1", "t2")] * 7, plans, validation=2)
+    assert len(site.training) == 5
+    settings = dataclasses.replace(SETTINGS, rounds=3, local_steps=30)
+    state, told, optimizer = first_state(plans, settings), {"north": register(site)}, State()
+    for _ in range(settings.rounds):
+        task = train_task(state, told["north"])
+        reply, optimizer = train_at_site(task, site, plans, settings, optimizer)
+        state, _ = merge_round(state, {"north": reply}, told, plans, settings)
+    judged = validate_at_site(validation_task(state, "north", told), site, plans, settings)
+    # nothing everywhere has a Dice of 0, the lesion everywhere one of 2 * 8 / (8 + 3600)
+    assert mean_dice([read_dice(judged)]) > 0.5
+
+
+def test_validation_adds_up_dice_of_the_cases_that_have_a_label(
+    sites: dict[str, Site], plans: Plans
+) -> None:
+    told = {"north": register(sites["north"])}
+    task = crossed(validation_task(first_state(plans, SETTINGS), "north", told))
+    found = read_dice(crossed(validate_at_site(task, sites["north"], plans, SETTINGS)))
+    assert set(found) == {"lesion", "core"}
+    assert all(item.cases == 1 and 0 <= item.total <= 1 for item in found.values())
+
+
+def test_validation_uses_what_any_site_trained_and_only_that(tmp_path: Path, plans: Plans) -> None:
+    # north validates on a case with all three modalities, but trains t1 alone; nobody trains t2
+    sites = {
+        "north": stored_site(tmp_path, "north", [("t1",), MODALITIES], plans, validation=1),
+        "south": stored_site(tmp_path, "south", [("flair",)], plans),
+    }
+    told = {name: register(site) for name, site in sites.items()}
+    state = first_state(plans, SETTINGS)
+    task = validation_task(state, "north", told)
+    assert task.record["modalities"] == ["flair", "t1"]
+    blocks = {block_of(name) for name in task.tensors}
+    assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
+    found = read_dice(validate_at_site(task, sites["north"], plans, SETTINGS))
+    assert found["lesion"].cases == 1
+    # its own random first weights, of t2 and of the blocks it was not sent, must not matter
+    other = validate_at_site(task, sites["north"], plans, dataclasses.replace(SETTINGS, seed=9))
+    assert read_dice(other) == found
+    nothing = dataclasses.replace(task, record={**task.record, "modalities": ["pd"]})
+    left_out = read_dice(validate_at_site(nothing, sites["north"], plans, SETTINGS))
+    assert left_out["lesion"].cases == 0
+
+
+def test_mean_dice_is_over_labels_of_the_mean_over_cases() -> None:
+    north = {"lesion": DiceSum(1.5, 2), "core": DiceSum(0.0, 0)}
+    south = {"lesion": DiceSum(0.3, 1), "core": DiceSum(0.4, 1)}
+    assert mean_dice([north, south]) == pytest.approx((1.8 / 3 + 0.4) / 2)
+    assert math.isnan(mean_dice([{"core": DiceSum(0.0, 0)}]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_trains_in_the_type_that_is_its_fastest_and_learns_the_same(
+    sites: dict[str, Site], plans: Plans, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    state = first_state(plans, SETTINGS)
+    task = train_task(state, register(sites["north"]))
+    settings = dataclasses.replace(SETTINGS, half_updates=False)
+    seen: set[torch.dtype] = set()
+
+    def trained(kind: torch.dtype) -> tuple[Message, State]:
+        monkeypatch.setattr("mixmfl.core.devices.best_dtype", lambda: kind)
+        network = build_network(plans, "2d", 0)
+        monkeypatch.setattr("mixmfl.federated.client.training.build_network", lambda *_: network)
+        conv = network.decoder.seg_layers[-1]
+        conv.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+        return train_at_site(task, sites["north"], plans, settings, {})
+
+    plain, moments = trained(torch.float32)
+    seen.clear()
+    found, others = trained(dtype)
+    assert seen == {dtype}
+    assert found.record["loss"] == pytest.approx(plain.record["loss"], rel=0.02)
+    one, other = (
+        torch.cat([reply.tensors[name].flatten() for name in sorted(plain.tensors)])
+        for reply in (plain, found)
+    )
+    assert one.dtype == other.dtype == torch.float32
+    assert torch.cosine_similarity(one, other, dim=0) > 0.9
+    assert others.keys() == moments.keys()  # no scale of the gradients
+
+
+def test_the_learning_rate_falls_as_nnunets() -> None:
+    settings = dataclasses.replace(SETTINGS, rounds=10, learning_rate=0.1)
+    assert learning_rate_of(0, settings) == pytest.approx(0.1)
+    assert learning_rate_of(5, settings) == pytest.approx(0.1 * 0.5**0.9)
+
+
+def test_the_command_has_sites_send_single_precision_where_asked(
+    tmp_path: Path, plans: Plans, command: Callable[..., int]
+) -> None:
+    stored_site(tmp_path / "work", "north", [("t1",), ("t1", "t2")], plans)
+    plans.save(tmp_path / "work" / "plans.json")
+    sent = {}
+    for name, more in (("half", []), ("single", ["--updates", "single"])):
+        out = tmp_path / name
+        base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-o", out, "-c", "2d")
+        assert command(*base, "--fold", "all", "--rounds", 1, "--local-steps", 1, *more) == 0
+        run = open_run(out)
+        assert run.settings.half_updates == (name == "half")
+        sent[name] = run.history[0]["north"].sent_bytes
+    weights = first_state(plans, SETTINGS).weights
+    numbers = sum(tensor.numel() for name, tensor in weights.items() if "flair" not in name)
+    assert sent["single"] - sent["half"] == pytest.approx(2 * numbers, rel=0.05)
+
+
+def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: Plans) -> None:
+    start = first_state(plans, SETTINGS)
+    told = {name: register(site) for name, site in sites.items()}
+    _, replies = one_round(start, sites, plans)
+    good = replies["north"]
+    with pytest.raises(AggregationError, match="no site replied"):
+        merge_round(start, {}, told, plans, SETTINGS)
+    with pytest.raises(AggregationError, match="'east' replied but never registered"):
+        merge_round(start, {"east": good}, told, plans, SETTINGS)
+    late = dataclasses.replace(good, record={**good.record, "round": 5})
+    with pytest.raises(AggregationError, match="reply to round 5; a 'train' reply to round 0"):
+        merge_round(start, {"north": late}, told, plans, SETTINGS)
+    name = next(name for name in good.tensors if name.startswith("shared."))
+    for spoilt, message in (
+        (good.tensors[name] * math.nan, "'north' sent shared with NaN, infinity or"),
+        (good.tensors[name][:1], "was it started from the same plans"),
+        (good.tensors[name].float(), "torch.float32, needed is"),
+        (None, "'north' did not send shared"),
+    ):
+        tensors = {n: t for n, t in good.tensors.items() if n != name}
+        if spoilt is not None:
+            tensors[name] = spoilt
+        with pytest.raises(AggregationError, match=message):
+            merge_round(
+                start, {"north": dataclasses.replace(good, tensors=tensors)}, told, plans, SETTINGS
+            )
+    fewer = {**good.tensors, "memory.t1.2.counts": -good.tensors["memory.t1.2.counts"]}
+    with pytest.raises(AggregationError, match="or a count < 0"):
+        merge_round(
+            start, {"north": dataclasses.replace(good, tensors=fewer)}, told, plans, SETTINGS
+        )
+    without = dataclasses.replace(good, record={"round": 0})
+    with pytest.raises(AggregationError, match="sent the loss None; a finite number is needed"):
+        merge_round(start, {"north": without}, told, plans, SETTINGS)
+    for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
+        tensors = dict(good.tensors)
+        if stray.startswith("memory."):
+            for part in PARTS:
+                tensors[f"memory.flair.2.{part}"] = torch.zeros(1)
+        else:
+            tensors[stray] = torch.zeros(1)
+        with pytest.raises(AggregationError, match="'north' sent what it does not hold"):
+            merge_round(
+                start, {"north": dataclasses.replace(good, tensors=tensors)}, told, plans, SETTINGS
+            )
+
+
+def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
+    message = Message("train", {"round": 3, "loss": 0.5}, {"decoder.w": torch.arange(4.0)})
+    content = encode(message)
+    back = decode(content)
+    assert (back.kind, back.record) == (message.kind, message.record)
+    assert torch.equal(back.tensors["decoder.w"], message.tensors["decoder.w"])
+    for damaged in (content[:-3], b"", b"\x80\x04pickle", content[:20]):
+        with pytest.raises(AggregationError, match="is damaged"):
+            decode(damaged)
+    with pytest.raises(AggregationError, match="format 9 came, 2 is needed"):
+        decode(content.replace(b'"format\\": 2', b'"format\\": 9'))
+
+
+def test_where_sites_count_alike_all_their_weights_are_one(tmp_path: Path) -> None:
+    site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], small_plans())
+    told, alike = register(site), register(site, uniform=True)
+    assert told.modality_cases == alike.modality_cases == {"t1": 2, "t2": 1}
+    assert told.weights["shared"] == 3
+    assert alike.weights.keys() == told.weights.keys()
+    assert set(alike.weights.values()) == {1}

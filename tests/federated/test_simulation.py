@@ -1,0 +1,324 @@
+"""The embedded run: rounds, resuming, the run's folder, and the model that comes of it."""
+
+import csv
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from small import small_plans, stored_site
+
+from mixmfl.core.errors import ModelError
+from mixmfl.federated.server import checkpoint, coordinator
+from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, open_run
+from mixmfl.federated.server.export import export_model
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.sites import split_fold
+from mixmfl.federated.state import RunSettings, Site
+from mixmfl.inference.model import load_model
+from mixmfl.networks.prototypes import State
+from mixmfl.planning.plans import Plans
+
+SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
+
+
+@pytest.fixture
+def plans() -> Plans:
+    return small_plans(keep_every=2)
+
+
+@pytest.fixture
+def sites(tmp_path: Path, plans: Plans) -> list[Site]:
+    return [
+        stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1),
+        stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans, validation=1),
+    ]
+
+
+def weights(run: Run) -> State:
+    return dict(load_model(run.folder / "model.safetensors").network.named_parameters())
+
+
+def equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_the_same_seed_gives_equal_weights_and_another_seed_does_not(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    runs = [
+        train_embedded(plans, sites, settings, "0", tmp_path / name)
+        for name, settings in (
+            ("a", SETTINGS),
+            ("b", SETTINGS),
+            ("c", dataclasses.replace(SETTINGS, seed=1)),
+        )
+    ]
+    assert equal(weights(runs[0]), weights(runs[1]))
+    assert not equal(weights(runs[0]), weights(runs[2]))
+    one, other = ((r.folder / "model.safetensors").read_bytes() for r in runs[:2])
+    assert one == other
+
+
+def test_the_order_in_which_sites_are_given_changes_nothing(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    east = stored_site(tmp_path, "east", [("t2",), ("t1", "t2"), ("t1",)], plans, validation=1)
+    one = train_embedded(plans, [*sites, east], SETTINGS, "0", tmp_path / "a")
+    other = train_embedded(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
+    assert one.best_round == other.best_round
+    for mine, turned in zip(one.history, other.history, strict=True):
+        assert {site: told.loss for site, told in mine.items()} == {
+            site: told.loss for site, told in turned.items()
+        }
+    models = [(r.folder / "model.safetensors").read_bytes() for r in (one, other)]
+    assert models[0] == models[1]
+
+
+class _KilledError(Exception):
+    """Stands for the process being killed."""
+
+
+def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    whole = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "whole")
+
+    def kill(run: Run) -> None:
+        raise _KilledError
+
+    out = tmp_path / "cut"
+    with pytest.raises(_KilledError):
+        train_embedded(plans, sites, SETTINGS, "0", out, report=kill)
+    with pytest.raises(_KilledError):
+        train_embedded(plans, sites, SETTINGS, "0", out, resume=True, report=kill)
+    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    assert len(resumed.history) == 3
+    assert equal(weights(whole), weights(resumed))
+    assert [r["north"].loss for r in resumed.history] == [r["north"].loss for r in whole.history]
+
+
+def test_a_round_cut_off_while_it_is_saved_is_done_again(
+    tmp_path: Path, plans: Plans, sites: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "whole")
+    out = tmp_path / "cut"
+    written: list[int] = []
+    real = checkpoint.save_round
+
+    def cut_short(run: Run, state: object, *rest: object) -> None:
+        written.append(1)
+        if len(written) == 2:
+            # states are on disk, the record that names them is not
+            folder = run.folder / "rounds" / "00002"
+            folder.mkdir()
+            (folder / "server.safetensors").write_bytes(b"half")
+            raise _KilledError
+        real(run, state, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(coordinator, "save_round", cut_short)
+    with pytest.raises(_KilledError):
+        train_embedded(plans, sites, SETTINGS, "0", out)
+    monkeypatch.setattr(coordinator, "save_round", real)
+    assert equal(
+        weights(whole), weights(train_embedded(plans, sites, SETTINGS, "0", out, resume=True))
+    )
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    before = (out / "model.safetensors").read_bytes()
+    train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_folder_that_holds_a_run_or_anything_else_is_not_written_to(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    with pytest.raises(ModelError, match=r"holds a run; nothing was written.*--resume"):
+        train_embedded(plans, sites, SETTINGS, "0", out)
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("dear")
+    with pytest.raises(ModelError, match="holds files that are no run"):
+        train_embedded(plans, sites, SETTINGS, "0", other)
+    assert [f.name for f in other.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ModelError, match="holds no run"):
+        train_embedded(plans, sites, SETTINGS, "0", tmp_path / "nothing", resume=True)
+
+
+def test_a_run_killed_before_its_first_record_starts_again(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    plans.save(out / "plans.json")
+    (out / ".DS_Store").touch()
+    assert len(train_embedded(plans, sites, SETTINGS, "0", out).history) == 3
+
+
+def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
+    tmp_path: Path, plans: Plans
+) -> None:
+    sites = [stored_site(tmp_path, "server", [("t1",), ("t1", "t2")], plans)]
+    out = tmp_path / "run"
+    run = train_embedded(plans, sites, SETTINGS, "0", out)
+    (out / "rounds" / ".DS_Store").touch()
+    (out / "rounds" / "notes").mkdir()
+    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    assert equal(weights(run), weights(resumed))
+    assert kept_rounds(resumed) == [2, 3]
+
+
+def test_a_process_per_device_gives_the_same_run(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    alone = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "alone")
+    apart = [
+        dataclasses.replace(site, device=torch.device("cpu", number))
+        for number, site in enumerate(sites)
+    ]
+    out = tmp_path / "apart"
+    together = train_embedded(plans, apart, SETTINGS, "0", out)
+    assert equal(weights(alone), weights(together))
+    assert [r["north"].loss for r in alone.history] == [r["north"].loss for r in together.history]
+
+
+@pytest.mark.parametrize("damaged", ["server.safetensors", "optimizers/south.safetensors"])
+@pytest.mark.parametrize("how", ["a bit", "cut", "gone"])
+def test_a_damaged_state_falls_back_to_the_round_before(
+    tmp_path: Path,
+    plans: Plans,
+    sites: list[Site],
+    damaged: str,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "run"
+    whole = train_embedded(plans, sites, SETTINGS, "0", out)
+    before = weights(whole)
+    file = out / "rounds" / "00003" / damaged
+    content = bytearray(file.read_bytes())
+    if how == "a bit":
+        content[-5] ^= 1  # of a number, which no format would notice
+    file.write_bytes(content if how == "a bit" else content[:-100])
+    if how == "gone":
+        file.unlink()
+    (out / "model.safetensors").unlink()
+    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    assert len(resumed.history) == 3
+    assert equal(before, weights(resumed))
+    if damaged.startswith("optimizers") or how != "gone":
+        assert "round 3 cannot be gone on from" in caplog.text
+    assert f"{out}: goes on from round 2" in caplog.text
+
+
+def test_a_damaged_record_falls_back_to_the_newest_that_is_whole(
+    tmp_path: Path, plans: Plans, sites: list[Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    record = out / "run.json"
+    record.write_text(record.read_text().replace('"rounds": 3', '"rounds": 9'))
+    assert open_run(out).settings == SETTINGS  # the last round's copy
+    assert f"{record}: is damaged" in caplog.text
+    for copy in out.glob("rounds/*/run.json"):
+        copy.write_text("{")
+    with pytest.raises(ModelError, match="is damaged, and no round has a record that is not"):
+        open_run(out)
+
+
+def test_a_run_is_resumed_only_as_it_was_started(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    faster = dataclasses.replace(SETTINGS, learning_rate=1.0)
+    with pytest.raises(ModelError, match=r"other learning_rate \(0\.01, now 1\.0\)\. Resume"):
+        train_embedded(plans, sites, faster, "0", out, resume=True)
+    with pytest.raises(ModelError, match="started with other site south"):
+        train_embedded(plans, sites[:1], SETTINGS, "0", out, resume=True)
+    with pytest.raises(ModelError, match="started with other plans"):
+        train_embedded(small_plans(keep_every=3), sites, SETTINGS, "0", out, resume=True)
+
+
+def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
+    tmp_path: Path, sites: list[Site]
+) -> None:
+    plans = small_plans(keep_every=2, validate_every=3)
+    settings = dataclasses.replace(SETTINGS, rounds=5)
+    out = tmp_path / "run"
+    run = train_embedded(plans, sites, settings, "0", out)
+    assert set(run.dice) == {3, 5}
+    assert kept_rounds(run) == sorted({2, 4, 5, run.best_round or 5})
+    assert choose_round(run, "last") == 5
+    assert choose_round(run, "best") == run.best_round
+    number, digest = export_model(out, "4", tmp_path / "four.safetensors")
+    assert number == 4
+    assert load_model(tmp_path / "four.safetensors").record["round"] == 4
+    assert digest == export_model(out, "4", tmp_path / "again.safetensors")[1]
+    with pytest.raises(ModelError, match="the state of round 1 is not there; kept are: 2, "):
+        export_model(out, "1", tmp_path / "one.safetensors")
+    with pytest.raises(ModelError, match="give best, last or a number"):
+        export_model(out, "first", tmp_path / "one.safetensors")
+    assert not (tmp_path / "one.safetensors").exists()
+
+
+def test_progress_is_told_per_round_and_site(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    run = train_embedded(plans, sites, SETTINGS, "0", out)
+    with (out / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["round"], row["site"]) for row in rows] == [
+        (str(n), site) for n in (1, 2, 3) for site in ("north", "south")
+    ]
+    assert float(rows[0]["loss"]) == pytest.approx(run.history[0]["north"].loss, abs=1e-5)
+    assert 0 <= float(rows[-1]["dice_lesion"]) <= 1
+    # a tailored encoder less each way, but for the memory that only grows on the server
+    assert all(int(row["sent_bytes"]) > 0 for row in rows)
+    assert (out / "progress.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_in_a_run_is_a_pickle(tmp_path: Path, plans: Plans, sites: list[Site]) -> None:
+    train_embedded(plans, sites, SETTINGS, "0", tmp_path / "run")
+    files = [f for f in (tmp_path / "run").rglob("*") if f.is_file()]
+    assert {f.suffix for f in files} == {".json", ".csv", ".png", ".safetensors"}
+    for file in files:
+        with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the unpickler says
+            pickle.loads(file.read_bytes())
+
+
+def test_a_damaged_run_is_told(tmp_path: Path, plans: Plans, sites: list[Site]) -> None:
+    out = tmp_path / "run"
+    train_embedded(plans, sites, SETTINGS, "0", out)
+    (out / "rounds" / "00003" / "server.safetensors").write_bytes(b"no")
+    with pytest.raises(ModelError, match=r"server\.safetensors: cannot be read"):
+        export_model(out, "last", tmp_path / "x.safetensors")
+
+
+def test_sites_split_their_cases_into_five_that_cover_all_once() -> None:
+    names = [f"p{n:02d}" for n in range(12)]
+    held = [split_fold(names, str(fold), 0, "north")[1] for fold in range(5)]
+    assert sorted(case for fold in held for case in fold) == names
+    assert [len(fold) for fold in held] == [3, 3, 2, 2, 2]
+    for fold in range(5):
+        training, validation = split_fold(names, str(fold), 0, "north")
+        assert sorted((*training, *validation)) == names
+    assert split_fold(names[::-1], "1", 0, "north") == split_fold(names, "1", 0, "north")
+    assert split_fold(names, "1", 1, "north") != split_fold(names, "1", 0, "north")
+    assert split_fold(names, "1", 0, "south") != split_fold(names, "1", 0, "north")
+
+
+def test_few_cases_are_split_as_far_as_they_go() -> None:
+    assert split_fold(["a"], "0", 0, "s") == (("a",), ())
+    training, validation = split_fold(["a", "b", "c"], "4", 0, "s")
+    assert len(training) == 2
+    assert len(validation) == 1
+    assert split_fold(["a", "b"], "all", 0, "s") == (("a", "b"), ())

@@ -1,0 +1,248 @@
+"""Hospitals and a coordinator as processes of this machine, joined by FLARE on the loopback."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from small import LABELS_JSON, write_case
+
+from mixmfl.core.worker_pool import Workers
+from mixmfl.federated.flare.provisioning import Network, provision
+from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
+from mixmfl.planning.fingerprint import merge_fingerprints
+from mixmfl.planning.plans import load_preset
+from mixmfl.planning.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
+
+MODALITIES = {"north": ("t1", "t2"), "south": ("flair", "t1"), "west": ("t2",)}
+_RUN = (
+    "import sys; from importlib.metadata import entry_points; "
+    "(found,) = entry_points(group='console_scripts', name=sys.argv[1]); "
+    "sys.exit(found.load()(sys.argv[2:]))"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(log: Path, name: str, *arguments: object) -> subprocess.Popen[bytes]:
+    """Start a command as a process of its own."""
+    told = [str(argument) for argument in arguments]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _RUN, name, *told],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def until(true: Callable[[], object], what: str, seconds: float = 180) -> None:
+    """Wait, within limits."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command and all that it started at once, as a power cut does."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for member in [psutil.Process(process.pid), *family]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def write_certificate(startup: Path, name: str, days: int, authority: Path | None = None) -> None:
+    """Write a certificate that ends in some days, signed by an authority's, or by itself."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signing: Any = key
+    if authority is not None:
+        told = json.loads((authority / "mixmfl" / "state" / "cert.json").read_text())
+        issuer = x509.load_pem_x509_certificate(told["root_cert"].encode()).subject
+        signing = serialization.load_pem_private_key(told["root_pri_key"].encode(), None)
+    end = datetime.now(timezone.utc) + timedelta(days=days)
+    made = (
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=30))
+        .not_valid_after(end)
+        .sign(signing, hashes.SHA256())
+    )
+    (startup / "client.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (startup / "client.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+class Cable:
+    """A connection to a port of this machine that can be cut, and counts the bytes it carries."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._whole = True
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self.to_server = self.to_site = 0
+        self._listener = socket.create_server(("localhost", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break all connections, and refuse new ones."""
+        with self._lock:
+            self._whole = False
+            for end in self._open:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+            self._open.clear()
+
+    def mend(self) -> None:
+        """Carry again."""
+        self._whole = True
+
+    def close(self) -> None:
+        """Cut it for good."""
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                site, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                if not self._whole:
+                    site.close()
+                    continue
+                try:
+                    server = socket.create_connection(("localhost", self._port))
+                except OSError:
+                    site.close()
+                    continue
+                self._open += [site, server]
+            for source, target in ((site, server), (server, site)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        upward = target.getpeername()[1] == self._port
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if upward:
+                    self.to_server += len(data)
+                else:
+                    self.to_site += len(data)
+                target.sendall(data)
+        for end in (source, target):
+            end.close()
+
+
+class Loopback:
+    """A federation that is planned and preprocessed, with a kit for everyone."""
+
+    def __init__(self, folder: Path, preset: Path, server_port: int | None = None) -> None:
+        self.folder = folder
+        self.port = server_port or free_port()
+        network = Network("localhost", self.port, tuple(MODALITIES))
+        provision(network, folder / "kits")
+        self.work = folder / "work"
+        sites = []
+        for name, modalities in MODALITIES.items():
+            data = folder / "data" / name
+            for number in range(3):
+                write_case(data / f"{name}_patient{number}", modalities, number)
+            (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+            sites.append(find_site(data))
+        with Workers() as workers:
+            places = {site.name: folder / site.name / "sites" / site.name for site in sites}
+            told = [fingerprint_site(site, places[site.name], workers)[0] for site in sites]
+            plans = make_plans(merge_fingerprints(told), sites[0].labels, load_preset(str(preset)))
+            plans.save(self.work / "plans.json")
+            for site in sites:
+                preprocess_site(site, plans, "2d", places[site.name], workers)
+        self.plans = plans
+        self.sites: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_site(self, name: str, kit: Path | None = None) -> None:
+        self.sites[name] = start(
+            self.folder / f"{name}.txt",
+            "mixmfl_site",
+            *("--kit", kit or self.folder / "kits" / name, "-i", self.folder / "data" / name),
+            *("-o", self.folder / name, "--device", "cpu", "-n", 1),
+        )
+
+    def lay_cable(self, name: str) -> Cable:
+        """Connect a site, which must not run, by a cable of its own."""
+        cable = Cable(self.port)
+        config = self.folder / "kits" / name / "startup" / "fed_client.json"
+        told = json.loads(config.read_text())
+        told["servers"][0]["service"]["target"] = f"localhost:{cable.port}"
+        config.write_text(json.dumps(told))
+        return cable
+
+    def train(self, run: str, *options: object, rounds: int = 3) -> subprocess.Popen[bytes]:
+        return start(
+            self.folder / f"{run}.txt",
+            "mixmfl_train_federated",
+            *("--kit", self.folder / "kits" / "coordinator", "-i", self.work),
+            *("-o", self.folder / run, "-c", "2d", "--rounds", rounds, *options),
+        )
+
+    def said(self, name: str) -> str:
+        """Return what a command printed, by the name of its run or site."""
+        return (self.folder / f"{name}.txt").read_text()
+
+    def exchanged(self, run: str) -> str:
+        """Return the coordinator's log of a run."""
+        log = self.folder / run / "network" / "exchange.log"
+        return log.read_text() if log.is_file() else ""
+
+    def history(self, run: str) -> Run | None:
+        """Return a run as far as it is."""
+        return open_run(self.folder / run) if holds_run(self.folder / run) else None
+
+    def rounds(self, run: str) -> int:
+        found = self.history(run)
+        return len(found.history) if found else 0
+
+    def jobs(self, name: str) -> Sequence[psutil.Process]:
+        """Return the processes in which a site trains."""
+        family = psutil.Process(self.sites[name].pid).children(recursive=True)
+        return [p for p in family if any("worker_process" in word for word in p.cmdline())]
+
+    def close(self) -> None:
+        """End the sites, each by its id."""
+        for process in self.sites.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self.sites.values():
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                kill(process)

@@ -1,0 +1,188 @@
+"""A small plan, made by hand, and small cases for it."""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixmfl.data.image import Grid, write_image, write_labels
+from mixmfl.data.labels import Labels
+from mixmfl.federated.state import Site
+from mixmfl.planning import nnunet_preprocessing
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import open_case, save_case
+from mixmfl.planning.settings import NetworkSettings, TrainingSettings
+
+MODALITIES = ("flair", "t1", "t2")
+LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
+
+# of cases as files
+SHAPE = (12, 28, 24)
+LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+LABELS_JSON = {"labels": {"background": 0, "lesion": 1, "core": 4}}  # not consecutive
+
+
+def small_plans(
+    modalities: Sequence[str] = MODALITIES,
+    labels: Labels = LABELS,
+    patch: Sequence[int] = (16, 16),
+    **training: Any,
+) -> Plans:
+    """Return plans for a tiny network of three stages, 2-D or 3-D by the patch."""
+    dim = len(patch)
+    planned = {
+        "data_identifier": "small",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 4,
+        "patch_size": list(patch),
+        "median_image_size_in_voxels": [20.0] * dim,
+        "spacing": [1.0] * dim,
+        "normalization_schemes": ["ZScoreNormalization"] * len(modalities),
+        "use_mask_for_norm": [True] * len(modalities),
+        "batch_dice": dim == 2,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": 3,
+                "features_per_stage": [4, 8, 8],
+                "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+                "kernel_sizes": [[3] * dim] * 3,
+                "strides": [[1] * dim, [2] * dim, [2] * dim],
+                "n_conv_per_stage": [1, 1, 1],
+                "n_conv_per_stage_decoder": [1, 1],
+                "conv_bias": True,
+                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    for part in ("data", "seg", "probabilities"):
+        planned[f"resampling_fn_{part}"] = "resample_data_or_seg_to_shape"
+        planned[f"resampling_fn_{part}_kwargs"] = {
+            "is_seg": part == "seg",
+            "order": 3 if part == "data" else 1,
+            "order_z": 0,
+            "force_separate_z": None,
+        }
+    defaults = TrainingSettings(
+        rounds=2,
+        local_steps=2,
+        learning_rate=1e-2,
+        weight_decay=1e-4,
+        gradient_norm=12.0,
+        foreground_share=0.33,
+        modality_dropping=0.5,
+        imagining=0.5,
+        losses={},
+        memory_decay=0.9,
+        validate_every=1,
+        keep_every=100,
+        personal_rounds=2,
+        personal_learning_rate=1e-3,
+        personal_share=0.5,
+        aggregation="mean",
+        trimming=0.2,
+    )
+    return Plans(
+        tuple(modalities),
+        labels,
+        {
+            "plans_name": "small",
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": {
+                str(i): {} for i in range(len(modalities))
+            },
+            "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
+        },
+        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
+        dataclasses.replace(defaults, **training),
+    )
+
+
+def small_case(
+    modalities: Sequence[str], seed: int, shape: Sequence[int] = (6, 20, 18)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return images and labels ``(Z, Y, X)``: a bright lesion with a core in noise."""
+    generator = np.random.default_rng(seed)
+    labels = np.zeros(shape, dtype=np.int16)
+    labels[1:-1, 5:14, 4:12] = 1
+    labels[2:-2, 8:11, 6:9] = 2
+    images = {
+        name: (generator.normal(10, 1, shape) + 4 * labels).astype(np.float32)
+        for name in modalities
+    }
+    return images, labels
+
+
+def write_case(folder: Path, modalities: Sequence[str], seed: int) -> None:
+    """Write a case as a folder of images and ``seg.nii.gz``."""
+    images, labels = small_case(modalities, seed, SHAPE)
+    grid = Grid(SHAPE, (2.0, 1.0, 1.0), (-10.0, 5.0, 3.0), LPS)
+    folder.mkdir(parents=True)
+    for name, image in images.items():
+        image[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", image, grid)
+    write_labels(folder / "seg.nii.gz", np.where(labels == 2, 4, labels), grid)
+
+
+def stored_site(
+    folder: Path,
+    name: str,
+    cases: Sequence[Sequence[str]],
+    plans: Plans,
+    configuration: str = "2d",
+    validation: int = 0,
+    labelled: Sequence[str] | None = None,
+) -> Site:
+    """Store a site's cases, given by their modalities, and open it; the last ones validate.
+
+    Of the small cases' two classes those beyond ``labelled`` are made background.
+    """
+    stored = []
+    for number, modalities in enumerate(cases):
+        ordered = [m for m in plans.modalities if m in modalities]
+        seed = zlib.crc32(f"{name} {number}".encode())
+        images, labels = small_case(ordered, seed, (10, 20, 18))
+        if labelled is not None:
+            shown = plans.labels.consecutive().only(labelled).values
+            labels[~np.isin(labels, shown)] = 0
+        data, seg, properties = nnunet_preprocessing.preprocess(
+            list(images.values()),
+            labels,
+            (1, 1, 1),
+            plans.nnunet,
+            configuration,
+            plans.labels,
+            labelled,
+        )
+        place = folder / "sites" / name / configuration
+        place.mkdir(parents=True, exist_ok=True)
+        patch = plans.configuration(configuration)["patch_size"]
+        save_case(
+            place,
+            f"p{number}",
+            ordered,
+            data,
+            seg,
+            properties,
+            (1, 1, 1),
+            patch,
+            "small",
+            plans.preprocessing(configuration),
+            labelled,
+        )
+        stored.append(open_case(place, f"p{number}"))
+    cut = len(stored) - validation
+    return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))

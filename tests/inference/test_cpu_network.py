@@ -1,0 +1,129 @@
+"""The quick form of a network against the plain one."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from small import MODALITIES, small_plans
+from torch import Tensor, nn
+
+from mixmfl.core.devices import best_dtype
+from mixmfl.inference.cpu_network import QuickNet, runs
+from mixmfl.inference.predictor import case_predictor
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.build import build_network
+from mixmfl.networks.prototypes import Memory, Prototypes
+
+SUBSETS = (("t1",), ("flair", "t2"), MODALITIES)
+
+
+def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationNet:
+    """Return a network whose biases, norms and trust are random, too."""
+    plans = small_plans(patch=patch)
+    plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
+    built = build_network(plans, plans.configurations[0], seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return built
+
+
+def plain_and_quick(
+    built: SegmentationNet,
+    available: tuple[str, ...],
+    dtype: torch.dtype = torch.float32,
+    patch: tuple[int, ...] = (16, 16),
+    memory: Memory | None = None,
+) -> tuple[Tensor, Tensor]:
+    images = torch.randn(2, len(available), *patch, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        plain = case_predictor(built, memory or {}, available)(images)
+        quick = QuickNet(copy.deepcopy(built), dtype)  # it takes the network over
+        return plain, quick.predictor(memory or {}, available)(images)
+
+
+@pytest.mark.parametrize("available", SUBSETS)
+@pytest.mark.parametrize("patch", [(16, 16), (8, 16, 12)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"form": "stacked"},
+        {"tailored_width": 0.0},
+        {"shared_width": 0.0},
+        {"fusion": "gated"},
+        {"decoder_skips": "added"},
+    ],
+)
+def test_logits_are_those_of_the_plain_form(
+    settings: dict[str, Any], patch: tuple[int, ...], available: tuple[str, ...]
+) -> None:
+    settings = {"compensation_levels": (), **settings}
+    plain, quick = plain_and_quick(network(patch, **settings), available, patch=patch)
+    assert quick.dtype == torch.float32
+    assert torch.allclose(quick, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("available", SUBSETS)
+def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> None:
+    built = network(compensation_levels=(-1,))
+    (level,) = built.compensated
+    generator = torch.Generator().manual_seed(3)
+    memory = {
+        (name, level): Prototypes(
+            torch.randn(3, 4, generator=generator),
+            torch.ones(3, 4),
+            torch.ones(3),
+        )
+        for name in MODALITIES
+    }
+    plain, quick = plain_and_quick(built, available, memory=memory)
+    assert torch.allclose(quick, plain, atol=1e-4)
+    forgetful, _ = plain_and_quick(built, available)
+    assert torch.allclose(plain, forgetful) == (available == MODALITIES)
+
+
+def test_half_precision_gives_the_same_up_to_its_rounding() -> None:
+    plain, quick = plain_and_quick(network(), ("t1", "t2"), torch.bfloat16)
+    assert quick.dtype == torch.float32
+    # 8 bits, rounded some ten times on the way
+    assert (quick - plain).abs().max() < 10 * 2**-8 * plain.abs().max()
+
+
+def test_weights_are_there_once() -> None:
+    built = network()
+    names = {name for name, weight in built.named_parameters() if weight.ndim > 2}
+    before = sum(weight.numel() for weight in built.parameters())
+    QuickNet(built, torch.float32)
+    left = {name for name, weight in built.named_parameters() if weight.ndim > 2}
+    # the fusion's, which the plain form may have to do, and heads that only training has
+    assert all(name.startswith(("fusion.", "decoder.seg_layers.")) for name in left)
+    assert left < names
+    assert sum(weight.numel() for weight in built.parameters()) < before / 4
+
+
+def test_half_precision_is_for_cpus_that_multiply_it_natively(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for able, want in (
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert best_dtype() == want
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older versions
+    assert best_dtype() == torch.float32
+
+
+def test_other_operators_than_nnunets_are_left_to_the_plain_form() -> None:
+    built = network()
+    assert runs(built)
+    unit = next(m for m in built.modules() if isinstance(m, ConvDropoutNormReLU))
+    unit.nonlin = nn.GELU()
+    assert not runs(built)

@@ -1,0 +1,500 @@
+"""What prediction keeps, redoes, refuses and tells; by the command where a user sees it."""
+
+import csv
+import dataclasses
+import json
+import logging
+import multiprocessing
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import MODALITIES, small_case, small_plans
+
+from mixmfl.data import image
+from mixmfl.data.cases import Case, find_cases
+from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
+from mixmfl.data.load_case import LoadedCase, Placing
+from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.model import Model, load_model, save_model
+from mixmfl.inference.outcomes import Outcome
+from mixmfl.inference.predict_folder import predict_folder
+from mixmfl.inference.segmentation import Options, Recipe, prepare, segment
+from mixmfl.networks.parameters import network_state
+
+Command = Callable[..., int]
+SHAPE = (6, 20, 18)
+GRID = Grid(SHAPE, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+EXPECTED = (
+    SubsetDice(("t1",), {"lesion": (0.4, 5), "core": (0.2, 4)}),
+    SubsetDice(("t1", "t2"), {"lesion": (0.9, 2), "core": (0.7, 2)}),
+)
+
+
+def save(file: Path, seed: int = 0, expected: Sequence[SubsetDice] = EXPECTED) -> Path:
+    plans = small_plans()
+    state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, expected)
+    return file
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "m.safetensors")
+
+
+@pytest.fixture
+def model(model_file: Path) -> Model:
+    return load_model(model_file)
+
+
+def write_case(folder: Path, modalities: Sequence[str], seed: int = 0) -> None:
+    images, _ = small_case(modalities, seed, SHAPE)
+    folder.mkdir(parents=True)
+    for name, voxels in images.items():
+        voxels[:, :2] = 0  # outside the head
+        write_image(folder / f"{name}.nii.gz", voxels, GRID)
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    folder = tmp_path / "cases"
+    write_case(folder / "a", ("t1", "t2"))
+    write_case(folder / "b", ("t1",), 1)
+    write_case(folder / "c", ("flair",), 2)
+    return folder
+
+
+def predicted(model: Model, cases: Path, out: Path, **options: Any) -> dict[str, Outcome]:
+    found = find_cases(cases)
+    return {o.name: o for o in predict_folder([model], found.cases, found.refused, out, **options)}
+
+
+def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    return {name: outcome.status for name, outcome in outcomes.items()}
+
+
+def test_a_second_run_redoes_only_what_would_come_out_different(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    assert statuses(predicted(model, cases, out)) == {"a": "done", "b": "done", "c": "done"}
+    before = {f.name: f.stat().st_mtime_ns for f in out.glob("*.nii.gz")}
+    again = predicted(model, cases, out)
+    assert statuses(again) == {"a": "kept", "b": "kept", "c": "kept"}
+    assert again["a"].reason == "made before by the same model and settings from the same images"
+    assert again["a"].volumes_ml.keys() == {"lesion", "core"}  # as the first run told them
+    assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.nii.gz")} == before
+
+    shutil.copy(cases / "a" / "t1.nii.gz", cases / "b" / "t1.nii.gz")  # other inputs
+    (out / "c.nii.gz").unlink()
+    assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "done"}
+    write_case(tmp_path / "new", ("t2",), 9)
+    shutil.copy(tmp_path / "new" / "t2.nii.gz", cases / "b")  # one modality more
+    assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
+    asked = {"options": Options(mirror=True)}
+    assert set(statuses(predicted(model, cases, out, **asked)).values()) == {"done"}
+    other = load_model(save(tmp_path / "other.safetensors", seed=1))
+    assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
+
+
+def test_a_case_goes_on_from_the_sequences_that_can_be_used(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    (cases / "a" / "t1.nii.gz").write_bytes(b"")
+    (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
+    out, drop = tmp_path / "masks", Placing(leave_out=True)
+    came = predicted(model, cases, out, placing=drop, report=True)["a"]
+    assert (came.status, came.used, came.absent) == ("done", ("t2",), ("flair", "t1"))
+    assert came.reference == "t2"
+    assert [w.partition(":")[0] for w in came.warnings[:2]] == [
+        "flair was left out", "t1 was left out",
+    ]  # fmt: skip
+    for table in ("cases.csv", "cases.json", "report.html"):
+        assert "t1 was left out: " in (out / table).read_text()
+    assert predicted(model, cases, out, placing=drop)["a"].status == "kept"
+    write_case(tmp_path / "mended", ("t1",), 5)
+    shutil.copy(tmp_path / "mended" / "t1.nii.gz", cases / "a")
+    assert predicted(model, cases, out, placing=drop)["a"].used == ("t1", "t2")
+    strict = predicted(model, cases, tmp_path / "strict")["a"]
+    assert strict.status == "failed"
+    assert "there is no such file" in strict.reason
+
+
+def test_what_is_expected_is_asked_of_the_sequences_that_are_left(
+    cases: Path, tmp_path: Path
+) -> None:
+    (cases / "a" / "t1.nii.gz").write_bytes(b"")
+    known = [
+        SubsetDice(("t1", "t2"), {"lesion": (0.9, 9)}),
+        SubsetDice(("t2",), {"lesion": (0.2, 9)}),
+    ]
+    model = load_model(save(tmp_path / "m.safetensors", expected=known))
+    asked = {"placing": Placing(leave_out=True), "least_dice": 0.5}
+    came = predicted(model, cases, tmp_path / "masks", **asked)["a"]
+    assert came.status == "failed"
+    assert "Dice 0.200 is expected from t2" in came.reason
+
+
+def test_what_is_unlike_the_cases_of_the_plan_is_said(tmp_path: Path) -> None:
+    plans = small_plans(patch=(4, 16, 16))
+    planned = {**plans.configuration("3d_fullres"), "use_mask_for_norm": [True] * 3}
+    nested = {**plans.nnunet, "configurations": {"3d_fullres": planned}}
+    recipe = Recipe(dataclasses.replace(plans, nnunet=nested), "3d_fullres", MODALITIES)
+
+    def told(shape: tuple[int, ...], spacing: tuple[float, ...], edge: int) -> list[str]:
+        voxels = small_case(("t1",), 0, shape)[0]["t1"]
+        voxels[:, :edge], voxels[:, -edge:] = 0, 0
+        grid = make_grid(shape, spacing, (0, 0, 0), GRID.direction)
+        loaded = LoadedCase("p", {"t1": voxels}, None, grid, grid, "t1")
+        return list(prepare(loaded, [dataclasses.replace(recipe), recipe]).doubts)
+
+    assert told((12, 20, 18), (2.9, 1, 1), 3) == []
+    assert told((4, 20, 18), (3.1, 1, 1), 3) == [
+        "its voxels of 3.1 x 1 x 1 mm are far from the 1 x 1 x 1 mm of the model",
+        "it shows 4 slices only",
+    ]
+    assert told((12, 20, 18), (1, 0.3, 1), 3)[0].startswith("its voxels of 1 x 0.3 x 1 mm are far")
+    (skull,) = told((12, 42, 18), (1, 1, 1), 1)
+    assert skull.startswith("95% of its voxels are other than 0: its background was not removed")
+
+
+def test_a_mask_that_a_user_corrected_is_left_alone(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    predicted(model, cases, out)
+    mask = out / "a.nii.gz"
+    mask.write_bytes(mask.read_bytes() + b"corrected by hand")
+    corrected = mask.read_bytes()
+    other = load_model(save(tmp_path / "other.safetensors", seed=1))
+    came = predicted(other, cases, out)
+    assert statuses(came) == {"a": "kept", "b": "done", "c": "done"}
+    assert "a.nii.gz is there and is not as we wrote it" in came["a"].reason
+    assert "a,kept,a.nii.gz is there and is not as we wrote it" in (out / "cases.csv").read_text()
+    assert mask.read_bytes() == corrected
+    assert statuses(predicted(other, cases, out))["a"] == "kept"
+    assert statuses(predicted(other, cases, out, overwrite=True))["a"] == "done"
+    assert mask.read_bytes() != corrected
+
+
+def test_the_row_of_a_corrected_mask_keeps_what_is_known_and_warns_of_what_is_old(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    before = predicted(model, cases, out, report=True)["a"]
+    mask = out / "a.nii.gz"
+    written = mask.read_bytes()
+    mask.write_bytes(written + b"corrected by hand")
+    for _ in range(2):  # the warning is there once, however often it is run
+        came = predicted(model, cases, out, report=True)["a"]
+        assert (came.status, came.used) == ("kept", ("t1", "t2"))
+        assert came.volumes_ml == before.volumes_ml
+        assert len(came.warnings) == len(before.warnings) + 1
+        assert "are of the mask before it was edited" in came.warnings[-1]
+    assert "of the mask before it was edited" in (out / "report.html").read_text()
+    mask.write_bytes(written)
+    came = predicted(model, cases, out, report=True)["a"]
+    assert came.reason.startswith("made before by the same model")
+    assert came.warnings == before.warnings
+
+
+def damaged(cases: Path) -> None:
+    (cases / "a" / "t2.nii.gz").write_bytes(b"damaged")
+
+
+def twice(cases: Path) -> None:
+    for name in ("t1", "t2"):
+        shutil.copy(cases / "a" / f"{name}.nii.gz", cases / "a" / f"{name}w.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "asked"), [(damaged, {}), (twice, {}), (lambda _: None, {"least_dice": 0.99})]
+)
+def test_what_was_written_stays_ours_although_the_case_failed_since(
+    model: Model, cases: Path, tmp_path: Path, spoil: Callable[[Path], object], asked: Any
+) -> None:
+    out, good = tmp_path / "masks", tmp_path / "good"
+    shutil.copytree(cases, good)
+    predicted(model, cases, out, report=True)
+    spoil(cases)
+    failed = predicted(model, cases, out, report=True, **asked)["a"]
+    assert failed.status == "failed"
+    assert failed.warnings == ("a.nii.gz is of an earlier run",)
+    mended = predicted(model, good, out, report=True)["a"]
+    assert (mended.status, mended.reason) == ("done", "")
+    assert predicted(model, good, out, report=True)["a"].status == "kept"
+
+
+def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
+    model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "masks"
+    run = predict_folder([model], find_cases(cases).cases, (), out, report=True)
+
+    def killed(self: object, outcome: Outcome) -> Outcome:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mixmfl.inference.predict_folder._Run.note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(run)
+    assert (out / "a.nii.gz").is_file()
+    assert not list(out.glob(".writing-*"))
+    came = predicted(model, cases, out, report=True)
+    assert statuses(came) == {"a": "done", "b": "done", "c": "done"}
+
+
+def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
+    model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = []
+
+    def count(*arguments: Any) -> Any:
+        readers.append(len(multiprocessing.active_children()))
+        return segment(*arguments)
+
+    monkeypatch.setattr("mixmfl.inference.predict_folder.segment", count)
+    predicted(model, cases, tmp_path / "masks")
+    assert readers == [1, 1, 0]
+
+
+def test_the_network_is_that_of_the_file_although_the_file_was_replaced(tmp_path: Path) -> None:
+    file = save(tmp_path / "m.safetensors", seed=1)
+    model, wanted = load_model(file), network_state(load_model(file).network)
+    save(tmp_path / "m.safetensors", seed=2)  # another file by its name
+    found = network_state(model.network)
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+    other = network_state(load_model(file).network)
+    assert not all(torch.equal(other[name], weight) for name, weight in wanted.items())
+
+
+def test_a_full_disk_costs_the_case_that_it_met(
+    model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = image.write_labels
+
+    def full(path: Path, *rest: Any) -> None:
+        if path.name == "b.nii.gz":
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(path, *rest)
+
+    out = tmp_path / "masks"
+    with monkeypatch.context() as patch:
+        patch.setattr("mixmfl.inference.predict_folder.write_labels", full)
+        came = predicted(model, cases, out)
+    assert statuses(came) == {"a": "done", "b": "failed", "c": "done"}
+    assert came["b"].reason.startswith("the disk is full (")
+    assert sorted(f.name for f in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
+
+
+def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    run = predict_folder([model], find_cases(cases).cases, (), out)
+    assert next(run).name == "a"
+    run.close()  # as an exception in the loop over it does
+    for mask in out.glob("*.nii.gz"):
+        assert read_labels(mask)[0].shape == SHAPE
+    assert not list(out.glob(".writing-*"))
+    came = predicted(model, cases, out)
+    assert came["a"].status == "kept"
+    assert set(statuses(came).values()) <= {"kept", "done"}
+
+
+def test_the_table_tells_what_a_mask_rests_on_and_what_to_expect(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "masks"
+    write_case(cases / "d", ("pd",))
+    assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model_file) == 1
+    said = capsys.readouterr()
+    assert "a: done from t1, t2, without flair, expected Dice 0.80 (" in said.out
+    with (out / "cases.csv").open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a": "done", "b": "done", "c": "done", "d": "failed"
+    }  # fmt: skip
+    a, b, c = rows["a"], rows["b"], rows["c"]
+    assert (a["modalities"], a["missing"], a["reference"]) == ("t1+t2", "flair", "t1")
+    assert (a["expected_dice_lesion"], a["cases_lesion"]) == ("0.900", "2")
+    assert "rests on 2 validation cases" in a["warnings"]
+    assert "low Dice is expected from t1: lesion 0.40, core 0.20" in b["warnings"]
+    assert "how good masks from flair are was never measured" in c["warnings"]
+    assert c["expected_dice_lesion"] == ""
+    assert rows["d"]["reason"].startswith("has pd; the model needs at least one of")
+    mask, _ = read_labels(out / "a.nii.gz")
+    assert float(a["volume_ml_core"]) == pytest.approx((mask == 2).sum() * 2 / 1000, abs=1e-3)
+    assert float(a["seconds"]) > 0
+    assert float(a["peak_memory_mb"]) > 50
+    told = json.loads((out / "cases.json").read_text())["cases"]
+    assert told["a"]["models"] == [load_model(model_file).sha256]
+    assert told["a"]["inputs"].keys() == {"t1", "t2"}
+
+
+def test_less_than_the_least_expected_dice_is_refused(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "masks"
+    asked = ["-i", cases, "-o", out, "-m", model_file, "--min-expected-dice"]
+    assert command("mixmfl_predict", *asked, "0.5") == 1
+    said = capsys.readouterr().err
+    assert "b: FAILED: --min-expected-dice 0.5: Dice 0.300 is expected from t1 (mean over" in said
+    assert "c: FAILED: --min-expected-dice: Dice from flair was never measured" in said
+    assert [f.name for f in out.glob("*.nii.gz")] == ["a.nii.gz"]
+    assert command("mixmfl_predict", *asked, "2") == 2
+    assert "--min-expected-dice 2: must be from 0 to 1" in capsys.readouterr().err
+
+
+def test_quiet_prints_trouble_only_and_the_log_has_it_all(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    write_case(cases / "d", ("pd",))
+    log = tmp_path / "run.log"
+    asked = ["-i", cases, "-o", tmp_path / "masks", "-m", model_file, "--quiet", "--log", log]
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
+    assert command("mixmfl_predict", *asked) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    text = log.read_text()
+    assert "a: done from t1, t2" in text
+    assert "d: FAILED: has pd" in text
+    assert command("mixmfl_predict", *asked[:-1], tmp_path) == 2
+    assert f"--log {tmp_path}: cannot be written" in capsys.readouterr().err
+
+
+def test_a_table_of_someone_else_is_not_replaced(
+    model_file: Path, cases: Path, tmp_path: Path, command: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "masks"
+    out.mkdir()
+    (out / "cases.csv").write_text("my patients")
+    asked = ["-i", cases, "-o", out, "-m", model_file]
+    assert command("mixmfl_predict", *asked) == 2
+    assert "cases.csv: is not ours; it would be replaced" in capsys.readouterr().err
+    assert (out / "cases.csv").read_text() == "my patients"
+    (out / "cases.json").write_text('{"format": "mixmfl cases 99"}')
+    assert command("mixmfl_predict", *asked) == 2
+    assert "format 'mixmfl cases 99' was found" in capsys.readouterr().err
+    assert command("mixmfl_predict", *asked, "--overwrite") == 0
+
+
+def test_a_case_in_memory_gives_the_mask_of_its_files(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    import nibabel as nib
+
+    predicted(model, cases, tmp_path / "masks")
+    want = np.asarray(nib.load(tmp_path / "masks" / "a.nii.gz").dataobj)
+    files: dict[str, Any] = {n: cases / "a" / f"{n}.nii.gz" for n in ("t1", "t2")}
+    assert np.array_equal(model.predict(files), want)
+    loaded = {name: nib.load(file) for name, file in files.items()}
+    arrays: dict[str, Any] = {name: (i.get_fdata(), i.affine) for name, i in loaded.items()}
+    found = model.predict(arrays)
+    assert np.array_equal(found, want)
+    assert found.dtype == np.uint8
+    turned = nib.as_closest_canonical(loaded["t1"])
+    mixed: dict[str, Any] = {"t1": (turned.get_fdata(), turned.affine), "t2": files["t2"]}
+    there = nib.Nifti1Image(model.predict(mixed, reference="t1"), turned.affine)
+    want_there = nib.as_closest_canonical(nib.load(tmp_path / "masks" / "a.nii.gz"))
+    assert np.array_equal(np.asarray(there.dataobj), np.asarray(want_there.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({}, "no image; at least one is needed of flair, t1, t2"),
+        ({"pd": "x.nii"}, "'pd': the model knows flair, t1, t2"),
+        ({"t1": (np.ones((3, 3)), np.eye(4))}, r"shape \(3, 3\): numbers \(X, Y, Z\) are needed"),
+        ({"t1": (np.ones((3, 3, 3)), np.eye(3))}, "a finite 4x4 matrix is needed"),
+        ({"t1": (np.ones((3, 3, 3)), np.diag([1, 0, 1, 1]))}, "it must be positive"),
+        ({"t1": "nowhere.nii.gz"}, "nowhere.nii.gz: there is no such file"),
+    ],
+)
+def test_what_cannot_be_predicted_in_memory_is_told(
+    model: Model, images: dict[str, Any], message: str
+) -> None:
+    from mixmfl.core.errors import DataError
+
+    with pytest.raises(DataError, match=message):
+        model.predict(images)
+
+
+def test_images_on_other_grids_come_onto_the_finest(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    coarse = Grid((6, 10, 9), (2.0, 2.0, 2.0), (0.5, 0.5, 0.0), GRID.direction)
+    images, _ = small_case(("t2",), 0, SHAPE)
+    voxels = images["t2"].reshape(6, 10, 2, 9, 2).mean(axis=(2, 4))
+    voxels[:, 0] = 0
+    write_image(cases / "a" / "t2.nii.gz", voxels, coarse)
+    came = predicted(model, cases, tmp_path / "masks")["a"]
+    assert (came.status, came.reference) == ("done", "t1")
+    assert came.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
+    assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
+    asked = {"placing": Placing(reference="t2")}
+    assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
+    assert read_grid(tmp_path / "masks" / "a.nii.gz") == coarse
+
+
+def test_a_case_of_no_known_modality_has_its_reason(model: Model, tmp_path: Path) -> None:
+    case = Case("x", {"pd": tmp_path / "pd.nii.gz"})
+    (came,) = predict_folder([model], [case], (), tmp_path / "masks")
+    assert came.reason == "has pd; the model needs at least one of flair, t1, t2"
+
+
+def test_a_missing_model_is_told_before_the_folder_is_looked_at(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["mixmfl_predict", "-i", tmp_path / "nowhere", "-o", tmp_path / "masks"]
+    assert command(*asked) == 2
+    assert "no model is registered on this machine" in capsys.readouterr().err
+    assert command(*asked, "-m", tmp_path / "gone.safetensors") == 2
+    assert "gone.safetensors: there is no such model file" in capsys.readouterr().err
+
+
+def test_the_command_tells_of_every_file_and_takes_a_table_of_files(
+    model_file: Path,
+    cases: Path,
+    tmp_path: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.rmtree(cases / "c")
+    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "t2w.nii.gz")
+    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "TOF.nii.gz")
+    (cases / "b" / "t2.mgz").write_bytes(b"x")
+    (cases / "notes.txt").write_text("none")
+    (cases / "empty").mkdir()
+    out, table = tmp_path / "masks", tmp_path / "table.csv"
+    asked = ["mixmfl_predict", "-i", cases, "-o", out, "-m", model_file, "--no-report"]
+    assert command(*asked) == 0
+    said = capsys.readouterr().out
+    assert "not used: 2 files for t2: a/t2.nii.gz, a/t2w.nii.gz; keep one of them" in said
+    assert "b/t2.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)" in said
+    assert f"6 files set aside, and why: {out / 'set_aside.csv'}" in said
+    rows = list(csv.reader((out / "set_aside.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row[0] for row in rows] == [
+        "path", "a/t2.nii.gz", "a/t2w.nii.gz", "a/TOF.nii.gz", "b/t2.mgz", "empty", "notes.txt",
+    ]  # fmt: skip
+
+    assert command(*asked, "--write-mapping", table) == 0
+    assert "0 DICOM series, 5 image files" in capsys.readouterr().out
+    lines = table.read_text(encoding="utf-8").splitlines()
+    mended = [line.replace("a,-,", "a,t2,") if "a/t2w" in line else line for line in lines]
+    table.write_text("\n".join(mended), encoding="utf-8")
+    assert command(*asked, "--mapping", table) == 0
+    assert "a: done from t1, t2" in capsys.readouterr().out

@@ -1,0 +1,201 @@
+"""The page beside the masks."""
+
+import math
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import MODALITIES, small_plans
+from small_dicom import volume, write_series
+
+from mixmfl.data.image import Grid
+from mixmfl.data.labels import Labels
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference import report
+from mixmfl.inference.model import save_model
+from mixmfl.inference.outcomes import Outcome
+from mixmfl.inference.report import for_pages, shown_name, write_case, write_report
+
+Command = Callable[..., int]
+LABELS = Labels({"background": 0, "lesion": 2, "core": 4})
+GRID = Grid((30, 40, 36), (2.0, 1.5, 1.5), (10.0, 20.0, 30.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+
+
+def small_head() -> tuple[np.ndarray, np.ndarray]:
+    image = np.zeros(GRID.shape, dtype=np.float32)
+    image[5:25, 6:34, 6:30] = np.random.default_rng(0).normal(300, 40, (20, 28, 24))
+    mask = np.zeros(GRID.shape, dtype=np.uint8)
+    mask[10:16, 12:20, 9:14] = 1  # small x is the patient's right
+    mask[12:14, 14:17, 10:12] = 2
+    return image, mask
+
+
+def test_grey_values_keep_background_apart_from_dark_tissue() -> None:
+    image = np.array([[[0, 0, -50, 10, 20, 30, 1000]]], dtype=np.float32)
+    shown = for_pages(image)
+    assert shown[0, 0, :2].tolist() == [0, 0]
+    assert shown[0, 0, 2] == 1
+    assert shown[0, 0, -1] == 255
+    assert not for_pages(np.zeros((2, 2, 2))).any()
+
+
+def test_what_is_cut_down_for_a_page_stays_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = small_head()
+    monkeypatch.setattr(report, "MOST_VOXELS", 4000)
+    small, less, grid = report._cut_down(image, mask, GRID)
+    assert small.size <= 4000
+    step = round(grid.spacing[0] / GRID.spacing[0])
+    assert step == 2
+    first = [
+        round((b - a) / mm)
+        for a, b, mm in zip(GRID.origin, grid.origin, (1.5, 1.5, 2.0), strict=True)
+    ]
+    assert first == [4, 4, 3]  # x, y, z: two voxels before the head
+    assert np.array_equal(less, mask[3:27:2, 4:36:2, 4:32:2])
+
+
+def outcomes(count: int) -> list[Outcome]:
+    return [
+        Outcome(
+            f"case <{n}>", "done", used=("t1",), absent=("t2",), reference="t1",
+            expected={"lesion": (0.83, 4)}, volumes_ml={"lesion": 12.5, "core": 0.0},
+            warnings=("the mask is <small>",), files=(f"case <{n}>.nii.gz",),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> None:
+    image, mask = small_head()
+    write_case(tmp_path, "case <0>", for_pages(image), mask, GRID, LABELS)
+    for number in range(1, 200):
+        for ending in ("jpg", "html"):
+            source = tmp_path / "report" / f"case <0>.{ending}"
+            (tmp_path / "report" / f"case <{number}>.{ending}").symlink_to(source)
+    failed = Outcome("bad", "failed", "t1.nii.gz: is <damaged>")
+    page = write_report(tmp_path, [*outcomes(200), failed], LABELS, {"ab" * 32: "m.safetensors"})
+    text = page.read_text()
+    assert len(text) < 200 * 60_000
+    assert text.count('<article class="case">') == 201
+    assert text.count('loading="lazy"') == 200
+    assert "200 cases with a mask, 1 without. Model: m.safetensors (sha256 abababababab…)." in text
+    assert "case &lt;7&gt;" in text
+    assert "is &lt;damaged&gt;" in text
+    assert 'href="report/case%20%3C7%3E.html"' in text
+    assert re.findall(r'(?:src|href)="(?!data:|#|report/)', text) == []  # nothing from elsewhere
+    assert "http" not in re.sub(r"http-equiv", "", text)
+    viewer = (tmp_path / "report" / "case <0>.html").read_text()
+    assert re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="http', viewer) == []
+
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("the page is well; no Chromium is here to show it")
+    for name, target in (("page", page), ("viewer", tmp_path / "report" / "case <0>.html")):
+        shot = tmp_path / f"{name}.png"
+        subprocess.run(
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+             f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
+             "--virtual-time-budget=5000", "--window-size=1200,700", target.as_uri()],
+            check=True, timeout=120, capture_output=True,
+        )  # fmt: skip
+        from matplotlib.image import imread
+
+        seen = imread(shot)[..., :3]
+        assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1200, 700)
+        blue = (seen[..., 2] > 0.6) & (seen[..., 0] < 0.55) & (seen[..., 1] > 0.5)
+        assert blue.sum() > 50, name  # the lesion's colour
+    # in the viewer's axial plane, the last third, the right of the patient is on the left
+    _, across = np.nonzero(blue[:400, 800:])
+    assert across.mean() < 190
+
+
+def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:
+    (one,) = outcomes(1)
+    text = write_report(tmp_path, [one], LABELS, {}).read_text()
+    assert "12.50" in text
+    assert "0.83" in text
+    assert text.count('<abbr title="undefined">') == 1  # the expected Dice of the core
+    assert math.isnan(Outcome("x", "failed").expected_mean)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
+    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    return file
+
+
+def test_the_patient_is_named_only_where_that_is_asked_for(
+    model: Path, tmp_path: Path, command: Command
+) -> None:
+    write_series(tmp_path / "cases" / "p7", volume(), SeriesDescription="T1")
+    asked = ["-i", tmp_path / "cases", "-m", model]
+    assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
+    assert command("mixmfl_predict", *asked, "-o", tmp_path / "b", "--show-patient") == 0
+    for folder, named in (("a", False), ("b", True)):
+        written = [
+            f for f in (tmp_path / folder).rglob("*") if f.suffix in (".html", ".csv", ".json")
+        ]
+        assert len(written) == 5
+        assert any(b"Doe" in file.read_bytes() for file in written) == named
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert 'href="report/p7.html"' in page
+    assert command("mixmfl_predict", *asked, "-o", tmp_path / "c", "--no-report") == 0
+    assert not (tmp_path / "c" / "report.html").exists()
+
+
+def test_pictures_that_cannot_be_made_cost_no_mask(
+    model: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("another version")
+
+    monkeypatch.setattr("mixmfl.inference.predict_folder.write_case", fail)
+    write_series(tmp_path / "cases" / "p7", volume(), SeriesDescription="T1")
+    out = tmp_path / "masks"
+    assert command("mixmfl_predict", "-i", tmp_path / "cases", "-m", model, "-o", out) == 0
+    assert (out / "p7.nii.gz").is_file()
+    assert (
+        "its pictures could not be made: AttributeError: another" in (out / "cases.csv").read_text()
+    )
+
+
+def test_pages_of_someone_else_are_not_replaced(
+    model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "cases" / "p7", volume(), SeriesDescription="T1")
+    out = tmp_path / "masks"
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    assert command("mixmfl_predict", "-i", tmp_path / "cases", "-m", model, "-o", out) == 2
+    assert "report.html: is not ours" in capsys.readouterr().err
+    assert (out / "report.html").read_text() == "mine"
+
+
+def test_a_folder_named_after_a_person_names_nobody_on_the_page(tmp_path: Path) -> None:
+    shown = shown_name("Mueller_Anna")
+    assert shown.startswith("case-")
+    assert shown == shown_name("Mueller_Anna") != shown_name("Mueller_Berta")
+    assert [shown_name(name) for name in ("p01", "sub-anna7", "a")] == ["p01", "sub-anna7", "a"]
+    outcome = Outcome(
+        "Mueller_Anna",
+        "done",
+        used=("t1",),
+        notes=("t1 is Mueller_Anna/T1.nii.gz",),
+        warnings=("Mueller_Anna/T2.mgz: is not read",),
+    )
+    failed = Outcome("Schmidt", "failed", "Schmidt/t1.nii.gz: is damaged")
+    text = write_report(tmp_path, [outcome, failed], LABELS, {}).read_text()
+    assert "Mueller" not in text
+    assert "Schmidt" not in text
+    assert f"{shown}/T2.mgz: is not read" in text
+    assert "--show-patient shows them" in text
+    asked = write_report(tmp_path, [outcome, failed], LABELS, {}, show_patient=True).read_text()
+    assert "Mueller_Anna" in asked
+    assert "--show-patient shows" not in asked

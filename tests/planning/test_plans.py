@@ -1,0 +1,141 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small_plans
+
+from mixmfl.core.errors import PlansError
+from mixmfl.planning.plans import (
+    Plans,
+    load_preset,
+    preset_names,
+    replace_settings,
+    usual_configuration,
+)
+from mixmfl.research.benchmark.methods import METHODS
+
+
+def content() -> dict[str, Any]:
+    return json.loads(json.dumps(small_plans().to_json()))
+
+
+def test_plans_survive_their_file(tmp_path: Path) -> None:
+    plans = small_plans()
+    plans.save(tmp_path / "plans.json")
+    assert Plans.load(tmp_path / "plans.json").to_json() == plans.to_json()
+
+
+def test_every_shipped_preset_is_whole() -> None:
+    assert set(preset_names()) == {"brats", "default", "demo", "patients", "phantom", "wide"}
+    for name in preset_names():
+        assert load_preset(name).training.rounds > 0
+
+
+def test_the_default_is_wide_but_for_what_its_ablation_changes() -> None:
+    default, wide = load_preset("default"), load_preset("wide")
+    network = dataclasses.replace(wide.network, **METHODS["light"].network)
+    assert default == dataclasses.replace(wide, network=network)
+    assert network != wide.network
+
+
+def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
+    preset = json.loads((Path(__file__).parents[2] / "plans" / "default.json").read_text())
+    preset["planner"]["target_spacing"] = [2, 2, 2]
+    (tmp_path / "mine.json").write_text(json.dumps(preset))
+    assert load_preset(str(tmp_path / "mine.json")).planner.target_spacing == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("format",), 0, "plans of format 0 were found"),
+        (("patch",), 3, r"unknown fields \['patch'\]"),
+        (("training", "epochs"), 3, r"training: unknown fields \['epochs'\]"),
+        (("training", "rounds"), "many", "training: rounds: int is needed, not 'many'"),
+        (("training", "rounds"), 2.5, "training: rounds: int is needed, not 2.5"),
+        (("network", "temperature"), True, "temperature: float is needed"),
+        (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
+        (("network", "temperature"), 0, "network: temperature: is 0; it must be from 0.0001"),
+        (("training", "losses"), {"focal": 1}, "by name are needed, of alignment, separation, not"),
+        (("training", "losses"), [1], r"losses: numbers by name are needed, .* not \[1\]"),
+        (("training", "losses"), {"alignment": 0}, "losses: alignment: is 0; it must be above 0"),
+        (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
+        (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
+        (("network", "shared_width"), 0, "a memory needs both streams; leave"),
+        (("training", "personal_share"), 1.5, "personal_share: is 1.5; it must be from 0 to 1"),
+        (("network", "compensation_levels"), [3], "2d has 3 levels, .* 3 is none of them"),
+        (("training", "memory_decay"), 1.5, "memory_decay: is 1.5; it must be from 0 to 1"),
+        (("network",), [], "network: an object with fields is needed"),
+        (("nnunet", "configurations"), {}, "neither 2d nor 3d_fullres is planned"),
+    ],
+)
+def test_plans_that_are_not_whole_are_refused(
+    place: tuple[str, ...], value: object, message: str
+) -> None:
+    spoilt = content()
+    inner = spoilt
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    with pytest.raises(PlansError, match=message):
+        Plans.from_json(spoilt, "plans.json")
+
+
+def test_a_network_without_any_stream_is_refused() -> None:
+    nothing = {"tailored_width": 0, "shared_width": 0, "compensation_levels": []}
+    with pytest.raises(PlansError, match="tailored_width and shared_width are both 0"):
+        replace_settings(small_plans(), nothing, {})
+
+
+@pytest.mark.parametrize("network", [{"form": "stacked"}, {"shared_width": 0}])
+def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
+    without_memory = {**network, "compensation_levels": []}
+    training = {"imagining": 0, "losses": {"separation": 1}}
+    with pytest.raises(PlansError, match="losses are of both streams, of which the network has"):
+        replace_settings(small_plans(), without_memory, training)
+    assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}
+
+
+def test_replaced_settings_are_checked_as_if_read() -> None:
+    plans = replace_settings(small_plans(), {"fusion": "gated"}, {"rounds": 7})
+    assert (plans.network.fusion, plans.training.rounds) == ("gated", 7)
+    with pytest.raises(PlansError, match=r"unknown fields \['epochs'\]"):
+        replace_settings(small_plans(), {}, {"epochs": 7})
+    with pytest.raises(PlansError, match="rounds: is 0; it must be above 0"):
+        replace_settings(small_plans(), {}, {"rounds": 0})
+
+
+def test_a_missing_field_is_named() -> None:
+    spoilt = content()
+    del spoilt["training"]["learning_rate"]
+    with pytest.raises(PlansError, match=r"missing fields \['learning_rate'\]"):
+        Plans.from_json(spoilt, "plans.json")
+
+
+def test_what_was_not_planned_cannot_be_asked_for() -> None:
+    with pytest.raises(PlansError, match="'3d_fullres' is not in these plans, which have 2d"):
+        small_plans().configuration("3d_fullres")
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+    with pytest.raises(PlansError, match="there are brats, default, demo, patients, phantom, wide"):
+        load_preset("huge")
+    with pytest.raises(PlansError, match="there is no such file"):
+        load_preset("/nowhere/mine.json")
+
+
+def test_the_only_configuration_that_was_preprocessed_is_trained(tmp_path: Path) -> None:
+    plans = small_plans()
+    both = dataclasses.replace(
+        plans, nnunet={**plans.nnunet, "configurations": {"2d": {}, "3d_fullres": {}}}
+    )
+    assert usual_configuration(tmp_path, both) == "3d_fullres"
+    (tmp_path / "sites" / "north" / "2d").mkdir(parents=True)
+    assert usual_configuration(tmp_path, both) == "2d"
+    (tmp_path / "sites" / "south" / "3d_fullres").mkdir(parents=True)
+    assert usual_configuration(tmp_path, both) == "3d_fullres"
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "preprocessed.json").write_text('{"north": {"2d": [8, 0]}}')
+    assert usual_configuration(tmp_path / "network", both) == "2d"

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import small_case, small_plans
+
+from mixmfl.core.errors import DataError
+from mixmfl.planning import nnunet_preprocessing
+from mixmfl.planning.preprocessed_case import case_names, is_stored, open_case, save_case
+
+
+def store(folder: Path, name: str = "p01") -> tuple[np.ndarray, np.ndarray]:
+    plans = small_plans()
+    images, labels = small_case(("t1", "t2"), 0)
+    data, seg, properties = nnunet_preprocessing.preprocess(
+        list(images.values()), labels, (1, 1, 1), plans.nnunet, "2d", plans.labels
+    )
+    save_case(
+        folder,
+        name,
+        ("t1", "t2"),
+        data,
+        seg,
+        properties,
+        (1, 1, 1),
+        (16, 16),
+        "made from this",
+        "by these plans",
+    )
+    return data, seg
+
+
+def test_a_stored_case_is_what_was_saved_and_says_which_modalities_it_has(tmp_path: Path) -> None:
+    data, seg = store(tmp_path)
+    case = open_case(tmp_path, "p01")
+    assert case.modalities == ("t1", "t2")
+    assert np.array_equal(case.images[:], data)
+    assert np.array_equal(case.labels[:], seg)
+    assert set(case.class_locations) == {1, 2}
+    for label, voxels in case.class_locations.items():
+        assert len(voxels) == np.count_nonzero(seg == label)
+        assert (seg[tuple(voxels.T)] == label).all()
+
+
+def test_nothing_on_disk_is_a_pickle(tmp_path: Path) -> None:
+    store(tmp_path)
+    assert {f.suffix for f in tmp_path.iterdir()} == {".b2nd", ".json"}
+    assert not any(b"pickle" in f.read_bytes() for f in tmp_path.iterdir())
+
+
+def test_a_case_without_its_record_was_left_half_done(tmp_path: Path) -> None:
+    store(tmp_path, "whole")
+    store(tmp_path, "half")
+    (tmp_path / "half.json").unlink()
+    assert case_names(tmp_path) == ("whole",)
+    assert is_stored(tmp_path, "whole", "made from this")
+    assert not is_stored(tmp_path, "half", "made from this")
+
+
+def test_a_case_made_from_something_else_is_not_there(tmp_path: Path) -> None:
+    store(tmp_path)
+    assert not is_stored(tmp_path, "p01", "made from other files")
+
+
+@pytest.mark.parametrize("suffix", ["p01.images.b2nd", "p01.labels.b2nd"])
+def test_a_missing_or_damaged_array_is_told_and_made_again(tmp_path: Path, suffix: str) -> None:
+    store(tmp_path)
+    file = tmp_path / suffix
+    file.write_bytes(file.read_bytes()[:40])
+    assert not is_stored(tmp_path, "p01", "made from this")
+    with pytest.raises(DataError, match=r"p01: cannot be read.*run mixmfl_plan_preprocess again"):
+        open_case(tmp_path, "p01")
+    file.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        open_case(tmp_path, "p01")
+
+
+def test_a_region_keeps_its_places(tmp_path: Path) -> None:
+    from mixmfl.data.labels import Labels
+
+    regions = Labels({"background": 0, "whole": (1, 2), "core": 2}, (1, 2))
+    plans = small_plans(labels=regions)
+    images, labels = small_case(("t1",), 0)
+    data, seg, properties = nnunet_preprocessing.preprocess(
+        list(images.values()), labels, (1, 1, 1), plans.nnunet, "2d", regions
+    )
+    save_case(tmp_path, "p", ("t1",), data, seg, properties, (1, 1, 1), (16, 16), "x", "y")
+    places = open_case(tmp_path, "p").class_locations
+    assert set(places) == {(1, 2), 2}
+    assert len(places[1, 2]) == np.count_nonzero(seg > 0)

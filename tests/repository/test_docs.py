@@ -1,0 +1,342 @@
+"""README and docs say what is so: their code runs, their links and commands exist."""
+
+import ast
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import generate
+import hooks
+import pytest
+from mixmfl.entrypoints import _runner
+from mkdocs.exceptions import PluginError
+
+from mixmfl.core import commands
+from mixmfl.federated.messages import SENT
+from mixmfl.federated.state import Registration, RunSettings
+from mixmfl.planning.fingerprint import Fingerprint
+from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+COMMANDS = commands.commands()
+NO_COMMANDS = {"mixmfl_version"}  # a key of the model file
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(read(name)) if kind == language]
+
+
+def shown_commands(name: str) -> list[str]:
+    """Return what a page shows as code and starts with one of our commands, one line each."""
+    text = read(name).replace("\\\n", " ")
+    shown = [line for kind, block in BLOCK.findall(text) for line in block.splitlines()]
+    shown += re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    stripped = [line.strip() for line in shown]
+    return [s for s in stripped if s.startswith("mixmfl_") and s not in NO_COMMANDS]
+
+
+def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    with pytest.raises(SystemExit):
+        COMMANDS[name].load()(["--help"])
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out))
+
+
+def test_the_pages_that_the_readme_leads_to_are_there() -> None:
+    expected = {
+        "benchmark", "brats", "cards", "changing", "clinic", "commands", "data", "experiments",
+        "federation", "files", "hospital-it", "limits", "method", "model-file", "network",
+        "performance", "plans", "prediction", "privacy", "report", "tutorial",
+    }  # fmt: skip
+    assert expected <= {page.stem for page in (ROOT / "docs").glob("*.md")}
+    assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "python")])
+def test_the_python_of_a_page_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, code in enumerate(blocks(name, "python"), start=1):
+        exec(compile(code, f"{name}, block {number}", "exec"), {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relative_link_leads_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            there = (ROOT / name).parent / path if path else ROOT / name
+            assert there.exists(), target
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+                assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_of_a_page_exists(name: str) -> None:
+    named = set(re.findall(r"\bmixmfl_[a-z_]+", read(name)))
+    assert named - NO_COMMANDS <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if shown_commands(name)])
+def test_every_option_shown_with_a_command_exists(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in shown_commands(name):
+        command, *words = line.partition(" #")[0].split()
+        given = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert given <= options_of(command, capsys), line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_named_alone_is_one_of_some_command(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = set().union(*(options_of(command, capsys) for command in COMMANDS))
+    assert set(re.findall(r"`(--[a-z-]+)\b[^`]*`", BLOCK.sub("", read(name)))) <= known
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "sh")])
+def test_every_command_shown_as_a_whole_is_taken_as_it_stands(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def parse(made: Any, argv: Any, _: object) -> int:
+        made.parse_args(argv)
+        parsed.append(made.prog)
+        return 0
+
+    monkeypatch.setattr(_runner, "run", parse)
+    shown = [
+        shlex.split(line.strip(), comments=True)
+        for block in blocks(name, "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    ours = [words for words in shown if words and words[0] in COMMANDS]
+    for command, *words in ours:
+        assert COMMANDS[command].load()(words) == 0, command
+    assert len(parsed) == len(ours)
+
+
+def test_the_readme_names_every_command() -> None:
+    # mixmfl_demo is there as `make demo`
+    named = set(re.findall(r"\bmixmfl_[a-z_]+", read("README.md"))) | {"mixmfl_demo"}
+    assert named == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_make_target_of_a_page_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    code = [line for block in blocks(name, "sh") for line in block.splitlines()]
+    code += re.findall(r"`([^`\n]+)`", BLOCK.sub("", read(name)))
+    for line in code:
+        if line.startswith("make "):
+            words = line.partition(" #")[0].split()[1:]
+            assert {word for word in words if "=" not in word} <= targets, line
+
+
+@pytest.mark.parametrize("settings", [PlannerSettings, NetworkSettings, TrainingSettings])
+def test_every_setting_of_a_preset_is_explained(settings: Any) -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \|", read("docs/plans.md"), re.MULTILINE))
+    assert {field.name for field in fields(settings)} <= rows
+
+
+@pytest.mark.parametrize("told", [Fingerprint, Registration, RunSettings])
+def test_every_field_that_is_told_is_listed(told: Any) -> None:
+    listed = set(re.findall(r"`(\w+)`", read("docs/federation.md")))
+    assert {field.name for field in fields(told)} <= listed
+
+
+def test_every_record_that_is_sent_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", read("docs/federation.md")))
+    calls = [
+        node
+        for file in ("mixmfl/rounds.py", "mixmfl/personal.py")
+        for node in ast.walk(ast.parse(read(file)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Message"
+    ]
+    assert len(calls) == 3  # a server's tasks
+    for call in calls:
+        kind, record, _ = call.args
+        assert isinstance(kind, ast.Constant)
+        assert isinstance(record, ast.Dict)
+        keys = {key.value for key in record.keys if isinstance(key, ast.Constant)}
+        assert {kind.value, *keys} <= listed
+    for kind_sent, fields_sent in SENT.items():
+        assert {kind_sent, *fields_sent} <= listed
+
+
+def test_what_the_page_tells_of_messages_is_made_from_the_code() -> None:
+    page = read("docs/federation.md")
+    assert page.count("<!-- made by docs/generate.py: ") == 2
+    assert generate.filled(page) == page, "run: make messages"
+
+
+def test_the_site_can_be_built(tmp_path: Path) -> None:
+    """Strict: a dead link, or a page that is in no menu, is an error; so is one that fetches."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    built = {str(page.relative_to(tmp_path / "site")) for page in tmp_path.rglob("*.html")}
+    assert {"index.html", "tutorial.html", "contributing.html", "api/aggregate.html"} <= built
+    assert {"api/flare.html", "api/flare.kits.html"} <= built  # a package, and what lies in it
+    assert "Average the sites" in (tmp_path / "site" / "api" / "aggregate.html").read_text()
+
+
+def test_a_page_that_would_fetch_from_elsewhere_is_an_error() -> None:
+    inside = '<link href="style.css"><img src="a.png"><a href="https://arxiv.org">paper</a>'
+    assert hooks.on_post_page(inside) == inside
+    for outside in (
+        '<script src="https://unpkg.com/x"></script>',
+        '<link rel="stylesheet" href="//fonts.example.org/css">',
+        '<img alt="badge" src="http://example.org/badge.svg">',
+    ):
+        with pytest.raises(PluginError, match="the page would fetch from elsewhere"):
+            hooks.on_post_page(inside + outside)
+
+
+SAY = {
+    r"\banew\b": "again",
+    r"\bat hand\b": "available",
+    r"\babsent\b": "missing (a modality), left out (a site)",
+    r"\bown cop(?:y|ies)\b": "personalised model",
+    r"\bmodels? of all\b": "global model",
+    r"\boptimiser": "optimizer",
+    r"\bmend(?:s|ed)?\b": "fix",
+    r"\b(?:is|are|was|were) told\b": "is reported, is shown",
+    r"\bsecond look\b": "modality-dropout view",
+    r"\bembedded federation\b": "simulation",
+    r"\bhave a say\b|\bhas a say\b|\bno say\b": "aggregation weight",
+    r"\bleaves? the house\b|\bin the house\b": "leaves the site, at the site",
+    r"\bgo(?:es)? on with\b": "resume",
+}
+"""Words that a reader of the field would have to learn, and what to write."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("CHANGELOG.md",)])
+def test_pages_use_the_words_of_the_field(name: str) -> None:
+    prose = re.sub(r"`[^`]*`", "", BLOCK.sub("", read(name)))
+    assert prose.strip()
+    for pattern, better in SAY.items():
+        found = re.search(rf".*(?:{pattern}).*", prose, re.IGNORECASE)
+        assert found is None, f"{name}: {found and found[0].strip()!r}; write: {better}"
+
+
+PLACE = re.compile(r"`(mixmfl/[\w/]+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")
+
+
+def test_every_place_in_the_code_that_a_recipe_names_is_there() -> None:
+    places = PLACE.findall(read("docs/changing.md"))
+    assert len(places) > 10
+    for file, symbol, line in places:
+        source = read(file)
+        scope: list[ast.stmt] = ast.parse(source).body
+        for part in symbol.split("."):
+            named = {name: node for node in scope for name in names_of(node)}
+            assert part in named, f"{file}: {symbol}"
+            scope = getattr(named[part], "body", [])
+        text = ast.get_source_segment(source, named[part]) or ""
+        assert not line or text.count(line) == 1, f"{file}: {symbol}: {line}"
+
+
+def names_of(node: ast.stmt) -> list[str]:
+    """Return what a statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_stands(tmp_path: Path, home: Path) -> None:
+    page = read("docs/tutorial.md")
+    script = "\n".join(re.findall(r"<!-- run by a test -->\n```sh\n(.*?)```", page, re.DOTALL))
+    assert script.count("mixmfl_") == 7
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", "-euc", script], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True
+    )
+    assert (tmp_path / "masks" / "report.html").is_file()
+
+
+def read_variables() -> set[str]:
+    """Return the environment variables that our code names, but those it only hands to others."""
+    found = set()
+    for source in [*(ROOT / "mixmfl").rglob("*.py"), *(ROOT / "entrypoints").glob("*.py")]:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            asked: list[ast.expr] = []
+            if isinstance(node, ast.Call) and "os.environ" in ast.unparse(node.func):
+                asked = node.args[:1]
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+                asked = [node.slice]
+            found |= {str(a.value) for a in asked if isinstance(a, ast.Constant)}
+    return found
+
+
+def test_environment_variables_and_their_page_agree() -> None:
+    _, _, page = read("docs/commands.md").partition("## Environment variables")
+    rows = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    mentioned = set(re.findall(r"`([A-Z_]+)`", page))
+    named = read_variables()
+    assert {"MIXMFL_HOME", "OMP_NUM_THREADS", "XDG_CONFIG_HOME"} <= named <= mentioned
+    # what tests read, and what rich does
+    assert rows <= named | {"MIXMFL_TEST_DATA", "NO_COLOR", "FORCE_COLOR"}
+
+
+def test_exit_codes_and_their_page_agree() -> None:
+    rows = set(re.findall(r"^\| (\d+) \|", read("docs/commands.md"), re.MULTILINE))
+    codes = {0, _runner.SOME_FAILED, _runner.NOTHING_COULD_START, _runner.INTERRUPTED}
+    assert {int(row) for row in rows} == codes
+    for source in sorted((ROOT / "entrypoints").glob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant):
+                returned = node.value.value
+                assert not isinstance(returned, int) or returned in codes, source
+
+
+def test_log_levels_and_their_page_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.findall(r"^\| `([A-Z]+)`", read("docs/commands.md"), re.MULTILINE)[:3] == [
+        "WARNING", "INFO", "DEBUG",
+    ]  # fmt: skip
+
+    def work(options: Any) -> int:
+        with _runner.output(options):
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+                logging.getLogger("mixmfl.any").log(level, "level %d", level)
+        return 0
+
+    def shown(*argv: str) -> list[str]:
+        made = _runner.parser("any", "")
+        _runner.add_output(made)
+        logging.getLogger().handlers.clear()
+        assert _runner.run(made, argv, work) == 0
+        return re.findall(r"level \d+", capsys.readouterr().err)
+
+    assert shown() == ["level 30"]
+    assert shown("--verbose") == ["level 10", "level 20", "level 30"]
+    assert shown("--log", str(tmp_path / "log")) == ["level 30"]
+    assert re.findall(r"level \d+", (tmp_path / "log").read_text()) == ["level 20", "level 30"]

@@ -1,0 +1,203 @@
+"""The package as installed, and the shape of its code: who may import what."""
+
+import ast
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import entry_points, metadata
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).parents[2]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PACKAGE = ROOT / "mixmfl"
+MODULES = {
+    name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): PACKAGE / name
+    for name in sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))
+}
+"""Files by what follows ``mixmfl.``; ``__init__`` is mixmfl itself, ``flare`` a package."""
+COMMANDS = sorted(
+    found.name
+    for found in entry_points(group="console_scripts")
+    if found.value.startswith("mixmfl.")
+)
+HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matplotlib", "scipy")
+
+# The modules that may import a large dependency: its doors. A package stands for all in it.
+DOORS = {
+    "SimpleITK": {"data.image", "data.registration"},
+    "nibabel": {"data.image", "nifti"},
+    "isal": {"nifti"},
+    "nnunetv2": {
+        "planning.nnunet_planner",
+        "planning.nnunet_preprocessing",
+        "training.nnunet_training",
+        "inference.sliding_window",
+    },
+    "batchgenerators": set(),  # nobody: version 2 is what we use
+    "batchgeneratorsv2": {"training.nnunet_training"},
+    "acvl_utils": {"training.batches", "research.membership_inference"},
+    "dynamic_network_architectures": {
+        "planning.nnunet_planner",
+        "networks.base",
+        "networks.mdmnet",
+        "networks.unet",
+        "inference.cpu_network",
+    },
+    "nilearn": {"data.phantom.patient", "evaluation.viewer"},
+    "pydicom": {"data.dicom.series", "dicom_files", "dicom_pixels"},
+    "highdicom": {"inference.dicom_seg"},
+    "monai": {"evaluation.metrics"},
+    "blosc2": {"planning.preprocessed_case"},
+    "safetensors": {"core.tensor_store"},
+    "nvflare": {"federated.flare"},
+    "cryptography": {"federated.flare.provisioning", "federated.secure_aggregation.crypto"},
+    "dp_accounting": {"training.privacy_budget"},
+    "psutil": {"federated.flare.processes", "training.hardware", "core.process_memory"},
+    "argcomplete": {"__main__"},
+}
+
+
+@cache  # a file is asked for again for every library
+def imports(file: Path) -> tuple[str, ...]:
+    """Return what a file imports when it is imported or run, as ``package.module``."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found += (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                assert file.parent.name == "entrypoints", f"{file}: relative import"
+                continue
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
+
+
+def run_python(code: str) -> str:
+    """Run code in a Python of its own, so that what this one has imported does not count."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    shown = run_python(f"import mixmfl, sys; print(sorted(set({HEAVY}) & set(sys.modules)))")
+    assert shown == "[]\n"
+
+
+def test_the_process_that_reads_cases_for_a_prediction_has_no_torch() -> None:
+    shown = run_python(
+        "import mixmfl.core.pipeline, mixmfl.inference.case_reader, sys\n"
+        "print({'torch', 'nnunetv2', 'pandas'} & set(sys.modules))"
+    )
+    assert shown == "set()\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_does_not_wait_for_heavy_libraries(name: str) -> None:
+    shown = run_python(
+        "import sys\n"
+        "from importlib.metadata import entry_points\n"
+        f"(found,) = entry_points(group='console_scripts', name={name!r})\n"
+        "try:\n"
+        "    found.load()(['--help'])\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0\n"
+        f"print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))\n"
+    )
+    assert shown.startswith(f"usage: {name} ")
+    assert shown.endswith("heavy: []\n")
+
+
+def test_every_module_of_entrypoints_is_a_command() -> None:
+    modules = {file.stem for file in (ROOT / "entrypoints").glob("*.py")}
+    shared = {name for name in modules if name.startswith("_")}  # what commands share
+    assert shared == {"__init__", "_local_network", "_options", "_runner"}
+    assert {f"mixmfl_{name}" for name in modules - shared} == set(COMMANDS)
+
+
+def test_types_presets_and_licence_come_along() -> None:
+    assert files("mixmfl").joinpath("py.typed").is_file()
+    presets = {file.name for file in files("mixmfl.plans").iterdir()}
+    assert {"default.json", "demo.json"} <= presets
+    assert metadata("mixmfl")["License-Expression"] == "Apache-2.0"
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").split()[:2] == ["Apache", "License"]
+
+
+def test_every_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel itself is looked into by ``.ci/run``."""
+    given: dict[str, list[str]] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: given.update(settings))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    folders = {file.parent.relative_to(ROOT) for file in PACKAGE.rglob("*.py")}
+    assert len(folders) > 10
+    wanted = {".".join(folder.parts) for folder in folders}
+    assert set(given["packages"]) == wanted | {"mixmfl.entrypoints", "mixmfl.plans"}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
+
+
+def test_the_changelog_and_the_citation_have_the_version_of_the_package() -> None:
+    (version,) = re.findall(r'^version = "(.+)"$', PROJECT, re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.findall(r"^## \[(\d.+?)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[:1]
+    planned = re.findall(r"^To become (\d+\.\d+\.\d+)\b", changes, re.MULTILINE)
+    assert version in [*newest, *planned]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in citation
+
+
+def test_no_module_of_the_package_imports_a_command() -> None:
+    for file in (*MODULES.values(), *(ROOT / "entrypoints").glob("*.py")):
+        assert not [name for name in imports(file) if name.startswith("mixmfl.entrypoints")], file
+
+
+def test_an_import_that_runs_up_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "mixmfl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    lint_command = "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
+
+    def lint() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", lint_command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    kept = lint()
+    assert kept.returncode == 0, kept.stdout
+    with (tmp_path / "mixmfl" / "inference" / "model.py").open("a", encoding="utf-8") as module:
+        module.write("\nif TYPE_CHECKING:\n    from mixmfl.federated.server import merge\n")
+    broken = lint()
+    assert broken.returncode == 1
+    assert "mixmfl.inference is not allowed to import mixmfl.federated" in broken.stdout
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_large_library_is_imported_by_its_door_only(library: str) -> None:
+    users = {
+        next((door for door in DOORS[library] if f"{module}.".startswith(f"{door}.")), module)
+        for module, file in MODULES.items()
+        if any(name.split(".")[0] == library for name in imports(file))
+    }
+    assert users == DOORS[library]

@@ -1,0 +1,329 @@
+"""The benchmark: methods differ in what defines them, share the rest, and resume."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import small_plans, stored_site
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.worker_pool import Workers
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.state import RunSettings
+from mixmfl.inference.model import load_model
+from mixmfl.networks.build import build_network
+from mixmfl.networks.mdmnet import MDMNet
+from mixmfl.networks.unet import StackedNet
+from mixmfl.planning.plans import replace_settings
+from mixmfl.research.benchmark import methods
+from mixmfl.research.benchmark import run as benchmark
+
+Command = Callable[..., int]
+NAMES = ("local", "fedavg", "mdm", "mdm+site", "central")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sites, one of which never has T2, with test cases that have all modalities."""
+    folder = tmp_path_factory.mktemp("benchmark") / "work"
+    plans = small_plans(local_steps=3)
+    plans.save(folder / "plans.json")
+    stored_site(folder, "north", [("flair", "t1")] * 5, plans)
+    stored_site(folder, "south", [("t1", "t2")] * 5, plans)
+    for site in ("north", "south"):
+        stored_site(folder, f"{site}_tests", [("flair", "t1", "t2")] * 2, plans)
+        (folder / "tests").mkdir(exist_ok=True)
+        (folder / "sites" / f"{site}_tests").rename(folder / "tests" / site)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(work: Path, tmp_path_factory: pytest.TempPathFactory) -> benchmark.Benchmark:
+    made = benchmark.open_benchmark(
+        work, tmp_path_factory.mktemp("out") / "out", "2d", "full", "cpu", 0
+    )
+    assert benchmark.run_all(made, NAMES, [0], Workers()) == []
+    benchmark.summarise(made, "mdm")
+    return made
+
+
+def rows_of(done: benchmark.Benchmark) -> list[dict[str, str]]:
+    with (done.out / "cases.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_prediction_has_a_row_with_the_columns_asked_for(done: benchmark.Benchmark) -> None:
+    rows = rows_of(done)
+    assert list(rows[0]) == [
+        "method", "seed", "site", "case", "modalities", "region", "dice", "hd95"
+    ]  # fmt: skip
+    assert {row["method"] for row in rows} == set(NAMES)
+    subsets = {row["modalities"] for row in rows}
+    assert subsets == {
+        "flair", "t1", "t2", "flair+t1", "flair+t2", "t1+t2", "flair+t1+t2"
+    }  # fmt: skip
+    assert len(rows) == len(NAMES) * 4 * 7 * 2  # cases, subsets, labels
+
+
+def test_a_local_model_finds_nothing_in_what_its_site_never_had(done: benchmark.Benchmark) -> None:
+    rows = [row for row in rows_of(done) if row["method"] == "local" and row["site"] == "north"]
+    assert all(float(row["dice"]) == 0 for row in rows if row["modalities"] == "t2")
+    with_more, without = (
+        {(r["case"], r["region"]): r["dice"] for r in rows if r["modalities"] == subset}
+        for subset in ("flair+t2", "flair")
+    )
+    assert with_more == without  # an untrained channel is not fed
+
+
+def test_budgets_are_equal_and_pooled_data_take_the_steps_of_all_sites(
+    done: benchmark.Benchmark,
+) -> None:
+    def steps(method: str) -> int:
+        runs = (done.folder(method, 0)).glob("*/run.json")
+        told = [json.loads(run.read_text()) for run in runs]
+        return sum(
+            t["settings"]["rounds"] * t["settings"]["local_steps"] * len(t["sites"]) for t in told
+        )
+
+    assert steps("local") == steps("fedavg") == steps("mdm") == steps("central") == 2 * 3 * 2
+
+
+def test_tables_and_plots_are_there_and_name_every_method(done: benchmark.Benchmark) -> None:
+    table = (done.out / "table.md").read_text()
+    for name in NAMES:
+        assert f"- `{name}`: " in table
+        assert f"\n| {name} | " in table
+    assert "## Difference to mdm" in table
+    for name in ("subsets.png", "sites.png"):
+        assert (done.out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_done_is_not_done_again(done: benchmark.Benchmark) -> None:
+    scores = done.folder("mdm", 0) / "scores.csv"
+    before = scores.stat().st_mtime_ns
+    assert benchmark.run_all(done, NAMES, [0], Workers()) == []
+    assert scores.stat().st_mtime_ns == before
+
+
+def test_a_method_that_is_described_otherwise_now_is_not_done(
+    done: benchmark.Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert done.is_done("fedavg", 0)
+    changed = dataclasses.replace(methods.METHODS["fedavg"], training={"modality_dropping": 0.5})
+    monkeypatch.setitem(methods.METHODS, "fedavg", changed)
+    assert not done.is_done("fedavg", 0)
+    assert ("fedavg", 0) not in done.done()
+
+
+def test_tables_hold_all_that_is_done_whatever_was_asked_last(work: Path, tmp_path: Path) -> None:
+    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    for names in (["local"], ["fedavg"]):
+        assert benchmark.run_all(made, names, [0], Workers()) == []
+        benchmark.summarise(made, "mdm")
+    assert {row["method"] for row in rows_of(made)} == {"local", "fedavg"}
+    assert "## Difference to local" in (made.out / "table.md").read_text()
+
+
+def test_an_interrupted_method_goes_on_to_the_same_scores(
+    done: benchmark.Benchmark, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(benchmark, "_score", killed)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.run_one(made, "mdm", 0, False)
+    assert not made.is_done("mdm", 0)
+    benchmark.run_one(made, "mdm", 0, False)
+    one, other = (b.folder("mdm", 0) / "scores.csv" for b in (done, made))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_cases_that_changed_make_it_another_benchmark(work: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "work"
+    shutil.copytree(work, ours)
+    benchmark.open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
+    file = next((ours / "tests" / "north" / "2d").glob("*.json"))
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "origin": "a mended label"}))
+    with pytest.raises(DataError, match="a benchmark with other cases"):
+        benchmark.open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
+
+
+@pytest.mark.parametrize("name", ["memory-zero", "memory-random-values"])
+def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in_it(
+    tmp_path: Path, name: str
+) -> None:
+    plans = replace_settings(small_plans(local_steps=2), {"compensation_levels": [-1]}, {})
+    sites = [
+        stored_site(tmp_path, "north", [("flair", "t1")] * 2, plans),
+        stored_site(tmp_path, "south", [("t1", "t2")] * 2, plans),
+    ]
+    settings = RunSettings("2d", 0, rounds=1, local_steps=2, learning_rate=0.01)
+    models = []
+    for folder, edit in (("true", None), (name, methods.METHODS[name].edit_memory)):
+        run = train_embedded(plans, sites, settings, "all", tmp_path / folder, edit_memory=edit)
+        models.append(load_model(run.folder / "model.safetensors"))
+    true, edited = models
+    assert true.memory.keys() == edited.memory.keys() != set()
+    for place, prototypes in true.memory.items():
+        assert torch.equal(prototypes.spreads, edited.memory[place].spreads)
+        rows, wrong = prototypes.values, edited.memory[place].values
+        assert not torch.equal(rows, wrong)
+        if name == "memory-zero":
+            assert not wrong.any()
+        else:
+            assert torch.allclose(rows.norm(dim=1), wrong.norm(dim=1), atol=1e-5)
+
+
+def test_a_folder_of_another_budget_is_refused(done: benchmark.Benchmark, work: Path) -> None:
+    with pytest.raises(DataError, match="other rounds, local_steps"):
+        benchmark.open_benchmark(work, done.out, "2d", "quick", "cpu", 0)
+
+
+def test_a_work_folder_without_test_cases_is_refused(tmp_path: Path) -> None:
+    plans = small_plans()
+    plans.save(tmp_path / "plans.json")
+    stored_site(tmp_path, "north", [("t1",)] * 2, plans)
+    with pytest.raises(DataError, match="holds no test cases for 2d"):
+        benchmark.open_benchmark(tmp_path, tmp_path / "out", "2d", "full", "cpu", 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_failed_training_does_not_stop_the_others(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+
+    def only_mdm(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+        if name != "mdm":
+            raise DataError("no such luck")
+
+    monkeypatch.setattr(benchmark, "run_one", only_mdm)
+    assert benchmark.run_all(made, ["local", "mdm"], [0], Workers()) == [
+        "local, seed 0: no such luck"
+    ]
+
+
+def test_an_own_copy_is_scored_only_where_its_site_keeps_it(done: benchmark.Benchmark) -> None:
+    record = json.loads((done.folder("mdm", 0) / benchmark.ALL / "run.json").read_text())
+    scores = {
+        name: {
+            (r["site"], r["case"], r["modalities"], r["region"]): r["dice"]
+            for r in rows_of(done)
+            if r["method"] == name
+        }
+        for name in ("mdm", "mdm+site")
+    }
+    for site, (dice, before) in record["personal"].items():
+        same = all(
+            value == scores["mdm"][key]
+            for key, value in scores["mdm+site"].items()
+            if key[0] == site
+        )
+        copy = done.folder("mdm+site", 0) / f"{site}.safetensors"
+        assert copy.is_file() == (dice > before)
+        assert same or dice > before
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_gives_plans_that_build_a_network_which_runs(name: str) -> None:
+    plans = methods.find_method(name).apply(small_plans())
+    network = build_network(plans, "2d", 0).eval()
+    assert isinstance(network, StackedNet if plans.network.form == "stacked" else MDMNet)
+    present = torch.tensor([[True, False, True]])
+    logits = network(torch.zeros(1, 3, 16, 16), present, {})
+    assert logits.shape == (1, 3, 16, 16)
+
+
+def test_a_method_replaces_only_what_it_names() -> None:
+    plans = small_plans()
+    for name in methods.METHODS:
+        method = methods.find_method(name)
+        made = method.apply(plans)
+        for part, changes in (("network", method.network), ("training", method.training)):
+            before, after = (dataclasses.asdict(getattr(p, part)) for p in (plans, made))
+            assert {key for key in before if before[key] != after[key]} <= set(changes)
+        assert made.nnunet == plans.nnunet
+
+
+def test_a_stacked_network_sees_zeros_where_a_modality_is_absent() -> None:
+    plans = methods.find_method("fedavg").apply(small_plans())
+    network = build_network(plans, "2d", 0).eval()
+    images = torch.randn(1, 3, 16, 16)
+    present = torch.tensor([[True, False, True]])
+    silent = images.clone()
+    silent[:, 1] = 0
+    spoiled = images.clone()
+    spoiled[:, 1] = np.nan
+    expected = network(silent, torch.ones_like(present), {})
+    assert torch.equal(network(spoiled, present, {}), expected)
+    assert not torch.equal(network(images, torch.ones_like(present), {}), expected)
+
+
+def test_groups_and_slips_in_names_of_methods() -> None:
+    assert methods.choose(["baselines", "mdm", "mdm+site"]) == (*methods.BASELINES, "mdm+site")
+    for slip in ("mdn", "local+site", "central+site", "+site"):
+        with pytest.raises(DataError):
+            methods.choose([slip])
+
+
+def test_the_command_lists_methods_and_refuses_what_it_cannot_do(
+    work: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        command("mixmfl_benchmark", "--list")
+    assert ended.value.code == 0
+    assert "central" in capsys.readouterr().out
+    for bad in (["--methods", "best"], ["--seeds", "a"], ["--seeds", "-1"], ["-n", "0"]):
+        assert command("mixmfl_benchmark", "-i", work, "-o", out, *bad) == 2
+    assert not out.exists()
+
+
+def test_the_command_goes_on_with_a_folder_and_names_what_it_wrote(
+    done: benchmark.Benchmark, work: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows_of(done)
+    asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "0", "--device", "cpu")
+    assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", ",".join(NAMES)) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert {"table.md", "cases.csv", "subsets.png", "sites.png"} <= {
+        Path(line).name for line in told
+    }
+    assert all(Path(line).is_file() for line in told)
+    assert rows_of(done) == before  # nothing was trained anew
+
+
+def test_the_command_tells_which_trainings_failed_and_ends_with_one(
+    done: benchmark.Benchmark,
+    work: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+        if seed == 1:
+            raise DataError("no such luck")
+
+    monkeypatch.setattr(benchmark, "run_one", fail)
+    asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "1,0", "--device", "cpu")
+    assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", "mdm") == 1
+    said = capsys.readouterr()
+    assert "1 training failed:\n  mdm, seed 1: no such luck" in said.err
+    assert "table.md" in said.out  # of what is there
+
+
+def test_a_plan_model_of_a_benchmark_can_be_loaded(done: benchmark.Benchmark) -> None:
+    model = load_model(done.folder("fedavg", 0) / benchmark.ALL / "model.safetensors")
+    assert isinstance(model.network, StackedNet)
+    assert not model.memory

@@ -1,0 +1,112 @@
+"""The attack: what it is made of by hand, and that it finds what there is to find."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import small_plans, stored_site
+
+from mixmfl.core.errors import DataError
+from mixmfl.federated.state import RunSettings, Site
+from mixmfl.research.membership_inference import (
+    WATCHED,
+    Found,
+    Protection,
+    area_under_curve,
+    attack_table,
+    interval,
+    measure,
+    overhear,
+    split_candidates,
+)
+
+SETTINGS = RunSettings("2d", seed=0, rounds=4, local_steps=2, learning_rate=1e-2)
+PLANS = small_plans()
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
+    folder = tmp_path_factory.mktemp("sites")
+    cases = [("t1", "t2"), ("t1",), ("t1", "t2"), ("t2",)]
+    return [stored_site(folder, name, cases, PLANS) for name in ("east", "north", "west")]
+
+
+def test_the_area_under_the_curve_counts_pairs() -> None:
+    members, others = np.array([3.0, 1.0]), np.array([0.0, 1.0, 2.0])
+    # 3 beats all three; 1 beats 0 and ties with 1: (3 + 1.5) / 6
+    assert area_under_curve(members, others) == 0.75
+    truth = np.array([True, True, False, False, False])
+    low, high = interval(np.concatenate([members, others]), truth, seed=0)
+    assert 0 <= low < 0.75 < high <= 1
+
+
+def test_half_of_the_cases_train_and_as_many_do_not(sites: list[Site]) -> None:
+    member, others = split_candidates(sites[0], 0)
+    names = [case.name for case in (*member.training, *others)]
+    assert len(member.training) == len(others) == 2
+    assert sorted(names) == ["p0", "p1", "p2", "p3"]
+    assert not member.validation
+    assert split_candidates(sites[0], 0) == (member, others)
+    seeds = {tuple(c.name for c in split_candidates(sites[0], n)[1]) for n in range(8)}
+    assert len(seeds) > 1
+
+
+def test_the_attacker_sees_each_site_and_under_masks_only_what_all_came_to(
+    sites: list[Site], tmp_path: Path
+) -> None:
+    _, _, plain = overhear(PLANS, sites, SETTINGS, tmp_path / "plain")
+    assert {len(seen) for seen in plain.values()} == {WATCHED}
+    name = "decoder.seg_layers.1.weight"
+    last = [seen[-1].after[name] for seen in plain.values()]
+    assert not (last[0] == last[1]).all()
+    for seen in plain.values():  # where training ended, not how far it went: two steps at 0.01
+        assert 0 < float((seen[-1].after[name] - seen[-1].before[name]).abs().max()) < 0.1
+        assert float(seen[-1].after[name].abs().max()) > 0.1
+    hidden = dataclasses.replace(SETTINGS, masked=True)
+    _, state, masked = overhear(PLANS, sites, hidden, tmp_path / "masked")
+    for seen in masked.values():
+        assert (seen[-1].after[name] == state.weights[name]).all()
+        assert (seen[-1].before[name] == seen[-2].after[name]).all()
+
+
+def test_it_measures_every_protection_and_writes_what_it_found(
+    sites: list[Site], tmp_path: Path
+) -> None:
+    protections = (Protection("none"), Protection("noisy", masked=True, noise=1.0))
+    table = measure(PLANS, sites, SETTINGS, tmp_path / "out", protections=protections)
+    assert (tmp_path / "out" / "table.md").read_text() == table + "\n"
+    content = json.loads((tmp_path / "out" / "attack.json").read_text())
+    plain, noisy = content["found"]
+    for found in (plain, noisy):
+        for name in ("loss", "gradient"):
+            assert 0 <= found["low"][name] <= found["auc"][name] <= found["high"][name] <= 1
+    assert plain["epsilon"] is None
+    assert noisy["epsilon"] > 0
+    assert noisy["sent_bytes"] > 1.5 * plain["sent_bytes"]
+    with pytest.raises(DataError, match="is not empty; nothing was written"):
+        measure(PLANS, sites, SETTINGS, tmp_path / "out", protections=protections)
+
+
+def test_the_table_has_a_row_per_protection() -> None:
+    one = {"loss": 0.75}
+    found = Found("none", one, {"loss": 0.7}, {"loss": 0.8}, 0.5, float("nan"), 2e6, 1e6, 1.5)
+    assert attack_table([found]).splitlines() == [
+        "| protection | AUC by loss | epsilon | Dice | sent MB | received MB | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| none | 0.75 (0.70 to 0.80) |  | 0.500 | 2.00 | 1.00 | 1.50 |",
+    ]
+
+
+def test_the_command_says_what_is_wrong_before_it_trains(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ("mixmfl_measure_privacy", "-i", tmp_path, "-o", tmp_path / "out")
+    assert command(*base, "--rounds", 0) == 2
+    assert "--rounds: must be above 0" in capsys.readouterr().err
+    stored_site(tmp_path, "north", [("t1",)], PLANS)
+    PLANS.save(tmp_path / "plans.json")
+    assert command(*base) == 2
+    assert "site north: 1 case cannot be split; two are needed" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Patients of hospitals made into federations, and the benchmark on them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import LABELS_JSON, write_case
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import write_json
+from mixmfl.research.benchmark.methods import find_method
+from mixmfl.research.benchmark.patients import LESION, read_study, write_patients
+from mixmfl.research.benchmark.scores import Row, write_rows
+from mixmfl.research.benchmark.trainings_page import write_page
+
+Command = Callable[..., int]
+SPLITS = {
+    "modality_sets": {"A": {"north": ["T1"], "south": ["FLAIR", "T1"]}},
+    "test_folds": [{"north": ["p0"], "south": ["p0"]}, {"north": ["p1"]}],
+}
+
+
+def study(folder: Path, splits: Any = SPLITS) -> Path:
+    """Write two sites: all patients of the north have T1, T2 and FLAIR, the south's no T2."""
+    for site, held in (("north", ("t1", "t2", "flair")), ("south", ("t1", "flair"))):
+        for number in range(3):
+            write_case(folder / site / f"p{number}", held, number)
+    (folder / "splits.json").write_text(json.dumps(splits))
+    return folder
+
+
+def test_sites_train_on_the_set_and_test_with_all_that_is_trained(tmp_path: Path) -> None:
+    found = read_study(study(tmp_path / "data"))
+    north, south = found.federation("A", 0)
+    assert [(case.name, list(case.images)) for case in north.train] == [
+        ("p1", ["t1"]), ("p2", ["t1"])
+    ]  # fmt: skip
+    assert [case.name for case in south.train] == ["p1", "p2"]
+    # nobody trains T2, so that plans would not know it
+    assert [(case.name, list(case.images)) for case in north.tests] == [("p0", ["flair", "t1"])]
+    north, south = found.federation("A", 1)
+    assert [case.name for case in north.tests] == ["p1"]
+    assert (south.tests, len(south.train)) == ((), 3)
+
+
+def test_a_federation_is_links_beside_the_study(tmp_path: Path) -> None:
+    data = study(tmp_path / "data")
+    before = sorted(data.rglob("*"))
+    out = tmp_path / "federation"
+    write_patients(read_study(data), "A", 0, out)
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*.nii.gz"))
+    assert "north/p1/t1.nii.gz" in files
+    assert "north/p1/flair.nii.gz" not in files
+    assert "north_tests/p0/flair.nii.gz" in files
+    assert (out / "north" / "p1" / "seg.nii.gz").resolve() == data / "north" / "p1" / "seg.nii.gz"
+    assert json.loads((out / "split.json").read_text())["modality_set"] == "A"
+    assert json.loads((out / "dataset.json").read_text())["labels"] == dict(LESION.declared)
+    assert sorted(data.rglob("*")) == before
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    assert "core" in read_study(data).labels.declared
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"modality_sets": {}, "test_folds": []}, "at least one of each"),
+        ({"modality_sets": [], "test_folds": [{}]}, "names with values are needed"),
+        ({**SPLITS, "test_folds": [{"north": "p0"}]}, "a list of names is needed"),
+        ({**SPLITS, "test_folds": [{"north": ["p9"]}]}, "'p9' tests in fold 0, but .* no such pat"),
+        ({**SPLITS, "modality_sets": {"A": {"north": ["XYZ"]}}}, "'XYZ' is no modality; known are"),
+        ({**SPLITS, "test_folds": [{"west": []}]}, "west: there is no such folder"),
+    ],
+)
+def test_splits_that_contradict_the_patients_are_refused(
+    tmp_path: Path, splits: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_study(study(tmp_path / "data", splits))
+
+
+def test_what_cannot_be_a_federation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"splits.json: there is no such file"):
+        read_study(tmp_path)
+    found = read_study(study(tmp_path / "data"))
+    with pytest.raises(DataError, match="no modality set 'B', but A"):
+        found.federation("B", 0)
+    with pytest.raises(DataError, match="no fold 2; there are 0 to 1"):
+        found.federation("A", 2)
+    splits = {**SPLITS, "modality_sets": {"A": {"south": ["T2"]}}}
+    (found.folder / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(DataError, match="trains on t2, which none of its patients outside fold 0"):
+        read_study(found.folder).federation("A", 0)
+
+
+def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no method has been scored at size 20"):
+        write_page(tmp_path, "20", "no-memory")
+    for fold, gain in enumerate((0.1, 0.2)):
+        out = tmp_path / f"A{fold}" / "20"
+        write_json(out / "benchmark.json", {"own": {"north": ["t1"]}})
+        for method, dice in (("mdm", 0.5 + gain), ("no-memory", 0.5)):
+            folder = out / "runs" / method / f"seed{fold}"
+            described = find_method(method).describe()
+            cost = {"sent_bytes": 5.0, "seconds": 60.0, "method": described}
+            write_json(folder / "cost.json", cost)
+            rows = [
+                Row(method, fold, "north", f"p{fold}", subset, "lesion", dice, 1.0)
+                for subset in (("t1",), ("t2",), ("t1", "t2"))
+            ]
+            write_rows(rows, folder / "scores.csv")
+    text = write_page(tmp_path, "20", "no-memory").read_text()
+    assert "| mdm, all subsets | +15.0 [+10.0, +20.0] | +15.0 [-48.5, +78.5] |" in text
+    assert "| mdm | 65.0 ± 7.1 |" in text
+    assert "| A1, seed 1 | 70.0 | 50.0 | 1 case |" in text
+    assert "2 of 2" in text
+
+
+def test_the_command_goes_from_patients_to_a_page(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = study(tmp_path / "data")
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    preset = json.loads((Path(__file__).parents[2] / "plans" / "patients.json").read_text())
+    preset["planner"].update(memory_gb=0.01, base_features=4, target_spacing=None)
+    preset["training"].update(local_steps=1)
+    (tmp_path / "tiny.json").write_text(json.dumps(preset))
+    given = [
+        "mixmfl_benchmark_patients", "-i", data, "-o", tmp_path / "out",
+        "--preset", tmp_path / "tiny.json",
+        "--methods", "no-memory,fedavg", "--sets", "A", "--folds", "0", "--size", "1", "-n", "1",
+        "--device", "cpu",
+    ]  # fmt: skip
+    assert command(*given) == 0
+    page = tmp_path / "out" / "1.md"
+    assert "| fedavg, own modalities |" in page.read_text()
+    scores = tmp_path / "out" / "A0" / "1" / "runs" / "fedavg" / "seed0" / "scores.csv"
+    before = scores.stat().st_mtime_ns
+    assert command(*given) == 0  # what is there is kept
+    assert scores.stat().st_mtime_ns == before
+    assert command(*given, "--sets", "A,B", "--only-tables") == 0
+    assert command(*given, "--sets", "A,B") == 1
+    assert "B0: " in capsys.readouterr().err
+    assert command(*given, "--size", "many") == 2  # and no page
+    assert "quick, full or a number of steps is needed" in capsys.readouterr().err
+    assert command(*given, "--folds", "x") == 2
+    assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err

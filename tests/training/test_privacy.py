@@ -1,0 +1,290 @@
+"""Differential privacy at a site: clipping, noise, and a budget that is kept."""
+
+import csv
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from small import small_plans, stored_site
+from torch import tensor
+
+from mixmfl.core.errors import AggregationError, PrivacyError
+from mixmfl.core.files import locked, write_json
+from mixmfl.federated.client import personalization
+from mixmfl.federated.client.training import train_at_site
+from mixmfl.federated.server import merge
+from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.merge import merge_round, train_task
+from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.state import RunSettings, Site, first_state, register
+from mixmfl.inference.model import load_model
+from mixmfl.networks.build import build_network
+from mixmfl.networks.parameters import network_state
+from mixmfl.training.batches import Batches, PoissonBatches, loader
+from mixmfl.training.dp_sgd import clip_blocks, train_privately
+from mixmfl.training.privacy_budget import (
+    Privacy,
+    Spent,
+    epsilon_of,
+    read_ledger,
+    sampling_rate,
+    spend,
+)
+
+SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2)
+PLANS = small_plans()
+
+
+def privacy(folder: Path, epsilon: float = 1e6, noise: float = 1.0) -> Privacy:
+    return Privacy(epsilon, 1e-5, noise, clip=1.0, ledger=folder / "ledger.json")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return stored_site(tmp_path, "north", [("t1", "t2"), ("t1",), ("t1",)], PLANS)
+
+
+def test_epsilon_is_that_of_the_gaussian_mechanism_worked_out_by_hand() -> None:
+    # with every case in every step there is no sampling. T steps of noise z have the Renyi
+    # divergence a T / (2 z^2) at order a, and epsilon is at most that plus log(1/d) / (a - 1);
+    # the least of that over a is r + 2 sqrt(r log(1/d)) with r = T / (2 z^2)
+    r = 10 / (2 * 4.0**2)
+    known = r + 2 * math.sqrt(r * math.log(1e5))
+    found = epsilon_of([Spent(1.0, 4.0, 10)], 1e-5)
+    assert 0.8 * known < found < known
+    assert epsilon_of([], 1e-5) == 0
+
+
+def test_epsilon_grows_with_steps_and_falls_with_noise_and_with_rarer_draws() -> None:
+    base = epsilon_of([Spent(0.1, 1.0, 100)], 1e-5)
+    assert epsilon_of([Spent(0.1, 1.0, 200)], 1e-5) > base
+    assert epsilon_of([Spent(0.1, 2.0, 100)], 1e-5) < base
+    assert epsilon_of([Spent(0.05, 1.0, 100)], 1e-5) < base
+    parts = [Spent(0.1, 1.0, 40), Spent(0.1, 1.0, 60)]
+    assert epsilon_of(parts, 1e-5) == pytest.approx(base)
+    assert sampling_rate(2, 40) == 0.05
+    assert sampling_rate(4, 2) == 1
+
+
+def test_without_an_accountant_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "dp_accounting", None)
+    with pytest.raises(PrivacyError, match=r"pip install 'mixmfl\[privacy\]'"):
+        epsilon_of([Spent(1.0, 1.0, 1)], 1e-5)
+
+
+def test_every_block_is_clipped_so_that_the_whole_has_the_norm() -> None:
+    gradient = {
+        "shared.a": tensor([3.0, 0.0]),
+        "shared.b": tensor([4.0]),
+        "decoder.w": tensor([0.1]),
+        "fusion.w": tensor([math.nan]),
+        "tailored.t1.w": tensor([-8.0]),
+    }
+    clipped = clip_blocks(gradient, clip=2.0)  # four blocks, each at most 2 / sqrt(4) = 1
+    assert clipped["shared.a"].tolist() == pytest.approx([0.6, 0.0])
+    assert clipped["shared.b"].tolist() == pytest.approx([0.8])
+    assert clipped["decoder.w"].tolist() == pytest.approx([0.1])
+    assert clipped["fusion.w"].tolist() == [0.0]
+    assert clipped["tailored.t1.w"].tolist() == [-1.0]
+
+
+def test_what_is_spent_is_written_before_it_is_used_and_adds_up(tmp_path: Path) -> None:
+    mine = privacy(tmp_path, epsilon=3.0, noise=4.0)
+    first = spend(mine, 0.1, 100)
+    assert first == epsilon_of([Spent(0.1, 4.0, 100)], 1e-5)
+    second = spend(mine, 0.1, 100)
+    assert second == epsilon_of([Spent(0.1, 4.0, 200)], 1e-5)
+    other = spend(dataclasses.replace(mine, noise=8.0), 0.2, 10)
+    assert read_ledger(mine.ledger) == [Spent(0.1, 4.0, 200), Spent(0.2, 8.0, 10)]
+    before = mine.ledger.read_text()
+    with pytest.raises(PrivacyError, match=r"budget is spent: .* and 3 was allowed"):
+        spend(mine, 1.0, 1000)
+    assert mine.ledger.read_text() == before
+    assert first < second < other < 3
+
+
+def test_jobs_that_spend_at_once_are_all_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, content: object) -> None:
+        time.sleep(0.05)  # between reading and writing
+        write_json(path, content)
+
+    monkeypatch.setattr("mixmfl.training.privacy_budget.write_json", slow)
+    mine = privacy(tmp_path)
+    jobs = [threading.Thread(target=spend, args=(mine, 0.1, 1)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert read_ledger(mine.ledger) == [Spent(0.1, 1.0, 4)]
+
+
+def test_a_ledger_that_another_job_does_not_let_go_stops_the_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixmfl.training.privacy_budget._LEDGER_SECONDS", 0.1)
+    mine = privacy(tmp_path)
+    with (
+        locked(tmp_path / "ledger.json.lock", 0, PrivacyError("")),
+        pytest.raises(PrivacyError, match=r"ledger.json: another process has been writing to it"),
+    ):
+        spend(mine, 0.1, 1)
+    assert read_ledger(mine.ledger) == []
+
+
+@pytest.mark.parametrize("content", ["{}", '{"format": 1, "spent": [[0.1, 1]]}', "no"])
+def test_a_damaged_ledger_stops_the_site(tmp_path: Path, content: str) -> None:
+    mine = privacy(tmp_path)
+    mine.ledger.write_text(content)
+    with pytest.raises(PrivacyError):
+        spend(mine, 0.1, 1)
+
+
+def trained(
+    site: Site, noise: float, steps: int = 1, seed: int = 0, rate: float = 1.0
+) -> dict[str, torch.Tensor]:
+    network = build_network(PLANS, "2d", 0)
+    batches = Batches(site.training, PLANS, "2d", (0, 0, "north"), steps)
+    train_privately(
+        network,
+        {},
+        {},
+        loader(PoissonBatches(batches, rate), 0),
+        PLANS,
+        "2d",
+        register(site).weights,
+        1e-2,
+        torch.device("cpu"),
+        Privacy(1.0, 1e-5, noise, 1.0, Path("unused")),
+        rate * len(site.training),
+        torch.Generator().manual_seed(seed),
+    )
+    return network_state(network)
+
+
+def test_noise_is_added_even_where_nobody_was_drawn(site: Site) -> None:
+    before = network_state(build_network(PLANS, "2d", 0))
+    silent, noisy = trained(site, 0.0, rate=1e-9), trained(site, 1.0, rate=1e-9)
+    name = "decoder.seg_layers.0.weight"
+    # AdamW's weight decay alone: 1 - 0.01 * 0.0001
+    assert torch.allclose(silent[name], before[name] * (1 - 1e-6), atol=1e-9)
+    assert not torch.allclose(noisy[name], silent[name], atol=1e-4)
+
+
+def test_the_noise_has_the_size_that_is_accounted_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    class Watched(torch.optim.SGD):
+        def __init__(self, parameters: Iterator[torch.Tensor], lr: float, **rest: object) -> None:
+            super().__init__(parameters, lr=lr)
+
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            gradients = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
+            seen.append(float(torch.cat(gradients).std()))
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    monkeypatch.setattr("mixmfl.training.trainer._save_moments", lambda *_: {})
+    trained(site, noise=5.0)
+    # noise 5 times clip 1, over the 3 cases expected; gradients of norm 1 are lost in that
+    assert seen[0] == pytest.approx(5 / 3, rel=0.05)
+
+
+def test_blocks_of_other_modalities_are_left_alone(site: Site) -> None:
+    before, after = network_state(build_network(PLANS, "2d", 0)), trained(site, 1.0)
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) == name.startswith("tailored.flair.")
+
+
+def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
+    site: Site, tmp_path: Path
+) -> None:
+    mine = dataclasses.replace(site, privacy=privacy(tmp_path))
+    state, told = first_state(PLANS, SETTINGS), {"north": register(site)}
+    task = train_task(state, told["north"])
+    replies = [train_at_site(task, mine, PLANS, SETTINGS, {}) for _ in range(2)]
+    (one, moments), (other, _) = replies
+    assert set(one.record) == {"round", "epsilon", "delta"}
+    assert not any(name.startswith("memory.") for name in one.tensors)
+    assert any(name.endswith(".exp_avg") for name in moments)
+    # the run's seed decides nothing, or the server could take the noise off
+    assert not torch.equal(
+        *(reply.tensors["fusion.0.mix.convs.0.conv.weight"] for reply in (one, other))
+    )
+    assert other.record["epsilon"] > one.record["epsilon"]
+    after, shown = merge_round(state, {"north": one}, told, PLANS, SETTINGS)
+    assert shown.epsilon == {"north": (one.record["epsilon"], 1e-5)}
+    assert not shown.loss
+    assert not after.memory
+    for name in ("epsilon", "delta"):
+        bad = dataclasses.replace(one, record={**one.record, name: -1.0})
+        with pytest.raises(AggregationError, match=f"sent the {name} -1.0"):
+            merge_round(state, {"north": bad}, told, PLANS, SETTINGS)
+
+
+def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # four of two cases in a batch: every case in every step
+    once, twice = (epsilon_of([Spent(1.0, 1.0, 3 * n)], 1e-5) for n in (1, 2))
+    north = stored_site(tmp_path, "north", [("t1",), ("t1", "t2")], PLANS)
+    south = stored_site(tmp_path, "south", [("t1",), ("t2",)], PLANS)
+    mine = privacy(tmp_path, epsilon=(once + twice) / 2)
+    sites = [dataclasses.replace(north, privacy=mine), south]
+    with caplog.at_level(logging.WARNING):
+        run = train_embedded(PLANS, sites, SETTINGS, "all", tmp_path / "run")
+    first, second = open_run(run.folder).history
+    assert first["north"].epsilon == pytest.approx(once)
+    assert first["north"].loss is None
+    assert not first["north"].absent
+    assert "the privacy budget is spent" in second["north"].absent
+    assert second["south"].loss is not None
+    assert "round 2: north: reply rejected: the privacy budget is spent" in caplog.text
+    with (run.folder / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epsilon"] for row in rows] == [f"{once:.3f}", "", "", ""]
+    model = load_model(run.folder / "model.safetensors")
+    assert model.record["privacy"] == {"north": {"epsilon": pytest.approx(once), "delta": 1e-5}}
+
+
+def test_a_model_without_privacy_says_nothing_of_it(tmp_path: Path, site: Site) -> None:
+    run = train_embedded(PLANS, [site], SETTINGS, "all", tmp_path / "run")
+    assert load_model(run.folder / "model.safetensors").record["privacy"] == {}
+
+
+def test_a_copy_that_stays_at_its_site_costs_no_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = stored_site(tmp_path, "north", [("t1",), ("t1",)], PLANS, validation=1)
+    mine = dataclasses.replace(site, privacy=privacy(tmp_path))
+    told = {"north": register(mine)}
+    task = merge.personalization_task(first_state(PLANS, SETTINGS), "north", told)
+    personalization.personalize_at_site(task, mine, PLANS, SETTINGS)
+    assert read_ledger(privacy(tmp_path).ledger) == []
+
+
+def test_the_command_trains_with_privacy_and_says_what_was_spent(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored_site(tmp_path / "work", "north", [("t1",), ("t1", "t2")], PLANS)
+    PLANS.save(tmp_path / "work" / "plans.json")
+    base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-c", "2d", "--fold", "all")
+    out = tmp_path / "run"
+    assert command(*base, "-o", out, "--dp-epsilon", 1e3) == 0
+    assert "north epsilon " in capsys.readouterr().out
+    (spent,) = read_ledger(out / "privacy" / "north.json")
+    assert (spent.rate, spent.noise, spent.steps) == (1.0, 1.0, 4)
+    assert command(*base, "-o", tmp_path / "b", "--dp-epsilon", 1, "--dp-delta", 1) == 2
+    assert "--dp-delta: must be above 0 and below 1" in capsys.readouterr().err
+    assert command(*base, "-o", tmp_path / "c", "--dp-epsilon", 0.1) == 2
+    assert "0 replies can be used" in capsys.readouterr().err
