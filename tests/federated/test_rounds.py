@@ -466,12 +466,3 @@ def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
             decode(damaged)
     with pytest.raises(AggregationError, match="format 9 came, 2 is needed"):
         decode(content.replace(b'"format\\": 2', b'"format\\": 9'))
-
-
-def test_where_sites_count_alike_all_their_weights_are_one(tmp_path: Path) -> None:
-    site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], small_plans())
-    told, alike = register(site), register(site, uniform=True)
-    assert told.modality_cases == alike.modality_cases == {"t1": 2, "t2": 1}
-    assert told.weights["shared"] == 3
-    assert alike.weights.keys() == told.weights.keys()
-    assert set(alike.weights.values()) == {1}

@@ -14,8 +14,7 @@ from small import small_plans, stored_site
 
 from mixmfl.core.errors import MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.core.tensor_store import Stored
-from mixmfl.federated import simulation
-from mixmfl.federated.client.secure_aggregation import Secrets, perform_at_site
+from mixmfl.federated.client.client import Client, Handled
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.messages import Message, decode, encode
 from mixmfl.federated.secure_aggregation.crypto import (
@@ -162,23 +161,15 @@ class Federation:
 
     def __init__(self, sites: dict[str, Site], plans: Any = PLANS) -> None:
         self.sites = sites
-        self.plans = plans
-        self.secrets: dict[str, Secrets | None] = {}
+        self.clients = {name: Client(site, plans, SETTINGS) for name, site in sites.items()}
         self.seen: dict[str, dict[str, Message]] = {}
 
     def ask(self, tasks: dict[str, Message], silent: tuple[str, ...] = ()) -> dict[str, Message]:
         replies = {}
         for name, task in tasks.items():
             if name not in silent:
-                reply, _, self.secrets[name] = perform_at_site(
-                    decode(encode(task)),
-                    self.sites[name],
-                    self.plans,
-                    SETTINGS,
-                    {},
-                    self.secrets.get(name),
-                )
-                replies[name] = decode(encode(reply))
+                handled = self.clients[name].handle(decode(encode(task)), {})
+                replies[name] = decode(encode(handled.reply))
                 self.seen.setdefault(task.kind, {})[name] = replies[name]
         return replies
 
@@ -461,12 +452,14 @@ def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_milli
 def test_a_masked_run_goes_on_without_a_site_that_fails(
     tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(task: Message, site: Site, *rest: Any, **more: Any) -> tuple[Message, State, Any]:
-        if task.kind == "masked" and site.name == "south":
-            raise PrivacyError("the privacy budget is spent")
-        return perform_at_site(task, site, *rest, **more)
+    handle = Client.handle
 
-    monkeypatch.setattr(simulation, "perform_at_site", fails)
+    def fails(client: Client, task: Message, optimizer: State) -> Handled:
+        if task.kind == "masked" and client.site.name == "south":
+            raise PrivacyError("the privacy budget is spent")
+        return handle(client, task, optimizer)
+
+    monkeypatch.setattr(Client, "handle", fails)
     run = train_embedded(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
     for row in run.history:
         assert row["south"].absent == "the privacy budget is spent"

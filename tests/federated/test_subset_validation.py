@@ -74,7 +74,7 @@ def test_without_validation_cases_nothing_is_expected(tmp_path: Path) -> None:
 def test_a_site_measures_few_cases_of_a_subset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subset_validation, "MOST_CASES", 2)
+    monkeypatch.setattr(subset_validation, "CASES_PER_SUBSET", 2)
     plans = small_plans()
     cases = [("t1",), ("t1",), ("t1", "t2"), ("t1",)]
     site = stored_site(tmp_path, "north", cases, plans, validation=3)

@@ -12,7 +12,7 @@ from small import small_plans, stored_site
 
 from mixmfl.core import tensor_store
 from mixmfl.core.errors import ModelError
-from mixmfl.federated import simulation
+from mixmfl.federated.client import client
 from mixmfl.federated.client.personalization import personalize_at_site
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
@@ -160,7 +160,7 @@ def test_a_site_whose_copy_is_made_is_not_asked_again(
             raise _KilledError
         return personalize_at_site(task, site, plans, settings)
 
-    monkeypatch.setattr(simulation, "personalize_at_site", killed_at_the_second)
+    monkeypatch.setattr(client, "personalize_at_site", killed_at_the_second)
     with pytest.raises(_KilledError):
         personalize_embedded(run, sites)
     resumed = open_run(run.folder)
