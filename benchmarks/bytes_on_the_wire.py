@@ -19,7 +19,7 @@ from mixmfl.federated.messages import Message, encode
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.state import Registration, RunSettings, ServerState, first_state
 from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.prototypes import Memory, memory_to_state
+from mixmfl.networks.prototypes import PrototypeMemory, memory_to_state
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
@@ -79,7 +79,7 @@ def sent_bytes(
     return len(encode(Message("train", {"round": 0, "loss": 0.5}, {**changes, **memory})))
 
 
-def memory_of(plans: Plans, settings: RunSettings, modalities: Sequence[str]) -> Memory:
+def memory_of(plans: Plans, settings: RunSettings, modalities: Sequence[str]) -> PrototypeMemory:
     """Return prototypes of these modalities, as many as the plans lay out."""
     sizes = prototype_sizes(plans, settings.configuration)
     return {(name, level): size.unseen() for name in modalities for level, size in sizes.items()}

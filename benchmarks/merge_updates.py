@@ -147,10 +147,10 @@ def measure(
     """Measure one number of sites."""
     import torch
 
-    from mixmfl.core.files import Nameless
+    from mixmfl.core.files import UnlinkedFile
     from mixmfl.core.process_memory import peak_memory_mb, reset_peak
     from mixmfl.federated.aggregation import merge_blocks
-    from mixmfl.federated.messages import Parcel
+    from mixmfl.federated.messages import StoredMessage
     from mixmfl.federated.server.merge import merge_round
     from mixmfl.federated.state import first_state
 
@@ -160,7 +160,7 @@ def measure(
     files = sorted(folder.glob("*.update"))
     registrations = {f"site{number:04d}": TOLD for number in range(sites)}
     replies = {
-        site: Parcel(Nameless(files[number % len(files)])).open()
+        site: StoredMessage(UnlinkedFile(files[number % len(files)])).open()
         for number, site in enumerate(registrations)
     }
     size = files[0].stat().st_size / 1e9

@@ -20,7 +20,7 @@ import torch
 
 from mixmfl.federated import state
 from mixmfl.federated.client import training as rounds
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings
 from mixmfl.planning.plans import Plans
@@ -82,7 +82,7 @@ def main() -> None:
     settings = RunSettings(options.configuration, 0, options.rounds, options.steps, 1e-3)
     told = [(time.perf_counter(), 0.0, 0.0)]
     with tempfile.TemporaryDirectory() as folder:
-        train_embedded(
+        simulate(
             *(plans, sites, settings, "all", Path(folder) / "run"),
             report=lambda run: told.append(
                 (time.perf_counter(), training.seconds, waiting.seconds)

@@ -18,7 +18,7 @@ from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.inference.predictor import segment_stored
 from mixmfl.networks.build import build_network
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
 
 CPU = torch.device("cpu")
 
@@ -43,11 +43,11 @@ def main() -> None:
     quick = quickest(build_network(plans, configuration, 0), CPU)
     given = plans, configuration, CPU
 
-    def one_by_one(case: StoredCase) -> None:
+    def one_by_one(case: PreprocessedCase) -> None:
         for subset in subsets:
             segment_stored(plain, {}, case, subset, *given)
 
-    def together(case: StoredCase) -> None:
+    def together(case: PreprocessedCase) -> None:
         segment_subsets(quick, {}, case, subsets, *given)
 
     ratios = []
@@ -58,7 +58,7 @@ def main() -> None:
     print(f"ratio {statistics.median(ratios[1:]):.2f} for {len(subsets)} subsets (median of cases)")
 
 
-def seconds(work: Callable[[StoredCase], None], case: StoredCase) -> float:
+def seconds(work: Callable[[PreprocessedCase], None], case: PreprocessedCase) -> float:
     """Return the processor's seconds that work on a case takes."""
     began = time.process_time()
     work(case)

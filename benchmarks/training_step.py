@@ -25,7 +25,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.networks.build import build_network, prototype_sizes
 from mixmfl.networks.parameters import block_of
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import case_names, open_case
 from mixmfl.training.batches import Batch, Batches
@@ -97,7 +97,7 @@ def mdm_step(
         keep_freed_memory()
     place, batch = torch.device(device), showing(whole, count)
     network = build_network(plans, configuration, seed=0).to(place)
-    memory: Memory = {
+    memory: PrototypeMemory = {
         (modality, level): replace(size.unseen(), counts=torch.ones(size.rows))
         for modality in plans.modalities
         for level, size in prototype_sizes(plans, configuration).items()

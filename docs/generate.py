@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from mixmfl.data.labels import Labels
-from mixmfl.federated.client.outbound import departure_table
-from mixmfl.federated.client.outbound_preview import departures_of
+from mixmfl.federated.client.outbound import outbound_table
+from mixmfl.federated.client.outbound_preview import preview_outbound
 from mixmfl.federated.messages import SENT
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.planning.nnunet_planner import plan
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 PAGE = Path(__file__).parent / "federation.md"
 LABELS = Labels({"background": 0, "whole_tumour": (1, 2), "core": 2}, (1, 2))
@@ -55,11 +55,11 @@ def example() -> str:
     plans = Plans(names, LABELS, planned, preset.network, preset.training)
     settings = RunSettings("3d_fullres", 0, preset.training.rounds, 1, 1e-3)
     stored = tuple(
-        StoredCase(Path(), "", modalities, "", (1.0, 1.0, 1.0), None, None, {})
+        PreprocessedCase(Path(), "", modalities, "", (1.0, 1.0, 1.0), None, None, {})
         for modalities in mine
     )
     site = Site("north", stored[:-3], stored[-3:], torch.device("cpu"))
-    return f"```text\n{departure_table(departures_of(site, here, plans, settings))}\n```"
+    return f"```text\n{outbound_table(preview_outbound(site, here, plans, settings))}\n```"
 
 
 def _fingerprint(cases: list[tuple[str, ...]]) -> Fingerprint:

@@ -12,7 +12,7 @@ from mixmfl.core.errors import MixmflError
 if TYPE_CHECKING:
     import torch
 
-    from mixmfl.data.load_case import Placing
+    from mixmfl.data.load_case import AlignmentOptions
     from mixmfl.data.modalities import Modalities
     from mixmfl.federated.state import Minimum
     from mixmfl.training.privacy_budget import Privacy
@@ -45,20 +45,20 @@ def add_placing(made: argparse.ArgumentParser) -> None:
     )
 
 
-def placing(options: argparse.Namespace, modalities: "Modalities") -> "Placing":
+def placing(options: argparse.Namespace, modalities: "Modalities") -> "AlignmentOptions":
     """Return what ``--reference`` and ``--register`` mean.
 
     Raises:
         MixmflError: ``--reference`` is no modality that is known.
     """
-    from mixmfl.data.load_case import Placing
+    from mixmfl.data.load_case import AlignmentOptions
 
     reference = modalities.find(options.reference) if options.reference else ""
     if reference is None:
         raise MixmflError(
             f"--reference {options.reference}: known are {', '.join(modalities.names)}"
         )
-    return Placing(reference, options.register)
+    return AlignmentOptions(reference, options.register)
 
 
 def add_setting(made: argparse.ArgumentParser) -> None:

@@ -104,7 +104,7 @@ def _over_network(options: argparse.Namespace) -> int:
             "mixmfl_site how"
         )
     from mixmfl.core.files import read_json
-    from mixmfl.federated.server.orders import PlanOrders
+    from mixmfl.federated.server.orders import PlanningJob
     from mixmfl.federated.state import NETWORK_MINIMUM
     from mixmfl.planning.plans import load_preset
 
@@ -113,7 +113,7 @@ def _over_network(options: argparse.Namespace) -> int:
     load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
     minimum = _options.minimum(options, NETWORK_MINIMUM)
     sites = _options.sites(options.sites, flare.site_names(kit))
-    orders = PlanOrders(
+    orders = PlanningJob(
         options.out.resolve(),
         tuple(sites),
         options.preset,

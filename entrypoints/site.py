@@ -56,14 +56,14 @@ def _work(options: argparse.Namespace) -> int:
     _options.check_processes(options.processes)
     from mixmfl.data.cases import describe
     from mixmfl.data.modalities import Modalities
-    from mixmfl.federated.client.outbound import departure_table
-    from mixmfl.federated.client.service import House, departures_from
+    from mixmfl.federated.client.outbound import outbound_table
+    from mixmfl.federated.client.service import SiteConfig, preview_of_site
     from mixmfl.federated.state import NETWORK_MINIMUM
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
     device = devices.find_device(options.device)
-    house = House(
+    house = SiteConfig(
         kit.name,
         options.input.resolve(),
         options.out.resolve(),
@@ -80,8 +80,8 @@ def _work(options: argparse.Namespace) -> int:
     print(printable(f"site {kit.name}: {describe(house.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if options.dry_run:
-        found, missing = departures_from(house)
-        print(departure_table(found))
+        found, missing = preview_of_site(house)
+        print(outbound_table(found))
         print(missing, end="")
         return 0
     print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
@@ -90,7 +90,7 @@ def _work(options: argparse.Namespace) -> int:
     with house.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:
-            with flare.attending(kit, house) as process:
+            with flare.running_client(kit, house) as process:
                 while process.poll() is None:
                     sys.stdout.write(log.read())
                     sys.stdout.flush()

@@ -137,7 +137,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
-    from mixmfl.federated.simulation import personalize_embedded, train_embedded
+    from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import register
 
@@ -168,7 +168,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         print(f"site {site.name}: {told.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
     lap = _stopwatch()
-    run = train_embedded(
+    run = simulate(
         plans,
         sites,
         settings,
@@ -179,7 +179,7 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
     )
     _tell_model(run)
     if options.personalize:
-        personalize_embedded(run, sites)
+        simulate_personalization(run, sites)
         for name, own in run.personal.items():
             print(_tell_own(name, own))
         if without := [site.name for site in sites if site.name not in run.personal]:
@@ -193,7 +193,7 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
 
     from mixmfl.core.json_fields import Told
     from mixmfl.federated.server.checkpoint import holds_run, open_run
-    from mixmfl.federated.server.orders import TrainOrders, load_orders, orders_file
+    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
     from mixmfl.federated.state import read_run_settings
 
     if options.dp_epsilon is not None:
@@ -208,15 +208,15 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
     if options.deadline <= 0:
         raise MixmflError("--deadline: must be above 0")
     out = options.out.resolve()
-    file = orders_file(out)
+    file = job_file(out)
     if holds_run(out) and not options.resume:
         raise MixmflError(f"{out}: holds a run; go on with it by --resume, or name another folder")
-    before = load_orders(file) if options.resume and file.is_file() else None
-    orders = TrainOrders(
+    before = load_job(file) if options.resume and file.is_file() else None
+    orders = TrainingJob(
         options.input.resolve(),
         out,
         tuple(sites),
-        before.name if isinstance(before, TrainOrders) else uuid.uuid4().hex[:12],
+        before.name if isinstance(before, TrainingJob) else uuid.uuid4().hex[:12],
         settings,
         options.fold,
         quorum,

@@ -38,7 +38,7 @@ class Held(io.FileIO):
         self.close()
 
 
-class Nameless(Held):
+class UnlinkedFile(Held):
     """A file that has no name any more, open for reading: it is gone when nobody holds it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Nameless(Held):
             self.left.unlink(missing_ok=True)
 
 
-def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
+def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile:
     """Have a file written, and return it without its name.
 
     So whatever happens, also where this process is killed, nothing is left of it.
@@ -68,7 +68,7 @@ def nameless(folder: Path, write: Callable[[Path], object]) -> Nameless:
     path = Path(name)
     try:
         write(path)
-        made = Nameless(path, "rb")
+        made = UnlinkedFile(path, "rb")
     except BaseException:
         path.unlink(missing_ok=True)
         raise

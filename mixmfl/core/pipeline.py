@@ -42,7 +42,7 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-class Ahead:
+class PrefetchProcess:
     """One other process that works on the next job while this one is busy; a context manager.
 
     Attributes:
@@ -64,7 +64,7 @@ class Ahead:
         self._connection: Connection | None = None
         self._deadline = 0.0
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "PrefetchProcess":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -203,7 +203,7 @@ def _serve(connection: Connection, function: Any, constant: Any) -> None:
         del content
 
 
-class Behind:
+class WriterThread:
     """One thread that finishes jobs while this one is busy; a context manager."""
 
     def __init__(self, limit: float) -> None:
@@ -212,7 +212,7 @@ class Behind:
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] | None = None
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "WriterThread":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -18,7 +18,7 @@ def no_report(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-def fresh_processes() -> Any:
+def spawn_context() -> Any:
     """Return a way to start processes that hold none of this one's threads and locks.
 
     Not by fork, the default on Linux: a forked process can hang in threads that torch left behind.
@@ -98,7 +98,7 @@ class Workers:
                 yield name, partial(function, *arguments)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._processes, fresh_processes(), _one_thread_each)
+            self._pool = ProcessPoolExecutor(self._processes, spawn_context(), _one_thread_each)
         futures = {
             self._pool.submit(function, *arguments): name
             for name, (function, *arguments) in jobs.items()

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Placing:
+class AlignmentOptions:
     """What may be done where the images of a case do not lie on each other.
 
     Attributes:
@@ -47,7 +47,7 @@ class Placing:
     leave_out: bool = False
 
 
-_AS_HEADERS_SAY = Placing()
+_AS_HEADERS_SAY = AlignmentOptions()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class LoadedCase:
 def load_case(
     case: Case,
     labels: Labels | LabelMap | None = None,
-    placing: Placing = _AS_HEADERS_SAY,
+    placing: AlignmentOptions = _AS_HEADERS_SAY,
     worth: Mapping[tuple[str, ...], float] | None = None,
 ) -> LoadedCase:
     """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
@@ -143,7 +143,7 @@ def load_case(
 
 
 def _read_images(
-    case: Case, placing: Placing
+    case: Case, placing: AlignmentOptions
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Grid], list[str], list[str]]:
     """Read a case's images, and return them, their grids, notes, and warnings."""
     arrays: dict[str, npt.NDArray[np.float32]] = {}
@@ -245,13 +245,13 @@ def voxels_of(case: Case) -> int:
 def choose_reference(
     case: Case, grids: Mapping[str, Grid], label: Grid | None, wanted: str = ""
 ) -> str:
-    """Return the modality whose grid a case's images are brought onto; see ``Placing``.
+    """Return the modality whose grid a case's images are brought onto; see ``AlignmentOptions``.
 
     Args:
         case: For messages.
         grids: Of the images.
         label: The label's grid, where the case has one.
-        wanted: ``Placing.reference``.
+        wanted: ``AlignmentOptions.reference``.
 
     Raises:
         DataError: The label is on the grid of none of the images.
@@ -311,7 +311,7 @@ def _onto_reference(
     reference: str,
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
-    placing: Placing,
+    placing: AlignmentOptions,
     fits: _Fits,
     notes: list[str],
     warnings: list[str],

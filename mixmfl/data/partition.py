@@ -248,7 +248,7 @@ def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
                 "another data set?"
             )
         return site_of
-    site_of = deal_cases(names, settings.sites, np.random.default_rng((settings.seed, _DEAL)))
+    site_of = assign_cases(names, settings.sites, np.random.default_rng((settings.seed, _DEAL)))
     count = Counter(site_of.values())
     smallest = min(count[name] for name in site_names(map(str, range(1, settings.sites + 1))))
     if smallest < settings.least:
@@ -318,7 +318,7 @@ def read_partition(file: Path) -> dict[str, str]:
     return site_of
 
 
-def deal_cases(names: Collection[str], sites: int, rng: np.random.Generator) -> dict[str, str]:
+def assign_cases(names: Collection[str], sites: int, rng: np.random.Generator) -> dict[str, str]:
     """Deal cases at random to sites whose sizes are as 1 : 2 : … : ``sites``, as patients differ.
 
     All examinations of a patient go to one site.

@@ -98,7 +98,7 @@ class Rigid:
     angle: float
 
 
-STILL = Rigid(np.eye(4), 0.0, 0.0)
+IDENTITY = Rigid(np.eye(4), 0.0, 0.0)
 
 
 def finest(grids: Mapping[str, Grid]) -> str:
@@ -114,7 +114,7 @@ def finest(grids: Mapping[str, Grid]) -> str:
     return min(grids, key=order)
 
 
-def resample(image: Array, grid: Grid, onto: Grid, moved: Rigid = STILL) -> Array:
+def resample(image: Array, grid: Grid, onto: Grid, moved: Rigid = IDENTITY) -> Array:
     """Return an image on another grid, float32, 0 where it shows nothing.
 
     Linear: a spline would ring into the background, whose exact 0 tells where the head is.
@@ -144,7 +144,7 @@ def _resample(image: Any, onto: Grid, moved: Rigid) -> Array:
 
 
 def fit(
-    reference: Array, reference_grid: Grid, image: Array, grid: Grid, moved: Rigid = STILL
+    reference: Array, reference_grid: Grid, image: Array, grid: Grid, moved: Rigid = IDENTITY
 ) -> Fit:
     """Measure how well an image fits the reference where its header, and ``moved``, say it lies.
 

@@ -4,11 +4,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mixmfl.core.text import MOST_LINE, one_line
-from mixmfl.federated.messages import Parcel
+from mixmfl.federated.messages import StoredMessage
 from mixmfl.networks.parameters import block_of
 
 
-def describe_exchange(what: str, parcel: Parcel) -> str:
+def describe_exchange(what: str, parcel: StoredMessage) -> str:
     """Return a line about a message that can be read.
 
     Args:

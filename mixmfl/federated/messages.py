@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.files import Nameless, nameless
+from mixmfl.core.files import UnlinkedFile, unlinked_file
 from mixmfl.core.tensor_store import open_stored, pack, unpack, write
 
 FAILED = "failed"
@@ -97,7 +97,7 @@ class Message:
     Attributes:
         kind: Such as ``"train"``, the same in task and reply; see ``messages.SENT``.
         record: Plain JSON content.
-        tensors: By name; of a ``Parcel`` they are read when they are asked for.
+        tensors: By name; of a ``StoredMessage`` they are read when they are asked for.
     """
 
     kind: str
@@ -105,27 +105,27 @@ class Message:
     tensors: Mapping[str, Tensor]
 
 
-class Parcel:
+class StoredMessage:
     """A message as bytes on disk, in a file without a name: it is gone when nobody holds it.
 
     So that large messages take no memory while they wait, and leave nothing behind.
     """
 
-    def __init__(self, file: Nameless) -> None:
+    def __init__(self, file: UnlinkedFile) -> None:
         """Args: the file, complete."""
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
 
     @classmethod
-    def pack(cls, message: Message, folder: Path) -> "Parcel":
+    def pack(cls, message: Message, folder: Path) -> "StoredMessage":
         """Write a message; the file lies on the disk of ``folder``."""
         header = _header(message)
-        return cls(nameless(folder, lambda path: write(path, message.tensors, header)))
+        return cls(unlinked_file(folder, lambda path: write(path, message.tensors, header)))
 
     @classmethod
-    def store(cls, content: bytes, folder: Path) -> "Parcel":
+    def store(cls, content: bytes, folder: Path) -> "StoredMessage":
         """Write bytes as they came."""
-        return cls(nameless(folder, lambda path: path.write_bytes(content)))
+        return cls(unlinked_file(folder, lambda path: path.write_bytes(content)))
 
     @cached_property
     def sha256(self) -> str:

@@ -13,20 +13,20 @@ import torch
 from mixmfl.core.errors import AggregationError, PrivacyError
 from mixmfl.core.nan import or_nan
 from mixmfl.core.tensor_store import pack, unpack
-from mixmfl.core.worker_pool import fresh_processes
+from mixmfl.core.worker_pool import spawn_context
 from mixmfl.federated.client.client import Client
-from mixmfl.federated.messages import Message, Parcel, decode, encode, most_reply_bytes
+from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
 from mixmfl.federated.server.merge import personalization_task
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import Personal, RunSettings, Site, register
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
 
 
-def train_embedded(
+def simulate(
     plans: Plans,
     sites: Sequence[Site],
     settings: RunSettings,
@@ -35,8 +35,8 @@ def train_embedded(
     *,
     resume: bool = False,
     report: Callable[[Run], None] = lambda run: None,
-    edit_memory: Callable[[Memory], Memory] | None = None,
-    overhear: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
+    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
+    on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
     measured: bool = True,
 ) -> Run:
     """Run the federation and export its model.
@@ -52,7 +52,7 @@ def train_embedded(
         resume: Go on with the run in ``out``, which must have the same settings and sites.
         report: Called after every round.
         edit_memory: What an ablation makes of the merged memory, after every round.
-        overhear: Called with a site's name, each task that it was sent and what it replied.
+        on_message: Called with a site's name, each task that it was sent and what it replied.
         measured: Whether the model file shall say what Dice to expect from which modalities.
 
     Returns:
@@ -67,7 +67,7 @@ def train_embedded(
     asked = Run(out, plans, settings, fold, registrations)
     run, state, optimizers = begin(asked, resume=resume, optimizers=True)
     devices = sorted({str(site.device) for site in sites})
-    with _desks(sites, run.plans, run.settings) as desks:
+    with _device_executors(sites, run.plans, run.settings) as desks:
 
         def start(site: Site, task: Message) -> tuple[bytes, Done]:
             received = encode(task)
@@ -85,11 +85,11 @@ def train_embedded(
                 try:
                     sent, moments, seconds = done()
                     # on disk until the round is merged: so memory does not grow with the sites
-                    reply = Parcel.store(sent, out).open(most_reply_bytes(len(received)))
+                    reply = StoredMessage.store(sent, out).open(most_reply_bytes(len(received)))
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
                     continue
-                overhear(site.name, tasks[site.name], reply)
+                on_message(site.name, tasks[site.name], reply)
                 came[site.name] = Answer(reply, len(sent), len(received), seconds)
                 if after := unpack(moments)[0]:
                     optimizers[site.name] = after
@@ -100,7 +100,7 @@ def train_embedded(
     return run
 
 
-def personalize_embedded(run: Run, sites: Sequence[Site]) -> None:
+def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
     """Let every site fine-tune its own copy of the best round's model, as far as not done yet.
 
     A site without validation cases is left out: nothing could tell whether its copy is better.
@@ -124,7 +124,7 @@ Done = Callable[[], tuple[bytes, bytes, float]]
 
 
 @contextmanager
-def _desks(
+def _device_executors(
     sites: Sequence[Site], plans: Plans, settings: RunSettings
 ) -> Iterator[Mapping[str, Callable[..., Done]]]:
     """Give for each device where tasks for its sites are done, in the order in which they come.
@@ -139,7 +139,7 @@ def _desks(
         ((device, clients),) = by_device.items()
         yield {device: lambda *task: partial(_do_task, clients, *task)}
         return
-    context, threads = fresh_processes(), torch.get_num_threads()
+    context, threads = spawn_context(), torch.get_num_threads()
     with ExitStack() as stack:
         pools = {
             device: stack.enter_context(

@@ -13,12 +13,12 @@ from mixmfl.federated.messages import MOST_ROUNDS, Message
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
 from mixmfl.networks.prototypes import (
-    Memory,
+    PrototypeMemory,
     State,
 )
 from mixmfl.planning.fingerprint import MOST_CASES, MOST_VOXELS
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
 
@@ -145,8 +145,8 @@ class Site:
     """
 
     name: str
-    training: tuple[StoredCase, ...]
-    validation: tuple[StoredCase, ...]
+    training: tuple[PreprocessedCase, ...]
+    validation: tuple[PreprocessedCase, ...]
     device: torch.device
     workers: int = 0
     minimum: Minimum = field(default_factory=Minimum)
@@ -189,7 +189,7 @@ class ServerState:
 
     round: int
     weights: State
-    memory: Memory
+    memory: PrototypeMemory
     norms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
@@ -223,7 +223,7 @@ def register(site: Site) -> Registration:
     )
 
 
-def labelled_by(cases: Sequence[StoredCase]) -> list[str] | None:
+def labelled_by(cases: Sequence[PreprocessedCase]) -> list[str] | None:
     """Return the labels and regions that any of the cases labels, sorted; None: all of them."""
     if any(case.labelled is None for case in cases):
         return None

@@ -16,7 +16,7 @@ from mixmfl.core.pipeline import WaitTurn
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.data.cases import Case
 from mixmfl.data.image import Source
-from mixmfl.data.load_case import LoadedCase, Placing, load_case, voxels_of
+from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case, voxels_of
 from mixmfl.inference.report import for_pages
 
 LARGE_BYTES = 1 << 30
@@ -42,10 +42,10 @@ class ReadCase:
 
 def read_case(
     wait_turn: WaitTurn,
-    constant: tuple[Placing, bool, Mapping[tuple[str, ...], float]],
+    constant: tuple[AlignmentOptions, bool, Mapping[tuple[str, ...], float]],
     case: Case,
 ) -> ReadCase:
-    """Read a case, for ``pipeline.Ahead``.
+    """Read a case, for ``pipeline.PrefetchProcess``.
 
     Args:
         wait_turn: Called before a case is read that is too large to be read beside another.

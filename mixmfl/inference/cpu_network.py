@@ -24,7 +24,7 @@ from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import SegmentationNet, place_modalities
 from mixmfl.networks.mdmnet import AddingDecoder, MDMNet
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
 
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
@@ -43,9 +43,9 @@ _TOGETHER = 1 << 18
 """Voxels of full resolution that are decoded at a time where several subsets are asked for."""
 
 
-def quickest(network: SegmentationNet, device: torch.device) -> "SegmentationNet | QuickNet":
+def quickest(network: SegmentationNet, device: torch.device) -> "SegmentationNet | CPUNetwork":
     """Return the form in which a device predicts fastest; on a CPU the network is taken over."""
-    return QuickNet(network, best_dtype()) if device.type == "cpu" and runs(network) else network
+    return CPUNetwork(network, best_dtype()) if device.type == "cpu" and runs(network) else network
 
 
 def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
@@ -54,7 +54,7 @@ def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) ->
 
 
 def runs(network: SegmentationNet) -> bool:
-    """Return whether ``QuickNet`` knows the network's operators: those that nnU-Net plans."""
+    """Return whether ``CPUNetwork`` knows the network's operators: those that nnU-Net plans."""
     return all(
         isinstance(unit.norm, _InstanceNorm) and isinstance(unit.nonlin, nn.LeakyReLU)
         for unit in network.modules()
@@ -62,7 +62,7 @@ def runs(network: SegmentationNet) -> bool:
     )
 
 
-class QuickNet:
+class CPUNetwork:
     """A network's forward pass, for prediction on a CPU.
 
     Attributes:
@@ -87,7 +87,7 @@ class QuickNet:
             for module in (*network.decoder.transpconvs, network.decoder.seg_layers[-1])
         }
 
-    def predictor(self, memory: Memory, available: Sequence[str]) -> Predictor:
+    def predictor(self, memory: PrototypeMemory, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
 
         def predict(images: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class QuickNet:
         return predict
 
     def subsets_predictor(
-        self, memory: Memory, available: Sequence[str], subsets: Sequence[Sequence[str]]
+        self, memory: PrototypeMemory, available: Sequence[str], subsets: Sequence[Sequence[str]]
     ) -> Predictor:
         """Return a function from images ``(B, K, *P)`` to the logits from every subset of them.
 
@@ -134,7 +134,7 @@ class QuickNet:
         return predict
 
     def _gather(
-        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
+        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
     ) -> "list[_Joined | _Gathered]":
         """Return every level with the maps of all modalities of images ``(B, K, *P)``."""
         slots = [network.modalities.index(name) for name in available]
@@ -147,7 +147,7 @@ class QuickNet:
         self._add_maps(network, images, slots, levels)
         return levels
 
-    def _predict(self, images: Tensor, available: Sequence[str], memory: Memory) -> Tensor:
+    def _predict(self, images: Tensor, available: Sequence[str], memory: PrototypeMemory) -> Tensor:
         """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
         images = images.to(self.dtype)
         if isinstance(self.network, MDMNet):
@@ -164,7 +164,7 @@ class QuickNet:
             yield maps
 
     def _fuse(
-        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: Memory
+        self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
     ) -> list[Tensor]:
         """Return the fused map ``(1, C_fused, *P)`` of every level."""
         known = len(network.modalities)
@@ -326,7 +326,9 @@ class _Joined:
 class _Gathered:
     """A level that needs the maps of all modalities at once; it is fused by the plain form."""
 
-    def __init__(self, network: MDMNet, level: int, slots: Sequence[int], memory: Memory) -> None:
+    def __init__(
+        self, network: MDMNet, level: int, slots: Sequence[int], memory: PrototypeMemory
+    ) -> None:
         """Args: the network and which of its levels; the modalities at hand; the memory."""
         self.network, self.level, self.memory = network, level, memory
         self.present = torch.zeros((1, len(network.modalities)), dtype=torch.bool)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from mixmfl.evaluation.subset_dice import Subset
-from mixmfl.inference.cpu_network import QuickNet, show_subsets
+from mixmfl.inference.cpu_network import CPUNetwork, show_subsets
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.networks.base import SegmentationNet, place_modalities
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 _AT_A_TIME = 1 << 18
 """Voxels of patches, times subsets, that are predicted at a time: a large patch goes alone."""
@@ -27,9 +27,9 @@ _AT_A_TIME = 1 << 18
 
 @torch.inference_mode()
 def segment_subsets(
-    runner: SegmentationNet | QuickNet,
-    memory: Memory,
-    case: StoredCase,
+    runner: SegmentationNet | CPUNetwork,
+    memory: PrototypeMemory,
+    case: PreprocessedCase,
     subsets: Sequence[Subset],
     plans: Plans,
     configuration: str,
@@ -73,8 +73,8 @@ def segment_subsets(
 
 
 def subsets_predictor(
-    runner: SegmentationNet | QuickNet,
-    memory: Memory,
+    runner: SegmentationNet | CPUNetwork,
+    memory: PrototypeMemory,
     available: Sequence[str],
     subsets: Sequence[Subset],
 ) -> Predictor:
@@ -86,7 +86,7 @@ def subsets_predictor(
         available: The K modalities.
         subsets: S of them, each of at least one of these modalities.
     """
-    if isinstance(runner, QuickNet):
+    if isinstance(runner, CPUNetwork):
         return runner.subsets_predictor(memory, available, subsets)
     shown = show_subsets(subsets, runner.modalities)  # (S, M)
 

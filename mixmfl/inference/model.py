@@ -20,16 +20,22 @@ from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import open_stored, read, write
 from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
-from mixmfl.data.load_case import Placing, load_case
+from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.evaluation.subset_dice import SubsetDice
-from mixmfl.inference.cpu_network import QuickNet, quickest
+from mixmfl.inference.cpu_network import CPUNetwork, quickest
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.inference.segmentation import Options, Recipe, predict_case
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_outline, check_memory
-from mixmfl.networks.parameters import adopt_state, check_state
-from mixmfl.networks.prototypes import Memory, State, memory_from_state, memory_to, memory_to_state
+from mixmfl.networks.parameters import assign_parameters, check_state
+from mixmfl.networks.prototypes import (
+    PrototypeMemory,
+    State,
+    memory_from_state,
+    memory_to,
+    memory_to_state,
+)
 from mixmfl.planning.bounds import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.planning.plans import Plans
 
@@ -65,8 +71,8 @@ class Model:
     plans: Plans
     configuration: str
     weights: Mapping[str, Tensor]
-    runner: SegmentationNet | QuickNet
-    memory: Memory
+    runner: SegmentationNet | CPUNetwork
+    memory: PrototypeMemory
     device: torch.device
     record: Mapping[str, Any]
     expected: tuple[SubsetDice, ...] = ()
@@ -110,7 +116,7 @@ class Model:
             raise DataError(f"no image; at least one is needed of {', '.join(self.modalities)}")
         if reference and reference not in sources:
             raise DataError(f"reference {reference!r}: there are {', '.join(sources)}")
-        loaded = load_case(Case("case", sources), None, Placing(reference, register))
+        loaded = load_case(Case("case", sources), None, AlignmentOptions(reference, register))
         indices = predict_case([self], loaded, Options(step, mirror))
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
@@ -124,7 +130,7 @@ class Model:
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
-        if isinstance(self.runner, QuickNet):
+        if isinstance(self.runner, CPUNetwork):
             return self.runner.predictor(self.memory, available)
         return case_predictor(self.runner, self.memory, available)
 
@@ -155,7 +161,7 @@ class TrainedState(Protocol):
         """Parameters of the whole network, by name."""
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> PrototypeMemory:
         """The federation's prototypes."""
 
 
@@ -203,7 +209,7 @@ def save_model(
         return sha256(temporary)
 
 
-def specialise(path: Path, own: State, out: Path) -> None:
+def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     """Write a model file with a site's own weights in place of those it has.
 
     Args:
@@ -255,7 +261,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         if os.name == "nt":
             weights = dict(weights)
-        adopt_state(network, weights)
+        assign_parameters(network, weights)
         network = network.to(device)
         memory = memory_to(memory_from_state(tensors), device)
     except PlansError as error:
@@ -293,7 +299,7 @@ def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) ->
             planned.
     """
     network = build_outline(plans, configuration)
-    adopt_state(network, weights)
+    assign_parameters(network, weights)
     return network
 
 

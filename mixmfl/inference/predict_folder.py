@@ -22,13 +22,13 @@ import numpy.typing as npt
 from mixmfl import __version__
 from mixmfl.core.errors import DataError, MixmflError, Refused
 from mixmfl.core.files import replacing, sha256, write_text
-from mixmfl.core.pipeline import Ahead, Behind, reason_of
+from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.text import plural
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, from_canonical, write_labels
-from mixmfl.data.load_case import Placing
+from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.subset_dice import SubsetDice, all_subsets, find, least
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
@@ -70,7 +70,7 @@ def predict_folder(
     out: Path,
     *,
     only: Sequence[str] = (),
-    placing: Placing | None = None,
+    placing: AlignmentOptions | None = None,
     options: Options | None = None,
     least_dice: float = 0.0,
     report: bool = False,
@@ -110,7 +110,7 @@ def predict_folder(
         DataError: ``only`` names what is no modality of the models, or ``out`` holds a table that
             is not ours.
     """
-    placing, options = placing or Placing(), options or Options()
+    placing, options = placing or AlignmentOptions(), options or Options()
     check_models_agree([model.recipe for model in models])
     known = sorted({name for model in models for name in model.modalities})
     if unknown := [name for name in only if name not in known]:
@@ -154,15 +154,15 @@ def predict_folder(
         else:
             jobs.append(job)
     with (
-        Ahead(read_case, (placing, report, worth), limit_seconds) as ahead,
-        Behind(limit_seconds) as behind,
+        PrefetchProcess(read_case, (placing, report, worth), limit_seconds) as ahead,
+        WriterThread(limit_seconds) as behind,
     ):
         yield from _overlapped(run, jobs, ahead, behind)
     run.finish()
 
 
 def _overlapped(
-    run: "_Run", jobs: Sequence[_Job], ahead: Ahead, behind: Behind
+    run: "_Run", jobs: Sequence[_Job], ahead: PrefetchProcess, behind: WriterThread
 ) -> Iterator[Outcome]:
     """Read the next case and write the last while this one is predicted."""
     writing: deque[tuple[_Job, float, Future[Outcome]]] = deque()
@@ -413,7 +413,7 @@ class _Run:
             self.records.write()
 
 
-def _settings(placing: Placing, options: Options) -> dict[str, Any]:
+def _settings(placing: AlignmentOptions, options: Options) -> dict[str, Any]:
     """Return all that decides a mask beside models and images, as JSON gives it back."""
     return {
         "mixmfl_version": __version__,

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.networks.base import SegmentationNet, place_modalities
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 
 @torch.inference_mode()
 def segment_stored(
     network: SegmentationNet,
-    memory: Memory,
-    case: StoredCase,
+    memory: PrototypeMemory,
+    case: PreprocessedCase,
     used: Sequence[str],
     plans: Plans,
     configuration: str,
@@ -53,7 +53,9 @@ def segment_stored(
     return predicted
 
 
-def case_predictor(network: SegmentationNet, memory: Memory, available: Sequence[str]) -> Predictor:
+def case_predictor(
+    network: SegmentationNet, memory: PrototypeMemory, available: Sequence[str]
+) -> Predictor:
     """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
 
     def predict(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dynamic_network_architectures.building_blocks.plain_conv_encoder import Pla
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,16 @@ class SegmentationNet(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+    def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
         """Decode what ``encode`` returned.
 
         Returns:
             Logits ``(B, heads, *P)``; in training a list of them, finest first.
         """
 
-    def forward(self, images: Tensor, present: Tensor, memory: Memory) -> Tensor | list[Tensor]:
+    def forward(
+        self, images: Tensor, present: Tensor, memory: PrototypeMemory
+    ) -> Tensor | list[Tensor]:
         """Return logits; see ``encode`` and ``decode``."""
         return self.decode(self.encode(images, present), memory)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixmfl.networks.base import Encoding
-from mixmfl.networks.prototypes import Memory, Prototypes, can_recall, classes_at
+from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, can_recall, classes_at
 
 FURTHEST = 4.0
 """Standard deviations from its class that an imagined feature may be."""
@@ -57,10 +57,10 @@ def imagine(prototypes: Prototypes, deviations: Tensor, classes: Tensor) -> Tens
     return torch.where(known, functional.leaky_relu(value + spread * deviations, _SLOPE), 0)
 
 
-def imagine_absent(
+def impute_missing(
     encoding: Encoding,
     modalities: Sequence[str],
-    memory: Memory,
+    memory: PrototypeMemory,
     classes: Tensor,
     probability: float,
     generator: torch.Generator,

@@ -23,7 +23,7 @@ from mixmfl.networks.base import (
     _over,
     _read_by_decoder,
 )
-from mixmfl.networks.prototypes import Memory, can_recall, recall
+from mixmfl.networks.prototypes import PrototypeMemory, can_recall, recall
 from mixmfl.planning.architecture import resolve_architecture, stream_channels
 from mixmfl.planning.settings import NetworkSettings
 
@@ -125,7 +125,7 @@ class MDMNet(SegmentationNet):
         ]
         return Encoding(tailored, shared, present)
 
-    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+    def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
         """Fill the slots of absent modalities from memory, fuse, decode.
 
         Returns:
@@ -153,7 +153,7 @@ class MDMNet(SegmentationNet):
         shared: Tensor | None,
         present: Tensor,
         filled: Tensor,
-        memory: Memory,
+        memory: PrototypeMemory,
     ) -> Tensor:
         """Return the fused feature map of a level, ``(B, C_fused, *P)``.
 
@@ -167,10 +167,12 @@ class MDMNet(SegmentationNet):
         """
         recalled = None
         if level in self.compensated and tailored is not None and shared is not None:
-            recalled = self.recall_absent(level, tailored, filled, memory)
+            recalled = self.recall_missing(level, tailored, filled, memory)
         return self.fusion[level](tailored, filled, shared, present, recalled)
 
-    def recall_absent(self, level: int, slots: Tensor, present: Tensor, memory: Memory) -> Tensor:
+    def recall_missing(
+        self, level: int, slots: Tensor, present: Tensor, memory: PrototypeMemory
+    ) -> Tensor:
         """Return what memory tells of absent modalities, ``(B, M, C_tailored, *P)``, else zero.
 
         Args:
@@ -195,7 +197,7 @@ class MDMNet(SegmentationNet):
         level: int,
         slots: Tensor,
         present: Tensor,
-        memory: Memory,
+        memory: PrototypeMemory,
     ) -> Tensor:
         """Return what memory tells of one modality, ``(B, C_tailored, *P)``.
 

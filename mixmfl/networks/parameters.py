@@ -71,7 +71,7 @@ def check_forms(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
             )
 
 
-def adopt_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def assign_parameters(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give the network these parameters in place of its own; they cannot be trained.
 
     Each is taken from ``state`` once, and not copied. So the network's own may be of the device

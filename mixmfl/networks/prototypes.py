@@ -39,7 +39,7 @@ PARTS = tuple(field.name for field in fields(Prototypes))
 """What prototypes are made of: features by row, and last the counts."""
 
 
-Memory = Mapping[tuple[str, int], Prototypes]
+PrototypeMemory = Mapping[tuple[str, int], Prototypes]
 """Prototypes by modality and encoder level."""
 
 
@@ -114,7 +114,9 @@ def level_counts(parts: Sequence[Prototypes]) -> list[Prototypes]:
     ]
 
 
-def merge_memories(before: Memory, replies: Mapping[str, Memory], levelled: bool = False) -> Memory:
+def merge_memories(
+    before: PrototypeMemory, replies: Mapping[str, PrototypeMemory], levelled: bool = False
+) -> PrototypeMemory:
     """Return the memory after a round.
 
     A modality's prototypes are the count-weighted mean over the sites that replied with it; a
@@ -136,8 +138,8 @@ def merge_memories(before: Memory, replies: Mapping[str, Memory], levelled: bool
 
 
 def withhold_rare(
-    memory: Memory, cases: int, voxels: int, class_cases: Mapping[tuple[str, int], int]
-) -> Memory:
+    memory: PrototypeMemory, cases: int, voxels: int, class_cases: Mapping[tuple[str, int], int]
+) -> PrototypeMemory:
     """Return the memory without the rows that rest on few cases or voxels, as if never seen.
 
     Args:
@@ -166,12 +168,12 @@ def _where(rows: Tensor, one: Prototypes, other: Prototypes) -> Prototypes:
     return Prototypes(*(choose(getattr(one, part), getattr(other, part)) for part in PARTS))
 
 
-def memory_to(memory: Memory, device: torch.device) -> Memory:
+def memory_to(memory: PrototypeMemory, device: torch.device) -> PrototypeMemory:
     """Return the memory on another device."""
     return {place: prototypes.to(device) for place, prototypes in memory.items()}
 
 
-def can_recall(memory: Memory, modality: str, level: int) -> bool:
+def can_recall(memory: PrototypeMemory, modality: str, level: int) -> bool:
     """Say whether the memory knows any class of a modality at a level."""
     place = (modality, level)
     return place in memory and bool((memory[place].counts > 0).any())
@@ -235,7 +237,7 @@ def _mix(likeness: Tensor, known: Tensor, prototypes: Prototypes, temperature: f
     return (attention @ prototypes.values.to(likeness.dtype)).movedim(-1, 1)
 
 
-def memory_to_state(memory: Memory) -> State:
+def memory_to_state(memory: PrototypeMemory) -> State:
     """Return the memory as tensors by name, ``memory.<modality>.<level>.<part>``; see ``PARTS``."""
     return {
         f"memory.{modality}.{level}.{part}": getattr(prototypes, part)
@@ -244,7 +246,7 @@ def memory_to_state(memory: Memory) -> State:
     }
 
 
-def memory_from_state(state: Mapping[str, Tensor]) -> Memory:
+def memory_from_state(state: Mapping[str, Tensor]) -> PrototypeMemory:
     """Return the memory that ``memory_to_state`` wrote; other names are left alone."""
     places: Iterable[tuple[str, int]] = {
         (name.split(".")[1], int(name.split(".")[2]))

@@ -9,7 +9,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor
 
 from mixmfl.networks.base import Encoding, SegmentationNet, _initialise, _over, _read_by_decoder
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.architecture import resolve_architecture
 
 
@@ -37,7 +37,7 @@ class StackedNet(SegmentationNet):
         """Keep the images: what they are encoded to depends on which others are shown."""
         return Encoding([], [], present, images)
 
-    def decode(self, encoding: Encoding, memory: Memory) -> Tensor | list[Tensor]:
+    def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
         """Run the U-Net; memory is not looked at."""
         assert encoding.images is not None  # as ``encode`` made it
         at_hand = _over(encoding.present, encoding.images.ndim)

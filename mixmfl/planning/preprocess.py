@@ -19,7 +19,7 @@ from mixmfl.data.cases import Case, Found
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.label_sets import LabelMap, map_labels
 from mixmfl.data.labels import Labels, read_site_labels
-from mixmfl.data.load_case import Placing, load_case
+from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.mapping import read_mapping
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.training_cases import MAPPING, find_training_cases
@@ -46,7 +46,7 @@ class SiteFolder:
     name: str
     found: Found
     labels: Labels
-    placing: Placing = field(default_factory=Placing)
+    placing: AlignmentOptions = field(default_factory=AlignmentOptions)
     rows: tuple[Row, ...] = ()
 
 
@@ -69,7 +69,7 @@ def find_sites(
     federation: Path,
     modalities: Modalities | None = None,
     labels_file: Path | None = None,
-    placing: Placing | None = None,
+    placing: AlignmentOptions | None = None,
 ) -> FederationFolder:
     """Find the training sites of a federation: its folders, but those that are kept from training.
 
@@ -112,7 +112,7 @@ def find_site(
     folder: Path,
     modalities: Modalities | None = None,
     labels_file: Path | None = None,
-    placing: Placing | None = None,
+    placing: AlignmentOptions | None = None,
     mapping: Path | None = None,
 ) -> SiteFolder:
     """Find the training cases of one site.
@@ -137,7 +137,7 @@ def find_site(
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     labels = _labels_of(folder, labels_file)
     # not resolve(): a link is named by itself, not by what it points to
-    return SiteFolder(folder.absolute().name, found, labels, placing or Placing(), rows)
+    return SiteFolder(folder.absolute().name, found, labels, placing or AlignmentOptions(), rows)
 
 
 def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
@@ -210,7 +210,7 @@ def fingerprint_site(
     return fingerprint, refused
 
 
-def _fingerprint_job(case: Case, labels: Labels, placing: Placing) -> Fingerprint:
+def _fingerprint_job(case: Case, labels: Labels, placing: AlignmentOptions) -> Fingerprint:
     from mixmfl.planning.nnunet_preprocessing import nonzero_box
 
     loaded = load_case(case, labels, placing)
@@ -341,7 +341,7 @@ def _preprocess_job(
     mapped: LabelMap,
     plans: Plans,
     configuration: str,
-    placing: Placing,
+    placing: AlignmentOptions,
     folder: Path,
     made_from: str,
 ) -> tuple[str, ...]:
@@ -380,7 +380,7 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
     sources = {**case.images, "label": case.label}
     told: list[Any] = [planned, site.labels.to_json()]
-    if site.placing != Placing():
+    if site.placing != AlignmentOptions():
         told.append(dataclasses.asdict(site.placing))
     for kind, source in sorted(sources.items()):
         files = (source,) if isinstance(source, Path) else getattr(source, "files", ())

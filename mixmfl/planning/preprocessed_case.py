@@ -22,7 +22,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class StoredCase:
+class PreprocessedCase:
     """A preprocessed case; arrays are read from disk where they are sliced.
 
     It travels to another process as its place on disk.
@@ -82,7 +82,7 @@ def save_case(
         patch_size: Of the network; arrays are stored in blocks that suit it.
         origin: What the case was made from, as ``preprocess.origin`` tells it.
         planned: How it was made, as ``Plans.preprocessing`` tells it.
-        labelled: As in ``StoredCase``.
+        labelled: As in ``PreprocessedCase``.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
     for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
@@ -134,7 +134,7 @@ def case_names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in folder.glob("*.json")))
 
 
-def open_case(folder: Path, name: str) -> StoredCase:
+def open_case(folder: Path, name: str) -> PreprocessedCase:
     """Open a case; its arrays stay on disk.
 
     Raises:
@@ -162,7 +162,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
             f"{folder / name}: arrays {images.shape} and {labels.shape} do not fit the record "
             f"({len(record['modalities'])} modalities, {shape}); run mixmfl_plan_preprocess again"
         )
-    return StoredCase(
+    return PreprocessedCase(
         folder,
         name,
         tuple(record["modalities"]),
@@ -175,7 +175,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
     )
 
 
-def class_cases(cases: Iterable[StoredCase]) -> dict[tuple[str, int], int]:
+def class_cases(cases: Iterable[PreprocessedCase]) -> dict[tuple[str, int], int]:
     """Return how many cases have a modality and at least one voxel of a class, by index."""
     found = Counter(
         (modality, index)

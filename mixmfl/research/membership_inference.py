@@ -28,14 +28,14 @@ from mixmfl.data.label_sets import labels_each
 from mixmfl.federated.aggregation import add_changes, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import Run, load_state_of
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings, ServerState, Site, mean_dice, register
 from mixmfl.networks.base import place_modalities
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import load_state
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.batches import seeded, site_number
 from mixmfl.training.nnunet_training import PatchChooser
 from mixmfl.training.privacy_budget import Privacy
@@ -110,14 +110,14 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Observation:
     """What the attacker sees of one site in one round: weights before and after."""
 
     before: State
     after: State
 
 
-def split_candidates(site: Site, seed: int) -> tuple[Site, tuple[StoredCase, ...]]:
+def split_candidates(site: Site, seed: int) -> tuple[Site, tuple[PreprocessedCase, ...]]:
     """Return a site that trains on a random half of its cases, and the other half.
 
     Raises:
@@ -212,7 +212,7 @@ def attack(
     halves = {site.name: split_candidates(site, settings.seed) for site in sites}
     training = [_protected(member, protection, folder) for member, _ in halves.values()]
     settings = dataclasses.replace(settings, masked=protection.masked)
-    run, state, sights = overhear(plans, training, settings, folder / "run")
+    run, state, sights = on_message(plans, training, settings, folder / "run")
     scores: dict[str, list[npt.NDArray[np.float64]]] = {}
     for member, others in halves.values():
         candidates = (*member.training, *others)
@@ -253,9 +253,9 @@ def attack(
     )
 
 
-def overhear(
+def on_message(
     plans: Plans, sites: Sequence[Site], settings: RunSettings, folder: Path
-) -> tuple[Run, ServerState, dict[str, list[Sight]]]:
+) -> tuple[Run, ServerState, dict[str, list[Observation]]]:
     """Train, and return by site what the server saw of it in the last rounds.
 
     Of a masked run that is how the weights that it sends out moved, which all sites share.
@@ -273,13 +273,13 @@ def overhear(
             after[site] += [{**task.tensors}] if before[site] else []
             before[site].append({**task.tensors})
 
-    run = train_embedded(plans, sites, settings, "all", folder, overhear=listen)
+    run = simulate(plans, sites, settings, "all", folder, on_message=listen)
     state = load_state_of(run, settings.rounds)
     sights = {}
     for site in before:
         seen = [*after[site], state.weights] if settings.masked else after[site]
         pairs = list(zip(before[site], seen, strict=True))[-WATCHED:]
-        sights[site] = [Sight(*pair) for pair in pairs]
+        sights[site] = [Observation(*pair) for pair in pairs]
     return run, state, sights
 
 
@@ -293,8 +293,8 @@ def _protected(site: Site, protection: Protection, folder: Path) -> Site:
 
 
 def _scores(
-    sights: Sequence[Sight],
-    cases: Sequence[StoredCase],
+    sights: Sequence[Observation],
+    cases: Sequence[PreprocessedCase],
     plans: Plans,
     settings: RunSettings,
 ) -> dict[str, npt.NDArray[np.float64]]:
@@ -335,7 +335,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 
 
 def _patches(
-    case: StoredCase, plans: Plans, settings: RunSettings
+    case: PreprocessedCase, plans: Plans, settings: RunSettings
 ) -> tuple[Tensor, Tensor, Compare]:
     """Return patches of a case on foreground, not augmented: images, present, and their loss."""
     planned = plans.configuration(settings.configuration)

@@ -12,8 +12,8 @@ from mixmfl.data.label_sets import labels_each
 from mixmfl.inference.model import Model
 from mixmfl.networks.base import Encoding, place_modalities
 from mixmfl.networks.mdmnet import Fusion, MDMNet
-from mixmfl.networks.prototypes import Memory, can_recall
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.networks.prototypes import PrototypeMemory, can_recall
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.supervision import known_classes
 
 
@@ -43,7 +43,7 @@ class RecallQuality:
 
 
 @torch.inference_mode()
-def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQuality]:
+def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[RecallQuality]:
     """Hide each modality in turn, recall it from the others, and compare with what it was.
 
     Args:
@@ -93,7 +93,7 @@ def recall_quality(model: Model, cases: Sequence[StoredCase]) -> list[RecallQual
     return told
 
 
-def _slices(case: StoredCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
+def _slices(case: PreprocessedCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
     """Return the case as one batch: images ``(B, K, *P)`` and classes ``(B, 1, *P)``, padded.
 
     A 2-D network gets its slices, a 3-D one the whole case.
@@ -127,7 +127,7 @@ def _compare(
     slots = encoding.tailored[level]
     prototypes = model.memory[modality, level]
 
-    def recall(memory: Memory) -> Tensor:
+    def recall(memory: PrototypeMemory) -> Tensor:
         found = network.recall(modality, level, slots, others, memory)
         return found.movedim(1, -1)[inside]
 

@@ -13,10 +13,10 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixmfl.core.worker_pool import fresh_processes
+from mixmfl.core.worker_pool import spawn_context
 from mixmfl.data.label_sets import labels_each
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.nnunet_training import PatchChooser, training_transforms
 
 B = TypeVar("B")
@@ -99,7 +99,7 @@ class Batches(Dataset[Batch]):
 
     def __init__(
         self,
-        cases: Sequence[StoredCase],
+        cases: Sequence[PreprocessedCase],
         plans: Plans,
         configuration: str,
         entropy: tuple[int, int, str],
@@ -138,7 +138,9 @@ class Batches(Dataset[Batch]):
             ]
         return _batch(items, generator)
 
-    def sample(self, case: StoredCase, foreground: bool, generator: np.random.Generator) -> Sample:
+    def sample(
+        self, case: PreprocessedCase, foreground: bool, generator: np.random.Generator
+    ) -> Sample:
         """Return a patch of a case, augmented."""
         shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
         box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
@@ -225,5 +227,5 @@ def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
     if not workers:
         return DataLoader(batches, batch_size=None)
     return DataLoader(
-        batches, batch_size=None, num_workers=workers, multiprocessing_context=fresh_processes()
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=spawn_context()
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import (
-    Memory,
+    PrototypeMemory,
     State,
     memory_to,
 )
@@ -40,7 +40,7 @@ def clip_blocks(gradients: Mapping[str, Tensor], clip: float) -> State:
 
 def train_privately(
     network: SegmentationNet,
-    memory: Memory,
+    memory: PrototypeMemory,
     optimizer_state: Mapping[str, Tensor],
     batches: Iterable[Sequence[Batch]],
     plans: Plans,

@@ -11,10 +11,10 @@ from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import MixmflError
 from mixmfl.networks.base import Encoding, SegmentationNet
 from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.imputation import imagine_absent
+from mixmfl.networks.imputation import impute_missing
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import (
-    Memory,
+    PrototypeMemory,
     Prototypes,
     State,
     classes_at,
@@ -43,13 +43,13 @@ class Trained:
     """
 
     loss: float
-    memory: Memory
+    memory: PrototypeMemory
     optimizer: State
 
 
 def train_locally(
     network: SegmentationNet,
-    memory: Memory,
+    memory: PrototypeMemory,
     optimizer_state: Mapping[str, Tensor],
     batches: Iterable[Batch],
     plans: Plans,
@@ -151,7 +151,7 @@ def _supervision(plans: Plans, configuration: str) -> Supervision:
 def _loss(
     network: SegmentationNet,
     batch: Batch,
-    memory: Memory,
+    memory: PrototypeMemory,
     supervision: Supervision,
     plans: Plans,
 ) -> tuple[Tensor, Encoding]:
@@ -164,7 +164,7 @@ def _loss(
         looks.append(encoding.showing(batch.shown))
     if settings.imagining:
         generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
-        imagined = imagine_absent(
+        imagined = impute_missing(
             *(encoding, network.modalities, memory, batch.classes[0]),
             *(settings.imagining, generator),
         )

@@ -11,9 +11,9 @@ import torch
 from mixmfl.data.labels import Labels
 from mixmfl.inference.predictor import segment_stored
 from mixmfl.networks.base import SegmentationNet
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class DiceSum:
 @torch.inference_mode()
 def validate(
     network: SegmentationNet,
-    memory: Memory,
-    cases: Iterable[StoredCase],
+    memory: PrototypeMemory,
+    cases: Iterable[PreprocessedCase],
     modalities: Collection[str],
     plans: Plans,
     configuration: str,

@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import small_head
 from small import MODALITIES, small_case, small_plans
 
 from mixmfl.core import tensor_store
@@ -125,12 +126,10 @@ def elsewhere(folder: Path) -> None:
 
 def mirrored(folder: Path) -> None:
     """A second sequence whose voxels were flipped left to right behind the header's back."""
-    from test_grids import GRID as HEAD
-    from test_grids import ONE, OTHER
-
     folder.mkdir()
-    write_image(folder / "t1.nii.gz", ONE, HEAD)
-    write_image(folder / "t2.nii.gz", np.ascontiguousarray(OTHER[:, :, ::-1]), HEAD)
+    write_image(folder / "t1.nii.gz", small_head.ONE, small_head.GRID)
+    turned = np.ascontiguousarray(small_head.OTHER[:, :, ::-1])
+    write_image(folder / "t2.nii.gz", turned, small_head.GRID)
 
 
 def nrrd_cut(folder: Path) -> None:

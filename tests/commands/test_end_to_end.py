@@ -68,7 +68,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train once for all tests of prediction."""
     import torch
 
-    from mixmfl.federated.simulation import train_embedded
+    from mixmfl.federated.simulation import simulate
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import RunSettings
     from mixmfl.planning.plans import Plans
@@ -77,7 +77,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plans = Plans.load(work / "plans.json")
     settings = RunSettings("2d", 0, 4, 40, 0.01)
     sites = open_sites(work, plans, "2d", "all", 0, torch.device("cpu"), 0)
-    train_embedded(plans, sites, settings, "all", out)
+    simulate(plans, sites, settings, "all", out)
     return out
 
 

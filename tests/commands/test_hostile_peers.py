@@ -28,24 +28,24 @@ from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import describe, find_cases
 from mixmfl.data.labels import Labels
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.client.service import Hospital, House
+from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.client.task_checks import check_run_task, check_task, forms_of
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import note
-from mixmfl.federated.messages import FAILED, Message, Parcel, decode, encode
+from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
 from mixmfl.federated.secure_aggregation.crypto import join_secret, split_secret
-from mixmfl.federated.secure_aggregation.protocol import Roster
+from mixmfl.federated.secure_aggregation.protocol import Participants
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
-    PlanOrders,
-    TrainOrders,
+    PlanningJob,
+    TrainingJob,
     _read_cases,
     _read_registration,
     _read_statistics,
-    load_orders,
+    load_job,
     plan_remotely,
-    save_orders,
+    save_job,
 )
 from mixmfl.federated.server.subset_validation import read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_reply, check_validation
@@ -196,14 +196,14 @@ def test_a_spoilt_federation_json_is_taken_or_refused(tmp_path: Path) -> None:
 def test_spoilt_orders_are_taken_or_refused(tmp_path: Path) -> None:
     file = tmp_path / "orders.json"
     orders = (
-        TrainOrders(tmp_path, tmp_path / "run", ("north", "south"), "abc", SETTINGS, "0"),
-        PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)),
+        TrainingJob(tmp_path, tmp_path / "run", ("north", "south"), "abc", SETTINGS, "0"),
+        PlanningJob(tmp_path, ("north",), "demo", ("2d",), (5, 100)),
     )
     for each in orders:
-        save_orders(each, file)
+        save_job(each, file)
         for at, content in spoilt(json.loads(file.read_text())):
             file.write_text(json.dumps(content))
-            refused_or(load_orders, file, at)
+            refused_or(load_job, file, at)
 
 
 # --- fingerprints
@@ -299,7 +299,9 @@ def tasks(site: Site) -> list[Message]:
     join = {"version": "0", "run": "abc", "plans": {}, "settings": settings, "fold": "0"}
     validate = validation_task(dataclasses.replace(state, round=1), "north", {"north": told})
     key = "ab" * 32
-    roster = Roster(0, dict.fromkeys(("a", "b", "c"), (key, key)), {"loss": ("a", "b", "c")}, 2)
+    roster = Participants(
+        0, dict.fromkeys(("a", "b", "c"), (key, key)), {"loss": ("a", "b", "c")}, 2
+    )
     return [
         Message("fingerprint", {"version": "0", "minimum": [5, 100]}, {}),
         Message("preprocess", {"plans": {}, "configurations": ["2d"]}, {}),
@@ -360,11 +362,11 @@ def test_every_field_of_a_task_is_typed_and_bounded(site: Site, tasks: list[Mess
 def test_a_join_beyond_bounds_is_refused_before_work_begins(
     tmp_path: Path, name: str, value: object
 ) -> None:
-    house = House("north", tmp_path / "data", tmp_path, minimum=Minimum())
+    house = SiteConfig("north", tmp_path / "data", tmp_path, minimum=Minimum())
     settings = {**dataclasses.asdict(SETTINGS), name: value}
     record = {"run": "abc", "plans": PLANS.to_json(), "settings": settings, "fold": "0"}
-    task = Parcel.store(encode(Message("join", record, {})), tmp_path)
-    reply = Hospital(house).answer(task)
+    task = StoredMessage.store(encode(Message("join", record, {})), tmp_path)
+    reply = ClientService(house).answer(task)
     told = decode(reply.read(0, reply.size))
     assert (told.kind, told.record["error"]) == (FAILED, "AggregationError")
     assert "the coordinator's task 'join': settings" in house.problem_log.read_text()
@@ -462,7 +464,7 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
         told = {site: Message("fingerprint", spoilt_by[site], {}) for site in tasks}
         return Answers({site: Answer(message, 1, 1, 0.0) for site, message in told.items()})
 
-    orders = PlanOrders(tmp_path, tuple(spoilt_by), "demo", ("2d",), (5, 100))
+    orders = PlanningJob(tmp_path, tuple(spoilt_by), "demo", ("2d",), (5, 100))
     with pytest.raises(DataError) as caught:
         plan_remotely(orders, ask)
     lines = str(caught.value).splitlines()
@@ -478,11 +480,11 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
 
 def test_a_roster_in_which_a_site_counts_twice_is_refused() -> None:
     key = "ab" * 32
-    good = Roster(0, dict.fromkeys("abc", (key, key)), {"loss": ("a", "b", "c")}, 2).to_json()
-    assert Roster.from_json(good).holders == {"loss": ("a", "b", "c")}
+    good = Participants(0, dict.fromkeys("abc", (key, key)), {"loss": ("a", "b", "c")}, 2).to_json()
+    assert Participants.from_json(good).holders == {"loss": ("a", "b", "c")}
     for spoil in ({"loss": ["a", "a", "a"]}, {"loss": ["a", "b", "x"]}):
         with pytest.raises(PrivacyError, match=r"holders: loss: is .*; needed is a list of"):
-            Roster.from_json({**good, "holders": spoil})
+            Participants.from_json({**good, "holders": spoil})
 
 
 def test_one_wrong_share_is_left_out_where_there_is_one_to_spare() -> None:

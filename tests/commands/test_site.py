@@ -11,7 +11,7 @@ import pytest
 from small import LABELS_JSON, write_case
 
 from mixmfl.federated import flare
-from mixmfl.federated.client.service import House
+from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare.processes import alone
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
 from mixmfl.federated.state import Minimum
@@ -107,10 +107,10 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     capsys: Said,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    houses: list[House] = []
+    houses: list[SiteConfig] = []
 
     @contextmanager
-    def attending(kit: Kit, house: House) -> Iterator[SimpleNamespace]:
+    def running_client(kit: Kit, house: SiteConfig) -> Iterator[SimpleNamespace]:
         assert kit.name == "north"
         houses.append(house)
         looked: list[int] = []
@@ -127,7 +127,7 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
             log.write(f"came from coordinator: task {len(houses)}\n")
         yield SimpleNamespace(poll=poll)
 
-    monkeypatch.setattr(flare, "attending", attending)
+    monkeypatch.setattr(flare, "running_client", running_client)
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     (tmp_path / "work").mkdir()
@@ -142,7 +142,7 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     assert 5 in slept  # a coordinator that is away is not asked without pause
     assert "interrupted; what is done is kept" in said.err
     assert houses[0] == houses[1]
-    assert houses[0] == House(
+    assert houses[0] == SiteConfig(
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),
         minimum=Minimum(3, 50),
         turns=tmp_path / "turns",

@@ -11,13 +11,13 @@ import psutil
 import pytest
 
 from mixmfl.core.errors import DataError, MixmflError
-from mixmfl.core.pipeline import Ahead, Behind, WaitTurn, reason_of
+from mixmfl.core.pipeline import PrefetchProcess, WaitTurn, WriterThread, reason_of
 
 ASK = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from mixmfl.overlap import Ahead
-from test_overlap import work
+from test_pipeline import work
 ahead = Ahead(work, 3, 60)
 for job in ("large", "refuse", "name"):
     ahead.ask(job)
@@ -47,7 +47,7 @@ def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
 
 
 def test_what_another_process_made_arrives_whole() -> None:
-    with Ahead(work, 40_000_000, 60) as ahead:  # 160 MB: more than goes at a time
+    with PrefetchProcess(work, 40_000_000, 60) as ahead:  # 160 MB: more than goes at a time
         ahead.ask("any")
         found = ahead.answer()
     assert found["job"] == "any"
@@ -64,7 +64,7 @@ def test_what_another_process_made_arrives_whole() -> None:
     ],
 )
 def test_a_job_that_fails_hangs_or_is_killed_costs_itself_alone(job: str, message: str) -> None:
-    with Ahead(work, 3, 60) as ahead:
+    with PrefetchProcess(work, 3, 60) as ahead:
         ahead.ask("first")  # so that starting a process is in no limit
         ahead.answer()
         ahead.limit = 3.0 if job == "hang" else 60
@@ -77,7 +77,7 @@ def test_a_job_that_fails_hangs_or_is_killed_costs_itself_alone(job: str, messag
 
 
 def test_a_large_job_waits_until_nothing_else_is_done() -> None:
-    with Ahead(work, 3, 60) as ahead:
+    with PrefetchProcess(work, 3, 60) as ahead:
         ahead.ask("large")
         assert ahead.answer()["job"] == "large"
 
@@ -114,7 +114,7 @@ def test_writing_that_hangs_or_fails_costs_itself_alone() -> None:
     def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    with Behind(0.2) as behind:
+    with WriterThread(0.2) as behind:
         hanging, waiting = behind.ask(lambda: time.sleep(3)), behind.ask(lambda: 1)
         with pytest.raises(MixmflError, match=r"longer than the limit of 0.00333333 minutes"):
             behind.answer(hanging)

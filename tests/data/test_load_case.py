@@ -13,7 +13,7 @@ from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
-from mixmfl.data.load_case import Placing, load_case
+from mixmfl.data.load_case import AlignmentOptions, load_case
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 GRID = Grid((3, 4, 5), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
@@ -113,7 +113,7 @@ def test_an_image_that_cannot_be_used_is_left_out_where_that_is_allowed(tmp_path
         {"flair": VOLUME, "pd": np.full_like(VOLUME, np.nan), "t1": -VOLUME, "t2": VOLUME * 0},
     )
     case.files["t1"].write_bytes(b"")
-    loaded = load_case(case, None, Placing(leave_out=True))
+    loaded = load_case(case, None, AlignmentOptions(leave_out=True))
     assert tuple(loaded.images) == ("flair",)
     pd, t1, t2 = loaded.warnings
     assert pd.startswith("pd was left out: pd (")
@@ -125,7 +125,7 @@ def test_an_image_that_cannot_be_used_is_left_out_where_that_is_allowed(tmp_path
         load_case(case)
     case.files["flair"].unlink()
     with pytest.raises(DataError, match=r"'p01': none of its images can be used. flair was left"):
-        load_case(case, None, Placing(leave_out=True))
+        load_case(case, None, AlignmentOptions(leave_out=True))
 
 
 def test_an_image_on_which_a_library_fails_is_left_out_too(
@@ -140,7 +140,7 @@ def test_an_image_on_which_a_library_fails_is_left_out_too(
         return read(path)
 
     monkeypatch.setattr(image, "read_image", fails)
-    (warning,) = load_case(case, None, Placing(leave_out=True)).warnings
+    (warning,) = load_case(case, None, AlignmentOptions(leave_out=True)).warnings
     assert warning == "t1 was left out: ZeroDivisionError: in a library"
 
 

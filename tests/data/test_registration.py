@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from small_head import GRID, LPS, ONE, OTHER, SHAPE
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Case
 from mixmfl.data.image import Grid, difference, write_image, write_labels
 from mixmfl.data.labels import Labels
-from mixmfl.data.load_case import Placing, load_case
+from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.registration import (
-    STILL,
+    IDENTITY,
     Fit,
     Rigid,
     finest,
@@ -26,24 +26,6 @@ from mixmfl.data.registration import (
     register,
     resample,
 )
-
-LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-SHAPE = (56, 64, 60)
-GRID = Grid(SHAPE, (2.0, 2.0, 2.0), (-60.0, -64.0, -56.0), LPS)
-
-
-def make_head() -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(0)
-    field = ndimage.gaussian_filter(generator.normal(size=SHAPE), 2)
-    field /= field.std()
-    z, y, x = np.ogrid[-1 : 1 : SHAPE[0] * 1j, -1 : 1 : SHAPE[1] * 1j, -1 : 1 : SHAPE[2] * 1j]
-    head = z**2 + y**2 + x**2 < 0.7
-    one = np.where(head, 5 + field, 0).astype(np.float32)
-    other = np.where(head, 9 - np.abs(field) + 0.3 * field, 0).astype(np.float32)
-    return one, other
-
-
-ONE, OTHER = make_head()
 
 
 def turn(degrees: float, *shift: float) -> Rigid:
@@ -283,7 +265,7 @@ def test_a_thick_image_is_resampled_onto_the_fine_one_and_told(tmp_path: Path) -
     assert np.corrcoef(loaded.images["t2"].ravel(), OTHER.ravel())[0, 1] > 0.97
     (note,) = loaded.notes
     assert note.startswith("t2 was resampled onto the grid of t1 (shape (28, 64, 60) against")
-    asked = load_case(Case("p", files), None, Placing(reference="t2"))
+    asked = load_case(Case("p", files), None, AlignmentOptions(reference="t2"))
     assert difference(asked.grid, THICK) is None
 
 
@@ -293,7 +275,7 @@ def test_a_label_decides_whose_grid_is_the_reference(tmp_path: Path) -> None:
     write_labels(tmp_path / "seg.nii.gz", (thick > 9).astype(np.uint8), THICK)
     labels = Labels({"background": 0, "lesion": 1})
     case = Case("p", files, tmp_path / "seg.nii.gz")
-    loaded = load_case(case, labels, Placing(reference="t1"))
+    loaded = load_case(case, labels, AlignmentOptions(reference="t1"))
     assert loaded.reference == "t2"
     assert loaded.labels is not None
     assert loaded.labels.shape == THICK.shape == loaded.images["t1"].shape
@@ -319,7 +301,7 @@ def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
     files = {"t1": write(tmp_path, "t1", ONE, GRID), "t2": write(tmp_path, "t2", moved, GRID)}
     with pytest.raises(DataError, match=r"case 'p': t2 does not lie on t1: .* --register"):
         load_case(Case("p", files))
-    loaded = load_case(Case("p", files), None, Placing(register=True))
+    loaded = load_case(Case("p", files), None, AlignmentOptions(register=True))
     (note,), (warning,) = loaded.notes, loaded.warnings
     assert warning == f"{note}; look at both"
     assert note.startswith("t2 was registered to t1 (shift 1")
@@ -345,7 +327,7 @@ def test_of_three_images_the_odd_one_is_left_out_also_where_it_would_be_the_refe
     tmp_path: Path, moved: str
 ) -> None:
     files = three(tmp_path, moved)
-    loaded = load_case(Case("p", files), None, Placing(leave_out=True))
+    loaded = load_case(Case("p", files), None, AlignmentOptions(leave_out=True))
     assert loaded.images.keys() == {"flair", "t1", "t2"} - {moved}
     assert loaded.reference != moved
     (warning,) = loaded.warnings
@@ -356,14 +338,14 @@ def test_of_three_images_the_odd_one_is_left_out_also_where_it_would_be_the_refe
 
 def test_a_reference_that_was_asked_for_is_kept(tmp_path: Path) -> None:
     files = three(tmp_path, "t1")
-    loaded = load_case(Case("p", files), None, Placing("t1", leave_out=True))
+    loaded = load_case(Case("p", files), None, AlignmentOptions("t1", leave_out=True))
     assert (loaded.reference, *loaded.images) == ("t1", "t1")
     assert len(loaded.warnings) == 2
 
 
 def test_of_two_images_the_one_is_kept_from_which_more_is_expected(tmp_path: Path) -> None:
     files = {n: f for n, f in three(tmp_path, "t2").items() if n != "flair"}
-    drop = Placing(leave_out=True)
+    drop = AlignmentOptions(leave_out=True)
     kinds: list[tuple[dict[tuple[str, ...], float], str, str]] = [
         ({("t1",): 0.4, ("t2",): 0.7}, "t2", "t1"),
         ({("t1",): 0.7, ("t2",): 0.4, ("t1", "t2"): 0.9}, "t1", "t2"),
@@ -394,7 +376,7 @@ def test_a_mirrored_image_is_refused_whether_registration_is_asked_for_or_not(
         "t2": write(tmp_path, "t2", mirror(OTHER, GRID), GRID),
     }
     with pytest.raises(DataError, match="better mirrored left to right") as refused:
-        load_case(Case("p", files), None, Placing(register=asked))
+        load_case(Case("p", files), None, AlignmentOptions(register=asked))
     assert "Convert it again from its source" in str(refused.value)
     assert "--register" not in str(refused.value)
 
@@ -414,10 +396,10 @@ def test_a_mirrored_image_of_a_moved_patient_is_not_registered(tmp_path: Path) -
     moved = resample(mirror(other, GRID), GRID, GRID, turn(8, 20, 0, 8))
     files = {"t1": write(tmp_path, "t1", one, GRID), "t2": write(tmp_path, "t2", moved, GRID)}
     with pytest.raises(DataError, match=r"registered it fits better mirrored left to right"):
-        load_case(Case("p", files), None, Placing(register=True))
+        load_case(Case("p", files), None, AlignmentOptions(register=True))
     moved = resample(other, GRID, GRID, turn(8, 20, 0, 8))
     files["t2"] = write(tmp_path, "t2", moved, GRID)
-    loaded = load_case(Case("p", files), None, Placing(register=True))
+    loaded = load_case(Case("p", files), None, AlignmentOptions(register=True))
     inside = (one != 0) & (loaded.images["t2"] != 0)
     assert np.corrcoef(loaded.images["t2"][inside], other[inside])[0, 1] > 0.7
 
@@ -445,7 +427,7 @@ def test_the_order_of_faults_is_from_the_surest_on() -> None:
     assert Fit(1.0, 0.1, 0.4, 0.4, 0.51).fault == (
         "it fits better mirrored left to right (mutual information 0.100, mirrored 0.510)"
     )
-    assert STILL.shift_mm == 0
+    assert IDENTITY.shift_mm == 0
 
 
 def test_what_is_as_good_as_it_must_be_has_no_fault() -> None:

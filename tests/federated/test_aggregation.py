@@ -20,7 +20,7 @@ from mixmfl.federated.aggregation import (
     select_blocks,
     shortening,
 )
-from mixmfl.federated.messages import Message, Parcel
+from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.federated.server.update_checks import norms_of
 from mixmfl.federated.state import block_weights
 from mixmfl.networks.parameters import block_of
@@ -94,7 +94,9 @@ def test_weights_stay_in_single_precision_whatever_their_changes_came_in(
     }
     before = {"shared.w": torch.tensor([4096.25])}  # with 1 added no number of half precision
     weights = {site: {"shared": 1} for site in "abc"}
-    stored = {s: Parcel.pack(Message("train", {}, t), tmp_path).open() for s, t in changes.items()}
+    stored = {
+        s: StoredMessage.pack(Message("train", {}, t), tmp_path).open() for s, t in changes.items()
+    }
     for sent in (changes, {site: message.tensors for site, message in stored.items()}):
         found = merge_all(before, sent, weights, rule, usual={"shared": 2.0})["shared.w"]
         assert (found.dtype, found.item()) == (torch.float32, 4097.25)
@@ -339,7 +341,9 @@ def test_changes_on_disk_merge_to_the_bits_of_those_in_memory_a_piece_at_a_time(
 
     read = Stored.part
     monkeypatch.setattr(Stored, "part", part)
-    stored = {s: Parcel.pack(Message("train", {}, t), tmp_path).open() for s, t in changes.items()}
+    stored = {
+        s: StoredMessage.pack(Message("train", {}, t), tmp_path).open() for s, t in changes.items()
+    }
     tensors = {site: message.tensors for site, message in stored.items()}
     assert len(tensors) > TOGETHER
     found = merge_all(before, tensors, weights, rule, 0.2, usual)

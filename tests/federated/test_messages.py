@@ -30,7 +30,7 @@ from mixmfl.core.tensor_store import (
     reader_of,
     write,
 )
-from mixmfl.federated.messages import Message, Parcel, decode, encode, most_reply_bytes
+from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
 
 MESSAGE = Message(
     "train",
@@ -78,7 +78,7 @@ def read_or_refuse(content: bytes, *, disk: bool = False) -> bool:
 
     With ``disk`` it must go the same way with a file.
     """
-    stored = Parcel.store(content, FOLDER) if disk else None
+    stored = StoredMessage.store(content, FOLDER) if disk else None
     try:
         message = decode(content)
     except AggregationError:
@@ -179,7 +179,7 @@ def test_what_is_declared_is_compared_with_what_is_there(content: bytes, reason:
     with pytest.raises(AggregationError, match=reason):
         decode(content)
     with pytest.raises(AggregationError, match=reason):
-        Parcel.store(content, FOLDER).open()
+        StoredMessage.store(content, FOLDER).open()
 
 
 @pytest.mark.parametrize("places", [((0, 4), (0, 4)), ((0, 4), (5, 9)), ((2, 6), (6, 10))])
@@ -191,13 +191,13 @@ def test_tensors_that_overlap_or_leave_gaps_are_refused(
         for number, place in enumerate(places)
     }
     content = framed({**told, **inner({})}, bytes(10))
-    for read in (decode, lambda content: Parcel.store(content, FOLDER).open()):
+    for read in (decode, lambda content: StoredMessage.store(content, FOLDER).open()):
         with pytest.raises(AggregationError, match=r"begins at byte \d, not where the last ended"):
             read(content)
 
 
 def test_a_parcel_holds_the_bytes_of_the_message_and_leaves_no_file_behind(tmp_path: Path) -> None:
-    parcel = Parcel.pack(MESSAGE, tmp_path / "new")
+    parcel = StoredMessage.pack(MESSAGE, tmp_path / "new")
     assert parcel.read(0, parcel.size + 1) == CONTENT
     assert parcel.read(7, 5) == CONTENT[7:12]
     assert parcel.sha256 == hashlib.sha256(CONTENT).hexdigest()
@@ -207,11 +207,11 @@ def test_a_parcel_holds_the_bytes_of_the_message_and_leaves_no_file_behind(tmp_p
     assert torch.equal(tensors["decoder.w"], MESSAGE.tensors["decoder.w"])
     assert torch.equal(only(tensors, {"n"})["n"], torch.tensor([2**40]))
     with pytest.raises(AggregationError, match="bytes came, at most 10 are needed for it"):
-        Parcel.store(CONTENT, tmp_path).open(10)
+        StoredMessage.store(CONTENT, tmp_path).open(10)
 
 
 def test_a_part_of_a_stored_tensor_is_read_without_the_rest() -> None:
-    tensors = Parcel.store(CONTENT, FOLDER).open().tensors
+    tensors = StoredMessage.store(CONTENT, FOLDER).open().tensors
     room = torch.full((4,), -1.0)
     assert read_part(tensors, "decoder.w", 2, 5, room).tolist() == [2.0, 3.0, 4.0]
     assert room.tolist() == [2.0, 3.0, 4.0, -1.0]

@@ -28,7 +28,7 @@ from mixmfl.federated.secure_aggregation.crypto import (
     split_secret,
     to_words,
 )
-from mixmfl.federated.secure_aggregation.protocol import Roster
+from mixmfl.federated.secure_aggregation.protocol import Participants
 from mixmfl.federated.server import coordinator
 from mixmfl.federated.server.checkpoint import load_state_of, open_run
 from mixmfl.federated.server.merge import merge_round, train_task
@@ -37,8 +37,8 @@ from mixmfl.federated.server.secure_aggregation import (
     are_shares,
     check_masked,
     check_masked_run,
+    gather_participants,
     keys_tasks,
-    make_roster,
     masked_tasks,
     merge_sums,
     shares_tasks,
@@ -46,7 +46,7 @@ from mixmfl.federated.server.secure_aggregation import (
     summed_blocks,
     unmask_tasks,
 )
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import (
     Registration,
     RunSettings,
@@ -178,11 +178,11 @@ def one_round(
     federation: Federation,
     told: dict[str, Registration],
     silent: dict[str, tuple[str, ...]] | None = None,
-) -> tuple[ServerState, Roster, dict[str, Message], dict[str, Any]]:
+) -> tuple[ServerState, Participants, dict[str, Message], dict[str, Any]]:
     """Do a masked round in which some sites are silent from a step on."""
     quiet = silent or {}
     keys = federation.ask(keys_tasks(0, told), quiet.get("keys", ()))
-    roster = make_roster(START, keys, told, SIZES)
+    roster = gather_participants(START, keys, told, SIZES)
     shared = federation.ask(shares_tasks(roster), quiet.get("shares", ()))
     assert all(are_shares(site, reply, roster) for site, reply in shared.items())
     tasks = masked_tasks(START, roster, shared, told)
@@ -318,7 +318,7 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
     sites: dict[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
-    roster = make_roster(START, federation.ask(keys_tasks(0, told)), told, SIZES)
+    roster = gather_participants(START, federation.ask(keys_tasks(0, told)), told, SIZES)
     good = shares_tasks(roster)["north"]
 
     def refused(task: Message, why: str) -> None:
@@ -355,10 +355,10 @@ def test_a_server_refuses_replies_that_do_not_fit(
     federation = Federation(sites)
     keys = federation.ask(keys_tasks(0, told))
     bad_key = dataclasses.replace(keys["south"], record={"round": 0, "seal": "no", "mask": "no"})
-    assert "south" not in make_roster(START, {**keys, "south": bad_key}, told, SIZES).keys
+    assert "south" not in gather_participants(START, {**keys, "south": bad_key}, told, SIZES).keys
     with pytest.raises(QuorumError, match="2 sites sent keys; a masked round needs 3"):
-        make_roster(START, {name: keys[name] for name in ("east", "west")}, told, SIZES)
-    roster = make_roster(START, keys, told, SIZES)
+        gather_participants(START, {name: keys[name] for name in ("east", "west")}, told, SIZES)
+    roster = gather_participants(START, keys, told, SIZES)
     shared = federation.ask(shares_tasks(roster))
     fewer = {"round": 0, "sealed": {"east": "00"}}
     assert not are_shares("north", dataclasses.replace(shared["north"], record=fewer), roster)
@@ -424,7 +424,7 @@ def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(
     tmp_path: Path, sites: dict[str, Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        run = train_embedded(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
+        run = simulate(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
     assert "flair is held by 2 of the 3 sites that a sum needs" in caplog.text
     weights = load_state_of(open_run(run.folder), 2).weights
     for name, tensor in weights.items():
@@ -440,8 +440,8 @@ def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_milli
     three = [
         stored_site(tmp_path, name, [("t1", "t2"), ("t1",)], plans) for name in ("a", "b", "c")
     ]
-    masked = train_embedded(plans, three, SETTINGS, "all", tmp_path / "masked")
-    plain = train_embedded(plans, three, PLAIN, "all", tmp_path / "plain")
+    masked = simulate(plans, three, SETTINGS, "all", tmp_path / "masked")
+    plain = simulate(plans, three, PLAIN, "all", tmp_path / "plain")
     one, other = (load_state_of(open_run(run.folder), 1) for run in (masked, plain))
     assert furthest(one, other) < 1e-6
     assert masked.history[0]["a"].loss == pytest.approx(
@@ -460,7 +460,7 @@ def test_a_masked_run_goes_on_without_a_site_that_fails(
         return handle(client, task, optimizer)
 
     monkeypatch.setattr(Client, "handle", fails)
-    run = train_embedded(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
+    run = simulate(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
     for row in run.history:
         assert row["south"].absent == "the privacy budget is spent"
         assert not row["north"].absent
@@ -472,7 +472,7 @@ def test_private_sites_can_be_masked_too(tmp_path: Path, sites: dict[str, Site])
         for n, s in sites.items()
         if n != "north"
     ]
-    run = train_embedded(PLANS, [*private, sites["north"]], SETTINGS, "all", tmp_path / "run")
+    run = simulate(PLANS, [*private, sites["north"]], SETTINGS, "all", tmp_path / "run")
     (row, _) = run.history
     assert row["south"].epsilon is not None
     assert row["north"].epsilon is None
@@ -515,4 +515,4 @@ def test_a_sum_that_cannot_be_unmasked_is_another_try_and_not_the_end(
 
     monkeypatch.setattr(coordinator, "sum_blocks", fail)
     with pytest.raises(QuorumError, match="round 1: the sum cannot be unmasked: shares of a"):
-        train_embedded(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
+        simulate(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")

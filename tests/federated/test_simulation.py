@@ -13,7 +13,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.federated.server import checkpoint, coordinator
 from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, open_run
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import split_fold
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.inference.model import load_model
@@ -48,7 +48,7 @@ def test_the_same_seed_gives_equal_weights_and_another_seed_does_not(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
     runs = [
-        train_embedded(plans, sites, settings, "0", tmp_path / name)
+        simulate(plans, sites, settings, "0", tmp_path / name)
         for name, settings in (
             ("a", SETTINGS),
             ("b", SETTINGS),
@@ -65,8 +65,8 @@ def test_the_order_in_which_sites_are_given_changes_nothing(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
     east = stored_site(tmp_path, "east", [("t2",), ("t1", "t2"), ("t1",)], plans, validation=1)
-    one = train_embedded(plans, [*sites, east], SETTINGS, "0", tmp_path / "a")
-    other = train_embedded(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
+    one = simulate(plans, [*sites, east], SETTINGS, "0", tmp_path / "a")
+    other = simulate(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
     assert one.best_round == other.best_round
     for mine, turned in zip(one.history, other.history, strict=True):
         assert {site: told.loss for site, told in mine.items()} == {
@@ -83,17 +83,17 @@ class _KilledError(Exception):
 def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
-    whole = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "whole")
+    whole = simulate(plans, sites, SETTINGS, "0", tmp_path / "whole")
 
     def kill(run: Run) -> None:
         raise _KilledError
 
     out = tmp_path / "cut"
     with pytest.raises(_KilledError):
-        train_embedded(plans, sites, SETTINGS, "0", out, report=kill)
+        simulate(plans, sites, SETTINGS, "0", out, report=kill)
     with pytest.raises(_KilledError):
-        train_embedded(plans, sites, SETTINGS, "0", out, resume=True, report=kill)
-    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+        simulate(plans, sites, SETTINGS, "0", out, resume=True, report=kill)
+    resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
     assert len(resumed.history) == 3
     assert equal(weights(whole), weights(resumed))
     assert [r["north"].loss for r in resumed.history] == [r["north"].loss for r in whole.history]
@@ -102,7 +102,7 @@ def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
 def test_a_round_cut_off_while_it_is_saved_is_done_again(
     tmp_path: Path, plans: Plans, sites: list[Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "whole")
+    whole = simulate(plans, sites, SETTINGS, "0", tmp_path / "whole")
     out = tmp_path / "cut"
     written: list[int] = []
     real = checkpoint.save_round
@@ -119,20 +119,18 @@ def test_a_round_cut_off_while_it_is_saved_is_done_again(
 
     monkeypatch.setattr(coordinator, "save_round", cut_short)
     with pytest.raises(_KilledError):
-        train_embedded(plans, sites, SETTINGS, "0", out)
+        simulate(plans, sites, SETTINGS, "0", out)
     monkeypatch.setattr(coordinator, "save_round", real)
-    assert equal(
-        weights(whole), weights(train_embedded(plans, sites, SETTINGS, "0", out, resume=True))
-    )
+    assert equal(weights(whole), weights(simulate(plans, sites, SETTINGS, "0", out, resume=True)))
 
 
 def test_resuming_a_finished_run_changes_nothing(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
     out = tmp_path / "run"
-    train_embedded(plans, sites, SETTINGS, "0", out)
+    simulate(plans, sites, SETTINGS, "0", out)
     before = (out / "model.safetensors").read_bytes()
-    train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    simulate(plans, sites, SETTINGS, "0", out, resume=True)
     assert (out / "model.safetensors").read_bytes() == before
 
 
@@ -140,17 +138,17 @@ def test_a_folder_that_holds_a_run_or_anything_else_is_not_written_to(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
     out = tmp_path / "run"
-    train_embedded(plans, sites, SETTINGS, "0", out)
+    simulate(plans, sites, SETTINGS, "0", out)
     with pytest.raises(ModelError, match=r"holds a run; nothing was written.*--resume"):
-        train_embedded(plans, sites, SETTINGS, "0", out)
+        simulate(plans, sites, SETTINGS, "0", out)
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("dear")
     with pytest.raises(ModelError, match="holds files that are no run"):
-        train_embedded(plans, sites, SETTINGS, "0", other)
+        simulate(plans, sites, SETTINGS, "0", other)
     assert [f.name for f in other.iterdir()] == ["thesis.txt"]
     with pytest.raises(ModelError, match="holds no run"):
-        train_embedded(plans, sites, SETTINGS, "0", tmp_path / "nothing", resume=True)
+        simulate(plans, sites, SETTINGS, "0", tmp_path / "nothing", resume=True)
 
 
 def test_a_run_killed_before_its_first_record_starts_again(
@@ -159,7 +157,7 @@ def test_a_run_killed_before_its_first_record_starts_again(
     out = tmp_path / "run"
     plans.save(out / "plans.json")
     (out / ".DS_Store").touch()
-    assert len(train_embedded(plans, sites, SETTINGS, "0", out).history) == 3
+    assert len(simulate(plans, sites, SETTINGS, "0", out).history) == 3
 
 
 def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
@@ -167,10 +165,10 @@ def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
 ) -> None:
     sites = [stored_site(tmp_path, "server", [("t1",), ("t1", "t2")], plans)]
     out = tmp_path / "run"
-    run = train_embedded(plans, sites, SETTINGS, "0", out)
+    run = simulate(plans, sites, SETTINGS, "0", out)
     (out / "rounds" / ".DS_Store").touch()
     (out / "rounds" / "notes").mkdir()
-    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
     assert equal(weights(run), weights(resumed))
     assert kept_rounds(resumed) == [2, 3]
 
@@ -178,13 +176,13 @@ def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
 def test_a_process_per_device_gives_the_same_run(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
-    alone = train_embedded(plans, sites, SETTINGS, "0", tmp_path / "alone")
+    alone = simulate(plans, sites, SETTINGS, "0", tmp_path / "alone")
     apart = [
         dataclasses.replace(site, device=torch.device("cpu", number))
         for number, site in enumerate(sites)
     ]
     out = tmp_path / "apart"
-    together = train_embedded(plans, apart, SETTINGS, "0", out)
+    together = simulate(plans, apart, SETTINGS, "0", out)
     assert equal(weights(alone), weights(together))
     assert [r["north"].loss for r in alone.history] == [r["north"].loss for r in together.history]
 
@@ -200,7 +198,7 @@ def test_a_damaged_state_falls_back_to_the_round_before(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "run"
-    whole = train_embedded(plans, sites, SETTINGS, "0", out)
+    whole = simulate(plans, sites, SETTINGS, "0", out)
     before = weights(whole)
     file = out / "rounds" / "00003" / damaged
     content = bytearray(file.read_bytes())
@@ -210,7 +208,7 @@ def test_a_damaged_state_falls_back_to_the_round_before(
     if how == "gone":
         file.unlink()
     (out / "model.safetensors").unlink()
-    resumed = train_embedded(plans, sites, SETTINGS, "0", out, resume=True)
+    resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
     assert len(resumed.history) == 3
     assert equal(before, weights(resumed))
     if damaged.startswith("optimizers") or how != "gone":
@@ -222,7 +220,7 @@ def test_a_damaged_record_falls_back_to_the_newest_that_is_whole(
     tmp_path: Path, plans: Plans, sites: list[Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "run"
-    train_embedded(plans, sites, SETTINGS, "0", out)
+    simulate(plans, sites, SETTINGS, "0", out)
     record = out / "run.json"
     record.write_text(record.read_text().replace('"rounds": 3', '"rounds": 9'))
     assert open_run(out).settings == SETTINGS  # the last round's copy
@@ -237,14 +235,14 @@ def test_a_run_is_resumed_only_as_it_was_started(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
     out = tmp_path / "run"
-    train_embedded(plans, sites, SETTINGS, "0", out)
+    simulate(plans, sites, SETTINGS, "0", out)
     faster = dataclasses.replace(SETTINGS, learning_rate=1.0)
     with pytest.raises(ModelError, match=r"other learning_rate \(0\.01, now 1\.0\)\. Resume"):
-        train_embedded(plans, sites, faster, "0", out, resume=True)
+        simulate(plans, sites, faster, "0", out, resume=True)
     with pytest.raises(ModelError, match="started with other site south"):
-        train_embedded(plans, sites[:1], SETTINGS, "0", out, resume=True)
+        simulate(plans, sites[:1], SETTINGS, "0", out, resume=True)
     with pytest.raises(ModelError, match="started with other plans"):
-        train_embedded(small_plans(keep_every=3), sites, SETTINGS, "0", out, resume=True)
+        simulate(small_plans(keep_every=3), sites, SETTINGS, "0", out, resume=True)
 
 
 def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
@@ -253,7 +251,7 @@ def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
     plans = small_plans(keep_every=2, validate_every=3)
     settings = dataclasses.replace(SETTINGS, rounds=5)
     out = tmp_path / "run"
-    run = train_embedded(plans, sites, settings, "0", out)
+    run = simulate(plans, sites, settings, "0", out)
     assert set(run.dice) == {3, 5}
     assert kept_rounds(run) == sorted({2, 4, 5, run.best_round or 5})
     assert choose_round(run, "last") == 5
@@ -273,7 +271,7 @@ def test_progress_is_told_per_round_and_site(
     tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
     out = tmp_path / "run"
-    run = train_embedded(plans, sites, SETTINGS, "0", out)
+    run = simulate(plans, sites, SETTINGS, "0", out)
     with (out / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["round"], row["site"]) for row in rows] == [
@@ -287,7 +285,7 @@ def test_progress_is_told_per_round_and_site(
 
 
 def test_nothing_in_a_run_is_a_pickle(tmp_path: Path, plans: Plans, sites: list[Site]) -> None:
-    train_embedded(plans, sites, SETTINGS, "0", tmp_path / "run")
+    simulate(plans, sites, SETTINGS, "0", tmp_path / "run")
     files = [f for f in (tmp_path / "run").rglob("*") if f.is_file()]
     assert {f.suffix for f in files} == {".json", ".csv", ".png", ".safetensors"}
     for file in files:
@@ -297,7 +295,7 @@ def test_nothing_in_a_run_is_a_pickle(tmp_path: Path, plans: Plans, sites: list[
 
 def test_a_damaged_run_is_told(tmp_path: Path, plans: Plans, sites: list[Site]) -> None:
     out = tmp_path / "run"
-    train_embedded(plans, sites, SETTINGS, "0", out)
+    simulate(plans, sites, SETTINGS, "0", out)
     (out / "rounds" / "00003" / "server.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match=r"server\.safetensors: cannot be read"):
         export_model(out, "last", tmp_path / "x.safetensors")

@@ -15,7 +15,7 @@ from mixmfl.federated.client import subset_validation
 from mixmfl.federated.server.checkpoint import choose_round
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.subset_validation import Measured, merge_measured
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
 from mixmfl.inference.model import load_model
 from mixmfl.training.validation import DiceSum, validate
@@ -32,7 +32,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
         tmp_path, "north", [("t1", "t2"), ("t1", "t2"), ("t1",)], plans, validation=1
     )
     south = stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans, validation=1)
-    run = train_embedded(plans, [north, south], SETTINGS, "0", tmp_path / "run")
+    run = simulate(plans, [north, south], SETTINGS, "0", tmp_path / "run")
     model = load_model(tmp_path / "run" / "model.safetensors")
     assert [each.modalities for each in model.expected] == [("flair",), ("t1",), ("flair", "t1")]
 
@@ -52,7 +52,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
 
     record = tmp_path / "run" / "expected.json"
     before = record.stat().st_mtime_ns
-    train_embedded(plans, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
+    simulate(plans, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
     content = json.loads(record.read_text())
@@ -67,7 +67,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
 def test_without_validation_cases_nothing_is_expected(tmp_path: Path) -> None:
     plans = small_plans()
     site = stored_site(tmp_path, "north", [("t1", "t2")], plans)
-    train_embedded(plans, [site], SETTINGS, "all", tmp_path / "run")
+    simulate(plans, [site], SETTINGS, "all", tmp_path / "run")
     assert load_model(tmp_path / "run" / "model.safetensors").expected == ()
 
 
@@ -79,7 +79,7 @@ def test_a_site_measures_few_cases_of_a_subset(
     cases = [("t1",), ("t1",), ("t1", "t2"), ("t1",)]
     site = stored_site(tmp_path, "north", cases, plans, validation=3)
     settings = dataclasses.replace(SETTINGS, rounds=1, local_steps=1)
-    train_embedded(plans, [site], settings, "0", tmp_path / "run")
+    simulate(plans, [site], settings, "0", tmp_path / "run")
     expected = load_model(tmp_path / "run" / "model.safetensors").expected
     # the training case has no T2, so that its encoder is not used
     assert [(each.modalities, each.cases) for each in expected] == [(("t1",), 2)]

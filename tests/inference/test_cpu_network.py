@@ -11,11 +11,11 @@ from small import MODALITIES, small_plans
 from torch import Tensor, nn
 
 from mixmfl.core.devices import best_dtype
-from mixmfl.inference.cpu_network import QuickNet, runs
+from mixmfl.inference.cpu_network import CPUNetwork, runs
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
-from mixmfl.networks.prototypes import Memory, Prototypes
+from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 
 SUBSETS = (("t1",), ("flair", "t2"), MODALITIES)
 
@@ -38,12 +38,12 @@ def plain_and_quick(
     available: tuple[str, ...],
     dtype: torch.dtype = torch.float32,
     patch: tuple[int, ...] = (16, 16),
-    memory: Memory | None = None,
+    memory: PrototypeMemory | None = None,
 ) -> tuple[Tensor, Tensor]:
     images = torch.randn(2, len(available), *patch, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         plain = case_predictor(built, memory or {}, available)(images)
-        quick = QuickNet(copy.deepcopy(built), dtype)  # it takes the network over
+        quick = CPUNetwork(copy.deepcopy(built), dtype)  # it takes the network over
         return plain, quick.predictor(memory or {}, available)(images)
 
 
@@ -99,7 +99,7 @@ def test_weights_are_there_once() -> None:
     built = network()
     names = {name for name, weight in built.named_parameters() if weight.ndim > 2}
     before = sum(weight.numel() for weight in built.parameters())
-    QuickNet(built, torch.float32)
+    CPUNetwork(built, torch.float32)
     left = {name for name, weight in built.named_parameters() if weight.ndim > 2}
     # the fusion's, which the plain form may have to do, and heads that only training has
     assert all(name.startswith(("fusion.", "decoder.seg_layers.")) for name in left)

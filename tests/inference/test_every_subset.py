@@ -11,13 +11,13 @@ from small import MODALITIES, small_plans, stored_site
 from torch import Tensor, nn
 
 from mixmfl.evaluation.subset_dice import all_subsets
-from mixmfl.inference.cpu_network import QuickNet
+from mixmfl.inference.cpu_network import CPUNetwork
 from mixmfl.inference.every_subset import segment_subsets, subsets_predictor
 from mixmfl.inference.predictor import case_predictor, segment_stored
 from mixmfl.inference.sliding_window import predict_volume
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
-from mixmfl.networks.prototypes import Memory, Prototypes
+from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 
 SUBSETS = all_subsets(MODALITIES)
 FORMS: list[dict[str, Any]] = [
@@ -45,7 +45,7 @@ def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationN
     return built
 
 
-def memory_of(built: SegmentationNet) -> Memory:
+def memory_of(built: SegmentationNet) -> PrototypeMemory:
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(3, 4, generator=generator)
     return {
@@ -72,7 +72,7 @@ def test_logits_are_those_of_a_run_per_subset(
             for subset in SUBSETS
         ]
         plain = subsets_predictor(built, memory, MODALITIES, SUBSETS)(images)
-        quick = subsets_predictor(QuickNet(built, torch.float32), memory, MODALITIES, SUBSETS)
+        quick = subsets_predictor(CPUNetwork(built, torch.float32), memory, MODALITIES, SUBSETS)
         assert torch.allclose(plain, torch.cat(each, dim=1), atol=1e-4)
         assert torch.allclose(quick(images), plain, atol=1e-4)
         some = [MODALITIES[:1], MODALITIES[:2]]  # of a case without the last modality
@@ -81,14 +81,14 @@ def test_logits_are_those_of_a_run_per_subset(
         assert torch.allclose(fewer(images[:, :2]), wanted, atol=1e-4)
 
 
-def quick_of(settings: dict[str, Any], patch: tuple[int, ...]) -> QuickNet:
-    return QuickNet(network(patch, **settings), torch.float32)
+def quick_of(settings: dict[str, Any], patch: tuple[int, ...]) -> CPUNetwork:
+    return CPUNetwork(network(patch, **settings), torch.float32)
 
 
 @pytest.mark.parametrize("settings", FORMS)
 def test_half_precision_gives_the_same_up_to_its_rounding(settings: dict[str, Any]) -> None:
     memory, images = memory_of(network(**settings)), images_of((16, 16))
-    quick = QuickNet(network(**settings), torch.bfloat16)
+    quick = CPUNetwork(network(**settings), torch.bfloat16)
     with torch.inference_mode():
         together = quick.subsets_predictor(memory, MODALITIES, SUBSETS)(images)
         each = [

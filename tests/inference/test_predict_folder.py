@@ -18,7 +18,7 @@ from small import MODALITIES, small_case, small_plans
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
-from mixmfl.data.load_case import LoadedCase, Placing
+from mixmfl.data.load_case import AlignmentOptions, LoadedCase
 from mixmfl.evaluation.subset_dice import SubsetDice
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, load_model, save_model
@@ -108,7 +108,7 @@ def test_a_case_goes_on_from_the_sequences_that_can_be_used(
 ) -> None:
     (cases / "a" / "t1.nii.gz").write_bytes(b"")
     (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
-    out, drop = tmp_path / "masks", Placing(leave_out=True)
+    out, drop = tmp_path / "masks", AlignmentOptions(leave_out=True)
     came = predicted(model, cases, out, placing=drop, report=True)["a"]
     assert (came.status, came.used, came.absent) == ("done", ("t2",), ("flair", "t1"))
     assert came.reference == "t2"
@@ -135,7 +135,7 @@ def test_what_is_expected_is_asked_of_the_sequences_that_are_left(
         SubsetDice(("t2",), {"lesion": (0.2, 9)}),
     ]
     model = load_model(save(tmp_path / "m.safetensors", expected=known))
-    asked = {"placing": Placing(leave_out=True), "least_dice": 0.5}
+    asked = {"placing": AlignmentOptions(leave_out=True), "least_dice": 0.5}
     came = predicted(model, cases, tmp_path / "masks", **asked)["a"]
     assert came.status == "failed"
     assert "Dice 0.200 is expected from t2" in came.reason
@@ -445,7 +445,7 @@ def test_images_on_other_grids_come_onto_the_finest(
     assert (came.status, came.reference) == ("done", "t1")
     assert came.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
-    asked = {"placing": Placing(reference="t2")}
+    asked = {"placing": AlignmentOptions(reference="t2")}
     assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == coarse
 

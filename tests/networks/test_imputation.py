@@ -7,9 +7,9 @@ from torch import tensor
 
 from mixmfl.networks.base import Encoding
 from mixmfl.networks.build import build_network, prototype_sizes
-from mixmfl.networks.imputation import FURTHEST, deviations, imagine, imagine_absent
+from mixmfl.networks.imputation import FURTHEST, deviations, imagine, impute_missing
 from mixmfl.networks.mdmnet import MDMNet
-from mixmfl.networks.prototypes import Memory, Prototypes, observe
+from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, observe
 from mixmfl.planning.plans import replace_settings
 from mixmfl.training.batches import Batch
 from mixmfl.training.trainer import train_locally
@@ -26,7 +26,7 @@ def prototypes(values: list[list[float]], spreads: list[list[float]]) -> Prototy
     return Prototypes(tensor(values), tensor(spreads), torch.ones(len(values)))
 
 
-def some_memory(modalities: tuple[str, ...] = MODALITIES, value: float = 5.0) -> Memory:
+def some_memory(modalities: tuple[str, ...] = MODALITIES, value: float = 5.0) -> PrototypeMemory:
     return {
         (name, level): Prototypes(
             torch.full((3, CHANNELS[level]), value + index),
@@ -86,7 +86,7 @@ def test_the_deviations_of_a_modality_at_hand_are_taken_over_at_every_level() ->
         place: replace(told, spreads=torch.full_like(told.spreads, 0.5))
         for place, told in some_memory().items()
     }
-    found = imagine_absent(encoding, network.modalities, memory, classes, 1.0, drawn())
+    found = impute_missing(encoding, network.modalities, memory, classes, 1.0, drawn())
     assert found is not None
     for level in LEVELS:
         # values are 5, 6 and 7 in every class; what is imagined stays above 0
@@ -104,7 +104,7 @@ def test_every_modality_at_hand_gives_its_deviations_at_times() -> None:
         (name, level): replace(told, values=told.values * 0 + usual[name], spreads=told.spreads + 1)
         for (name, level), told in some_memory().items()
     }
-    found = imagine_absent(encoding, network.modalities, memory, classes, 1.0, drawn())
+    found = impute_missing(encoding, network.modalities, memory, classes, 1.0, drawn())
     assert found is not None
     sides = found.tailored[0][:, 2].mean(dim=(1, 2, 3)) > 7  # the value of T2
     assert 0.4 < sides.double().mean().item() < 0.6  # of cases
@@ -114,7 +114,7 @@ def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
     present = tensor([[True, False, False], [True, True, True]])
     network, encoding, classes = encoded(present)
     known = some_memory(("flair", "t1"))  # without spread
-    found = imagine_absent(encoding, network.modalities, known, classes, 1.0, drawn())
+    found = impute_missing(encoding, network.modalities, known, classes, 1.0, drawn())
     assert found is not None
     assert found.imagined is not None
     assert found.imagined.tolist() == [[False, True, False], [False, False, False]]
@@ -136,18 +136,18 @@ def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
     ],
 )
 def test_nothing_is_imagined_where_nothing_is_absent_or_known(
-    present: list[list[bool]], memory: Memory
+    present: list[list[bool]], memory: PrototypeMemory
 ) -> None:
     network, encoding, classes = encoded(tensor(present))
     args = (network.modalities, memory, classes)
-    assert imagine_absent(encoding, *args, 1.0, drawn()) is None
-    assert imagine_absent(encoding, network.modalities, some_memory(), classes, 0, drawn()) is None
+    assert impute_missing(encoding, *args, 1.0, drawn()) is None
+    assert impute_missing(encoding, network.modalities, some_memory(), classes, 0, drawn()) is None
 
 
 def test_each_absent_modality_is_imagined_by_its_own_draw() -> None:
     present = tensor([[True, False, False]] * 400)
     network, encoding, classes = encoded(present, size=8)
-    found = imagine_absent(encoding, network.modalities, some_memory(), classes, 0.25, drawn())
+    found = impute_missing(encoding, network.modalities, some_memory(), classes, 0.25, drawn())
     assert found is not None
     assert found.imagined is not None
     shares = found.imagined.double().mean(dim=0).tolist()
@@ -159,7 +159,7 @@ def test_each_absent_modality_is_imagined_by_its_own_draw() -> None:
 def test_what_is_imagined_is_decoded_as_if_at_hand_but_leaves_the_shared_mean() -> None:
     """The same logits as of a case that has the modality, with a shared feature of nothing new."""
     network, encoding, classes = encoded(tensor([[True, False, False]]))
-    found = imagine_absent(
+    found = impute_missing(
         encoding, network.modalities, some_memory(("flair", "t1")), classes, 1.0, drawn()
     )
     assert found is not None
@@ -182,7 +182,7 @@ def test_training_imagines_what_a_site_lacks_and_only_then() -> None:
     """Weights of the slots of T2 move at a site without T2, once the memory knows T2."""
     plans = replace_settings(small_plans(), {"compensation_levels": []}, {})
 
-    def moved(imagining: float, memory: Memory, seed: int = 5) -> torch.Tensor:
+    def moved(imagining: float, memory: PrototypeMemory, seed: int = 5) -> torch.Tensor:
         chosen = replace_settings(plans, {}, {"imagining": imagining})
         network = build_network(chosen, "2d", seed=0)
         images = torch.randn(2, 3, 16, 16, generator=drawn(1))

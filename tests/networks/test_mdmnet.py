@@ -8,8 +8,8 @@ from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.networks.mdmnet import Fusion, MDMNet
-from mixmfl.networks.parameters import adopt_state, load_state, network_state
-from mixmfl.networks.prototypes import Memory, Prototypes
+from mixmfl.networks.parameters import assign_parameters, load_state, network_state
+from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 from mixmfl.planning import nnunet_planner
 from mixmfl.planning.architecture import resolve_architecture
 from mixmfl.planning.plans import replace_settings
@@ -23,7 +23,9 @@ def build(configuration: str, patch: tuple[int, ...], seed: int = 0) -> MDMNet:
     return network
 
 
-def some_memory(network: SegmentationNet, modalities: tuple[str, ...] = MODALITIES) -> Memory:
+def some_memory(
+    network: SegmentationNet, modalities: tuple[str, ...] = MODALITIES
+) -> PrototypeMemory:
     generator = torch.Generator().manual_seed(3)
     (level,) = network.compensated
     return {
@@ -302,16 +304,16 @@ def test_the_planned_memory_is_that_of_the_features_really_kept(
 def test_a_network_takes_over_parameters_that_are_all_there_and_fit() -> None:
     one, other = build("2d", (16, 16)), build("2d", (16, 16), seed=1)
     state = network_state(other)
-    adopt_state(one, state)
+    assign_parameters(one, state)
     for name, parameter in one.named_parameters():
         assert parameter.data_ptr() == state[name].data_ptr()  # not a copy
         assert not parameter.requires_grad
     name = min(state)
     with pytest.raises(ValueError, match=f"1 tensors are missing, such as {name}"):
-        adopt_state(one, {n: tensor for n, tensor in state.items() if n != name})
+        assign_parameters(one, {n: tensor for n, tensor in state.items() if n != name})
     with pytest.raises(ValueError, match=f"{name} has the shape .*7.*, .* is needed"):
-        adopt_state(one, {**state, name: torch.zeros(7)})
+        assign_parameters(one, {**state, name: torch.zeros(7)})
     with pytest.raises(ValueError, match=f"{name} has the shape .* of torch.int32, .* of float32"):
-        adopt_state(one, {**state, name: state[name].view(torch.int32)})
+        assign_parameters(one, {**state, name: state[name].view(torch.int32)})
     with pytest.raises(ValueError, match=r"1 tensors are not planned, such as 'decoder\.more'"):
-        adopt_state(one, {**state, "decoder.more": torch.zeros(3)})
+        assign_parameters(one, {**state, "decoder.more": torch.zeros(3)})

@@ -27,8 +27,8 @@ from torch import nn
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.tensor_store import pack, read
-from mixmfl.federated.client.service import Hospital, House
-from mixmfl.federated.messages import FAILED, Message, Parcel, decode, encode
+from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
 from mixmfl.federated.server.checkpoint import Run, _record_digest, open_run, start_run
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import segmentation
@@ -353,13 +353,13 @@ def test_unknown_fields_are_refused_wherever_they_stand() -> None:
 
 def test_a_hospital_runs_nothing_that_a_coordinator_names(watch: Watch, tmp_path: Path) -> None:
     small_plans().save(tmp_path / "plans.json")
-    hospital = Hospital(House("north", tmp_path / "nothing", tmp_path))
+    hospital = ClientService(SiteConfig("north", tmp_path / "nothing", tmp_path))
     told = {"run": "abc", "fold": "0", "settings": dataclasses.asdict(SETTINGS)}
     for number, named in enumerate([*VARIANTS, "os.system", *LOOK_ALIKES[:4]]):
         plans = spoilt(watch.marker, list(LAYERS)[number % 4], named)
         for kind, record in (("join", told), ("preprocess", {"configurations": ["2d"]})):
             task = encode(Message(kind, {**record, "plans": plans}, {}))
-            reply = hospital.answer(Parcel.store(task, tmp_path))
+            reply = hospital.answer(StoredMessage.store(task, tmp_path))
             assert decode(reply.read(0, reply.size)).kind == FAILED
     problems = "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
     assert problems.count("which is not known here") == 18

@@ -14,7 +14,7 @@ from small import small_plans, stored_site
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.worker_pool import Workers
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
 from mixmfl.inference.model import load_model
 from mixmfl.networks.build import build_network
@@ -171,7 +171,7 @@ def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in
     settings = RunSettings("2d", 0, rounds=1, local_steps=2, learning_rate=0.01)
     models = []
     for folder, edit in (("true", None), (name, methods.METHODS[name].edit_memory)):
-        run = train_embedded(plans, sites, settings, "all", tmp_path / folder, edit_memory=edit)
+        run = simulate(plans, sites, settings, "all", tmp_path / folder, edit_memory=edit)
         models.append(load_model(run.folder / "model.safetensors"))
     true, edited = models
     assert true.memory.keys() == edited.memory.keys() != set()

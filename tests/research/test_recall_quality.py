@@ -7,7 +7,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import replace_settings
@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Site]:
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
     settings = RunSettings("2d", 0, rounds=4, local_steps=15, learning_rate=0.01)
-    run = train_embedded(plans, [north, south], settings, "all", folder / "run")
+    run = simulate(plans, [north, south], settings, "all", folder / "run")
     held_out = stored_site(folder, "held", [("flair", "t1", "t2")] * 2, plans)
     return load_model(run.folder / "model.safetensors"), held_out
 

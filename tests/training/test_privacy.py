@@ -21,7 +21,7 @@ from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.server import merge
 from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.merge import merge_round, train_task
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings, Site, first_state, register
 from mixmfl.inference.model import load_model
 from mixmfl.networks.build import build_network
@@ -242,7 +242,7 @@ def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_go_on(
     mine = privacy(tmp_path, epsilon=(once + twice) / 2)
     sites = [dataclasses.replace(north, privacy=mine), south]
     with caplog.at_level(logging.WARNING):
-        run = train_embedded(PLANS, sites, SETTINGS, "all", tmp_path / "run")
+        run = simulate(PLANS, sites, SETTINGS, "all", tmp_path / "run")
     first, second = open_run(run.folder).history
     assert first["north"].epsilon == pytest.approx(once)
     assert first["north"].loss is None
@@ -258,7 +258,7 @@ def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_go_on(
 
 
 def test_a_model_without_privacy_says_nothing_of_it(tmp_path: Path, site: Site) -> None:
-    run = train_embedded(PLANS, [site], SETTINGS, "all", tmp_path / "run")
+    run = simulate(PLANS, [site], SETTINGS, "all", tmp_path / "run")
     assert load_model(run.folder / "model.safetensors").record["privacy"] == {}
 
 

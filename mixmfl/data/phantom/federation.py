@@ -24,7 +24,7 @@ from mixmfl.data.phantom.patient import (
     make_patient,
     render,
 )
-from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, Hospital
+from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, ClientService
 
 VERSION = 2  # raise it whenever the same seed gives other files
 FILE_NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
@@ -53,7 +53,7 @@ class Case:
     modalities: tuple[str, ...]
 
     @property
-    def hospital(self) -> Hospital:
+    def hospital(self) -> ClientService:
         """Whose case it is."""
         return HOSPITALS[self.site]
 
@@ -107,7 +107,7 @@ class Settings:
         if self.tests < 0:
             raise DataError(f"tests is {self.tests}; it must be 0 or more")
 
-    def modalities_of(self, hospital: Hospital) -> tuple[str, ...]:
+    def modalities_of(self, hospital: ClientService) -> tuple[str, ...]:
         """Return what a hospital holds."""
         if hospital.name in HELD_OUT or self.setting == "multi-modal":
             return MODALITIES

@@ -1,7 +1,7 @@
 """What leaves a site: every message to the coordinator is built here, and nowhere else.
 
 ``outgoing`` holds back what rests on too few cases or voxels, and refuses to build what ``SENT``
-does not list; ``departures`` says in plain words what a message carries.
+does not list; ``outbound_fields`` says in plain words what a message carries.
 """
 
 import json
@@ -22,7 +22,7 @@ from mixmfl.planning.fingerprint import Fingerprint, withhold_small_counts
 
 
 @dataclass(frozen=True)
-class Departure:
+class OutboundField:
     """One thing in a message.
 
     Attributes:
@@ -88,14 +88,14 @@ def outgoing_fingerprint(fingerprint: Fingerprint, labels: Labels, minimum: Mini
     return outgoing("fingerprint", record, minimum=minimum)
 
 
-def departures(message: Message) -> list[Departure]:
+def outbound_fields(message: Message) -> list[OutboundField]:
     """Return what a message from a site carries, thing by thing."""
     fields = [
-        Departure(message.kind, name, None, len(json.dumps(value)), SENT[message.kind][name])
+        OutboundField(message.kind, name, None, len(json.dumps(value)), SENT[message.kind][name])
         for name, value in message.record.items()
     ]
     return fields + [
-        Departure(
+        OutboundField(
             message.kind,
             name,
             tuple(tensor.shape),
@@ -106,9 +106,9 @@ def departures(message: Message) -> list[Departure]:
     ]
 
 
-def departure_table(found: Sequence[Departure]) -> str:
+def outbound_table(found: Sequence[OutboundField]) -> str:
     """Return departures as text for people: a line per field, a line per block of tensors."""
-    rows: dict[tuple[str, str, str], list[Departure]] = {}
+    rows: dict[tuple[str, str, str], list[OutboundField]] = {}
     for item in found:
         group = item.name if item.shape is None else _group(item.name)
         rows.setdefault((item.kind, group, item.what), []).append(item)

@@ -7,7 +7,12 @@ import torch
 from mixmfl import __version__
 from mixmfl.evaluation.subset_dice import all_subsets
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.client.outbound import Departure, departures, outgoing, outgoing_fingerprint
+from mixmfl.federated.client.outbound import (
+    OutboundField,
+    outbound_fields,
+    outgoing,
+    outgoing_fingerprint,
+)
 from mixmfl.federated.client.training import agreed_minimum, outgoing_registration
 from mixmfl.federated.state import RunSettings, Site, first_state, register
 from mixmfl.networks.build import prototype_sizes
@@ -18,9 +23,9 @@ from mixmfl.planning.plans import Plans
 log = logging.getLogger(__name__)
 
 
-def departures_of(
+def preview_outbound(
     site: Site, fingerprint: Fingerprint, plans: Plans, settings: RunSettings
-) -> list[Departure]:
+) -> list[OutboundField]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
     With what only some runs ask for: ``measure``, ``personalize``; and ``failed``, which takes the
@@ -60,4 +65,4 @@ def departures_of(
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"task": "train", "error": "MixmflError", "version": __version__}),
     ]
-    return [item for message in sent for item in departures(message)]
+    return [item for message in sent for item in outbound_fields(message)]

@@ -31,7 +31,7 @@ from mixmfl.federated.secure_aggregation.crypto import (
 from mixmfl.federated.secure_aggregation.protocol import (
     FEWEST_SUMMED,
     LOSS,
-    Roster,
+    Participants,
     add_masks,
     bits_of,
     block_length,
@@ -61,7 +61,7 @@ class Secrets:
     round: int
     seal_key: bytes = field(repr=False)
     mask_key: bytes = field(repr=False)
-    roster: Roster | None = None
+    roster: Participants | None = None
     seeds: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     kept: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     sent: bool = False
@@ -131,7 +131,7 @@ def _answer(
 
 def _share(task: Message, site: str, before: Secrets) -> tuple[Message, Secrets]:
     """Share the round's secrets among all participants, sealed for each."""
-    roster = Roster.from_json(task.record)
+    roster = Participants.from_json(task.record)
     if before.roster is not None or site not in roster.keys:
         raise PrivacyError("the secrets of a round are shared once, with a site that is in it")
     seeds = {
@@ -205,7 +205,7 @@ def _mask(
     return outgoing("masked", told, tensors), after
 
 
-def _read_shares(content: Any, roster: Roster, sender: str) -> Mapping[str, Any]:
+def _read_shares(content: Any, roster: Participants, sender: str) -> Mapping[str, Any]:
     """Return another site's shares, as ``_share`` made them; the server could not look inside."""
     told = Told(content, f"the shares of site {sender!r}", PrivacyError).only(["key", "seeds"])
     seeds = told.inside("seeds", len(roster.holders))
@@ -274,7 +274,7 @@ def _prototypes(
     return Prototypes(*(tensors[f"{block}.{part}"] for part in PARTS))
 
 
-def _seal_key(mine: Secrets, roster: Roster, site: str, sender: str, receiver: str) -> bytes:
+def _seal_key(mine: Secrets, roster: Participants, site: str, sender: str, receiver: str) -> bytes:
     """Return the key for shares from one site to another, of which ``site`` is one."""
     other = receiver if site == sender else sender
     purpose = f"shares, round {roster.round}, {sender!r} to {receiver!r}"

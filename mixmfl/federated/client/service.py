@@ -19,11 +19,16 @@ from mixmfl.core.json_fields import Told
 from mixmfl.core.text import one_line, quoted
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.labels import Labels
-from mixmfl.data.load_case import Placing
+from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.client.client import Client
-from mixmfl.federated.client.outbound import Departure, departures, outgoing, outgoing_fingerprint
-from mixmfl.federated.client.outbound_preview import departures_of
+from mixmfl.federated.client.outbound import (
+    OutboundField,
+    outbound_fields,
+    outgoing,
+    outgoing_fingerprint,
+)
+from mixmfl.federated.client.outbound_preview import preview_outbound
 from mixmfl.federated.client.task_checks import (
     Forms,
     check_run_task,
@@ -33,7 +38,7 @@ from mixmfl.federated.client.task_checks import (
 )
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import describe_exchange, note
-from mixmfl.federated.messages import FAILED, Message, Parcel
+from mixmfl.federated.messages import FAILED, Message, StoredMessage
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.sites import open_sites
@@ -48,7 +53,7 @@ from mixmfl.federated.state import (
     register,
 )
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
-from mixmfl.inference.model import specialise
+from mixmfl.inference.model import apply_personal_weights
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans
@@ -60,7 +65,7 @@ _TASK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class House:
+class SiteConfig:
     """What was set at this hospital. Nothing of it leaves.
 
     Attributes:
@@ -87,7 +92,7 @@ class House:
     processes: int = 1
     aliases: tuple[str, ...] = ()
     labels: Path | None = None
-    placing: Placing = field(default_factory=Placing)
+    placing: AlignmentOptions = field(default_factory=AlignmentOptions)
     minimum: Minimum = NETWORK_MINIMUM
     privacy: Privacy | None = None
     turns: Path | None = None
@@ -110,7 +115,7 @@ class House:
         write_json(path, json.loads(json.dumps(dataclasses.asdict(self), default=str)))
 
     @classmethod
-    def load(cls, path: Path) -> "House":
+    def load(cls, path: Path) -> "SiteConfig":
         """Read what ``save`` wrote.
 
         Raises:
@@ -128,7 +133,7 @@ class House:
                     "aliases": tuple(told["aliases"]),
                     "labels": Path(told["labels"]) if told["labels"] else None,
                     "turns": Path(told["turns"]) if told["turns"] else None,
-                    "placing": Placing(**told["placing"]),
+                    "placing": AlignmentOptions(**told["placing"]),
                     "minimum": Minimum(**told["minimum"]),
                     "privacy": privacy,
                 }
@@ -197,10 +202,10 @@ class _Joined:
     forms: Forms
 
 
-class Hospital:
+class ClientService:
     """Answers the coordinator's tasks, one after another."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: SiteConfig) -> None:
         """Args: the hospital's settings."""
         self._house = house
         self._joined: _Joined | None = None
@@ -214,7 +219,7 @@ class Hospital:
             "model": self._keep_model,
         }
 
-    def answer(self, parcel: Parcel) -> Parcel:
+    def answer(self, parcel: StoredMessage) -> StoredMessage:
         """Do a task and return the reply; what fails is told in the log, and only that it did.
 
         Args:
@@ -238,14 +243,14 @@ class Hospital:
                 _check_version(task.record["version"])
             check_task(task)
             with self._house.working():
-                return Parcel.pack(self._does[kind](task), self._house.work)
+                return StoredMessage.pack(self._does[kind](task), self._house.work)
         except Exception as error:  # whoever carries the reply must not see a reason, nor log it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._house.problem_log, f"{one_line(kind)} failed: {reason}")
             told = {"task": one_line(kind), "error": type(error).__name__, "version": __version__}
-            return Parcel.pack(outgoing(FAILED, told), self._house.work)
+            return StoredMessage.pack(outgoing(FAILED, told), self._house.work)
 
-    def note_reply(self, reply: Parcel, *, taken: bool) -> None:
+    def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:
         """Tell in the log that a reply begins to leave the house, or that nobody took it."""
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
         note(self._house.exchange_log, describe_exchange(what, reply))
@@ -311,7 +316,7 @@ class Hospital:
         with replacing(model) as temporary:
             temporary.write_bytes(task.tensors["file"].numpy().data)
         if self._own_file.is_file():
-            specialise(
+            apply_personal_weights(
                 model, load_tensors(self._own_file), self._run_folder / "own_model.safetensors"
             )
         return outgoing(task.kind, {})
@@ -364,14 +369,14 @@ class Hospital:
         return {}
 
 
-def departures_from(house: House) -> tuple[list[Departure], str]:
+def preview_of_site(house: SiteConfig) -> tuple[list[OutboundField], str]:
     """Return all that would leave a hospital, before anything does.
 
     Returns:
         What is known by now; and a line on what is not yet.
     """
     fingerprint, labels = house.fingerprint()
-    planning = departures(outgoing_fingerprint(fingerprint, labels, house.minimum))
+    planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, house.minimum))
     file = house.work / "plans.json"
     if not file.is_file():
         return planning, (
@@ -385,7 +390,7 @@ def departures_from(house: House) -> tuple[list[Departure], str]:
     (configuration, *_) = done
     site = house.open(plans, configuration, "0", 0)
     settings = RunSettings(configuration, 0, 1, 1, 1.0)
-    return departures_of(site, fingerprint, plans, settings), (
+    return preview_outbound(site, fingerprint, plans, settings), (
         "The bytes of train are those of changes in half precision. The coordinator may ask for "
         "single precision, which is twice as many, or for masked numbers, four times as many.\n"
     )

@@ -14,7 +14,7 @@ from mixmfl.core.json_fields import Told, is_word
 from mixmfl.core.tensor_store import Form, form_of
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.messages import MOST_BYTES, MOST_ROUNDS, Message
-from mixmfl.federated.secure_aggregation.protocol import LOSS, Roster, are_sealed
+from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants, are_sealed
 from mixmfl.federated.state import (
     CONFIGURATIONS,
     FOLDS,
@@ -163,7 +163,7 @@ def _judge(told: Told) -> None:
 
 
 def _shares(told: Told) -> None:
-    Roster.from_json(told.content)
+    Participants.from_json(told.content)
 
 
 def _masked(told: Told) -> None:

@@ -11,7 +11,7 @@ block; ``job``, what they are told to do; ``driver``, the coordinator's command,
 
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
-from mixmfl.federated.flare.processes import attending
+from mixmfl.federated.flare.processes import running_client
 from mixmfl.federated.flare.provisioning import (
     COORDINATOR,
     Network,
@@ -26,9 +26,9 @@ __all__ = [
     "Coordinator",
     "Network",
     "SiteExecutor",
-    "attending",
     "drive",
     "open_kit",
     "provision",
+    "running_client",
     "site_names",
 ]

@@ -21,11 +21,11 @@ from mixmfl.core.errors import MixmflError, QuorumError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.core.text import one_line
 from mixmfl.federated.exchange_log import describe_exchange, note
-from mixmfl.federated.flare.job import Leg, leg_file, pause_file
-from mixmfl.federated.flare.transfer import PARCEL, Offered, fetch, let_go
-from mixmfl.federated.messages import FAILED, Message, Parcel, most_reply_bytes
+from mixmfl.federated.flare.job import JobResult, pause_file, result_file
+from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory
+from mixmfl.federated.messages import FAILED, Message, StoredMessage, most_reply_bytes
 from mixmfl.federated.server.coordinator import Answer, Answers
-from mixmfl.federated.server.orders import PlanOrders, load_orders, plan_remotely, train_remotely
+from mixmfl.federated.server.orders import PlanningJob, load_job, plan_remotely, train_remotely
 from mixmfl.federated.state import NOT_CONNECTED
 
 _PATIENCE = 15.0
@@ -50,7 +50,7 @@ class Coordinator(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Work through the orders and note how it ended."""
-        orders = load_orders(self._orders)
+        orders = load_job(self._orders)
         clear_unfinished(self._orders.parent)
         sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
         self._log = self._orders.with_name("exchange.log")
@@ -59,19 +59,19 @@ class Coordinator(Controller):
             return self._ask(tasks, sites, fl_ctx, abort_signal)
 
         try:
-            if isinstance(orders, PlanOrders):
+            if isinstance(orders, PlanningJob):
                 plan_remotely(orders, ask)
-                leg = Leg("done")
+                leg = JobResult("done")
             else:
                 done = train_remotely(orders, ask, pause_file(self._orders).exists)
-                leg = Leg("done" if done else "paused")
+                leg = JobResult("done" if done else "paused")
         except QuorumError as error:
-            leg = Leg("quorum", str(error))
+            leg = JobResult("quorum", str(error))
         except Exception as error:  # whatever it was, the command that waits must be told
             self.log_exception(fl_ctx, "the job failed")
             named = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
-            leg = Leg("failed", f"{named}{error}")
-        write_json(leg_file(self._orders), dataclasses.asdict(leg))
+            leg = JobResult("failed", f"{named}{error}")
+        write_json(result_file(self._orders), dataclasses.asdict(leg))
 
     def process_result_of_unknown_task(
         self,
@@ -91,7 +91,7 @@ class Coordinator(Controller):
         fl_ctx: FLContext,
         abort_signal: Signal,
     ) -> Answers:
-        let_go()  # of what the last tasks brought
+        free_memory()  # of what the last tasks brought
         absent = {site: NOT_CONNECTED for site in tasks if site not in sites}
         cell, packed = fl_ctx.get_engine().get_cell(), _Packed(self._log.parent)
         asked = {
@@ -127,14 +127,14 @@ class _Packed:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[str, Parcel] = {}
+        self._known: dict[str, StoredMessage] = {}
 
-    def of(self, message: Message) -> Parcel:
+    def of(self, message: Message) -> StoredMessage:
         """Return a message's parcel."""
         same = {name: id(tensor) for name, tensor in message.tensors.items()}
         key = json.dumps([message.kind, message.record, same])
         if key not in self._known:
-            self._known[key] = Parcel.pack(message, self._folder)
+            self._known[key] = StoredMessage.pack(message, self._folder)
         return self._known[key]
 
 
@@ -144,7 +144,9 @@ class _Asked:
     _at_once = threading.Semaphore(16)
     """Replies that are fetched at once, each with a few pieces in memory."""
 
-    def __init__(self, site: str, message: Message, parcel: Parcel, cell: Cell, log: Path) -> None:
+    def __init__(
+        self, site: str, message: Message, parcel: StoredMessage, cell: Cell, log: Path
+    ) -> None:
         self.answer: Answer | None = None
         self.absent = ""
         self.fetched = False
@@ -152,7 +154,7 @@ class _Asked:
         self._log, self._began = log, time.monotonic()
         # now, for it reads the parcel, and FLARE waits for us when it sends
         self._line = describe_exchange(f"sent to {site}", parcel)
-        self._offered = Offered(cell, parcel, site)
+        self._offered = Download(cell, parcel, site)
         self._coming = False
         self._stop = Signal()
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""A hospital's side of a job: tasks are fetched, answered by ``Hospital``, and replies offered."""
+"""A site's side of a job: it fetches tasks, has ``ClientService`` answer them, offers replies."""
 
 from functools import partial
 from pathlib import Path
@@ -13,22 +13,22 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import clear_unfinished
-from mixmfl.federated.client.service import Hospital, House
+from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.exchange_log import note
 from mixmfl.federated.flare.provisioning import HOUSE
-from mixmfl.federated.flare.transfer import PARCEL, Offered, fetch, let_go
+from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory
 from mixmfl.federated.messages import MOST_BYTES
 
 
 class SiteExecutor(Executor):
-    """A hospital's side of a job: hands tasks to ``Hospital``."""
+    """A hospital's side of a job: hands tasks to ``ClientService``."""
 
     def __init__(self) -> None:
         """Nothing is set by the job; what the hospital set is read at the first task."""
         super().__init__()
-        self._house: House
-        self._hospital: Hospital | None = None
-        self._reply: Offered | None = None
+        self._house: SiteConfig
+        self._hospital: ClientService | None = None
+        self._reply: Download | None = None
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -37,8 +37,8 @@ class SiteExecutor(Executor):
         cell = fl_ctx.get_engine().get_cell()
         if self._hospital is None:
             local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
-            self._house = House.load(Path(local) / HOUSE)
-            self._hospital = Hospital(self._house)
+            self._house = SiteConfig.load(Path(local) / HOUSE)
+            self._hospital = ClientService(self._house)
             clear_unfinished(self._house.work)
         self._withdraw()
         folder, address = self._house.work, shareable.get(PARCEL)
@@ -49,9 +49,9 @@ class SiteExecutor(Executor):
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)
         made = self._hospital.answer(task)
         del task
-        let_go()  # the next task may be long in coming
+        free_memory()  # the next task may be long in coming
         leaves = partial(self._hospital.note_reply, made, taken=True)
-        self._reply = Offered(cell, made, FQCN.ROOT_SERVER, leaves)
+        self._reply = Download(cell, made, FQCN.ROOT_SERVER, leaves)
         reply = Shareable()
         reply[PARCEL] = self._reply.address
         return reply

@@ -15,7 +15,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import Told
-from mixmfl.federated.flare.processes import patiently
+from mixmfl.federated.flare.processes import retry_while_busy
 from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS, SITE_CLASS
 
 _ENDING = 15.0
@@ -26,7 +26,7 @@ Status = Literal["done", "paused", "quorum", "failed"]
 
 
 @dataclass(frozen=True)
-class Leg:
+class JobResult:
     """How a job ended.
 
     Attributes:
@@ -46,17 +46,17 @@ def run_job(
     *,
     deadline: float,
     each_second: Callable[[], None],
-) -> Leg:
+) -> JobResult:
     """Have the server and sites work through a job, and return how it ended.
 
     Args:
         session: Of the server.
-        orders: Written by ``orders.save_orders``; what comes of the job is noted beside it.
+        orders: Written by ``orders.save_job``; what comes of the job is noted beside it.
         sites: That take part.
         deadline: Seconds that a site has for a task.
         each_second: Called while it runs.
     """
-    told = leg_file(orders)
+    told = result_file(orders)
     told.unlink(missing_ok=True)
     pause_file(orders).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,18 +80,20 @@ def run_job(
     if told.is_file():
         return _read_leg(told)
     status = session.get_job_meta(number).get("status")
-    return Leg("failed", f"FLARE ended the job as {status} before it began; see the server's log")
+    return JobResult(
+        "failed", f"FLARE ended the job as {status} before it began; see the server's log"
+    )
 
 
-def _read_leg(file: Path) -> Leg:
+def _read_leg(file: Path) -> JobResult:
     told = Told(read_json(file), str(file), DataError).only(["status", "reason"])
     if not isinstance(reason := told.content["reason"], str):
         raise told.wrong("reason", "text")
-    return Leg(typing.cast(Status, told.choice("status", typing.get_args(Status))), reason)
+    return JobResult(typing.cast(Status, told.choice("status", typing.get_args(Status))), reason)
 
 
 def _has_ended(session: Session, number: str) -> bool:
-    meta = patiently(partial(session.get_job_meta, number))
+    meta = retry_while_busy(partial(session.get_job_meta, number))
     return str(meta.get("status")).startswith("FINISHED")
 
 
@@ -128,7 +130,7 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
     )
 
 
-def leg_file(orders: Path) -> Path:
+def result_file(orders: Path) -> Path:
     """Return where a job of these orders notes how it ended."""
     return orders.with_name("leg.json")
 

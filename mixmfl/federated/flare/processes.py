@@ -15,7 +15,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
-from mixmfl.federated.client.service import House
+from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare.provisioning import ADMIN, HOUSE, ORG, Kit
 
 _BUSY = 120.0
@@ -23,7 +23,7 @@ _BUSY = 120.0
 
 
 @contextmanager
-def serving(kit: Kit) -> Iterator[Session]:
+def running_server(kit: Kit) -> Iterator[Session]:
     """Run the coordinator's server, and give a session to command it by.
 
     Raises:
@@ -47,7 +47,7 @@ def serving(kit: Kit) -> Iterator[Session]:
 
 
 @contextmanager
-def attending(kit: Kit, house: House) -> Iterator[subprocess.Popen[bytes]]:
+def running_client(kit: Kit, house: SiteConfig) -> Iterator[subprocess.Popen[bytes]]:
     """Run a hospital's side: it joins, takes part and answers until the block ends.
 
     Raises:
@@ -193,7 +193,7 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
             time.sleep(0.5)
 
 
-def patiently(ask: Callable[[], Any]) -> Any:
+def retry_while_busy(ask: Callable[[], Any]) -> Any:
     """Ask the server, and again where it is too busy to answer."""
     until = time.monotonic() + _BUSY
     while True:

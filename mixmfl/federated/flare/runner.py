@@ -7,10 +7,10 @@ from nvflare.fuel.flare_api.flare_api import Session
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
-from mixmfl.federated.flare.processes import patiently, serving
+from mixmfl.federated.flare.processes import retry_while_busy, running_server
 from mixmfl.federated.flare.provisioning import Kit
 from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
-from mixmfl.federated.server.orders import Orders, orders_file, save_orders
+from mixmfl.federated.server.orders import Orders, job_file, save_job
 from mixmfl.federated.state import NOT_CONNECTED
 
 _LOST_AFTER = 40.0
@@ -42,9 +42,9 @@ def drive(
     Raises:
         MixmflError: It failed, or too few sites answered three times.
     """
-    file, sites = orders_file(orders.out), orders.sites
+    file, sites = job_file(orders.out), orders.sites
     going_on = holds_run(orders.out)
-    save_orders(orders, file)
+    save_job(orders, file)
     done = 0
 
     def look() -> Run | None:
@@ -58,7 +58,7 @@ def drive(
         return run
 
     look()
-    with serving(kit) as session:
+    with running_server(kit) as session:
         say(f"serving at {kit.server}")
         _await(session, sites, quorum if going_on else len(sites), say)
         too_few = 0
@@ -96,7 +96,7 @@ def connected(session: Session) -> set[str]:
     now = time.time()
     return {
         client.name
-        for client in patiently(session.get_system_info).client_info
+        for client in retry_while_busy(session.get_system_info).client_info
         if now - client.last_connect_time < _LOST_AFTER
     }
 

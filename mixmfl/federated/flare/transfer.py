@@ -17,9 +17,9 @@ from nvflare.fuel.f3.streaming.download_service import (
 )
 
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.files import nameless
+from mixmfl.core.files import unlinked_file
 from mixmfl.core.process_memory import give_back_memory
-from mixmfl.federated.messages import Parcel
+from mixmfl.federated.messages import StoredMessage
 
 PARCEL = "parcel"  # in a task and in a result: where the message itself can be fetched
 _CHUNK = 4 * 2**20  # bytes that are fetched at once
@@ -27,11 +27,15 @@ _ANSWER_SECONDS = 30.0  # for a chunk; FLARE asks three times more
 _DAYS = 7 * 86400.0  # a parcel is withdrawn by us; this is when FLARE would
 
 
-class Offered(Downloadable):
+class Download(Downloadable):
     """A parcel that one end of the network may fetch, piece by piece, until it is withdrawn."""
 
     def __init__(
-        self, cell: Cell, parcel: Parcel, receiver: str, begun: Callable[[], None] = lambda: None
+        self,
+        cell: Cell,
+        parcel: StoredMessage,
+        receiver: str,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         """Args: to whom alone it is given; called before the first piece is."""
         super().__init__(parcel)
@@ -88,7 +92,7 @@ class _Pieces(Consumer):
 
 def fetch(
     cell: Cell, address: Any, sender: str, most_bytes: int, folder: Path, stop: Signal
-) -> Parcel:
+) -> StoredMessage:
     """Fetch a parcel that the other end offers.
 
     Args:
@@ -116,10 +120,10 @@ def fetch(
     source = str(address.get("from")) if isinstance(address, dict) else ""
     if FQCN.split(source)[0] != sender or "number" not in address:
         raise AggregationError("it does not say where the message can be fetched")
-    return Parcel(nameless(folder, write))
+    return StoredMessage(unlinked_file(folder, write))
 
 
-def let_go() -> None:
+def free_memory() -> None:
     """Free what is held by circles of references alone, now, and the files of messages with it.
 
     FLARE's tasks are such circles, and so is what training leaves. Python looks for them rarely

@@ -64,7 +64,7 @@ Mask = tuple[bytes, int]
 
 
 @dataclass(frozen=True)
-class Roster:
+class Participants:
     """Who has a part in a round, and in what.
 
     Attributes:
@@ -93,7 +93,7 @@ class Roster:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Roster":
+    def from_json(cls, record: Mapping[str, Any]) -> "Participants":
         """Read what ``to_json`` wrote.
 
         Raises:
@@ -146,7 +146,7 @@ def is_hexadecimal(text: Any, longest: int = 256) -> bool:
     return isinstance(text, str) and 0 < len(text) <= longest and not text.strip(_DIGITS)
 
 
-def pair_mask(mask_key: bytes, roster: Roster, site: str, other: str, block: str) -> Mask:
+def pair_mask(mask_key: bytes, roster: Participants, site: str, other: str, block: str) -> Mask:
     """Return what a site adds to a block for one other holder, who adds the opposite."""
     first, second = sorted((site, other))
     purpose = f"mask, round {roster.round}, {first!r} and {second!r}, {block!r}"

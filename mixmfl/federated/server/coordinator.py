@@ -29,8 +29,8 @@ from mixmfl.federated.server.secure_aggregation import (
     are_shares,
     check_masked,
     check_masked_run,
+    gather_participants,
     keys_tasks,
-    make_roster,
     masked_tasks,
     merge_sums,
     shares_tasks,
@@ -41,7 +41,7 @@ from mixmfl.federated.server.subset_validation import measure_task, merge_measur
 from mixmfl.federated.server.update_checks import check_validation
 from mixmfl.federated.state import Diagnostics, ServerState, first_state, mean_dice, read_dice
 from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.prototypes import Memory, State
+from mixmfl.networks.prototypes import PrototypeMemory, State
 from mixmfl.training.validation import DiceSum
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def train_rounds(
     *,
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
-    edit_memory: Callable[[Memory], Memory] | None = None,
+    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     quorum: int = 1,
 ) -> bool:
     """Do the rounds that are left.
@@ -186,7 +186,7 @@ def _one_round(
     state: ServerState,
     ask: Ask,
     optimizers: Mapping[str, State],
-    edit_memory: Callable[[Memory], Memory] | None,
+    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None,
     quorum: int,
 ) -> ServerState:
     """Let the sites train, merge, validate where it is time to, save."""
@@ -254,7 +254,7 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
         steps.append(asked.came)
         return {site: answer.message for site, answer in asked.came.items()}
 
-    roster = make_roster(state, answers(keys_tasks(number, told)), told, sizes)
+    roster = gather_participants(state, answers(keys_tasks(number, told)), told, sizes)
     shared = answers(shares_tasks(roster))
     shared = {site: reply for site, reply in shared.items() if are_shares(site, reply, roster)}
     replies = {}

@@ -59,7 +59,7 @@ _LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
-class PlanOrders:
+class PlanningJob:
     """What a planning job is to do.
 
     Attributes:
@@ -80,7 +80,7 @@ class PlanOrders:
 
 
 @dataclass(frozen=True)
-class TrainOrders:
+class TrainingJob:
     """What a training job is to do.
 
     Attributes:
@@ -104,36 +104,36 @@ class TrainOrders:
     personalize: bool = False
 
 
-Orders = PlanOrders | TrainOrders
+Orders = PlanningJob | TrainingJob
 
 
-def orders_file(out: Path) -> Path:
+def job_file(out: Path) -> Path:
     """Return where the orders for a folder lie, and beside them what the engine notes."""
     return out / NETWORK / "orders.json"
 
 
-def save_orders(orders: Orders, path: Path) -> None:
+def save_job(orders: Orders, path: Path) -> None:
     """Write orders as JSON."""
     told = dataclasses.asdict(orders)
     content = {name: str(v) if isinstance(v, Path) else v for name, v in told.items()}
     write_json(path, {"job": type(orders).__name__, **content})
 
 
-def load_orders(path: Path) -> Orders:
-    """Read what ``save_orders`` wrote.
+def load_job(path: Path) -> Orders:
+    """Read what ``save_job`` wrote.
 
     Raises:
         DataError: It is damaged, or orders what no hospital would do.
     """
     told = Told(read_json(path), str(path), DataError)
-    job = told.choice("job", ("PlanOrders", "TrainOrders"))
-    kind = PlanOrders if job == "PlanOrders" else TrainOrders
+    job = told.choice("job", ("PlanningJob", "TrainingJob"))
+    kind = PlanningJob if job == "PlanningJob" else TrainingJob
     told.only(["job", *(field.name for field in dataclasses.fields(kind))])
     out, sites = Path(told.word("out", _LONGEST_PATH)), told.items("sites", MOST_SITES)
     if not sites or not all(map(is_word, sites)) or len(set(sites)) < len(sites):
         raise told.wrong("sites", "a list of sites, each once")
-    if job == "PlanOrders":
-        return PlanOrders(
+    if job == "PlanningJob":
+        return PlanningJob(
             out,
             tuple(sites),
             told.word("preset", _LONGEST_PATH),
@@ -141,7 +141,7 @@ def load_orders(path: Path) -> Orders:
             read_minimum(told),
             told.truth("replan"),
         )
-    return TrainOrders(
+    return TrainingJob(
         Path(told.word("work", _LONGEST_PATH)),
         out,
         tuple(sites),
@@ -153,7 +153,7 @@ def load_orders(path: Path) -> Orders:
     )
 
 
-def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
+def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
     """Ask all sites for their fingerprints, make one plan, and have each preprocess its cases.
 
     Raises:
@@ -190,7 +190,7 @@ def plan_remotely(orders: PlanOrders, ask: Ask) -> None:
     write_json(orders.out / "preprocessed.json", cases)
 
 
-def train_remotely(orders: TrainOrders, ask: Ask, pause: Callable[[], bool]) -> bool:
+def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are here; a run that was begun is gone on with.
 
     Args:

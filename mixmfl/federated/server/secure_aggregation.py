@@ -23,7 +23,7 @@ from mixmfl.federated.secure_aggregation.protocol import (
     LOSS,
     MEMORY_BITS,
     Mask,
-    Roster,
+    Participants,
     add_masks,
     are_keys,
     are_sealed,
@@ -107,12 +107,12 @@ def keys_tasks(number: int, registrations: Mapping[str, Registration]) -> dict[s
     return {site: Message("keys", {"round": number}, {}) for site in registrations}
 
 
-def make_roster(
+def gather_participants(
     state: ServerState,
     replies: Mapping[str, Message],
     registrations: Mapping[str, Registration],
     sizes: Mapping[int, PrototypeSizes],
-) -> Roster:
+) -> Participants:
     """Return who has a part in a round, of those who sent keys.
 
     Raises:
@@ -137,17 +137,17 @@ def make_roster(
             f"round {state.round + 1}: {len(keys)} sites sent keys; a masked round needs "
             f"{FEWEST_SUMMED}, for a sum over fewer hides nothing"
         )
-    return Roster(state.round, keys, holders, len(keys) // 2 + 1)
+    return Participants(state.round, keys, holders, len(keys) // 2 + 1)
 
 
-def shares_tasks(roster: Roster) -> dict[str, Message]:
+def shares_tasks(roster: Participants) -> dict[str, Message]:
     """Return what asks the participants to share their secrets."""
     return {site: Message("shares", roster.to_json(), {}) for site in roster.keys}
 
 
 def masked_tasks(
     state: ServerState,
-    roster: Roster,
+    roster: Participants,
     shared: Mapping[str, Message],
     registrations: Mapping[str, Registration],
 ) -> dict[str, Message]:
@@ -166,7 +166,7 @@ def masked_tasks(
     return tasks
 
 
-def are_shares(site: str, reply: Message, roster: Roster) -> bool:
+def are_shares(site: str, reply: Message, roster: Participants) -> bool:
     """Say whether a reply has sealed shares for every other participant."""
     sealed = reply.record.get("sealed")
     # as digits: AES-GCM's own bytes, and per block its name and a share of at most 131 digits
@@ -183,7 +183,7 @@ def are_shares(site: str, reply: Message, roster: Roster) -> bool:
 def check_masked(
     site: str,
     reply: Message,
-    roster: Roster,
+    roster: Participants,
     shared: Collection[str],
     state: ServerState,
     sizes: Mapping[int, PrototypeSizes],
@@ -214,7 +214,7 @@ def check_masked(
         )
 
 
-def unmask_tasks(roster: Roster, replied: Collection[str]) -> dict[str, Message]:
+def unmask_tasks(roster: Participants, replied: Collection[str]) -> dict[str, Message]:
     """Return what asks those who replied for what removes the masks from the sum."""
     record = {"round": roster.round, "replied": sorted(replied)}
     return {site: Message("unmask", record, {}) for site in sorted(replied)}
@@ -252,7 +252,7 @@ class BlockSum:
 
 
 def sum_blocks(
-    roster: Roster,
+    roster: Participants,
     shared: Collection[str],
     replies: Mapping[str, Message],
     reveals: Mapping[str, Message],
@@ -315,7 +315,7 @@ def sum_blocks(
 
 def merge_sums(
     state: ServerState,
-    roster: Roster,
+    roster: Participants,
     replies: Mapping[str, Message],
     sums: Mapping[str, BlockSum],
     registrations: Mapping[str, Registration],
@@ -396,7 +396,7 @@ def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> 
     return Prototypes(*(torch.from_numpy(part).float() for part in (*means, counts)))
 
 
-def _reveals(reply: Message, roster: Roster) -> bool:
+def _reveals(reply: Message, roster: Participants) -> bool:
     seeds, dropped = reply.record.get("seeds"), reply.record.get("dropped")
     return (
         reply.kind == "unmask"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import DataError
-from mixmfl.networks.prototypes import Memory
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans, replace_settings
 
 
@@ -34,7 +34,7 @@ class Method:
     sites: Literal["together", "alone", "pooled"] = "together"
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    edit_memory: Callable[[Memory], Memory] | None = None
+    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the method, as JSON content."""
@@ -83,12 +83,12 @@ BASELINES = {
 }
 
 
-def _no_values(memory: Memory) -> Memory:
+def _no_values(memory: PrototypeMemory) -> PrototypeMemory:
     """Return the memory with values of zero."""
     return {at: replace(p, values=torch.zeros_like(p.values)) for at, p in memory.items()}
 
 
-def _random_values(memory: Memory) -> Memory:
+def _random_values(memory: PrototypeMemory) -> PrototypeMemory:
     """Return the memory with random values of the true ones' size, the same in every round."""
     return {at: replace(p, values=_noise_like(p.values, at)) for at, p in memory.items()}
 
@@ -100,12 +100,12 @@ def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
     return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
 
 
-def _spreads_zero(memory: Memory) -> Memory:
+def _spreads_zero(memory: PrototypeMemory) -> PrototypeMemory:
     """Return the memory without spreads."""
     return {at: replace(p, spreads=torch.zeros_like(p.spreads)) for at, p in memory.items()}
 
 
-def _nothing(memory: Memory) -> Memory:
+def _nothing(memory: PrototypeMemory) -> PrototypeMemory:
     """Return the memory with values of zero and without spreads."""
     return _spreads_zero(_no_values(memory))
 

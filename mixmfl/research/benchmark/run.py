@@ -31,13 +31,13 @@ from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.subset_dice import all_subsets
 from mixmfl.federated.server.checkpoint import Run, SiteRound, holds_run
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.simulation import personalize_embedded, train_embedded
+from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import StoredCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
 from mixmfl.research.benchmark.methods import METHODS, SITE, Method, base_of, find_method
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
@@ -181,7 +181,7 @@ def _digest(work: Path, configuration: str) -> str:
     return hashlib.sha256("\n".join(origins).encode()).hexdigest()
 
 
-def test_cases(benchmark: Benchmark) -> dict[str, list[StoredCase]]:
+def test_cases(benchmark: Benchmark) -> dict[str, list[PreprocessedCase]]:
     """Return the test cases of every site that has some.
 
     Raises:
@@ -262,7 +262,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
             benchmark.local_steps * (len(sites) if method.sites == "pooled" else 1),
             plans.training.learning_rate,
         )
-        runs[federation] = train_embedded(
+        runs[federation] = simulate(
             plans,
             members,
             settings,
@@ -283,7 +283,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
         return
     run = runs[ALL]
     began = time.monotonic()
-    personalize_embedded(run, sites)
+    simulate_personalization(run, sites)
     copies = {}
     for site in sites:
         copies[site.name] = files[ALL]
@@ -450,7 +450,9 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     write_rows(rows, folder / "scores.csv")
 
 
-def score_case(model: Model, case: StoredCase, site: str, method: str, seed: int) -> Iterator[Row]:
+def score_case(
+    model: Model, case: PreprocessedCase, site: str, method: str, seed: int
+) -> Iterator[Row]:
     """Yield a row per subset of the case's modalities and label or region.
 
     Scored on the grid of preprocessing. A model that knows none of a subset's modalities finds

@@ -9,8 +9,8 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl.federated.client.outbound import departure_table, departures, outgoing
-from mixmfl.federated.client.outbound_preview import departures_of
+from mixmfl.federated.client.outbound import outbound_fields, outbound_table, outgoing
+from mixmfl.federated.client.outbound_preview import preview_outbound
 from mixmfl.federated.client.subset_validation import measure_at_site
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import SENT, Message, encode
@@ -51,7 +51,7 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
     site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1)
     told = {"north": register(site)}
     state = first_state(plans, SETTINGS)
-    foretold = departures_of(site, fingerprint_of(("t1", "t2")), plans, SETTINGS)
+    foretold = preview_outbound(site, fingerprint_of(("t1", "t2")), plans, SETTINGS)
     replies = [
         train_at_site(train_task(state, told["north"]), site, plans, SETTINGS, {})[0],
         validate_at_site(validation_task(state, "north", told), site, plans, SETTINGS),
@@ -59,15 +59,15 @@ def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> 
     ]
     for reply in replies:
         want = {(d.name, d.shape) for d in foretold if d.kind == reply.kind}
-        assert {(d.name, d.shape) for d in departures(reply)} == want
-        sizes = sum(d.size for d in departures(reply) if d.shape is not None)
+        assert {(d.name, d.shape) for d in outbound_fields(reply)} == want
+        sizes = sum(d.size for d in outbound_fields(reply) if d.shape is not None)
         assert sizes == sum(
             d.size for d in foretold if d.kind == reply.kind and d.shape is not None
         )
         assert sizes <= len(encode(reply))
     told_of = {d.kind for d in foretold}
     assert told_of == set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
-    table = departure_table(foretold)
+    table = outbound_table(foretold)
     assert "change of the weights of the encoder of t1" in table
     assert "mean tailored features of t2 by class, level 2" in table
     assert "counts and histograms, no row per case" in table
@@ -80,7 +80,7 @@ def test_a_site_with_a_privacy_budget_foretells_neither_loss_nor_prototypes(
     plans = small_plans()
     site = stored_site(tmp_path, "north", [("t1",), ("t1",)], plans)
     mine = dataclasses.replace(site, privacy=Privacy(9.0, 1e-5, 1.0, 1.0, tmp_path / "l.json"))
-    found = departures_of(mine, fingerprint_of(("t1",)), plans, SETTINGS)
+    found = preview_outbound(mine, fingerprint_of(("t1",)), plans, SETTINGS)
     names = {d.name for d in found if d.kind == "train"}
     assert {"round", "epsilon", "delta"} <= names
     assert "loss" not in names

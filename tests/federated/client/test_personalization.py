@@ -19,7 +19,7 @@ from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import Run, load_state_of, open_run, save_personal
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.merge import personalization_task
-from mixmfl.federated.simulation import personalize_embedded, train_embedded
+from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.state import (
     Personal,
     RunSettings,
@@ -63,7 +63,7 @@ def task(sites: list[Site], plans: Plans) -> Message:
 
 @pytest.fixture
 def run(tmp_path: Path, plans: Plans, sites: list[Site]) -> Run:
-    return train_embedded(plans, sites, SETTINGS, "0", tmp_path / "run")
+    return simulate(plans, sites, SETTINGS, "0", tmp_path / "run")
 
 
 def sharing(plans: Plans, share: float) -> Plans:
@@ -162,12 +162,12 @@ def test_a_site_whose_copy_is_made_is_not_asked_again(
 
     monkeypatch.setattr(client, "personalize_at_site", killed_at_the_second)
     with pytest.raises(_KilledError):
-        personalize_embedded(run, sites)
+        simulate_personalization(run, sites)
     resumed = open_run(run.folder)
     assert resumed.personal == run.personal
     assert list(resumed.personal) == ["north"]
-    personalize_embedded(resumed, sites)
-    personalize_embedded(resumed, sites)
+    simulate_personalization(resumed, sites)
+    simulate_personalization(resumed, sites)
     assert asked == ["north", "west", "west"]  # south has nothing to validate on
 
     told = open_run(run.folder).personal

@@ -17,26 +17,26 @@ import mixmfl
 from mixmfl.core.errors import DataError, QuorumError
 from mixmfl.core.files import write_json
 from mixmfl.data.image import read_image, write_image
-from mixmfl.data.load_case import Placing
+from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
-from mixmfl.federated.client.outbound import departure_table
-from mixmfl.federated.client.service import Hospital, House, departures_from
+from mixmfl.federated.client.outbound import outbound_table
+from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
-from mixmfl.federated.messages import SENT, Message, Parcel, decode, encode
+from mixmfl.federated.messages import SENT, Message, StoredMessage, decode, encode
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.server.orders import (
-    PlanOrders,
-    TrainOrders,
-    load_orders,
+    PlanningJob,
+    TrainingJob,
+    load_job,
     plan_remotely,
-    save_orders,
+    save_job,
     train_remotely,
 )
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
     NETWORK_MINIMUM,
@@ -71,9 +71,9 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     ).to_json()
 
 
-def answer(hospital: Hospital, content: bytes) -> bytes:
+def answer(hospital: ClientService, content: bytes) -> bytes:
     """Have a hospital answer a task, and take the reply."""
-    reply = hospital.answer(Parcel.store(content, Path(tempfile.gettempdir())))
+    reply = hospital.answer(StoredMessage.store(content, Path(tempfile.gettempdir())))
     hospital.note_reply(reply, taken=True)
     return reply.read(0, reply.size)
 
@@ -86,8 +86,8 @@ class Federation:
         for name, cases in CASES.items():
             stored_site(folder / name, name, cases, plans)
             here, data = folder / name, folder / "nothing"
-            self.houses[name] = House(name, data, here, minimum=Minimum())
-        self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
+            self.houses[name] = SiteConfig(name, data, here, minimum=Minimum())
+        self.hospitals = {name: ClientService(house) for name, house in self.houses.items()}
         self.down: set[str] = set()
         self.asked: list[tuple[str, str]] = []
 
@@ -108,7 +108,7 @@ class Federation:
         return Answers(came, absent)
 
     def restart(self) -> None:
-        self.hospitals = {name: Hospital(house) for name, house in self.houses.items()}
+        self.hospitals = {name: ClientService(house) for name, house in self.houses.items()}
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def federation(tmp_path: Path, plans: Plans) -> Federation:
 
 
 @pytest.fixture
-def orders(tmp_path: Path) -> TrainOrders:
-    return TrainOrders(tmp_path, tmp_path / "run", tuple(sorted(CASES)), "abc123", SETTINGS, "0")
+def orders(tmp_path: Path) -> TrainingJob:
+    return TrainingJob(tmp_path, tmp_path / "run", tuple(sorted(CASES)), "abc123", SETTINGS, "0")
 
 
 def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
@@ -132,11 +132,11 @@ def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
     sites: list[Site] = []
     for name, house in federation.houses.items():
         sites += open_sites(house.work, plans, "2d", "0", 0, torch.device("cpu"), 0, [name])
-    train_embedded(plans, sites, SETTINGS, "0", out)
+    simulate(plans, sites, SETTINGS, "0", out)
     return (out / "model.safetensors").read_bytes()
 
 
-def train(federation: Federation, orders: TrainOrders, stop_after: int = 100) -> bool:
+def train(federation: Federation, orders: TrainingJob, stop_after: int = 100) -> bool:
     """Train with all hospitals, and stop after some rounds."""
     done = len(open_run(orders.out).history) if (orders.out / "run.json").is_file() else 0
 
@@ -147,7 +147,7 @@ def train(federation: Federation, orders: TrainOrders, stop_after: int = 100) ->
 
 
 def test_hospitals_train_what_one_process_would(
-    tmp_path: Path, federation: Federation, orders: TrainOrders, plans: Plans
+    tmp_path: Path, federation: Federation, orders: TrainingJob, plans: Plans
 ) -> None:
     assert train(federation, orders)
     model = (orders.out / "model.safetensors").read_bytes()
@@ -157,7 +157,7 @@ def test_hospitals_train_what_one_process_would(
 
 
 def test_a_run_goes_on_after_coordinator_and_hospitals_were_restarted(
-    tmp_path: Path, federation: Federation, orders: TrainOrders, plans: Plans
+    tmp_path: Path, federation: Federation, orders: TrainingJob, plans: Plans
 ) -> None:
     assert not train(federation, orders, stop_after=1)
     federation.restart()
@@ -193,7 +193,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
     answer(north, first)
     once = answer(north, second)
     assert answer(north, second) == once  # not from the moments that the first try left
-    without = Hospital(federation.houses["south"])
+    without = ClientService(federation.houses["south"])
     assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
     (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
     assert answer(north, second) != once  # starts from fresh moments
@@ -201,7 +201,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
 
 
 def test_a_lost_hospital_is_absent_and_comes_back(
-    federation: Federation, orders: TrainOrders
+    federation: Federation, orders: TrainingJob
 ) -> None:
     assert not train(federation, orders, stop_after=1)
     federation.down = {"south"}
@@ -215,9 +215,9 @@ def test_a_lost_hospital_is_absent_and_comes_back(
 
 
 def test_a_round_below_its_quorum_does_not_count(
-    federation: Federation, orders: TrainOrders
+    federation: Federation, orders: TrainingJob
 ) -> None:
-    strict = TrainOrders(**{**vars(orders), "quorum": 2})
+    strict = TrainingJob(**{**vars(orders), "quorum": 2})
     assert not train(federation, strict, stop_after=1)
     federation.down = {"south"}
     with pytest.raises(QuorumError, match=r"round 2: 1 replies can be used, 2 are needed"):
@@ -226,7 +226,7 @@ def test_a_round_below_its_quorum_does_not_count(
 
 
 def test_a_new_run_waits_for_nobody_but_tells_who_is_missing(
-    federation: Federation, orders: TrainOrders
+    federation: Federation, orders: TrainingJob
 ) -> None:
     federation.down = {"south"}
     with pytest.raises(DataError, match=r"join: no usable answer.*\n  south: is not connected"):
@@ -235,7 +235,7 @@ def test_a_new_run_waits_for_nobody_but_tells_who_is_missing(
 
 
 def test_a_hospital_that_comes_back_with_other_cases_is_left_out(
-    federation: Federation, orders: TrainOrders
+    federation: Federation, orders: TrainingJob
 ) -> None:
     assert not train(federation, orders, stop_after=1)
     lost = federation.houses["south"].work / "sites" / "south" / "2d" / "p0.json"
@@ -250,9 +250,9 @@ def test_a_hospital_that_comes_back_with_other_cases_is_left_out(
 
 
 def test_own_copies_stay_at_the_hospital(
-    tmp_path: Path, federation: Federation, orders: TrainOrders
+    tmp_path: Path, federation: Federation, orders: TrainingJob
 ) -> None:
-    assert train(federation, TrainOrders(**{**vars(orders), "personalize": True}))
+    assert train(federation, TrainingJob(**{**vars(orders), "personalize": True}))
     told = open_run(orders.out).personal
     assert set(told) == set(CASES)  # each has a validation case
     for name, house in federation.houses.items():
@@ -271,25 +271,25 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
         for number in range(2):
             write_case(data / f"{name}_patient{number}", modalities, number)
         (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
-        houses[name] = House(name, data, tmp_path / name, minimum=Minimum())
+        houses[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
     federation = object.__new__(Federation)
-    federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
+    federation.hospitals = {name: ClientService(house) for name, house in houses.items()}
     federation.down, federation.asked = set(), []
     out = tmp_path / "work"
-    plan_remotely(PlanOrders(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
+    plan_remotely(PlanningJob(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
     plans = Plans.load(out / "plans.json")
     assert plans.modalities == ("flair", "t1", "t2")
     assert json.loads((out / "preprocessed.json").read_text()) == {
         name: {"2d": [2, 0]} for name in houses
     }
     settings = RunSettings("2d", 0, 1, 1, 0.01)
-    orders = TrainOrders(out, tmp_path / "run", tuple(houses), "abc", settings, "all")
+    orders = TrainingJob(out, tmp_path / "run", tuple(houses), "abc", settings, "all")
     assert train_remotely(orders, federation.ask, lambda: False)
     for name, house in houses.items():  # nothing that could be kept or sent names a patient
         assert "patient" not in house.exchange_log.read_text(), name
     # planning again asks nobody for statistics
     federation.asked.clear()
-    plan_remotely(PlanOrders(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
+    plan_remotely(PlanningJob(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
     assert {kind for _, kind in federation.asked} == {"preprocess"}
 
 
@@ -304,15 +304,15 @@ def test_hospitals_that_label_different_classes_plan_and_train_together(tmp_path
         for number in range(2):
             write_case(data / f"p{number}", ("t1",), number)
         (data / "dataset.json").write_text(json.dumps(described))
-        houses[name] = House(name, data, tmp_path / name, minimum=Minimum())
+        houses[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
     federation = object.__new__(Federation)
-    federation.hospitals = {name: Hospital(house) for name, house in houses.items()}
+    federation.hospitals = {name: ClientService(house) for name, house in houses.items()}
     federation.down, federation.asked = set(), []
     out, names = tmp_path / "work", tuple(houses)
-    plan_remotely(PlanOrders(out, names, "demo", ("2d",), (0, 0)), federation.ask)
+    plan_remotely(PlanningJob(out, names, "demo", ("2d",), (0, 0)), federation.ask)
     assert Plans.load(out / "plans.json").labels.to_json() == LABELS_JSON
     settings = RunSettings("2d", 0, 1, 1, 0.01)
-    orders = TrainOrders(out, tmp_path / "run", names, "abc", settings, "0")
+    orders = TrainingJob(out, tmp_path / "run", names, "abc", settings, "0")
     assert train_remotely(orders, federation.ask, lambda: False)
     run = open_run(tmp_path / "run")
     assert run.registrations["north"].labelled is None
@@ -331,7 +331,7 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
 
     def told(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
-        north = Hospital(House("north", data, tmp_path / "work", minimum=here))
+        north = ClientService(SiteConfig("north", data, tmp_path / "work", minimum=here))
         record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
         reply = decode(answer(north, encode(Message("fingerprint", record, {}))))
         return reply.record["fingerprint"]
@@ -351,28 +351,32 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     for number in range(5):
         write_case(data / f"secret{number}", ("t1", "t2"), number)
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
-    house = House("north", data, tmp_path / "work")
-    found, missing = departures_from(house)
+    house = SiteConfig("north", data, tmp_path / "work")
+    found, missing = preview_of_site(house)
     assert {item.kind for item in found} == {"fingerprint"}
     assert "depends on the plan, which is not here yet" in missing
     federation = object.__new__(Federation)
-    federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
-    plan_remotely(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), federation.ask)
+    federation.hospitals, federation.down, federation.asked = (
+        {"north": ClientService(house)},
+        set(),
+        [],
+    )
+    plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (5, 100)), federation.ask)
     log = house.exchange_log.read_text()
-    found, missing = departures_from(house)
+    found, missing = preview_of_site(house)
     assert "twice as many, or for masked numbers, four times as many" in missing
     kinds = set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
     assert {item.kind for item in found} == kinds
     trained = sum(item.size for item in found if item.kind == "train" and item.shape is not None)
-    assert "secret" not in departure_table(found)
+    assert "secret" not in outbound_table(found)
     assert house.exchange_log.read_text() == log  # nothing was sent
     # and what it said is what a round sends
     settings = RunSettings("2d", 0, 1, 1, 0.01)
-    orders = TrainOrders(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
+    orders = TrainingJob(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
     sent: dict[str, Message] = {}
     listened = federation.hospitals["north"].answer
 
-    def listen(parcel: Parcel) -> Parcel:
+    def listen(parcel: StoredMessage) -> StoredMessage:
         back = listened(parcel)
         sent[back.open().kind] = back.open()
         return back
@@ -425,16 +429,16 @@ def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> N
 
 @pytest.mark.parametrize("name", ["../../home", "a/b", "", "a b", 3])
 def test_a_run_cannot_be_called_by_a_path(
-    federation: Federation, orders: TrainOrders, name: str
+    federation: Federation, orders: TrainingJob, name: str
 ) -> None:
     with pytest.raises(DataError, match="join"):
-        train(federation, TrainOrders(**{**vars(orders), "name": name}))
+        train(federation, TrainingJob(**{**vars(orders), "name": name}))
     told = federation.houses["north"].problem_log.read_text()
     assert "letters and digits are needed" in told
 
 
 def test_a_full_disk_costs_the_hospital_its_round(
-    federation: Federation, orders: TrainOrders, monkeypatch: pytest.MonkeyPatch
+    federation: Federation, orders: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not train(federation, orders, stop_after=1)
 
@@ -452,12 +456,12 @@ def test_a_full_disk_costs_the_hospital_its_round(
 
 
 def test_the_log_tells_what_crossed_with_sizes_and_hashes(
-    federation: Federation, orders: TrainOrders
+    federation: Federation, orders: TrainingJob
 ) -> None:
     sent: list[bytes] = []
     listened = federation.hospitals["north"].answer
 
-    def listen(parcel: Parcel) -> Parcel:
+    def listen(parcel: StoredMessage) -> StoredMessage:
         back = listened(parcel)
         sent.append(back.read(0, back.size))
         return back
@@ -476,7 +480,7 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
 
 def test_a_reply_that_nobody_took_is_not_told_as_sent(federation: Federation) -> None:
     north = federation.hospitals["north"]
-    task = Parcel.pack(Message("train", {"round": 0}, {}), Path(tempfile.gettempdir()))
+    task = StoredMessage.pack(Message("train", {"round": 0}, {}), Path(tempfile.gettempdir()))
     north.note_reply(north.answer(task), taken=False)
     (_, line) = federation.houses["north"].exchange_log.read_text().splitlines()
     assert "not sent, the coordinator did not take it: failed, record error task version" in line
@@ -489,7 +493,7 @@ def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(
     house = federation.houses["north"]
     task = encode(Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {}))
     with house.working():  # as another job's process does
-        reply = decode(answer(Hospital(house), task))
+        reply = decode(answer(ClientService(house), task))
     assert (reply.kind, reply.record["error"]) == (messages.FAILED, "DataError")
     (line,) = house.problem_log.read_text().splitlines()
     assert f"{house.work}: another job has been at work here for 0.1 s" in line
@@ -497,7 +501,7 @@ def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(
 
 def test_hospitals_that_take_turns_work_one_at_a_time(tmp_path: Path) -> None:
     one, other = (
-        House(name, tmp_path, tmp_path / name, turns=tmp_path / "turns") for name in ("a", "b")
+        SiteConfig(name, tmp_path, tmp_path / name, turns=tmp_path / "turns") for name in ("a", "b")
     )
     order: list[str] = []
 
@@ -515,7 +519,7 @@ def test_hospitals_that_take_turns_work_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_registration_beyond_the_fingerprint_is_not_taken(
-    tmp_path: Path, federation: Federation, orders: TrainOrders
+    tmp_path: Path, federation: Federation, orders: TrainingJob
 ) -> None:
     assert not train(federation, orders, stop_after=1)
     told = fingerprint_of(cases=1, t1=1)
@@ -528,16 +532,16 @@ def test_a_registration_beyond_the_fingerprint_is_not_taken(
 
 def test_a_hostile_record_makes_one_short_line_in_the_log(tmp_path: Path) -> None:
     record = {"round": "x", "a\n2026 sent to north: forged": 1, "b" * 1000: 2}
-    parcel = Parcel.pack(Message("evil\nkind", record, {}), tmp_path)
+    parcel = StoredMessage.pack(Message("evil\nkind", record, {}), tmp_path)
     line = describe_exchange("came from north", parcel)
     assert "\n" not in line
     assert len(line) < 500
 
 
 def test_moments_of_rounds_that_are_done_again_make_way(
-    federation: Federation, orders: TrainOrders
+    federation: Federation, orders: TrainingJob
 ) -> None:
-    assert train(federation, TrainOrders(**{**vars(orders), "settings": LONG}))
+    assert train(federation, TrainingJob(**{**vars(orders), "settings": LONG}))
     folder = federation.houses["north"].work / "runs" / "abc123" / "moments"
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
     north = federation.hospitals["north"]
@@ -562,29 +566,35 @@ def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_
     )
     write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
-    placing = Placing("t1", register=True)
-    house = House("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
+    placing = AlignmentOptions("t1", register=True)
+    house = SiteConfig("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
     assert house.cases().placing == placing
     federation = object.__new__(Federation)
-    federation.hospitals, federation.down, federation.asked = {"north": Hospital(house)}, set(), []
-    plan_remotely(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
+    federation.hospitals, federation.down, federation.asked = (
+        {"north": ClientService(house)},
+        set(),
+        [],
+    )
+    plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
     (told,) = house.problem_log.read_text().splitlines()
     assert "2d: case p1: t2 was resampled onto the grid of t1" in told
     assert "p1" not in house.exchange_log.read_text()
 
 
 def test_house_and_orders_are_read_as_they_were_written(
-    tmp_path: Path, orders: TrainOrders
+    tmp_path: Path, orders: TrainingJob
 ) -> None:
-    house = House("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
+    house = SiteConfig("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
     noisy = Privacy(8.0, 1e-5, 1.0, 0.5, tmp_path / "ledger.json")
-    other = dataclasses.replace(house, labels=None, privacy=noisy, placing=Placing("t2", True))
+    other = dataclasses.replace(
+        house, labels=None, privacy=noisy, placing=AlignmentOptions("t2", True)
+    )
     for home in (house, other):
         home.save(tmp_path / "house.json")
-        assert House.load(tmp_path / "house.json") == home
+        assert SiteConfig.load(tmp_path / "house.json") == home
     for each in (
         orders,
-        PlanOrders(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
+        PlanningJob(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
     ):
-        save_orders(each, tmp_path / "orders.json")
-        assert load_orders(tmp_path / "orders.json") == each
+        save_job(each, tmp_path / "orders.json")
+        assert load_job(tmp_path / "orders.json") == each

@@ -38,7 +38,7 @@ from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 import mixmfl
 from mixmfl.core.errors import AggregationError, DataError, MixmflError
 from mixmfl.core.files import clear_unfinished, write_json
-from mixmfl.federated.client.service import House
+from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import controller as coordinator
 from mixmfl.federated.flare import executor as site_executor
 from mixmfl.federated.flare import job, processes
@@ -47,11 +47,11 @@ from mixmfl.federated.flare import runner as driver
 from mixmfl.federated.flare import transfer as parcels
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
-from mixmfl.federated.flare.job import Leg, leg_file, pause_file, write_job
+from mixmfl.federated.flare.job import JobResult, pause_file, result_file, write_job
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision, site_names
-from mixmfl.federated.messages import Message, Parcel
+from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.federated.server.coordinator import Answer, Answers
-from mixmfl.federated.server.orders import PlanOrders, TrainOrders, load_orders, save_orders
+from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
 from mixmfl.federated.state import NOT_CONNECTED, RunSettings
 
 
@@ -212,9 +212,11 @@ def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parcels, "_CHUNK", 100)
-    parcel = Parcel.pack(Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path)
+    parcel = StoredMessage.pack(
+        Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path
+    )
     begun: list[bool] = []
-    offered = parcels.Offered(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    offered = parcels.Download(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
     with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
         offered.produce(None, "south.job")
     with pytest.raises(ValueError, match="is not there"):
@@ -274,7 +276,7 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
         provision(Network("localhost", port, ("north",)), tmp_path)
         kit = open_kit(tmp_path / "coordinator", coordinator=True)
         with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that has it"):
-            processes.serving(kit).__enter__()
+            processes.running_server(kit).__enter__()
     assert not (kit.folder / "console.log").exists()
     with processes.alone(kit):  # the lock was given back
         pass
@@ -290,7 +292,7 @@ def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
     monkeypatch.setattr(processes, "new_secure_session", nobody)
     kit = open_kit(kits / "coordinator", coordinator=True)
     with pytest.raises(MixmflError, match=r"did not start; the reason is in console\.log there"):
-        processes.serving(kit).__enter__()
+        processes.running_server(kit).__enter__()
     assert (kit.folder / "console.log").read_text() == "no such key\n"
 
 
@@ -303,7 +305,7 @@ def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
     monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
     kit = open_kit(kits / "coordinator", coordinator=True)
     lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
-    with pytest.raises(MixmflError, match=lost), processes.serving(kit):
+    with pytest.raises(MixmflError, match=lost), processes.running_server(kit):
         raise NoConnection("gone")
     assert session.closed == 1
 
@@ -311,7 +313,10 @@ def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
 def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
     kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit, house = open_kit(kits / "north", coordinator=False), House("north", tmp_path, tmp_path)
+    kit, house = (
+        open_kit(kits / "north", coordinator=False),
+        SiteConfig("north", tmp_path, tmp_path),
+    )
     idle = [sys.executable, "-c", _SLEEPS]
     left = subprocess.Popen([*idle, "nvflare", str(kit.folder)])
     others = [
@@ -320,10 +325,10 @@ def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
     ]
     monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
     try:
-        with processes.attending(kit, house) as process:
+        with processes.running_client(kit, house) as process:
             assert not psutil.pid_exists(left.pid)
             assert process.poll() is None
-            assert House.load(kit.folder / "local" / "mixmfl.json") == house
+            assert SiteConfig.load(kit.folder / "local" / "mixmfl.json") == house
         assert process.poll() is not None
         assert [other.poll() for other in others] == [None, None]
     finally:
@@ -347,11 +352,11 @@ def test_a_server_that_is_too_busy_to_answer_is_asked_again(
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     session: Any = Busy()
     ask = partial(session.get_job_meta, "1")
-    assert processes.patiently(ask)["status"] == "FINISHED:COMPLETED"
+    assert processes.retry_while_busy(ask)["status"] == "FINISHED:COMPLETED"
     monkeypatch.setattr(processes, "_BUSY", -1.0)
     session.asked = 0
     with pytest.raises(NoConnection):
-        processes.patiently(ask)
+        processes.retry_while_busy(ask)
 
 
 # --- jobs
@@ -485,16 +490,16 @@ class _Clock:
 class _Server:
     """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
 
-    def __init__(self, clock: _Clock, orders: Path, leg: Leg | None, lasts: float) -> None:
+    def __init__(self, clock: _Clock, orders: Path, leg: JobResult | None, lasts: float) -> None:
         self._clock, self._orders, self._leg, self._lasts = clock, orders, leg, lasts
         self.aborted: list[float] = []
 
     def submit_job(self, folder: str) -> str:
         assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
-        assert not leg_file(self._orders).exists(), "of the job before"
+        assert not result_file(self._orders).exists(), "of the job before"
         assert not pause_file(self._orders).exists(), "of the job before"
         if self._leg is not None:
-            write_json(leg_file(self._orders), vars(self._leg))
+            write_json(result_file(self._orders), vars(self._leg))
         self._end = self._clock.now + self._lasts
         return "7"
 
@@ -511,23 +516,28 @@ class _Server:
 @pytest.mark.parametrize(
     ("noted", "lasts", "aborted", "ended"),
     [
-        (Leg("quorum", "one of two"), 3, [], Leg("quorum", "one of two")),
+        (JobResult("quorum", "one of two"), 3, [], JobResult("quorum", "one of two")),
         # a site hangs that the round did not wait for; the note was found after a second
-        (Leg("done"), math.inf, [1016.0], Leg("done")),
-        (None, 0, [], Leg("failed", "FLARE ended the job as FINISHED:ABORTED before it began")),
+        (JobResult("done"), math.inf, [1016.0], JobResult("done")),
+        (
+            None,
+            0,
+            [],
+            JobResult("failed", "FLARE ended the job as FINISHED:ABORTED before it began"),
+        ),
     ],
 )
 def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
-    noted: Leg | None,
+    noted: JobResult | None,
     lasts: float,
     aborted: list[float],
-    ended: Leg,
+    ended: JobResult,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     orders, clock = tmp_path / "orders.json", _Clock()
     monkeypatch.setattr(job, "time", clock)
-    write_json(leg_file(orders), {"status": "paused"})
+    write_json(result_file(orders), {"status": "paused"})
     pause_file(orders).touch()
     session: Any = _Server(clock, orders, noted, lasts)
     looked: list[float] = []
@@ -542,15 +552,17 @@ def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
 class _Jobs:
     """In place of FLARE: who is connected, and how each job ends."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[Leg], work: Path) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[JobResult], work: Path
+    ) -> None:
         self.clock, self.legs, self.said = _Clock(), [*legs], list[str]()
         settings = RunSettings("2d", 0, 3, 1, 0.01)
-        self.orders = TrainOrders(work, work / "run", ("north", "south"), "abc", settings, "0")
+        self.orders = TrainingJob(work, work / "run", ("north", "south"), "abc", settings, "0")
         self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
         self.took_part: list[Sequence[str]] = []
         self.in_job: Callable[[], None] = lambda: None
         monkeypatch.setattr(driver, "time", self.clock)
-        monkeypatch.setattr(driver, "serving", lambda kit: nullcontext(self))
+        monkeypatch.setattr(driver, "running_server", lambda kit: nullcontext(self))
         monkeypatch.setattr(driver, "run_job", self._run_job)
 
     def get_system_info(self) -> SimpleNamespace:
@@ -562,8 +574,8 @@ class _Jobs:
         kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
         driver.drive(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
 
-    def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> Leg:
-        assert load_orders(file) == self.orders
+    def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
+        assert load_job(file) == self.orders
         self.took_part.append(sites)
         self.in_job()
         how["each_second"]()
@@ -573,7 +585,7 @@ class _Jobs:
 def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = _Jobs(monkeypatch, [Leg("done")], tmp_path)
+    jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
     jobs.last_seen["south"] = jobs.clock.now - 41  # that is too long ago
     slept = jobs.clock.sleep
 
@@ -597,13 +609,13 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
 def test_a_round_that_too_few_answer_is_repeated_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = Leg("quorum", "round 1: 0 of 2 sites answered")
+    few = JobResult("quorum", "round 1: 0 of 2 sites answered")
     jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
     with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
         jobs.drive()
     assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
     with pytest.raises(MixmflError, match=r"^PlansError: no$"):
-        _Jobs(monkeypatch, [Leg("failed", "PlansError: no")], tmp_path).drive()
+        _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).drive()
 
 
 def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
@@ -611,8 +623,10 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
 ) -> None:
     here, lost = SimpleNamespace(absent=""), SimpleNamespace(absent=f"{NOT_CONNECTED} any more")
     run = SimpleNamespace(history=[], registrations={"north": 1, "south": 1})
-    few = Leg("quorum", "few")
-    jobs = _Jobs(monkeypatch, [few, few, Leg("paused"), few, few, Leg("done")], tmp_path)
+    few = JobResult("quorum", "few")
+    jobs = _Jobs(
+        monkeypatch, [few, few, JobResult("paused"), few, few, JobResult("done")], tmp_path
+    )
     monkeypatch.setattr(driver, "holds_run", lambda folder: bool(run.history))
     monkeypatch.setattr(driver, "open_run", lambda folder: run)
     pause = tmp_path / "run" / "network" / "pause"
@@ -650,7 +664,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
 ) -> None:
     sites = ("away", "broken", "empty", "fine", "gone", "lost", "old", "silent", "slow")
     orders = tmp_path / "network" / "orders.json"
-    save_orders(PlanOrders(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
+    save_job(PlanningJob(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
     failed = {"task": "fingerprint", "error": "PlansError", "version": "9.9"}
     labels = {"labels": {"background": 0, "lesion": 1}}
     replies = {
@@ -673,11 +687,11 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
             task.completion_status = "CLIENT_DEAD"
             task.task_done_cb(task, context)
 
-    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+    def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
         assert address == offered["parcel"]
         if sender == "broken":
             raise AggregationError("more than 10 bytes came")
-        return Parcel.pack(replies[sender], tmp_path)
+        return StoredMessage.pack(replies[sender], tmp_path)
 
     ended: list[str] = []
     monkeypatch.setattr(coordinator, "fetch", fetch)
@@ -688,7 +702,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     monkeypatch.setattr(coordinator, "threading", clock)
     Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
     assert 60 < clock.now - 1000 < 61
-    leg = json.loads(leg_file(orders).read_text())
+    leg = json.loads(result_file(orders).read_text())
     assert leg["status"] == "failed"
     told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
     assert told == {
@@ -725,12 +739,12 @@ def test_a_hostile_site_ends_a_plan_with_its_name_and_the_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: dict[str, object], why: str
 ) -> None:
     orders = tmp_path / "network" / "orders.json"
-    save_orders(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
+    save_job(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
     record = {"labels": {"labels": {"background": 0, "a": 1}}, "fingerprint": None, **spoil}
     reply = Answer(Message("fingerprint", record, {}), 1, 1, 0.0)
     monkeypatch.setattr(Coordinator, "_ask", lambda *_: Answers({"north": reply}))
     Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
-    leg = json.loads(leg_file(orders).read_text())
+    leg = json.loads(result_file(orders).read_text())
     assert leg["status"] == "failed"
     assert f"  north: {why}" in leg["reason"] or f"not taken: {why}" in leg["reason"]
 
@@ -739,7 +753,7 @@ def test_whatever_fails_in_a_job_the_command_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = tmp_path / "network" / "orders.json"
-    save_orders(PlanOrders(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
+    save_job(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (5, 100)), orders)
     for error in (AttributeError("x"), OverflowError("x"), MemoryError("x"), RecursionError("x")):
 
         def fail(*_: object, error: Exception = error) -> Answers:
@@ -747,7 +761,7 @@ def test_whatever_fails_in_a_job_the_command_is_told(
 
         monkeypatch.setattr(Coordinator, "_ask", fail)
         Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
-        leg = json.loads(leg_file(orders).read_text())
+        leg = json.loads(result_file(orders).read_text())
         assert leg == {"status": "failed", "reason": f"{type(error).__name__}: x"}
 
 
@@ -770,7 +784,7 @@ def test_a_site_that_failed_is_told_by_its_version_first() -> None:
 def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, executor = House("north", tmp_path, tmp_path / "work"), SiteExecutor()
+    house, executor = SiteConfig("north", tmp_path, tmp_path / "work"), SiteExecutor()
     house.save(tmp_path / "local" / "mixmfl.json")
     context = _context([], tmp_path / "local")
     back = executor.execute("fingerprint", Shareable(), context, Signal())
@@ -778,9 +792,9 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     assert "a task could not be fetched: it does not say where" in house.problem_log.read_text()
     assert not house.exchange_log.exists()
 
-    def fetch(cell: object, address: object, sender: str, *_: object) -> Parcel:
+    def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
         assert sender == "server"
-        return Parcel.pack(Message("shutdown", {}, {}), tmp_path)
+        return StoredMessage.pack(Message("shutdown", {}, {}), tmp_path)
 
     monkeypatch.setattr(site_executor, "fetch", fetch)
     back = executor.execute("shutdown", Shareable(), context, Signal())

@@ -20,12 +20,12 @@ import pytest
 import torch
 from loopback import MODALITIES, Cable, Loopback, free_port, kill, start, until, write_certificate
 
-from mixmfl.federated.client.service import House
+from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import processes
 from mixmfl.federated.flare.job import write_job
 from mixmfl.federated.flare.provisioning import Network, open_kit, provision
 from mixmfl.federated.flare.runner import connected
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import NETWORK_MINIMUM, RunSettings
 
@@ -71,7 +71,7 @@ def expected(federation: Loopback, rounds: int = 3) -> bytes:
             minimum_cases=NETWORK_MINIMUM.cases,
             minimum_voxels=NETWORK_MINIMUM.voxels,
         )
-        train_embedded(federation.plans, sites, settings, "0", out)
+        simulate(federation.plans, sites, settings, "0", out)
     return (out / "model.safetensors").read_bytes()
 
 
@@ -288,7 +288,7 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: 
 def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
     kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
     orders, evil = running.folder / "code" / "network" / "orders.json", running.folder / "evil"
-    with processes.serving(kit) as session:
+    with processes.running_server(kit) as session:
         until(lambda: connected(session) == set(MODALITIES), "all sites")
         for name in ("code", "class"):
             job = running.folder / f"job_{name}"
@@ -338,9 +338,9 @@ def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
     log = coordinator.folder / "console.log"
     before = log.stat().st_size if log.exists() else 0
     refusal = "authenticated as 'west' but claimed endpoint 'north'"
-    with processes.serving(coordinator) as session:
+    with processes.running_server(coordinator) as session:
         until(lambda: "south" in connected(session), "an honest site")
-        with processes.attending(kit, House(kit.name, tmp_path, tmp_path / "work")):
+        with processes.running_client(kit, SiteConfig(kit.name, tmp_path, tmp_path / "work")):
             until(lambda: refusal in log.read_bytes()[before:].decode(), "the refusal is told")
         assert connected(session) == {"south"}
 
@@ -361,7 +361,7 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
                 return secure.recv(100).startswith(b"HTTP/1.1 ")
         return False
 
-    with processes.serving(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
+    with processes.running_server(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
         assert answered()
         authority = tmp_path / "kits" / "authority"
         write_certificate(startup, "west", days=30, authority=authority)

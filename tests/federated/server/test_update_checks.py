@@ -25,7 +25,7 @@ from mixmfl.federated.server.update_checks import (
     remember_norms,
     usual_norms,
 )
-from mixmfl.federated.simulation import train_embedded
+from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import (
     Registration,
     RunSettings,
@@ -263,7 +263,7 @@ def test_norms_are_remembered_across_a_restart(tmp_path: Path) -> None:
     plans = small_plans(keep_every=2)
     site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans)
     settings = dataclasses.replace(SETTINGS, rounds=3)
-    run = train_embedded(plans, [site], settings, "all", tmp_path / "run")
+    run = simulate(plans, [site], settings, "all", tmp_path / "run")
     state = load_state_of(open_run(run.folder), 3)
     assert {len(found) for found in state.norms.values()} == {3}
     assert not any(name.startswith("norms.") for name in state.weights)
@@ -277,7 +277,7 @@ def test_a_run_goes_on_without_a_site_that_sends_nonsense_and_says_so(
         return (longer(1e3)(reply) if site.name == "north" else reply), optimizer
 
     monkeypatch.setattr(client, "train_at_site", hostile)
-    run = train_embedded(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
+    run = simulate(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
     for told in open_run(run.folder).history:
         assert told["north"].loss is None
         assert "times the median of recent rounds" in told["north"].absent
@@ -302,7 +302,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
 
     trained: list[int] = []
     monkeypatch.setattr(simulation, "encode", carried)
-    run = train_embedded(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
+    run = simulate(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
     first, second = run.history
     assert "is damaged" in first["east"].absent
     assert "bytes came, at most" in first["north"].absent
