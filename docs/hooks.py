@@ -30,9 +30,9 @@ _FETCHED = re.compile(
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the modules behind the reference."""
-    modules = ["api/index.md", *(f"api/{name}.md" for name in _modules())]
+    modules = ["api/modules.md", *(f"api/{name}.md" for name in _modules())]
     (reference,) = (part["Reference"] for part in config.nav or () if "Reference" in part)
-    reference.append({"API": modules})
+    reference += [{"API": "api/index.md"}, {"Modules": modules}]
     return config
 
 
@@ -41,7 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, place in PROJECT.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, place, content=_as_in_docs(text)))
-    files.append(File.generated(config, "api/index.md", content=_overview()))
+    files.append(File.generated(config, "api/index.md", content=_public()))
+    files.append(File.generated(config, "api/modules.md", content=_overview()))
     for name, file in _modules().items():
         content = f"---\ntitle: mixmfl.{name}\n---\n::: mixmfl.{name}\n"
         if file.stem == "__init__":  # what a package lets out is told where it is defined
@@ -92,13 +93,30 @@ def _modules() -> dict[str, Path]:
     }
 
 
+def _public() -> str:
+    """Return the page of what is public: the names that ``mixmfl`` itself exports."""
+    tree = ast.parse((ROOT / "mixmfl" / "__init__.py").read_text(encoding="utf-8"))
+    homes = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mixmfl.")
+        for alias in node.names
+    }
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    parts = [f"## mixmfl.{name}\n\n::: {homes[name]}.{name}\n" for name in names if name in homes]
+    return "# API\n\nWhat `import mixmfl` offers.\n\n" + "\n".join(parts)
+
+
 def _overview() -> str:
     """Return the list of modules with the first line of what each says of itself."""
     lines = [
-        "# API",
+        "# Modules",
         "",
-        "From Python, `load_model` and `Model.predict` of [mixmfl.model](model.md) are meant to be "
-        "used. The rest is for who reads or changes the code.",
+        "For readers of the code; [API](index.md) has what is public.",
         "",
         "| module | what |",
         "| --- | --- |",

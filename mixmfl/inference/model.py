@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,9 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.bounds import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.planning.plans import Plans
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
 
 FORMAT = "mixmfl model 1"
 
@@ -81,7 +84,7 @@ class Model:
 
     def predict(
         self,
-        images: Mapping[str, str | PathLike[str] | tuple[Any, Any]],
+        images: "Mapping[str, str | PathLike[str] | tuple[Any, Any] | SpatialImage]",
         *,
         reference: str = "",
         register: bool = False,
@@ -91,8 +94,8 @@ class Model:
         """Segment one case.
 
         Args:
-            images: By modality: the path of an image file, or an array ``(X, Y, Z)`` and its
-                affine, 4x4, from an index to mm, RAS; both as nibabel gives them.
+            images: By modality: the path of an image file; an image of nibabel; or an array
+                ``(X, Y, Z)`` and its affine, 4x4, from an index to mm, RAS.
             reference: The modality whose grid the mask gets where the images are on several;
                 default: that with the largest in-plane resolution.
             register: Whether images that do not lie on each other are registered (rigidly).
@@ -105,13 +108,18 @@ class Model:
 
         Raises:
             DataError: An image cannot be used, or they do not fit together.
+            TypeError: ``images`` is no mapping from modalities to images.
         """
+        if not isinstance(images, Mapping):
+            raise TypeError(
+                f"images by modality are needed, such as {{'t1': 'p01_T1.nii.gz'}}, not {images}. "
+                "mixmfl_predict segments folders"
+            )
         sources: dict[str, Path | Source] = {}
         for name in sorted(images):
-            given = images[name]
             if name not in self.modalities:
                 raise DataError(f"{name!r}: the model knows {', '.join(self.modalities)}")
-            sources[name] = InMemory(*given) if isinstance(given, tuple) else Path(given)
+            sources[name] = _source(name, images[name])
         if not sources:
             raise DataError(f"no image; at least one is needed of {', '.join(self.modalities)}")
         if reference and reference not in sources:
@@ -223,13 +231,42 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         write(temporary, merged, header)
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+def _source(modality: str, image: Any) -> Path | Source:
+    """Return where an image comes from that was given from Python.
+
+    Raises:
+        DataError: It is a folder.
+        TypeError: It is no path, image or pair of an array and its affine.
+    """
+    if isinstance(image, tuple) and len(image) == 2:
+        return InMemory(*image)
+    if isinstance(image, str | PathLike):
+        path = Path(image)
+        if path.is_dir():
+            raise DataError(
+                f"{modality}: {path} is a folder, and one image file is needed; mixmfl.find_cases "
+                "finds the cases of a folder, and mixmfl_predict segments it"
+            )
+        return path
+    if hasattr(image, "dataobj") and hasattr(image, "affine"):  # as nibabel's images have
+        return InMemory(np.asanyarray(image.dataobj), image.affine)
+    raise TypeError(
+        f"{modality}: a path, an image of nibabel or a pair (array, affine) is needed, not "
+        f"{type(image).__name__}"
+    )
+
+
+def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") -> Model:
     """Read a model file. Nothing in it is run: tensors and JSON only.
+
+    Args:
+        path: The model file.
+        device: Where the model computes, such as ``"cpu"`` or ``"cuda:0"``.
 
     Raises:
         ModelError: The file is missing, is no model, is damaged or is of another format.
     """
-    device = torch.device(device)
+    path, device = Path(path), torch.device(device)
     try:
         tensors, header = open_stored(Held(path))
     except FileNotFoundError:

@@ -1,0 +1,65 @@
+"""What ``import mixmfl`` offers, and that it stays so."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from small import small_plans
+
+import mixmfl
+from mixmfl.core.errors import DataError
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.model import save_model
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("model") / "model.safetensors"
+    plans = small_plans()
+    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(plans.modalities, 1))
+    return file
+
+
+def test_the_public_names_are_these_and_each_is_there() -> None:
+    assert mixmfl.__all__ == ["Model", "__version__", "find_cases", "load_model"]
+    assert dir(mixmfl) == sorted(mixmfl.__all__)
+    assert mixmfl.load_model is importlib.import_module("mixmfl.inference.model").load_model
+    assert mixmfl.Model is importlib.import_module("mixmfl.inference.model").Model
+    assert mixmfl.find_cases is importlib.import_module("mixmfl.data.cases").find_cases
+    with pytest.raises(AttributeError, match="module 'mixmfl' has no attribute 'nonsense'"):
+        mixmfl.nonsense  # noqa: B018
+
+
+def test_public_names_are_imported_when_they_are_asked_for() -> None:
+    code = "import mixmfl, sys; mixmfl.find_cases; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
+
+
+def test_a_model_predicts_from_words_paths_images_and_arrays_alike(
+    model_file: Path, tmp_path: Path
+) -> None:
+    model = mixmfl.load_model(str(model_file))
+    voxels = np.random.default_rng(0).normal(100, 20, (20, 22, 6)).astype(np.float32)
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    image = nibabel.Nifti1Image(voxels, affine)
+    file = tmp_path / "p01_T1.nii"
+    nibabel.save(image, file)
+    masks = [model.predict({"t1": each}) for each in (str(file), file, image, (voxels, affine))]
+    assert masks[0].shape == voxels.shape
+    assert all(np.array_equal(masks[0], mask) for mask in masks[1:])
+
+
+def test_what_is_no_image_is_refused_in_words(model_file: Path, tmp_path: Path) -> None:
+    model = mixmfl.load_model(model_file)
+    with pytest.raises(DataError, match=r"t1: .* is a folder, and one image file is needed"):
+        model.predict({"t1": tmp_path})
+    with pytest.raises(TypeError, match="images by modality are needed"):
+        model.predict(tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"t1: a path, an image of nibabel or a pair .* not nd"):
+        model.predict({"t1": np.zeros((3, 3, 3))})  # type: ignore[dict-item]
