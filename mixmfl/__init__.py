@@ -11,19 +11,15 @@ These names are public; docs/architecture.md says where the rest is. They are im
 asked for, so that importing mixmfl loads no large library.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from mixmfl.core.version import __version__
 
 if TYPE_CHECKING:
     from mixmfl.data.cases import find_cases
     from mixmfl.inference.model import Model, load_model
 
 __all__ = ["Model", "__version__", "find_cases", "load_model"]
-
-try:
-    __version__ = version("mixmfl")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixmfl import __version__
 from mixmfl.core.commands import commands
+from mixmfl.core.version import __version__
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -12,8 +12,8 @@ from html import escape
 from typing import NewType
 from urllib.parse import quote
 
-from mixmfl import __version__
 from mixmfl.core.nan import mean
+from mixmfl.core.version import __version__
 from mixmfl.evaluation.overlay import PALETTE, REFERENCE_COLOUR
 
 Html = NewType("Html", str)

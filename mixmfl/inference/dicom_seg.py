@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl import __version__
 from mixmfl.core.errors import DataError, MixmflError
 from mixmfl.core.files import replacing
+from mixmfl.core.version import __version__
 from mixmfl.data.dicom.files import quiet
 from mixmfl.data.dicom.series import Series, source_headers, stable_uid
 

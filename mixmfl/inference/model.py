@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mixmfl import __version__
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.files import Held, replacing, sha256
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import open_stored, read, write
+from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl import __version__
 from mixmfl.core.errors import DataError, MixmflError, Refused
 from mixmfl.core.files import replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.text import plural
+from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, from_canonical, write_labels

@@ -240,11 +240,13 @@ def count_network(
         if network.tailored_width:
             parts += [encoder(1, network.tailored_width)] * modalities
         slots = 1 if network.fusion == "gated" else modalities
-        for channels in features:
+        recalling = {level % len(features) for level in network.compensation_levels}
+        for level, channels in enumerate(features):
             tailored = stream_channels(network.tailored_width, channels)
             read = slots * tailored + stream_channels(network.shared_width, channels)
             score = tailored + 1 if network.fusion == "gated" and tailored else 0
-            parts.append((1 + bool(score), (read + 3) * channels + 1 + score))
+            trust = int(level in recalling)  # one number
+            parts.append((1 + bool(score), (read + 3) * channels + trust + score))
     joined = 1 if network.decoder_skips == "added" and not stacked else 2
     for number, repeated in enumerate(decoder_convs, start=1):
         below, here = features[-number], features[-number - 1]

@@ -402,7 +402,7 @@ def test_an_empty_folder_is_told(
 SLOWLY = """
 import signal, sys, time
 from importlib.metadata import entry_points
-from mixmfl import predict
+from mixmfl.inference import predict_folder as predict
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a shell began with &
 quick = predict.segment
 predict.segment = lambda *arguments: time.sleep(2) or quick(*arguments)

@@ -100,12 +100,14 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     told = modality_cases or {"t1": cases, "t2": 1}
     return {
-        "format": 1,
+        "format": 2,
         "cases": cases,
         "modality_cases": told,
         "label_cases": {"0": cases, "4": 1},
         "label_voxels": {"0": 1000 * cases, "4": 50},
         "axes": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
+        "stacked": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
+        "slices": {"none": cases},
         "kept_share": {"0.55": cases},
         "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
     }
@@ -394,7 +396,10 @@ def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Messag
         ({**good, first: torch.zeros(10**6)}, rf"{first} came as \(1000000,\)"),
         ({**good, first: good[first].double()}, f"{first} came as .*float64"),
         ({n: t for n, t in good.items() if n != first}, f"{first} is missing"),
-        ({n: t for n, t in good.items() if n != "memory.t1.2.keys"}, "memory.t1.2.keys is missing"),
+        (
+            {n: t for n, t in good.items() if n != "memory.t1.2.values"},
+            "memory.t1.2.values is missing",
+        ),
     ):
         with pytest.raises(MixmflError, match=why):
             check_run_task(

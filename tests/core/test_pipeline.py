@@ -16,9 +16,9 @@ from mixmfl.core.pipeline import PrefetchProcess, WaitTurn, WriterThread, reason
 ASK = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from mixmfl.overlap import Ahead
+from mixmfl.core.pipeline import PrefetchProcess
 from test_pipeline import work
-ahead = Ahead(work, 3, 60)
+ahead = PrefetchProcess(work, 3, 60)
 for job in ("large", "refuse", "name"):
     ahead.ask(job)
     try:

@@ -9,7 +9,7 @@ from mixmfl.core.process_memory import give_back_memory, peak_memory_mb, reset_p
 
 REPEATED = """
 import resource, torch
-from mixmfl.usage import keep_freed_memory
+from mixmfl.core.process_memory import keep_freed_memory
 {}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -440,7 +440,7 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
             start, {"north": dataclasses.replace(good, tensors=fewer)}, told, plans, SETTINGS
         )
     without = dataclasses.replace(good, record={"round": 0})
-    with pytest.raises(AggregationError, match="sent the loss None; a finite number is needed"):
+    with pytest.raises(AggregationError, match="sent the loss None; a finite number from"):
         merge_round(start, {"north": without}, told, plans, SETTINGS)
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)

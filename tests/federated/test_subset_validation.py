@@ -8,7 +8,6 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl.core import devices
 from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.subset_dice import SubsetDice, find, least
 from mixmfl.federated.client import subset_validation
@@ -17,6 +16,7 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.subset_validation import Measured, merge_measured
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
+from mixmfl.inference import cpu_network
 from mixmfl.inference.model import load_model
 from mixmfl.training.validation import DiceSum, validate
 
@@ -26,7 +26,7 @@ SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2
 def test_the_model_file_says_what_dice_its_sites_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "best_dtype", lambda: torch.float32)  # as validation computes
+    monkeypatch.setattr(cpu_network, "best_dtype", lambda: torch.float32)  # as validation computes
     plans = small_plans()
     north = stored_site(
         tmp_path, "north", [("t1", "t2"), ("t1", "t2"), ("t1",)], plans, validation=1

@@ -167,7 +167,7 @@ def test_every_record_that_is_sent_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)`", read("docs/federation.md")))
     calls = [
         node
-        for file in ("mixmfl/rounds.py", "mixmfl/personal.py")
+        for file in ("mixmfl/federated/server/merge.py",)
         for node in ast.walk(ast.parse(read(file)))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Message"
     ]
@@ -200,9 +200,12 @@ def test_the_site_can_be_built(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     built = {str(page.relative_to(tmp_path / "site")) for page in tmp_path.rglob("*.html")}
-    assert {"index.html", "tutorial.html", "contributing.html", "api/aggregate.html"} <= built
-    assert {"api/flare.html", "api/flare.kits.html"} <= built  # a package, and what lies in it
-    assert "Average the sites" in (tmp_path / "site" / "api" / "aggregate.html").read_text()
+    assert {"index.html", "tutorial.html", "contributing.html", "api/index.html"} <= built
+    assert {"api/federated.flare.html", "api/federated.flare.job.html"} <= built  # also packages
+    assert (
+        "Average the sites"
+        in (tmp_path / "site" / "api" / "federated.aggregation.html").read_text()
+    )
 
 
 def test_a_page_that_would_fetch_from_elsewhere_is_an_error() -> None:

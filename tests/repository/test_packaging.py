@@ -32,8 +32,8 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 # The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
     "SimpleITK": {"data.image", "data.registration"},
-    "nibabel": {"data.image", "nifti"},
-    "isal": {"nifti"},
+    "nibabel": {"data.image", "data.nifti"},
+    "isal": {"data.nifti"},
     "nnunetv2": {
         "planning.nnunet_planner",
         "planning.nnunet_preprocessing",
@@ -51,7 +51,7 @@ DOORS = {
         "inference.cpu_network",
     },
     "nilearn": {"data.phantom.patient", "evaluation.viewer"},
-    "pydicom": {"data.dicom.series", "dicom_files", "dicom_pixels"},
+    "pydicom": {"data.dicom.series", "data.dicom.files", "data.dicom.pixels"},
     "highdicom": {"inference.dicom_seg"},
     "monai": {"evaluation.metrics"},
     "blosc2": {"planning.preprocessed_case"},

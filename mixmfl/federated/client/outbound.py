@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mixmfl import __version__
+from mixmfl.core.version import __version__
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import SENT, Message
 from mixmfl.federated.state import Minimum

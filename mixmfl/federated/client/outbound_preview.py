@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from mixmfl import __version__
+from mixmfl.core.version import __version__
 from mixmfl.evaluation.subset_dice import all_subsets
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.outbound import (

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixmfl import __version__
 from mixmfl.core import devices
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.core.files import locked, read_json, replacing, write_json
 from mixmfl.core.json_fields import Told
 from mixmfl.core.text import one_line, quoted
+from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions

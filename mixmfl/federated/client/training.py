@@ -10,9 +10,9 @@ from collections.abc import Collection
 
 import torch
 
-from mixmfl import __version__
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.core.version import __version__
 from mixmfl.federated.aggregation import changes_between, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.messages import Message

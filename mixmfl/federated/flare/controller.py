@@ -16,10 +16,10 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.cell import Cell
 
-from mixmfl import __version__
 from mixmfl.core.errors import MixmflError, QuorumError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.core.text import one_line
+from mixmfl.core.version import __version__
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.flare.job import JobResult, pause_file, result_file
 from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import torch
 
-from mixmfl import __version__
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import Told, is_real, is_whole, is_word
 from mixmfl.core.nan import or_nan
 from mixmfl.core.text import quoted
+from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixmfl import __version__
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json, write_text
 from mixmfl.core.nan import or_nan, or_none
+from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
 from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.subset_dice import all_subsets
