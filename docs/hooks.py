@@ -85,7 +85,8 @@ def _as_in_docs(text: str) -> str:
 def _modules() -> dict[str, Path]:
     """Return the files of all modules and packages, by what follows ``mixmfl.``."""
     root = ROOT / "mixmfl"
-    files = [*root.rglob("[!_]*.py"), *root.glob("*/__init__.py")]
+    rooms = [file for file in root.rglob("__init__.py") if file.parent != root]
+    files = [*root.rglob("[!_]*.py"), *rooms]
     names = sorted(file.relative_to(root).as_posix() for file in files)
     return {
         name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): root / name
