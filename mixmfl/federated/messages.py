@@ -22,16 +22,13 @@ MOST_ROUNDS = 100_000
 
 SENT: Mapping[str, Mapping[str, str]] = {
     "fingerprint": {
-        "version": "the site's version of mixmfl",
         "fingerprint": "statistics of the training cases: counts and histograms, no row per case",
         "labels": "what the labels mean",
     },
     "preprocess": {
-        "version": "the site's version of mixmfl",
         "cases": "how many cases could be used, and how many could not",
     },
     "join": {
-        "version": "the site's version of mixmfl",
         "registration": "the number of training cases, how many have each modality, which "
         "modalities the validation cases have, and which labels the site knows if not all",
     },
@@ -74,7 +71,6 @@ SENT: Mapping[str, Mapping[str, str]] = {
     },
     "model": {},
     "failed": {
-        "task": "the task that failed",
         "error": "the kind of error, without its text",
         "version": "the site's version of mixmfl",
     },

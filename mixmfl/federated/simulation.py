@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from mixmfl.core.errors import AggregationError, PrivacyError
-from mixmfl.core.nan import or_nan
 from mixmfl.core.tensor_store import pack, unpack
 from mixmfl.core.worker_pool import spawn_context
 from mixmfl.federated.client.client import Client
@@ -19,9 +18,9 @@ from mixmfl.federated.messages import Message, StoredMessage, decode, encode, mo
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
-from mixmfl.federated.server.merge import personalization_task
+from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import Personal, RunSettings, Site, register
+from mixmfl.federated.state import RunSettings, Site, register
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
 
@@ -115,7 +114,8 @@ def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
             continue
         task = encode(personalization_task(state, site.name, run.registrations))
         handled = Client(site, run.plans, run.settings).handle(decode(task), {})
-        result = Personal(*(or_nan(handled.reply.record[n]) for n in ("dice", "dice_before")))
+        result = read_personal(site.name, handled.reply)
+        assert result is not None  # the site has validation cases
         save_personal(run, site.name, result, handled.personal)
 
 

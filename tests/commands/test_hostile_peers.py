@@ -425,8 +425,8 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
     def joined(reply: Message) -> None:
         check_registration("north", _read_registration("north", reply), PLANS)
 
-    cases = {"version": "0", "cases": {"2d": [3, 0]}}
-    statistics = {"version": "0", "fingerprint": None, "labels": PLANS.labels.to_json()}
+    cases = {"cases": {"2d": [3, 0]}}
+    statistics = {"fingerprint": None, "labels": PLANS.labels.to_json()}
     checks: list[tuple[Message, Callable[[Message], object]]] = [
         (outgoing_registration(told), joined),
         (Message("preprocess", cases, {}), lambda m: _read_cases("north", m, ["2d"])),

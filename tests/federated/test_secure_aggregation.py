@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import small_plans, stored_site
 
-from mixmfl.core.errors import MixmflError, PlansError, PrivacyError, QuorumError
+from mixmfl.core.errors import AggregationError, MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.core.tensor_store import Stored
 from mixmfl.federated.client.client import Client, Handled
 from mixmfl.federated.client.training import train_at_site
@@ -28,12 +28,13 @@ from mixmfl.federated.secure_aggregation.crypto import (
     split_secret,
     to_words,
 )
-from mixmfl.federated.secure_aggregation.protocol import Participants
+from mixmfl.federated.secure_aggregation.protocol import KINDS, Participants
 from mixmfl.federated.server import coordinator
 from mixmfl.federated.server.checkpoint import load_state_of, open_run
 from mixmfl.federated.server.merge import merge_round, train_task
 from mixmfl.federated.server.secure_aggregation import (
     BlockSum,
+    _reveals,
     are_shares,
     check_masked,
     check_masked_run,
@@ -516,3 +517,32 @@ def test_a_sum_that_cannot_be_unmasked_is_another_try_and_not_the_end(
     monkeypatch.setattr(coordinator, "sum_blocks", fail)
     with pytest.raises(QuorumError, match="round 1: the sum cannot be unmasked: shares of a"):
         simulate(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
+
+
+def test_without_any_field_a_reply_of_a_masked_round_is_refused(
+    sites: dict[str, Site], told: dict[str, Registration]
+) -> None:
+    federation = Federation(sites)
+    roster = one_round(federation, told)[1]
+    shared = federation.seen["shares"]
+
+    def taken(kind: str, reply: Message) -> bool:
+        if kind == "keys":
+            keys = {**federation.seen["keys"], "north": reply}
+            return "north" in gather_participants(START, keys, told, SIZES).keys
+        if kind == "shares":
+            return are_shares("north", reply, roster)
+        if kind == "unmask":
+            return _reveals(reply, roster)
+        try:
+            check_masked("north", reply, roster, shared, START, SIZES)
+        except AggregationError:
+            return False
+        return True
+
+    for kind in KINDS:
+        reply = federation.seen[kind]["north"]
+        assert taken(kind, reply), kind
+        for field in reply.record:
+            rest = {name: value for name, value in reply.record.items() if name != field}
+            assert not taken(kind, dataclasses.replace(reply, record=rest)), (kind, field)

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mixmfl.core.version import __version__
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import SENT, Message
 from mixmfl.federated.state import Minimum
@@ -80,11 +79,7 @@ def outgoing(
 
 def outgoing_fingerprint(fingerprint: Fingerprint, labels: Labels, minimum: Minimum) -> Message:
     """Build what a site tells for planning: its statistics, and what its labels mean."""
-    record = {
-        "version": __version__,
-        "fingerprint": fingerprint.to_json(),
-        "labels": labels.to_json(),
-    }
+    record = {"fingerprint": fingerprint.to_json(), "labels": labels.to_json()}
     return outgoing("fingerprint", record, minimum=minimum)
 
 

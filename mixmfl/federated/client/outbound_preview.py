@@ -57,12 +57,12 @@ def preview_outbound(
     held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
     sent = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum),
-        outgoing("preprocess", {"version": __version__, "cases": cases}),
+        outgoing("preprocess", {"cases": cases}),
         outgoing_registration(told),
         outgoing("train", {"round": 0, **said}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
         outgoing("measure", {"round": 0, "subsets": [[list(s), dice] for s in sorted(held)]}),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
-        outgoing("failed", {"task": "train", "error": "MixmflError", "version": __version__}),
+        outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]
     return [item for message in sent for item in outbound_fields(message)]

@@ -247,7 +247,7 @@ class ClientService:
         except Exception as error:  # whoever carries the reply must not see a reason, nor log it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._house.problem_log, f"{one_line(kind)} failed: {reason}")
-            told = {"task": one_line(kind), "error": type(error).__name__, "version": __version__}
+            told = {"error": type(error).__name__, "version": __version__}
             return StoredMessage.pack(outgoing(FAILED, told), self._house.work)
 
     def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:
@@ -273,7 +273,7 @@ class ClientService:
                 for case, why in sorted(told_of.items()):
                     note(self._house.problem_log, f"{name}: case {case}: {why}")
                 told[name] = [len(came.done) + len(came.kept), len(came.refused)]
-        return outgoing(task.kind, {"version": __version__, "cases": told})
+        return outgoing(task.kind, {"cases": told})
 
     def _join(self, task: Message) -> Message:
         record = task.record

@@ -12,7 +12,6 @@ import torch
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.process_memory import keep_freed_memory
-from mixmfl.core.version import __version__
 from mixmfl.federated.aggregation import changes_between, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.messages import Message
@@ -46,8 +45,7 @@ log = logging.getLogger(__name__)
 
 def outgoing_registration(told: Registration) -> Message:
     """Build what a site answers when it joins a run."""
-    record = {"version": __version__, "registration": dataclasses.asdict(told)}
-    return outgoing("join", record)
+    return outgoing("join", {"registration": dataclasses.asdict(told)})
 
 
 def trained_blocks(task: Message, site: Site) -> dict[str, int]:

@@ -7,9 +7,13 @@ import logging
 from collections.abc import Mapping
 
 from mixmfl.core.errors import AggregationError, QuorumError
+from mixmfl.core.json_fields import Told, is_real
+from mixmfl.core.nan import or_nan
+from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import merge_blocks, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.update_checks import (
+    check_answer,
     check_norms,
     check_reply,
     reach_of,
@@ -18,6 +22,7 @@ from mixmfl.federated.server.update_checks import (
 )
 from mixmfl.federated.state import (
     Diagnostics,
+    Personal,
     Registration,
     RunSettings,
     ServerState,
@@ -67,6 +72,21 @@ def validation_task(
     blocks = block_weights(1, dict.fromkeys(usable, 1))
     tensors = {**select_blocks(state.weights, blocks), **memory_to_state(state.memory)}
     return Message("validate", {"round": state.round, "modalities": usable}, tensors)
+
+
+def read_personal(site: str, reply: Message) -> Personal | None:
+    """Return what came of a site's personalised model; None: it had nothing to validate it on.
+
+    Raises:
+        AggregationError: The reply is something else, or cannot be true.
+    """
+    check_answer(site, "personalize", reply)
+    record = Told(reply.record, f"site {site}", AggregationError).only(["dice", "dice_before"])
+    before, after = (record.content[name] for name in ("dice_before", "dice"))
+    if not all(dice is None or is_real(dice, 0, 1) for dice in (before, after)):
+        found = quoted([after, before])
+        raise AggregationError(f"site {site!r} sent {found} as Dice, from 0 to 1")
+    return None if after is None else Personal(after, or_nan(before))
 
 
 def merge_round(

@@ -16,9 +16,7 @@ import torch
 
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import Told, is_real, is_whole, is_word
-from mixmfl.core.nan import or_nan
-from mixmfl.core.text import quoted
+from mixmfl.core.json_fields import Told, is_whole, is_word
 from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import MOST_LABELS, Labels
@@ -34,14 +32,13 @@ from mixmfl.federated.server.checkpoint import (
     record_personal,
 )
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
-from mixmfl.federated.server.merge import personalization_task
+from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     CONFIGURATIONS,
     FOLDS,
     NETWORK,
     NOT_CONNECTED,
-    Personal,
     Registration,
     RunSettings,
     read_minimum,
@@ -258,9 +255,7 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return what a site tells for planning; no fingerprint where it has too few cases to tell."""
-    told = Told(reply.record, f"site {site}", PlansError).only(
-        ["fingerprint", "labels"], ["version"]
-    )
+    told = Told(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
     labels = Labels.from_dataset_json(told.content["labels"], told.source)
     if (statistics := told.content["fingerprint"]) is None:
         return None, labels
@@ -324,16 +319,13 @@ def _personalize(run: Run, ask: Ask) -> None:
         if site not in run.personal
     }
     for site, answer in ask(tasks).came.items():
-        pair = [answer.message.record.get(name) for name in ("dice", "dice_before")]
         try:
-            check_answer(site, "personalize", answer.message)
-            if not all(number is None or is_real(number, 0, 1) for number in pair):
-                raise AggregationError(f"site {site!r} sent {quoted(pair)} as Dice, from 0 to 1")
+            result = read_personal(site, answer.message)
         except AggregationError as error:
-            log.warning("%s: what it tells of its own copy is left out: %s", site, error)
+            log.warning("%s: the Dice of its personalised model is left out: %s", site, error)
             continue
-        if pair[0] is not None:
-            record_personal(run, site, Personal(*map(or_nan, pair)))
+        if result is not None:
+            record_personal(run, site, result)
 
 
 def _ask_all(

@@ -127,7 +127,7 @@ def test_a_minimum_is_lowered_only_where_both_lower_it() -> None:
 def test_a_fingerprint_of_few_cases_is_not_told() -> None:
     four = fingerprint_of(*[("t1",)] * 4)
     assert withhold_small_counts(four, 5, 0) is None
-    record = {"fingerprint": four.to_json(), "labels": {}, "version": "1"}
+    record = {"fingerprint": four.to_json(), "labels": {}}
     assert outgoing("fingerprint", record, minimum=Minimum(5)).record["fingerprint"] is None
     assert withhold_small_counts(four, 4, 0) is not None
     assert outgoing("fingerprint", record).record["fingerprint"] == four.to_json()

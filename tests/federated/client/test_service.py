@@ -405,7 +405,7 @@ def test_what_fails_is_told_without_its_reason(
 ) -> None:
     house = federation.houses["north"]
     reply = decode(answer(federation.hospitals["north"], encode(task)))
-    told = {"task": task.kind, "error": error, "version": mixmfl.__version__}
+    told = {"error": error, "version": mixmfl.__version__}
     assert (reply.kind, reply.record, reply.tensors) == (messages.FAILED, told, {})
     assert f"{task.kind} failed: {error}: " in house.problem_log.read_text()
     assert f"sent to coordinator: {messages.FAILED}" in house.exchange_log.read_text()
@@ -424,7 +424,7 @@ def test_another_version_is_told_at_the_hospital_too(
 
 def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
     reply = decode(answer(federation.hospitals["north"], b"\x80\x04K\x01."))
-    assert (reply.kind, reply.record["task"]) == (messages.FAILED, "unreadable")
+    assert (reply.kind, reply.record["error"]) == (messages.FAILED, "AggregationError")
 
 
 @pytest.mark.parametrize("name", ["../../home", "a/b", "", "a b", 3])

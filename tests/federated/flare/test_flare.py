@@ -665,7 +665,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     sites = ("away", "broken", "empty", "fine", "gone", "lost", "old", "silent", "slow")
     orders = tmp_path / "network" / "orders.json"
     save_job(PlanningJob(tmp_path, sites, "demo", ("2d",), (5, 100)), orders)
-    failed = {"task": "fingerprint", "error": "PlansError", "version": "9.9"}
+    failed = {"error": "PlansError", "version": "9.9"}
     labels = {"labels": {"background": 0, "lesion": 1}}
     replies = {
         "fine": Message("fingerprint", {"fingerprint": None, "labels": labels}, {}),
@@ -774,7 +774,7 @@ def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
 
 
 def test_a_site_that_failed_is_told_by_its_version_first() -> None:
-    told = {"task": "join", "error": "PlansError"}
+    told = {"error": "PlansError"}
     other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
     same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))

@@ -1,0 +1,158 @@
+"""What nothing reads is not sent: without any one of its fields a reply is another, or refused.
+
+The kinds of masked rounds are in ``test_secure_aggregation``.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import small_plans, stored_site
+
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.version import __version__
+from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.outbound import outgoing, outgoing_fingerprint
+from mixmfl.federated.client.training import outgoing_registration
+from mixmfl.federated.flare import controller
+from mixmfl.federated.messages import SENT, Message
+from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
+from mixmfl.federated.server import orders
+from mixmfl.federated.server.merge import (
+    merge_round,
+    personalization_task,
+    read_personal,
+    train_task,
+    validation_task,
+)
+from mixmfl.federated.server.subset_validation import measure_task, read_measured
+from mixmfl.federated.server.update_checks import check_registration, check_validation
+from mixmfl.federated.state import RunSettings, first_state, read_dice, register
+from mixmfl.planning.fingerprint import fingerprint_case
+from mixmfl.training.privacy_budget import Privacy
+
+PLANS = small_plans()
+SETTINGS = RunSettings("2d", seed=0, rounds=1, local_steps=1, learning_rate=1e-2)
+Case = tuple[Message, Callable[[Message], Any]]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Case]:
+    """By name: a reply of every kind, and what the server makes of it."""
+    folder = tmp_path_factory.mktemp("sites")
+    site = stored_site(folder, "north", [("t1", "t2"), ("t1",)], PLANS, validation=1)
+    # beyond what its cases need, so that the step is taken whatever it costs
+    private = dataclasses.replace(site, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, folder / "l.json"))
+    told = {"north": register(site)}
+    start = first_state(PLANS, SETTINGS)
+    client = Client(site, PLANS, SETTINGS)
+    images = {"t1": torch.arange(1.0, 65.0).reshape(4, 4, 4).numpy()}
+    box = (slice(0, 4), slice(0, 4), slice(0, 4))
+    labels = torch.zeros(4, 4, 4, dtype=torch.int64).numpy()
+    fingerprint = fingerprint_case(images, labels, (1.0, 1.0, 1.0), box)
+
+    def merged(reply: Message) -> Any:
+        state, shown = merge_round(start, {"north": reply}, told, PLANS, SETTINGS)
+        if shown.rejected:
+            raise MixmflError(shown.rejected["north"])
+        return state.weights, shown
+
+    def judged(reply: Message) -> Any:
+        check_validation("north", reply, 0, None, PLANS)
+        return read_dice(reply)
+
+    def registered(reply: Message) -> Any:
+        found = orders._read_registration("north", reply)
+        check_registration("north", found, PLANS)
+        return found
+
+    train, judge = train_task(start, told["north"]), validation_task(start, "north", told)
+    measure = measure_task(start, "north", told)
+    personal = personalization_task(start, "north", told)
+    return {
+        "fingerprint": (
+            outgoing_fingerprint(fingerprint, PLANS.labels, site.minimum),
+            lambda m: orders._read_statistics("north", m),
+        ),
+        "preprocess": (
+            outgoing("preprocess", {"cases": {"2d": [3, 1]}}),
+            lambda m: orders._read_cases("north", m, ["2d"]),
+        ),
+        "join": (outgoing_registration(told["north"]), registered),
+        "train": (client.handle(train, {}).reply, merged),
+        "train, private": (Client(private, PLANS, SETTINGS).handle(train, {}).reply, merged),
+        "validate": (client.handle(judge, {}).reply, judged),
+        "measure": (
+            client.handle(measure, {}).reply,
+            lambda m: read_measured("north", m, 0, PLANS),
+        ),
+        "personalize": (
+            client.handle(personal, {}).reply,
+            lambda m: read_personal("north", m),
+        ),
+        "failed": (
+            outgoing("failed", {"error": "DataError", "version": __version__}),
+            controller._failure,
+        ),
+    }
+
+
+def result(read: Callable[[Message], Any], reply: Message) -> str:
+    try:
+        return repr(read(reply))
+    except MixmflError as error:
+        return f"refused: {error}"
+
+
+def test_every_kind_that_a_site_sends_is_tried(cases: Mapping[str, Case]) -> None:
+    tried = {reply.kind for reply, _ in cases.values()}
+    assert tried == set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model has no field
+    for kind in tried:
+        fields = {
+            name for reply, _ in cases.values() if reply.kind == kind for name in reply.record
+        }
+        assert fields == set(SENT[kind]), kind
+
+
+def test_without_any_field_a_reply_is_another_or_is_refused(cases: Mapping[str, Case]) -> None:
+    fields = 0
+    for name, (reply, read) in cases.items():
+        whole = result(read, reply)
+        assert not whole.startswith("refused"), (name, whole)
+        for field in reply.record:
+            rest = {key: value for key, value in reply.record.items() if key != field}
+            assert result(read, dataclasses.replace(reply, record=rest)) != whole, (name, field)
+            fields += 1
+    assert fields > 12
+
+
+def test_without_any_kind_of_tensor_a_reply_is_refused(cases: Mapping[str, Case]) -> None:
+    reply, read = cases["train"]
+    kinds = {name.split(".")[-1] if name.startswith("memory.") else name.split(".")[0]: name
+             for name in reply.tensors}  # fmt: skip
+    assert set(kinds) == {
+        "tailored", "shared", "fusion", "decoder", "values", "spreads", "counts"
+    }  # fmt: skip
+    for kind, name in kinds.items():
+        rest = {other: tensor for other, tensor in reply.tensors.items() if other != name}
+        found = result(read, dataclasses.replace(reply, tensors=rest))
+        assert found.startswith("refused: ") and name in found, kind  # noqa: PT018
+
+
+def test_every_field_of_a_registration_changes_what_the_server_does(tmp_path: Path) -> None:
+    told = register(stored_site(tmp_path, "a", [("t1", "t2"), ("t1",)], PLANS, validation=1))
+    start = first_state(PLANS, SETTINGS)
+
+    def done(change: Mapping[str, Any]) -> str:
+        other = dataclasses.replace(told, **change)
+        tasks = train_task(start, other), validation_task(start, "a", {"a": other})
+        return repr([(t.record, sorted(t.tensors), other.weights) for t in tasks]) + str(
+            other.labelled
+        )
+
+    for change in ({"cases": 5}, {"modality_cases": {"t1": 2}}, {"validated": []},
+                   {"labelled": ["lesion"]}):  # fmt: skip
+        assert done(change) != done({}), change
