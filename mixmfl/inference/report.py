@@ -23,7 +23,7 @@ from mixmfl.core.files import replacing, write_text
 from mixmfl.core.text import plural
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
-from mixmfl.evaluation.html import CaseRow, Section, case_list, legend, page
+from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.overlay import overlay
 from mixmfl.evaluation.viewer import viewer_page
 from mixmfl.inference.outcomes import Outcome
@@ -123,12 +123,12 @@ def write_report(
     sections = []
     if failed:
         rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
-        sections.append(Section("Without a mask", "", case_list(rows, ())))
+        sections.append(Section("Without a mask", cases=rows))
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
-        html = type(key)(key + case_list(rows, ("ml", "expected Dice")))
-        sections.insert(0, Section("Masks", "", html))
+        columns = ("ml", "expected Dice")
+        sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
     text = page("Segmentation", f"{counted}\n\n{INTRODUCTION}", sections)
     write_text(out / "report.html", text)
     return out / "report.html"
