@@ -39,6 +39,9 @@ def test_the_interval_holds_the_area_under_the_curve() -> None:
     truth = np.array([True, True, False, False, False])
     low, high = interval(np.concatenate([members, others]), truth, seed=0)
     assert 0 <= low < 0.75 < high <= 1
+    apart = np.array([3.0, 4.0, 1.0, 2.0])
+    assert interval(apart, apart > 2, seed=0) == (1, 1)
+    assert interval(np.array([1.0, 1.0]), np.array([True, False]), seed=0) == (0.5, 0.5)
 
 
 def test_half_of_the_cases_train_and_as_many_do_not(sites: list[Site]) -> None:
