@@ -35,15 +35,15 @@ COLUMNS = ("case", "label", "dice", "hd95_mm", "volume_ml", "reference_volume_ml
 
 @dataclass(frozen=True)
 class Score:
-    """How one label or region of one case was found.
+    """How well the mask of one label or region of one case fits its reference.
 
     Attributes:
         label: Name of the label or region.
         dice: 0 to 1; NaN where both masks are empty.
         hd95_mm: The larger of the two 95th percentiles of the distances from one surface to the
             other; NaN where a mask is empty.
-        volume_ml: Of the prediction.
-        reference_volume_ml: Of the reference.
+        volume_ml: Volume of the prediction.
+        reference_volume_ml: Volume of the reference.
     """
 
     label: str
@@ -68,11 +68,11 @@ class Summary:
     Attributes:
         label: Name of the label or region.
         metric: ``"dice"`` or ``"hd95_mm"``.
-        mean: Over the cases where the metric is defined, as ``median``; NaN without any.
-        median: See ``mean``.
+        mean: Mean over the cases where the metric is defined; NaN without any.
+        median: Median over the same cases; NaN without any.
         std: Sample standard deviation; NaN below two cases.
-        cases: In how many cases the metric is defined.
-        undefined: In how many it is not; they are in none of the numbers before.
+        cases: Number of cases where the metric is defined.
+        undefined: Number of the other cases; they are in none of the numbers before.
     """
 
     label: str
@@ -89,9 +89,9 @@ def score(
 ) -> list[Score]:
     """Compare two masks, for each label and region that ``labels`` has as foreground.
 
-    Where both are empty there was nothing to find: Dice and HD95 are NaN. Where one is, Dice is 0
-    and HD95 NaN, as no distance can be named. Voxels with the reference's ignore label count in
-    neither mask, nor in the volumes.
+    Where both masks are empty, Dice and HD95 are NaN. Where one is empty, Dice is 0 and HD95 NaN,
+    as there is no distance. Voxels with the reference's ignore label count in neither mask, nor in
+    the volumes.
 
     Args:
         prediction: ``(Z, Y, X)``, label values.
@@ -108,10 +108,10 @@ def score(
     voxel_ml = math.prod(spacing) / 1000
     scores = []
     for name, values in labels.foreground.items():
-        found, wanted = (np.isin(mask[box], values) for mask in (prediction, reference))
-        dice, hd95 = _compare(found, wanted, spacing)
+        predicted, expected = (np.isin(mask[box], values) for mask in (prediction, reference))
+        dice, hd95 = _compare(predicted, expected, spacing)
         scores.append(
-            Score(name, dice, hd95, int(found.sum()) * voxel_ml, int(wanted.sum()) * voxel_ml)
+            Score(name, dice, hd95, int(predicted.sum()) * voxel_ml, int(expected.sum()) * voxel_ml)
         )
     return scores
 
@@ -131,21 +131,21 @@ def evaluate_folder(
         masks: Folder of ``CASE.nii.gz`` or another ending that we read.
         reference: A folder of masks with the same names, or of cases with labels in any layout.
         labels: What the values in both mean.
-        modalities: The words for modalities in a reference folder of cases.
-        progress: Is given the names of the cases, and yields them as they are worked on.
-        own: What the values in the references mean, where it is not that; a label or region that
-            they do not label is not scored.
+        modalities: The names of modalities in a reference folder of cases.
+        progress: Takes the names of the cases and yields each when its turn comes.
+        own: What the values in the references mean, where that differs from ``labels``; a
+            label or region that the references do not label is not scored.
 
     Raises:
         DataError: A folder is missing, or no mask has a reference; or the references have labels
             that ``labels`` does not know.
     """
     mapped = map_labels(own or labels, labels)
-    found, wanted, failures = _find_pairs(masks, reference, modalities)
+    predictions, references, failures = _find_pairs(masks, reference, modalities)
     scores = {}
-    for name in progress(sorted(found.keys() & wanted.keys())):
+    for name in progress(sorted(predictions.keys() & references.keys())):
         try:
-            scores[name] = _score_files(found[name], wanted[name], labels, mapped)
+            scores[name] = _score_files(predictions[name], references[name], labels, mapped)
         except MixmflError as error:
             failures[name] = str(error)
     return Evaluation(scores, dict(sorted(failures.items())))
@@ -175,8 +175,8 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
         for case, scores in evaluation.scores.items():
             for each in scores:
                 label, *numbers = astuple(each)
-                told = ["" if math.isnan(n) else f"{n:.6g}" for n in numbers]
-                writer.writerow([cell(case), cell(label), *told])
+                texts = ["" if math.isnan(n) else f"{n:.6g}" for n in numbers]
+                writer.writerow([cell(case), cell(label), *texts])
 
 
 def find_label_description(masks: Path, reference: Path) -> Path:
@@ -201,10 +201,12 @@ def find_label_description(masks: Path, reference: Path) -> Path:
 def read_descriptions(
     masks: Path, reference: Path, named: Path | None = None, own: Path | None = None
 ) -> tuple[Labels, Labels | None, str]:
-    """Return what the values in MASKS mean, in REFERENCE if that is other, and who says so.
+    """Return what the values in MASKS mean, what those in REFERENCE mean, and which files say so.
+
+    The second is None where it equals the first.
 
     Where masks have all the labels that the reference's own dataset.json has, and others, the
-    reference is one site's, which labels some of what a federation's model finds.
+    reference is one site's, which labels some of what a federation's model segments.
 
     Args:
         masks: Folder of masks.
@@ -215,11 +217,11 @@ def read_descriptions(
     Raises:
         DataError: There is no description, or one is damaged.
     """
-    theirs = Labels.load(own) if own else None
-    said = f"; of the reference from {own}" if own else ""
-    meant = Labels.load(named) if named else read_folder_labels(masks)
+    reference_labels = Labels.load(own) if own else None
+    reference_source = f"; of the reference from {own}" if own else ""
+    labels = Labels.load(named) if named else read_folder_labels(masks)
     source = named or masks / "dataset.json"
-    if meant is not None and theirs is None:
+    if labels is not None and reference_labels is None:
         for folder in (reference, reference.absolute().parent):
             try:
                 beside = read_folder_labels(folder)
@@ -228,27 +230,32 @@ def read_descriptions(
                     raise
                 continue
             if beside is not None:
-                if set(beside.foreground) <= set(meant.foreground):
-                    theirs, said = beside, f"; of the reference from {folder / 'dataset.json'}"
+                if set(beside.foreground) <= set(labels.foreground):
+                    reference_labels = beside
+                    reference_source = f"; of the reference from {folder / 'dataset.json'}"
                 break
-    if meant is None or (theirs is None and named is None):
+    if labels is None or (reference_labels is None and named is None):
         source = find_label_description(masks, reference)
-        meant = Labels.load(source)
-    if theirs is not None and theirs.difference(meant) is None and not theirs.read_as:
-        theirs, said = None, ""
-    return meant, theirs, f"{source}{said}"
+        labels = Labels.load(source)
+    if (
+        reference_labels is not None
+        and reference_labels.difference(labels) is None
+        and not reference_labels.read_as
+    ):
+        reference_labels, reference_source = None, ""
+    return labels, reference_labels, f"{source}{reference_source}"
 
 
-def _compare(found: Mask, wanted: Mask, spacing: Sequence[float]) -> tuple[float, float]:
+def _compare(predicted: Mask, expected: Mask, spacing: Sequence[float]) -> tuple[float, float]:
     """Return Dice and HD95 in mm of two bool masks, ``(Z, Y, X)``."""
-    if not found.any() and not wanted.any():
+    if not predicted.any() and not expected.any():
         return math.nan, math.nan
-    if not found.any() or not wanted.any():
+    if not predicted.any() or not expected.any():
         return 0.0, math.nan
     import torch  # only here: MONAI takes seconds to import
     from monai.metrics import compute_dice, compute_hausdorff_distance
 
-    pair = [torch.from_numpy(mask)[None, None] for mask in (found, wanted)]  # (1, 1, Z, Y, X)
+    pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, expected)]  # (1, 1, Z, Y, X)
     with warnings.catch_warnings():
         # MONAI 1.5 and 1.6 use an argument of their own that they have deprecated
         warnings.filterwarnings(
@@ -262,8 +269,8 @@ def _compare(found: Mask, wanted: Mask, spacing: Sequence[float]) -> tuple[float
 
 def _bounding_box(mask: Mask) -> tuple[slice, ...]:
     """Return the smallest box around what is True; an empty one if nothing is."""
-    found: list[tuple[slice, ...]] = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else (slice(0, 0),) * mask.ndim
+    boxes: list[tuple[slice, ...]] = ndimage.find_objects(mask.astype(np.uint8))
+    return boxes[0] if boxes else (slice(0, 0),) * mask.ndim
 
 
 def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
@@ -280,8 +287,8 @@ def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
 
 
 def _score_files(mask: Path, reference: Path, labels: Labels, mapped: LabelMap) -> list[Score]:
-    found, grid = image.read_labels(mask)
-    wanted, reference_grid = image.read_labels(reference)
+    predicted, grid = image.read_labels(mask)
+    expected, reference_grid = image.read_labels(reference)
     difference = image.difference(grid, reference_grid)
     if difference:
         raise DataError(
@@ -290,54 +297,56 @@ def _score_files(mask: Path, reference: Path, labels: Labels, mapped: LabelMap) 
         )
     try:
         path, option = mask, "--labels"
-        found = labels.to_values(labels.to_indices(found))
+        predicted = labels.to_values(labels.to_indices(predicted))
         path, option = reference, option if mapped.labelled is None else "--reference-labels"
-        wanted = labels.to_values(mapped.to_indices(wanted))
+        expected = labels.to_values(mapped.to_indices(expected))
     except DataError as error:
         raise DataError(f"{path}: {error}. Another description is named with {option}") from None
-    return score(found, wanted, labels.only(mapped.labelled), grid.spacing)
+    return score(predicted, expected, labels.only(mapped.labelled), grid.spacing)
 
 
 def _find_pairs(
     masks: Path, reference: Path, modalities: Modalities | None
 ) -> tuple[dict[str, Path], dict[str, Path], dict[str, str]]:
-    """Return the masks, their references, and why cases lack one, each by case."""
-    found, failures = _list_masks(masks)
-    if not found and not failures:
+    """Return the masks, their references, and why cases have none, each by case."""
+    predictions, failures = _list_masks(masks)
+    if not predictions and not failures:
         raise DataError(
             f"{masks} holds no masks; needed are files such as CASE.nii.gz, one per case"
         )
-    wanted, reasons = _list_masks(reference)
-    if not found.keys() & wanted.keys():  # then it is no folder of masks with the same names
+    references, reasons = _list_masks(reference)
+    if not predictions.keys() & references.keys():  # then REFERENCE is a folder of cases
         cases = find_cases(reference, modalities)
-        wanted = {case.name: case.label for case in cases.cases if isinstance(case.label, Path)}
+        references = {case.name: case.label for case in cases.cases if isinstance(case.label, Path)}
         reasons = {refused.name: refused.reason for refused in cases.refused}
-    for name in (found.keys() | wanted.keys()) - failures.keys():
-        if name not in wanted:
-            failures[name] = reasons.get(name, f"{found[name]} has no reference in {reference}")
-        elif name not in found:
-            failures[name] = f"{wanted[name]} has no mask in {masks}"
-    if not found.keys() & wanted.keys():
+    for name in (predictions.keys() | references.keys()) - failures.keys():
+        if name not in references:
+            failures[name] = reasons.get(
+                name, f"{predictions[name]} has no reference in {reference}"
+            )
+        elif name not in predictions:
+            failures[name] = f"{references[name]} has no mask in {masks}"
+    if not predictions.keys() & references.keys():
         raise DataError(
-            f"no mask has a reference: {masks} holds {shorten(sorted(found))}; {reference} has "
-            f"references for {shorten(sorted(wanted))}. A mask is named as its case, such as "
-            "CASE.nii.gz"
+            f"no mask has a reference: {masks} holds {shorten(sorted(predictions))}; {reference} "
+            f"has references for {shorten(sorted(references))}. A mask is named as its case, such "
+            "as CASE.nii.gz"
         )
-    return found, wanted, failures
+    return predictions, references, failures
 
 
 def _list_masks(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the images directly in a folder by name without ending; which are there twice."""
+    """Return the images directly in a folder by name without ending, and why others are refused."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    found: dict[str, Path] = {}
-    twice: dict[str, str] = {}
+    masks: dict[str, Path] = {}
+    duplicates: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         ending = next((e for e in image.FILE_ENDINGS if path.name.lower().endswith(e)), None)
         if ending is None or path.name.startswith(".") or not path.is_file():
             continue
         name = path.name[: -len(ending)]
-        if name in found:
-            twice[name] = f"{found[name]} and {path} are one case's; keep one of them"
-        found[name] = path
-    return {name: path for name, path in found.items() if name not in twice}, twice
+        if name in masks:
+            duplicates[name] = f"{masks[name]} and {path} are one case's; keep one of them"
+        masks[name] = path
+    return {name: path for name, path in masks.items() if name not in duplicates}, duplicates

@@ -69,15 +69,15 @@ def overlay(
 
     Args:
         image: ``(Z, Y, X)``, canonical: indices run inferior to superior, anterior to posterior,
-            right to left. The value of its corners is taken for what lies outside the head.
+            right to left. The value of most corners is that of the background.
         reference: ``(Z, Y, X)``, label indices; None where there is none.
-        prediction: as ``reference``.
+        prediction: ``(Z, Y, X)``, label indices; None where there is none.
         spacing: (Z, Y, X) in mm.
         regions: what to outline: the label indices of each region or label, by name.
-        planes: indices (Z, Y, X) to show; else ``lesion_planes`` of the reference, or of the
+        planes: indices (Z, Y, X) to show; None: ``lesion_planes`` of the reference, or of the
             prediction where the reference is empty.
         palette: one colour per region, starting over where they run out.
-        small: a JPEG of half the size instead, for pages of many cases.
+        small: whether to draw a JPEG of half the size instead, for pages of many cases.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def overlay(
 
 
 def _widest(lesion: Array, axis: int) -> int:
-    """Return the slice of ``axis`` with most of the lesion, the middle one of equals."""
+    """Return the slice of ``axis`` with most of the lesion; of several, the middle one."""
     others = tuple(other for other in range(3) if other != axis)
     areas = lesion.sum(axis=others)
     equals = np.flatnonzero(areas == areas.max())
@@ -152,12 +152,12 @@ def _head(image: Array) -> Array:
 
 def _box(inside: Array) -> list[slice]:
     """Return the bounding box of what is True, with a margin; everything if nothing is."""
-    found = ndimage.find_objects(inside.astype(np.uint8))
-    if not found:
+    boxes = ndimage.find_objects(inside.astype(np.uint8))
+    if not boxes:
         return [slice(0, length) for length in inside.shape]
     return [
         slice(max(axis.start - MARGIN, 0), min(axis.stop + MARGIN, length))
-        for axis, length in zip(found[0], inside.shape, strict=True)
+        for axis, length in zip(boxes[0], inside.shape, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from mixmfl.core.text import plural
 
 Subset = tuple[str, ...]
 
-LOW_DICE = 0.5  # below it, a label is told to be found badly
+LOW_DICE = 0.5  # below it, a warning says that a label is segmented badly
 FEW_CASES = 3  # fewer say little
 
 
@@ -42,18 +42,18 @@ class SubsetDice:
 
     def warnings(self) -> list[str]:
         """Say what is known to be bad, or hardly known, about masks from this subset."""
-        told = "+".join(self.modalities)
+        subset = "+".join(self.modalities)
         if not self.cases:
-            return [f"how good masks from {told} are was never measured"]
+            return [f"how good masks from {subset} are was never measured"]
         warnings = []
         bad = [
             f"{n} {dice:.2f}" for n, (dice, count) in self.dice.items() if count and dice < LOW_DICE
         ]
         if bad:
-            warnings.append(f"low Dice is expected from {told}: {', '.join(bad)}")
+            warnings.append(f"low Dice is expected from {subset}: {', '.join(bad)}")
         if self.cases < FEW_CASES:
             counted = plural(self.cases, "validation case")
-            warnings.append(f"the expected Dice from {told} rests on {counted}")
+            warnings.append(f"the expected Dice from {subset} rests on {counted}")
         return warnings
 
     def to_json(self) -> dict[str, Any]:
@@ -93,16 +93,16 @@ def all_subsets(modalities: Sequence[str]) -> list[Subset]:
 
 def find(known: Sequence[SubsetDice], modalities: Iterable[str]) -> SubsetDice:
     """Return what is known of a subset; without a measurement its ``dice`` is empty."""
-    wanted = tuple(sorted(modalities))
-    return next((each for each in known if each.modalities == wanted), SubsetDice(wanted, {}))
+    subset = tuple(sorted(modalities))
+    return next((each for each in known if each.modalities == subset), SubsetDice(subset, {}))
 
 
-def least(found: Sequence[SubsetDice]) -> SubsetDice:
+def least(measured: Sequence[SubsetDice]) -> SubsetDice:
     """Return what may be expected of the mean of several models: per label the worst of them."""
-    names = set.intersection(*(set(each.dice) for each in found))
+    names = set.intersection(*(set(each.dice) for each in measured))
     dice = {
-        name: (min(e.dice[name][0] for e in found), min(e.dice[name][1] for e in found))
-        for name in found[0].dice
+        name: (min(e.dice[name][0] for e in measured), min(e.dice[name][1] for e in measured))
+        for name in measured[0].dice
         if name in names
     }
-    return SubsetDice(found[0].modalities, dice)
+    return SubsetDice(measured[0].modalities, dice)

@@ -1,7 +1,9 @@
 """An interactive page of one case's slices, which opens anywhere: nilearn's viewer."""
 
+import json
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from mixmfl.data.image import Grid, to_nibabel
 from mixmfl.evaluation.overlay import PALETTE, lesion_planes
 
 _POLICY = "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+
+_PLACE_OF_TITLE = "the-title-of-this-page"
 
 Array = npt.NDArray[Any]
 
@@ -23,9 +27,9 @@ def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int)
     Args:
         image: ``(Z, Y, X)``, canonical.
         mask: ``(Z, Y, X)`` class indices.
-        grid: Of both.
-        title: Shown above the planes.
-        classes: How many there are, with background.
+        grid: Grid of the image and the mask.
+        title: Title that is shown above the planes.
+        classes: Number of classes, with background.
     """
     from matplotlib.colors import ListedColormap
     from nilearn.plotting import view_img
@@ -36,7 +40,7 @@ def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int)
     place = np.array(grid.origin) + np.reshape(grid.direction, (3, 3)) @ (
         np.array(mirrored) * grid.spacing[::-1]
     )
-    shown = view_img(
+    view = view_img(
         to_nibabel(mask.astype(np.float32), grid),
         bg_img=to_nibabel(image.astype(np.float32), grid),
         cut_coords=tuple((place * [-1, -1, 1]).tolist()),  # nilearn counts in RAS
@@ -52,15 +56,19 @@ def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int)
         radiological=True,
         annotate=False,
         show_lr=True,
-        title=title,
+        title=_PLACE_OF_TITLE,
         width_view=1100,
     )
+    # nilearn escapes no title, neither in the head of the page nor in the JSON inside its script
+    text = view.get_standalone()
+    text = text.replace(f'"{_PLACE_OF_TITLE}"', json.dumps(title).replace("<", r"\u003c"))
+    text = text.replace(_PLACE_OF_TITLE, escape(title))
     # its icon would be fetched; and the browser itself refuses whatever else might be
-    text = re.sub(r"<link\b[^>]*>", "", shown.get_standalone())
+    text = re.sub(r"<link\b[^>]*>", "", text)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     return re.sub(r"(<head\b[^>]*>)", rf"\1{policy}", text, count=1)
 
 
 def _colours(classes: int) -> Sequence[str]:
-    """Return a colour per class index; that of background is never seen."""
+    """Return a colour per class index; the colour of background is never seen."""
     return ["#000000", *(PALETTE[n % len(PALETTE)] for n in range(max(classes - 1, 1)))]

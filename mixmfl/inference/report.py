@@ -23,7 +23,7 @@ from mixmfl.core.files import replacing, write_text
 from mixmfl.core.text import plural
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
-from mixmfl.evaluation.html import CaseRow, Section, case_list, legend, page
+from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.overlay import overlay
 from mixmfl.evaluation.viewer import viewer_page
 from mixmfl.inference.outcomes import Outcome
@@ -31,8 +31,8 @@ from mixmfl.inference.outcomes import Outcome
 Array = npt.NDArray[Any]
 
 FOLDER = "report"
-SHORTEST_NAME = 3  # letters of a person's
-MOST_VOXELS = 1 << 22  # of a case on a page: what is larger is shown coarser, to keep files small
+SHORTEST_NAME = 3  # letters; a shorter word is not taken for a person's name
+MOST_VOXELS = 1 << 22  # a larger case is shown coarser, to keep the files small
 
 INTRODUCTION = """\
 A row per case: what its mask rests on, how much of what was found, and three planes through the
@@ -59,7 +59,7 @@ def shown_name(case: str, show_patient: bool = False) -> str:
     after patients. Then it is a digest of the name, which tells nobody who it is.
 
     Args:
-        case: Its name.
+        case: Name of the case.
         show_patient: Whether the page may name patients.
     """
     if show_patient or len(case) < SHORTEST_NAME or any(map(str.isdigit, case)):
@@ -80,7 +80,7 @@ def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labe
         name: What the page calls the case; see ``shown_name``.
         image: ``(Z, Y, X)``, from ``for_pages``, canonical.
         mask: ``(Z, Y, X)`` class indices.
-        grid: Of both.
+        grid: Grid of the image and the mask.
         labels: What the indices mean.
     """
     image, mask, grid = _cut_down(image, mask, grid)
@@ -102,15 +102,15 @@ def write_report(
 
     Args:
         out: Folder of the masks, with the files of ``write_case``.
-        outcomes: Of all cases.
-        labels: What was segmented.
-        models: By SHA-256, what the page calls them.
+        outcomes: What became of each case.
+        labels: The labels and regions that were segmented.
+        models: What the page calls each model, by SHA-256 of its file.
         show_patient: Whether cases whose name may be a person's are called by it.
     """
     names = list(labels.foreground)
-    called = [shown_name(each.name, show_patient) for each in outcomes]
-    renamed = called != [each.name for each in outcomes]
-    outcomes = [_called(each, name) for each, name in zip(outcomes, called, strict=True)]
+    shown_names = [shown_name(each.name, show_patient) for each in outcomes]
+    renamed = shown_names != [each.name for each in outcomes]
+    outcomes = [_renamed(each, name) for each, name in zip(outcomes, shown_names, strict=True)]
     failed = [each for each in outcomes if each.status == "failed"]
     shown = [each for each in outcomes if each.status != "failed"]
     used = ", ".join(f"{name} (sha256 {digest[:12]}…)" for digest, name in models.items())
@@ -123,31 +123,31 @@ def write_report(
     sections = []
     if failed:
         rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
-        sections.append(Section("Without a mask", "", case_list(rows, ())))
+        sections.append(Section("Without a mask", cases=rows))
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
-        html = type(key)(key + case_list(rows, ("ml", "expected Dice")))
-        sections.insert(0, Section("Masks", "", html))
+        columns = ("ml", "expected Dice")
+        sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
     text = page("Segmentation", f"{counted}\n\n{INTRODUCTION}", sections)
     write_text(out / "report.html", text)
     return out / "report.html"
 
 
-def _called(outcome: Outcome, shown: str) -> Outcome:
-    """Return an outcome that is called otherwise, also in what is said of it."""
+def _renamed(outcome: Outcome, shown: str) -> Outcome:
+    """Return an outcome under another name, which replaces the name in its texts too."""
     if shown == outcome.name:
         return outcome
 
-    def told(texts: Sequence[str]) -> tuple[str, ...]:
+    def rename(texts: Sequence[str]) -> tuple[str, ...]:
         return tuple(text.replace(outcome.name, shown) for text in texts)
 
     return dataclasses.replace(
         outcome,
         name=shown,
         reason=outcome.reason.replace(outcome.name, shown),
-        notes=told(outcome.notes),
-        warnings=told(outcome.warnings),
+        notes=rename(outcome.notes),
+        warnings=rename(outcome.warnings),
     )
 
 
@@ -184,8 +184,10 @@ def _cut_down(image: Array, mask: Array, grid: Grid) -> tuple[Array, Array, Grid
     box = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero((image != 0).any(axis=others) | (mask != 0).any(axis=others))
-        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, image.shape[axis] - 1)
+        occupied = np.flatnonzero((image != 0).any(axis=others) | (mask != 0).any(axis=others))
+        first, last = (
+            (int(occupied[0]), int(occupied[-1])) if len(occupied) else (0, image.shape[axis] - 1)
+        )
         box.append((max(first - 2, 0), min(last + 3, image.shape[axis])))
     step = 1
     while math.prod(-(-(b - a) // step) for a, b in box) > MOST_VOXELS:

@@ -10,7 +10,7 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import read_labels, to_canonical
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import load_case
-from mixmfl.evaluation.html import Picture, Section, heat_table, legend, page
+from mixmfl.evaluation.html import HeatTable, Picture, Section, legend, page
 from mixmfl.evaluation.metrics import Evaluation, evaluate_folder
 from mixmfl.evaluation.overlay import overlay
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
@@ -111,12 +111,12 @@ def subset_page(
     regions = list(labels.foreground)
     modalities = sorted({name for item in scores for name in item.subset})
     values = [[item.mean_dice(name) for name in regions] for item in scores]
-    table = heat_table([item.subset for item in scores], modalities, regions, values)
+    table = HeatTable([item.subset for item in scores], modalities, regions, values)
     key = legend(labels.consecutive().foreground)
-    sections = [Section("Dice by modalities given", "Mean over the cases.", table)]
+    sections = [Section("Dice by modalities given", "Mean over the cases.", table=table)]
     for case in cases:
         pictures = _draw_case(case, masks, labels, shown)
-        sections.append(Section(case.name, "", key, pictures))
+        sections.append(Section(case.name, legend=key, pictures=pictures))
     return page(title, introduction, sections)
 
 

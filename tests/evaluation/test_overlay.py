@@ -3,19 +3,32 @@ import itertools
 import math
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
-from mixmfl.evaluation.html import Picture, Section, heat_table, legend, luminance, page, shade
+from mixmfl.evaluation.html import (
+    CaseRow,
+    HeatTable,
+    Picture,
+    Section,
+    legend,
+    luminance,
+    page,
+    shade,
+)
 from mixmfl.evaluation.overlay import PALETTE, lesion_planes, overlay
 
 Array = npt.NDArray[Any]
 
 REGIONS = {"whole tumour": (1, 2), "enhancing tumour": (2,)}
+TEMPLATES = files("mixmfl.evaluation") / "templates"
 NASTY = 'north <script>alert("1")</script> & Søn'
 CUBE = (10, 20, 30)  # edges and corners (Z, Y, X) of the lesion that the pictures show
 
@@ -167,13 +180,14 @@ class Reader(HTMLParser):
 
 def sample() -> str:
     picture = Picture(NASTY, overlay(head(), None, None, (1.0, 1.0, 1.0), REGIONS))
-    heat = heat_table([("t1",), ("t1", NASTY)], ["t1", NASTY], [NASTY], [[0.25], [math.nan]])
+    heat = HeatTable([("t1",), ("t1", NASTY)], ["t1", NASTY], [NASTY], [[0.25], [math.nan]])
+    case = CaseRow(NASTY, NASTY, [NASTY], [NASTY], {NASTY: [1]}, b"", NASTY)
     return page(
         NASTY,
         f"{NASTY}\n\nA second paragraph.",
         [
-            Section(NASTY, NASTY, heat, [picture]),
-            Section("Legend", html=legend([NASTY])),
+            Section(NASTY, NASTY, heat, pictures=[picture]),
+            Section("Cases", legend=legend([NASTY]), cases=[case], columns=[NASTY]),
         ],
     )
 
@@ -183,7 +197,8 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     reader.feed(sample())
     assert not reader.open
     assert reader.loads
-    assert all(load.startswith(("data:image/png;base64,", "#part")) for load in reader.loads)
+    inside = ("data:image/png;base64,", "data:image/jpeg;base64,", "#part", quote(NASTY))
+    assert all(load.startswith(inside) for load in reader.loads)
     assert not {"script", "link", "iframe", "object", "base"} & reader.seen
     assert not re.search(r"https?:|url\(|@import", sample())
     assert "default-src 'none'" in sample()
@@ -192,14 +207,28 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 def test_names_are_escaped_wherever_they_show() -> None:
     text = sample()
     assert "<script" not in text
-    assert text.count("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt; &amp; Søn") >= 9
+    assert text.count("&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; Søn") == 20
+
+
+def test_no_template_switches_escaping_off() -> None:
+    texts = [file.read_text(encoding="utf-8") for file in TEMPLATES.iterdir()]
+    assert len(texts) == 3
+    for text in texts:
+        tags = re.findall(r"\{\{.*?\}\}|\{%.*?%\}", text)
+        assert not [tag for tag in tags if re.search(r"\bsafe\b|autoescape|markup", tag)]
+
+
+def test_nothing_is_left_out_in_silence() -> None:
+    with pytest.raises(UndefinedError, match="has no attribute 'title'"):
+        page("", "", [Picture("no section", b"")])  # type: ignore[list-item]
 
 
 def test_the_heat_table_shows_subsets_numbers_and_their_mean() -> None:
-    text = heat_table(
+    table = HeatTable(
         [("t1",), ("t1", "t2")], ["t1", "t2"], ["core", "whole"], [[0.25, 0.5], [math.nan, 0.75]]
     )
-    rows = re.findall(r"<tr>(.*?)</tr>", text)
+    text = page("", "", [Section("", table=table)])
+    rows = re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)
     assert [re.findall(r'aria-label="(\w+)"', row) for row in rows[1:3]] == [
         ["given", "withheld"],
         ["given", "given"],
@@ -210,7 +239,8 @@ def test_the_heat_table_shows_subsets_numbers_and_their_mean() -> None:
 
 def test_every_shade_keeps_its_number_readable() -> None:
     values = [step / 50 for step in range(-5, 56)]
-    text = heat_table([("t1",)], ["t1"], [str(n) for n in range(len(values))], [values])
+    table = HeatTable([("t1",)], ["t1"], [str(n) for n in range(len(values))], [values])
+    text = page("", "", [Section("", table=table)])
     cells = re.findall(r"background:#(\w{6});color:#(0{3}|f{3})", text)
     assert len(cells) == 2 * len(values)
     for back, ink in cells:

@@ -91,6 +91,9 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     assert "http" not in re.sub(r"http-equiv", "", text)
     viewer = (tmp_path / "report" / "case <0>.html").read_text()
     assert re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="http', viewer) == []
+    assert "case &lt;0&gt;</title>" in viewer
+    assert r'"title": "case \u003c0>"' in viewer
+    assert "case <" not in viewer
 
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

@@ -30,8 +30,17 @@ NEVER = {
     *("SourceFileLoader", "load_source", "format_map", "getoutput", "getstatusoutput"),
     *("recursive_find_python_class", "get_network_from_plans", "load_plans"),
     *("PlansManager", "ConfigurationManager"),
+    *("from_string", "Template", "NativeEnvironment", "Markup", "mark_safe", "get_source"),
+    *("DictLoader", "FunctionLoader", "FileSystemLoader", "ModuleLoader", "ChoiceLoader"),
 }
-"""Neither called, nor passed on, nor imported. The last ones look up what nnU-Net's plans name."""
+"""Neither called, nor passed on, nor imported.
+
+The third and fourth line look up what nnU-Net's plans name. The last two make a template, or markup
+that is not escaped, of something else than the files of our package.
+"""
+
+TEMPLATES = {"get_template", "select_template", "get_or_select_template", "PackageLoader"}
+"""These are called with literals only, and never passed on."""
 
 SHELLS = {"system", "popen", "posix_spawn", "posix_spawnp", "startfile", "spawn"}
 """Never of os or pty; beside all that begin with exec or spawn."""
@@ -94,7 +103,7 @@ def look_ups(code: str) -> Iterator[str]:
                 or name in DUNDERS
                 or (name in BUILTINS and _of(node) in ("", "builtins"))
                 or (_is_shell(name) and _of(node) in ("os", "pty", "posix"))
-                or ((name in BY_NAME or name in IMPORTS) and id(node) not in called)
+                or (name in BY_NAME | IMPORTS | TEMPLATES and id(node) not in called)
             ):
                 yield ast.unparse(node)
         elif isinstance(node, ast.Call) and _breaks(node, literals):
@@ -119,8 +128,11 @@ def _breaks(call: ast.Call, literals: set[str]) -> bool:
         place = 0 if name in ("attrgetter", "methodcaller") else 1
         chosen = given[place : place + 1] if place else given
         return not chosen or not all(map(_is_literal, chosen)) or "name" in options
-    if name in IMPORTS:
+    if name in IMPORTS | TEMPLATES:
         return not given or not all(map(_is_literal, given)) or bool(options)
+    if name == "Environment":
+        escape = options.get("autoescape")
+        return not isinstance(escape, ast.Constant) or escape.value is not True
     if name in ("Unpickler", "read_pickle"):
         return True
     if name in ("load", "loads", "load_all", "full_load", "unsafe_load"):
@@ -151,7 +163,7 @@ def _brings(node: ast.Import | ast.ImportFrom) -> bool:
     renamed = {alias.name for alias in node.names if alias.asname}
     return (
         root in {*PICKLES, "pydoc", "runpy", "builtins"}
-        or bool(names & NEVER or renamed & (BY_NAME | IMPORTS))
+        or bool(names & NEVER or renamed & (BY_NAME | IMPORTS | TEMPLATES | {"Environment"}))
         or (root in ("os", "pty", "posix") and any(map(_is_shell, names)))
     )
 
@@ -238,6 +250,18 @@ def test_no_look_up_by_what_a_file_or_a_message_says() -> None:
         "PlansManager(plans)",
         "from nnunetv2.utilities.find_class_by_name import recursive_find_python_class",
         "getattr()",
+        "Environment(loader=loader)",
+        "jinja2.Environment(loader=loader, autoescape=choose)",
+        "Environment(loader=loader, autoescape=False)",
+        "environment.from_string(text)",
+        "from jinja2 import Template",
+        "jinja2.Template(text)",
+        "environment.get_template(name)",
+        "environment.get_template(f'{name}.html')",
+        "find = environment.get_template",
+        "FileSystemLoader(folder)",
+        "PackageLoader(name)",
+        "from markupsafe import Markup",
     ],
 )
 def test_the_rule_sees(code: str) -> None:
@@ -264,6 +288,8 @@ def test_the_rule_sees(code: str) -> None:
         "json.loads(text)",
         "format(number, '.2f')",
         "safetensors.torch.load(content)",
+        "Environment(loader=PackageLoader('mixmfl.evaluation', 'templates'), autoescape=True)",
+        "environment.get_template('page.html').render(title=title)",
     ],
 )
 def test_the_rule_leaves_alone(code: str) -> None:

@@ -54,6 +54,8 @@ DOORS = {
     "pydicom": {"data.dicom.series", "data.dicom.files", "data.dicom.pixels"},
     "highdicom": {"inference.dicom_seg"},
     "monai": {"evaluation.metrics"},
+    "jinja2": {"evaluation.html"},
+    "sklearn": {"research.membership_inference"},
     "blosc2": {"planning.preprocessed_case"},
     "safetensors": {"core.tensor_store"},
     "nvflare": {"federated.flare"},
@@ -133,8 +135,10 @@ def test_every_module_of_entrypoints_is_a_command() -> None:
     assert {f"mixmfl_{name}" for name in modules - shared} == set(COMMANDS)
 
 
-def test_types_presets_and_licence_come_along() -> None:
+def test_types_templates_presets_and_licence_come_along() -> None:
     assert files("mixmfl").joinpath("py.typed").is_file()
+    templates = {file.name for file in files("mixmfl.evaluation").joinpath("templates").iterdir()}
+    assert {"page.html", "parts.html", "style.css"} <= templates
     presets = {file.name for file in files("mixmfl.plans").iterdir()}
     assert {"default.json", "demo.json"} <= presets
     assert metadata("mixmfl")["License-Expression"] == "Apache-2.0"

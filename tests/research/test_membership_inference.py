@@ -15,7 +15,6 @@ from mixmfl.research.membership_inference import (
     WATCHED,
     Found,
     Protection,
-    area_under_curve,
     attack_table,
     interval,
     measure,
@@ -34,13 +33,15 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
     return [stored_site(folder, name, cases, PLANS) for name in ("east", "north", "west")]
 
 
-def test_the_area_under_the_curve_counts_pairs() -> None:
+def test_the_interval_holds_the_area_under_the_curve() -> None:
     members, others = np.array([3.0, 1.0]), np.array([0.0, 1.0, 2.0])
-    # 3 beats all three; 1 beats 0 and ties with 1: (3 + 1.5) / 6
-    assert area_under_curve(members, others) == 0.75
+    # 3 beats all three; 1 beats 0 and ties with 1: (3 + 1.5) / 6 is 0.75
     truth = np.array([True, True, False, False, False])
     low, high = interval(np.concatenate([members, others]), truth, seed=0)
     assert 0 <= low < 0.75 < high <= 1
+    apart = np.array([3.0, 4.0, 1.0, 2.0])
+    assert interval(apart, apart > 2, seed=0) == (1, 1)
+    assert interval(np.array([1.0, 1.0]), np.array([True, False]), seed=0) == (0.5, 0.5)
 
 
 def test_half_of_the_cases_train_and_as_many_do_not(sites: list[Site]) -> None:

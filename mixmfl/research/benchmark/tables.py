@@ -24,11 +24,11 @@ def markdown(
     """Return a page of tables for GitHub.
 
     Args:
-        scores: What is compared.
-        costs: Of the trainings, as far as they are known.
+        scores: The scores to compare.
+        costs: Costs of the trainings, as far as they are known.
         reference: The method that the others are compared with.
-        title: Of the page.
-        introduction: Of the page, in Markdown.
+        title: Title of the page.
+        introduction: Introduction of the page, in Markdown.
 
     Raises:
         DataError: ``reference`` has no scores.
@@ -105,7 +105,7 @@ def _summary(scores: Scores, costs: Sequence[Cost]) -> str:
 
 
 def _about_seeds(scores: Scores) -> list[str]:
-    """Say what ± means, which seeds there are, and what methods lack."""
+    """Say what ± means, which seeds there are, and which predictions methods lack."""
     most = max(scores.seeds.values(), key=len)
     words = [
         f"± is the standard deviation over {_seeds(most)}, left out where there is one seed; "
@@ -152,9 +152,11 @@ def _by_region(scores: Scores) -> str:
     dice, distances = [], []
     for method in scores.methods:
         points = [scores.points(method, kind, name) for name in scores.regions for kind in KINDS]
-        found = [scores.hd95(method, kind, n) for n in (None, *scores.regions) for kind in KINDS]
+        distances_mm = [
+            scores.hd95(method, kind, n) for n in (None, *scores.regions) for kind in KINDS
+        ]
         dice.append([method, *map(spread, points)])
-        distances.append([method, *map(_distance, found)])
+        distances.append([method, *map(_distance, distances_mm)])
     return "\n\n".join(
         [
             table(header, dice),
@@ -202,7 +204,7 @@ def number(value: float, digits: int = 1, sign: str = "") -> str:
 
 
 def spread(estimate: Estimate) -> str:
-    """Return a mean and, where there is one, the standard deviation."""
+    """Return a mean and, where it is defined, the standard deviation."""
     deviation = "" if math.isnan(estimate.std) else f" ± {number(estimate.std)}"
     return number(estimate.mean) + deviation
 
@@ -212,10 +214,10 @@ def _distance(distance: Distance) -> str:
     return spread(distance.mm) + share
 
 
-def interval(found: Interval) -> str:
+def interval(difference: Interval) -> str:
     """Return a difference with its sign, and the ends of its interval."""
-    low, high = (number(end, sign="+") for end in (found.low, found.high))
-    return f"{number(found.mean, sign='+')} [{low}, {high}]"
+    low, high = (number(end, sign="+") for end in (difference.low, difference.high))
+    return f"{number(difference.mean, sign='+')} [{low}, {high}]"
 
 
 def join(modalities: Iterable[str]) -> str:
@@ -228,5 +230,5 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return how many there are of what."""
+    """Return a number and the noun that it counts, in the plural where needed."""
     return f"{number} {noun}{'s' * (number != 1)}"

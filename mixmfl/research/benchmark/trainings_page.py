@@ -21,23 +21,24 @@ TITLES = {
 
 
 def write_page(out: Path, size: str, reference: str) -> Path:
-    """Write ``OUT/SIZE.md`` about all that is done there, and return the file.
+    """Write ``OUT/SIZE.md`` about all benchmarks of a size, and return the file.
 
     Args:
-        out: Of ``mixmfl_benchmark_patients``, with a benchmark in ``<federation>/<size>``.
-        size: Of the trainings.
-        reference: The method that others are compared with, if it is done.
+        out: Output folder of ``mixmfl_benchmark_patients``, with a benchmark in
+            ``<federation>/<size>``.
+        size: Size of the trainings.
+        reference: The method that others are compared with, if it has been scored.
 
     Raises:
-        DataError: Nothing is done.
+        DataError: No method has been scored at this size.
     """
     scores, costs = {}, {}
     for record in sorted(out.glob(f"*/{size}/benchmark.json")):
-        rows, told = read_results(record.parent)
+        rows, measured = read_results(record.parent)
         if rows:
             name = record.parent.parent.name
             scores[name] = Scores(rows, known_own(record.parent))
-            costs[name] = told
+            costs[name] = measured
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)
@@ -68,11 +69,15 @@ def _differences(trainings: Trainings, reference: str) -> str:
         if method == reference:
             continue
         for part in PARTS:
-            found = trainings.difference(method, reference, part)
-            if found.trainings:
-                told = interval(found.bootstrap), interval(found.student), interval(found.widest)
-                better = f"{found.better} of {found.trainings}"
-                rows.append([f"{method}, {TITLES[part]}", *told, better])
+            difference = trainings.difference(method, reference, part)
+            if difference.trainings:
+                intervals = (
+                    interval(difference.bootstrap),
+                    interval(difference.student),
+                    interval(difference.widest),
+                )
+                better = f"{difference.better} of {difference.trainings}"
+                rows.append([f"{method}, {TITLES[part]}", *intervals, better])
     if not rows:
         return f"No other method than {reference} was trained on the same terms."
     words = (
@@ -91,7 +96,7 @@ def _differences(trainings: Trainings, reference: str) -> str:
 def _points(trainings: Trainings, costs: Mapping[str, list[Cost]]) -> str:
     rows = []
     for method in trainings.methods:
-        told = [c for each in costs.values() for c in each if c.method == method]
+        method_costs = [c for each in costs.values() for c in each if c.method == method]
         worst = trainings.worst_addition(method)
         rows.append(
             [
@@ -101,7 +106,7 @@ def _points(trainings: Trainings, costs: Mapping[str, list[Cost]]) -> str:
                 "-"
                 if worst is None
                 else f"{worst.added} to {join(worst.subset)}: {interval(worst.points)}",
-                number(Estimate.over([cost.seconds for cost in told]).mean, 0),
+                number(Estimate.over([cost.seconds for cost in method_costs]).mean, 0),
                 str(len(trainings.of(method))),
             ]
         )
