@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mixmfl.core.json_fields import Told
+from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.nan import mean
+from mixmfl.data.labels import MOST_LABELS
+from mixmfl.data.modalities import MOST_MODALITIES
 from mixmfl.federated.messages import MOST_ROUNDS, Message
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
@@ -279,18 +281,16 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 FOLDS = (*"01234", "all")
 
 
-def read_run_settings(told: Told) -> RunSettings:
+def read_run_settings(record: JsonFields) -> RunSettings:
     """Return the settings of a run that somebody wrote.
 
     Raises:
-        MixmflError: A field is unknown, missing or beyond its bounds; of the class of ``told``.
+        MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the
+            fields.
     """
-    told.only(
-        ["configuration", "seed", "rounds", "local_steps", "learning_rate"],
-        ["minimum_cases", "minimum_voxels", "masked", "half_updates"],
-    )
-    usual = {"minimum_cases": 0, "minimum_voxels": 0, "masked": False, "half_updates": True}
-    full = Told({**usual, **told.content}, told.source, told.error)
+    defaults = {"minimum_cases": 0, "minimum_voxels": 0, "masked": False, "half_updates": True}
+    needed = ["configuration", "seed", "rounds", "local_steps", "learning_rate"]
+    full = record.only(needed, list(defaults)).with_defaults(defaults)
     return RunSettings(
         full.choice("configuration", CONFIGURATIONS),
         full.whole("seed", 0, 2**63 - 1),
@@ -304,11 +304,29 @@ def read_run_settings(told: Told) -> RunSettings:
     )
 
 
-def read_minimum(told: Told) -> tuple[int, int]:
+def read_registration(record: JsonFields) -> Registration:
+    """Return the registration of a site, its fields checked but not compared with anything.
+
+    Raises:
+        MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the
+            fields.
+    """
+    record.only(["cases", "modality_cases"], ["validated", "labelled"])
+    full = record.with_defaults({"validated": [], "labelled": None})
+    labelled = full.value("labelled")
+    return Registration(
+        full.whole("cases", 0, MOST_CASES),
+        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
+        list(full.items("validated", MOST_MODALITIES)),
+        None if labelled is None else list(full.items("labelled", MOST_LABELS)),
+    )
+
+
+def read_minimum(record: JsonFields) -> tuple[int, int]:
     """Return the cases and voxels of a field ``minimum``."""
-    value = told.items("minimum", 2)
+    value = record.items("minimum", 2)
     pair = dict(zip(("minimum of cases", "minimum of voxels"), value, strict=False))
-    both = Told(pair, told.source, told.error)
+    both = JsonFields(pair, record.source, record.error)
     return (
         both.whole("minimum of cases", 0, MOST_CASES),
         both.whole("minimum of voxels", 0, MOST_VOXELS),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mixmfl.core.errors import PlansError
-from mixmfl.planning.bounds import Range, fields, flag, listed, real, shown, whole, word
+from mixmfl.core.json_fields import Range, fields, flag, listed, real, shown, whole, word
 
 if TYPE_CHECKING:  # plan calls this module
     from mixmfl.planning.settings import NetworkSettings

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mixmfl.core.errors import PlansError
-from mixmfl.core.json_fields import Told, is_whole
+from mixmfl.core.json_fields import JsonFields, is_whole
 from mixmfl.core.text import quoted, shorten
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
@@ -115,7 +115,7 @@ class Fingerprint:
         Raises:
             PlansError: Another format, unknown or missing fields, or counts that are no counts.
         """
-        told = Told(content, source, PlansError)
+        told = JsonFields(content, source, PlansError)
         if (found := told.content.get("format")) != FORMAT or isinstance(found, bool):
             raise PlansError(
                 f"{source}: fingerprint format {quoted(found)} was found, {FORMAT} is needed; make "
@@ -374,7 +374,7 @@ def _spacing_and_size(key: str) -> tuple[float, int]:
     return float(spacing), int(size)
 
 
-def _read_axes(told: Told, name: str, cases: int) -> tuple[dict[str, int], ...]:
+def _read_axes(told: JsonFields, name: str, cases: int) -> tuple[dict[str, int], ...]:
     """Return how many cases have which spacing and size along each of three axes."""
     if len(axes := told.items(name, 3)) != 3:
         raise told.wrong(name, "a list of 3 histograms, (Z, Y, X)")
@@ -385,7 +385,7 @@ def _read_axes(told: Told, name: str, cases: int) -> tuple[dict[str, int], ...]:
 
 
 def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:
-    made = Told({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
+    made = JsonFields({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
     least, most = SPACINGS
     for key in made:
         if not (
@@ -400,7 +400,9 @@ def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, in
     return made
 
 
-def _read_intensities(told: Told, modalities: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def _read_intensities(
+    told: JsonFields, modalities: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
     """Return the histograms of the modalities that are counted, and of no other."""
     inner = told.inside("intensities", MOST_MODALITIES)
     if inner.content.keys() != modalities.keys():

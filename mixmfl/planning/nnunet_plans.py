@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixmfl.core.errors import PlansError
+from mixmfl.core.json_fields import Range, fields, flag, listed, name, real, shown, whole, word
 from mixmfl.planning.architecture import check_architecture
-from mixmfl.planning.bounds import Range, fields, flag, listed, name, real, shown, whole, word
 
 CONFIGURATIONS = {"2d": 2, "3d_fullres": 3}
 """Those that we use, and the axes of their patches."""

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -14,9 +13,7 @@ from typing import Any, TypeVar
 
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.data.labels import LARGEST_VALUE, Labels
-from mixmfl.planning.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
-from mixmfl.planning.bounds import (
+from mixmfl.core.json_fields import (
     MOST_NAME,
     Range,
     fields,
@@ -28,6 +25,9 @@ from mixmfl.planning.bounds import (
     whole,
     word,
 )
+from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.planning.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, SPACING, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 
@@ -63,24 +63,10 @@ RANGES = {
     "personal_learning_rate": Range(0, 10, above=True),
     "personal_share": Range(0, 1),
     "trimming": Range(0, 0.5),
-    # of a run, beside these
-    "seed": Range(0, 2**63 - 1),
-    "minimum_cases": Range(0, 10**6),
-    "minimum_voxels": Range(0, 10**12),
 }
 
-MOST_MODALITIES = 32
-
-MOST_MODALITY_NAME = 32
-"""Characters of a modality's name."""
-
-MOST_LABELS = 1000
-"""Names of labels or regions, and values; atlases of the brain have some 200."""
-
 MOST_ENTRIES = Range(0, STAGES.greatest)
-"""Of a setting that is a list."""
-
-_MODALITY = re.compile(r"[a-z][a-z0-9_]*")
+"""How many entries a setting that is a list may have."""
 
 # the words that a setting may be, or by which it has numbers
 CHOICES = {
@@ -297,10 +283,10 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
 def _modalities(given: Any, source: str) -> tuple[str, ...]:
     names = listed(given, Range(1, MOST_MODALITIES), source)
     for name in names:
-        if type(name) is not str or len(name) > MOST_MODALITY_NAME or not _MODALITY.fullmatch(name):
+        if not is_modality_name(name):
             raise PlansError(
                 f"{source}: {shown(name)} cannot name a modality; a letter is needed, then only "
-                f"a-z, 0-9 and _, at most {MOST_MODALITY_NAME} characters"
+                f"a-z, 0-9 and _, at most {LONGEST_NAME} characters"
             )
     if len(set(names)) != len(names):
         raise PlansError(f"{source}: {', '.join(names)}: each may be named once")

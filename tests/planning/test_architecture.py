@@ -567,14 +567,14 @@ def test_labels_are_bounded() -> None:
 
 def test_every_setting_has_bounds_or_words() -> None:
     numbers = 0
-    for kind in (PlannerSettings, NetworkSettings, TrainingSettings, RunSettings):
+    for kind in (PlannerSettings, NetworkSettings, TrainingSettings):
         for name, expected in typing.get_type_hints(kind).items():
             if expected is bool:
                 continue
             words = expected is str or typing.get_origin(expected) is Mapping
             assert name in (CHOICES if words else RANGES), name
             numbers += not words
-    assert numbers > 30
+    assert numbers > 20
     assert all(name in RANGES for name in CHOICES["losses"])
 
 
@@ -694,13 +694,17 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("settings", "rounds"), 10**12, "rounds: is 1000000000000; it must be above 0"),
+        (("settings", "rounds"), 10**12, "rounds: is 1000000000000; it must be from 1"),
         (("settings", "local_steps"), "many", "local_steps: int is needed, not 'many'"),
         (("settings", "configuration"), "os.system", "configuration: is 'os.system'; it must be"),
         (("settings", "masked"), 1, "masked: true or false is needed, not 1"),
         (("fold",), "9", "fold: is '9'; it must be 0 or 1"),
         (("sites",), {"../x": {"cases": 1, "modality_cases": {"t1": 1}}}, "cannot name a site"),
-        (("sites",), {"x": {"cases": 10**9, "modality_cases": {"t1": 1}}}, "whole numbers up to"),
+        (
+            ("sites",),
+            {"x": {"cases": 10**9, "modality_cases": {"t1": 1}}},
+            "cases: is 10+; it must be",
+        ),
         (("history",), [{"x": {}}], "sites: unknown fields"),
         (("dice",), {"1": 7}, "dice: is 7; it must be from 0 to 1"),
     ],

@@ -142,8 +142,8 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
     ("spoil", "message"),
     [
         ({"format": 7}, "fingerprint format 7 was found, 2 is needed"),
-        ({"patients": 3}, "unknown: 'patients'"),
-        ({"cases": -1}, "cases: is -1; needed is a whole number from 1 to"),
+        ({"patients": 3}, r"unknown fields \['patients'\]"),
+        ({"cases": -1}, "cases: is -1; it must be from 1 to"),
         ({"cases": 5}, "do not add up to its 5 cases"),
         ({"axes": [{"1xa": 1}] * 3}, "axes Z: '1xa' is no spacing"),
         ({"axes": [{"-1x4": 1}] * 3}, "axes Z: '-1x4' is no spacing"),
@@ -151,7 +151,7 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
         ({"slices": {}}, "slices: the counts do not add up"),
         ({"stacked": [{"1x4": 1}]}, "stacked: is .*; needed is a list of 3 histograms"),
         ({"intensities": {"t1": [1, 2]}}, "intensities: t1: is .*; needed is a list of 60"),
-        ({"modality_cases": 4}, "modality_cases: is 4; needed is an object"),
+        ({"modality_cases": 4}, "modality_cases: an object with fields is needed, not 4"),
     ],
 )
 def test_what_is_no_fingerprint_is_refused(spoil: dict[str, object], message: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.json_fields import Told, is_word
+from mixmfl.core.json_fields import JsonFields, is_word
 from mixmfl.core.tensor_store import Form, form_of
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.messages import MOST_BYTES, MOST_ROUNDS, Message
@@ -36,7 +36,7 @@ Forms = Mapping[str, Form]
 _WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
 
 
-def read_run_name(told: Told, name: str) -> str:
+def read_run_name(told: JsonFields, name: str) -> str:
     """Return a run's name as a folder's: letters and digits, so that it leads nowhere else."""
     value = told.value(name)
     if not is_word(value, 64) or not (value.isascii() and value.isalnum()):
@@ -51,7 +51,7 @@ def check_task(task: Message) -> None:
         AggregationError: A field is unknown, missing or beyond its bounds, or tensors came with a
             task that has none.
     """
-    told = Told(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
+    told = JsonFields(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
     _FIELDS[task.kind](told)
     if task.tensors and task.kind not in _WITH_TENSORS:
         raise AggregationError(f"{told.source}: came with {len(task.tensors)} tensors; none belong")
@@ -89,7 +89,7 @@ def check_run_task(
         AggregationError: A round, modality, block or tensor that the run has not; or blocks that
             the site needs for the task are missing.
     """
-    told = Told(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
+    told = JsonFields(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
     judges = task.kind in ("validate", "measure", "personalize")
     if "round" in told.content:  # a model is judged after a round, the last one too
         told.whole("round", 0, settings.rounds if judges else settings.rounds - 1)
@@ -135,45 +135,45 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
         raise AggregationError(f"{source}: {shorten(missing)} is missing")
 
 
-def _fingerprint(told: Told) -> None:
+def _fingerprint(told: JsonFields) -> None:
     told.only(["minimum"], ["version"])
     read_minimum(told)
 
 
-def _preprocess(told: Told) -> None:
+def _preprocess(told: JsonFields) -> None:
     told.only(["plans", "configurations"])
     told.choices("configurations", CONFIGURATIONS)
 
 
-def _join(told: Told) -> None:
+def _join(told: JsonFields) -> None:
     told.only(["run", "plans", "settings", "fold"], ["version"])
     read_run_name(told, "run")
     told.choice("fold", FOLDS)
     read_run_settings(told.inside("settings", 20))
 
 
-def _round(told: Told) -> None:
+def _round(told: JsonFields) -> None:
     told.only(["round"])
     told.whole("round", 0, MOST_ROUNDS)
 
 
-def _judge(told: Told) -> None:
+def _judge(told: JsonFields) -> None:
     told.only(["round", "modalities"])
     told.whole("round", 0, MOST_ROUNDS)
 
 
-def _shares(told: Told) -> None:
+def _shares(told: JsonFields) -> None:
     Participants.from_json(told.content)
 
 
-def _masked(told: Told) -> None:
+def _masked(told: JsonFields) -> None:
     told.only(["round", "blocks", "sealed"])
     told.whole("round", 0, MOST_ROUNDS)
     if not are_sealed(told.value("sealed")):
         raise told.wrong("sealed", "shares of the other sites, as hexadecimal digits")
 
 
-def _unmask(told: Told) -> None:
+def _unmask(told: JsonFields) -> None:
     told.only(["round", "replied"])
     told.whole("round", 0, MOST_ROUNDS)
     names = told.value("replied")
@@ -181,11 +181,11 @@ def _unmask(told: Told) -> None:
         raise told.wrong("replied", "a list of sites, each at most once")
 
 
-def _nothing(told: Told) -> None:
+def _nothing(told: JsonFields) -> None:
     told.only([])
 
 
-_FIELDS: Mapping[str, Callable[[Told], Any]] = {
+_FIELDS: Mapping[str, Callable[[JsonFields], Any]] = {
     "fingerprint": _fingerprint,
     "preprocess": _preprocess,
     "join": _join,

@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.json_fields import Told, is_word
+from mixmfl.core.json_fields import JsonFields, is_word
 from mixmfl.core.tensor_store import form_of
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.messages import MOST_ROUNDS
@@ -100,7 +100,7 @@ class Participants:
             PrivacyError: With so few sites or shares nothing would be hidden; or it was not
                 written by ``to_json``.
         """
-        told = Told(record, "who has a part in a masked round", PrivacyError)
+        told = JsonFields(record, "who has a part in a masked round", PrivacyError)
         told.only(["round", "keys", "holders", "threshold"])
         sites = told.inside("keys", MOST_SITES)
         for site in sites.content:

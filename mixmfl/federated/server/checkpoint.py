@@ -32,16 +32,35 @@ import torch
 
 from mixmfl.core.errors import MixmflError, ModelError
 from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.json_fields import (
+    JsonFields,
+    Range,
+    fields,
+    is_text,
+    listed,
+    real,
+    shown,
+    whole,
+    word,
+)
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.evaluation.subset_dice import SubsetDice
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import NETWORK, Personal, Registration, RunSettings, ServerState
+from mixmfl.federated.state import (
+    FOLDS,
+    NETWORK,
+    Personal,
+    Registration,
+    RunSettings,
+    ServerState,
+    read_registration,
+    read_run_settings,
+)
 from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
-from mixmfl.planning.bounds import Range, fields, is_text, listed, real, shown, whole, word
-from mixmfl.planning.plans import Plans, read_settings
+from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
 
@@ -178,20 +197,23 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
             ``ValueError``.
     """
-    sites = {site: Registration(**told) for site, told in record["sites"].items()}
-    for site, registered in sites.items():
+    sites = {}
+    for site, content in record["sites"].items():
         if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
             raise ModelError(f"{shown(site)} cannot name a site")
-        check_registration(site, registered, plans)
-    for told_of in (*record["history"], record["personal"]):
-        fields(told_of, (), "sites", may=tuple(sites))
-    settings = read_settings(RunSettings, record["settings"], "settings")
+        sites[site] = read_registration(JsonFields(content, f"sites: {site}", ModelError))
+        check_registration(site, sites[site], plans)
+    for by_site in (*record["history"], record["personal"]):
+        fields(by_site, (), "sites", may=tuple(sites))
+    # a record has every setting; only in a message some have a default
+    names = [field.name for field in dataclasses.fields(RunSettings)]
+    settings = read_run_settings(JsonFields(record["settings"], "settings", ModelError).only(names))
     plans.configuration(settings.configuration)
     return Run(
         folder,
         plans,
         settings,
-        word(record["fold"], ("0", "1", "2", "3", "4", "all"), "fold"),
+        word(record["fold"], FOLDS, "fold"),
         sites,
         [
             {site: _read_site_round(told, f"history: {site}") for site, told in told_of.items()}

@@ -17,12 +17,11 @@ import torch
 from mixmfl import __version__
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import Told, is_real, is_whole, is_word
+from mixmfl.core.json_fields import JsonFields, is_real, is_whole, is_word
 from mixmfl.core.nan import or_nan
 from mixmfl.core.text import quoted
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
-from mixmfl.data.labels import MOST_LABELS, Labels
-from mixmfl.data.modalities import MOST_MODALITIES
+from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
 from mixmfl.federated.server.checkpoint import (
@@ -45,6 +44,7 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
     read_minimum,
+    read_registration,
     read_run_settings,
 )
 from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
@@ -125,7 +125,7 @@ def load_job(path: Path) -> Orders:
     Raises:
         DataError: It is damaged, or orders what no hospital would do.
     """
-    told = Told(read_json(path), str(path), DataError)
+    told = JsonFields(read_json(path), str(path), DataError)
     job = told.choice("job", ("PlanningJob", "TrainingJob"))
     kind = PlanningJob if job == "PlanningJob" else TrainingJob
     told.only(["job", *(field.name for field in dataclasses.fields(kind))])
@@ -258,7 +258,7 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return what a site tells for planning; no fingerprint where it has too few cases to tell."""
-    told = Told(reply.record, f"site {site}", PlansError).only(
+    told = JsonFields(reply.record, f"site {site}", PlansError).only(
         ["fingerprint", "labels"], ["version"]
     )
     labels = Labels.from_dataset_json(told.content["labels"], told.source)
@@ -269,7 +269,7 @@ def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Lab
 
 def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    told = Told(reply.record, f"site {site}", AggregationError).inside("cases", 10)
+    told = JsonFields(reply.record, f"site {site}", AggregationError).inside("cases", 10)
     told.only(configurations)
     for name in configurations:
         pair = told.content[name]
@@ -283,18 +283,8 @@ def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dic
 
 
 def _read_registration(site: str, reply: Message) -> Registration:
-    """Return what a site tells of itself, its fields checked but not compared with anything."""
-    record = Told(reply.record, f"site {site}", AggregationError)
-    told = record.inside("registration", 10)
-    told.only(["cases", "modality_cases"], ["validated", "labelled"])
-    full = Told({"validated": [], **told.content}, told.source, told.error)
-    some = told.content.get("labelled") is not None
-    return Registration(
-        full.whole("cases", 0, MOST_CASES),
-        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
-        list(full.items("validated", MOST_MODALITIES)),
-        list(full.items("labelled", MOST_LABELS)) if some else None,
-    )
+    record = JsonFields(reply.record, f"site {site}", AggregationError)
+    return read_registration(record.inside("registration", 10))
 
 
 def _registrations(
