@@ -1,4 +1,4 @@
-"""Who owns a parameter, and how the owners' changes become one. Pure functions, no messages."""
+"""How the sites' changes of a block are merged, by rules that plans name. Pure functions."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ TOGETHER = 4
 """Sites whose pieces are added up at once: their sum is read and written once for all of them."""
 
 MOST_NUMBERS = 2**22
-"""The same of all sites together, where a rule needs them side by side."""
+"""Numbers of all sites together that are worked on at once, where a rule compares sites."""
 
 
 def select_blocks(state: Mapping[str, Tensor], blocks: Collection[str]) -> Mapping[str, Tensor]:
@@ -32,9 +32,9 @@ def changes_between(before: Mapping[str, Tensor], after: State, kind: torch.dtyp
     """Return by how much tensors changed, rounded to a type.
 
     Args:
-        before: With the tensors of ``after``, and maybe others.
-        after: By name.
-        kind: Of what is returned.
+        before: Tensors before, by name; they may be more than those of ``after``.
+        after: Tensors after, by name.
+        kind: Type of the result.
     """
     return {name: (tensor - before[name]).to(kind) for name, tensor in after.items()}
 
@@ -43,8 +43,8 @@ def add_changes(before: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> 
     """Return the tensors that changed as they are after it, in the type that they had before.
 
     Args:
-        before: With the tensors of ``changes``, and maybe others.
-        changes: In that type or a shorter one.
+        before: Tensors before, by name; they may be more than those of ``changes``.
+        changes: Changes by name, in the type of ``before`` or a shorter one.
     """
     return {name: before[name] + change for name, change in changes.items()}
 
@@ -56,18 +56,18 @@ def average(
 ) -> State:
     """Average the sites' changes by name, each site weighted per block.
 
-    A parameter's change is averaged over the sites that sent it: a site without T2 has no say in
+    A parameter's change is averaged over the sites that sent it: a site without T2 does not change
     the T2 encoder. Added to the weights that all began with, and with equal blocks and weights
     everywhere, this is FedAvg (McMahan et al. 2017). Sums are in single precision, over groups of
     ``TOGETHER`` sites in the order of their names, and in a group as the BLAS adds; changes are
-    short beside the weights that they are added to, so little is lost beside the rounding of
-    these. The inputs are left as they are, and where they are not in memory no more of them is
-    there at once than a few pieces.
+    short beside the weights that they are added to, so little is lost beside the rounding of these.
+    The inputs are left as they are, and where they are not in memory no more of them is there at
+    once than a few pieces.
 
     Args:
-        changes: By site.
-        weights: By site, then block, as ``block_weights`` gives them.
-        scales: By site, what its changes are multiplied by; 1 where it is not named.
+        changes: Changes by site, then by the tensor's name.
+        weights: Aggregation weights by site, then block, as ``block_weights`` returns them.
+        scales: Factor for the changes of a site; 1 where the site is missing.
 
     Raises:
         AggregationError: Sites disagree on a shape or type, or nobody who sent a parameter has a
@@ -153,10 +153,10 @@ def _side_by_side(
     """Yield tensors of several sites, one behind the other, piece by piece and some sites at once.
 
     Args:
-        sources: By site.
-        forms: Of the tensors, everywhere the same and of one type.
-        most: Numbers in a piece.
-        together: Sites at once.
+        sources: Tensors by site.
+        forms: Shapes and types of the tensors, the same at all sites.
+        most: Most numbers in a piece.
+        together: Most sites at once.
 
     Yields:
         Where the piece starts and stops, which site is the first, and ``(sites, stop - start)`` in
@@ -300,7 +300,7 @@ def trimmed_mean(rows: Tensor, share: float) -> Tensor:
 
     Args:
         rows: ``(sites, N)``, of three sites or more.
-        share: Of the values that is left out at each end, rounded down; at least one value is.
+        share: Share of the values that is left out at each end, rounded down; at least one is.
     """
     ordered = rows.sort(dim=0).values
     cut = min(max(1, math.floor(share * len(ordered))), (len(ordered) - 1) // 2)

@@ -1,4 +1,4 @@
-"""What server and sites both know of a run: its settings, registrations, the server's state."""
+"""What server and sites both know of a run: settings, registrations, the server's state."""
 
 import logging
 import math
@@ -26,10 +26,11 @@ from mixmfl.training.validation import DiceSum
 
 
 def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, int]:
-    """Return what a site's word counts for, per block that it uses.
+    """Return a site's aggregation weight for each block that it uses.
 
-    A tailored encoder by the site's training cases that have the modality, the shared encoder by
-    its (case, modality) pairs, fusion, decoder and a stacked network's encoder by its cases.
+    A tailored encoder is weighted by the site's training cases that have the modality, the shared
+    encoder by its (case, modality) pairs, and fusion, decoder and a stacked network's encoder by
+    its cases.
 
     Args:
         cases: Training cases of the site.
@@ -45,9 +46,9 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
 log = logging.getLogger(__name__)
 
 NOT_CONNECTED = "is not connected"
-"""How the reason begins where a site was absent because it could not be reached."""
+"""How the reason begins where a site is missing because it could not be reached."""
 
-CASES_PER_SUBSET = 16  # of a site per subset: their number doubles with every modality
+CASES_PER_SUBSET = 16  # few, for the number of subsets doubles with every modality
 
 MEASURE = "measure"
 
@@ -57,8 +58,8 @@ class Minimum:
     """How many cases and voxels must stand behind a statistic that leaves a site.
 
     Attributes:
-        cases: 0: no matter how few.
-        voxels: Likewise.
+        cases: Fewest cases; 0: any number will do.
+        voxels: Fewest voxels; 0: any number will do.
     """
 
     cases: int = 0
@@ -73,17 +74,17 @@ class Minimum:
 
 
 NETWORK_MINIMUM = Minimum(cases=5, voxels=100)
-"""What a coordinator and a site each ask for on a network, where nobody says otherwise."""
+"""The default minimum of a coordinator, and of a site, on a network."""
 
 
 @dataclass(frozen=True)
 class Personal:
-    """What became of a site's own copy.
+    """How well a site's personalised model does.
 
     Attributes:
-        dice: Mean validation Dice of the copy; NaN where the site has nothing to validate on.
-        dice_before: Of the model that it was made from.
-        kept: Whether the site uses its copy: only where that is better.
+        dice: Mean validation Dice of the personalised model; NaN without validation cases.
+        dice_before: Mean validation Dice of the global model that it was made from.
+        kept: Whether the site uses its personalised model: only where that is better.
     """
 
     dice: float
@@ -91,7 +92,7 @@ class Personal:
 
     @property
     def kept(self) -> bool:
-        """Whether the site uses its copy."""
+        """Whether the site uses its personalised model."""
         return self.dice > self.dice_before
 
 
@@ -104,13 +105,13 @@ class RunSettings:
 
     Attributes:
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        seed: Of the first weights and of every draw.
-        rounds: Of the whole run; the learning rate falls over them.
+        seed: Seed of the first weights and of every draw.
+        rounds: Number of rounds; the learning rate falls over them.
         local_steps: Gradient steps of a site in a round.
-        learning_rate: In the first round.
-        minimum_cases: That the coordinator asks to be behind a statistic; a site may ask for
-            more. See ``state.Minimum``.
-        minimum_voxels: Likewise.
+        learning_rate: Learning rate in the first round.
+        minimum_cases: Fewest cases behind a statistic that the coordinator asks for; a site may
+            ask for more. See ``Minimum``.
+        minimum_voxels: Fewest voxels behind a statistic that the coordinator asks for.
         masked: Whether the server learns sums over sites only; see ``protocol``.
         half_updates: Whether sites round the changes that they send to half precision; in a
             masked run they do not, for there numbers travel in fixed point.
@@ -134,15 +135,15 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Site:
-    """A hospital as its own code sees it. Never leaves the house.
+    """A site's cases and settings, which never leave the site.
 
     Attributes:
-        name: Of the site.
-        training: Its training cases.
-        validation: Its validation cases, maybe none.
-        device: Where it computes.
+        name: Name of the site.
+        training: Training cases.
+        validation: Validation cases, maybe none.
+        device: Device that computes.
         workers: Processes that prepare batches; 0: this one does.
-        minimum: That the site asks to be behind a statistic; the coordinator may ask for more.
+        minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
     """
 
@@ -157,13 +158,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Registration:
-    """What the server knows of a site.
+    """The counts that a site sends the server before the first round.
 
     Attributes:
-        cases: Training cases.
+        cases: Number of training cases.
         modality_cases: How many of them have each modality.
-        validated: Modalities that its validation cases have.
-        labelled: Labels and regions that it labels, sorted; None: all of the plans'.
+        validated: Modalities that the site's validation cases have.
+        labelled: Labels and regions that the site labels, sorted; None: all of the plans'.
     """
 
     cases: int
@@ -173,18 +174,18 @@ class Registration:
 
     @property
     def weights(self) -> dict[str, int]:
-        """Return the weight of the site's word per block that it trains."""
+        """Return the site's aggregation weight for each block that it trains."""
         return block_weights(self.cases, self.modality_cases)
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that the server must remember from one round to the next.
+    """What the server keeps from one round to the next.
 
     Attributes:
         round: Rounds that are done.
-        weights: Of the whole network.
-        memory: Of the federation.
+        weights: Weights of the whole network.
+        memory: Prototype memory of the federation.
         norms: Norms of updates by block, the medians of the last rounds; see
             ``update_checks.usual_norms``.
     """
@@ -200,9 +201,9 @@ class Diagnostics:
     """What a round showed.
 
     Attributes:
-        loss: Mean training loss by site that had a part in it; in a masked run that of all.
-        rejected: Why the reply of another site was not used.
-        epsilon: Of sites that train with differential privacy, epsilon and delta spent by now.
+        loss: Mean training loss by site that took part; in a masked run the mean of all sites.
+        rejected: Why a reply was not used, or why none came, by site.
+        epsilon: Epsilon and delta spent so far, by site that trains with differential privacy.
     """
 
     loss: Mapping[str, float]
@@ -211,11 +212,7 @@ class Diagnostics:
 
 
 def register(site: Site) -> Registration:
-    """Return what a site tells the server before the first round.
-
-    Args:
-        site: Which.
-    """
+    """Return the registration that a site sends the server before the first round."""
     held = [modality for case in site.training for modality in case.modalities]
     return Registration(
         len(site.training),
@@ -267,12 +264,12 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
 
 
 NETWORK = "network"
-"""Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
+"""Name of the folder, in a run or in WORK, for the files of a run over a network."""
 
 log = logging.getLogger(__name__)
 
 MOST_LOCAL_STEPS = 100_000
-"""Of a site in a round: a day of steps that take a second."""
+"""Most gradient steps of a site in a round: a day of steps that take a second."""
 
 LEARNING_RATES = (1e-12, 10.0)
 
@@ -282,7 +279,7 @@ FOLDS = (*"01234", "all")
 
 
 def read_run_settings(record: JsonFields) -> RunSettings:
-    """Return the settings of a run that somebody wrote.
+    """Return the checked settings of a run.
 
     Raises:
         MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the

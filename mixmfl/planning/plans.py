@@ -95,7 +95,7 @@ class Plans:
     """Everything that sites must agree on to train together.
 
     Attributes:
-        modalities: Those of the federation; the order of the network's input.
+        modalities: Modalities of the federation, in the order of the network's input.
         labels: What the labels mean.
         nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
         network: Our part of the architecture.
@@ -117,7 +117,7 @@ class Plans:
         """Return nnU-Net's settings of a configuration.
 
         Raises:
-            PlansError: It was not planned.
+            PlansError: The configuration was not planned.
         """
         if name not in self.configurations:
             raise PlansError(
@@ -127,7 +127,7 @@ class Plans:
         return self.nnunet["configurations"][name]
 
     def preprocessing(self, name: str) -> str:
-        """Return a digest of all that decides what a preprocessed case looks like."""
+        """Return a digest of all that decides how a case is preprocessed."""
         decides = [
             self.configuration(name),
             self.nnunet["transpose_forward"],
@@ -152,10 +152,10 @@ class Plans:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":
-        """Check and take plans: the one door for those of a file, of a message, or just made.
+        """Read and check plans of a file or of a message, or plans that were just made.
 
         Every name in them is compared with a closed list, every number with bounds, before
-        anything is looked up, built or allocated; see ``planned`` and ``architecture``.
+        anything is looked up, built or allocated; see ``nnunet_plans`` and ``architecture``.
 
         Raises:
             PlansError: Another format; an unknown, missing or wrong field; more than is built.
@@ -172,10 +172,10 @@ class Plans:
         network = read_settings(NetworkSettings, content["network"], f"{source}: network")
         training = read_settings(TrainingSettings, content["training"], f"{source}: training")
         check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
-        made = cls(modalities, labels, content["nnunet"], network, training)
+        plans = cls(modalities, labels, content["nnunet"], network, training)
         _check_streams(network, training, source)
-        for name in made.configurations:
-            planned = made.configuration(name)["architecture"]["arch_kwargs"]
+        for name in plans.configurations:
+            planned = plans.configuration(name)["architecture"]["arch_kwargs"]
             stages = planned["n_stages"]
             if bad := [n for n in network.compensation_levels if not -stages <= n < stages]:
                 raise PlansError(
@@ -184,7 +184,7 @@ class Plans:
                 )
             heads = max(len(labels.values), len(labels.foreground))
             check_network_size(planned, len(modalities), heads, network, f"{source}: {name}")
-        return made
+        return plans
 
     def save(self, path: Path) -> None:
         """Write the plans, whole or not at all."""
@@ -248,17 +248,17 @@ def usual_configuration(work: Path, plans: Plans) -> str:
     It is the only one that was preprocessed; of both, ``3d_fullres``.
 
     Args:
-        work: With the sites' folders, or with what hospitals told in ``preprocessed.json``.
-        plans: Of these sites.
+        work: Folder with the sites' folders, or with ``preprocessed.json`` of a network's sites.
+        plans: Plans of these sites.
     """
     record = work / "preprocessed.json"
-    told = read_json(record).values() if record.is_file() else ()
-    made = [
+    reported = read_json(record).values() if record.is_file() else ()
+    preprocessed = [
         name
         for name in plans.configurations
-        if any(name in site for site in told) or any(work.glob(f"sites/*/{name}"))
+        if any(name in site for site in reported) or any(work.glob(f"sites/*/{name}"))
     ]
-    return (made or list(plans.configurations))[-1]
+    return (preprocessed or list(plans.configurations))[-1]
 
 
 def _check_streams(network: NetworkSettings, training: TrainingSettings, source: str) -> None:
@@ -323,9 +323,9 @@ def read_settings(kind: type[T], content: Any, source: str) -> T:
     """Build a dataclass of settings from JSON, refusing what it does not have.
 
     Args:
-        kind: Its numbers are in ``RANGES``, its words in ``CHOICES``.
-        content: Maybe an object with its fields.
-        source: Where it stands.
+        kind: The dataclass; its numbers are in ``RANGES``, its words in ``CHOICES``.
+        content: Unchecked JSON, which should be an object with the fields.
+        source: What messages call the value.
 
     Raises:
         PlansError: A field is unknown, missing or wrong.

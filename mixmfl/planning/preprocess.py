@@ -36,11 +36,11 @@ class SiteFolder:
     """A site's cases and what its labels mean.
 
     Attributes:
-        name: Of the site: its folder's.
-        found: Its cases, and what was refused.
-        labels: What its labels mean.
+        name: Name of the site and of its folder.
+        found: Cases of the site, and what was refused.
+        labels: What the site's labels mean.
         placing: What to do with images of a case that are on different grids.
-        rows: What every DICOM series was taken for.
+        rows: How every DICOM series was read.
     """
 
     name: str
@@ -55,7 +55,7 @@ class FederationFolder:
     """What a federation's folder holds.
 
     Attributes:
-        sites: That train, by name.
+        sites: Sites that train, in the order of their names.
         tests: Cases that test a training site's models, under that site's name.
         held_out: Names of folders that neither train nor test a site.
     """
@@ -89,7 +89,7 @@ def find_sites(
         if name not in there:  # a slip of the pen would train on what it meant
             raise DataError(
                 f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
-                "folder; mend or remove the name"
+                "folder; fix or remove the name"
             )
     kept = {*held_out, *tests.values()}
     folders = {n: f for n, f in there.items() if not n.startswith(".") and n not in kept}
@@ -173,12 +173,12 @@ def fingerprint_site(
 ) -> tuple[Fingerprint, list[Refused]]:
     """Take a site's fingerprint, or read the one that is there if its cases are unchanged.
 
-    ``out/fingerprint.json`` is what the site tells; ``out/cases.json`` stays at the site.
+    ``out/fingerprint.json`` is what the site reports; ``out/cases.json`` stays at the site.
 
     Args:
-        site: To look at.
+        site: The site's cases.
         out: The site's folder in WORK.
-        workers: To read cases with.
+        workers: Processes that read cases.
 
     Returns:
         The fingerprint, and the cases that could not be read.
@@ -187,14 +187,14 @@ def fingerprint_site(
         DataError: None of its cases could be read.
     """
     sources = {case.name: origin(case, site) for case in site.found.cases}
-    record, told = out / "cases.json", out / "fingerprint.json"
+    record, file = out / "cases.json", out / "fingerprint.json"
     try:
         before = read_json(record)
         if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
-            return Fingerprint.from_json(read_json(told, PlansError), str(told)), refused
+            return Fingerprint.from_json(read_json(file, PlansError), str(file)), refused
     except (MixmflError, KeyError, AttributeError) as reason:
-        log.info("%s: is taken anew (%s)", told, reason)
+        log.info("%s: is taken again (%s)", file, reason)
     jobs = {
         case.name: (_fingerprint_job, case, site.labels, site.placing) for case in site.found.cases
     }
@@ -203,7 +203,7 @@ def fingerprint_site(
         reasons = "\n".join(f"  {item.name}: {item.reason}" for item in refused)
         raise DataError(f"{site.found.folder}: none of its cases can be used\n{reasons}")
     fingerprint = merge_fingerprints(done.values())
-    write_json(told, fingerprint.to_json())
+    write_json(file, fingerprint.to_json())
     write_json(
         record, {"sources": sources, "refused": {item.name: item.reason for item in refused}}
     )
@@ -251,7 +251,7 @@ class Preprocessed:
         done: Cases preprocessed now.
         kept: Cases that were there, whole and made from the same files and plans.
         refused: Cases that could not be used, and why.
-        notes: By case done now, how its images were brought onto one grid, where they were not.
+        notes: How images were brought onto one grid, by case of ``done`` that needed it.
     """
 
     done: tuple[str, ...]
@@ -293,14 +293,14 @@ def preprocess_site(
     """Preprocess a site's cases for one configuration, leaving those alone that are done.
 
     Args:
-        site: Whose cases.
-        plans: Of the federation.
+        site: The site's cases.
+        plans: Plans of the federation.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         out: The site's folder in WORK; cases come into its folder ``configuration``.
-        workers: To work with.
+        workers: Processes that preprocess cases.
 
     Raises:
-        PlansError: As ``check_site``.
+        PlansError: The plans do not fit the site's modalities or labels; see ``check_site``.
     """
     from mixmfl.planning import preprocessed_case
 
@@ -332,7 +332,7 @@ def preprocess_site(
     for stale in set(preprocessed_case.case_names(folder)) - set(kept) - set(done):
         # its files are gone or changed beyond use: it must not be trained on
         (folder / f"{stale}.json").unlink()
-    notes = {name: told for name, told in done.items() if told}
+    notes = {name: note for name, note in done.items() if note}
     return Preprocessed(tuple(sorted(done)), tuple(kept), tuple(refused), notes)
 
 
@@ -379,16 +379,16 @@ def _preprocess_job(
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
     sources = {**case.images, "label": case.label}
-    told: list[Any] = [planned, site.labels.to_json()]
+    parts: list[Any] = [planned, site.labels.to_json()]
     if site.placing != AlignmentOptions():
-        told.append(dataclasses.asdict(site.placing))
+        parts.append(dataclasses.asdict(site.placing))
     for kind, source in sorted(sources.items()):
         files = (source,) if isinstance(source, Path) else getattr(source, "files", ())
         for file in files:
             if file.exists():  # a broken link is refused when it is read
                 status = file.stat()
-                told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+                parts.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def merge_received(files: Sequence[Path]) -> Fingerprint:

@@ -1,4 +1,4 @@
-"""The settings of a run: what the planner, the network and training can be told."""
+"""The settings of a run: of the planner, the network and training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PlannerSettings:
-    """What nnU-Net's planner is told.
+    """Settings of nnU-Net's planner.
 
     Attributes:
         memory_gb: GPU memory that patch and batch size aim at. nnU-Net's own default is 8.
@@ -29,14 +29,14 @@ class NetworkSettings:
 
     Attributes:
         form: ``"decoupled"``: MDM's encoders per modality; ``"stacked"``: one plain U-Net with a
-            channel per modality, zero where it is absent. The rest is of the decoupled form.
+            channel per modality, zero where it is missing. The rest is of the decoupled form.
         tailored_width: Channels of a tailored encoder, as a share of the planned channels; 0:
             there is none.
-        shared_width: Channels of the shared encoder, likewise.
+        shared_width: Channels of the shared encoder, as such a share; 0: there is none.
         fusion: How slots become one: ``"concatenated"``, or a ``"gated"`` mean.
-        compensation_levels: Encoder levels at which the memory stands in for absent modalities;
-            0 is full resolution, -1 the deepest. At the others absent modalities are left out.
-        temperature: Of the attention over prototypes; cosine similarities are divided by it.
+        compensation_levels: Encoder levels at which the memory stands in for missing modalities;
+            0 is full resolution, -1 the deepest. At the others missing modalities are left out.
+        temperature: What cosine similarities are divided by in the attention over prototypes.
         decoder_convs: Convolutions at each resolution of the decoder; nnU-Net plans two.
         decoder_skips: How a fused map joins what the decoder brings from below:
             ``"concatenated"``, as in nnU-Net, or ``"added"``.
@@ -59,8 +59,8 @@ class TrainingSettings:
     Attributes:
         rounds: Exchanges with the server.
         local_steps: Gradient steps of each site in a round.
-        learning_rate: Of AdamW in the first round; falls polynomially (power 0.9) to the last.
-        weight_decay: Of AdamW.
+        learning_rate: AdamW's, in the first round; falls polynomially (power 0.9) to the last.
+        weight_decay: Weight decay of AdamW.
         gradient_norm: Gradients are clipped to this norm (nnU-Net: 12).
         foreground_share: Share of a batch whose patch is centred on foreground (nnU-Net: 1/3).
         modality_dropping: Probability that the second look at a case is with some of its
@@ -75,9 +75,9 @@ class TrainingSettings:
             prototypes, per later batch that shows it: features drift while the encoders learn.
         validate_every: Rounds between two validations; the last round is always validated.
         keep_every: Rounds between two states that are kept for good, beside last and best.
-        personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its own copy.
-        personal_learning_rate: Of AdamW in the first of these; falls as that of a run does.
-        personal_share: How far the copy goes from the model of all to the fine-tuned weights.
+        personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its model.
+        personal_learning_rate: AdamW's, in the first of these; falls as that of a run does.
+        personal_share: How far it goes from the global model to the fine-tuned weights.
         aggregation: How the sites' versions of a block become one; see
             ``aggregation.merge_blocks``.
         trimming: Share of the holders that ``"trimmed"`` leaves out at each end.
