@@ -62,7 +62,8 @@ def is_whole(value: object, least: float, most: float) -> bool:
 
 def is_real(value: object, least: float, most: float) -> bool:
     """Say whether a value is a finite number in a range; true, false and NaN are none."""
-    return type(value) in (int, float) and value in Range(least, most)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and value in Range(least, most)
 
 
 def is_word(value: object, longest: int = 80) -> bool:
@@ -155,7 +156,7 @@ def fields(
     """Check that an object has all fields that are needed, and no unknown ones.
 
     Args:
-        value: Maybe an object.
+        value: Unchecked JSON, which should be an object.
         needed: Fields that the object must have.
         source: What messages call the object.
         may: Fields that the object may have.

@@ -98,13 +98,13 @@ def _shared_out(
 
     Names are in order, and so are sites.
     """
-    found: dict[str, list[str]] = {}
+    holders: dict[str, list[str]] = {}
     for site in sorted(changes):
         for name in changes[site]:
-            found.setdefault(name, []).append(site)
+            holders.setdefault(name, []).append(site)
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name in sorted(found):
-        groups.setdefault((block_of(name), tuple(found[name])), []).append(name)
+    for name in sorted(holders):
+        groups.setdefault((block_of(name), tuple(holders[name])), []).append(name)
     for (block, sites), names in groups.items():
         yield block, names, {site: changes[site] for site in sites}
 

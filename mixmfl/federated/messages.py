@@ -112,7 +112,7 @@ class StoredMessage:
     """
 
     def __init__(self, file: UnlinkedFile) -> None:
-        """Args: the file, complete."""
+        """Take a complete file."""
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
 

@@ -45,15 +45,15 @@ def open_sites(
     seed: int,
     device: torch.device,
     workers: int,
-    wanted: Sequence[str] = (),
+    chosen: Sequence[str] = (),
 ) -> list[Site]:
     """Open the preprocessed cases of the sites in ``WORK/sites``.
 
     Raises:
-        DataError: A wanted site is missing, or has no case preprocessed with these plans.
+        DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
     """
     available = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
-    missing = sorted(set(wanted) - set(available))
+    missing = sorted(set(chosen) - set(available))
     if missing or not available:
         others = sorted({p.parent.name for p in (work / "sites").glob("*/*/*.json")})
         raise DataError(
@@ -64,7 +64,7 @@ def open_sites(
             f"mixmfl_plan_preprocess -c {configuration}"
         )
     sites, planned = [], plans.preprocessing(configuration)
-    for name in sorted(set(wanted)) or available:
+    for name in sorted(set(chosen)) or available:
         folder = work / "sites" / name / configuration
         training, validation = split_fold(case_names(folder), fold, seed, name)
         if not training:

@@ -1,6 +1,5 @@
 """What server and sites both know of a run: settings, registrations, the server's state."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,8 +41,6 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     by_cases = dict.fromkeys(("encoder", "fusion", "decoder"), cases)
     return {**weights, "shared": sum(modality_cases.values()), **by_cases}
 
-
-log = logging.getLogger(__name__)
 
 NOT_CONNECTED = "is not connected"
 """How the reason begins where a site is missing because it could not be reached."""
@@ -94,9 +91,6 @@ class Personal:
     def kept(self) -> bool:
         """Whether the site uses its personalised model."""
         return self.dice > self.dice_before
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -238,14 +232,14 @@ def first_state(plans: Plans, settings: RunSettings) -> ServerState:
 
 def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:
     """Return the mean over labels and regions of their Dice over all cases; NaN without any."""
-    found: dict[str, list[DiceSum]] = {}
+    by_name: dict[str, list[DiceSum]] = {}
     for part in sums:
         for name, each in part.items():
-            found.setdefault(name, []).append(each)
+            by_name.setdefault(name, []).append(each)
     # fsum rounds once, so that the order of sites changes no bit
     return mean(
         math.fsum(each.total for each in parts) / cases
-        for parts in found.values()
+        for parts in by_name.values()
         if (cases := sum(each.cases for each in parts))
     )
 
@@ -265,8 +259,6 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
 
 NETWORK = "network"
 """Name of the folder, in a run or in WORK, for the files of a run over a network."""
-
-log = logging.getLogger(__name__)
 
 MOST_LOCAL_STEPS = 100_000
 """Most gradient steps of a site in a round: a day of steps that take a second."""

@@ -41,12 +41,12 @@ class Layer:
     """A layer that plans may name.
 
     Attributes:
-        made: Class of the layer.
+        layer_class: Class of the layer.
         axes: Number of axes of the patches that it is for; None: any.
         options: What its keyword arguments may be: numbers of a range, or True and False.
     """
 
-    made: type[nn.Module]
+    layer_class: type[nn.Module]
     axes: int | None = None
     options: Mapping[str, Range | type[bool]] = field(default_factory=dict)
 
@@ -91,8 +91,8 @@ def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PlansError: A name is not in the table, or a layer has other options than it may have.
     """
-    found = {key: _layer(arch_kwargs, key, "plans") for key in LAYERS}
-    return {**arch_kwargs, **{key: layer and layer.made for key, layer in found.items()}}
+    layers = {key: _layer(arch_kwargs, key, "plans") for key in LAYERS}
+    return {**arch_kwargs, **{key: layer and layer.layer_class for key, layer in layers.items()}}
 
 
 def check_architecture(architecture: Any, axes: int, source: str) -> None:
@@ -224,8 +224,8 @@ def count_network(
     kernels = [math.prod(row) for row in arch_kwargs["kernel_sizes"]]
     convs: Sequence[int] = arch_kwargs["n_conv_per_stage"]
 
-    def encoder(given: int, width: float) -> tuple[int, int]:
-        count, before = 0, given
+    def encoder(channels_in: int, width: float) -> tuple[int, int]:
+        count, before = 0, channels_in
         for channels, kernel, repeated in zip(features, kernels, convs, strict=True):
             out = stream_channels(width, channels)
             count += (before + (repeated - 1) * out) * out * kernel + 3 * out * repeated

@@ -125,7 +125,7 @@ class Fingerprint:
         record.only([field.name for field in fields(cls)], ["format"])
         cases = record.whole("cases", 1, MOST_CASES)
         modality_cases = record.counts("modality_cases", 1, cases, MOST_MODALITIES)
-        made = cls(
+        fingerprint = cls(
             cases=cases,
             modality_cases=modality_cases,
             label_cases=record.counts("label_cases", 1, cases, MOST_LABELS + 2),
@@ -136,12 +136,12 @@ class Fingerprint:
             kept_share=record.counts("kept_share", 1, cases, len(_SHARES)),
             intensities=_read_intensities(record, modality_cases),
         )
-        if problem := made._contradiction():
+        if problem := fingerprint._contradiction():
             raise PlansError(
                 f"{source}: {problem}; was it edited? Make it again with mixmfl_plan_preprocess "
                 "--fingerprint-only"
             )
-        return made
+        return fingerprint
 
     def _contradiction(self) -> str:
         """Return what cannot be true of any cases, in words; empty where nothing is."""
@@ -386,9 +386,9 @@ def _read_axes(record: JsonFields, name: str, cases: int) -> tuple[dict[str, int
 
 
 def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:
-    made = JsonFields({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
+    counts = JsonFields({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
     least, most = SPACINGS
-    for key in made:
+    for key in counts:
         if not (
             _KEY.fullmatch(key)
             and least <= _spacing_and_size(key)[0] <= most
@@ -398,7 +398,7 @@ def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, in
                 f"{source}: {name}: {quoted(key)} is no spacing from {least:g} to {most:g} mm "
                 f"x 1 to {MOST_SIZE} voxels"
             )
-    return made
+    return counts
 
 
 def _read_intensities(
@@ -413,14 +413,14 @@ def _read_intensities(
             "is in one of them only"
         )
     bins = len(INTENSITY_EDGES) - 1
-    made = {}
+    histograms = {}
     for name, cases in modalities.items():
         histogram = inner.items(name, bins)
         most = cases * MOST_VOXELS
         if len(histogram) != bins or not all(is_whole(n, 0, most) for n in histogram):
             raise inner.wrong(name, f"a list of {bins} whole numbers from 0 to {most}")
-        made[name] = tuple(histogram)
-    return made
+        histograms[name] = tuple(histogram)
+    return histograms
 
 
 def _add(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

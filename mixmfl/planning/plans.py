@@ -217,8 +217,8 @@ def replace_settings(
 
 def preset_names() -> tuple[str, ...]:
     """Return the shipped presets."""
-    found = files("mixmfl.plans").iterdir()
-    return tuple(sorted(f.name.removesuffix(".json") for f in found if f.name.endswith(".json")))
+    entries = files("mixmfl.plans").iterdir()
+    return tuple(sorted(f.name.removesuffix(".json") for f in entries if f.name.endswith(".json")))
 
 
 def load_preset(name: str) -> Preset:
@@ -280,8 +280,8 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
             )
 
 
-def _modalities(given: Any, source: str) -> tuple[str, ...]:
-    names = listed(given, Range(1, MOST_MODALITIES), source)
+def _modalities(content: Any, source: str) -> tuple[str, ...]:
+    names = listed(content, Range(1, MOST_MODALITIES), source)
     for name in names:
         if not is_modality_name(name):
             raise PlansError(
@@ -293,9 +293,9 @@ def _modalities(given: Any, source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _labels(given: Any, source: str) -> Labels:
-    fields(given, ("labels",), source, may=("regions_class_order",))
-    names = given["labels"]
+def _labels(content: Any, source: str) -> Labels:
+    fields(content, ("labels",), source, may=("regions_class_order",))
+    names = content["labels"]
     entries = Range(0, MOST_LABELS)
     if isinstance(names, Mapping):
         listed(list(names), entries, source)  # before each is looked at
@@ -309,10 +309,10 @@ def _labels(given: Any, source: str) -> Labels:
             several = isinstance(value, list | tuple)
             for number in listed(value, entries, at) if several else [value]:
                 whole(number, Range(0, LARGEST_VALUE), at)
-    if given.get("regions_class_order") is not None:
-        listed(given["regions_class_order"], entries, f"{source}: regions_class_order")
+    if content.get("regions_class_order") is not None:
+        listed(content["regions_class_order"], entries, f"{source}: regions_class_order")
     try:
-        labels = Labels.from_dataset_json(given, source)
+        labels = Labels.from_dataset_json(content, source)
     except DataError as error:
         raise PlansError(str(error)) from None
     listed(labels.values, entries, f"{source}: values")
@@ -340,26 +340,26 @@ def read_settings(kind: type[T], content: Any, source: str) -> T:
     )
 
 
-def _value(expected: Any, given: Any, source: str) -> Any:
+def _value(expected: Any, value: Any, source: str) -> Any:
     """Check a JSON value against a field's type: number, word, numbers in a row or by name."""
     field = source.rpartition(": ")[2]
     if dataclasses.is_dataclass(expected):
-        return read_settings(typing.cast(type, expected), given, source)
+        return read_settings(typing.cast(type, expected), value, source)
     if isinstance(expected, types.UnionType):  # only ever `something | None`
-        return None if given is None else _value(typing.get_args(expected)[0], given, source)
+        return None if value is None else _value(typing.get_args(expected)[0], value, source)
     if typing.get_origin(expected) is tuple:
         kind = typing.get_args(expected)[0]
-        return tuple(_value(kind, item, source) for item in listed(given, MOST_ENTRIES, source))
+        return tuple(_value(kind, item, source) for item in listed(value, MOST_ENTRIES, source))
     if typing.get_origin(expected) is Mapping:
         words = CHOICES[field]
-        if not isinstance(given, Mapping) or not given.keys() <= set(words):
+        if not isinstance(value, Mapping) or not value.keys() <= set(words):
             raise PlansError(
-                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(given)}"
+                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(value)}"
             )
         kind = typing.get_args(expected)[1]
-        return {name: _value(kind, given[name], f"{source}: {name}") for name in sorted(given)}
+        return {name: _value(kind, value[name], f"{source}: {name}") for name in sorted(value)}
     if expected is str:
-        return word(given, CHOICES[field], source)
+        return word(value, CHOICES[field], source)
     if expected is bool:
-        return flag(given, source)
-    return expected((whole if expected is int else real)(given, RANGES[field], source))
+        return flag(value, source)
+    return expected((whole if expected is int else real)(value, RANGES[field], source))

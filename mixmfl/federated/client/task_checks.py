@@ -118,9 +118,9 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
         names = shorten([quoted(name) for name in strange[:3]])
         raise AggregationError(f"{source}: the run's plans have no tensor {names}")
     for name in task.tensors:
-        if (found := form_of(task.tensors, name)) != forms[name]:
+        if (form := form_of(task.tensors, name)) != forms[name]:
             raise AggregationError(
-                f"{source}: {name} came as {found[0]} {found[1]}; the run's plans have "
+                f"{source}: {name} came as {form[0]} {form[1]}; the run's plans have "
                 f"{forms[name][0]} {forms[name][1]}"
             )
     begun = {name.rpartition(".")[0] for name in task.tensors if name.startswith("memory.")}

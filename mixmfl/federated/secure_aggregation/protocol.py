@@ -106,20 +106,20 @@ class Participants:
             if not is_word(site) or not are_keys(sites.value(site)):
                 raise sites.wrong(site, "two public keys of a site, as hexadecimal digits")
         blocks = fields.inside("holders", MOST_BLOCKS)
-        made = cls(
+        participants = cls(
             fields.whole("round", 0, MOST_ROUNDS),
             {site: (pair[0], pair[1]) for site, pair in sites.content.items()},
             {block: blocks.choices(block, sites.content) for block in blocks.content},
             fields.whole("threshold", 1, max(len(sites.content), 1)),
         )
-        fewest = min((len(sites) for sites in made.holders.values()), default=0)
-        if fewest < FEWEST_SUMMED or 2 * made.threshold <= len(made.keys):
+        fewest = min((len(sites) for sites in participants.holders.values()), default=0)
+        if fewest < FEWEST_SUMMED or 2 * participants.threshold <= len(participants.keys):
             raise PrivacyError(
                 f"a masked round was asked for with {fewest} holders of a block and "
-                f"{made.threshold} of {len(made.keys)} shares to reveal a secret; at least "
-                f"{FEWEST_SUMMED} holders and more than half of the shares are needed"
+                f"{participants.threshold} of {len(participants.keys)} shares to reveal a secret; "
+                f"at least {FEWEST_SUMMED} holders and more than half of the shares are needed"
             )
-        return made
+        return participants
 
 
 def are_keys(pair: Any) -> bool:

@@ -306,9 +306,9 @@ def load_state_of(run: Run, number: int) -> ServerState:
     """
     file = _round_folder(run, number) / "server.safetensors"
     if not file.is_file():
-        kept = ", ".join(map(str, kept_rounds(run))) or "none yet"
+        stored = ", ".join(map(str, kept_rounds(run))) or "none yet"
         raise ModelError(
-            f"{run.folder}: the state of round {number} is not stored; stored are: {kept}"
+            f"{run.folder}: the state of round {number} is not stored; stored are: {stored}"
         )
     tensors = load_tensors(file)
     norms = {
@@ -376,8 +376,8 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
         return None
     content = read_json(file, ModelError)
     try:
-        found = [SubsetDice.from_json(each) for each in content["expected"]]
-        return found if content["round"] == number else None
+        expected = [SubsetDice.from_json(each) for each in content["expected"]]
+        return expected if content["round"] == number else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{file}: is damaged ({error})") from None
 
@@ -428,7 +428,7 @@ def kept_rounds(run: Run) -> list[int]:
     return [number for number in _stored_rounds(run) if number <= len(run.history)]
 
 
-def choose_round(run: Run, wanted: str) -> int:
+def choose_round(run: Run, which: str) -> int:
     """Return the round that ``best``, ``last`` or a number means.
 
     Raises:
@@ -436,14 +436,14 @@ def choose_round(run: Run, wanted: str) -> int:
     """
     if not run.history:
         raise ModelError(f"{run.folder}: no round is done yet")
-    if wanted == "last":
+    if which == "last":
         return len(run.history)
-    if wanted == "best":
+    if which == "best":
         # without validation cases nothing is known to be better than the last
         return run.best_round or len(run.history)
-    if not wanted.isdecimal():
-        raise ModelError(f"round {wanted!r}: give best, last or a number")
-    return int(wanted)
+    if not which.isdecimal():
+        raise ModelError(f"round {which!r}: give best, last or a number")
+    return int(which)
 
 
 def progress_table(run: Run) -> str:
@@ -540,8 +540,8 @@ def _drop_states(run: Run) -> None:
 
 
 def _stored_rounds(run: Run) -> list[int]:
-    found = (run.folder / "rounds").glob("*/server.safetensors")
-    return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+    files = (run.folder / "rounds").glob("*/server.safetensors")
+    return sorted(int(file.parent.name) for file in files if file.parent.name.isdecimal())
 
 
 def _round_folder(run: Run, number: int) -> Path:

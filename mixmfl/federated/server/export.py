@@ -15,12 +15,12 @@ from mixmfl.federated.server.checkpoint import (
 from mixmfl.inference.model import save_model
 
 
-def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tuple[int, str]:
+def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tuple[int, str]:
     """Write the model of a saved round, or a site's personalised model, to a file.
 
     Args:
         run_folder: Folder of the run.
-        wanted: ``"best"``, ``"last"`` or a round's number.
+        which: ``"best"``, ``"last"`` or a round's number.
         out: The file to write; replaced if it is there.
         site: Site whose personalised model is written; empty: the global model.
 
@@ -31,7 +31,7 @@ def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tu
         ModelError: There is no such run, round or personalised model, or the site does not use it.
     """
     run = open_run(run_folder)
-    number = choose_round(run, wanted)
+    number = choose_round(run, which)
     state, expected = load_state_of(run, number), load_expected(run, number) or ()
     if site:
         if number != choose_round(run, "best"):

@@ -32,6 +32,9 @@ from mixmfl.networks.prototypes import (
 from mixmfl.planning.plans import Plans
 
 
+log = logging.getLogger(__name__)
+
+
 def personalization_task(
     state: ServerState, site: str, registrations: Mapping[str, Registration]
 ) -> Message:
@@ -43,9 +46,6 @@ def personalization_task(
         {"round": state.round, "modalities": judged.record["modalities"]},
         {**judged.tensors, **trained.tensors},
     )
-
-
-log = logging.getLogger(__name__)
 
 
 def train_task(state: ServerState, registration: Registration) -> Message:

@@ -198,14 +198,14 @@ def check_masked(
         for block, who in roster.holders.items()
         if site in who and len(set(who) & set(shared)) >= FEWEST_SUMMED
     }
-    found = {name: form_of(reply.tensors, name) for name in reply.tensors}
+    forms = {name: form_of(reply.tensors, name) for name in reply.tensors}
     if (
         reply.kind != "masked"
         or not _is_of(reply, roster.round)
         or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
         or not is_real(reply.record.get("epsilon", 0), 0, MOST_EPSILON)
         or not is_real(reply.record.get("delta", 0), 0, 1)
-        or found != {name: ((length,), torch.int64) for name, length in lengths.items()}
+        or forms != {name: ((length,), torch.int64) for name, length in lengths.items()}
     ):
         raise AggregationError(
             f"site {site!r} sent a {quoted(reply.kind)} reply to round "

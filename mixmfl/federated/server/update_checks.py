@@ -179,9 +179,9 @@ def check_reply(
             if name in own
             else (shapes[name], torch.float32)
         )
-        if (found := form_of(reply.tensors, name)) != needed:
+        if (form := form_of(reply.tensors, name)) != needed:
             raise AggregationError(
-                f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is {needed[0]} "
+                f"site {site!r} sent {name} as {form[0]} {form[1]}, needed is {needed[0]} "
                 f"{needed[1]}; was it started from the same plans, and settings of the run?"
             )
     _check_counts(site, reply.tensors, registration, plans, settings)
@@ -283,8 +283,8 @@ def usual_norms(
         norms: Norms of this round by site, then block.
     """
     usual = {}
-    for block in sorted({block for found in norms.values() for block in found}):
-        here = [found[block] for found in norms.values() if block in found]
+    for block in sorted({block for of_site in norms.values() for block in of_site}):
+        here = [of_site[block] for of_site in norms.values() if block in of_site]
         known = recent.get(block, ()) or (here if len(here) > 2 else ())
         # a block that did not move at all says nothing about how far it may
         if known and (middle := statistics.median(known)) > 0:
@@ -363,11 +363,11 @@ def remember_norms(
         recent: Medians of the rounds before, by block.
         norms: Norms of each merged reply by block.
     """
-    found: dict[str, list[float]] = {}
+    by_block: dict[str, list[float]] = {}
     for of_reply in norms:
         for block, norm in of_reply.items():
-            found.setdefault(block, []).append(norm)
-    latest = {block: (statistics.median(values),) for block, values in found.items()}
+            by_block.setdefault(block, []).append(norm)
+    latest = {block: (statistics.median(values),) for block, values in by_block.items()}
     return {
         block: (*recent.get(block, ()), *latest.get(block, ()))[-NORM_ROUNDS:]
         for block in sorted({*recent, *latest})
@@ -417,8 +417,8 @@ def _check_counts(
     """
     known = torch.tensor(known_indices(plans.labels, registration.labelled))
     planned = plans.configuration(settings.configuration)
-    kept = plans.training.memory_decay
-    weight = float(sum(kept**step for step in range(settings.local_steps)))
+    decay = plans.training.memory_decay
+    weight = float(sum(decay**step for step in range(settings.local_steps)))
     for level, size in prototype_sizes(plans, settings.configuration).items():
         most = weight * planned["batch_size"] * size.voxels
         for name in tensors:
