@@ -62,8 +62,9 @@ def is_whole(value: object, least: float, most: float) -> bool:
 
 def is_real(value: object, least: float, most: float) -> bool:
     """Say whether a value is a finite number in a range; true, false and NaN are none."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and value in Range(least, most)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value in Range(least, most)
 
 
 def is_word(value: object, longest: int = 80) -> bool:

@@ -52,7 +52,7 @@ class SiteFolder:
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """What a federation's folder holds.
+    """The sites in a federation's folder.
 
     Attributes:
         sites: Sites that train, in the order of their names.
@@ -71,7 +71,7 @@ def find_sites(
     labels_file: Path | None = None,
     placing: AlignmentOptions | None = None,
 ) -> FederationFolder:
-    """Find the training sites of a federation: its folders, but those that are kept from training.
+    """Find the training sites of a federation: its folders, without those that do not train.
 
     ``federation.json`` may name these: ``{"held_out": ["unseen"], "tests": {"north":
     "north_tests"}}``. Folders in ``tests`` hold the test cases of a training site.
@@ -84,15 +84,15 @@ def find_sites(
             f"{federation}: there is no such folder; one with a folder per site is needed"
         )
     held_out, tests = _kept_from_training(federation / "federation.json")
-    there = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
+    subfolders = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
     for name in (*held_out, *tests.values()):
-        if name not in there:  # a slip of the pen would train on what it meant
+        if name not in subfolders:  # a slip of the pen would train on what it meant
             raise DataError(
                 f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
                 "folder; fix or remove the name"
             )
-    kept = {*held_out, *tests.values()}
-    folders = {n: f for n, f in there.items() if not n.startswith(".") and n not in kept}
+    excluded = {*held_out, *tests.values()}
+    folders = {n: f for n, f in subfolders.items() if not n.startswith(".") and n not in excluded}
     if not folders:
         raise DataError(f"{federation}: holds no folder; one folder per site is needed")
     if strange := sorted(set(tests) - set(folders)):
@@ -102,7 +102,9 @@ def find_sites(
         )
     sites = [find_site(f, modalities, labels_file, placing) for f in folders.values()]
     tested = [
-        dataclasses.replace(find_site(there[folder], modalities, labels_file, placing), name=site)
+        dataclasses.replace(
+            find_site(subfolders[folder], modalities, labels_file, placing), name=site
+        )
         for site, folder in sorted(tests.items())
     ]
     return FederationFolder(tuple(sites), tuple(tested), held_out)
@@ -126,9 +128,9 @@ def find_site(
     known = modalities or Modalities()
     if mapping is None and (folder / MAPPING).is_file():
         mapping = folder / MAPPING
-    given = read_mapping(mapping, known) if mapping else None
+    corrections = read_mapping(mapping, known) if mapping else None
     found, rows = find_training_cases(
-        folder, known, partial(_labels_of, folder, labels_file), given
+        folder, known, partial(_labels_of, folder, labels_file), corrections
     )
     if not found.cases:
         if not rows:
@@ -245,11 +247,11 @@ def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plan
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """What preprocessing a site came to.
+    """The result of preprocessing a site.
 
     Attributes:
         done: Cases preprocessed now.
-        kept: Cases that were there, whole and made from the same files and plans.
+        kept: Cases that were stored already, whole and made from the same files and plans.
         refused: Cases that could not be used, and why.
         notes: How images were brought onto one grid, by case of ``done`` that needed it.
     """
@@ -261,7 +263,7 @@ class Preprocessed:
 
 
 def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> LabelMap:
-    """Check that plans are for this site's cases, too; ``what`` it is called in errors.
+    """Check that plans fit a site's cases; ``what`` is the site's kind in messages.
 
     Returns:
         What its label values are in the plans.

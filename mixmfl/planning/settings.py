@@ -25,7 +25,7 @@ class PlannerSettings:
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What is ours to choose in the network, beyond the stages that the planner lays out.
+    """Settings of the network, beyond the stages that the planner lays out.
 
     Attributes:
         form: ``"decoupled"``: MDM's encoders per modality; ``"stacked"``: one plain U-Net with a
@@ -63,23 +63,21 @@ class TrainingSettings:
         weight_decay: Weight decay of AdamW.
         gradient_norm: Gradients are clipped to this norm (nnU-Net: 12).
         foreground_share: Share of a batch whose patch is centred on foreground (nnU-Net: 1/3).
-        modality_dropping: Probability that the second look at a case is with some of its
-            modalities hidden, every non-empty proper subset being equally likely; 0: there is no
-            second look.
-        imagining: Probability that a modality which a case lacks, and the memory knows, is imagined
-            in one more look at the case, see ``imputation``; 0: there is no such look, and no
+        modality_dropping: Probability that the second view of a case has some of its modalities
+            hidden, every non-empty proper subset being equally likely; 0: there is no second view.
+        imagining: Probability that a missing modality of a case, which the memory knows, is imputed
+            in one more view of the case, see ``imputation``; 0: there is no such view, and no
             memory but at the compensation levels.
         losses: Weights, by name, of losses on the deepest features of both streams, see
-            ``feature_losses.LOSSES``; one that is not named is none.
+            ``feature_losses.LOSSES``; a loss that is not named is not used.
         memory_decay: What a modality's earlier batches of a round still count for in the site's
             prototypes, per later batch that shows it: features drift while the encoders learn.
         validate_every: Rounds between two validations; the last round is always validated.
-        keep_every: Rounds between two states that are kept for good, beside last and best.
+        keep_every: Rounds between two checkpoints that are never removed, beside last and best.
         personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its model.
         personal_learning_rate: AdamW's, in the first of these; falls as that of a run does.
         personal_share: How far it goes from the global model to the fine-tuned weights.
-        aggregation: How the sites' versions of a block become one; see
-            ``aggregation.merge_blocks``.
+        aggregation: Rule that merges the sites' changes of a block; see ``aggregation.RULES``.
         trimming: Share of the holders that ``"trimmed"`` leaves out at each end.
     """
 

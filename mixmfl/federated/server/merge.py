@@ -31,7 +31,6 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.plans import Plans
 
-
 log = logging.getLogger(__name__)
 
 
