@@ -1,8 +1,9 @@
-"""Who owns a parameter, and how the owners' changes become one. Pure functions, no messages."""
+"""How the sites' changes of a block are merged, by rules that plans name. Pure functions."""
 
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,6 @@ from mixmfl.core.tensor_store import Form, form_of, only, pieces, reader_of
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
 
-FEWEST_HOLDERS = {"mean": 1, "clipped": 1, "median": 3, "trimmed": 3}
-"""From how many holders of a block on a rule is that rule; with fewer it is ``clipped``.
-
-Of two values that differ nothing tells which one is hostile; clipping bounds what either can do.
-"""
-
 PIECE = 2**18
 """Numbers that are worked on at once: few enough to stay in a cache, enough to be worth a call."""
 
@@ -25,7 +20,7 @@ TOGETHER = 4
 """Sites whose pieces are added up at once: their sum is read and written once for all of them."""
 
 MOST_NUMBERS = 2**22
-"""The same of all sites together, where a rule needs them side by side."""
+"""Numbers of all sites together that are worked on at once, where a rule compares sites."""
 
 
 def select_blocks(state: Mapping[str, Tensor], blocks: Collection[str]) -> Mapping[str, Tensor]:
@@ -37,9 +32,9 @@ def changes_between(before: Mapping[str, Tensor], after: State, kind: torch.dtyp
     """Return by how much tensors changed, rounded to a type.
 
     Args:
-        before: With the tensors of ``after``, and maybe others.
-        after: By name.
-        kind: Of what is returned.
+        before: Tensors before, by name; they may be more than those of ``after``.
+        after: Tensors after, by name.
+        kind: Type of the result.
     """
     return {name: (tensor - before[name]).to(kind) for name, tensor in after.items()}
 
@@ -48,8 +43,8 @@ def add_changes(before: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> 
     """Return the tensors that changed as they are after it, in the type that they had before.
 
     Args:
-        before: With the tensors of ``changes``, and maybe others.
-        changes: In that type or a shorter one.
+        before: Tensors before, by name; they may be more than those of ``changes``.
+        changes: Changes by name, in the type of ``before`` or a shorter one.
     """
     return {name: before[name] + change for name, change in changes.items()}
 
@@ -61,18 +56,18 @@ def average(
 ) -> State:
     """Average the sites' changes by name, each site weighted per block.
 
-    A parameter's change is averaged over the sites that sent it: a site without T2 has no say in
+    A parameter's change is averaged over the sites that sent it: a site without T2 does not change
     the T2 encoder. Added to the weights that all began with, and with equal blocks and weights
     everywhere, this is FedAvg (McMahan et al. 2017). Sums are in single precision, over groups of
     ``TOGETHER`` sites in the order of their names, and in a group as the BLAS adds; changes are
-    short beside the weights that they are added to, so little is lost beside the rounding of
-    these. The inputs are left as they are, and where they are not in memory no more of them is
-    there at once than a few pieces.
+    short beside the weights that they are added to, so little is lost beside the rounding of these.
+    The inputs are left as they are, and where they are not in memory no more of them is there at
+    once than a few pieces.
 
     Args:
-        changes: By site.
-        weights: By site, then block, as ``block_weights`` gives them.
-        scales: By site, what its changes are multiplied by; 1 where it is not named.
+        changes: Changes by site, then by the tensor's name.
+        weights: Aggregation weights by site, then block, as ``block_weights`` returns them.
+        scales: Factor for the changes of a site; 1 where the site is missing.
 
     Raises:
         AggregationError: Sites disagree on a shape or type, or nobody who sent a parameter has a
@@ -103,13 +98,13 @@ def _shared_out(
 
     Names are in order, and so are sites.
     """
-    found: dict[str, list[str]] = {}
+    holders: dict[str, list[str]] = {}
     for site in sorted(changes):
         for name in changes[site]:
-            found.setdefault(name, []).append(site)
+            holders.setdefault(name, []).append(site)
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name in sorted(found):
-        groups.setdefault((block_of(name), tuple(found[name])), []).append(name)
+    for name in sorted(holders):
+        groups.setdefault((block_of(name), tuple(holders[name])), []).append(name)
     for (block, sites), names in groups.items():
         yield block, names, {site: changes[site] for site in sites}
 
@@ -158,10 +153,10 @@ def _side_by_side(
     """Yield tensors of several sites, one behind the other, piece by piece and some sites at once.
 
     Args:
-        sources: By site.
-        forms: Of the tensors, everywhere the same and of one type.
-        most: Numbers in a piece.
-        together: Sites at once.
+        sources: Tensors by site.
+        forms: Shapes and types of the tensors, the same at all sites.
+        most: Most numbers in a piece.
+        together: Most sites at once.
 
     Yields:
         Where the piece starts and stops, which site is the first, and ``(sites, stop - start)`` in
@@ -199,7 +194,98 @@ def norm_of(changes: Mapping[str, Tensor]) -> float:
     return math.sqrt(math.fsum(norm**2 for norm in norms))
 
 
-def median(rows: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class BlockChanges:
+    """All that an aggregation rule may use: the sites' changes of one block, and settings.
+
+    Attributes:
+        changes: Changes by site, then by the tensor's name.
+        weights: Aggregation weights by site, then block.
+        norms: Norm of the change by site.
+        usual_norm: Norm that a change usually has.
+        trimming: Setting ``trimming`` of the plans.
+    """
+
+    changes: Mapping[str, Mapping[str, Tensor]]
+    weights: Mapping[str, Mapping[str, float]]
+    norms: Mapping[str, float]
+    usual_norm: float
+    trimming: float
+
+
+Rule = Callable[[BlockChanges], State]
+"""Merges the sites' changes of one block into one change."""
+
+
+@dataclass(frozen=True)
+class RegisteredRule:
+    """An aggregation rule.
+
+    Attributes:
+        merge: The function.
+        fewest_holders: How many sites must hold a block; with fewer the rule is ``clipped``.
+    """
+
+    merge: Rule
+    fewest_holders: int
+
+
+RULES: dict[str, RegisteredRule] = {}
+"""Aggregation rules by the name that plans have for them."""
+
+
+def aggregation_rule(name: str, *, fewest_holders: int = 1) -> Callable[[Rule], Rule]:
+    """Register the decorated function as an aggregation rule.
+
+    Args:
+        name: What plans call the rule; one of ``CHOICES["aggregation"]`` in ``plans.py``.
+        fewest_holders: How many sites must hold a block; with fewer the rule is ``clipped``. A
+            rule that compares sites needs three: of two values that differ nothing tells which
+            one is hostile, while clipping bounds what either can do.
+    """
+
+    def register(rule: Rule) -> Rule:
+        RULES[name] = RegisteredRule(rule, fewest_holders)
+        return rule
+
+    return register
+
+
+@aggregation_rule("mean")
+def mean(block: BlockChanges) -> State:
+    """Return the weighted mean of the changes; see ``average``."""
+    return average(block.changes, block.weights)
+
+
+@aggregation_rule("clipped")
+def clipped(block: BlockChanges) -> State:
+    """Return the weighted mean of the changes, each shortened to the usual norm.
+
+    Sun et al. 2019, Can You Really Backdoor Federated Learning?
+    """
+    scales = {site: shortening(norm, block.usual_norm) for site, norm in block.norms.items()}
+    return average(block.changes, block.weights, scales)
+
+
+@aggregation_rule("median", fewest_holders=3)
+def median(block: BlockChanges) -> State:
+    """Return the median of the changes by coordinate; every site counts the same.
+
+    Yin et al. 2018, Byzantine-Robust Distributed Learning.
+    """
+    return _by_coordinate(block.changes, median_of)
+
+
+@aggregation_rule("trimmed", fewest_holders=3)
+def trimmed(block: BlockChanges) -> State:
+    """Return the trimmed mean of the changes by coordinate; every site counts the same.
+
+    Yin et al. 2018, Byzantine-Robust Distributed Learning.
+    """
+    return _by_coordinate(block.changes, lambda rows: trimmed_mean(rows, block.trimming))
+
+
+def median_of(rows: Tensor) -> Tensor:
     """Return the median by coordinate, of an even number the mean of the two in the middle.
 
     Args:
@@ -214,18 +300,11 @@ def trimmed_mean(rows: Tensor, share: float) -> Tensor:
 
     Args:
         rows: ``(sites, N)``, of three sites or more.
-        share: Of the values that is left out at each end, rounded down; at least one value is.
+        share: Share of the values that is left out at each end, rounded down; at least one is.
     """
     ordered = rows.sort(dim=0).values
     cut = min(max(1, math.floor(share * len(ordered))), (len(ordered) - 1) // 2)
     return ordered[cut : len(ordered) - cut].mean(dim=0)
-
-
-BY_COORDINATE: Mapping[str, Callable[[Tensor, float], Tensor]] = {
-    "median": lambda rows, trimming: median(rows),
-    "trimmed": trimmed_mean,
-}
-"""Rules that see a piece of all sites' changes at once, and the plans' ``trimming``."""
 
 
 def merge_blocks(
@@ -239,37 +318,31 @@ def merge_blocks(
 ) -> State:
     """Merge the sites' changes block by block, by a rule, and return the weights after them.
 
-    ``mean`` is ``average``. ``clipped`` is the same after the change of each site was shortened
-    to the usual norm (Sun et al. 2019, Can You Really Backdoor Federated Learning?). ``median``
-    and ``trimmed`` work by coordinate (Yin et al. 2018, Byzantine-Robust Distributed Learning),
-    and there every site counts the same: by overstating its cases it would buy a greater say.
+    In ``median`` and ``trimmed`` every site counts the same, for by overstating its cases it would
+    get a larger aggregation weight.
 
     Args:
         before: The weights that the sites started from.
-        changes: By site.
-        weights: By site, then block.
-        rule: One of ``FEWEST_HOLDERS``, which says when another takes its place.
-        trimming: Of ``trimmed``.
-        norms: Of each site's changes, by block.
-        usual: Norm of a change by block; one that is not there is the median of these.
+        changes: Changes by site, then by the tensor's name.
+        weights: Aggregation weights by site, then block.
+        rule: Name of one of ``RULES``; a block that too few sites hold is merged by ``clipped``.
+        trimming: Setting ``trimming`` of the plans.
+        norms: Norms of the changes by site, then block.
+        usual: Usual norm of a change by block; the median of ``norms`` where a block is missing.
 
     Raises:
-        AggregationError: As ``average``.
+        AggregationError: Sites disagree on a shape or type, or nobody who sent a parameter has a
+            training case for it.
     """
     merged: State = {}
     for block in sorted({block_of(name) for change in changes.values() for name in change}):
         parts = {site: select_blocks(changes[site], [block]) for site in sorted(changes)}
         parts = {site: part for site, part in parts.items() if part}
-        chosen = rule if len(parts) >= FEWEST_HOLDERS[rule] else "clipped"
-        if chosen in BY_COORDINATE:
-            moved = _by_coordinate(parts, BY_COORDINATE[chosen], trimming)
-        elif chosen == "clipped":
-            found = {site: norms[site][block] for site in parts}
-            longest = usual.get(block, statistics.median(found.values()))
-            moved = average(parts, weights, {s: shortening(n, longest) for s, n in found.items()})
-        else:
-            moved = average(parts, weights)
-        merged |= add_changes(before, moved)
+        lengths = {site: norms[site][block] for site in parts}
+        usual_norm = usual.get(block, statistics.median(lengths.values()))
+        chosen = RULES[rule if len(parts) >= RULES[rule].fewest_holders else "clipped"]
+        change = chosen.merge(BlockChanges(parts, weights, lengths, usual_norm, trimming))
+        merged |= add_changes(before, change)
     return merged
 
 
@@ -279,14 +352,17 @@ def shortening(norm: float, most: float) -> float:
 
 
 def _by_coordinate(
-    changes: Mapping[str, Mapping[str, Tensor]],
-    rule: Callable[[Tensor, float], Tensor],
-    trimming: float,
+    changes: Mapping[str, Mapping[str, Tensor]], merge: Callable[[Tensor], Tensor]
 ) -> State:
-    """Return what a rule makes of the changes of a block, which all of the sites sent."""
+    """Merge the changes of a block, which all of the sites sent, piece by piece.
+
+    Args:
+        changes: Changes by site, then by the tensor's name.
+        merge: Makes ``(N,)`` of ``(sites, N)``.
+    """
     forms = _common_forms(changes, sorted(next(iter(changes.values()))))
     merged = torch.empty(_count(forms))
     most = min(PIECE, max(1, MOST_NUMBERS // len(changes)))
     for start, stop, _, rows in _side_by_side(changes, forms, most, len(changes)):
-        merged[start:stop] = rule(rows, trimming)
+        merged[start:stop] = merge(rows)
     return _split(merged, forms)

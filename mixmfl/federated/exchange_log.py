@@ -1,4 +1,4 @@
-"""The log of what crossed between a hospital and its coordinator: no images, no names of cases."""
+"""The log of what a site and its coordinator exchanged: no images, no names of cases."""
 
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,28 +12,28 @@ def describe_exchange(what: str, parcel: StoredMessage) -> str:
     """Return a line about a message that can be read.
 
     Args:
-        what: Such as ``"sent to coordinator"``.
+        what: How the line begins, such as ``"sent to coordinator"``.
         parcel: The message.
     """
     message = parcel.open(parcel.size)
     memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
-    told = [f"{what}: {one_line(message.kind)}"]
+    parts = [f"{what}: {one_line(message.kind)}"]
     number = message.record.get("round")
     if type(number) is int:  # a task to train comes before its round is done, the others after
-        told.append(f"round {number + (message.kind == 'train')}")
-    told += [f"block {one_line(name)}" for name in sorted(blocks)]
-    told += [f"memory of {one_line(name)}" for name in sorted(memory)]
+        parts.append(f"round {number + (message.kind == 'train')}")
+    parts += [f"block {one_line(name)}" for name in sorted(blocks)]
+    parts += [f"memory of {one_line(name)}" for name in sorted(memory)]
     if fields := sorted(set(message.record) - {"round"}):
-        told.append(f"record {' '.join(map(one_line, fields[:20]))}")
-    told.append(f"{len(message.tensors)} tensors, {parcel.size} bytes, sha256 {parcel.sha256}")
-    return ", ".join(told)
+        parts.append(f"record {' '.join(map(one_line, fields[:20]))}")
+    parts.append(f"{len(message.tensors)} tensors, {parcel.size} bytes, sha256 {parcel.sha256}")
+    return ", ".join(parts)
 
 
 def note(log: Path, line: str) -> None:
-    """Append a line, with the time in UTC, to a log; made if it is not there.
+    """Append a line, with the time in UTC, to a log; the file is made if it does not exist.
 
-    It stays one line of a log, whatever others wrote into it.
+    The text stays one line of the log, whatever others wrote into it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -18,7 +18,7 @@ FAILED = "failed"
 """The kind of a reply that only says that a task could not be done."""
 
 MOST_ROUNDS = 100_000
-"""Of a run; a week of rounds that take six seconds."""
+"""Most rounds of a run: a week of rounds that take six seconds."""
 
 SENT: Mapping[str, Mapping[str, str]] = {
     "fingerprint": {
@@ -80,7 +80,7 @@ SENT: Mapping[str, Mapping[str, str]] = {
 FORMAT = 2
 
 MOST_BYTES = 4 * 2**30
-"""Of a message, where its reader knows no closer limit."""
+"""Largest message, where its reader knows no closer limit."""
 
 # what a reply may have beyond its task: prototypes, and names in the header
 _REPLY_SLACK = 2**20
@@ -91,9 +91,9 @@ class Message:
     """One message.
 
     Attributes:
-        kind: Such as ``"train"``, the same in task and reply; see ``messages.SENT``.
+        kind: Kind of the message, such as ``"train"``, the same in task and reply; see ``SENT``.
         record: Plain JSON content.
-        tensors: By name; of a ``StoredMessage`` they are read when they are asked for.
+        tensors: Tensors by name; those of a ``StoredMessage`` are read when they are used.
     """
 
     kind: str
@@ -102,13 +102,13 @@ class Message:
 
 
 class StoredMessage:
-    """A message as bytes on disk, in a file without a name: it is gone when nobody holds it.
+    """A message as bytes on disk, in a file without a name that is gone when nobody uses it.
 
-    So that large messages take no memory while they wait, and leave nothing behind.
+    Large messages take no memory while they wait, and leave nothing behind.
     """
 
     def __init__(self, file: UnlinkedFile) -> None:
-        """Args: the file, complete."""
+        """Take a complete file."""
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
 
@@ -120,16 +120,16 @@ class StoredMessage:
 
     @classmethod
     def store(cls, content: bytes, folder: Path) -> "StoredMessage":
-        """Write bytes as they came."""
+        """Write the bytes of a message."""
         return cls(unlinked_file(folder, lambda path: path.write_bytes(content)))
 
     @cached_property
     def sha256(self) -> str:
         """Return the digest of the bytes."""
-        made = hashlib.sha256()
+        digest = hashlib.sha256()
         for start in range(0, self.size, 1 << 20):
-            made.update(self.read(start, 1 << 20))
-        return made.hexdigest()
+            digest.update(self.read(start, 1 << 20))
+        return digest.hexdigest()
 
     def read(self, start: int, count: int) -> bytes:
         """Return up to ``count`` bytes from a place on; threads may do so at once."""
@@ -139,7 +139,7 @@ class StoredMessage:
         """Read the message, as ``decode`` does; its tensors stay on disk until they are asked for.
 
         Raises:
-            AggregationError: As ``decode``.
+            AggregationError: Not a message, one of another format, or one beyond the limits.
         """
         _check_size(self.size, most_bytes)
         try:
@@ -156,12 +156,12 @@ def encode(message: Message) -> bytes:
 def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
     """Read what ``encode`` wrote.
 
-    Nothing in it is run, and what is not read in full takes no more memory than a few times its
-    size; ``tensors`` has the limits on its parts.
+    Nothing in it is run, and reading it takes no more memory than a few times its size;
+    ``tensor_store`` has the limits on its parts.
 
     Args:
-        content: As it came.
-        most_bytes: That are looked at at all.
+        content: The bytes of a message.
+        most_bytes: Largest message that is read.
 
     Raises:
         AggregationError: Not a message, one of another format, or one beyond the limits.
@@ -186,13 +186,13 @@ def _header(message: Message) -> dict[str, Any]:
 
 
 def _message(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Message:
-    kind, record, found = header["kind"], header["record"], header["format"]
+    kind, record, version = header["kind"], header["record"], header["format"]
     if not isinstance(kind, str) or not isinstance(record, dict):
         raise ValueError("kind or record are none")
-    if found != FORMAT:
+    if version != FORMAT:
         raise AggregationError(
-            f"a message of format {found} came, {FORMAT} is needed; install one version of mixmfl "
-            "at all sites"
+            f"a message of format {version} came, {FORMAT} is needed; install one version of "
+            "mixmfl at all sites"
         )
     return Message(kind, record, tensors)
 

@@ -21,11 +21,11 @@ def split_fold(
     """Split a site's cases into those that train and those that validate.
 
     Args:
-        names: Of the cases, in any order.
+        names: Names of the cases, in any order.
         fold: ``"0"`` to ``"4"``, or ``"all"``: every case trains and none validates. A site with
             fewer than five cases has as many folds as cases, used in turn; a single case trains.
-        seed: Of the run.
-        site: Its name.
+        seed: Seed of the run.
+        site: Name of the site.
     """
     shuffled = sorted(names)
     generator = np.random.default_rng([seed, site_number(site)])
@@ -45,26 +45,26 @@ def open_sites(
     seed: int,
     device: torch.device,
     workers: int,
-    wanted: Sequence[str] = (),
+    chosen: Sequence[str] = (),
 ) -> list[Site]:
     """Open the preprocessed cases of the sites in ``WORK/sites``.
 
     Raises:
-        DataError: A wanted site is not there, or a site has no case preprocessed by these plans.
+        DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
     """
-    there = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
-    missing = sorted(set(wanted) - set(there))
-    if missing or not there:
+    available = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
+    missing = sorted(set(chosen) - set(available))
+    if missing or not available:
         others = sorted({p.parent.name for p in (work / "sites").glob("*/*/*.json")})
         raise DataError(
             f"{work / 'sites'}: configuration {configuration} is not preprocessed for "
             f"{', '.join(missing) or 'any site'}; it is for these sites: "
-            f"{', '.join(there) or 'none'}; configurations that are: "
+            f"{', '.join(available) or 'none'}; configurations that are: "
             f"{', '.join(others) or 'none'}. Choose one of these by -c, or run "
             f"mixmfl_plan_preprocess -c {configuration}"
         )
     sites, planned = [], plans.preprocessing(configuration)
-    for name in sorted(set(wanted)) or there:
+    for name in sorted(set(chosen)) or available:
         folder = work / "sites" / name / configuration
         training, validation = split_fold(case_names(folder), fold, seed, name)
         if not training:

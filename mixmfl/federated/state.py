@@ -1,14 +1,15 @@
-"""What server and sites both know of a run: its settings, registrations, the server's state."""
+"""What server and sites both know of a run: settings, registrations, the server's state."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from mixmfl.core.json_fields import Told
+from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.nan import mean
+from mixmfl.data.labels import MOST_LABELS
+from mixmfl.data.modalities import MOST_MODALITIES
 from mixmfl.federated.messages import MOST_ROUNDS, Message
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
@@ -24,10 +25,11 @@ from mixmfl.training.validation import DiceSum
 
 
 def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, int]:
-    """Return what a site's word counts for, per block that it uses.
+    """Return a site's aggregation weight for each block that it uses.
 
-    A tailored encoder by the site's training cases that have the modality, the shared encoder by
-    its (case, modality) pairs, fusion, decoder and a stacked network's encoder by its cases.
+    A tailored encoder is weighted by the site's training cases that have the modality, the shared
+    encoder by its (case, modality) pairs, and fusion, decoder and a stacked network's encoder by
+    its cases.
 
     Args:
         cases: Training cases of the site.
@@ -40,12 +42,10 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     return {**weights, "shared": sum(modality_cases.values()), **by_cases}
 
 
-log = logging.getLogger(__name__)
-
 NOT_CONNECTED = "is not connected"
-"""How the reason begins where a site was absent because it could not be reached."""
+"""How the reason begins where a site is missing because it could not be reached."""
 
-CASES_PER_SUBSET = 16  # of a site per subset: their number doubles with every modality
+CASES_PER_SUBSET = 16  # few, for the number of subsets doubles with every modality
 
 MEASURE = "measure"
 
@@ -55,8 +55,8 @@ class Minimum:
     """How many cases and voxels must stand behind a statistic that leaves a site.
 
     Attributes:
-        cases: 0: no matter how few.
-        voxels: Likewise.
+        cases: Fewest cases; 0: any number will do.
+        voxels: Fewest voxels; 0: any number will do.
     """
 
     cases: int = 0
@@ -71,17 +71,17 @@ class Minimum:
 
 
 NETWORK_MINIMUM = Minimum(cases=5, voxels=100)
-"""What a coordinator and a site each ask for on a network, where nobody says otherwise."""
+"""The default minimum of a coordinator, and of a site, on a network."""
 
 
 @dataclass(frozen=True)
 class Personal:
-    """What became of a site's own copy.
+    """How well a site's personalised model does.
 
     Attributes:
-        dice: Mean validation Dice of the copy; NaN where the site has nothing to validate on.
-        dice_before: Of the model that it was made from.
-        kept: Whether the site uses its copy: only where that is better.
+        dice: Mean validation Dice of the personalised model; NaN without validation cases.
+        dice_before: Mean validation Dice of the global model that it was made from.
+        kept: Whether the site uses its personalised model: only where that is better.
     """
 
     dice: float
@@ -89,11 +89,8 @@ class Personal:
 
     @property
     def kept(self) -> bool:
-        """Whether the site uses its copy."""
+        """Whether the site uses its personalised model."""
         return self.dice > self.dice_before
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,13 +99,13 @@ class RunSettings:
 
     Attributes:
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        seed: Of the first weights and of every draw.
-        rounds: Of the whole run; the learning rate falls over them.
+        seed: Seed of the first weights and of every draw.
+        rounds: Number of rounds; the learning rate falls over them.
         local_steps: Gradient steps of a site in a round.
-        learning_rate: In the first round.
-        minimum_cases: That the coordinator asks to be behind a statistic; a site may ask for
-            more. See ``state.Minimum``.
-        minimum_voxels: Likewise.
+        learning_rate: Learning rate in the first round.
+        minimum_cases: Fewest cases behind a statistic that the coordinator asks for; a site may
+            ask for more. See ``Minimum``.
+        minimum_voxels: Fewest voxels behind a statistic that the coordinator asks for.
         masked: Whether the server learns sums over sites only; see ``protocol``.
         half_updates: Whether sites round the changes that they send to half precision; in a
             masked run they do not, for there numbers travel in fixed point.
@@ -132,15 +129,15 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Site:
-    """A hospital as its own code sees it. Never leaves the house.
+    """A site's cases and settings, which never leave the site.
 
     Attributes:
-        name: Of the site.
-        training: Its training cases.
-        validation: Its validation cases, maybe none.
-        device: Where it computes.
+        name: Name of the site.
+        training: Training cases.
+        validation: Validation cases, maybe none.
+        device: Device that computes.
         workers: Processes that prepare batches; 0: this one does.
-        minimum: That the site asks to be behind a statistic; the coordinator may ask for more.
+        minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
     """
 
@@ -155,13 +152,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Registration:
-    """What the server knows of a site.
+    """The counts that a site sends the server before the first round.
 
     Attributes:
-        cases: Training cases.
+        cases: Number of training cases.
         modality_cases: How many of them have each modality.
-        validated: Modalities that its validation cases have.
-        labelled: Labels and regions that it labels, sorted; None: all of the plans'.
+        validated: Modalities that the site's validation cases have.
+        labelled: Labels and regions that the site labels, sorted; None: all of the plans'.
     """
 
     cases: int
@@ -171,18 +168,18 @@ class Registration:
 
     @property
     def weights(self) -> dict[str, int]:
-        """Return the weight of the site's word per block that it trains."""
+        """Return the site's aggregation weight for each block that it trains."""
         return block_weights(self.cases, self.modality_cases)
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that the server must remember from one round to the next.
+    """What the server keeps from one round to the next.
 
     Attributes:
         round: Rounds that are done.
-        weights: Of the whole network.
-        memory: Of the federation.
+        weights: Weights of the whole network.
+        memory: Prototype memory of the federation.
         norms: Norms of updates by block, the medians of the last rounds; see
             ``update_checks.usual_norms``.
     """
@@ -198,9 +195,9 @@ class Diagnostics:
     """What a round showed.
 
     Attributes:
-        loss: Mean training loss by site that had a part in it; in a masked run that of all.
-        rejected: Why the reply of another site was not used.
-        epsilon: Of sites that train with differential privacy, epsilon and delta spent by now.
+        loss: Mean training loss by site that took part; in a masked run the mean of all sites.
+        rejected: Why a reply was not used, or why none came, by site.
+        epsilon: Epsilon and delta spent so far, by site that trains with differential privacy.
     """
 
     loss: Mapping[str, float]
@@ -209,11 +206,7 @@ class Diagnostics:
 
 
 def register(site: Site) -> Registration:
-    """Return what a site tells the server before the first round.
-
-    Args:
-        site: Which.
-    """
+    """Return the registration that a site sends the server before the first round."""
     held = [modality for case in site.training for modality in case.modalities]
     return Registration(
         len(site.training),
@@ -239,14 +232,14 @@ def first_state(plans: Plans, settings: RunSettings) -> ServerState:
 
 def mean_dice(sums: Iterable[Mapping[str, DiceSum]]) -> float:
     """Return the mean over labels and regions of their Dice over all cases; NaN without any."""
-    found: dict[str, list[DiceSum]] = {}
+    by_name: dict[str, list[DiceSum]] = {}
     for part in sums:
         for name, each in part.items():
-            found.setdefault(name, []).append(each)
+            by_name.setdefault(name, []).append(each)
     # fsum rounds once, so that the order of sites changes no bit
     return mean(
         math.fsum(each.total for each in parts) / cases
-        for parts in found.values()
+        for parts in by_name.values()
         if (cases := sum(each.cases for each in parts))
     )
 
@@ -265,12 +258,10 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
 
 
 NETWORK = "network"
-"""Folder in a run, or in WORK, of what a network's coordinator keeps beside it."""
-
-log = logging.getLogger(__name__)
+"""Name of the folder, in a run or in WORK, for the files of a run over a network."""
 
 MOST_LOCAL_STEPS = 100_000
-"""Of a site in a round: a day of steps that take a second."""
+"""Most gradient steps of a site in a round: a day of steps that take a second."""
 
 LEARNING_RATES = (1e-12, 10.0)
 
@@ -279,18 +270,16 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 FOLDS = (*"01234", "all")
 
 
-def read_run_settings(told: Told) -> RunSettings:
-    """Return the settings of a run that somebody wrote.
+def read_run_settings(record: JsonFields) -> RunSettings:
+    """Return the checked settings of a run.
 
     Raises:
-        MixmflError: A field is unknown, missing or beyond its bounds; of the class of ``told``.
+        MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the
+            fields.
     """
-    told.only(
-        ["configuration", "seed", "rounds", "local_steps", "learning_rate"],
-        ["minimum_cases", "minimum_voxels", "masked", "half_updates"],
-    )
-    usual = {"minimum_cases": 0, "minimum_voxels": 0, "masked": False, "half_updates": True}
-    full = Told({**usual, **told.content}, told.source, told.error)
+    defaults = {"minimum_cases": 0, "minimum_voxels": 0, "masked": False, "half_updates": True}
+    needed = ["configuration", "seed", "rounds", "local_steps", "learning_rate"]
+    full = record.only(needed, list(defaults)).with_defaults(defaults)
     return RunSettings(
         full.choice("configuration", CONFIGURATIONS),
         full.whole("seed", 0, 2**63 - 1),
@@ -304,11 +293,29 @@ def read_run_settings(told: Told) -> RunSettings:
     )
 
 
-def read_minimum(told: Told) -> tuple[int, int]:
+def read_registration(record: JsonFields) -> Registration:
+    """Return the registration of a site, its fields checked but not compared with anything.
+
+    Raises:
+        MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the
+            fields.
+    """
+    record.only(["cases", "modality_cases"], ["validated", "labelled"])
+    full = record.with_defaults({"validated": [], "labelled": None})
+    labelled = full.value("labelled")
+    return Registration(
+        full.whole("cases", 0, MOST_CASES),
+        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
+        list(full.items("validated", MOST_MODALITIES)),
+        None if labelled is None else list(full.items("labelled", MOST_LABELS)),
+    )
+
+
+def read_minimum(record: JsonFields) -> tuple[int, int]:
     """Return the cases and voxels of a field ``minimum``."""
-    value = told.items("minimum", 2)
+    value = record.items("minimum", 2)
     pair = dict(zip(("minimum of cases", "minimum of voxels"), value, strict=False))
-    both = Told(pair, told.source, told.error)
+    both = JsonFields(pair, record.source, record.error)
     return (
         both.whole("minimum of cases", 0, MOST_CASES),
         both.whole("minimum of voxels", 0, MOST_VOXELS),

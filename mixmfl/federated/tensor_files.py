@@ -1,14 +1,11 @@
 """Tensors in a file with a format number and a digest."""
 
-import logging
 from pathlib import Path
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import replacing
 from mixmfl.core.tensor_store import digest, read, write
 from mixmfl.networks.prototypes import State
-
-log = logging.getLogger(__name__)
 
 FORMAT = 4
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.files import Held, replacing, sha256
+from mixmfl.core.json_fields import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import open_stored, read, write
 from mixmfl.core.version import __version__
@@ -36,7 +37,6 @@ from mixmfl.networks.prototypes import (
     memory_to,
     memory_to_state,
 )
-from mixmfl.planning.bounds import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.planning.plans import Plans
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mixmfl.core.errors import PlansError
-from mixmfl.planning.bounds import Range, fields, flag, listed, real, shown, whole, word
+from mixmfl.core.json_fields import Range, fields, flag, listed, real, shown, whole, word
 
-if TYPE_CHECKING:  # plan calls this module
+if TYPE_CHECKING:  # settings are needed for their type only
     from mixmfl.planning.settings import NetworkSettings
 
 NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -33,7 +33,7 @@ MOST_LAYERS = 2000
 """Convolutions of a network. With nine modalities nnU-Net's largest has about 200."""
 
 MOST_PARAMETERS = 2**30
-"""Of a network: 4 GiB. With nine modalities nnU-Net's widest has a quarter of that."""
+"""Most parameters of a network: 4 GiB, four times nnU-Net's widest with nine modalities."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Layer:
     """A layer that plans may name.
 
     Attributes:
-        made: Its class.
-        axes: For patches of how many axes; None: of any.
+        layer_class: Class of the layer.
+        axes: Number of axes of the patches that it is for; None: any.
         options: What its keyword arguments may be: numbers of a range, or True and False.
     """
 
-    made: type[nn.Module]
+    layer_class: type[nn.Module]
     axes: int | None = None
     options: Mapping[str, Range | type[bool]] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ LAYERS: Mapping[str, Mapping[str, Layer]] = {
     },
     "nonlin": {"torch.nn.LeakyReLU": Layer(nn.LeakyReLU, None, _NONLIN)},
 }
-"""By field of ``arch_kwargs`` and by name: what nnU-Net's planner writes, and dropout."""
+"""Layers by field of ``arch_kwargs`` and by name: what nnU-Net's planner writes, and dropout."""
 
 MAY_BE_NONE = ("dropout_op",)
 
@@ -91,29 +91,31 @@ def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PlansError: A name is not in the table, or a layer has other options than it may have.
     """
-    found = {key: _layer(arch_kwargs, key, "plans") for key in LAYERS}
-    return {**arch_kwargs, **{key: layer and layer.made for key, layer in found.items()}}
+    layers = {key: _layer(arch_kwargs, key, "plans") for key in LAYERS}
+    return {**arch_kwargs, **{key: layer and layer.layer_class for key, layer in layers.items()}}
 
 
-def check_architecture(told: Any, axes: int, source: str) -> None:
+def check_architecture(architecture: Any, axes: int, source: str) -> None:
     """Check the architecture of nnU-Net's plans: names, options and sizes, before it is built.
 
     Args:
-        told: ``architecture`` of a configuration.
-        axes: Of the patch: 2 or 3.
-        source: Where it stands.
+        architecture: Field ``architecture`` of a configuration.
+        axes: Number of axes of the patch: 2 or 3.
+        source: What messages call the value.
 
     Raises:
-        PlansError: What is wrong.
+        PlansError: A field is missing, unknown or beyond its bounds.
     """
     needed = ("network_class_name", "arch_kwargs")
-    fields(told, needed, source, may=("_kw_requires_import",))
-    word(told["network_class_name"], (NETWORK,), f"{source}: network_class_name")
+    fields(architecture, needed, source, may=("_kw_requires_import",))
+    word(architecture["network_class_name"], (NETWORK,), f"{source}: network_class_name")
     for named in listed(
-        told.get("_kw_requires_import", []), Range(0, len(LAYERS)), f"{source}: _kw_requires_import"
+        architecture.get("_kw_requires_import", []),
+        Range(0, len(LAYERS)),
+        f"{source}: _kw_requires_import",
     ):
         word(named, tuple(LAYERS), f"{source}: _kw_requires_import")
-    planned, at = told["arch_kwargs"], f"{source}: arch_kwargs"
+    planned, at = architecture["arch_kwargs"], f"{source}: arch_kwargs"
     fields(planned, (*_SIZES, "conv_bias", *LAYERS, *_OPTIONS), at)
     for key in LAYERS:
         layer = _layer(planned, key, at)
@@ -192,14 +194,14 @@ def check_network_size(
     """Check how many convolutions and parameters a network has, by counting alone.
 
     Args:
-        arch_kwargs: Checked.
-        modalities: How many there are.
-        heads: Its outputs.
+        arch_kwargs: Planned ``arch_kwargs``, checked.
+        modalities: Number of modalities.
+        heads: Number of outputs.
         network: Our part of the architecture, checked.
-        source: Where it stands.
+        source: What messages call the value.
 
     Raises:
-        PlansError: It has more than are built.
+        PlansError: The network would be too large.
     """
     layers, parameters = count_network(arch_kwargs, modalities, heads, network)
     if layers > MOST_LAYERS or parameters > MOST_PARAMETERS:
@@ -222,8 +224,8 @@ def count_network(
     kernels = [math.prod(row) for row in arch_kwargs["kernel_sizes"]]
     convs: Sequence[int] = arch_kwargs["n_conv_per_stage"]
 
-    def encoder(given: int, width: float) -> tuple[int, int]:
-        count, before = 0, given
+    def encoder(channels_in: int, width: float) -> tuple[int, int]:
+        count, before = 0, channels_in
         for channels, kernel, repeated in zip(features, kernels, convs, strict=True):
             out = stream_channels(width, channels)
             count += (before + (repeated - 1) * out) * out * kernel + 3 * out * repeated

@@ -1,4 +1,4 @@
-"""What a site tells about its data: counts and histograms that merge exactly, no row per case."""
+"""The statistics a site reports: counts and histograms that merge exactly, no row per case."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mixmfl.core.errors import PlansError
-from mixmfl.core.json_fields import Told, is_whole
+from mixmfl.core.json_fields import JsonFields, is_whole
 from mixmfl.core.text import quoted, shorten
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
@@ -18,11 +18,11 @@ from mixmfl.planning.slices import slice_axis, slices_first
 
 FORMAT = 2
 
-# Foreground intensities are told in units of the image's own standard deviation, so that they
+# Foreground intensities are reported in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
 INTENSITY_EDGES = np.arange(-5.0, 10.01, 0.25)
 
-# Cropped sizes of 16 voxels and more are told in steps of four: enough for a plan, too coarse
+# Cropped sizes of 16 voxels and more are reported in steps of four: enough for a plan, too coarse
 # to recognise one head among many.
 SIZE_STEP = 4
 SIZE_EXACT_BELOW = 16
@@ -38,7 +38,7 @@ MOST_SIZE = 8192  # voxels
 SPACINGS = (1e-4, 1000.0)  # mm
 
 MOST_ROWS = 20_000
-"""Cases that a planner is given one by one; of more it is given so many, evenly spaced."""
+"""Most cases that a planner is given one by one; of more it gets as many, evenly spaced."""
 
 _SHARES = frozenset(f"{step * SHARE_STEP:.2f}" for step in range(round(1 / SHARE_STEP) + 1))
 _KEY = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x([0-9]{1,5})")
@@ -62,8 +62,9 @@ class Fingerprint:
         label_voxels: Voxels of each label value over all cases.
         axes: For each array axis (Z, Y, X), how many cases have a spacing and a size after
             cropping to the head, as ``"<spacing in mm>x<voxels>"``. Axes are counted apart, so
-            which size along Z went with which along X is not told.
-        stacked: The same with the axis of the slices first, where a case has thick ones.
+            which size along Z went with which along X is not reported.
+        stacked: Spacings and sizes as in ``axes``, with the axis of the slices first where a case
+            has thick ones.
         slices: How many cases have thick slices along ``"Z"``, ``"Y"`` or ``"X"``, and how many
             ``"none"``.
         kept_share: How many cases kept which share of their voxels when cropped, in steps of 0.05.
@@ -110,37 +111,37 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> "Fingerprint":
-        """Check and take what a file or a site gave.
+        """Read a fingerprint from a file or a site's message.
 
         Raises:
             PlansError: Another format, unknown or missing fields, or counts that are no counts.
         """
-        told = Told(content, source, PlansError)
-        if (found := told.content.get("format")) != FORMAT or isinstance(found, bool):
+        record = JsonFields(content, source, PlansError)
+        if (found := record.content.get("format")) != FORMAT or isinstance(found, bool):
             raise PlansError(
                 f"{source}: fingerprint format {quoted(found)} was found, {FORMAT} is needed; make "
                 "it again with this version of mixmfl_plan_preprocess"
             )
-        told.only([field.name for field in fields(cls)], ["format"])
-        cases = told.whole("cases", 1, MOST_CASES)
-        modality_cases = told.counts("modality_cases", 1, cases, MOST_MODALITIES)
-        made = cls(
+        record.only([field.name for field in fields(cls)], ["format"])
+        cases = record.whole("cases", 1, MOST_CASES)
+        modality_cases = record.counts("modality_cases", 1, cases, MOST_MODALITIES)
+        fingerprint = cls(
             cases=cases,
             modality_cases=modality_cases,
-            label_cases=told.counts("label_cases", 1, cases, MOST_LABELS + 2),
-            label_voxels=told.counts("label_voxels", 1, cases * MOST_VOXELS, MOST_LABELS + 2),
-            axes=_read_axes(told, "axes", cases),  # type: ignore[arg-type]
-            stacked=_read_axes(told, "stacked", cases),  # type: ignore[arg-type]
-            slices=told.counts("slices", 1, cases, len(_DIRECTIONS) + 1),
-            kept_share=told.counts("kept_share", 1, cases, len(_SHARES)),
-            intensities=_read_intensities(told, modality_cases),
+            label_cases=record.counts("label_cases", 1, cases, MOST_LABELS + 2),
+            label_voxels=record.counts("label_voxels", 1, cases * MOST_VOXELS, MOST_LABELS + 2),
+            axes=_read_axes(record, "axes", cases),  # type: ignore[arg-type]
+            stacked=_read_axes(record, "stacked", cases),  # type: ignore[arg-type]
+            slices=record.counts("slices", 1, cases, len(_DIRECTIONS) + 1),
+            kept_share=record.counts("kept_share", 1, cases, len(_SHARES)),
+            intensities=_read_intensities(record, modality_cases),
         )
-        if problem := made._contradiction():
+        if problem := fingerprint._contradiction():
             raise PlansError(
                 f"{source}: {problem}; was it edited? Make it again with mixmfl_plan_preprocess "
                 "--fingerprint-only"
             )
-        return made
+        return fingerprint
 
     def _contradiction(self) -> str:
         """Return what cannot be true of any cases, in words; empty where nothing is."""
@@ -257,16 +258,16 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
 
 
 def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> Fingerprint | None:
-    """Return what may be told of a fingerprint where statistics must rest on enough cases.
+    """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
-    Nothing, of fewer cases than the minimum. Else a label that fewer cases or voxels have is not
-    counted, and of a modality that fewer cases have the histogram is empty. Spacings and sizes
-    stay as they are: a plan needs the rare ones too.
+    With fewer cases than the minimum that is nothing. Otherwise a label that fewer cases or voxels
+    have is not counted, and the histogram of a modality that fewer cases have is empty. Spacings
+    and sizes stay as they are: a plan needs the rare ones too.
 
     Args:
-        fingerprint: Of the site.
-        cases: At least.
-        voxels: At least, of a label and of a histogram.
+        fingerprint: Fingerprint of the site.
+        cases: Fewest cases behind a statistic.
+        voxels: Fewest voxels behind the count of a label and behind a histogram.
     """
     if fingerprint.cases < cases:
         return None
@@ -323,7 +324,7 @@ def grids(fingerprint: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _places(cases: int) -> np.ndarray:
-    """Return which of so many cases in a row are told, counted from 0."""
+    """Return which of so many cases in a row are given to the planner, counted from 0."""
     if cases <= MOST_ROWS:
         return np.arange(cases)
     return np.rint(np.linspace(0, cases - 1, MOST_ROWS)).astype(np.int64)
@@ -374,20 +375,20 @@ def _spacing_and_size(key: str) -> tuple[float, int]:
     return float(spacing), int(size)
 
 
-def _read_axes(told: Told, name: str, cases: int) -> tuple[dict[str, int], ...]:
+def _read_axes(record: JsonFields, name: str, cases: int) -> tuple[dict[str, int], ...]:
     """Return how many cases have which spacing and size along each of three axes."""
-    if len(axes := told.items(name, 3)) != 3:
-        raise told.wrong(name, "a list of 3 histograms, (Z, Y, X)")
+    if len(axes := record.items(name, 3)) != 3:
+        raise record.wrong(name, "a list of 3 histograms, (Z, Y, X)")
     named = zip(_DIRECTIONS, axes, strict=True)
     return tuple(
-        _read_axis(told.source, f"{name} {axis}", content, cases) for axis, content in named
+        _read_axis(record.source, f"{name} {axis}", content, cases) for axis, content in named
     )
 
 
 def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:
-    made = Told({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
+    counts = JsonFields({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
     least, most = SPACINGS
-    for key in made:
+    for key in counts:
         if not (
             _KEY.fullmatch(key)
             and least <= _spacing_and_size(key)[0] <= most
@@ -397,27 +398,29 @@ def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, in
                 f"{source}: {name}: {quoted(key)} is no spacing from {least:g} to {most:g} mm "
                 f"x 1 to {MOST_SIZE} voxels"
             )
-    return made
+    return counts
 
 
-def _read_intensities(told: Told, modalities: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def _read_intensities(
+    record: JsonFields, modalities: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
     """Return the histograms of the modalities that are counted, and of no other."""
-    inner = told.inside("intensities", MOST_MODALITIES)
+    inner = record.inside("intensities", MOST_MODALITIES)
     if inner.content.keys() != modalities.keys():
         apart = sorted(inner.content.keys() ^ modalities.keys())
         raise PlansError(
-            f"{told.source}: intensities and modality_cases: {shorten(list(map(quoted, apart)))} "
+            f"{record.source}: intensities and modality_cases: {shorten(list(map(quoted, apart)))} "
             "is in one of them only"
         )
     bins = len(INTENSITY_EDGES) - 1
-    made = {}
+    histograms = {}
     for name, cases in modalities.items():
         histogram = inner.items(name, bins)
         most = cases * MOST_VOXELS
         if len(histogram) != bins or not all(is_whole(n, 0, most) for n in histogram):
             raise inner.wrong(name, f"a list of {bins} whole numbers from 0 to {most}")
-        made[name] = tuple(histogram)
-    return made
+        histograms[name] = tuple(histogram)
+    return histograms
 
 
 def _add(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

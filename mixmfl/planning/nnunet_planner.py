@@ -86,7 +86,7 @@ def plan(
 
 
 class _Planner(ExperimentPlanner):
-    """nnU-Net's planner, told how much memory the features of our network take.
+    """nnU-Net's planner, with the memory that the features of our network take.
 
     nnU-Net counts the features of one encoder over all channels. With ``M`` modalities ours keeps
     ``M`` tailored encodings and ``M`` runs of the shared encoder, each as wide as its share of
@@ -162,7 +162,7 @@ def training_memory_gb(
     """Return what nnU-Net counts for the feature maps of a training step, GB on a GPU.
 
     The planner's own count turned round: what ``memory_gb`` of the preset bounds. Features are
-    in half precision there; weights, gradients and the optimiser's moments come on top.
+    in half precision there; weights, gradients and the optimizer state come on top.
 
     Args:
         plans: nnU-Net's plans.

@@ -10,24 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixmfl.core.errors import PlansError
+from mixmfl.core.json_fields import Range, fields, flag, listed, name, real, shown, whole, word
 from mixmfl.planning.architecture import check_architecture
-from mixmfl.planning.bounds import Range, fields, flag, listed, name, real, shown, whole, word
 
 CONFIGURATIONS = {"2d": 2, "3d_fullres": 3}
-"""Those that we use, and the axes of their patches."""
+"""Configurations that are used, and the number of axes of their patches."""
 
 SPACING = Range(0.05, 100)  # mm
 SIZE = Range(1, 8192)  # voxels along an axis
 BATCH = Range(1, 2**16)
 
 MOST_PATCH_VOXELS = {2: 2**23, 3: 2**25}
-"""By axes; nnU-Net's planner begins with half of that, and goes down."""
+"""Most voxels of a patch, by number of axes; nnU-Net's planner begins with half of it."""
 
 MOST_BATCH_VOXELS = 2**30
-"""Of the patches of a batch, all modalities together: 4 GiB."""
+"""Most voxels of a batch, all modalities together: 4 GiB."""
 
 MOST_MAP_NUMBERS = 2**31
-"""Of one feature map of one patch: 8 GiB. nnU-Net's largest has a quarter of that."""
+"""Most numbers of one feature map of one patch: 8 GiB. nnU-Net's largest has a quarter of that."""
 
 _RESAMPLING = "resample_data_or_seg_to_shape"
 _ORDERS = {"data": (1, 3), "seg": (0, 1), "probabilities": (0, 1)}  # of splines
@@ -72,8 +72,12 @@ def known_fields(plans: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: plans[key] for key in (*_USED, *_REMARKS) if key in plans},
         "configurations": {
-            key: {part: told[part] for part in (*_CONFIGURED, *_CONFIGURED_REMARKS) if part in told}
-            for key, told in plans["configurations"].items()
+            key: {
+                part: configuration[part]
+                for part in (*_CONFIGURED, *_CONFIGURED_REMARKS)
+                if part in configuration
+            }
+            for key, configuration in plans["configurations"].items()
             if key in CONFIGURATIONS
         },
     }
@@ -83,12 +87,12 @@ def check_planned(plans: Any, modalities: int, source: str) -> None:
     """Check nnU-Net's part of plans.
 
     Args:
-        plans: As they came.
-        modalities: How many the plans name.
-        source: Where they stand.
+        plans: nnU-Net's part of plans, unchecked.
+        modalities: Number of modalities in the plans.
+        source: What messages call the plans.
 
     Raises:
-        PlansError: What is wrong.
+        PlansError: A field is missing, unknown or beyond its bounds.
     """
     fields(plans, _USED, source, may=(*_OURS, *_REMARKS))
     flag(plans.get("slices_first", False), f"{source}: slices_first")
@@ -103,28 +107,28 @@ def check_planned(plans: Any, modalities: int, source: str) -> None:
     )
     if not configurations:
         raise PlansError(f"{source}: neither 2d nor 3d_fullres is planned in it; plan again")
-    for key, told in configurations.items():
-        _check_configuration(told, CONFIGURATIONS[key], modalities, f"{source}: {key}")
+    for key, configuration in configurations.items():
+        _check_configuration(configuration, CONFIGURATIONS[key], modalities, f"{source}: {key}")
 
 
 def _check_order(plans: Mapping[str, Any], source: str) -> None:
     """Check how axes are ordered, and that they come back to where they were."""
-    there, back = (
+    forward, backward = (
         [
             whole(axis, Range(0, 2), f"{source}: {key}")
             for axis in listed(plans[key], 3, f"{source}: {key}")
         ]
         for key in ("transpose_forward", "transpose_backward")
     )
-    if sorted(there) != [0, 1, 2] or [there.index(axis) for axis in range(3)] != back:
+    if sorted(forward) != [0, 1, 2] or [forward.index(axis) for axis in range(3)] != backward:
         raise PlansError(
-            f"{source}: transpose_forward {there} and transpose_backward {back} are no order of "
-            "three axes and the way back"
+            f"{source}: transpose_forward {forward} and transpose_backward {backward} are no order "
+            "of three axes and the way back"
         )
 
 
 def _check_statistics(plans: Mapping[str, Any], modalities: int, source: str) -> None:
-    """Check what is there to be looked at, and used by nothing."""
+    """Check the fields that are there to be read by people, and used by nothing."""
     for key, allowed in (
         ("original_median_spacing_after_transp", Range(0, 1000)),
         ("original_median_shape_after_transp", Range(0, 10**6)),
@@ -138,51 +142,53 @@ def _check_statistics(plans: Mapping[str, Any], modalities: int, source: str) ->
         at,
         may=[str(channel) for channel in range(modalities)],
     )
-    for told in channels.values():
-        for statistic, number in fields(told, (), at, may=_STATISTICS).items():
+    for properties in channels.values():
+        for statistic, number in fields(properties, (), at, may=_STATISTICS).items():
             real(number, Range(-1e6, 1e6), f"{at}: {statistic}")
 
 
-def _check_configuration(told: Any, axes: int, modalities: int, source: str) -> None:
-    fields(told, _CONFIGURED, source, may=_CONFIGURED_REMARKS)
-    if "data_identifier" in told:
-        name(told["data_identifier"], f"{source}: data_identifier")
+def _check_configuration(configuration: Any, axes: int, modalities: int, source: str) -> None:
+    fields(configuration, _CONFIGURED, source, may=_CONFIGURED_REMARKS)
+    if "data_identifier" in configuration:
+        name(configuration["data_identifier"], f"{source}: data_identifier")
     word(
-        told.get("preprocessor_name", "DefaultPreprocessor"),
+        configuration.get("preprocessor_name", "DefaultPreprocessor"),
         ("DefaultPreprocessor",),
         f"{source}: preprocessor_name",
     )
     key = "median_image_size_in_voxels"
-    for number in listed(told.get(key, [1] * axes), axes, f"{source}: {key}"):
+    for number in listed(configuration.get(key, [1] * axes), axes, f"{source}: {key}"):
         real(number, Range(0, 10**6), f"{source}: {key}")
-    for mm in listed(told["spacing"], axes, f"{source}: spacing"):
+    for mm in listed(configuration["spacing"], axes, f"{source}: spacing"):
         real(mm, SPACING, f"{source}: spacing")
     for scheme in listed(
-        told["normalization_schemes"], modalities, f"{source}: normalization_schemes"
+        configuration["normalization_schemes"], modalities, f"{source}: normalization_schemes"
     ):
         word(scheme, ("ZScoreNormalization",), f"{source}: normalization_schemes")
     masks = [
         flag(masked, f"{source}: use_mask_for_norm")
-        for masked in listed(told["use_mask_for_norm"], modalities, f"{source}: use_mask_for_norm")
+        for masked in listed(
+            configuration["use_mask_for_norm"], modalities, f"{source}: use_mask_for_norm"
+        )
     ]
     if len(set(masks)) != 1:
         raise PlansError(
             f"{source}: use_mask_for_norm: is {masks}; it must be the same for all modalities"
         )
-    flag(told["batch_dice"], f"{source}: batch_dice")
+    flag(configuration["batch_dice"], f"{source}: batch_dice")
     for what in _ORDERS:
-        check_resampling(told, what, source)
-    check_architecture(told["architecture"], axes, f"{source}: architecture")
-    _check_patch(told, axes, modalities, source)
+        check_resampling(configuration, what, source)
+    check_architecture(configuration["architecture"], axes, f"{source}: architecture")
+    _check_patch(configuration, axes, modalities, source)
 
 
-def check_resampling(told: Mapping[str, Any], what: str, source: str) -> Mapping[str, Any]:
+def check_resampling(configuration: Mapping[str, Any], what: str, source: str) -> Mapping[str, Any]:
     """Check a planned resampling, of ``"data"``, ``"seg"`` or ``"probabilities"``.
 
     Args:
-        told: nnU-Net's plans of a configuration.
-        what: Is resampled.
-        source: Where they stand.
+        configuration: nnU-Net's plans of a configuration.
+        what: What is resampled.
+        source: What messages call the plans.
 
     Returns:
         The options of nnU-Net's default function.
@@ -191,13 +197,15 @@ def check_resampling(told: Mapping[str, Any], what: str, source: str) -> Mapping
         PlansError: Another function is planned, or other options.
     """
     key = f"resampling_fn_{what}"
-    if told[key] != _RESAMPLING:
+    if configuration[key] != _RESAMPLING:
         raise PlansError(
-            f"{source}: {key} is {shown(told[key])}; only nnU-Net's default, "
+            f"{source}: {key} is {shown(configuration[key])}; only nnU-Net's default, "
             f"{_RESAMPLING!r}, is known here; plan again"
         )
     at = f"{source}: {key}_kwargs"
-    asked = fields(told[f"{key}_kwargs"], ("is_seg", "order", "order_z", "force_separate_z"), at)
+    asked = fields(
+        configuration[f"{key}_kwargs"], ("is_seg", "order", "order_z", "force_separate_z"), at
+    )
     if flag(asked["is_seg"], f"{at}: is_seg") != (what == "seg"):
         raise PlansError(f"{at}: is_seg: is {asked['is_seg']} for {what}; plan again")
     for option, known in (("order", _ORDERS[what]), ("order_z", _APART)):
@@ -209,11 +217,11 @@ def check_resampling(told: Mapping[str, Any], what: str, source: str) -> Mapping
     return asked
 
 
-def _check_patch(told: Mapping[str, Any], axes: int, modalities: int, source: str) -> None:
+def _check_patch(configuration: Mapping[str, Any], axes: int, modalities: int, source: str) -> None:
     """Check the patch: that it goes through the network, and that memory holds what comes of it."""
     at = f"{source}: patch_size"
-    patch = [whole(size, SIZE, at) for size in listed(told["patch_size"], axes, at)]
-    batch = whole(told["batch_size"], BATCH, f"{source}: batch_size")
+    patch = [whole(size, SIZE, at) for size in listed(configuration["patch_size"], axes, at)]
+    batch = whole(configuration["batch_size"], BATCH, f"{source}: batch_size")
     voxels = math.prod(patch)
     if voxels > MOST_PATCH_VOXELS[axes]:
         raise PlansError(
@@ -224,7 +232,7 @@ def _check_patch(told: Mapping[str, Any], axes: int, modalities: int, source: st
             f"{source}: batch_size: {batch} patches of {voxels} voxels with {modalities} "
             f"modalities are more than {MOST_BATCH_VOXELS} voxels; plan with less memory_gb"
         )
-    planned = told["architecture"]["arch_kwargs"]
+    planned = configuration["architecture"]["arch_kwargs"]
     factors = [math.prod(along) for along in zip(*planned["strides"], strict=True)]
     if any(size % factor for size, factor in zip(patch, factors, strict=True)):
         raise PlansError(
@@ -236,20 +244,24 @@ def _check_patch(told: Mapping[str, Any], axes: int, modalities: int, source: st
             f"{at}: {patch} becomes one voxel at the deepest stage, which has no mean to be "
             "scored by; a larger patch is needed"
         )
-    if (largest := largest_map(told)) > MOST_MAP_NUMBERS:
+    if (largest := largest_map(configuration)) > MOST_MAP_NUMBERS:
         raise PlansError(
             f"{at}: {patch} has a feature map of {largest} numbers; at most {MOST_MAP_NUMBERS} are "
             "taken. Plan with less memory_gb"
         )
 
 
-def largest_map(told: Mapping[str, Any]) -> int:
+def largest_map(configuration: Mapping[str, Any]) -> int:
     """Return how many numbers the largest feature map of one patch has.
 
     Args:
-        told: nnU-Net's plans of a configuration, checked.
+        configuration: nnU-Net's plans of a configuration, checked.
     """
-    planned, voxels, largest = told["architecture"]["arch_kwargs"], math.prod(told["patch_size"]), 0
+    planned, voxels, largest = (
+        configuration["architecture"]["arch_kwargs"],
+        math.prod(configuration["patch_size"]),
+        0,
+    )
     for strides, channels in zip(planned["strides"], planned["features_per_stage"], strict=True):
         voxels //= math.prod(strides)
         largest = max(largest, voxels * channels)

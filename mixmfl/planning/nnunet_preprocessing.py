@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 def head_mask(images: Sequence[np.ndarray]) -> np.ndarray:
     """Return where any image is not zero, ``(Z, Y, X)`` bool, holes filled."""
-    found = images[0] != 0
+    head = images[0] != 0
     for image in images[1:]:
-        found |= image != 0
-    return ndimage.binary_fill_holes(found)
+        head |= image != 0
+    return ndimage.binary_fill_holes(head)
 
 
 def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
@@ -84,14 +84,14 @@ def preprocess(
     properties = crop.properties()
     if labels is not None:
         manager = label_manager(described)
-        wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        classes = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         if labelled is not None:
-            looked_for = [*described.consecutive().only(labelled).foreground.values()]
-            wanted = [w for w in wanted if tuple(np.atleast_1d(w)) in looked_for]
+            labelled_values = [*described.consecutive().only(labelled).foreground.values()]
+            classes = [w for w in classes if tuple(np.atleast_1d(w)) in labelled_values]
         if manager.has_ignore_label:  # patches are drawn from what is annotated
-            wanted = [*wanted, [-1, *manager.all_labels]]
+            classes = [*classes, [-1, *manager.all_labels]]
         properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(
-            seg, wanted
+            seg, classes
         )
     return data, seg.astype(np.int16 if seg.max() > 127 else np.int8), properties
 
@@ -105,11 +105,11 @@ def preprocess_each(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Do to the images what ``preprocess`` does, one modality at a time.
 
-    nnU-Net holds all of them three times over, once in double precision; a large case does not
-    fit into memory so.
+    nnU-Net holds all of them three times over, once in double precision, for which a large case
+    does not fit into memory.
 
     Args:
-        images: Each gives an array ``(Z, Y, X)``, which is let go before the next is asked for.
+        images: Each returns an array ``(Z, Y, X)``, which is freed before the next is loaded.
         head: ``head_mask`` of all of them.
         spacing: mm, (Z, Y, X).
         plans: nnU-Net's plans.
@@ -123,10 +123,10 @@ def preprocess_each(
     """
     crop = _Crop(head, spacing, plans, configuration)
     crop.check_memory(4 * (len(images) + 1))
-    made = np.empty((len(images), *crop.shape), dtype=np.float32)
-    for channel, give in enumerate(images):
-        made[channel] = crop.normalised(give(), crop.outside)
-    return made, crop.properties()
+    resampled = np.empty((len(images), *crop.shape), dtype=np.float32)
+    for channel, load in enumerate(images):
+        resampled[channel] = crop.normalised(load(), crop.outside)
+    return resampled, crop.properties()
 
 
 def _times(values: Sequence[float]) -> str:
@@ -134,7 +134,7 @@ def _times(values: Sequence[float]) -> str:
 
 
 class _Crop:
-    """Where a case's head is, and how it comes onto the planned voxels.
+    """The box of a case's head, and how it is resampled to the planned voxels.
 
     Attributes:
         planned: nnU-Net's configuration.
@@ -170,10 +170,10 @@ class _Crop:
 
     def check_memory(self, bytes_per_voxel: int) -> None:
         """Refuse a case that memory does not hold once it is resampled."""
-        needed, there = bytes_per_voxel * math.prod(self.shape), available_bytes()
-        if needed > there:  # Linux would give it, and end this process when it is used
+        needed, free = bytes_per_voxel * math.prod(self.shape), available_bytes()
+        if needed > free:  # Linux would give it, and end this process when it is used
             raise DataError(
-                f"{self._becomes()}, which take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                f"{self._becomes()}, which take {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB of "
                 "memory are free. Check the spacing in its files, or use a machine with more memory"
             )
 
@@ -235,7 +235,7 @@ def _resampling(
 def preprocessed_spacing(
     spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
 ) -> tuple[float, ...]:
-    """Return the voxel size in mm, in the order of the axes that ``preprocess`` gives."""
+    """Return the voxel size in mm, in the axis order of the arrays that ``preprocess`` returns."""
     return tuple(spacings(spacing, plans, configuration)[1])
 
 
@@ -249,17 +249,17 @@ def _check_thickness(
     box = _box_of(head)
     order = _turn(spacing, plans).order
     target = plans["configurations"][configuration]["spacing"]
-    for axis, wanted in zip(order[-len(target) :], target, strict=True):
+    for axis, target_mm in zip(order[-len(target) :], target, strict=True):
         count = box[axis].stop - box[axis].start
-        if round(count * spacing[axis] / wanted) < 1:
+        if round(count * spacing[axis] / target_mm) < 1:
             raise DataError(
                 f"the head is {count} voxels of {spacing[axis]:g} mm thick along {'ZYX'[axis]}, "
-                f"less than half a voxel of the {wanted:g} mm that were planned; it is too thin "
+                f"less than half a voxel of the {target_mm:g} mm that were planned; it is too thin "
                 f"for configuration {configuration}"
             )
 
 
-_PLANES = 8  # of the first axis that are taken back to full size at a time
+_PLANES = 8  # of the first axis, restored to full size at a time
 
 
 def restore(
@@ -271,7 +271,7 @@ def restore(
 ) -> np.ndarray:
     """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``.
 
-    A few planes at a time, so that no class is there in full size.
+    Planes are restored a few at a time, so that no class is in memory in full size.
 
     Returns:
         Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
@@ -279,15 +279,15 @@ def restore(
     back = _back(logits, properties, plans, configuration)
     painted = described.consecutive().regions_class_order if described.has_regions else None
     kind = np.uint8 if len(described.values) < 256 else np.uint16
-    found = np.zeros(back.after, dtype=kind)
-    for start in range(0, len(found), _PLANES):
+    labels = np.zeros(back.after, dtype=kind)
+    for start in range(0, len(labels), _PLANES):
         planes = back.planes(logits, start, start + _PLANES)
         if painted is None:
-            found[start : start + _PLANES] = planes.argmax(dim=0).numpy()
+            labels[start : start + _PLANES] = planes.argmax(dim=0).numpy()
             continue
         for value, one in zip(painted, planes.numpy(), strict=True):
-            found[start : start + _PLANES][one > 0] = value  # a probability above one half
-    return _uncrop(found, properties, plans)
+            labels[start : start + _PLANES][one > 0] = value  # a probability above one half
+    return _uncrop(labels, properties, plans)
 
 
 def restore_probabilities(
@@ -300,11 +300,11 @@ def restore_probabilities(
     """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
     back = _back(logits, properties, plans, configuration)
     probabilities = label_manager(described).apply_inference_nonlin
-    made = np.empty((len(logits), *back.after), dtype=np.float16)
+    restored = np.empty((len(logits), *back.after), dtype=np.float16)
     for start in range(0, back.after[0], _PLANES):
         planes = back.planes(logits, start, start + _PLANES)
-        made[:, start : start + _PLANES] = probabilities(planes).half().numpy()
-    return np.stack([_uncrop(head, properties, plans) for head in made])
+        restored[:, start : start + _PLANES] = probabilities(planes).half().numpy()
+    return np.stack([_uncrop(head, properties, plans) for head in restored])
 
 
 def _back(
@@ -317,11 +317,11 @@ def _back(
 
 
 def _uncrop(
-    found: np.ndarray, properties: Mapping[str, Any], plans: Mapping[str, Any]
+    cropped: np.ndarray, properties: Mapping[str, Any], plans: Mapping[str, Any]
 ) -> np.ndarray:
     """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
-    whole = np.zeros(properties["shape_before_cropping"], dtype=found.dtype)
-    whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = found
+    whole = np.zeros(properties["shape_before_cropping"], dtype=cropped.dtype)
+    whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = cropped
     return _turn(properties["spacing"], plans).back(whole)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -14,9 +13,7 @@ from typing import Any, TypeVar
 
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.data.labels import LARGEST_VALUE, Labels
-from mixmfl.planning.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
-from mixmfl.planning.bounds import (
+from mixmfl.core.json_fields import (
     MOST_NAME,
     Range,
     fields,
@@ -28,6 +25,9 @@ from mixmfl.planning.bounds import (
     whole,
     word,
 )
+from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.planning.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, SPACING, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 
@@ -63,24 +63,10 @@ RANGES = {
     "personal_learning_rate": Range(0, 10, above=True),
     "personal_share": Range(0, 1),
     "trimming": Range(0, 0.5),
-    # of a run, beside these
-    "seed": Range(0, 2**63 - 1),
-    "minimum_cases": Range(0, 10**6),
-    "minimum_voxels": Range(0, 10**12),
 }
 
-MOST_MODALITIES = 32
-
-MOST_MODALITY_NAME = 32
-"""Characters of a modality's name."""
-
-MOST_LABELS = 1000
-"""Names of labels or regions, and values; atlases of the brain have some 200."""
-
 MOST_ENTRIES = Range(0, STAGES.greatest)
-"""Of a setting that is a list."""
-
-_MODALITY = re.compile(r"[a-z][a-z0-9_]*")
+"""How many entries a setting that is a list may have."""
 
 # the words that a setting may be, or by which it has numbers
 CHOICES = {
@@ -109,7 +95,7 @@ class Plans:
     """Everything that sites must agree on to train together.
 
     Attributes:
-        modalities: Those of the federation; the order of the network's input.
+        modalities: Modalities of the federation, in the order of the network's input.
         labels: What the labels mean.
         nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
         network: Our part of the architecture.
@@ -131,7 +117,7 @@ class Plans:
         """Return nnU-Net's settings of a configuration.
 
         Raises:
-            PlansError: It was not planned.
+            PlansError: The configuration was not planned.
         """
         if name not in self.configurations:
             raise PlansError(
@@ -141,7 +127,7 @@ class Plans:
         return self.nnunet["configurations"][name]
 
     def preprocessing(self, name: str) -> str:
-        """Return a digest of all that decides what a preprocessed case looks like."""
+        """Return a digest of all that decides how a case is preprocessed."""
         decides = [
             self.configuration(name),
             self.nnunet["transpose_forward"],
@@ -166,10 +152,10 @@ class Plans:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":
-        """Check and take plans: the one door for those of a file, of a message, or just made.
+        """Read and check plans of a file or of a message, or plans that were just made.
 
         Every name in them is compared with a closed list, every number with bounds, before
-        anything is looked up, built or allocated; see ``planned`` and ``architecture``.
+        anything is looked up, built or allocated; see ``nnunet_plans`` and ``architecture``.
 
         Raises:
             PlansError: Another format; an unknown, missing or wrong field; more than is built.
@@ -186,10 +172,10 @@ class Plans:
         network = read_settings(NetworkSettings, content["network"], f"{source}: network")
         training = read_settings(TrainingSettings, content["training"], f"{source}: training")
         check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
-        made = cls(modalities, labels, content["nnunet"], network, training)
+        plans = cls(modalities, labels, content["nnunet"], network, training)
         _check_streams(network, training, source)
-        for name in made.configurations:
-            planned = made.configuration(name)["architecture"]["arch_kwargs"]
+        for name in plans.configurations:
+            planned = plans.configuration(name)["architecture"]["arch_kwargs"]
             stages = planned["n_stages"]
             if bad := [n for n in network.compensation_levels if not -stages <= n < stages]:
                 raise PlansError(
@@ -198,7 +184,7 @@ class Plans:
                 )
             heads = max(len(labels.values), len(labels.foreground))
             check_network_size(planned, len(modalities), heads, network, f"{source}: {name}")
-        return made
+        return plans
 
     def save(self, path: Path) -> None:
         """Write the plans, whole or not at all."""
@@ -231,8 +217,8 @@ def replace_settings(
 
 def preset_names() -> tuple[str, ...]:
     """Return the shipped presets."""
-    found = files("mixmfl.plans").iterdir()
-    return tuple(sorted(f.name.removesuffix(".json") for f in found if f.name.endswith(".json")))
+    entries = files("mixmfl.plans").iterdir()
+    return tuple(sorted(f.name.removesuffix(".json") for f in entries if f.name.endswith(".json")))
 
 
 def load_preset(name: str) -> Preset:
@@ -262,17 +248,17 @@ def usual_configuration(work: Path, plans: Plans) -> str:
     It is the only one that was preprocessed; of both, ``3d_fullres``.
 
     Args:
-        work: With the sites' folders, or with what hospitals told in ``preprocessed.json``.
-        plans: Of these sites.
+        work: Folder with the sites' folders, or with ``preprocessed.json`` of a network's sites.
+        plans: Plans of these sites.
     """
     record = work / "preprocessed.json"
-    told = read_json(record).values() if record.is_file() else ()
-    made = [
+    reported = read_json(record).values() if record.is_file() else ()
+    preprocessed = [
         name
         for name in plans.configurations
-        if any(name in site for site in told) or any(work.glob(f"sites/*/{name}"))
+        if any(name in site for site in reported) or any(work.glob(f"sites/*/{name}"))
     ]
-    return (made or list(plans.configurations))[-1]
+    return (preprocessed or list(plans.configurations))[-1]
 
 
 def _check_streams(network: NetworkSettings, training: TrainingSettings, source: str) -> None:
@@ -294,22 +280,22 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
             )
 
 
-def _modalities(given: Any, source: str) -> tuple[str, ...]:
-    names = listed(given, Range(1, MOST_MODALITIES), source)
+def _modalities(content: Any, source: str) -> tuple[str, ...]:
+    names = listed(content, Range(1, MOST_MODALITIES), source)
     for name in names:
-        if type(name) is not str or len(name) > MOST_MODALITY_NAME or not _MODALITY.fullmatch(name):
+        if not is_modality_name(name):
             raise PlansError(
                 f"{source}: {shown(name)} cannot name a modality; a letter is needed, then only "
-                f"a-z, 0-9 and _, at most {MOST_MODALITY_NAME} characters"
+                f"a-z, 0-9 and _, at most {LONGEST_NAME} characters"
             )
     if len(set(names)) != len(names):
         raise PlansError(f"{source}: {', '.join(names)}: each may be named once")
     return tuple(names)
 
 
-def _labels(given: Any, source: str) -> Labels:
-    fields(given, ("labels",), source, may=("regions_class_order",))
-    names = given["labels"]
+def _labels(content: Any, source: str) -> Labels:
+    fields(content, ("labels",), source, may=("regions_class_order",))
+    names = content["labels"]
     entries = Range(0, MOST_LABELS)
     if isinstance(names, Mapping):
         listed(list(names), entries, source)  # before each is looked at
@@ -323,10 +309,10 @@ def _labels(given: Any, source: str) -> Labels:
             several = isinstance(value, list | tuple)
             for number in listed(value, entries, at) if several else [value]:
                 whole(number, Range(0, LARGEST_VALUE), at)
-    if given.get("regions_class_order") is not None:
-        listed(given["regions_class_order"], entries, f"{source}: regions_class_order")
+    if content.get("regions_class_order") is not None:
+        listed(content["regions_class_order"], entries, f"{source}: regions_class_order")
     try:
-        labels = Labels.from_dataset_json(given, source)
+        labels = Labels.from_dataset_json(content, source)
     except DataError as error:
         raise PlansError(str(error)) from None
     listed(labels.values, entries, f"{source}: values")
@@ -337,9 +323,9 @@ def read_settings(kind: type[T], content: Any, source: str) -> T:
     """Build a dataclass of settings from JSON, refusing what it does not have.
 
     Args:
-        kind: Its numbers are in ``RANGES``, its words in ``CHOICES``.
-        content: Maybe an object with its fields.
-        source: Where it stands.
+        kind: The dataclass; its numbers are in ``RANGES``, its words in ``CHOICES``.
+        content: Unchecked JSON, which should be an object with the fields.
+        source: What messages call the value.
 
     Raises:
         PlansError: A field is unknown, missing or wrong.
@@ -354,26 +340,26 @@ def read_settings(kind: type[T], content: Any, source: str) -> T:
     )
 
 
-def _value(expected: Any, given: Any, source: str) -> Any:
+def _value(expected: Any, value: Any, source: str) -> Any:
     """Check a JSON value against a field's type: number, word, numbers in a row or by name."""
     field = source.rpartition(": ")[2]
     if dataclasses.is_dataclass(expected):
-        return read_settings(typing.cast(type, expected), given, source)
+        return read_settings(typing.cast(type, expected), value, source)
     if isinstance(expected, types.UnionType):  # only ever `something | None`
-        return None if given is None else _value(typing.get_args(expected)[0], given, source)
+        return None if value is None else _value(typing.get_args(expected)[0], value, source)
     if typing.get_origin(expected) is tuple:
         kind = typing.get_args(expected)[0]
-        return tuple(_value(kind, item, source) for item in listed(given, MOST_ENTRIES, source))
+        return tuple(_value(kind, item, source) for item in listed(value, MOST_ENTRIES, source))
     if typing.get_origin(expected) is Mapping:
         words = CHOICES[field]
-        if not isinstance(given, Mapping) or not given.keys() <= set(words):
+        if not isinstance(value, Mapping) or not value.keys() <= set(words):
             raise PlansError(
-                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(given)}"
+                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(value)}"
             )
         kind = typing.get_args(expected)[1]
-        return {name: _value(kind, given[name], f"{source}: {name}") for name in sorted(given)}
+        return {name: _value(kind, value[name], f"{source}: {name}") for name in sorted(value)}
     if expected is str:
-        return word(given, CHOICES[field], source)
+        return word(value, CHOICES[field], source)
     if expected is bool:
-        return flag(given, source)
-    return expected((whole if expected is int else real)(given, RANGES[field], source))
+        return flag(value, source)
+    return expected((whole if expected is int else real)(value, RANGES[field], source))

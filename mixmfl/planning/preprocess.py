@@ -36,11 +36,11 @@ class SiteFolder:
     """A site's cases and what its labels mean.
 
     Attributes:
-        name: Of the site: its folder's.
-        found: Its cases, and what was refused.
-        labels: What its labels mean.
+        name: Name of the site and of its folder.
+        found: Cases of the site, and what was refused.
+        labels: What the site's labels mean.
         placing: What to do with images of a case that are on different grids.
-        rows: What every DICOM series was taken for.
+        rows: How every DICOM series was read.
     """
 
     name: str
@@ -52,10 +52,10 @@ class SiteFolder:
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """What a federation's folder holds.
+    """The sites in a federation's folder.
 
     Attributes:
-        sites: That train, by name.
+        sites: Sites that train, in the order of their names.
         tests: Cases that test a training site's models, under that site's name.
         held_out: Names of folders that neither train nor test a site.
     """
@@ -71,7 +71,7 @@ def find_sites(
     labels_file: Path | None = None,
     placing: AlignmentOptions | None = None,
 ) -> FederationFolder:
-    """Find the training sites of a federation: its folders, but those that are kept from training.
+    """Find the training sites of a federation: its folders, without those that do not train.
 
     ``federation.json`` may name these: ``{"held_out": ["unseen"], "tests": {"north":
     "north_tests"}}``. Folders in ``tests`` hold the test cases of a training site.
@@ -84,15 +84,15 @@ def find_sites(
             f"{federation}: there is no such folder; one with a folder per site is needed"
         )
     held_out, tests = _kept_from_training(federation / "federation.json")
-    there = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
+    subfolders = {path.name: path for path in sorted(federation.iterdir()) if path.is_dir()}
     for name in (*held_out, *tests.values()):
-        if name not in there:  # a slip of the pen would train on what it meant
+        if name not in subfolders:  # a slip of the pen would train on what it meant
             raise DataError(
                 f"{federation / 'federation.json'}: holds out {name!r}, but there is no such "
-                "folder; mend or remove the name"
+                "folder; fix or remove the name"
             )
-    kept = {*held_out, *tests.values()}
-    folders = {n: f for n, f in there.items() if not n.startswith(".") and n not in kept}
+    excluded = {*held_out, *tests.values()}
+    folders = {n: f for n, f in subfolders.items() if not n.startswith(".") and n not in excluded}
     if not folders:
         raise DataError(f"{federation}: holds no folder; one folder per site is needed")
     if strange := sorted(set(tests) - set(folders)):
@@ -102,7 +102,9 @@ def find_sites(
         )
     sites = [find_site(f, modalities, labels_file, placing) for f in folders.values()]
     tested = [
-        dataclasses.replace(find_site(there[folder], modalities, labels_file, placing), name=site)
+        dataclasses.replace(
+            find_site(subfolders[folder], modalities, labels_file, placing), name=site
+        )
         for site, folder in sorted(tests.items())
     ]
     return FederationFolder(tuple(sites), tuple(tested), held_out)
@@ -126,9 +128,9 @@ def find_site(
     known = modalities or Modalities()
     if mapping is None and (folder / MAPPING).is_file():
         mapping = folder / MAPPING
-    given = read_mapping(mapping, known) if mapping else None
+    corrections = read_mapping(mapping, known) if mapping else None
     found, rows = find_training_cases(
-        folder, known, partial(_labels_of, folder, labels_file), given
+        folder, known, partial(_labels_of, folder, labels_file), corrections
     )
     if not found.cases:
         if not rows:
@@ -173,12 +175,12 @@ def fingerprint_site(
 ) -> tuple[Fingerprint, list[Refused]]:
     """Take a site's fingerprint, or read the one that is there if its cases are unchanged.
 
-    ``out/fingerprint.json`` is what the site tells; ``out/cases.json`` stays at the site.
+    ``out/fingerprint.json`` is what the site reports; ``out/cases.json`` stays at the site.
 
     Args:
-        site: To look at.
+        site: The site's cases.
         out: The site's folder in WORK.
-        workers: To read cases with.
+        workers: Processes that read cases.
 
     Returns:
         The fingerprint, and the cases that could not be read.
@@ -187,14 +189,14 @@ def fingerprint_site(
         DataError: None of its cases could be read.
     """
     sources = {case.name: origin(case, site) for case in site.found.cases}
-    record, told = out / "cases.json", out / "fingerprint.json"
+    record, file = out / "cases.json", out / "fingerprint.json"
     try:
         before = read_json(record)
         if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
-            return Fingerprint.from_json(read_json(told, PlansError), str(told)), refused
+            return Fingerprint.from_json(read_json(file, PlansError), str(file)), refused
     except (MixmflError, KeyError, AttributeError) as reason:
-        log.info("%s: is taken anew (%s)", told, reason)
+        log.info("%s: is taken again (%s)", file, reason)
     jobs = {
         case.name: (_fingerprint_job, case, site.labels, site.placing) for case in site.found.cases
     }
@@ -203,7 +205,7 @@ def fingerprint_site(
         reasons = "\n".join(f"  {item.name}: {item.reason}" for item in refused)
         raise DataError(f"{site.found.folder}: none of its cases can be used\n{reasons}")
     fingerprint = merge_fingerprints(done.values())
-    write_json(told, fingerprint.to_json())
+    write_json(file, fingerprint.to_json())
     write_json(
         record, {"sources": sources, "refused": {item.name: item.reason for item in refused}}
     )
@@ -245,13 +247,13 @@ def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plan
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """What preprocessing a site came to.
+    """The result of preprocessing a site.
 
     Attributes:
         done: Cases preprocessed now.
-        kept: Cases that were there, whole and made from the same files and plans.
+        kept: Cases that were stored already, whole and made from the same files and plans.
         refused: Cases that could not be used, and why.
-        notes: By case done now, how its images were brought onto one grid, where they were not.
+        notes: How images were brought onto one grid, by case of ``done`` that needed it.
     """
 
     done: tuple[str, ...]
@@ -261,7 +263,7 @@ class Preprocessed:
 
 
 def check_site(site: SiteFolder, plans: Plans, what: str = "site") -> LabelMap:
-    """Check that plans are for this site's cases, too; ``what`` it is called in errors.
+    """Check that plans fit a site's cases; ``what`` is the site's kind in messages.
 
     Returns:
         What its label values are in the plans.
@@ -293,14 +295,14 @@ def preprocess_site(
     """Preprocess a site's cases for one configuration, leaving those alone that are done.
 
     Args:
-        site: Whose cases.
-        plans: Of the federation.
+        site: The site's cases.
+        plans: Plans of the federation.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         out: The site's folder in WORK; cases come into its folder ``configuration``.
-        workers: To work with.
+        workers: Processes that preprocess cases.
 
     Raises:
-        PlansError: As ``check_site``.
+        PlansError: The plans do not fit the site's modalities or labels; see ``check_site``.
     """
     from mixmfl.planning import preprocessed_case
 
@@ -332,7 +334,7 @@ def preprocess_site(
     for stale in set(preprocessed_case.case_names(folder)) - set(kept) - set(done):
         # its files are gone or changed beyond use: it must not be trained on
         (folder / f"{stale}.json").unlink()
-    notes = {name: told for name, told in done.items() if told}
+    notes = {name: note for name, note in done.items() if note}
     return Preprocessed(tuple(sorted(done)), tuple(kept), tuple(refused), notes)
 
 
@@ -379,16 +381,16 @@ def _preprocess_job(
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
     sources = {**case.images, "label": case.label}
-    told: list[Any] = [planned, site.labels.to_json()]
+    parts: list[Any] = [planned, site.labels.to_json()]
     if site.placing != AlignmentOptions():
-        told.append(dataclasses.asdict(site.placing))
+        parts.append(dataclasses.asdict(site.placing))
     for kind, source in sorted(sources.items()):
         files = (source,) if isinstance(source, Path) else getattr(source, "files", ())
         for file in files:
             if file.exists():  # a broken link is refused when it is read
                 status = file.stat()
-                told.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+                parts.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def merge_received(files: Sequence[Path]) -> Fingerprint:

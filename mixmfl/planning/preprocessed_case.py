@@ -28,17 +28,17 @@ class PreprocessedCase:
     It travels to another process as its place on disk.
 
     Attributes:
-        folder: Where its files are.
-        name: Of the case.
-        modalities: Those that the case has, in the order of the first axis of ``images``.
-        planned: The ``Plans.preprocessing`` that it was made by.
+        folder: Folder of the case's files.
+        name: Name of the case.
+        modalities: Modalities that the case has, in the order of the first axis of ``images``.
+        planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
         spacing: mm, (Z, Y, X) of the arrays.
         images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
         labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
         class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
             which foreground patches are chosen.
-        labelled: The plans' labels and regions that were looked for in it; None: all of them. Where
-            some were not, background may hide them.
+        labelled: The plans' labels and regions that the case labels; None: all of them. Where some
+            are missing, background may hide them.
     """
 
     folder: Path
@@ -71,18 +71,18 @@ def save_case(
     """Write a case, its record last.
 
     Args:
-        folder: Of the site and configuration.
-        name: Of the case.
-        modalities: In the order of ``images``.
+        folder: Folder of the site and configuration.
+        name: Name of the case.
+        modalities: Modalities in the order of ``images``.
         images: ``(K, Z, Y, X)``
         labels: ``(1, Z, Y, X)``
-        properties: As ``nnunet_preprocessing.preprocess`` returns them.
+        properties: What ``nnunet_preprocessing.preprocess`` returned beside the arrays.
         spacing: mm, in the order of the arrays' axes; see
             ``nnunet_preprocessing.preprocessed_spacing``.
-        patch_size: Of the network; arrays are stored in blocks that suit it.
-        origin: What the case was made from, as ``preprocess.origin`` tells it.
-        planned: How it was made, as ``Plans.preprocessing`` tells it.
-        labelled: As in ``PreprocessedCase``.
+        patch_size: Patch of the network; arrays are stored in blocks that suit it.
+        origin: Digest of what the case was made from; see ``preprocess.origin``.
+        planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
+        labelled: The plans' labels and regions that the case labels; None: all of them.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
     for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):

@@ -21,10 +21,10 @@ class Resampling:
     Attributes:
         before: Voxels, (Z, Y, X).
         after: Voxels, (Z, Y, X).
-        order: Of the spline: 1 or 3.
+        order: Order of the spline: 1 or 3.
         apart: Axis along which ``order_apart`` holds instead, because its voxels are much longer;
             None: there is none.
-        order_apart: Of the spline along that axis.
+        order_apart: Order of the spline along that axis.
     """
 
     before: tuple[int, ...]

@@ -429,7 +429,7 @@ def test_links_are_sites_by_their_own_names_and_held_out_names_must_be_folders(
     assert [site.name for site in find_sites(ours).sites] == ["north", "south"]
     for slip in ("north/", "./north", "nort"):
         (ours / "federation.json").write_text(json.dumps({"held_out": [slip]}))
-        with pytest.raises(DataError, match="there is no such folder; mend or remove the name"):
+        with pytest.raises(DataError, match="there is no such folder; fix or remove the name"):
             find_sites(ours)
 
 

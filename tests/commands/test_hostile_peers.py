@@ -228,7 +228,7 @@ def test_a_spoilt_fingerprint_costs_no_time_and_is_refused_by_its_field() -> Non
     with bounded(20, 50):
         refused = [at for at, content in spoilt(fingerprint()) if refused_or(use, content, at)]
     assert len(refused) > 700
-    with pytest.raises(PlansError, match=r"site north: axes Y: 0\.9375x128: is -1; needed"):
+    with pytest.raises(PlansError, match=r"site north: axes Y: 0\.9375x128: is -1; it must be"):
         use({**fingerprint(), "axes": [*fingerprint()["axes"][:1], {"0.9375x128": -1}, {}]})
 
 
@@ -237,7 +237,7 @@ def test_a_spoilt_fingerprint_costs_no_time_and_is_refused_by_its_field() -> Non
     [
         ({"modality_cases": {"t1": 4}}, "'t2' is in one of them only"),
         ({"intensities": {"t1": [0] * BINS}}, "'t2' is in one of them only"),
-        ({"modality_cases": {"t1": 4, "t2": 5}}, "t2: is 5; needed is a whole number from 1 to 4"),
+        ({"modality_cases": {"t1": 4, "t2": 5}}, "t2: is 5; it must be from 1 to 4"),
         ({"modality_cases": {"t1": 1, "t2": 1}}, "fewer than its cases"),
         ({"label_cases": {"0": 4}}, "are not of the same labels"),
         ({"label_voxels": {"0": 4000, "4": 10**9}}, "more than its 4 cases have"),
@@ -247,7 +247,7 @@ def test_a_spoilt_fingerprint_costs_no_time_and_is_refused_by_its_field() -> Non
         ({"axes": [{"1x20": 4}] * 2}, "needed is a list of 3 histograms"),
         ({"axes": [{"1x9000": 4}] * 3}, "axes Z: '1x9000' is no spacing"),
         ({"axes": [{"\uff11x20": 4}] * 3}, "axes Z: .* is no spacing"),
-        ({"cases": MOST_CASES + 1}, "cases: is 1000001; needed is"),
+        ({"cases": MOST_CASES + 1}, "cases: is 1000001; it must be"),
     ],
 )
 def test_a_fingerprint_that_contradicts_itself_is_refused(spoil: dict[str, Any], why: str) -> None:
@@ -382,7 +382,7 @@ def test_the_command_orders_nothing_that_no_hospital_would_do(
     asked = ("-i", tmp_path, "-o", tmp_path / "run", "-c", "2d", "--kit", tmp_path)
     assert command("mixmfl_train_federated", *asked, "--local-steps", 10**12) == 2
     said = capsys.readouterr().err
-    assert "the settings of the run: local_steps: is 1000000000000; needed is a whole" in said
+    assert "the settings of the run: local_steps: is 1000000000000; it must be from 1" in said
 
 
 def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Message]) -> None:
@@ -475,7 +475,7 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:4]] == ["east", "south", "west"]
     assert "site east: is []; an object" in lines[1]
-    assert "site south: cases: is 1000000000000000000; needed is a whole number" in lines[2]
+    assert "site south: cases: is 1000000000000000000; it must be from 1" in lines[2]
     assert "site 'west' sent what was not asked for: 'also'" in lines[3]
     assert not list(tmp_path.iterdir())
 

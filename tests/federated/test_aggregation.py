@@ -9,8 +9,8 @@ from torch import Tensor, tensor
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.tensor_store import Stored
 from mixmfl.federated.aggregation import (
-    FEWEST_HOLDERS,
     PIECE,
+    RULES,
     TOGETHER,
     add_changes,
     average,
@@ -83,7 +83,7 @@ def test_the_order_of_arrival_does_not_change_a_bit_and_inputs_stay_as_they_are(
     assert all(torch.equal(before[s], states[s]["shared.w"]) for s in "abcd")
 
 
-@pytest.mark.parametrize("rule", FEWEST_HOLDERS)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32])
 def test_weights_stay_in_single_precision_whatever_their_changes_came_in(
     rule: str, kind: torch.dtype, tmp_path: Path
@@ -240,7 +240,7 @@ def test_clipping_shortens_an_update_to_the_usual_norm() -> None:
 
 
 def test_plans_may_name_every_rule_and_no_other() -> None:
-    assert CHOICES["aggregation"] == tuple(FEWEST_HOLDERS)
+    assert CHOICES["aggregation"] == tuple(RULES)
 
 
 def test_a_change_is_shortened_to_what_is_allowed_and_never_made_longer() -> None:
@@ -284,7 +284,7 @@ def test_clipped_updates_are_weighed_by_cases() -> None:
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
 def test_with_fewer_holders_than_a_rule_needs_updates_are_clipped(rule: str) -> None:
-    assert FEWEST_HOLDERS[rule] == 3
+    assert RULES[rule].fewest_holders == 3
     states = {"a": one("shared.w", 3.0, 4.0), "b": one("shared.w", 30.0, 40.0)}
     assert merged(states, rule, {"shared": 5.0}) == [3.0, 4.0]
 
@@ -315,7 +315,7 @@ def test_the_mean_is_that_of_average_to_the_bit() -> None:
     assert all(torch.equal(found[name], want[name]) for name in want)
 
 
-@pytest.mark.parametrize("rule", FEWEST_HOLDERS)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32])
 def test_changes_on_disk_merge_to_the_bits_of_those_in_memory_a_piece_at_a_time(
     rule: str, kind: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

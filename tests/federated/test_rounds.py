@@ -61,13 +61,13 @@ def same(one: Prototypes, other: Prototypes) -> bool:
 def one_round(
     state: ServerState, sites: dict[str, Site], plans: Plans
 ) -> tuple[ServerState, dict[str, Message]]:
-    told = {name: register(site) for name, site in sites.items()}
+    registrations = {name: register(site) for name, site in sites.items()}
     replies = {}
     for name, site in sites.items():
-        task = crossed(train_task(state, told[name]))
+        task = crossed(train_task(state, registrations[name]))
         reply, _ = train_at_site(task, site, plans, SETTINGS, {})
         replies[name] = crossed(reply)
-    return merge_round(state, replies, told, plans, SETTINGS)[0], replies
+    return merge_round(state, replies, registrations, plans, SETTINGS)[0], replies
 
 
 def test_a_site_tells_how_many_training_cases_have_each_modality(sites: dict[str, Site]) -> None:
@@ -143,9 +143,12 @@ def test_sites_that_learnt_the_same_get_just_that_back_whatever_they_weigh(
 ) -> None:
     start = first_state(plans, SETTINGS)
     alone, replies = one_round(start, {"south": sites["south"]}, plans)
-    told = {"south": register(sites["south"]), "twin": Registration(7, {"flair": 1, "t1": 6})}
+    registrations = {
+        "south": register(sites["south"]),
+        "twin": Registration(7, {"flair": 1, "t1": 6}),
+    }
     twins, _ = merge_round(
-        start, {"south": replies["south"], "twin": replies["south"]}, told, plans, SETTINGS
+        start, {"south": replies["south"], "twin": replies["south"]}, registrations, plans, SETTINGS
     )
     for name, weight in alone.weights.items():  # but for the rounding of 2/9 and 7/9
         assert torch.allclose(twins.weights[name], weight, rtol=2**-22, atol=1e-9)
@@ -158,11 +161,11 @@ def test_sites_prototypes_merge_to_those_of_all_their_voxels_in_one_place() -> N
     generator = torch.Generator().manual_seed(0)
     tailored = torch.randn(5, 2, 4, 6, generator=generator)
     classes = torch.randint(0, 3, (5, 4, 6), generator=generator)
-    told = {
+    by_site = {
         site: {("t1", 2): observe(tailored[cases], classes[cases], 3)}
         for site, cases in (("north", slice(0, 1)), ("south", slice(1, 5)))
     }
-    merged, central = merge_memories({}, told)["t1", 2], observe(tailored, classes, 3)
+    merged, central = merge_memories({}, by_site)["t1", 2], observe(tailored, classes, 3)
     assert torch.allclose(merged.values, central.values, atol=1e-6)
     assert torch.equal(merged.counts, central.counts)
 
@@ -193,8 +196,9 @@ def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_mo
     sites: dict[str, Site], plans: Plans
 ) -> None:
     single = dataclasses.replace(SETTINGS, half_updates=False)
-    start, site, told = first_state(plans, SETTINGS), sites["south"], register(sites["south"])
-    task = train_task(start, told)
+    start, site = first_state(plans, SETTINGS), sites["south"]
+    registration = register(site)
+    task = train_task(start, registration)
     (short, _), (long, _) = (
         train_at_site(task, site, plans, settings, {}) for settings in (SETTINGS, single)
     )
@@ -208,11 +212,11 @@ def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_mo
     assert len(encode(long)) - len(encode(short)) >= 2 * numbers
 
     # of one site, the server has its weights, but for their rounding
-    merged, _ = merge_round(start, {"south": long}, {"south": told}, plans, single)
+    merged, _ = merge_round(start, {"south": long}, {"south": registration}, plans, single)
     for name, change in own.items():
         want = start.weights[name].double() + change.double()
         assert torch.allclose(merged.weights[name].double(), want, rtol=2**-24, atol=0)
-    rounded, _ = merge_round(start, {"south": short}, {"south": told}, plans, SETTINGS)
+    rounded, _ = merge_round(start, {"south": short}, {"south": registration}, plans, SETTINGS)
     for name, change in own.items():  # 11 bits of the change, or the least that half can tell
         error = (rounded.weights[name] - merged.weights[name]).abs()
         bound = change.abs() * 2**-11 + 2**-25 + merged.weights[name].abs() * 2**-23
@@ -229,10 +233,10 @@ def test_the_order_in_which_sites_reply_changes_nothing(
     sites: dict[str, Site], plans: Plans
 ) -> None:
     start = first_state(plans, SETTINGS)
-    told = {name: register(site) for name, site in sites.items()}
+    registrations = {name: register(site) for name, site in sites.items()}
     _, replies = one_round(start, sites, plans)
-    one, _ = merge_round(start, replies, told, plans, SETTINGS)
-    other, _ = merge_round(start, dict(reversed(replies.items())), told, plans, SETTINGS)
+    one, _ = merge_round(start, replies, registrations, plans, SETTINGS)
+    other, _ = merge_round(start, dict(reversed(replies.items())), registrations, plans, SETTINGS)
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
     assert all(torch.equal(one.memory[p].values, other.memory[p].values) for p in one.memory)
 
@@ -255,15 +259,17 @@ def test_regions_and_the_ignore_label_train_and_validate(
     modalities = [("t1",), ("t1", "t2"), ("t2",)]
     site = stored_site(tmp_path, "north", modalities, plans, configuration, validation=1)
     settings = dataclasses.replace(SETTINGS, configuration=configuration)
-    state, told = first_state(plans, settings), register(site)
-    reply, _ = train_at_site(train_task(state, told), site, plans, settings, {})
-    state, _ = merge_round(state, {"north": reply}, {"north": told}, plans, settings)
+    state, registration = first_state(plans, settings), register(site)
+    reply, _ = train_at_site(train_task(state, registration), site, plans, settings, {})
+    state, _ = merge_round(state, {"north": reply}, {"north": registration}, plans, settings)
     assert math.isfinite(reply.record["loss"])
     ((place, prototypes), *_) = state.memory.items()
     assert place[0] == "t1"
     assert len(prototypes.counts) == len(labels.values)  # the ignored voxels are no class
     found = read_dice(
-        validate_at_site(validation_task(state, "north", {"north": told}), site, plans, settings)
+        validate_at_site(
+            validation_task(state, "north", {"north": registration}), site, plans, settings
+        )
     )
     assert set(found) == set(labels.foreground)
 
@@ -272,14 +278,14 @@ def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
     sites: dict[str, Site], plans: Plans
 ) -> None:
     settings = dataclasses.replace(SETTINGS, local_steps=15, rounds=4)
-    told = {"south": register(sites["south"])}
+    registrations = {"south": register(sites["south"])}
     state, losses = first_state(plans, settings), []
     optimizer: State = {}
     for _ in range(3):
-        task = train_task(state, told["south"])
+        task = train_task(state, registrations["south"])
         reply, optimizer = train_at_site(task, sites["south"], plans, settings, optimizer)
         losses.append(reply.record["loss"])
-        state, _ = merge_round(state, {"south": reply}, told, plans, settings)
+        state, _ = merge_round(state, {"south": reply}, registrations, plans, settings)
     assert losses[2] < losses[0] - 0.2
     steps = {v.item() for k, v in optimizer.items() if k.endswith(".step") and "decoder" in k}
     assert steps == {45.0}
@@ -304,12 +310,16 @@ def test_a_site_of_five_cases_with_tiny_lesions_learns_to_find_them(
     site = stored_site(tmp_path, "north", [("t1", "t2")] * 7, plans, validation=2)
     assert len(site.training) == 5
     settings = dataclasses.replace(SETTINGS, rounds=3, local_steps=30)
-    state, told, optimizer = first_state(plans, settings), {"north": register(site)}, State()
+    state, registrations, optimizer = (
+        first_state(plans, settings),
+        {"north": register(site)},
+        State(),
+    )
     for _ in range(settings.rounds):
-        task = train_task(state, told["north"])
+        task = train_task(state, registrations["north"])
         reply, optimizer = train_at_site(task, site, plans, settings, optimizer)
-        state, _ = merge_round(state, {"north": reply}, told, plans, settings)
-    judged = validate_at_site(validation_task(state, "north", told), site, plans, settings)
+        state, _ = merge_round(state, {"north": reply}, registrations, plans, settings)
+    judged = validate_at_site(validation_task(state, "north", registrations), site, plans, settings)
     # nothing everywhere has a Dice of 0, the lesion everywhere one of 2 * 8 / (8 + 3600)
     assert mean_dice([read_dice(judged)]) > 0.5
 
@@ -317,8 +327,8 @@ def test_a_site_of_five_cases_with_tiny_lesions_learns_to_find_them(
 def test_validation_adds_up_dice_of_the_cases_that_have_a_label(
     sites: dict[str, Site], plans: Plans
 ) -> None:
-    told = {"north": register(sites["north"])}
-    task = crossed(validation_task(first_state(plans, SETTINGS), "north", told))
+    registrations = {"north": register(sites["north"])}
+    task = crossed(validation_task(first_state(plans, SETTINGS), "north", registrations))
     found = read_dice(crossed(validate_at_site(task, sites["north"], plans, SETTINGS)))
     assert set(found) == {"lesion", "core"}
     assert all(item.cases == 1 and 0 <= item.total <= 1 for item in found.values())
@@ -330,9 +340,9 @@ def test_validation_uses_what_any_site_trained_and_only_that(tmp_path: Path, pla
         "north": stored_site(tmp_path, "north", [("t1",), MODALITIES], plans, validation=1),
         "south": stored_site(tmp_path, "south", [("flair",)], plans),
     }
-    told = {name: register(site) for name, site in sites.items()}
+    registrations = {name: register(site) for name, site in sites.items()}
     state = first_state(plans, SETTINGS)
-    task = validation_task(state, "north", told)
+    task = validation_task(state, "north", registrations)
     assert task.record["modalities"] == ["flair", "t1"]
     blocks = {block_of(name) for name in task.tensors}
     assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
@@ -410,16 +420,16 @@ def test_the_command_has_sites_send_single_precision_where_asked(
 
 def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: Plans) -> None:
     start = first_state(plans, SETTINGS)
-    told = {name: register(site) for name, site in sites.items()}
+    registrations = {name: register(site) for name, site in sites.items()}
     _, replies = one_round(start, sites, plans)
     good = replies["north"]
     with pytest.raises(AggregationError, match="no site replied"):
-        merge_round(start, {}, told, plans, SETTINGS)
+        merge_round(start, {}, registrations, plans, SETTINGS)
     with pytest.raises(AggregationError, match="'east' replied but never registered"):
-        merge_round(start, {"east": good}, told, plans, SETTINGS)
+        merge_round(start, {"east": good}, registrations, plans, SETTINGS)
     late = dataclasses.replace(good, record={**good.record, "round": 5})
     with pytest.raises(AggregationError, match="reply to round 5; a 'train' reply to round 0"):
-        merge_round(start, {"north": late}, told, plans, SETTINGS)
+        merge_round(start, {"north": late}, registrations, plans, SETTINGS)
     name = next(name for name in good.tensors if name.startswith("shared."))
     for spoilt, message in (
         (good.tensors[name] * math.nan, "'north' sent shared with NaN, infinity or"),
@@ -432,16 +442,24 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
             tensors[name] = spoilt
         with pytest.raises(AggregationError, match=message):
             merge_round(
-                start, {"north": dataclasses.replace(good, tensors=tensors)}, told, plans, SETTINGS
+                start,
+                {"north": dataclasses.replace(good, tensors=tensors)},
+                registrations,
+                plans,
+                SETTINGS,
             )
     fewer = {**good.tensors, "memory.t1.2.counts": -good.tensors["memory.t1.2.counts"]}
     with pytest.raises(AggregationError, match="or a count < 0"):
         merge_round(
-            start, {"north": dataclasses.replace(good, tensors=fewer)}, told, plans, SETTINGS
+            start,
+            {"north": dataclasses.replace(good, tensors=fewer)},
+            registrations,
+            plans,
+            SETTINGS,
         )
     without = dataclasses.replace(good, record={"round": 0})
     with pytest.raises(AggregationError, match="sent the loss None; a finite number from"):
-        merge_round(start, {"north": without}, told, plans, SETTINGS)
+        merge_round(start, {"north": without}, registrations, plans, SETTINGS)
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)
         if stray.startswith("memory."):
@@ -451,7 +469,11 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
             tensors[stray] = torch.zeros(1)
         with pytest.raises(AggregationError, match="'north' sent what it does not hold"):
             merge_round(
-                start, {"north": dataclasses.replace(good, tensors=tensors)}, told, plans, SETTINGS
+                start,
+                {"north": dataclasses.replace(good, tensors=tensors)},
+                registrations,
+                plans,
+                SETTINGS,
             )
 
 

@@ -212,8 +212,8 @@ def test_a_damaged_state_falls_back_to_the_round_before(
     assert len(resumed.history) == 3
     assert equal(before, weights(resumed))
     if damaged.startswith("optimizers") or how != "gone":
-        assert "round 3 cannot be gone on from" in caplog.text
-    assert f"{out}: goes on from round 2" in caplog.text
+        assert "round 3 cannot be resumed from" in caplog.text
+    assert f"{out}: resumes from round 2" in caplog.text
 
 
 def test_a_damaged_record_falls_back_to_the_newest_that_is_whole(
@@ -260,7 +260,7 @@ def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
     assert number == 4
     assert load_model(tmp_path / "four.safetensors").record["round"] == 4
     assert digest == export_model(out, "4", tmp_path / "again.safetensors")[1]
-    with pytest.raises(ModelError, match="the state of round 1 is not there; kept are: 2, "):
+    with pytest.raises(ModelError, match="the state of round 1 is not stored; stored are: 2, "):
         export_model(out, "1", tmp_path / "one.safetensors")
     with pytest.raises(ModelError, match="give best, last or a number"):
         export_model(out, "first", tmp_path / "one.safetensors")

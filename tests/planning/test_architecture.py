@@ -354,13 +354,13 @@ def test_unknown_fields_are_refused_wherever_they_stand() -> None:
 
 def test_a_hospital_runs_nothing_that_a_coordinator_names(watch: Watch, tmp_path: Path) -> None:
     small_plans().save(tmp_path / "plans.json")
-    hospital = ClientService(SiteConfig("north", tmp_path / "nothing", tmp_path))
-    told = {"run": "abc", "fold": "0", "settings": dataclasses.asdict(SETTINGS)}
+    service = ClientService(SiteConfig("north", tmp_path / "nothing", tmp_path))
+    join = {"run": "abc", "fold": "0", "settings": dataclasses.asdict(SETTINGS)}
     for number, named in enumerate([*VARIANTS, "os.system", *LOOK_ALIKES[:4]]):
         plans = spoilt(watch.marker, list(LAYERS)[number % 4], named)
-        for kind, record in (("join", told), ("preprocess", {"configurations": ["2d"]})):
+        for kind, record in (("join", join), ("preprocess", {"configurations": ["2d"]})):
             task = encode(Message(kind, {**record, "plans": plans}, {}))
-            reply = hospital.answer(StoredMessage.store(task, tmp_path))
+            reply = service.answer(StoredMessage.store(task, tmp_path))
             assert decode(reply.read(0, reply.size)).kind == FAILED
     problems = "".join(file.read_text() for file in tmp_path.rglob("*") if file.is_file())
     assert problems.count("which is not known here") == 18
@@ -428,12 +428,12 @@ def places(content: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[An
 @pytest.fixture(scope="module")
 def real() -> dict[str, Any]:
     """Return plans that nnU-Net's planner made, of both configurations."""
-    told = []
+    fingerprints = []
     for seed in range(3):
         images, labels = small_case(("t1", "t2"), seed, (32, 60 + 4 * seed, 56))
         box = nnunet_preprocessing.nonzero_box(list(images.values()))
-        told.append(fingerprint_case(images, labels, (1.0, 1.0, 1.0), box))
-    plans = make_plans(merge_fingerprints(told), LABELS, load_preset("demo"))
+        fingerprints.append(fingerprint_case(images, labels, (1.0, 1.0, 1.0), box))
+    plans = make_plans(merge_fingerprints(fingerprints), LABELS, load_preset("demo"))
     assert plans.configurations == ("2d", "3d_fullres")
     return plans.to_json()
 
@@ -447,14 +447,14 @@ def test_no_value_of_any_field_costs_memory_time_or_a_traceback(real: dict[str, 
     tried = [place for place, _ in places(real)]
     assert len(tried) > 120
     Plans.from_json(real, "plans")
-    accepted, told = 0, set[str]()
+    accepted, messages = 0, set[str]()
     reset_peak()
     before, began = peak_memory_mb(), time.process_time()
     for place, value in itertools.product(tried, HARM):
         try:
             plans = Plans.from_json(put_shallow(real, place, value), "plans")
         except PlansError as error:
-            told.add(str(error))
+            messages.add(str(error))
         else:
             accepted += 1
             for name in plans.configurations:
@@ -465,7 +465,7 @@ def test_no_value_of_any_field_costs_memory_time_or_a_traceback(real: dict[str, 
                 assert parameters <= architecture.MOST_PARAMETERS
     seconds = time.process_time() - began
     assert 0 < accepted < 0.15 * len(tried) * len(HARM)
-    assert all(len(message) < 600 and message.isprintable() for message in told)
+    assert all(len(message) < 600 and message.isprintable() for message in messages)
     assert peak_memory_mb() - before < 100
     assert seconds < 60
 
@@ -568,14 +568,14 @@ def test_labels_are_bounded() -> None:
 
 def test_every_setting_has_bounds_or_words() -> None:
     numbers = 0
-    for kind in (PlannerSettings, NetworkSettings, TrainingSettings, RunSettings):
+    for kind in (PlannerSettings, NetworkSettings, TrainingSettings):
         for name, expected in typing.get_type_hints(kind).items():
             if expected is bool:
                 continue
             words = expected is str or typing.get_origin(expected) is Mapping
             assert name in (CHOICES if words else RANGES), name
             numbers += not words
-    assert numbers > 30
+    assert numbers > 20
     assert all(name in RANGES for name in CHOICES["losses"])
 
 
@@ -696,13 +696,17 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("settings", "rounds"), 10**12, "rounds: is 1000000000000; it must be above 0"),
+        (("settings", "rounds"), 10**12, "rounds: is 1000000000000; it must be from 1"),
         (("settings", "local_steps"), "many", "local_steps: int is needed, not 'many'"),
         (("settings", "configuration"), "os.system", "configuration: is 'os.system'; it must be"),
         (("settings", "masked"), 1, "masked: true or false is needed, not 1"),
         (("fold",), "9", "fold: is '9'; it must be 0 or 1"),
         (("sites",), {"../x": {"cases": 1, "modality_cases": {"t1": 1}}}, "cannot name a site"),
-        (("sites",), {"x": {"cases": 10**9, "modality_cases": {"t1": 1}}}, "whole numbers up to"),
+        (
+            ("sites",),
+            {"x": {"cases": 10**9, "modality_cases": {"t1": 1}}},
+            "cases: is 10+; it must be",
+        ),
         (("history",), [{"x": {}}], "sites: unknown fields"),
         (("dice",), {"1": 7}, "dice: is 7; it must be from 0 to 1"),
     ],

@@ -86,9 +86,13 @@ def test_planning_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_modality_is_z_scored_whatever_it_is_called() -> None:
-    (told,) = fingerprints(1)
+    (fingerprint,) = fingerprints(1)
     renamed = dataclasses.replace(
-        told, intensities={"ct": told.intensities["t1"], "nonorm": told.intensities["t2"]}
+        fingerprint,
+        intensities={
+            "ct": fingerprint.intensities["t1"],
+            "nonorm": fingerprint.intensities["t2"],
+        },
     )
     preset = load_preset("demo")
     plans = nnunet_planner.plan(renamed, ["ct", "nonorm"], LABELS, preset.planner, preset.network)

@@ -63,7 +63,7 @@ def test_a_case_made_from_something_else_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["p01.images.b2nd", "p01.labels.b2nd"])
-def test_a_missing_or_damaged_array_is_told_and_made_again(tmp_path: Path, suffix: str) -> None:
+def test_a_missing_or_damaged_array_is_reported_and_made_again(tmp_path: Path, suffix: str) -> None:
     store(tmp_path)
     file = tmp_path / suffix
     file.write_bytes(file.read_bytes()[:40])

@@ -1,7 +1,7 @@
-"""A hospital's door: what a coordinator asks is checked here, and trusted from here on.
+"""The site's checks of the coordinator's tasks; what passes them is trusted from here on.
 
 Every field of every kind of task has a type and bounds, and every tensor is one that the plans
-of the run have. What is beyond is refused before anything is computed, written or allocated.
+of the run have. Anything else is refused before anything is computed, written or allocated.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.json_fields import Told, is_word
+from mixmfl.core.json_fields import JsonFields, is_word
 from mixmfl.core.tensor_store import Form, form_of
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.messages import MOST_BYTES, MOST_ROUNDS, Message
@@ -31,16 +31,16 @@ from mixmfl.networks.parameters import block_of
 from mixmfl.planning.plans import Plans
 
 Forms = Mapping[str, Form]
-"""By name, what the tensors of a run can be."""
+"""Shapes and types that the tensors of a run can have, by name."""
 
 _WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
 
 
-def read_run_name(told: Told, name: str) -> str:
+def read_run_name(record: JsonFields, name: str) -> str:
     """Return a run's name as a folder's: letters and digits, so that it leads nowhere else."""
-    value = told.value(name)
+    value = record.value(name)
     if not is_word(value, 64) or not (value.isascii() and value.isalnum()):
-        raise told.wrong(name, "a run's name; letters and digits are needed, 64 at most")
+        raise record.wrong(name, "a run's name; letters and digits are needed, 64 at most")
     return str(value)
 
 
@@ -51,15 +51,17 @@ def check_task(task: Message) -> None:
         AggregationError: A field is unknown, missing or beyond its bounds, or tensors came with a
             task that has none.
     """
-    told = Told(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
-    _FIELDS[task.kind](told)
+    record = JsonFields(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
+    _FIELDS[task.kind](record)
     if task.tensors and task.kind not in _WITH_TENSORS:
-        raise AggregationError(f"{told.source}: came with {len(task.tensors)} tensors; none belong")
+        raise AggregationError(
+            f"{record.source}: came with {len(task.tensors)} tensors; none belong"
+        )
     if task.kind == "model":
         names = sorted(task.tensors)
         form = form_of(task.tensors, "file") if names == ["file"] else ((), torch.float32)
         if form[1] != torch.uint8 or len(form[0]) != 1 or not 0 < form[0][0] <= MOST_BYTES:
-            raise AggregationError(f"{told.source}: needed is one tensor of bytes, 'file'")
+            raise AggregationError(f"{record.source}: needed is one tensor of bytes, 'file'")
 
 
 def forms_of(plans: Plans, settings: RunSettings) -> dict[str, Form]:
@@ -79,36 +81,36 @@ def check_run_task(
     """Check a task of a run against the run.
 
     Args:
-        task: That passed ``check_task``.
-        plans: Of the run.
-        settings: Of the run.
-        site: That it came to.
-        forms: See ``forms_of``.
+        task: A task that passed ``check_task``.
+        plans: Plans of the run.
+        settings: Settings of the run.
+        site: The site that received the task.
+        forms: Shapes and types of the run's tensors; see ``forms_of``.
 
     Raises:
-        AggregationError: A round, modality, block or tensor that the run has not; or blocks that
-            the site needs for the task are missing.
+        AggregationError: The task has a round, modality, block or tensor that is not of the run,
+            or lacks blocks that the site needs for it.
     """
-    told = Told(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
-    judges = task.kind in ("validate", "measure", "personalize")
-    if "round" in told.content:  # a model is judged after a round, the last one too
-        told.whole("round", 0, settings.rounds if judges else settings.rounds - 1)
+    record = JsonFields(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
+    validates = task.kind in ("validate", "measure", "personalize")
+    if "round" in record.content:  # a model is judged after a round, the last one too
+        record.whole("round", 0, settings.rounds if validates else settings.rounds - 1)
     blocks = {block_of(name) for name in forms if not name.startswith("memory.")}
     places = {name.rpartition(".")[0] for name in forms if name.startswith("memory.")}
     needed: set[str] = set()
-    if judges:
-        usable = told.choices("modalities", plans.modalities)
+    if validates:
+        usable = record.choices("modalities", plans.modalities)
         needed = set(block_weights(1, dict.fromkeys(usable, 1)))
     if task.kind in ("train", "masked", "personalize"):
         needed |= set(register(site).weights)
     if task.kind == "masked":
-        told.choices("blocks", blocks)
+        record.choices("blocks", blocks)
     if task.kind == "shares":
-        holders = told.inside("holders", len(blocks) + len(places) + 1)
+        holders = record.inside("holders", len(blocks) + len(places) + 1)
         if strange := sorted(holders.content.keys() - blocks - places - {LOSS}):
             raise AggregationError(f"{holders.source}: the run has no block {quoted(strange[0])}")
     if task.kind != "model":
-        _check_tensors(told.source, task, forms, needed)
+        _check_tensors(record.source, task, forms, needed)
 
 
 def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -> None:
@@ -116,13 +118,13 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
         names = shorten([quoted(name) for name in strange[:3]])
         raise AggregationError(f"{source}: the run's plans have no tensor {names}")
     for name in task.tensors:
-        if (found := form_of(task.tensors, name)) != forms[name]:
+        if (form := form_of(task.tensors, name)) != forms[name]:
             raise AggregationError(
-                f"{source}: {name} came as {found[0]} {found[1]}; the run's plans have "
+                f"{source}: {name} came as {form[0]} {form[1]}; the run's plans have "
                 f"{forms[name][0]} {forms[name][1]}"
             )
     begun = {name.rpartition(".")[0] for name in task.tensors if name.startswith("memory.")}
-    wanted = {
+    expected = {
         name
         for name in forms
         if (
@@ -131,61 +133,61 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
             else block_of(name) in needed
         )
     }
-    if missing := sorted(wanted - task.tensors.keys()):
+    if missing := sorted(expected - task.tensors.keys()):
         raise AggregationError(f"{source}: {shorten(missing)} is missing")
 
 
-def _fingerprint(told: Told) -> None:
-    told.only(["minimum"], ["version"])
-    read_minimum(told)
+def _fingerprint(record: JsonFields) -> None:
+    record.only(["minimum"], ["version"])
+    read_minimum(record)
 
 
-def _preprocess(told: Told) -> None:
-    told.only(["plans", "configurations"])
-    told.choices("configurations", CONFIGURATIONS)
+def _preprocess(record: JsonFields) -> None:
+    record.only(["plans", "configurations"])
+    record.choices("configurations", CONFIGURATIONS)
 
 
-def _join(told: Told) -> None:
-    told.only(["run", "plans", "settings", "fold"], ["version"])
-    read_run_name(told, "run")
-    told.choice("fold", FOLDS)
-    read_run_settings(told.inside("settings", 20))
+def _join(record: JsonFields) -> None:
+    record.only(["run", "plans", "settings", "fold"], ["version"])
+    read_run_name(record, "run")
+    record.choice("fold", FOLDS)
+    read_run_settings(record.inside("settings", 20))
 
 
-def _round(told: Told) -> None:
-    told.only(["round"])
-    told.whole("round", 0, MOST_ROUNDS)
+def _round(record: JsonFields) -> None:
+    record.only(["round"])
+    record.whole("round", 0, MOST_ROUNDS)
 
 
-def _judge(told: Told) -> None:
-    told.only(["round", "modalities"])
-    told.whole("round", 0, MOST_ROUNDS)
+def _validation(record: JsonFields) -> None:
+    record.only(["round", "modalities"])
+    record.whole("round", 0, MOST_ROUNDS)
 
 
-def _shares(told: Told) -> None:
-    Participants.from_json(told.content)
+def _shares(record: JsonFields) -> None:
+    Participants.from_json(record.content)
 
 
-def _masked(told: Told) -> None:
-    told.only(["round", "blocks", "sealed"])
-    told.whole("round", 0, MOST_ROUNDS)
-    if not are_sealed(told.value("sealed")):
-        raise told.wrong("sealed", "shares of the other sites, as hexadecimal digits")
+def _masked(record: JsonFields) -> None:
+    record.only(["round", "blocks", "sealed"])
+    record.whole("round", 0, MOST_ROUNDS)
+    if not are_sealed(record.value("sealed")):
+        raise record.wrong("sealed", "shares of the other sites, as hexadecimal digits")
 
 
-def _unmask(told: Told) -> None:
-    told.only(["round", "replied"])
-    told.whole("round", 0, MOST_ROUNDS)
-    names = told.value("replied")
+def _unmask(record: JsonFields) -> None:
+    record.only(["round", "replied"])
+    record.whole("round", 0, MOST_ROUNDS)
+    names = record.value("replied")
     if not isinstance(names, list) or not all(map(is_word, names)) or len(set(names)) < len(names):
-        raise told.wrong("replied", "a list of sites, each at most once")
+        raise record.wrong("replied", "a list of sites, each at most once")
 
 
-def _nothing(told: Told) -> None:
-    told.only([])
+def _nothing(record: JsonFields) -> None:
+    record.only([])
 
 
-_FIELDS: Mapping[str, Callable[[Told], Any]] = {
+_FIELDS: Mapping[str, Callable[[JsonFields], Any]] = {
     "fingerprint": _fingerprint,
     "preprocess": _preprocess,
     "join": _join,
@@ -194,8 +196,8 @@ _FIELDS: Mapping[str, Callable[[Told], Any]] = {
     "shares": _shares,
     "masked": _masked,
     "unmask": _unmask,
-    "validate": _judge,
-    "measure": _judge,
-    "personalize": _judge,
+    "validate": _validation,
+    "measure": _validation,
+    "personalize": _validation,
     "model": _nothing,
 }

@@ -66,7 +66,7 @@ def open_sealed(key: bytes, sealed: str) -> Any:
     """Return what ``seal`` was given.
 
     Raises:
-        PrivacyError: It was sealed by another key, or changed on the way.
+        PrivacyError: The bytes were sealed with another key, or changed on the way.
     """
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -115,8 +115,8 @@ def join_secret(shares: Mapping[int, str], threshold: int) -> bytes:
     """Return the secret of ``threshold`` or more shares; of more, one may be wrong.
 
     Args:
-        shares: By participant, counted from 1.
-        threshold: As it was split.
+        shares: Shares by participant, counted from 1.
+        threshold: The threshold that the secret was split with.
 
     Raises:
         PrivacyError: There are fewer shares, or they do not belong together.
@@ -148,8 +148,8 @@ def to_words(values: npt.NDArray[np.float64], bits: int, parties: int) -> Words:
     """Return numbers in fixed point modulo 2^64, so that sums of ``parties`` of them fit.
 
     Args:
-        values: To be summed.
-        bits: After the point.
+        values: Numbers that will be summed.
+        bits: Binary digits after the point.
         parties: How many at most.
 
     Raises:

@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.json_fields import Told, is_word
+from mixmfl.core.json_fields import JsonFields, is_word
 from mixmfl.core.tensor_store import form_of
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.messages import MOST_ROUNDS
@@ -35,16 +35,16 @@ from mixmfl.federated.secure_aggregation.crypto import SEED_BYTES, Words, agree,
 from mixmfl.networks.build import PrototypeSizes
 
 FEWEST_SUMMED = 3
-"""A sum over two tells each of them the other's part."""
+"""Fewest sites in a sum: from a sum over two, each of them can compute the other's part."""
 
 LOSS = "loss"
 """The block that all sites hold: the sum of their losses, and how many these are."""
 
 MOST_SITES = 1000
-"""In a masked round: every site shares its secrets with every other."""
+"""Most sites in a masked round: every site shares its secrets with every other."""
 
 MOST_BLOCKS = 2000
-"""That are summed in a round, prototypes of a modality at a level counted as one."""
+"""Most blocks that are summed in a round; a modality's prototypes at a level are one."""
 
 _DIGITS = "0123456789abcdef"
 
@@ -53,7 +53,7 @@ _MOST_SEALED = 2**18  # hexadecimal digits; 300 blocks have 100,000
 KINDS = ("keys", "shares", "masked", "unmask")
 
 TRAINING = ("train", "masked")
-"""Kinds of tasks in which a site takes gradient steps, and needs its optimiser's moments."""
+"""Kinds of tasks in which a site takes gradient steps, and needs its optimizer state."""
 
 # bits after the point. Weights times updates stay below 2^30 / sites, to 2^-33; a prototype's
 # feature times its voxels below 2^38 / sites, to 2^-25
@@ -84,7 +84,7 @@ class Participants:
         return sorted(self.keys).index(site) + 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the roster as a record."""
+        """Return the participants as a record."""
         return {
             "round": self.round,
             "keys": {site: list(pair) for site, pair in sorted(self.keys.items())},
@@ -97,30 +97,29 @@ class Participants:
         """Read what ``to_json`` wrote.
 
         Raises:
-            PrivacyError: With so few sites or shares nothing would be hidden; or it was not
-                written by ``to_json``.
+            PrivacyError: So few sites or shares would hide nothing, or a field is wrong.
         """
-        told = Told(record, "who has a part in a masked round", PrivacyError)
-        told.only(["round", "keys", "holders", "threshold"])
-        sites = told.inside("keys", MOST_SITES)
+        fields = JsonFields(record, "who has a part in a masked round", PrivacyError)
+        fields.only(["round", "keys", "holders", "threshold"])
+        sites = fields.inside("keys", MOST_SITES)
         for site in sites.content:
             if not is_word(site) or not are_keys(sites.value(site)):
                 raise sites.wrong(site, "two public keys of a site, as hexadecimal digits")
-        blocks = told.inside("holders", MOST_BLOCKS)
-        made = cls(
-            told.whole("round", 0, MOST_ROUNDS),
+        blocks = fields.inside("holders", MOST_BLOCKS)
+        participants = cls(
+            fields.whole("round", 0, MOST_ROUNDS),
             {site: (pair[0], pair[1]) for site, pair in sites.content.items()},
             {block: blocks.choices(block, sites.content) for block in blocks.content},
-            told.whole("threshold", 1, max(len(sites.content), 1)),
+            fields.whole("threshold", 1, max(len(sites.content), 1)),
         )
-        fewest = min((len(sites) for sites in made.holders.values()), default=0)
-        if fewest < FEWEST_SUMMED or 2 * made.threshold <= len(made.keys):
+        fewest = min((len(sites) for sites in participants.holders.values()), default=0)
+        if fewest < FEWEST_SUMMED or 2 * participants.threshold <= len(participants.keys):
             raise PrivacyError(
                 f"a masked round was asked for with {fewest} holders of a block and "
-                f"{made.threshold} of {len(made.keys)} shares to reveal a secret; at least "
-                f"{FEWEST_SUMMED} holders and more than half of the shares are needed"
+                f"{participants.threshold} of {len(participants.keys)} shares to reveal a secret; "
+                f"at least {FEWEST_SUMMED} holders and more than half of the shares are needed"
             )
-        return made
+        return participants
 
 
 def are_keys(pair: Any) -> bool:
@@ -168,8 +167,8 @@ def block_length(
 
     Args:
         block: ``LOSS``, a block of the network, or a modality's prototypes at a level.
-        weights: That have at least the tensors of the block.
-        sizes: Of prototypes, by level.
+        weights: Network weights, with at least the tensors of the block.
+        sizes: Sizes of the prototypes by level.
     """
     if block == LOSS:
         return 2

@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, how it went, and the states it can go on or export from.
+"""The folder of a run: settings, history, and the states to resume or export from.
 
 ::
 
@@ -32,34 +32,53 @@ import torch
 
 from mixmfl.core.errors import MixmflError, ModelError
 from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.json_fields import (
+    JsonFields,
+    Range,
+    fields,
+    is_text,
+    listed,
+    real,
+    shown,
+    whole,
+    word,
+)
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.evaluation.subset_dice import SubsetDice
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import NETWORK, Personal, Registration, RunSettings, ServerState
+from mixmfl.federated.state import (
+    FOLDS,
+    NETWORK,
+    Personal,
+    Registration,
+    RunSettings,
+    ServerState,
+    read_registration,
+    read_run_settings,
+)
 from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
-from mixmfl.planning.bounds import Range, fields, is_text, listed, real, shown, whole, word
-from mixmfl.planning.plans import Plans, read_settings
+from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SiteRound:
-    """What a round was at one site.
+    """A round at one site.
 
     Attributes:
         loss: Mean training loss; None where it is not known, in a masked run that of all sites.
         dice: Validation Dice of the merged model by label or region; None where no validation
             case has it; empty where this round was not validated.
-        sent_bytes: By the site.
-        received_bytes: By the site, for training.
-        seconds: Of training and validation.
-        absent: Why the site had no part in the round; empty where it had.
-        epsilon: What the site had spent of its privacy budget after the round; None: it has none.
-        delta: With which that is so.
+        sent_bytes: Bytes that the site sent.
+        received_bytes: Bytes that the site received for training.
+        seconds: Seconds of training and validation.
+        absent: Why the site did not take part in the round; empty where it did.
+        epsilon: Epsilon that the site had spent after the round; None: it has no privacy budget.
+        delta: The delta that this epsilon holds for.
     """
 
     loss: float | None
@@ -77,14 +96,14 @@ class Run:
     """A run and how far it is.
 
     Attributes:
-        folder: Of the run.
-        plans: It was started with.
-        settings: It was started with.
+        folder: Folder of the run.
+        plans: Plans that the run was started with.
+        settings: Settings that the run was started with.
         fold: Validation fold, or ``"all"``: every case trains.
-        registrations: By site.
-        history: Per round, per site.
-        dice: Mean validation Dice per validated round.
-        personal: By site, what became of its own copy; empty where none was asked for.
+        registrations: Registrations by site.
+        history: For each round, how it went at every site.
+        dice: Mean validation Dice by validated round.
+        personal: How well each site's personalised model does; empty where none was asked for.
     """
 
     folder: Path
@@ -114,10 +133,10 @@ class Run:
 def privacy_spent(run: Run, number: int) -> dict[str, dict[str, float]]:
     """Return epsilon and delta by site, of those that train with privacy, after a round."""
     return {
-        site: {"epsilon": told.epsilon, "delta": told.delta}
+        site: {"epsilon": at_site.epsilon, "delta": at_site.delta}
         for sites in run.history[:number]
-        for site, told in sorted(sites.items())
-        if told.epsilon is not None and told.delta is not None
+        for site, at_site in sorted(sites.items())
+        if at_site.epsilon is not None and at_site.delta is not None
     }
 
 
@@ -134,7 +153,7 @@ def start_run(run: Run) -> None:
     """
     if holds_run(run.folder):
         raise ModelError(
-            f"{run.folder}: holds a run; nothing was written. Go on with it by --resume, or name "
+            f"{run.folder}: holds a run; nothing was written. Resume it by --resume, or name "
             "another folder"
         )
     plans_file = run.folder / "plans.json"
@@ -172,35 +191,38 @@ def open_run(folder: Path) -> Run:
 
 
 def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
-    """Return the run that a record tells of.
+    """Return the run that a record describes.
 
     Raises:
         MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
             ``ValueError``.
     """
-    sites = {site: Registration(**told) for site, told in record["sites"].items()}
-    for site, registered in sites.items():
+    sites = {}
+    for site, content in record["sites"].items():
         if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
             raise ModelError(f"{shown(site)} cannot name a site")
-        check_registration(site, registered, plans)
-    for told_of in (*record["history"], record["personal"]):
-        fields(told_of, (), "sites", may=tuple(sites))
-    settings = read_settings(RunSettings, record["settings"], "settings")
+        sites[site] = read_registration(JsonFields(content, f"sites: {site}", ModelError))
+        check_registration(site, sites[site], plans)
+    for by_site in (*record["history"], record["personal"]):
+        fields(by_site, (), "sites", may=tuple(sites))
+    # a record has every setting; only in a message some have a default
+    names = [field.name for field in dataclasses.fields(RunSettings)]
+    settings = read_run_settings(JsonFields(record["settings"], "settings", ModelError).only(names))
     plans.configuration(settings.configuration)
     return Run(
         folder,
         plans,
         settings,
-        word(record["fold"], ("0", "1", "2", "3", "4", "all"), "fold"),
+        word(record["fold"], FOLDS, "fold"),
         sites,
         [
-            {site: _read_site_round(told, f"history: {site}") for site, told in told_of.items()}
-            for told_of in listed(record["history"], Range(0, settings.rounds), "history")
+            {site: _read_site_round(entry, f"history: {site}") for site, entry in by_site.items()}
+            for by_site in listed(record["history"], Range(0, settings.rounds), "history")
         ],
         {int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
         {
-            site: Personal(*(_or_nan(dice, "personal") for dice in listed(told, 2, "personal")))
-            for site, told in record["personal"].items()
+            site: Personal(*(_or_nan(dice, "personal") for dice in listed(pair, 2, "personal")))
+            for site, pair in record["personal"].items()
         },
     )
 
@@ -210,19 +232,19 @@ _ANY = Range(-1e300, 1e300)
 _COUNT = Range(0, 2**63)
 
 
-def _read_site_round(told: Any, source: str) -> SiteRound:
-    fields(told, tuple(field.name for field in dataclasses.fields(SiteRound)), source)
+def _read_site_round(content: Any, source: str) -> SiteRound:
+    fields(content, tuple(field.name for field in dataclasses.fields(SiteRound)), source)
     for name in ("loss", "epsilon", "delta"):
-        if told[name] is not None:
-            real(told[name], _ANY, f"{source}: {name}")
-    for dice in told["dice"].values():
+        if content[name] is not None:
+            real(content[name], _ANY, f"{source}: {name}")
+    for dice in content["dice"].values():
         _or_nan(dice, f"{source}: dice")
     for name in ("sent_bytes", "received_bytes"):
-        whole(told[name], _COUNT, f"{source}: {name}")
-    real(told["seconds"], _COUNT, f"{source}: seconds")
-    if type(told["absent"]) is not str:
-        raise ModelError(f"{source}: absent: text is needed, not {shown(told['absent'])}")
-    return SiteRound(**told)
+        whole(content[name], _COUNT, f"{source}: {name}")
+    real(content["seconds"], _COUNT, f"{source}: seconds")
+    if type(content["absent"]) is not str:
+        raise ModelError(f"{source}: absent: text is needed, not {shown(content['absent'])}")
+    return SiteRound(**content)
 
 
 def _or_nan(dice: Any, source: str) -> float:
@@ -236,13 +258,13 @@ def save_round(
     sites: Mapping[str, SiteRound],
     dice: float | None,
 ) -> None:
-    """Save all that is needed to go on after a round, then record it and drop older states.
+    """Save all that is needed to resume after a round, then record it and drop older states.
 
     Args:
-        run: Changed: the round is added to its history.
-        state: After the round.
-        optimizers: By site.
-        sites: How the round went.
+        run: The run; the round is added to its history.
+        state: The server's state after the round.
+        optimizers: Optimizer states by site.
+        sites: How the round went at each site.
         dice: Mean validation Dice, None where the round was not validated.
     """
     folder = _round_folder(run, state.round)
@@ -265,13 +287,13 @@ def save_round(
 
 
 def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
-    """Save a site's own copy, then record what became of it."""
+    """Save a site's personalised model, then record how well it does."""
     save_tensors(_personal_file(run, site), own)
     record_personal(run, site, personal)
 
 
 def record_personal(run: Run, site: str, personal: Personal) -> None:
-    """Record what became of a site's own copy, which lies at the site itself."""
+    """Record how well a personalised model does that is stored at its site."""
     run.personal[site] = personal
     _write_record(run)
 
@@ -280,13 +302,13 @@ def load_state_of(run: Run, number: int) -> ServerState:
     """Return the server's state after a round.
 
     Raises:
-        ModelError: That round's state is not kept, or damaged.
+        ModelError: That round's state is not stored, or is damaged.
     """
     file = _round_folder(run, number) / "server.safetensors"
     if not file.is_file():
-        kept = ", ".join(map(str, kept_rounds(run))) or "none yet"
+        stored = ", ".join(map(str, kept_rounds(run))) or "none yet"
         raise ModelError(
-            f"{run.folder}: the state of round {number} is not there; kept are: {kept}"
+            f"{run.folder}: the state of round {number} is not stored; stored are: {stored}"
         )
     tensors = load_tensors(file)
     norms = {
@@ -305,22 +327,24 @@ def load_state_of(run: Run, number: int) -> ServerState:
 
 
 def load_personal(run: Run, site: str) -> State:
-    """Return the blocks of a site's own copy.
+    """Return the blocks of a site's personalised model.
 
     Raises:
-        ModelError: The site has none, or its validation cases say that the model of all is better.
+        ModelError: The site has none, or the global model is better on its validation cases.
     """
     if site not in run.personal:
-        there = ", ".join(run.personal) or "none"
+        others = ", ".join(run.personal) or "none"
         raise ModelError(
-            f"{run.folder}: site {site!r} has no copy of its own; sites that have: {there}. Copies "
-            "are made by mixmfl_train_federated --personalize, where a site has validation cases"
+            f"{run.folder}: site {site!r} has no personalised model; sites that have one: "
+            f"{others}. mixmfl_train_federated --personalize makes them, where a site has "
+            "validation cases"
         )
-    told = run.personal[site]
-    if not told.kept:
+    personal = run.personal[site]
+    if not personal.kept:
         raise ModelError(
-            f"{run.folder}: site {site!r} does better with the model of all (validation Dice "
-            f"{told.dice_before:.3f}, its own copy {told.dice:.3f}); export that, without --site"
+            f"{run.folder}: site {site!r} does better with the global model (validation Dice "
+            f"{personal.dice_before:.3f}, personalised model {personal.dice:.3f}); export the "
+            "global model, without --site"
         )
     file = _personal_file(run, site)
     own = load_tensors(file)
@@ -336,7 +360,7 @@ def _strange(file: Path, error: ValueError) -> ModelError:
 
 
 def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
-    """Save what Dice to expect of a round's model from subsets of modalities."""
+    """Save the Dice that a round's model is expected to have from subsets of modalities."""
     content = {"round": number, "expected": [each.to_json() for each in expected]}
     write_json(run.folder / "expected.json", content)
 
@@ -352,33 +376,33 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
         return None
     content = read_json(file, ModelError)
     try:
-        found = [SubsetDice.from_json(each) for each in content["expected"]]
-        return found if content["round"] == number else None
+        expected = [SubsetDice.from_json(each) for each in content["expected"]]
+        return expected if content["round"] == number else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{file}: is damaged ({error})") from None
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
-    """Return the sites' optimiser states after a round."""
+    """Return the sites' optimizer states after a round."""
     folder = _round_folder(run, number) / "optimizers"
     trained = {
         site
         for sites in run.history[:number]
-        for site, told in sites.items()
-        if told.loss is not None
+        for site, at_site in sites.items()
+        if at_site.loss is not None
     }
     return {site: load_tensors(folder / f"{site}.safetensors") for site in sorted(trained)}
 
 
 def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, State]]:
-    """Return what a run can go on from: the state after its last round, and the optimisers'.
+    """Return the states to resume a run from: the server's after its last round, the optimizers'.
 
     Where these are damaged, those of the round before are taken, and the run forgets the rounds
     after it.
 
     Args:
-        run: With at least one round; shortened where its last states are damaged.
-        optimizers: Whether the sites' are kept with the run.
+        run: A run with at least one round; shortened where its last states are damaged.
+        optimizers: Whether the sites' optimizer states are stored with the run.
 
     Raises:
         ModelError: No round's states can be read.
@@ -386,25 +410,25 @@ def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, St
     for number in reversed(kept_rounds(run)):
         try:
             state = load_state_of(run, number)
-            moments = load_optimizers(run, number) if optimizers else {}
+            optimizer_states = load_optimizers(run, number) if optimizers else {}
         except ModelError as error:
-            log.warning("round %d cannot be gone on from: %s", number, error)
+            log.warning("round %d cannot be resumed from: %s", number, error)
             continue
         if number < len(run.history):
-            log.warning("%s: goes on from round %d", run.folder, number)
+            log.warning("%s: resumes from round %d", run.folder, number)
             del run.history[number:]
             run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
             run.personal.clear()
-        return state, moments
-    raise ModelError(f"{run.folder}: no state of its {len(run.history)} rounds can be gone on from")
+        return state, optimizer_states
+    raise ModelError(f"{run.folder}: no state of its {len(run.history)} rounds can be resumed from")
 
 
 def kept_rounds(run: Run) -> list[int]:
-    """Return the rounds whose states are there and recorded."""
+    """Return the rounds whose states are stored and recorded."""
     return [number for number in _stored_rounds(run) if number <= len(run.history)]
 
 
-def choose_round(run: Run, wanted: str) -> int:
+def choose_round(run: Run, which: str) -> int:
     """Return the round that ``best``, ``last`` or a number means.
 
     Raises:
@@ -412,14 +436,14 @@ def choose_round(run: Run, wanted: str) -> int:
     """
     if not run.history:
         raise ModelError(f"{run.folder}: no round is done yet")
-    if wanted == "last":
+    if which == "last":
         return len(run.history)
-    if wanted == "best":
+    if which == "best":
         # without validation cases nothing is known to be better than the last
         return run.best_round or len(run.history)
-    if not wanted.isdecimal():
-        raise ModelError(f"round {wanted!r}: give best, last or a number")
-    return int(wanted)
+    if not which.isdecimal():
+        raise ModelError(f"round {which!r}: give best, last or a number")
+    return int(which)
 
 
 def progress_table(run: Run) -> str:
@@ -442,19 +466,19 @@ def progress_table(run: Run) -> str:
         ]
     )
     for number, sites in enumerate(run.history, start=1):
-        for site, told in sites.items():
-            dice: Sequence[float | None] = [told.dice.get(name) for name in names]
+        for site, at_site in sites.items():
+            dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
                 [
                     number,
                     site,
-                    "" if told.loss is None else f"{told.loss:.5f}",
+                    "" if at_site.loss is None else f"{at_site.loss:.5f}",
                     *("" if value is None else f"{value:.4f}" for value in dice),
-                    told.sent_bytes,
-                    told.received_bytes,
-                    f"{told.seconds:.2f}",
-                    told.absent,
-                    "" if told.epsilon is None else f"{told.epsilon:.3f}",
+                    at_site.sent_bytes,
+                    at_site.received_bytes,
+                    f"{at_site.seconds:.2f}",
+                    at_site.absent,
+                    "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
                 ]
             )
     return text.getvalue()
@@ -468,11 +492,11 @@ def _write_record(run: Run) -> None:
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
         "personal": {
-            site: [or_none(told.dice), or_none(told.dice_before)]
-            for site, told in run.personal.items()
+            site: [or_none(personal.dice), or_none(personal.dice_before)]
+            for site, personal in run.personal.items()
         },
         "history": [
-            {site: dataclasses.asdict(told) for site, told in sites.items()}
+            {site: dataclasses.asdict(at_site) for site, at_site in sites.items()}
             for sites in run.history
         ],
     }
@@ -503,7 +527,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _drop_states(run: Run) -> None:
-    """Remove the states that are neither of the last two rounds, nor best, nor kept for good."""
+    """Remove the states but those of the last two rounds, of the best, and of ``keep_every``."""
     last, keep_every = len(run.history), run.plans.training.keep_every
     for number in _stored_rounds(run):
         folder = _round_folder(run, number)
@@ -511,13 +535,13 @@ def _drop_states(run: Run) -> None:
             continue
         if number != run.best_round and number % keep_every:
             shutil.rmtree(folder)
-        else:  # nothing goes on from here, and only that needs the optimisers
+        else:  # nothing resumes from here, and only that needs the optimizers
             shutil.rmtree(folder / "optimizers", ignore_errors=True)
 
 
 def _stored_rounds(run: Run) -> list[int]:
-    found = (run.folder / "rounds").glob("*/server.safetensors")
-    return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+    files = (run.folder / "rounds").glob("*/server.safetensors")
+    return sorted(int(file.parent.name) for file in files if file.parent.name.isdecimal())
 
 
 def _round_folder(run: Run, number: int) -> Path:

@@ -49,13 +49,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back from a site.
+    """A site's reply, and what it cost.
 
     Attributes:
-        message: Its reply.
-        sent_bytes: By the site.
-        received_bytes: By the site.
-        seconds: From the task to the reply.
+        message: The reply.
+        sent_bytes: Bytes that the site sent.
+        received_bytes: Bytes that the site received.
+        seconds: Seconds from the task to the reply.
     """
 
     message: Message
@@ -66,11 +66,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came of asking.
+    """The answers of all sites that were asked.
 
     Attributes:
-        came: By site.
-        absent: Why nothing usable came from the other sites that were asked.
+        came: Answers by site.
+        absent: Why there is no usable answer, by site.
     """
 
     came: Mapping[str, Answer]
@@ -84,15 +84,15 @@ Ask = Callable[[Mapping[str, Message]], Answers]
 def begin(
     asked: Run, *, resume: bool, optimizers: bool = False
 ) -> tuple[Run, ServerState, dict[str, State]]:
-    """Start a run, or take up the one in its folder.
+    """Start a run, or resume the one in its folder.
 
     Args:
-        asked: With no history.
+        asked: The run to start or resume, with no history.
         resume: Whether the folder holds the run already; its settings and sites must be the same.
-        optimizers: Whether the sites' optimisers are kept with the run.
+        optimizers: Whether the sites' optimizer states are stored with the run.
 
     Returns:
-        The run, the state to go on from, and the optimisers by site.
+        The run, the state to resume from, and the optimizer states by site.
 
     Raises:
         ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
@@ -120,17 +120,18 @@ def train_rounds(
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     quorum: int = 1,
 ) -> bool:
-    """Do the rounds that are left.
+    """Train for the rounds that are left.
 
     Args:
-        run: Changed: every round is added and saved.
-        state: After the rounds that are done.
-        ask: Reaches the sites.
-        optimizers: Of sites whose moments are kept with the run; ``ask`` changes them.
+        run: The run; every round is added to it and saved.
+        state: The server's state after the rounds that are done.
+        ask: Sends tasks to the sites and returns their answers.
+        optimizers: Optimizer states by site, where they are stored with the run; ``ask`` changes
+            them.
         report: Called after every round.
         pause: Asked before every round whether to stop here.
-        edit_memory: What an ablation makes of the merged memory, after every round.
-        quorum: Sites that must have a part in a round.
+        edit_memory: Changes the merged memory after every round, for an ablation.
+        quorum: Number of sites that must take part in a round.
 
     Returns:
         Whether all rounds are done.
@@ -151,9 +152,9 @@ def finish(run: Run, ask: Ask | None) -> Path:
     """Draw how a run went and export the model of its best round; return the model's file.
 
     Args:
-        run: With at least one round.
-        ask: Reaches the sites, which measure what Dice to expect of the model from every subset of
-            modalities, as far as that is not done yet; None: that is left out.
+        run: A run with at least one round.
+        ask: Sends tasks to the sites, which measure the model's Dice from every subset of
+            modalities, unless that was done before; None: it is not measured.
     """
     draw_progress(run, run.folder / "progress.png")
     if ask is not None:
@@ -171,14 +172,14 @@ def _measure(run: Run, ask: Ask) -> None:
     answers = ask(
         {site: measure_task(state, site, run.registrations) for site in run.registrations}
     )
-    told = []
+    measured = []
     for site, answer in answers.came.items():
         try:
             labelled = run.registrations[site].labelled
-            told.append(read_measured(site, answer.message, number, run.plans, labelled))
+            measured.append(read_measured(site, answer.message, number, run.plans, labelled))
         except AggregationError as error:
-            log.warning("%s: what it measured is left out: %s", site, error)
-    save_expected(run, number, merge_measured(told))
+            log.warning("%s: the Dice that it measured are left out: %s", site, error)
+    save_expected(run, number, merge_measured(measured))
 
 
 def _one_round(
@@ -189,7 +190,7 @@ def _one_round(
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None,
     quorum: int,
 ) -> ServerState:
-    """Let the sites train, merge, validate where it is time to, save."""
+    """Let the sites train, merge their replies, validate where it is time to, and save."""
     one_round = _masked_round if run.settings.masked else _plain_round
     state, diagnostics, trained = one_round(run, state, ask, quorum)
     if edit_memory is not None:
@@ -227,8 +228,8 @@ Trained = tuple[ServerState, Diagnostics, list[Mapping[str, Answer]]]
 
 
 def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
-    """Let the sites train, and merge what passes the door."""
-    asked = ask({site: train_task(state, told) for site, told in run.registrations.items()})
+    """Let the sites train, and merge the replies that pass the checks."""
+    asked = ask({site: train_task(state, r) for site, r in run.registrations.items()})
     merged, diagnostics = merge_round(
         state,
         {site: answer.message for site, answer in asked.came.items()},
@@ -242,8 +243,8 @@ def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained
 
 
 def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
-    """Let the sites train, and learn sums only; see ``protocol``."""
-    number, told = state.round, run.registrations
+    """Let the sites train, and learn only sums over sites; see ``protocol``."""
+    number, registrations = state.round, run.registrations
     sizes = prototype_sizes(run.plans, run.settings.configuration)
     absent: dict[str, str] = {}
     steps: list[Mapping[str, Answer]] = []
@@ -254,11 +255,12 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
         steps.append(asked.came)
         return {site: answer.message for site, answer in asked.came.items()}
 
-    roster = gather_participants(state, answers(keys_tasks(number, told)), told, sizes)
+    keys = answers(keys_tasks(number, registrations))
+    roster = gather_participants(state, keys, registrations, sizes)
     shared = answers(shares_tasks(roster))
     shared = {site: reply for site, reply in shared.items() if are_shares(site, reply, roster)}
     replies = {}
-    for site, reply in answers(masked_tasks(state, roster, shared, told)).items():
+    for site, reply in answers(masked_tasks(state, roster, shared, registrations)).items():
         try:
             check_masked(site, reply, roster, shared, state, sizes)
             replies[site] = reply
@@ -275,11 +277,13 @@ def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Traine
         sums = sum_blocks(roster, shared, replies, reveals)
     except PrivacyError as error:  # with other keys the next try may do
         raise QuorumError(f"round {number + 1}: the sum cannot be unmasked: {error}") from None
-    merged, diagnostics = merge_sums(state, roster, replies, sums, told, run.plans, run.settings)
-    lost = {site: absent.get(site, "did not answer") for site in set(told) - set(replies)}
+    merged, diagnostics = merge_sums(
+        state, roster, replies, sums, registrations, run.plans, run.settings
+    )
+    lost = {s: absent.get(s, "did not answer") for s in set(registrations) - set(replies)}
     rejected = {**lost, **diagnostics.rejected}
     for site, reason in sorted(rejected.items()):
-        log.warning("round %d: %s: has no part in it: %s", number + 1, site, reason)
+        log.warning("round %d: %s: does not take part: %s", number + 1, site, reason)
     return merged, dataclasses.replace(diagnostics, rejected=rejected), steps
 
 
@@ -298,23 +302,23 @@ def _read_validation(
     return dice
 
 
-def _check_same_run(there: Run, asked: Run) -> None:
+def _check_same_run(stored: Run, asked: Run) -> None:
     before, now = (
         {
             **dataclasses.asdict(run.settings),
             "fold": run.fold,
-            **{f"site {name}": str(told) for name, told in sorted(run.registrations.items())},
+            **{f"site {name}": str(r) for name, r in sorted(run.registrations.items())},
             "plans": run.plans.to_json(),
         }
-        for run in (there, asked)
+        for run in (stored, asked)
     )
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
-        told = (
+        differences = (
             name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
             for name in changed
         )
         raise ModelError(
-            f"{there.folder}: the run was started with other {', '.join(told)}. Resume it with "
-            "the same, or start a new run in another folder"
+            f"{stored.folder}: the run was started with other {', '.join(differences)}. Resume it "
+            "with the same, or start a new run in another folder"
         )

@@ -1,4 +1,4 @@
-"""From a run to a model file: of any saved round, or of a site's own copy."""
+"""From a run to a model file: of any saved round, or of a personalised model."""
 
 import dataclasses
 from pathlib import Path
@@ -15,30 +15,30 @@ from mixmfl.federated.server.checkpoint import (
 from mixmfl.inference.model import save_model
 
 
-def export_model(run_folder: Path, wanted: str, out: Path, site: str = "") -> tuple[int, str]:
-    """Write the model of a saved round, or a site's own copy of one, to a file.
+def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tuple[int, str]:
+    """Write the model of a saved round, or a site's personalised model, to a file.
 
     Args:
-        run_folder: Of the run.
-        wanted: ``"best"``, ``"last"`` or a round's number.
+        run_folder: Folder of the run.
+        which: ``"best"``, ``"last"`` or a round's number.
         out: The file to write; replaced if it is there.
-        site: Whose own copy, which is one of the best round; empty: the model of all.
+        site: Site whose personalised model is written; empty: the global model.
 
     Returns:
         The round, and the file's SHA-256.
 
     Raises:
-        ModelError: There is no such run, round or copy, or the site does not use its copy.
+        ModelError: There is no such run, round or personalised model, or the site does not use it.
     """
     run = open_run(run_folder)
-    number = choose_round(run, wanted)
+    number = choose_round(run, which)
     state, expected = load_state_of(run, number), load_expected(run, number) or ()
     if site:
         if number != choose_round(run, "best"):
-            raise ModelError(f"{run_folder}: sites' own copies are made from the best round only")
+            raise ModelError(f"{run_folder}: personalised models are made from the best round only")
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
-        expected = ()  # it was measured for the model of all
+        expected = ()  # it was measured for the global model
     digest = save_model(
         out,
         state,

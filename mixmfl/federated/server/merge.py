@@ -1,4 +1,4 @@
-"""A round at the server: the tasks that sites get, and what is made of their replies.
+"""A round at the server: the tasks for the sites, and how their replies are merged.
 
 Messages are plain (see ``messages``); nothing here knows what carries them.
 """
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from mixmfl.core.errors import AggregationError, QuorumError
-from mixmfl.core.json_fields import Told, is_real
+from mixmfl.core.json_fields import JsonFields, is_real
 from mixmfl.core.nan import or_nan
 from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import merge_blocks, select_blocks
@@ -36,11 +36,13 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.plans import Plans
 
+log = logging.getLogger(__name__)
+
 
 def personalization_task(
     state: ServerState, site: str, registrations: Mapping[str, Registration]
 ) -> Message:
-    """Return what a site is sent to make its own copy from: to train, and to validate."""
+    """Return the task to make a personalised model: a site trains and validates for it."""
     trained = train_task(state, registrations[site])
     judged = validation_task(state, site, registrations)
     return Message(
@@ -50,11 +52,8 @@ def personalization_task(
     )
 
 
-log = logging.getLogger(__name__)
-
-
 def train_task(state: ServerState, registration: Registration) -> Message:
-    """Return what a site is sent to train: its own blocks, and the memory of all modalities."""
+    """Return a training task: the site's own blocks, and the memory of all modalities."""
     own = select_blocks(state.weights, registration.weights)
     return Message("train", {"round": state.round}, {**own, **memory_to_state(state.memory)})
 
@@ -62,12 +61,12 @@ def train_task(state: ServerState, registration: Registration) -> Message:
 def validation_task(
     state: ServerState, site: str, registrations: Mapping[str, Registration]
 ) -> Message:
-    """Return what a site is sent to validate.
+    """Return a validation task.
 
-    The blocks of the modalities that its validation cases have, as far as any site trains them;
-    a validation case may have what no training case of its site has.
+    It has the blocks of the modalities that the site's validation cases have, as far as any site
+    trains them; a validation case may have a modality that no training case of its site has.
     """
-    trained = {m for told in registrations.values() for m, n in told.modality_cases.items() if n}
+    trained = {m for r in registrations.values() for m, n in r.modality_cases.items() if n}
     usable = [m for m in registrations[site].validated if m in trained]
     blocks = block_weights(1, dict.fromkeys(usable, 1))
     tensors = {**select_blocks(state.weights, blocks), **memory_to_state(state.memory)}
@@ -81,7 +80,7 @@ def read_personal(site: str, reply: Message) -> Personal | None:
         AggregationError: The reply is something else, or cannot be true.
     """
     check_answer(site, "personalize", reply)
-    record = Told(reply.record, f"site {site}", AggregationError).only(["dice", "dice_before"])
+    record = JsonFields(reply.record, f"site {site}", AggregationError).only(["dice", "dice_before"])
     before, after = (record.content[name] for name in ("dice_before", "dice"))
     if not all(dice is None or is_real(dice, 0, 1) for dice in (before, after)):
         found = quoted([after, before])
@@ -105,18 +104,18 @@ def merge_round(
     Blocks and prototypes that nobody sent stay as they were. The state given is left as it is.
 
     Args:
-        state: That the replies were trained from.
-        replies: By site; a site that did not reply is left out.
-        registrations: By site.
-        plans: Of the run.
-        settings: Of the run.
-        refused: By site, why no message came from it at all.
+        state: The server's state that the replies were trained from.
+        replies: Replies by site; a site that did not reply is left out.
+        registrations: Registrations by site.
+        plans: Plans of the run.
+        settings: Settings of the run.
+        refused: Why no message came at all, by site.
         quorum: Sites that must have a part in the round.
 
     Raises:
         QuorumError: Fewer than ``quorum`` replies can be used.
     """
-    accepted, norms, rejected = _pass_door(state, replies, registrations, plans, settings)
+    accepted, norms, rejected = _check_replies(state, replies, registrations, plans, settings)
     rejected = {**(refused or {}), **rejected}
     for site, reason in sorted(rejected.items()):
         log.warning("round %d: %s: reply rejected: %s", state.round + 1, site, reason)
@@ -149,15 +148,15 @@ def merge_round(
         ),
         remember_norms(state.norms, norms.values()),
     )
-    told = {site: reply.record for site, reply in accepted.items()}
+    records = {site: reply.record for site, reply in accepted.items()}
     return merged, Diagnostics(
-        {site: float(record["loss"]) for site, record in told.items() if "loss" in record},
+        {site: float(record["loss"]) for site, record in records.items() if "loss" in record},
         rejected,
-        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in told.items() if "epsilon" in r},
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in records.items() if "epsilon" in r},
     )
 
 
-def _pass_door(
+def _check_replies(
     state: ServerState,
     replies: Mapping[str, Message],
     registrations: Mapping[str, Registration],
@@ -170,9 +169,9 @@ def _pass_door(
         try:
             if site not in registrations:
                 raise AggregationError(f"site {site!r} replied but never registered")
-            reply, told = replies[site], registrations[site]
+            reply, registration = replies[site], registrations[site]
             sound[site] = check_reply(
-                site, reply, state.round, state.weights, told, plans, settings
+                site, reply, state.round, state.weights, registration, plans, settings
             )
         except AggregationError as error:
             rejected[site] = str(error)

@@ -16,11 +16,10 @@ import torch
 
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import Told, is_whole, is_word
+from mixmfl.core.json_fields import JsonFields, is_whole, is_word
 from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
-from mixmfl.data.labels import MOST_LABELS, Labels
-from mixmfl.data.modalities import MOST_MODALITIES
+from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
 from mixmfl.federated.server.checkpoint import (
@@ -42,6 +41,7 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
     read_minimum,
+    read_registration,
     read_run_settings,
 )
 from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
@@ -61,11 +61,11 @@ class PlanningJob:
 
     Attributes:
         out: WORK at the coordinator; plans.json and fingerprint.json come here.
-        sites: All of them.
-        preset: As ``--preset`` takes it.
-        configurations: To preprocess at the sites.
+        sites: Names of all sites.
+        preset: Name or path of the preset, as for ``--preset``.
+        configurations: Configurations that the sites preprocess.
         minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
-        replan: Whether plans are made anew where there are some.
+        replan: Whether plans are made again where there are some.
     """
 
     out: Path
@@ -81,14 +81,14 @@ class TrainingJob:
     """What a training job is to do.
 
     Attributes:
-        work: Holds plans.json.
-        out: The run's folder; a run in it is gone on with.
-        sites: All of them.
-        name: Of the run at the sites: letters and digits.
-        settings: Of the run.
+        work: Folder that holds plans.json.
+        out: The run's folder; a run in it is resumed.
+        sites: Names of all sites.
+        name: Name of the run at the sites: letters and digits.
+        settings: Settings of the run.
         fold: Validation fold, or ``"all"``.
-        quorum: Sites that a round needs.
-        personalize: Whether sites fine-tune copies of their own.
+        quorum: Number of sites that a round needs.
+        personalize: Whether sites fine-tune personalised models.
     """
 
     work: Path
@@ -105,14 +105,14 @@ Orders = PlanningJob | TrainingJob
 
 
 def job_file(out: Path) -> Path:
-    """Return where the orders for a folder lie, and beside them what the engine notes."""
+    """Return the file of the orders for a folder; the engine writes its files beside it."""
     return out / NETWORK / "orders.json"
 
 
 def save_job(orders: Orders, path: Path) -> None:
     """Write orders as JSON."""
-    told = dataclasses.asdict(orders)
-    content = {name: str(v) if isinstance(v, Path) else v for name, v in told.items()}
+    values = dataclasses.asdict(orders)
+    content = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
     write_json(path, {"job": type(orders).__name__, **content})
 
 
@@ -120,33 +120,33 @@ def load_job(path: Path) -> Orders:
     """Read what ``save_job`` wrote.
 
     Raises:
-        DataError: It is damaged, or orders what no hospital would do.
+        DataError: The file is damaged, or orders what no site would do.
     """
-    told = Told(read_json(path), str(path), DataError)
-    job = told.choice("job", ("PlanningJob", "TrainingJob"))
+    record = JsonFields(read_json(path), str(path), DataError)
+    job = record.choice("job", ("PlanningJob", "TrainingJob"))
     kind = PlanningJob if job == "PlanningJob" else TrainingJob
-    told.only(["job", *(field.name for field in dataclasses.fields(kind))])
-    out, sites = Path(told.word("out", _LONGEST_PATH)), told.items("sites", MOST_SITES)
+    record.only(["job", *(field.name for field in dataclasses.fields(kind))])
+    out, sites = Path(record.word("out", _LONGEST_PATH)), record.items("sites", MOST_SITES)
     if not sites or not all(map(is_word, sites)) or len(set(sites)) < len(sites):
-        raise told.wrong("sites", "a list of sites, each once")
+        raise record.wrong("sites", "a list of sites, each once")
     if job == "PlanningJob":
         return PlanningJob(
             out,
             tuple(sites),
-            told.word("preset", _LONGEST_PATH),
-            told.choices("configurations", CONFIGURATIONS),
-            read_minimum(told),
-            told.truth("replan"),
+            record.word("preset", _LONGEST_PATH),
+            record.choices("configurations", CONFIGURATIONS),
+            read_minimum(record),
+            record.truth("replan"),
         )
     return TrainingJob(
-        Path(told.word("work", _LONGEST_PATH)),
+        Path(record.word("work", _LONGEST_PATH)),
         out,
         tuple(sites),
-        told.word("name"),
-        read_run_settings(told.inside("settings", 20)),
-        told.choice("fold", FOLDS),
-        told.whole("quorum", 1, len(sites)),
-        told.truth("personalize"),
+        record.word("name"),
+        read_run_settings(record.inside("settings", 20)),
+        record.choice("fold", FOLDS),
+        record.whole("quorum", 1, len(sites)),
+        record.truth("personalize"),
     )
 
 
@@ -162,21 +162,21 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
     else:
         record = {"version": __version__, "minimum": list(orders.minimum)}
         answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
-        meant = {site: told[1] for site, told in answers.items()}
+        meant = {site: answer[1] for site, answer in answers.items()}
         labels = agree_on_labels(meant)
         for line in describe_sets(meant, labels):
             log.info("%s", line)
-        given = {site: told[0] for site, told in answers.items() if told[0] is not None}
-        if not given:
+        fingerprints = {site: a[0] for site, a in answers.items() if a[0] is not None}
+        if not fingerprints:
             raise DataError(
-                f"no site tells its fingerprint: none has {orders.minimum[0]} cases. A plan needs "
+                f"no site sent a fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
         merged = merge_fingerprints(
             fingerprint.with_labels(map_labels(meant[site], labels).renamed)
-            for site, fingerprint in given.items()
+            for site, fingerprint in fingerprints.items()
         )
-        for site, fingerprint in given.items():
+        for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         plans = make_plans(merged, labels, load_preset(orders.preset))
         write_json(orders.out / "fingerprint.json", merged.to_json())
@@ -188,11 +188,11 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 
 
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
-    """Train with the sites that are here; a run that was begun is gone on with.
+    """Train with the sites that are connected; a run that was begun is resumed.
 
     Args:
-        orders: Of the run. A new one needs all of its sites; one that goes on does with fewer.
-        ask: Reaches them.
+        orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
+        ask: Sends tasks to the sites and returns their answers.
         pause: Asked before every round whether to stop, as when a site has come back.
 
     Returns:
@@ -202,7 +202,7 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         MixmflError: A site did not join a new run, or none is left.
     """
     plans = Plans.load(orders.work / "plans.json")
-    going_on = holds_run(orders.out)
+    resumed = holds_run(orders.out)
     task = Message(
         "join",
         {
@@ -216,27 +216,29 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     )
     # the engine knows who of them all is away
     answers = ask(dict.fromkeys(orders.sites, task))
-    told, failed = _registrations(answers, plans, orders.work)
-    if not going_on:
+    registered, failed = _registrations(answers, plans, orders.work)
+    if not resumed:
         _need_all(task.kind, {**answers.absent, **failed})
-    known = open_run(orders.out).registrations if going_on else told
+    known = open_run(orders.out).registrations if resumed else registered
     # whoever comes back with other cases than it registered is another site to this run
-    here = {site for site in told if known.get(site) == told[site]}
+    here = {site for site in registered if known.get(site) == registered[site]}
     if not here:
         raise QuorumError(
-            f"run {orders.out}: none of {', '.join(orders.sites)} is here with the cases that it "
-            "registered; see the hospitals' logs"
+            f"run {orders.out}: none of {', '.join(orders.sites)} joined with the cases that it "
+            "registered; see the sites' logs"
         )
-    changed = dict.fromkeys(set(told) - here, "did not join with the cases that it registered")
+    changed = dict.fromkeys(
+        set(registered) - here, "did not join with the cases that it registered"
+    )
     why_away = {**answers.absent, **failed, **changed}
     run, state, _ = begin(
-        Run(orders.out, plans, orders.settings, orders.fold, known), resume=going_on
+        Run(orders.out, plans, orders.settings, orders.fold, known), resume=resumed
     )
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
-        found = ask({site: message for site, message in tasks.items() if site in here})
+        answers = ask({site: message for site, message in tasks.items() if site in here})
         away = {site: why_away.get(site, NOT_CONNECTED) for site in set(tasks) - here}
-        return Answers(found.came, {**found.absent, **away})
+        return Answers(answers.came, {**answers.absent, **away})
 
     if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
         return False
@@ -254,61 +256,51 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
-    """Return what a site tells for planning; no fingerprint where it has too few cases to tell."""
-    told = Told(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
-    labels = Labels.from_dataset_json(told.content["labels"], told.source)
-    if (statistics := told.content["fingerprint"]) is None:
+    """Return a site's statistics for planning; no fingerprint where it has too few cases."""
+    record = JsonFields(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
+    labels = Labels.from_dataset_json(record.content["labels"], record.source)
+    if (statistics := record.content["fingerprint"]) is None:
         return None, labels
-    return Fingerprint.from_json(statistics, told.source), labels
+    return Fingerprint.from_json(statistics, record.source), labels
 
 
 def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    told = Told(reply.record, f"site {site}", AggregationError).inside("cases", 10)
-    told.only(configurations)
+    record = JsonFields(reply.record, f"site {site}", AggregationError).inside("cases", 10)
+    record.only(configurations)
     for name in configurations:
-        pair = told.content[name]
+        pair = record.content[name]
         if not (
             isinstance(pair, list)
             and len(pair) == 2
             and all(is_whole(number, 0, MOST_CASES) for number in pair)
         ):
-            raise told.wrong(name, "how many cases were preprocessed, and how many refused")
-    return dict(told.content)
+            raise record.wrong(name, "how many cases were preprocessed, and how many refused")
+    return dict(record.content)
 
 
 def _read_registration(site: str, reply: Message) -> Registration:
-    """Return what a site tells of itself, its fields checked but not compared with anything."""
-    record = Told(reply.record, f"site {site}", AggregationError)
-    told = record.inside("registration", 10)
-    told.only(["cases", "modality_cases"], ["validated", "labelled"])
-    full = Told({"validated": [], **told.content}, told.source, told.error)
-    some = told.content.get("labelled") is not None
-    return Registration(
-        full.whole("cases", 0, MOST_CASES),
-        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
-        list(full.items("validated", MOST_MODALITIES)),
-        list(full.items("labelled", MOST_LABELS)) if some else None,
-    )
+    record = JsonFields(reply.record, f"site {site}", AggregationError)
+    return read_registration(record.inside("registration", 10))
 
 
 def _registrations(
     answers: Answers, plans: Plans, work: Path
 ) -> tuple[dict[str, Registration], dict[str, str]]:
-    """Return what sites registered, and why others' registration is not taken."""
-    told, failed = {}, {}
+    """Return the sites' registrations, and why others are not taken."""
+    registered, failed = {}, {}
     for site, answer in answers.came.items():
         file = _fingerprint_file(work, site)
         try:
             check_answer(site, "join", answer.message)
-            found = _read_registration(site, answer.message)
+            registration = _read_registration(site, answer.message)
             known = Fingerprint.from_json(read_json(file), str(file)) if file.is_file() else None
-            check_registration(site, found, plans, known)
+            check_registration(site, registration, plans, known)
         except AggregationError as error:
             failed[site] = f"its registration is not taken: {error}"
         else:
-            told[site] = found
-    return told, failed
+            registered[site] = registration
+    return registered, failed
 
 
 def _personalize(run: Run, ask: Ask) -> None:
@@ -334,7 +326,7 @@ def _ask_all(
     """Ask sites that must all answer, and return what is read from their answers.
 
     Raises:
-        DataError: Some did not, or with what cannot be true; it tells which and why.
+        DataError: Some did not answer, or what they sent cannot be true; it says which and why.
     """
     answers = ask(dict.fromkeys(sites, task))
     done, absent = {}, dict(answers.absent)
@@ -353,5 +345,5 @@ def _need_all(kind: str, absent: Mapping[str, str]) -> None:
         reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(absent.items()))
         raise DataError(
             f"{kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
-            "problems.log at the hospital. Mend it, or go on without the site (--sites)"
+            "problems.log at the site. Fix it, or continue without the site (--sites)"
         )

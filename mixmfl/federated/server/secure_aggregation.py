@@ -1,4 +1,4 @@
-"""A masked round at the server: who takes part, what is asked of them, and the sum of replies."""
+"""A masked round at the server: participants, tasks, and the sum of the replies."""
 
 import dataclasses
 import logging
@@ -84,11 +84,11 @@ def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) ->
                 "network: compensation_levels empty)"
             )
     for modality in plans.modalities:
-        holders = sum(told.modality_cases.get(modality, 0) > 0 for told in registrations.values())
+        holders = sum(r.modality_cases.get(modality, 0) > 0 for r in registrations.values())
         if 0 < holders < FEWEST_SUMMED:
             log.warning(
                 "%s is held by %d of the %d sites that a sum needs: its encoder is not trained, "
-                "and stays as it is at first",
+                "and keeps its first weights",
                 modality,
                 holders,
                 FEWEST_SUMMED,
@@ -97,13 +97,13 @@ def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) ->
 
 def summed_blocks(weights: State, registrations: Mapping[str, Registration]) -> tuple[str, ...]:
     """Return the blocks that enough sites hold to be summed; the others are not trained."""
-    held = [block for told in registrations.values() for block in told.weights]
+    held = [block for r in registrations.values() for block in r.weights]
     blocks = {block_of(name) for name in weights}
     return tuple(sorted(block for block in blocks if held.count(block) >= FEWEST_SUMMED))
 
 
 def keys_tasks(number: int, registrations: Mapping[str, Registration]) -> dict[str, Message]:
-    """Return what asks the sites for the public keys of a round."""
+    """Return the tasks that ask the sites for the public keys of a round."""
     return {site: Message("keys", {"round": number}, {}) for site in registrations}
 
 
@@ -113,10 +113,10 @@ def gather_participants(
     registrations: Mapping[str, Registration],
     sizes: Mapping[int, PrototypeSizes],
 ) -> Participants:
-    """Return who has a part in a round, of those who sent keys.
+    """Return the participants of a round, from the sites that sent keys.
 
     Raises:
-        QuorumError: They are too few for any block.
+        QuorumError: Too few sites sent keys.
     """
     keys = {}
     for site, reply in sorted(replies.items()):
@@ -141,7 +141,7 @@ def gather_participants(
 
 
 def shares_tasks(roster: Participants) -> dict[str, Message]:
-    """Return what asks the participants to share their secrets."""
+    """Return the tasks that ask the participants to share their secrets."""
     return {site: Message("shares", roster.to_json(), {}) for site in roster.keys}
 
 
@@ -151,7 +151,7 @@ def masked_tasks(
     shared: Mapping[str, Message],
     registrations: Mapping[str, Registration],
 ) -> dict[str, Message]:
-    """Return what asks those who shared their secrets to train and to send masked blocks."""
+    """Return the tasks for sites that shared their secrets: train, and send masked blocks."""
     blocks = list(summed_blocks(state.weights, registrations))
     tasks = {}
     for site in sorted(shared):
@@ -191,21 +191,21 @@ def check_masked(
     """Check that a masked reply has the blocks that were asked for; what is in them is hidden.
 
     Raises:
-        AggregationError: It has not.
+        AggregationError: The reply is of another kind, or has other fields or tensors.
     """
     lengths = {
         f"masked.{block}": block_length(block, state.weights, sizes)
         for block, who in roster.holders.items()
         if site in who and len(set(who) & set(shared)) >= FEWEST_SUMMED
     }
-    found = {name: form_of(reply.tensors, name) for name in reply.tensors}
+    forms = {name: form_of(reply.tensors, name) for name in reply.tensors}
     if (
         reply.kind != "masked"
         or not _is_of(reply, roster.round)
         or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
         or not is_real(reply.record.get("epsilon", 0), 0, MOST_EPSILON)
         or not is_real(reply.record.get("delta", 0), 0, 1)
-        or found != {name: ((length,), torch.int64) for name, length in lengths.items()}
+        or forms != {name: ((length,), torch.int64) for name, length in lengths.items()}
     ):
         raise AggregationError(
             f"site {site!r} sent a {quoted(reply.kind)} reply to round "
@@ -215,21 +215,21 @@ def check_masked(
 
 
 def unmask_tasks(roster: Participants, replied: Collection[str]) -> dict[str, Message]:
-    """Return what asks those who replied for what removes the masks from the sum."""
+    """Return the tasks that ask sites for the shares that remove the masks from the sum."""
     record = {"round": roster.round, "replied": sorted(replied)}
     return {site: Message("unmask", record, {}) for site in sorted(replied)}
 
 
 @dataclass(frozen=True)
 class BlockSum:
-    """The sum of a block over the holders that replied, of which no more is made than asked for.
+    """The sum of a block over the holders that replied, computed part by part.
 
     Attributes:
-        name: Of the masked block in the replies.
+        name: Name of the masked block in the replies.
         replies: Tensors of the holders' replies.
-        masks: What is added to take the masks off.
-        bits: After the point.
-        length: How many numbers it has.
+        masks: Masks whose sum removes the sites' masks.
+        bits: Binary digits after the point.
+        length: Number of numbers in the block.
     """
 
     name: str
@@ -260,31 +260,31 @@ def sum_blocks(
     """Return the sum over the holders that replied, by block; a block of too few is left out.
 
     Args:
-        roster: Of the round.
+        roster: Participants of the round.
         shared: Sites that shared their secrets, so that others added masks for them.
-        replies: Masked, by site.
+        replies: Masked replies by site.
         reveals: Replies to ``unmask``, by site.
 
     Raises:
         QuorumError: Too few sites revealed their shares.
         PrivacyError: Shares do not belong together.
     """
-    told = {
+    secrets = {
         roster.place(site): reply.record
         for site, reply in reveals.items()
         if _reveals(reply, roster)
     }
-    if len(told) < roster.threshold:
+    if len(secrets) < roster.threshold:
         raise QuorumError(
-            f"round {roster.round + 1}: {len(told)} sites helped to unmask the sum, "
+            f"round {roster.round + 1}: {len(secrets)} sites helped to unmask the sum, "
             f"{roster.threshold} are needed"
         )
     dropped = {
         site: join_secret(
             {
-                place: said["dropped"][site]
-                for place, said in told.items()
-                if site in said["dropped"]
+                place: shares["dropped"][site]
+                for place, shares in secrets.items()
+                if site in shares["dropped"]
             },
             roster.threshold,
         )
@@ -298,9 +298,9 @@ def sum_blocks(
         masks: list[Mask] = []
         for site in here:
             shares = {
-                place: said["seeds"][block][site]
-                for place, said in told.items()
-                if site in said["seeds"].get(block, {})
+                place: record["seeds"][block][site]
+                for place, record in secrets.items()
+                if site in record["seeds"].get(block, {})
             }
             masks.append((join_secret(shares, roster.threshold), -1))
         for gone in (site for site in who if site in dropped):
@@ -324,17 +324,17 @@ def merge_sums(
 ) -> tuple[ServerState, Diagnostics]:
     """Return the server's next state from sums over sites, and what the round showed.
 
-    The mean update must pass the door as a site's would; one that does not is left out whole, for
-    nobody can say whose fault it is. The loss of every site is the mean over all.
+    The mean update must pass the checks of a site's update; one that does not is left out whole,
+    for nobody can say whose fault it is. The loss of every site is the mean over all.
 
     Args:
-        state: That the replies were trained from.
-        roster: Of the round.
-        replies: Masked, by site.
-        sums: From ``sum_blocks``.
-        registrations: By site.
-        plans: Of the run.
-        settings: Of the run.
+        state: The server's state that the replies were trained from.
+        roster: Participants of the round.
+        replies: Masked replies by site.
+        sums: Sums by block, from ``sum_blocks``.
+        registrations: Registrations by site.
+        plans: Plans of the run.
+        settings: Settings of the run.
     """
     changes: State = {}
     seen: dict[tuple[str, int], Prototypes] = {}
@@ -367,11 +367,11 @@ def merge_sums(
         after = dataclasses.replace(state, round=state.round + 1)
     total_loss, sites = sums[LOSS].whole()
     loss = {} if rejected or sites < 1 else dict.fromkeys(sorted(replies), total_loss / sites)
-    said = {site: reply.record for site, reply in sorted(replies.items())}
+    records = {site: reply.record for site, reply in sorted(replies.items())}
     return after, Diagnostics(
         loss,
         rejected,
-        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in said.items() if "epsilon" in r},
+        {s: (float(r["epsilon"]), float(r["delta"])) for s, r in records.items() if "epsilon" in r},
     )
 
 

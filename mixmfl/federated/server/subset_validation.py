@@ -1,4 +1,4 @@
-"""Dice per subset of modalities: what sites are asked, and the mean over all sites' cases."""
+"""Dice per subset of modalities: the task for the sites, and the mean over all sites' cases."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ Measured = dict[Subset, dict[str, DiceSum]]
 def measure_task(
     state: ServerState, site: str, registrations: Mapping[str, Registration]
 ) -> Message:
-    """Return what a site is sent to measure: what it is sent to validate."""
+    """Return the task to measure Dice per subset, with the content of a validation task."""
     return dataclasses.replace(validation_task(state, site, registrations), kind=MEASURE)
 
 
@@ -37,23 +37,23 @@ def read_measured(
     plans: Plans,
     labelled: Collection[str] | None = None,
 ) -> Measured:
-    """Check and take what ``measure_at_site`` returned; ``labelled`` as in ``check_validation``.
+    """Check a site's reply to ``measure_task`` and return its sums of Dice.
 
     Raises:
-        AggregationError: It is something else, or cannot be true.
+        AggregationError: The reply is something else, or cannot be true.
     """
     check_answer(site, MEASURE, reply)
-    told = reply.record.get("subsets")
+    subsets = reply.record.get("subsets")
     if (
         reply.kind != MEASURE
-        or not isinstance(told, list)
-        or len(told) >= 2 ** len(plans.modalities)
+        or not isinstance(subsets, list)
+        or len(subsets) >= 2 ** len(plans.modalities)
     ):
         raise AggregationError(
             f"site {site!r} sent a {quoted(reply.kind)} reply; a {MEASURE!r} reply is needed"
         )
     measured: Measured = {}
-    for item in told:
+    for item in subsets:
         if not (
             isinstance(item, list)
             and len(item) == 2
@@ -72,8 +72,8 @@ def read_measured(
 def merge_measured(sites: Sequence[Measured]) -> list[SubsetDice]:
     """Return the mean over all sites' cases, per subset, small subsets first."""
     merged = []
-    for subset in sorted({s for told in sites for s in told}, key=lambda s: (len(s), s)):
-        parts = [told[subset] for told in sites if subset in told]
+    for subset in sorted({s for measured in sites for s in measured}, key=lambda s: (len(s), s)):
+        parts = [measured[subset] for measured in sites if subset in measured]
         dice = {}
         for name in parts[0]:
             # fsum rounds once, so that the order of sites changes no bit

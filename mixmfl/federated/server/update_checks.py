@@ -1,7 +1,7 @@
-"""The server's door: what a site sends is checked here, and trusted from here on.
+"""The server's checks of what a site sends; what passes them is trusted from here on.
 
-A reply that is not what was asked for, or cannot have come of training, is refused with a reason;
-its site counts as absent from the round.
+A reply that is not what was asked for, or cannot be the result of training, is refused with a
+reason; its site is counted as missing from the round.
 """
 
 import math
@@ -39,10 +39,10 @@ NORM_ROUNDS = 5
 """Rounds whose norms say what is usual."""
 
 MOST_LOSS = 1e9
-"""Of a round, above or below zero; training stops at NaN long before."""
+"""Largest absolute loss of a round; training stops at NaN long before."""
 
 MOST_EPSILON = 1e12
-"""That a site can have spent of its privacy budget: more protects nobody."""
+"""Largest epsilon that a site can have spent of its privacy budget: more protects nobody."""
 
 # of AdamW, torch's defaults, which ``train_locally`` leaves as they are
 _BETA_1, _BETA_2 = 0.9, 0.999
@@ -55,12 +55,12 @@ def check_answer(site: str, asked: str, reply: Message) -> None:
     """Check that a reply is of the kind that was asked for, and carries only what that may carry.
 
     Args:
-        site: That sent it.
+        site: Name of the site that sent the reply.
         asked: The kind of the task.
-        reply: To check.
+        reply: The reply to check.
 
     Raises:
-        AggregationError: It is something else.
+        AggregationError: The reply is of another kind, or carries something else.
     """
     if reply.kind != asked:
         raise AggregationError(
@@ -78,54 +78,56 @@ def check_answer(site: str, asked: str, reply: Message) -> None:
 
 def check_registration(
     site: str,
-    told: "Registration",
+    registration: "Registration",
     plans: Plans,
     fingerprint: Fingerprint | None = None,
 ) -> None:
-    """Check what a site tells of itself before the first round.
+    """Check a site's registration, which comes before the first round.
 
     Args:
-        site: Its name.
-        told: By it.
-        plans: Of the run.
-        fingerprint: That it sent for planning, where the server has it.
+        site: Name of the site.
+        registration: Number of cases, modalities and labels that the site registered.
+        plans: Plans of the run.
+        fingerprint: The fingerprint that the site sent for planning; None: the server has none.
 
     Raises:
         AggregationError: Counts that are none or that contradict each other or the fingerprint,
             or modalities that the plans do not know.
     """
-    counts = told.modality_cases
-    if not isinstance(counts, Mapping) or not _are_names(told.validated):
+    counts = registration.modality_cases
+    if not isinstance(counts, Mapping) or not _are_names(registration.validated):
         raise AggregationError(f"site {site!r} registered with something else than counts")
-    if not all(_is_count(number) for number in (told.cases, *counts.values())):
+    if not all(_is_count(number) for number in (registration.cases, *counts.values())):
         raise AggregationError(
-            f"site {site!r} registered {quoted(told.cases)} cases, {quoted(dict(counts), 200)} by "
-            f"modality; whole numbers up to {MOST_CASES} are needed"
+            f"site {site!r} registered {quoted(registration.cases)} cases, "
+            f"{quoted(dict(counts), 200)} by modality; whole numbers up to {MOST_CASES} are needed"
         )
-    if strange := sorted({*counts, *told.validated} - set(plans.modalities)):
+    if strange := sorted({*counts, *registration.validated} - set(plans.modalities)):
         raise AggregationError(
             f"site {site!r} registered {', '.join(map(quoted, strange[:5]))}; the plans know "
             f"{', '.join(plans.modalities)}"
         )
     known_labels = plans.labels.foreground
-    if told.labelled is not None and not (
-        _are_names(told.labelled) and told.labelled and set(told.labelled) <= set(known_labels)
+    if registration.labelled is not None and not (
+        _are_names(registration.labelled)
+        and registration.labelled
+        and set(registration.labelled) <= set(known_labels)
     ):
         raise AggregationError(
-            f"site {site!r} registered that it labels {quoted(told.labelled, 200)}; the plans know "
-            f"{', '.join(known_labels)}"
+            f"site {site!r} registered that it labels {quoted(registration.labelled, 200)}; the "
+            f"plans know {', '.join(known_labels)}"
         )
     most = max(counts.values(), default=0)
-    if not 0 < most <= told.cases <= sum(counts.values()):
+    if not 0 < most <= registration.cases <= sum(counts.values()):
         raise AggregationError(
-            f"site {site!r} registered {told.cases} training cases, but "
+            f"site {site!r} registered {registration.cases} training cases, but "
             f"{quoted(dict(counts), 200)} by modality; every case has at least one modality, and "
             "none has one twice"
         )
     if fingerprint is None:
         return
     known = {"cases": fingerprint.cases, **fingerprint.modality_cases}
-    for name, number in {"cases": told.cases, **counts}.items():
+    for name, number in {"cases": registration.cases, **counts}.items():
         if number > known.get(name, 0):
             raise AggregationError(
                 f"site {site!r} registered {number} for {name}, its fingerprint says "
@@ -138,30 +140,32 @@ def check_reply(
     reply: Message,
     round_number: int,
     weights: State,
-    told: "Registration",
+    registration: "Registration",
     plans: Plans,
     settings: "RunSettings",
 ) -> dict[str, float]:
     """Check that a training reply is what its site was asked for, and can be true.
 
     Args:
-        site: That sent it.
-        reply: To check.
-        round_number: That was asked for, counted from 0.
-        weights: Of the whole network, as the round started.
-        told: By the site when it registered.
-        plans: Of the run.
-        settings: Of the run.
+        site: Name of the site that sent the reply.
+        reply: The reply to check.
+        round_number: Round that was asked for, counted from 0.
+        weights: Network weights at the start of the round.
+        registration: What the site registered before the first round.
+        plans: Plans of the run.
+        settings: Settings of the run.
 
     Returns:
-        The norms of what it carries; see ``norms_of``.
+        The norms of the reply's tensors; see ``norms_of``.
 
     Raises:
-        AggregationError: What is wrong.
+        AggregationError: The reply is not what was asked for, or cannot be true.
     """
     _check_record(site, reply, round_number)
-    own = select_blocks(weights, told.weights)
-    shapes = _memory_shapes(told.modality_cases, prototype_sizes(plans, settings.configuration))
+    own = select_blocks(weights, registration.weights)
+    shapes = _memory_shapes(
+        registration.modality_cases, prototype_sizes(plans, settings.configuration)
+    )
     places = {name.rpartition(".")[0] for name in reply.tensors if name.startswith("memory.")}
     remembered = {n: shape for n, shape in shapes.items() if n.rpartition(".")[0] in places}
     if missing := sorted((own.keys() | remembered.keys()) - reply.tensors.keys()):
@@ -175,12 +179,12 @@ def check_reply(
             if name in own
             else (shapes[name], torch.float32)
         )
-        if (found := form_of(reply.tensors, name)) != needed:
+        if (form := form_of(reply.tensors, name)) != needed:
             raise AggregationError(
-                f"site {site!r} sent {name} as {found[0]} {found[1]}, needed is {needed[0]} "
+                f"site {site!r} sent {name} as {form[0]} {form[1]}, needed is {needed[0]} "
                 f"{needed[1]}; was it started from the same plans, and settings of the run?"
             )
-    _check_counts(site, reply.tensors, told, plans, settings)
+    _check_counts(site, reply.tensors, registration, plans, settings)
     norms = norms_of(reply.tensors)
     check_finite(site, norms)
     return norms
@@ -197,15 +201,15 @@ def check_validation(
     """Check that a validation reply is what its site was asked for, and can be true.
 
     Args:
-        site: That sent it.
-        reply: To check.
-        round_number: That was asked for.
-        cases: For validation at the site, where that is known.
-        plans: Of the run.
+        site: Name of the site that sent the reply.
+        reply: The reply to check.
+        round_number: Round that was asked for.
+        cases: Number of validation cases at the site; None: it is not known.
+        plans: Plans of the run.
         labelled: The labels and regions that the site registered; None: all of the plans'.
 
     Raises:
-        AggregationError: What is wrong.
+        AggregationError: The reply is not what was asked for, or cannot be true.
     """
     dice = reply.record.get("dice")
     if (
@@ -257,7 +261,7 @@ def check_finite(site: str, norms: Mapping[str, float]) -> None:
     """Check norms before anything is compared with them, for NaN is neither greater nor less.
 
     Raises:
-        AggregationError: One is not finite.
+        AggregationError: A norm is not finite.
     """
     for place, norm in norms.items():
         if not math.isfinite(norm):
@@ -275,12 +279,12 @@ def usual_norms(
     of this round's, if there are three or more: of fewer nobody can say which is usual.
 
     Args:
-        recent: By block, the medians of the last rounds, as ``remember_norms`` keeps them.
-        norms: By site, then block, of this round.
+        recent: Medians of the last rounds by block, as ``remember_norms`` returns them.
+        norms: Norms of this round by site, then block.
     """
     usual = {}
-    for block in sorted({block for found in norms.values() for block in found}):
-        here = [found[block] for found in norms.values() if block in found]
+    for block in sorted({block for of_site in norms.values() for block in of_site}):
+        here = [of_site[block] for of_site in norms.values() if block in of_site]
         known = recent.get(block, ()) or (here if len(here) > 2 else ())
         # a block that did not move at all says nothing about how far it may
         if known and (middle := statistics.median(known)) > 0:
@@ -291,13 +295,13 @@ def usual_norms(
 def reach_of(
     weights: State, local_steps: int, learning_rate: float, weight_decay: float
 ) -> dict[str, float]:
-    """Return by block how far the optimiser can take it in a round.
+    """Return by block how far the optimizer can take it in a round.
 
     Args:
-        weights: As the round started.
-        local_steps: Of the round.
-        learning_rate: Of the round.
-        weight_decay: Of AdamW.
+        weights: Network weights at the start of the round.
+        local_steps: Gradient steps of a site in the round.
+        learning_rate: Learning rate of the round.
+        weight_decay: Weight decay of AdamW.
     """
     reach = {}
     for block in sorted({block_of(name) for name in weights}):
@@ -319,19 +323,19 @@ def check_norms(
 ) -> None:
     """Check that no update is absurdly long.
 
-    It may be at most ``NORM_FACTOR`` times the usual norm, and never longer than the optimiser
+    It may be at most ``NORM_FACTOR`` times the usual norm, and never longer than the optimizer
     can go in the steps that were asked for, which also holds where nothing is usual yet.
 
     Args:
-        site: That sent it.
-        norms: Of its update by block.
-        usual: By block.
-        reach: By block; see ``reach_of``.
-        local_steps: Of the round.
-        learning_rate: Of the round.
+        site: Name of the site that sent the reply.
+        norms: Norms of the site's update by block.
+        usual: Usual norms by block; see ``usual_norms``.
+        reach: Longest possible update by block; see ``reach_of``.
+        local_steps: Gradient steps of a site in the round.
+        learning_rate: Learning rate of the round.
 
     Raises:
-        AggregationError: One is.
+        AggregationError: An update is longer.
     """
     for block, norm in norms.items():
         if block in usual and norm > NORM_FACTOR * usual[block]:
@@ -356,14 +360,14 @@ def remember_norms(
     """Return the medians of the last rounds by block, with those of the round just done.
 
     Args:
-        recent: Before it.
-        norms: Of the replies that were merged, by block.
+        recent: Medians of the rounds before, by block.
+        norms: Norms of each merged reply by block.
     """
-    found: dict[str, list[float]] = {}
-    for told in norms:
-        for block, norm in told.items():
-            found.setdefault(block, []).append(norm)
-    latest = {block: (statistics.median(values),) for block, values in found.items()}
+    by_block: dict[str, list[float]] = {}
+    for of_reply in norms:
+        for block, norm in of_reply.items():
+            by_block.setdefault(block, []).append(norm)
+    latest = {block: (statistics.median(values),) for block, values in by_block.items()}
     return {
         block: (*recent.get(block, ()), *latest.get(block, ()))[-NORM_ROUNDS:]
         for block in sorted({*recent, *latest})
@@ -377,7 +381,7 @@ def _check_record(site: str, reply: Message, round_number: int) -> None:
             f"{quoted(reply.record.get('round'))}; a 'train' reply to round {round_number} was "
             "asked for"
         )
-    # a loss says something about the cases, so a site with a privacy budget tells that instead
+    # a loss says something about the cases, so a site with a privacy budget sends epsilon instead
     private = "epsilon" in reply.record
     bounds = {"epsilon": (0.0, MOST_EPSILON), "delta": (0.0, 1.0), "loss": (-MOST_LOSS, MOST_LOSS)}
     for name in ("epsilon", "delta") if private else ("loss",):
@@ -403,18 +407,18 @@ def _memory_shapes(
 def _check_counts(
     site: str,
     tensors: Mapping[str, Tensor],
-    told: "Registration",
+    registration: "Registration",
     plans: Plans,
     settings: "RunSettings",
 ) -> None:
-    """Check that prototypes claim voxels, and no more than the round's batches can have had.
+    """Check that prototypes claim no more voxels than the round's batches can have had.
 
-    And none of a class that the site does not label.
+    A class that the site does not label must have no voxels.
     """
-    known = torch.tensor(known_indices(plans.labels, told.labelled))
+    known = torch.tensor(known_indices(plans.labels, registration.labelled))
     planned = plans.configuration(settings.configuration)
-    kept = plans.training.memory_decay
-    weight = float(sum(kept**step for step in range(settings.local_steps)))
+    decay = plans.training.memory_decay
+    weight = float(sum(decay**step for step in range(settings.local_steps)))
     for level, size in prototype_sizes(plans, settings.configuration).items():
         most = weight * planned["batch_size"] * size.voxels
         for name in tensors:
@@ -427,7 +431,7 @@ def _check_counts(
                 if counts[~known].any():
                     raise AggregationError(
                         f"site {site!r} sent {name} of classes that it does not label; it "
-                        f"registered {', '.join(told.labelled or ())}"
+                        f"registered {', '.join(registration.labelled or ())}"
                     )
                 claimed = float(counts.sum())
                 if claimed > 1.01 * most:  # for rounding

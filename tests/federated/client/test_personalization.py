@@ -208,15 +208,15 @@ def test_a_site_without_a_copy_that_it_uses_exports_none(run: Run, tmp_path: Pat
         assert not out.exists()
         return str(told.value)
 
-    assert "site 'north' has no copy of its own; sites that have: none. Copies are made by" in (
+    assert "site 'north' has no personalised model; sites that have one: none. mixmfl_train" in (
         refused("north")
     )
     save_personal(run, "north", Personal(dice=0.4, dice_before=0.5), {})
-    assert "site 'south' has no copy of its own; sites that have: north" in refused("south")
-    assert "'north' does better with the model of all (validation Dice 0.500, its own copy" in (
+    assert "site 'south' has no personalised model; sites that have one: north" in refused("south")
+    assert "'north' does better with the global model (validation Dice 0.500, personalised" in (
         refused("north")
     )
-    assert "copy 0.400); export that, without --site" in refused("north")
+    assert "model 0.400); export the global model, without --site" in refused("north")
 
 
 # --- by the commands
