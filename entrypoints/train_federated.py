@@ -17,7 +17,7 @@ from . import _options, _runner
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
     from mixmfl.federated.state import Personal, RunSettings
-    from mixmfl.planning.plans import Plans, usual_configuration
+    from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
 Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this machine: one after
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
-    from mixmfl.planning.plans import Plans
+    from mixmfl.planning.plans import Plans, usual_configuration
 
     if not (options.input / "plans.json").is_file():
         raise MixmflError(

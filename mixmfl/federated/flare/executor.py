@@ -15,7 +15,7 @@ from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import clear_unfinished
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.exchange_log import note
-from mixmfl.federated.flare.provisioning import HOUSE
+from mixmfl.federated.flare.provisioning import SITE_CONFIG
 from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory
 from mixmfl.federated.messages import MOST_BYTES
 
@@ -37,7 +37,7 @@ class SiteExecutor(Executor):
         cell = fl_ctx.get_engine().get_cell()
         if self._hospital is None:
             local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
-            self._house = SiteConfig.load(Path(local) / HOUSE)
+            self._house = SiteConfig.load(Path(local) / SITE_CONFIG)
             self._hospital = ClientService(self._house)
             clear_unfinished(self._house.work)
         self._withdraw()

@@ -16,7 +16,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare.provisioning import ADMIN, HOUSE, ORG, Kit
+from mixmfl.federated.flare.provisioning import ADMIN, SITE_CONFIG, ORG, Kit
 
 _BUSY = 120.0
 """Seconds for which the server may be too busy to tell how it is."""
@@ -55,7 +55,7 @@ def running_client(kit: Kit, house: SiteConfig) -> Iterator[subprocess.Popen[byt
     """
     with alone(kit):
         _end_orphans(kit)
-        house.save(kit.folder / "local" / HOUSE)
+        house.save(kit.folder / "local" / SITE_CONFIG)
         with _process(kit, "client", [f"uid={kit.name}", f"org={ORG}"]) as process:
             yield process
 
@@ -163,7 +163,7 @@ def _settle_server(kit: Kit) -> None:
         storage["args"]["root_dir"] = str(kit.folder / "snapshots")
     except (KeyError, IndexError, TypeError) as error:
         raise MixmflError(
-            f"{file}: is damaged ({type(error).__name__}: {error}); have the kit made anew by "
+            f"{file}: is damaged ({type(error).__name__}: {error}); have the kit made again by "
             "mixmfl_provision"
         ) from None
     write_json(file, resources)

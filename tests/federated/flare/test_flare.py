@@ -5,13 +5,14 @@ import math
 import os
 import re
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -176,7 +177,58 @@ def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits
     for key in (aside, kits / "north" / "startup" / "client.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     with pytest.raises(DataError, match="holds no kit of east"):
-        provision(network, kits, ["east"])
+        provision(Network("localhost", 18002, ("north", "south", "east")), kits, ["east"])
+
+
+def _shake_hands(server: Path, client: Path) -> str:
+    """Connect two kits by mutual TLS in memory, and return the TLS version."""
+    contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context, startup, name in zip(
+        contexts, (server / "startup", client / "startup"), ("server", "client"), strict=True
+    ):
+        context.load_cert_chain(startup / f"{name}.crt", startup / f"{name}.key")
+        context.load_verify_locations(startup / "rootCA.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        contexts[1].wrap_bio(to_client, to_server, server_hostname="localhost"),
+        contexts[0].wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(5):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return str(ends[0].version())
+
+
+def test_the_coordinators_renewed_kit_works_with_the_hospitals_old_ones(kits: Path) -> None:
+    network = Network("localhost", 18002, ("north", "south"))
+    startup, admin = kits / "coordinator" / "startup", kits / "coordinator" / "admin" / "startup"
+    keys = startup / "server.key", admin / "client.key"
+    before = [key.read_bytes() for key in keys]
+    hospital = {path: path.read_bytes() for path in (kits / "north").rglob("*") if path.is_file()}
+    write_certificate(startup, "localhost", days=-1)  # renewal is most needed once it expired
+    (startup / "client.crt").replace(startup / "server.crt")
+    with pytest.raises(DataError, match=r"server.crt: expired on .* --renew"):
+        open_kit(kits / "coordinator", coordinator=True)
+    assert provision(network, kits, ["coordinator"]) == (kits / "coordinator",)
+    assert all(key.read_bytes() != old for key, old in zip(keys, before, strict=True))
+    assert (kits / "coordinator.replaced-1" / "startup" / "server.key").read_bytes() == before[0]
+    assert {path: path.read_bytes() for path in hospital} == hospital
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    assert kit.expires > datetime.now(timezone.utc) + timedelta(days=300)
+    assert site_names(kit) == ("north", "south")
+    assert _shake_hands(kits / "coordinator", kits / "north").startswith("TLSv1.")
+
+
+@pytest.mark.parametrize("name", ["authority", "east", "north.replaced-1", "../kits/north"])
+def test_only_kits_of_the_network_are_renewed(kits: Path, name: str) -> None:
+    network = Network("localhost", 18002, ("north", "south"))
+    (kits / "north.replaced-1").mkdir()
+    before = {path.name for path in kits.iterdir()}
+    with pytest.raises(DataError, match="is not in this network; its kits are coordinator, north"):
+        provision(network, kits, [name])
+    assert {path.name for path in kits.iterdir()} == before
 
 
 def test_kits_of_another_server_are_not_mixed_with_those_that_are_there(kits: Path) -> None:
