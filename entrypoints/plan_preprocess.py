@@ -121,7 +121,7 @@ def _over_network(options: argparse.Namespace) -> int:
         (minimum.cases, minimum.voxels),
         options.replan,
     )
-    flare.drive(kit, orders, quorum=len(sites), deadline=_runner.A_DAY, say=print)
+    flare.run_jobs(kit, orders, quorum=len(sites), deadline=_runner.A_DAY, say=print)
     print(f"plans: {options.out / 'plans.json'}")
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():

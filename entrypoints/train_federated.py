@@ -230,7 +230,7 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
             told += 1
             _print_round(run, told, lap())
 
-    flare.drive(
+    flare.run_jobs(
         kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
     )
     run = open_run(out)

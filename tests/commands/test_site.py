@@ -12,7 +12,7 @@ from small import LABELS_JSON, write_case
 
 from mixmfl.federated import flare
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare.processes import alone
+from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
 from mixmfl.federated.state import Minimum
 
@@ -76,7 +76,7 @@ def test_what_a_hospital_gives_by_mistake_is_refused_before_anything_starts(
 def test_a_kit_that_is_in_use_is_not_used_twice(
     given: dict[str, object], kits: Path, command: Command, capsys: Said
 ) -> None:
-    with alone(open_kit(kits / "north", coordinator=False)):
+    with exclusive(open_kit(kits / "north", coordinator=False)):
         assert command("mixmfl_site", *sum(given.items(), ())) == 2
     assert "north: this kit is in use by another process; end that first" in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     )
     assert kit
     assert "fingerprint" in leaves
-    assert "What leaves in a round depends on the plan, which is not here yet" in leaves
+    assert "What leaves in a round depends on the plans, which have not arrived yet" in leaves
     assert "secret" not in leaves
     assert not (tmp_path / "work" / "exchange.log").exists()
     assert not (kits / "north" / "console.log").exists()

@@ -354,7 +354,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     house = SiteConfig("north", data, tmp_path / "work")
     found, missing = preview_of_site(house)
     assert {item.kind for item in found} == {"fingerprint"}
-    assert "depends on the plan, which is not here yet" in missing
+    assert "depends on the plans, which have not arrived yet" in missing
     federation = object.__new__(Federation)
     federation.hospitals, federation.down, federation.asked = (
         {"north": ClientService(house)},

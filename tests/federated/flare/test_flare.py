@@ -318,7 +318,7 @@ _SLEEPS = "import time; time.sleep(60)"
 def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
     kit = open_kit(kits / "coordinator", coordinator=True)
     refused = pytest.raises(MixmflError, match="is in use by another process")
-    with processes.alone(kit), refused, processes.alone(kit):
+    with processes.exclusive(kit), refused, processes.exclusive(kit):
         pass
 
 
@@ -327,10 +327,10 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
         port = int(taken.getsockname()[1])
         provision(Network("localhost", port, ("north",)), tmp_path)
         kit = open_kit(tmp_path / "coordinator", coordinator=True)
-        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that has it"):
+        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that uses it"):
             processes.running_server(kit).__enter__()
     assert not (kit.folder / "console.log").exists()
-    with processes.alone(kit):  # the lock was given back
+    with processes.exclusive(kit):  # the lock was given back
         pass
 
 
@@ -340,7 +340,7 @@ def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
     def nobody(*_: object) -> None:
         raise NoConnection("nobody listens")
 
-    monkeypatch.setattr(processes, "_AS_LONG_AS_US", "raise SystemExit('no such key')")
+    monkeypatch.setattr(processes, "_RUN_AS_CHILD", "raise SystemExit('no such key')")
     monkeypatch.setattr(processes, "new_secure_session", nobody)
     kit = open_kit(kits / "coordinator", coordinator=True)
     with pytest.raises(MixmflError, match=r"did not start; the reason is in console\.log there"):
@@ -353,7 +353,7 @@ def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
 ) -> None:
     session = SimpleNamespace(closed=0)
     session.close = lambda: vars(session).update(closed=session.closed + 1)
-    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
     kit = open_kit(kits / "coordinator", coordinator=True)
     lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
@@ -375,7 +375,7 @@ def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
         subprocess.Popen([*idle, "nvflare", str(kits / "south")]),
         subprocess.Popen([*idle, str(kit.folder)]),  # as an editor that shows its log
     ]
-    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     try:
         with processes.running_client(kit, house) as process:
             assert not psutil.pid_exists(left.pid)
@@ -542,16 +542,16 @@ class _Clock:
 class _Server:
     """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
 
-    def __init__(self, clock: _Clock, orders: Path, leg: JobResult | None, lasts: float) -> None:
-        self._clock, self._orders, self._leg, self._lasts = clock, orders, leg, lasts
+    def __init__(self, clock: _Clock, orders: Path, result: JobResult | None, lasts: float) -> None:
+        self._clock, self._orders, self._result, self._lasts = clock, orders, result, lasts
         self.aborted: list[float] = []
 
     def submit_job(self, folder: str) -> str:
         assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
         assert not result_file(self._orders).exists(), "of the job before"
         assert not pause_file(self._orders).exists(), "of the job before"
-        if self._leg is not None:
-            write_json(result_file(self._orders), vars(self._leg))
+        if self._result is not None:
+            write_json(result_file(self._orders), vars(self._result))
         self._end = self._clock.now + self._lasts
         return "7"
 
@@ -593,10 +593,10 @@ def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
     pause_file(orders).touch()
     session: Any = _Server(clock, orders, noted, lasts)
     looked: list[float] = []
-    leg = job.run_job(
+    result = job.run_job(
         session, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
     )
-    assert (leg.status, leg.reason[: len(ended.reason)]) == (ended.status, ended.reason)
+    assert (result.status, result.reason[: len(ended.reason)]) == (ended.status, ended.reason)
     assert session.aborted == aborted
     assert looked == [1000.0 + second for second in range(len(looked))]
 
@@ -622,9 +622,9 @@ class _Jobs:
         told = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
         return SimpleNamespace(client_info=told)
 
-    def drive(self) -> None:
+    def run(self) -> None:
         kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
-        driver.drive(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+        driver.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
         assert load_job(file) == self.orders
@@ -647,7 +647,7 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
             jobs.last_seen["south"] = jobs.clock.now
 
     monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
-    jobs.drive()
+    jobs.run()
     assert jobs.said == [
         "serving at localhost:1",
         "connected: north",
@@ -664,10 +664,10 @@ def test_a_round_that_too_few_answer_is_repeated_twice(
     few = JobResult("quorum", "round 1: 0 of 2 sites answered")
     jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
     with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
-        jobs.drive()
+        jobs.run()
     assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
     with pytest.raises(MixmflError, match=r"^PlansError: no$"):
-        _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).drive()
+        _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).run()
 
 
 def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
@@ -690,7 +690,7 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
             run.history.append({"north": here, "south": lost})
 
     jobs.in_job = in_third_job_a_round_is_done_without_south
-    jobs.drive()
+    jobs.run()
     assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
     assert "a site has come back" in jobs.said
     assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
@@ -754,9 +754,9 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     monkeypatch.setattr(coordinator, "threading", clock)
     Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
     assert 60 < clock.now - 1000 < 61
-    leg = json.loads(result_file(orders).read_text())
-    assert leg["status"] == "failed"
-    told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
+    result = json.loads(result_file(orders).read_text())
+    assert result["status"] == "failed"
+    told = dict(re.findall(r"^  (\w+): (.*)$", result["reason"], re.MULTILINE))
     assert told == {
         "away": "is not connected",
         "broken": "its reply cannot be read (more than 10 bytes came)",
@@ -796,9 +796,9 @@ def test_a_hostile_site_ends_a_plan_with_its_name_and_the_field(
     reply = Answer(Message("fingerprint", record, {}), 1, 1, 0.0)
     monkeypatch.setattr(Coordinator, "_ask", lambda *_: Answers({"north": reply}))
     Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
-    leg = json.loads(result_file(orders).read_text())
-    assert leg["status"] == "failed"
-    assert f"  north: {why}" in leg["reason"] or f"not taken: {why}" in leg["reason"]
+    result = json.loads(result_file(orders).read_text())
+    assert result["status"] == "failed"
+    assert f"  north: {why}" in result["reason"] or f"not taken: {why}" in result["reason"]
 
 
 def test_whatever_fails_in_a_job_the_command_is_told(
@@ -813,8 +813,8 @@ def test_whatever_fails_in_a_job_the_command_is_told(
 
         monkeypatch.setattr(Coordinator, "_ask", fail)
         Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
-        leg = json.loads(result_file(orders).read_text())
-        assert leg == {"status": "failed", "reason": f"{type(error).__name__}: x"}
+        result = json.loads(result_file(orders).read_text())
+        assert result == {"status": "failed", "reason": f"{type(error).__name__}: x"}
 
 
 def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
@@ -852,7 +852,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     back = executor.execute("shutdown", Shareable(), context, Signal())
     assert back["parcel"]["from"] == "server"
     executor.handle_event(EventType.END_RUN, context)
-    assert "a task 'shutdown' came; this version of mixmfl knows" in house.problem_log.read_text()
+    assert "sent a task 'shutdown'; this version of mixmfl knows" in house.problem_log.read_text()
     came, left = house.exchange_log.read_text().splitlines()
     assert " came from coordinator: shutdown, 0 tensors" in came
     assert " not sent, the coordinator did not take it: failed, record error task version" in left
