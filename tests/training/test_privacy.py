@@ -105,7 +105,7 @@ def test_what_is_spent_is_written_before_it_is_used_and_adds_up(tmp_path: Path) 
     other = spend(dataclasses.replace(mine, noise=8.0), 0.2, 10)
     assert read_ledger(mine.ledger) == [Spent(0.1, 4.0, 200), Spent(0.2, 8.0, 10)]
     before = mine.ledger.read_text()
-    with pytest.raises(PrivacyError, match=r"budget is spent: .* and 3 was allowed"):
+    with pytest.raises(PrivacyError, match=r"budget is spent: .* and 3 is allowed"):
         spend(mine, 1.0, 1000)
     assert mine.ledger.read_text() == before
     assert first < second < other < 3
@@ -194,7 +194,7 @@ def test_the_noise_has_the_size_that_is_accounted_for(
             seen.append(float(torch.cat(gradients).std()))
 
     monkeypatch.setattr(torch.optim, "AdamW", Watched)
-    monkeypatch.setattr("mixmfl.training.trainer._save_moments", lambda *_: {})
+    monkeypatch.setattr("mixmfl.training.trainer._save_optimizer", lambda *_: {})
     trained(site, noise=5.0)
     # noise 5 times clip 1, over the 3 cases expected; gradients of norm 1 are lost in that
     assert seen[0] == pytest.approx(5 / 3, rel=0.05)

@@ -167,7 +167,7 @@ def test_a_run_goes_on_after_coordinator_and_hospitals_were_restarted(
     assert model == embedded(federation, plans, tmp_path / "embedded")
 
 
-def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
+def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
     federation: Federation, plans: Plans
 ) -> None:
     north = federation.hospitals["north"]
@@ -192,12 +192,15 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
     second = encode(train_task(type(state)(1, state.weights, {}), registration))
     answer(north, first)
     once = answer(north, second)
-    assert answer(north, second) == once  # not from the moments that the first try left
+    assert answer(north, second) == once  # not from the state after the first try
     without = ClientService(federation.houses["south"])
     assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
     (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
-    assert answer(north, second) != once  # starts from fresh moments
-    assert "moments of round 1 are left out" in federation.houses["north"].problem_log.read_text()
+    assert answer(north, second) != once  # starts from an empty state
+    assert (
+        "the optimizer state of round 1 is left out"
+        in federation.houses["north"].problem_log.read_text()
+    )
 
 
 def test_a_lost_hospital_is_absent_and_comes_back(

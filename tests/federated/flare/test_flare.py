@@ -356,7 +356,7 @@ def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
     monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
     kit = open_kit(kits / "coordinator", coordinator=True)
-    lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
+    lost = r"the server ended or does not answer \(gone\); see log\.txt.* resume with --resume"
     with pytest.raises(MixmflError, match=lost), processes.running_server(kit):
         raise NoConnection("gone")
     assert session.closed == 1
@@ -782,7 +782,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     ("spoil", "why"),
     [
         ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
-        ({"fingerprint": {"format": 1}}, "what it sent is not taken: site north: the fields"),
+        ({"fingerprint": {"format": 2}}, "what it sent is not taken: site north: the fields"),
         ({"fingerprint": 3}, "what it sent is not taken: site north: is 3; an object"),
         ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
     ],
