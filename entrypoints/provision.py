@@ -19,11 +19,11 @@ run again with more sites, the command adds their kits and does not change the o
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_provision", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_provision", DESCRIPTION)
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
+    parser.add_argument(
         "--renew",
         nargs="+",
         default=[],
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "expired or was lost; coordinator renews the coordinator's. The old kits are set aside, "
         "and all other kits keep working",
     )
-    return _runner.run(made, argv, _work)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -138,9 +138,9 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     said = capsys.readouterr()
     told = [line for line in said.out.splitlines() if line.startswith("came from")]
     assert told == ["came from coordinator: task 1", "came from coordinator: task 2"]
-    assert said.out.count("north/log.txt; trying again") == 1
+    assert said.out.count("north/log.txt; connecting again") == 1
     assert 5 in slept  # a coordinator that is away is not asked without pause
-    assert "interrupted; what is done is kept" in said.err
+    assert "interrupted; completed work is kept" in said.err
     assert houses[0] == houses[1]
     assert houses[0] == SiteConfig(
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),

@@ -281,7 +281,7 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: 
     assert "this kit is in use by another process" in running.said("second")
     assert ended(process) == 0, running.said("first")
     assert ended(running.train("first")) == 2
-    assert "holds a run; go on with it by --resume" in running.said("first")
+    assert "holds a run; resume it with --resume" in running.said("first")
 
 
 @in_this_process
