@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from mixmfl.research.subset_predictions import SubsetScores
 
 DESCRIPTION = """\
-Run the whole workflow on a phantom: write four hospitals with different modalities, plan and preprocess,
-train federated, and predict the cases of a fifth, unseen hospital from every subset of modalities.
-Prints a table of Dice and writes an HTML report. The same command resumes an interrupted run."""
+Run the whole workflow on a phantom: write four hospitals with different modalities, plan and
+preprocess, train federated, and predict the cases of a fifth, unseen hospital from every subset of
+modalities. Prints a table of Dice and writes an HTML report. The same command resumes an
+interrupted demo."""
 
 INTRODUCTION = """\
 Simulated MRI of simulated tumours: a phantom, no patients. The model was trained on four \

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         default=60,
         metavar="MINUTES",
-        help="limit on reading a case, and on writing it; a case that takes longer fails; default: 60",
+        help="limit on reading a case and on writing it; one that takes longer fails; default: 60",
     )
     parser.add_argument(
         "--min-expected-dice",

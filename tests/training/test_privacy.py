@@ -213,10 +213,10 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
     state, told = first_state(PLANS, SETTINGS), {"north": register(site)}
     task = train_task(state, told["north"])
     replies = [train_at_site(task, mine, PLANS, SETTINGS, {}) for _ in range(2)]
-    (one, moments), (other, _) = replies
+    (one, optimizer), (other, _) = replies
     assert set(one.record) == {"round", "epsilon", "delta"}
     assert not any(name.startswith("memory.") for name in one.tensors)
-    assert any(name.endswith(".exp_avg") for name in moments)
+    assert any(name.endswith(".exp_avg") for name in optimizer)
     # the run's seed decides nothing, or the server could take the noise off
     assert not torch.equal(
         *(reply.tensors["fusion.0.mix.convs.0.conv.weight"] for reply in (one, other))
@@ -232,7 +232,7 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
             merge_round(state, {"north": bad}, told, PLANS, SETTINGS)
 
 
-def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_go_on(
+def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_continue(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # four of two cases in a batch: every case in every step

@@ -46,7 +46,7 @@ def fingerprint_of(*cases: tuple[str, ...], core: int = 1) -> Fingerprint:
     return merge_fingerprints(parts)
 
 
-def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> None:
+def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(tmp_path: Path) -> None:
     plans = small_plans()
     site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1)
     told = {"north": register(site)}
@@ -127,7 +127,7 @@ def test_a_minimum_is_lowered_only_where_both_lower_it() -> None:
     assert Minimum().agreed(Minimum()) == Minimum(0, 0)
 
 
-def test_a_fingerprint_of_few_cases_is_not_told() -> None:
+def test_a_fingerprint_of_few_cases_is_withheld() -> None:
     four = fingerprint_of(*[("t1",)] * 4)
     assert withhold_small_counts(four, 5, 0) is None
     record = {"fingerprint": four.to_json(), "labels": {}, "version": "1"}

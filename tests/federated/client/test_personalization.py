@@ -142,7 +142,7 @@ def test_a_copy_is_kept_only_where_it_is_better(dice: float, before: float, kept
 
 
 class _KilledError(Exception):
-    """Stands for the process being killed."""
+    """Raised in place of killing the process."""
 
 
 def test_a_site_whose_copy_is_made_is_not_asked_again(
@@ -222,7 +222,7 @@ def test_a_site_without_a_copy_that_it_uses_exports_none(run: Run, tmp_path: Pat
 # --- by the commands
 
 
-def test_sites_make_own_copies_and_export_them_by_the_commands(
+def test_sites_personalise_and_export_by_the_commands(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # the global model learns next to nothing in its one round: a personalised one must be better

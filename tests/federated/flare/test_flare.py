@@ -1,4 +1,4 @@
-"""The parts of the federation on FLARE: kits and their policies, parcels, jobs, processes."""
+"""The parts of the federation on FLARE: kits and policies, messages, jobs, processes."""
 
 import json
 import math
@@ -40,12 +40,8 @@ import mixmfl
 from mixmfl.core.errors import AggregationError, DataError, MixmflError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare import controller as coordinator
-from mixmfl.federated.flare import executor as site_executor
-from mixmfl.federated.flare import job, processes
-from mixmfl.federated.flare import provisioning as kits_module
-from mixmfl.federated.flare import runner as driver
-from mixmfl.federated.flare import transfer as parcels
+from mixmfl.federated.flare import controller, job, processes, provisioning, runner, transfer
+from mixmfl.federated.flare import executor as executor_module
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.job import JobResult, pause_file, result_file, write_job
@@ -143,7 +139,7 @@ def test_kits_are_made_for_every_network_that_may_be(tmp_path: Path) -> None:
 def test_kits_that_cannot_be_made_leave_none_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kits_module, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
+    monkeypatch.setattr(provisioning, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
     before = os.umask(0o022)
     try:
         with pytest.raises(DataError, match="could not be made; FLARE's reason is above"):
@@ -244,11 +240,11 @@ def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
         open_kit(kits / "north", coordinator=False)
 
 
-# --- parcels
+# --- messages
 
 
 class _Cell:
-    """What FLARE connects processes by, as far as an offer needs one."""
+    """A fake of FLARE's cell, with what ``Download`` needs."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -257,18 +253,18 @@ class _Cell:
         return self._name
 
     def register_request_cb(self, **how: object) -> None:
-        """Nobody asks."""
+        """Do nothing."""
 
 
-def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
+def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "_CHUNK", 100)
+    monkeypatch.setattr(transfer, "_CHUNK", 100)
     parcel = StoredMessage.pack(
         Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path
     )
     begun: list[bool] = []
-    offered = parcels.Download(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    offered = transfer.Download(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
     with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
         offered.produce(None, "south.job")
     with pytest.raises(ValueError, match="is not there"):
@@ -288,14 +284,14 @@ def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
 def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with file.open("wb") as opened:
-        pieces = parcels._Pieces(opened, 10)
+        pieces = transfer._Pieces(opened, 10)
         assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
         with pytest.raises(ValueError, match="more than 10 bytes came"):
             pieces.consume("", {"place": 12}, b"123456")
     assert file.read_bytes() == b"123456"
     for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
         with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
-            parcels.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
+            transfer.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
 
 
 def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
@@ -348,7 +344,7 @@ def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
     assert (kit.folder / "console.log").read_text() == "no such key\n"
 
 
-def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
+def test_a_server_that_is_lost_ends_the_command_and_says_how_to_resume(
     kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = SimpleNamespace(closed=0)
@@ -365,7 +361,7 @@ def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
 def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
     kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit, house = (
+    kit, config = (
         open_kit(kits / "north", coordinator=False),
         SiteConfig("north", tmp_path, tmp_path),
     )
@@ -377,10 +373,10 @@ def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
     ]
     monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     try:
-        with processes.running_client(kit, house) as process:
+        with processes.running_client(kit, config) as process:
             assert not psutil.pid_exists(left.pid)
             assert process.poll() is None
-            assert SiteConfig.load(kit.folder / "local" / "mixmfl.json") == house
+            assert SiteConfig.load(kit.folder / "local" / "mixmfl.json") == config
         assert process.poll() is not None
         assert [other.poll() for other in others] == [None, None]
     finally:
@@ -540,7 +536,7 @@ class _Clock:
 
 
 class _Server:
-    """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
+    """A fake of FLARE's session: a job ends some seconds after it was submitted."""
 
     def __init__(self, clock: _Clock, orders: Path, result: JobResult | None, lasts: float) -> None:
         self._clock, self._orders, self._result, self._lasts = clock, orders, result, lasts
@@ -602,7 +598,7 @@ def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
 
 
 class _Jobs:
-    """In place of FLARE: who is connected, and how each job ends."""
+    """A fake of FLARE: the connected sites, and how each job ends."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[JobResult], work: Path
@@ -613,9 +609,9 @@ class _Jobs:
         self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
         self.took_part: list[Sequence[str]] = []
         self.in_job: Callable[[], None] = lambda: None
-        monkeypatch.setattr(driver, "time", self.clock)
-        monkeypatch.setattr(driver, "running_server", lambda kit: nullcontext(self))
-        monkeypatch.setattr(driver, "run_job", self._run_job)
+        monkeypatch.setattr(runner, "time", self.clock)
+        monkeypatch.setattr(runner, "running_server", lambda kit: nullcontext(self))
+        monkeypatch.setattr(runner, "run_job", self._run_job)
 
     def get_system_info(self) -> SimpleNamespace:
         seen = self.last_seen.items()
@@ -624,7 +620,7 @@ class _Jobs:
 
     def run(self) -> None:
         kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
-        driver.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+        runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
         assert load_job(file) == self.orders
@@ -670,7 +666,7 @@ def test_a_round_that_too_few_answer_is_repeated_twice(
         _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).run()
 
 
-def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
+def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, lost = SimpleNamespace(absent=""), SimpleNamespace(absent=f"{NOT_CONNECTED} any more")
@@ -679,8 +675,8 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
     jobs = _Jobs(
         monkeypatch, [few, few, JobResult("paused"), few, few, JobResult("done")], tmp_path
     )
-    monkeypatch.setattr(driver, "holds_run", lambda folder: bool(run.history))
-    monkeypatch.setattr(driver, "open_run", lambda folder: run)
+    monkeypatch.setattr(runner, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(runner, "open_run", lambda folder: run)
     pause = tmp_path / "run" / "network" / "pause"
     paused: list[bool] = []
 
@@ -700,7 +696,7 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
 
 
 def _context(sites: Sequence[str], local: Path) -> FLContext:
-    """Return what FLARE tells a job, as far as ours asks."""
+    """Return a fake of the context that FLARE gives a job."""
     engine = SimpleNamespace(
         get_clients=lambda: [SimpleNamespace(name=name) for name in sites],
         get_cell=lambda: _Cell("server"),
@@ -746,12 +742,12 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
         return StoredMessage.pack(replies[sender], tmp_path)
 
     ended: list[str] = []
-    monkeypatch.setattr(coordinator, "fetch", fetch)
+    monkeypatch.setattr(controller, "fetch", fetch)
     monkeypatch.setattr(Coordinator, "send", send)
     monkeypatch.setattr(Coordinator, "cancel_task", lambda self, task, **_: ended.append(task.name))
     clock = _Clock()
-    monkeypatch.setattr(coordinator, "time", clock)
-    monkeypatch.setattr(coordinator, "threading", clock)
+    monkeypatch.setattr(controller, "time", clock)
+    monkeypatch.setattr(controller, "threading", clock)
     Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
     assert 60 < clock.now - 1000 < 61
     result = json.loads(result_file(orders).read_text())
@@ -801,7 +797,7 @@ def test_a_hostile_site_ends_a_plan_with_its_name_and_the_field(
     assert f"  north: {why}" in result["reason"] or f"not taken: {why}" in result["reason"]
 
 
-def test_whatever_fails_in_a_job_the_command_is_told(
+def test_any_failure_of_a_job_is_reported_to_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = tmp_path / "network" / "orders.json"
@@ -818,42 +814,42 @@ def test_whatever_fails_in_a_job_the_command_is_told(
 
 
 def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
-    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    packed, weights = controller._Packed(tmp_path), {"decoder.w": torch.ones(3)}
     first = packed.of(Message("train", {"round": 0}, weights))
     assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
     assert packed.of(Message("train", {"round": 1}, weights)) is not first
     assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
 
 
-def test_a_site_that_failed_is_told_by_its_version_first() -> None:
+def test_another_version_is_reported_before_the_error() -> None:
     told = {"task": "join", "error": "PlansError"}
-    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    other = controller._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    same = controller._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
 
 
 def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, executor = SiteConfig("north", tmp_path, tmp_path / "work"), SiteExecutor()
-    house.save(tmp_path / "local" / "mixmfl.json")
+    config, executor = SiteConfig("north", tmp_path, tmp_path / "work"), SiteExecutor()
+    config.save(tmp_path / "local" / "mixmfl.json")
     context = _context([], tmp_path / "local")
     back = executor.execute("fingerprint", Shareable(), context, Signal())
     assert back.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    assert "a task could not be fetched: it does not say where" in house.problem_log.read_text()
-    assert not house.exchange_log.exists()
+    assert "a task could not be fetched: it does not say where" in config.problem_log.read_text()
+    assert not config.exchange_log.exists()
 
     def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
         assert sender == "server"
         return StoredMessage.pack(Message("shutdown", {}, {}), tmp_path)
 
-    monkeypatch.setattr(site_executor, "fetch", fetch)
+    monkeypatch.setattr(executor_module, "fetch", fetch)
     back = executor.execute("shutdown", Shareable(), context, Signal())
     assert back["parcel"]["from"] == "server"
     executor.handle_event(EventType.END_RUN, context)
-    assert "sent a task 'shutdown'; this version of mixmfl knows" in house.problem_log.read_text()
-    came, left = house.exchange_log.read_text().splitlines()
+    assert "sent a task 'shutdown'; this version of mixmfl knows" in config.problem_log.read_text()
+    came, left = config.exchange_log.read_text().splitlines()
     assert " came from coordinator: shutdown, 0 tensors" in came
     assert " not sent, the coordinator did not take it: failed, record error task version" in left
     executor.handle_event(EventType.END_RUN, context)  # and not again
@@ -861,7 +857,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     assert executor._reply is not None
     executor._reply.produce(None, "server.job")
     executor.handle_event(EventType.END_RUN, context)
-    *_, came, left = house.exchange_log.read_text().splitlines()
+    *_, came, left = config.exchange_log.read_text().splitlines()
     assert " came from coordinator: shutdown" in came
     assert " sent to coordinator: failed" in left
-    assert len(house.exchange_log.read_text().splitlines()) == 4
+    assert len(config.exchange_log.read_text().splitlines()) == 4
