@@ -1,6 +1,6 @@
-"""A coordinator and hospitals as processes of this machine, which is the network between them.
+"""A coordinator and hospitals as processes of this machine, connected by its loopback.
 
-Every command is shown as one would type it, and then run.
+Every command is printed as a user would type it, and then run.
 """
 
 import os
@@ -18,34 +18,34 @@ from mixmfl.core.files import read_json, write_json
 
 from . import _runner
 
-HOSPITALS = ("north", "south", "west", "east")  # of the phantom
+HOSPITALS = ("north", "south", "west", "east")  # the phantom's
 SPACING_MM = 6.0
-CASES = 8  # statistics of fewer than five stay at a hospital
+CASES = 8  # a hospital withholds statistics of fewer than five
 
 _RUN = (
     "import sys; from importlib.metadata import entry_points; "
-    "(found,) = entry_points(group='console_scripts', name=sys.argv[1]); "
-    "sys.exit(found.load()(sys.argv[2:]))"
+    "(command,) = entry_points(group='console_scripts', name=sys.argv[1]); "
+    "sys.exit(command.load()(sys.argv[2:]))"
 )
 
 
 def lay_out(out: Path, number: int = 3) -> list[str]:
-    """Make a phantom's folder and a kit for every hospital, and a kit for the coordinator.
+    """Write a phantom federation, and a start-up kit for every hospital and the coordinator.
 
     ::
 
-        OUT/federation/<name>   cases; beyond the phantom's four hospitals they are copies of these
-        OUT/kits/<name>         also of ``coordinator``
+        OUT/federation/<name>   cases; hospitals beyond the phantom's four are copies of these
+        OUT/kits/<name>         a kit per hospital, and ``coordinator``
 
     Args:
-        out: Empty, or not there.
-        number: Of hospitals.
+        out: A folder that is empty or does not exist.
+        number: Number of hospitals.
 
     Returns:
-        Their names.
+        The names of the hospitals.
 
     Raises:
-        MixmflError: There is something in ``out``, or a command failed.
+        MixmflError: ``out`` is not empty, or a command failed.
     """
     if out.exists() and any(out.iterdir()):
         raise MixmflError(f"{out}: is not empty; remove it, or name another folder by -o")
@@ -61,7 +61,7 @@ def lay_out(out: Path, number: int = 3) -> list[str]:
 
 
 def _have_sites(federation: Path, number: int) -> list[str]:
-    """Have so many hospitals in a phantom federation, and hold out all others."""
+    """Extend a phantom federation to ``number`` hospitals, and hold out all others."""
     sites = []
     for count in range(number):
         again, which = divmod(count, len(HOSPITALS))
@@ -77,16 +77,16 @@ def _have_sites(federation: Path, number: int) -> list[str]:
 
 @contextmanager
 def open_hospitals(out: Path, sites: Sequence[str], *options: str) -> Iterator[dict[int, str]]:
-    """Run ``mixmfl_site`` for each, as a process that is ended by its id.
+    """Run ``mixmfl_site`` for each hospital as a process, which is ended by its id.
 
     Args:
-        out: As ``lay_out`` made it; ``OUT/logs`` gets what the hospitals print, and
-            ``OUT/hospitals`` their folders.
-        sites: The hospitals' names.
-        options: More of the command's.
+        out: Folder written by ``lay_out``; ``OUT/logs`` gets what the hospitals print, and
+            ``OUT/hospitals`` their working folders.
+        sites: Names of the hospitals.
+        options: Further options of the command.
 
     Yields:
-        Names by process id.
+        The hospitals' names by process id.
     """
     (out / "logs").mkdir()
     running = []
@@ -107,26 +107,26 @@ def open_hospitals(out: Path, sites: Sequence[str], *options: str) -> Iterator[d
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
-                process.kill()  # what it started sees that, and ends
+                process.kill()  # the processes that it started notice, and end
 
 
 def start(log: Path, name: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start a command as a process of its own, with one thread where nothing else was said.
+    """Start a command as a process, with one thread unless ``OMP_NUM_THREADS`` is set.
 
     Args:
-        log: What it prints is added here.
-        name: Of the command.
-        arguments: The command's.
+        log: File to which its output is appended.
+        name: Name of the command.
+        arguments: Arguments of the command.
     """
-    told = [sys.executable, "-c", _RUN, name, *map(str, arguments)]
+    command = [sys.executable, "-c", _RUN, name, *map(str, arguments)]
     with log.open("ab") as file:
         return subprocess.Popen(
-            told, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1", **os.environ}
+            command, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1", **os.environ}
         )
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
+    """Return an unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])

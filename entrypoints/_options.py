@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they mean."""
+"""Options that several commands share, and their values."""
 
 import argparse
 import math
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mixmfl.training.privacy_budget import Privacy
 
 
-def add_alias(made: argparse.ArgumentParser) -> None:
+def add_alias(parser: argparse.ArgumentParser) -> None:
     """Add ``--alias``, for commands that find cases in a folder."""
-    made.add_argument(
+    parser.add_argument(
         "--alias",
         action="append",
         default=[],
@@ -29,41 +29,42 @@ def add_alias(made: argparse.ArgumentParser) -> None:
     )
 
 
-def add_placing(made: argparse.ArgumentParser) -> None:
+def add_placing(parser: argparse.ArgumentParser) -> None:
     """Add ``--reference`` and ``--register``, for commands that read cases."""
-    made.add_argument(
+    parser.add_argument(
         "--reference",
         default="",
         metavar="MODALITY",
-        help="onto whose grid a case's other images are resampled; default: the label's, else that "
-        "with the largest in-plane resolution",
+        help="modality onto whose grid the other images of a case are resampled; default: the grid "
+        "of the label, else the one with the finest in-plane resolution",
     )
-    made.add_argument(
+    parser.add_argument(
         "--register",
         action="store_true",
-        help="register images of a case that do not lie on each other (rigidly); default: refuse",
+        help="rigidly register images of a case that are not aligned; default: refuse the case",
     )
 
 
 def placing(options: argparse.Namespace, modalities: "Modalities") -> "AlignmentOptions":
-    """Return what ``--reference`` and ``--register`` mean.
+    """Return the value of ``--reference`` and ``--register``.
 
     Raises:
-        MixmflError: ``--reference`` is no modality that is known.
+        MixmflError: ``--reference`` is not a known modality.
     """
     from mixmfl.data.load_case import AlignmentOptions
 
     reference = modalities.find(options.reference) if options.reference else ""
     if reference is None:
         raise MixmflError(
-            f"--reference {options.reference}: known are {', '.join(modalities.names)}"
+            f"--reference {options.reference}: the known modalities are "
+            f"{', '.join(modalities.names)}"
         )
     return AlignmentOptions(reference, options.register)
 
 
-def add_setting(made: argparse.ArgumentParser) -> None:
+def add_setting(parser: argparse.ArgumentParser) -> None:
     """Add ``--setting``, for commands that make a federation."""
-    made.add_argument(
+    parser.add_argument(
         "--setting",
         choices=("mix-modal", "multi-modal", "cross-modal"),
         default="mix-modal",
@@ -71,16 +72,16 @@ def add_setting(made: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device(made: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, for commands that run the network."""
-    made.add_argument(
+    parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one"
     )
 
 
-def add_processes(made: argparse.ArgumentParser) -> None:
+def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add ``--processes``, for commands that preprocess."""
-    made.add_argument(
+    parser.add_argument(
         "-n",
         "--processes",
         type=int,
@@ -100,15 +101,15 @@ def check_processes(number: int) -> int:
     return number
 
 
-def add_workers(made: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add ``--workers``, for commands that train."""
-    made.add_argument(
+    parser.add_argument(
         "--workers", type=int, help="processes that prepare batches; default: 0, with a GPU 4"
     )
 
 
 def workers(asked: int | None, device: "torch.device") -> int:
-    """Return how many processes ``--workers`` means.
+    """Return the number of processes that ``--workers`` asks for, or its default.
 
     Raises:
         MixmflError: It is below 0.
@@ -120,23 +121,23 @@ def workers(asked: int | None, device: "torch.device") -> int:
     return asked
 
 
-def add_minimum(made: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--minimum-cases`` and ``--minimum-voxels``, for commands that ask for them."""
+def add_minimum(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--minimum-cases`` and ``--minimum-voxels``, with the help text ``what``."""
     for counted in ("cases", "voxels"):
-        made.add_argument(
+        parser.add_argument(
             f"--minimum-{counted}", type=int, metavar="N", help=what.format(counted=counted)
         )
 
 
 def minimum(options: argparse.Namespace, usual: "Minimum") -> "Minimum":
-    """Return what ``add_minimum``'s options mean.
+    """Return the value of the options of ``add_minimum``.
 
     Args:
-        options: Parsed.
-        usual: Where one is not given.
+        options: The parsed options.
+        usual: Values of the options that are not given.
 
     Raises:
-        MixmflError: One is below 0.
+        MixmflError: An option is below 0.
     """
     from mixmfl.federated.state import Minimum
 
@@ -147,33 +148,39 @@ def minimum(options: argparse.Namespace, usual: "Minimum") -> "Minimum":
     return Minimum(cases, voxels)
 
 
-def add_privacy(made: argparse.ArgumentParser, who: str) -> None:
+def add_privacy(parser: argparse.ArgumentParser, who: str) -> None:
     """Add the options of differential privacy, for commands at a site."""
-    made.add_argument(
+    parser.add_argument(
         "--dp-epsilon",
         type=float,
         metavar="E",
-        help=f"{who} trains with differential privacy of its cases, and stops sending before it "
-        "has spent more than this (docs/privacy.md); default: without",
+        help=f"{who} trains with differential privacy of its cases, and stops sending before this "
+        "epsilon is exceeded (docs/privacy.md); default: no differential privacy",
     )
-    made.add_argument("--dp-delta", type=float, default=1e-5, metavar="D", help="default: 1e-5")
-    made.add_argument(
-        "--dp-noise", type=float, default=1.0, metavar="Z", help="in units of the clip; default: 1"
+    parser.add_argument(
+        "--dp-delta", type=float, default=1e-5, metavar="D", help="delta; default: 1e-5"
     )
-    made.add_argument(
+    parser.add_argument(
+        "--dp-noise",
+        type=float,
+        default=1.0,
+        metavar="Z",
+        help="noise in units of the clip; default: 1",
+    )
+    parser.add_argument(
         "--dp-clip",
         type=float,
         default=1.0,
         metavar="C",
-        help="norm of a case's gradient; default: 1",
+        help="largest norm of a case's gradient; default: 1",
     )
 
 
 def privacy(options: argparse.Namespace, ledger: Path) -> "Privacy | None":
-    """Return what ``add_privacy``'s options mean; None: no privacy was asked for.
+    """Return the value of the options of ``add_privacy``; None without ``--dp-epsilon``.
 
     Raises:
-        MixmflError: One is out of its range.
+        MixmflError: An option is out of its range.
     """
     if options.dp_epsilon is None:
         return None
@@ -186,12 +193,12 @@ def privacy(options: argparse.Namespace, ledger: Path) -> "Privacy | None":
     return Privacy(options.dp_epsilon, options.dp_delta, options.dp_noise, options.dp_clip, ledger)
 
 
-def sites(asked: Sequence[str], there: Sequence[str]) -> list[str]:
-    """Return the sites that ``--sites`` means.
+def sites(asked: Sequence[str], existing: Sequence[str]) -> list[str]:
+    """Return the sites that ``--sites`` names, or all existing ones.
 
     Raises:
-        MixmflError: One is not there.
+        MixmflError: A named site does not exist.
     """
-    if strange := sorted(set(asked) - set(there)):
-        raise MixmflError(f"--sites {strange[0]}: there are kits for {', '.join(there)}")
-    return sorted(set(asked or there))
+    if unknown := sorted(set(asked) - set(existing)):
+        raise MixmflError(f"--sites {unknown[0]}: the network has kits for {', '.join(existing)}")
+    return sorted(set(asked or existing))

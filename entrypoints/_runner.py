@@ -1,4 +1,4 @@
-"""How every command runs: the parser's manners, progress bars, and errors without traceback."""
+"""Shared by all commands: the parser, progress bars, and errors without traceback."""
 
 import argparse
 import importlib
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with ``--version`` and ``--verbose``, as every command has them."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    made.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
-    return made
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the library's log")
+    return parser
 
 
 def network_engine() -> ModuleType:
@@ -55,24 +55,26 @@ def network_engine() -> ModuleType:
 
 
 def home() -> Path:
-    """Return the user's settings folder: ``MIXMFL_HOME``, else ``mixmfl`` in the system's place."""
+    """Return the folder of the user's settings: ``MIXMFL_HOME``, else the system's default."""
     if named := os.environ.get("MIXMFL_HOME"):
         return Path(named)
     system = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
     return Path(system or Path.home() / ".config") / "mixmfl"
 
 
-def add_output(made: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser) -> None:
     """Add ``--quiet`` and ``--log``, for commands that work through many cases."""
-    made.add_argument(
-        "-q", "--quiet", action="store_true", help="print nothing but trouble, draw no bar"
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print only failures, and show no progress bar"
     )
-    made.add_argument("--log", type=Path, metavar="FILE", help="add what happens to a log file")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="append all messages to a log file"
+    )
 
 
 @contextmanager
 def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
-    """Give a function that prints a line unless ``--quiet`` and adds it to the file of ``--log``.
+    """Yield a function that prints a line unless ``--quiet``, and appends it to ``--log``'s file.
 
     Raises:
         MixmflError: The file cannot be written.
@@ -103,21 +105,20 @@ def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
 
 
 def run(
-    made: argparse.ArgumentParser,
+    parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
     work: Callable[[argparse.Namespace], int],
 ) -> int:
-    """Parse, do the work, and turn errors that a user can mend into one line on stderr.
+    """Parse, do the work, and print errors that a user can fix as one line on stderr.
 
     Returns:
-        The exit code: what ``work`` returns; 2 where nothing could start; 130 after Ctrl-C or
-        SIGTERM.
+        The exit code: that of ``work``; 2 where nothing could start; 130 after Ctrl-C or SIGTERM.
     """
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next; answered, it ends here
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions; the process ends here
         import argcomplete
 
-        argcomplete.autocomplete(made)
-    options = made.parse_args(argv)
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(argv)
     shown = logging.StreamHandler()
     # by its own level, because --log lowers that of the loggers
     shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)
@@ -129,49 +130,49 @@ def run(
         with _ended_in_order():
             return work(options)
     except (MixmflError, OSError) as error:
-        complain(made.prog, str(error))
+        complain(parser.prog, str(error))
         return NOTHING_COULD_START
     except KeyboardInterrupt:
         again = "again with --resume" if hasattr(options, "resume") else "again"
         complain(
-            made.prog,
-            f"interrupted; what is done is kept and whole: run the same command {again} to go on",
+            parser.prog,
+            f"interrupted; completed work is kept: run the same command {again} to continue",
         )
         return INTERRUPTED
 
 
 def complain(name: str, message: str) -> None:
-    """Tell trouble on stderr, in one line after the command's name, which a terminal shows red."""
+    """Print a message on stderr, in one line after the command's name, red on a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
     console.print(name, style="bold red", end="", highlight=False)
-    # not by rich, which would break lines where the terminal ends
+    # not by rich, which would wrap lines at the terminal's width
     print(f": {printable(message)}", file=sys.stderr)
 
 
 class _OneLine(logging.Formatter):
-    """Keeps a message one line of a log, whatever name of a file or a peer is in it."""
+    """A formatter that keeps a message on one line, whatever names of files or peers it holds."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
-        """Return the line; a traceback comes below it, as it is."""
+        """Return the line; a traceback follows below it unchanged."""
         record.message = one_line(record.message, MOST_LINE)
         return super().formatMessage(record)
 
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM, a closed terminal, and SIGINT where ``&`` has it ignored, end as Ctrl-C does.
+    """Let SIGTERM, a closed terminal, and SIGINT ignored because of ``&``, end as Ctrl-C does.
 
-    Handlers that a program that calls a command has of its own stay.
+    Handlers that the calling program has set stay in place.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():  # others may not set handlers
         usual = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}
         if hasattr(signal, "SIGHUP"):
             usual[signal.SIGHUP] = signal.SIG_DFL
-        for number, what in usual.items():
-            if signal.getsignal(number) == what:
+        for number, default in usual.items():
+            if signal.getsignal(number) == default:
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
@@ -181,10 +182,10 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def run_shown(name: str, *arguments: object) -> None:
-    """Run another command as a user would, showing it.
+    """Print another command's line, and run it.
 
     Raises:
-        MixmflError: It failed.
+        MixmflError: The command failed.
     """
     argv = [str(argument) for argument in arguments]
     print(f"\n$ {name} {' '.join(argv)}", flush=True)
@@ -193,7 +194,7 @@ def run_shown(name: str, *arguments: object) -> None:
 
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
-    """Iterate with a progress bar on stderr; silent where stderr is no terminal."""
+    """Iterate with a progress bar on stderr, if stderr is a terminal."""
     with bars() as report:
         report(label, 0, total)
         for done, item in enumerate(items, start=1):
@@ -203,9 +204,9 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
 
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function (what, done, total) that draws a progress bar per ``what`` on stderr.
+    """Yield a function (what, done, total) that draws a progress bar per ``what`` on stderr.
 
-    The time left is that of the last ten minutes' speed.
+    The remaining time is estimated from the speed of the last ten minutes.
     """
     from rich.console import Console
     from rich.progress import (

@@ -1,4 +1,4 @@
-"""``mixmfl_benchmark``: train and score methods on equal terms."""
+"""``mixmfl_benchmark``: train and score methods under equal conditions."""
 
 import argparse
 import sys
@@ -13,53 +13,53 @@ from . import _options, _runner
 DESCRIPTION = """\
 Train every method on the sites in WORK with the same plans, cases, gradient steps, augmentation and
 validation, and score each on the sites' test cases from every subset of modalities. OUT gets
-table.md, cases.csv (a row per prediction and region), subsets.png and sites.png. Run again, it goes
-on; with more methods or seeds, it adds them."""
+table.md, cases.csv (a row per prediction and region), subsets.png and sites.png. The same command
+resumes after an interruption; with more methods or seeds, it adds them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_benchmark", DESCRIPTION)
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_benchmark", DESCRIPTION)
+    parser.add_argument(
         "-i",
         "--input",
         type=Path,
         required=True,
         metavar="WORK",
-        help="made by mixmfl_plan_preprocess of a federation with test cases",
+        help="output of mixmfl_plan_preprocess for a federation with test cases",
     )
-    made.add_argument("-o", "--out", type=Path, required=True)
-    made.add_argument(
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument(
         "--methods",
         default="baselines",
-        help="comma-separated; baselines (default) and ablation stand for many; NAME+site: also "
-        "fine-tuned by each site for itself",
+        help="comma-separated; baselines (default) and ablation are groups of methods; NAME+site: "
+        "each site also fine-tunes the model for itself",
     )
-    made.add_argument("--list", action=_List, nargs=0, help="list the methods and exit")
-    made.add_argument(
+    parser.add_argument("--list", action=_List, nargs=0, help="list the methods and exit")
+    parser.add_argument(
         "--reference", default="mdm", help="method that others are compared with; default: mdm"
     )
-    made.add_argument("--seeds", default="0,1,2", help="comma-separated; default: 0,1,2")
-    made.add_argument(
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated; default: 0,1,2")
+    parser.add_argument(
         "--size",
         default="quick",
         help="quick (default): a few minutes per method and seed on a small phantom; full: the "
-        "plans' own rounds and steps; or a number of steps of each site",
+        "plans' own rounds and steps; or a number of steps per site",
     )
-    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
-    made.add_argument(
+    parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    parser.add_argument(
         "-n",
         "--processes",
         type=int,
-        help="trainings side by side; default: CPU cores, with a GPU 1",
+        help="trainings in parallel; default: CPU cores, with a GPU 1",
     )
-    _options.add_workers(made)
-    _options.add_device(made)
-    return _runner.run(made, argv, _work)
+    _options.add_workers(parser)
+    _options.add_device(parser)
+    return _runner.run(parser, argv, _work)
 
 
 class _List(argparse.Action):
-    """``--list``: as ``--help``, needs nothing else."""
+    """The action of ``--list``: it lists the methods and exits, like ``--help``."""
 
     def __call__(self, *_: object) -> None:
         from mixmfl.research.benchmark import methods
@@ -87,15 +87,15 @@ def _work(options: argparse.Namespace) -> int:
         processes = 1 if device.type == "cuda" else devices.cores()
     _options.check_processes(processes)
     workers = _options.workers(options.workers, device)
-    asked = run.open_benchmark(
+    benchmark = run.open_benchmark(
         options.input, options.out, options.configuration, options.size, str(device), workers
     )
     with _runner.bars() as report, Workers(processes, report) as pool:
-        failed = run.run_all(asked, names, seeds, pool)
+        failed = run.run_all(benchmark, names, seeds, pool)
     if failed:
-        told = f"{plural(len(failed), 'training')} failed:"
-        print(told, *failed, sep="\n  ", file=sys.stderr)
-    for path in run.summarise(asked, options.reference):
+        heading = f"{plural(len(failed), 'training')} failed:"
+        print(heading, *failed, sep="\n  ", file=sys.stderr)
+    for path in run.summarise(benchmark, options.reference):
         print(path)
     return _runner.SOME_FAILED if failed else 0
 

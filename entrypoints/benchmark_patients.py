@@ -1,4 +1,4 @@
-"""``mixmfl_benchmark_patients``: methods compared on patients, over folds and modality sets."""
+"""``mixmfl_benchmark_patients``: compare methods on patients, over folds and modality sets."""
 
 import argparse
 import sys
@@ -18,42 +18,48 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Compare methods on the patients of several hospitals. DATA holds a folder per hospital and
 splits.json with modality sets (what a hospital may train on) and test folds; it is only read. For
-every set and fold a federation is made, preprocessed, trained with each method and scored on the
-fold's patients from every subset of their modalities; the fold is the seed. OUT gets a folder per
-set and fold, and SIZE.md: differences with intervals over patients and trainings. Run again, it
-goes on; with more methods, sets or folds, it adds them."""
+every set and fold the command writes a federation, preprocesses it, trains each method and scores
+it on the fold's patients from every subset of their modalities; the fold is the seed. OUT gets a
+folder per set and fold, and SIZE.md: differences with intervals over patients and trainings. The
+same command resumes after an interruption; with more methods, sets or folds, it adds them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_benchmark_patients", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, required=True, metavar="DATA", help="patients")
-    made.add_argument("-o", "--out", type=Path, required=True, help="outside DATA")
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_benchmark_patients", DESCRIPTION)
+    parser.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="DATA", help="folder of patients"
+    )
+    parser.add_argument("-o", "--out", type=Path, required=True, help="a folder outside DATA")
+    parser.add_argument(
         "--methods",
         default="local,fedavg,union,tailored,no-memory,mdm",
-        help="comma-separated, as of mixmfl_benchmark --list",
+        help="comma-separated; mixmfl_benchmark --list lists them",
     )
-    made.add_argument("--sets", default="A,C", help="comma-separated modality sets; default: A,C")
-    made.add_argument("--folds", default="0,1", help="comma-separated test folds; default: 0,1")
-    made.add_argument(
+    parser.add_argument("--sets", default="A,C", help="comma-separated modality sets; default: A,C")
+    parser.add_argument("--folds", default="0,1", help="comma-separated test folds; default: 0,1")
+    parser.add_argument(
         "--size",
         default="1000",
-        help="steps of each site, quick or full, as of mixmfl_benchmark; default: 1000",
+        help="steps per site, or quick or full, as in mixmfl_benchmark; default: 1000",
     )
-    made.add_argument(
+    parser.add_argument(
         "--reference",
         default="no-memory",
         help="method that others are compared with; default: no-memory",
     )
-    made.add_argument("--preset", default="patients", help="shipped preset or a .json of your own")
-    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
-    made.add_argument(
-        "--only-tables", action="store_true", help="train nothing; write tables of what is done"
+    parser.add_argument(
+        "--preset", default="patients", help="shipped preset or a .json of your own"
     )
-    _options.add_processes(made)
-    _options.add_device(made)
-    return _runner.run(made, argv, _work)
+    parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    parser.add_argument(
+        "--only-tables",
+        action="store_true",
+        help="train nothing; write the tables of finished trainings",
+    )
+    _options.add_processes(parser)
+    _options.add_device(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -66,7 +72,7 @@ def _work(options: argparse.Namespace) -> int:
     _options.check_processes(options.processes)
     folds = _folds(options.folds)
     study = read_study(options.input)
-    _tell_refused(study)
+    _print_refused(study)
     device = str(devices.find_device(options.device))
     failed: list[str] = []
     for fold in folds:
@@ -74,15 +80,15 @@ def _work(options: argparse.Namespace) -> int:
             if options.only_tables:
                 continue
             try:
-                asked = _open(options, study, modality_set, fold, device)
+                benchmark = _open(options, study, modality_set, fold, device)
                 with _runner.bars() as report, Workers(options.processes, report) as pool:
-                    told = run.run_all(asked, names, [fold], pool)
-                if asked.done():
-                    run.summarise(asked, options.reference)
+                    reasons = run.run_all(benchmark, names, [fold], pool)
+                if benchmark.done():
+                    run.summarise(benchmark, options.reference)
             except MixmflError as error:  # one federation does not stop the others
-                told = [str(error)]
-            failed += [f"{modality_set}{fold}: {reason}" for reason in told]
-            for reason in told:
+                reasons = [str(error)]
+            failed += [f"{modality_set}{fold}: {reason}" for reason in reasons]
+            for reason in reasons:
                 print(f"{modality_set}{fold}: {reason}", file=sys.stderr)
     print(write_page(options.out, options.size, options.reference))
     return _runner.SOME_FAILED if failed else 0
@@ -94,7 +100,7 @@ def _folds(written: str) -> list[int]:
     return sorted({int(word) for word in written.split(",")})
 
 
-def _tell_refused(study: "Study") -> None:
+def _print_refused(study: "Study") -> None:
     for site, refused in study.refused.items():
         for each in refused:
             print(f"{site}/{each.name}: refused, {each.reason}", file=sys.stderr)
@@ -103,7 +109,7 @@ def _tell_refused(study: "Study") -> None:
 def _open(
     options: argparse.Namespace, study: "Study", modality_set: str, fold: int, device: str
 ) -> "Benchmark":
-    """Make a federation, preprocess it and open its benchmark, as far as that is not done."""
+    """Write a federation and preprocess it, unless that is done, and open its benchmark."""
     from mixmfl.research.benchmark.patients import write_patients
     from mixmfl.research.benchmark.run import open_benchmark
 

@@ -1,4 +1,4 @@
-"""``mixmfl_demo``: the main job on a phantom federation, from images to a page of results."""
+"""``mixmfl_demo``: the whole workflow on a phantom federation, from images to an HTML report."""
 
 import argparse
 import os
@@ -18,32 +18,35 @@ if TYPE_CHECKING:
     from mixmfl.research.subset_predictions import SubsetScores
 
 DESCRIPTION = """\
-Run the main job on a phantom: write four hospitals with different modalities, plan and preprocess,
-train federated, and predict the cases of a fifth, unseen hospital from every subset of modalities.
-Ends with a table of Dice and a page to look at. Run again, it goes on or says what is there."""
+Run the whole workflow on a phantom: write four hospitals with different modalities, plan and
+preprocess, train federated, and predict the cases of a fifth, unseen hospital from every subset of
+modalities. Prints a table of Dice and writes an HTML report. The same command resumes an
+interrupted demo."""
 
 INTRODUCTION = """\
 Simulated MRI of simulated tumours: a phantom, no patients. The model was trained on four \
 hospitals with different modalities; none had all four. Here it segments cases of a fifth \
 hospital that it never saw, from every subset of modalities."""
 
-# what identifies a demo: with other settings an old folder is set aside, not mixed with
+# identifies a demo: a folder with other settings is set aside
 SETTINGS = {"version": 2, "seed": 0, "spacing_mm": 3.0, "preset": "demo", "configuration": "2d"}
 UNSEEN = "unseen"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_demo", DESCRIPTION)
-    made.add_argument("-o", "--out", type=Path, default=Path("demo"), help="folder; default: demo")
-    return _runner.run(made, argv, _work)
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_demo", DESCRIPTION)
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("demo"), help="folder; default: demo"
+    )
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
     began = time.monotonic()
     out: Path = options.out
     _claim(out)
-    # the demo's model must not become the one that a clinician's mixmfl_predict takes
+    # the demo's model must not become the one that a clinician's mixmfl_predict uses
     os.environ["MIXMFL_HOME"] = str(out / "settings")
 
     federation, work, run = out / "federation", out / "work", out / "run"
@@ -112,7 +115,7 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
 
     from mixmfl.core.nan import mean
 
-    table = Table("modalities given", title="Dice on the unseen phantom hospital")
+    table = Table("modalities used", title="Dice on the unseen phantom hospital")
     names = list(labels.foreground)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
@@ -125,22 +128,22 @@ def _print_table(scores: "Sequence[SubsetScores]", labels: "Labels") -> None:
 
 
 def _claim(out: Path) -> None:
-    """Take a folder for this demo; one of other settings is set aside, one not ours refused."""
+    """Use a folder for this demo: set aside a demo with other settings, refuse any other files."""
     from mixmfl.core.errors import DataError
     from mixmfl.core.files import read_json, write_json
 
     record = out / "demo.json"
     if record.is_file():
         if read_json(record) == SETTINGS:
-            print(f"{out}: a demo is there; going on with it")
+            print(f"{out}: holds a demo; resuming it")
             return
         number = 1
         while (aside := out.with_name(f"{out.name}-old-{number}")).exists():
             number += 1
         out.rename(aside)
-        print(f"{out}: was a demo of another version; it is now {aside}")
+        print(f"{out}: held a demo of another version, which was moved to {aside}")
     elif out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out}: holds files that are no demo; name another folder by -o")
+        raise DataError(f"{out}: holds files that are not a demo; name another folder with -o")
     write_json(record, SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""``mixmfl_demo_data``: write a phantom federation to try everything on."""
+"""``mixmfl_demo_data``: write a phantom federation for trying all commands."""
 
 import argparse
 import sys
@@ -10,31 +10,33 @@ from . import _options, _runner
 DESCRIPTION = """\
 Write a phantom federation: four hospitals with different modalities for training, and a fifth,
 unseen one with all four for testing. Simulated MRI of simulated brain tumours, no patients.
-The same options give the same files; run again, it completes what is missing."""
+The same options give the same files; running the command again writes the missing ones."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_demo_data", DESCRIPTION)
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_demo_data", DESCRIPTION)
+    parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FEDERATION", help="folder to write"
     )
-    made.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
-    made.add_argument(
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random numbers (default: 0)"
+    )
+    parser.add_argument(
         "--spacing", type=float, default=2.0, metavar="MM", help="voxel size in mm (default: 2)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--cases", type=int, metavar="N", help="cases at every hospital (default: 4 to 12 each)"
     )
-    _options.add_setting(made)
-    made.add_argument(
+    _options.add_setting(parser)
+    parser.add_argument(
         "--tests",
         type=int,
         default=0,
         metavar="N",
         help="test cases of every training hospital, for mixmfl_benchmark (default: 0)",
     )
-    return _runner.run(made, argv, _write)
+    return _runner.run(parser, argv, _write)
 
 
 def _write(options: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def _write(options: argparse.Namespace) -> int:
         options.out, settings, lambda each: _runner.progress(each, len(each), "phantom cases")
     )
     if not written:
-        print(f"phantom federation of {len(cases)} cases is already there: {options.out}")
+        print(f"phantom federation of {len(cases)} cases exists already: {options.out}")
         return 0
     print(f"phantom federation in {options.out}: {len(written)} of {len(cases)} cases written")
     for hospital in HOSPITALS:

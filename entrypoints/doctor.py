@@ -1,4 +1,4 @@
-"""``mixmfl_doctor``: what this machine has, and whether a plan and a model fit it."""
+"""``mixmfl_doctor``: report this machine, and whether a plan and a model fit it."""
 
 import argparse
 import platform
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from mixmfl.training.hardware import Compute, Package
 
 DESCRIPTION = """\
-Tell what a report of a problem should hold, and what keeps mixmfl from working here: versions of
-the libraries, the device and its memory, free disk, the registered model. With -w WORK also whether
-training its plans fits, by estimate; with a model, given or registered, how long a patch takes.
+Print what a bug report should contain, and what prevents mixmfl from working here: versions of the
+libraries, the device and its memory, free disk, the registered model. With -w WORK also an estimate
+of whether training its plans fits; with a model, given or registered, the time for a patch.
 
-Exit code: 0 all is well, 1 a line says NO, 2 nothing could be looked at."""
+Exit code: 0 all checks passed, 1 a line says NO, 2 nothing could be checked."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_doctor", DESCRIPTION)
-    made.add_argument("-w", "--work", type=Path, help="of mixmfl_plan_preprocess")
-    made.add_argument("-m", "--model", type=Path, help="default: the registered one, if any")
-    _options.add_device(made)
-    return _runner.run(made, argv, _work)
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_doctor", DESCRIPTION)
+    parser.add_argument("-w", "--work", type=Path, help="output of mixmfl_plan_preprocess")
+    parser.add_argument("-m", "--model", type=Path, help="default: the registered one, if any")
+    _options.add_device(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def _work(options: argparse.Namespace) -> int:
     print(f"mixmfl {__version__}, Python {platform.python_version()}, {system}")
     here = compute(devices.find_device(options.device))
     well = True
-    # a library that two extras ask for is told once
+    # a library that two extras require is listed once
     for line, fine in dict.fromkeys(
         [
             *_libraries(packages()),
@@ -57,15 +57,15 @@ def _work(options: argparse.Namespace) -> int:
     return 0 if well else _runner.SOME_FAILED
 
 
-def _libraries(found: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
-    for each in found:
+def _libraries(packages: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
+    for each in packages:
         what = f"{each.name} {each.found or 'is missing'}"
         if each.fits:
             yield what, True
         elif each.found or not each.extra:
             yield f"{what}; {each.wanted} is needed", False
-    for extra in sorted({each.extra for each in found if each.extra and not each.found}):
-        # an extra that nobody installed is no fault
+    for extra in sorted({each.extra for each in packages if each.extra and not each.found}):
+        # a missing extra is no fault
         yield f"without what needs: pip install 'mixmfl[{extra}]'", True
 
 

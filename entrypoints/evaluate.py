@@ -18,38 +18,38 @@ per case and per label or region.
 
 REFERENCE is a folder of masks with the same names as those in MASKS, or a folder of cases with
 labels. What the label values mean is read from the dataset.json in REFERENCE, beside it or in
-MASKS. Where REFERENCE is of a site that labels some of what a model of several sites finds, name
-the model's description with --labels (WORK/plans.json is one): only what the site labels is
-scored. Where both masks of a case are empty, Dice and HD95 are undefined; where one is, Dice is 0
-and HD95 undefined. Undefined values are counted, and in no mean.
+MASKS. If REFERENCE is from a site that labels only some of the model's labels, name the model's
+description with --labels (for example WORK/plans.json): only what the site labels is scored. If
+both masks of a case are empty, Dice and HD95 are undefined; if one is empty, Dice is 0 and HD95
+undefined. Undefined values are counted, but are not part of any mean.
 
-Exit code: 0 all cases are evaluated, 1 some could not be, 2 nothing could start."""
+Exit code: 0 all cases were evaluated, 1 some could not be, 2 nothing could start."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_evaluate", DESCRIPTION)
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_evaluate", DESCRIPTION)
+    parser.add_argument(
         "-i", "--masks", type=Path, required=True, metavar="MASKS", help="folder of masks"
     )
-    made.add_argument(
+    parser.add_argument(
         "-r", "--reference", type=Path, required=True, metavar="REFERENCE", help="folder"
     )
-    made.add_argument(
+    parser.add_argument(
         "-o", "--out", type=Path, metavar="OUT.csv", help="write a row per case and region"
     )
-    made.add_argument("--overwrite", action="store_true", help="replace OUT.csv if it is there")
-    made.add_argument(
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.csv if it exists")
+    parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="the dataset.json, or plans.json, to use"
     )
-    made.add_argument(
+    parser.add_argument(
         "--reference-labels",
         type=Path,
         metavar="FILE",
-        help="the dataset.json of REFERENCE, where its labels are not those of MASKS",
+        help="the dataset.json of REFERENCE, if its labels differ from those of MASKS",
     )
-    _options.add_alias(made)
-    return _runner.run(made, argv, _evaluate)
+    _options.add_alias(parser)
+    return _runner.run(parser, argv, _evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -78,7 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         _print_table(metrics.summarise(evaluation))
         if options.out:
             metrics.write_csv(evaluation, options.out)
-            print(f"every case: {options.out}")
+            print(f"table of all cases: {options.out}")
     print(f"cases: {len(evaluation.scores)} evaluated, {len(evaluation.failures)} not")
     return _runner.SOME_FAILED if evaluation.failures else 0
 

@@ -1,4 +1,4 @@
-"""``mixmfl_measure_privacy``: what attacks find in what sites send, and what protection costs."""
+"""``mixmfl_measure_privacy``: attack what sites send, and measure the cost of protection."""
 
 import argparse
 import sys
@@ -11,23 +11,27 @@ from mixmfl.core.errors import MixmflError
 from . import _options, _runner
 
 DESCRIPTION = """\
-Train on half of every site's cases in WORK, see what the server sees, and say of every case whether
-it trained (membership inference); without protection, with masked rounds, and with differential
+Train on half of every site's cases in WORK, and infer from what the server sees which cases were
+trained on (membership inference): without protection, with masked rounds, and with differential
 privacy of several strengths. OUT gets table.md and attack.json: how well the attacks do (0.5 is
-guessing), what the model is worth on the other half, and bytes and seconds of a round at a site."""
+guessing), the model's Dice on the other half, and bytes and seconds of a round at a site."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_measure_privacy", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
-    made.add_argument("-o", "--out", type=Path, required=True)
-    made.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
-    made.add_argument("--rounds", type=int, default=8, help="default: 8")
-    made.add_argument("--local-steps", type=int, default=15, help="in a round; default: 15")
-    made.add_argument("--seed", type=int, default=0, help="also of who trains; default: 0")
-    _options.add_device(made)
-    return _runner.run(made, argv, _work)
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_measure_privacy", DESCRIPTION)
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    parser.add_argument("--rounds", type=int, default=8, help="default: 8")
+    parser.add_argument(
+        "--local-steps", type=int, default=15, help="steps of a site in a round; default: 15"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed, also of the choice of training cases; default: 0"
+    )
+    _options.add_device(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:

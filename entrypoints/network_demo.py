@@ -1,4 +1,4 @@
-"""``mixmfl_network_demo``: a federation of processes on this machine, as on a network."""
+"""``mixmfl_network_demo``: a federation over a network, as processes on this machine."""
 
 import argparse
 import os
@@ -13,21 +13,21 @@ from . import _runner
 
 DESCRIPTION = """\
 Run a federation on this machine as it runs between hospitals: a phantom, a kit for each of three
-hospitals and the coordinator, mutual TLS on the loopback, planning and two rounds over it. Then
-train the same in one process and compare the models byte by byte. Every command is shown, with
-what it prints; OUT/logs has what the hospitals print."""
+hospitals and the coordinator, mutual TLS on the loopback, planning and two rounds of training. Then
+train the same in one process and compare the models byte by byte. The demo prints every command
+and its output; OUT/logs holds the output of the hospitals."""
 
 PLAN = ("--preset", "demo", "-c", "2d")
 TRAIN = ("-c", "2d", "--fold", 0, "--rounds", 2, "--local-steps", 3)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_network_demo", DESCRIPTION)
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_network_demo", DESCRIPTION)
+    parser.add_argument(
         "-o", "--out", type=Path, default=Path("network-demo"), help="default: network-demo"
     )
-    return _runner.run(made, argv, _work)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def _work(options: argparse.Namespace) -> int:
 
     out: Path = options.out
     began = time.monotonic()
-    # its model must not become the one that a clinician's mixmfl_predict takes
+    # its model must not become the one that a clinician's mixmfl_predict uses
     os.environ["MIXMFL_HOME"] = str(out.absolute() / "settings")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # four processes share the cores
     sites, kit = lay_out(out), out / "kits" / "coordinator"
@@ -49,22 +49,22 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _compare(out: Path) -> None:
-    """Train the same in one process, and see that it is the same.
+    """Train the same in one process, and compare the models.
 
     Raises:
-        MixmflError: It is not.
+        MixmflError: The models differ.
     """
     from mixmfl.federated.state import NETWORK_MINIMUM
 
     print("\nThe same in one process:")
-    alone = out / "one_process"
-    work, run = alone / "work", alone / "run"
+    simulation = out / "one_process"
+    work, run = simulation / "work", simulation / "run"
     _runner.run_shown("mixmfl_plan_preprocess", "-i", out / "federation", "-o", work, *PLAN)
-    kept = ["--minimum-cases", NETWORK_MINIMUM.cases, "--minimum-voxels", NETWORK_MINIMUM.voxels]
+    minimum = ["--minimum-cases", NETWORK_MINIMUM.cases, "--minimum-voxels", NETWORK_MINIMUM.voxels]
     _runner.run_shown(
-        "mixmfl_train_federated", "-i", work, "-o", run, *TRAIN, *kept, "--device", "cpu"
+        "mixmfl_train_federated", "-i", work, "-o", run, *TRAIN, *minimum, "--device", "cpu"
     )
-    pair = [folder / "run" / "model.safetensors" for folder in (out, alone)]
+    pair = [folder / "run" / "model.safetensors" for folder in (out, simulation)]
     if pair[0].read_bytes() != pair[1].read_bytes():
         raise MixmflError(f"{pair[0]} and {pair[1]} differ; they should be the same")
     print(f"\n{pair[0]} and {pair[1]} are the same, byte by byte")

@@ -1,4 +1,4 @@
-"""``mixmfl_plan_preprocess``: fingerprints, one plan for all, and preprocessed cases."""
+"""``mixmfl_plan_preprocess``: fingerprints, one plan for all sites, and preprocessed cases."""
 
 import argparse
 import sys
@@ -25,36 +25,38 @@ nnU-Net's planner, and preprocess each site's cases with the modalities they hav
   at one hospital, then        mixmfl_plan_preprocess -i FOLDER --site -o WORK --plans plans.json
   all of it over a network     mixmfl_plan_preprocess --kit KIT -o WORK, mixmfl_site at each site
 
-FEDERATION holds a folder per site. What is done and valid is kept, so the same command goes on
-after an interruption.
-Exit code 0: all cases; 1: some cases were refused; 2: nothing could start."""
+FEDERATION holds a folder per site. Valid results are kept, so that the same command resumes after
+an interruption.
+Exit code 0: all cases were preprocessed; 1: some were refused; 2: nothing could start."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_plan_preprocess", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, metavar="FEDERATION", help="folder of sites")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
-    made.add_argument("--site", action="store_true", help="the input is one site's own folder")
-    made.add_argument("--fingerprint-only", action="store_true", help="stop after fingerprints")
-    made.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="sites' fingerprints")
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_plan_preprocess", DESCRIPTION)
+    parser.add_argument("-i", "--input", type=Path, metavar="FEDERATION", help="folder of sites")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="WORK", help="folder to write"
+    )
+    parser.add_argument("--site", action="store_true", help="the input is one site's own folder")
+    parser.add_argument("--fingerprint-only", action="store_true", help="stop after fingerprints")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="sites' fingerprints")
+    parser.add_argument(
         "--kit", type=Path, metavar="KIT", help="plan over the network, with the coordinator's kit"
     )
-    made.add_argument(
+    parser.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
     )
     _options.add_minimum(
-        made,
-        "with --kit: sites hold back statistics that rest on fewer {counted} (default: 5 cases, "
+        parser,
+        "with --kit: sites withhold statistics that rest on fewer {counted} (default: 5 cases, "
         "100 voxels; a site may ask for more)",
     )
-    made.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
-    made.add_argument(
-        "--replan", action="store_true", help="make plans anew although WORK has some"
+    parser.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
+    parser.add_argument(
+        "--replan", action="store_true", help="make the plans again, although WORK has some"
     )
-    made.add_argument("--preset", default="default", help="shipped preset or a .json of your own")
-    made.add_argument(
+    parser.add_argument("--preset", default="default", help="shipped preset or a .json of your own")
+    parser.add_argument(
         "-c",
         "--configurations",
         nargs="+",
@@ -62,18 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=["2d", "3d_fullres"],
         help="which to preprocess (default: both)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--mapping",
         type=Path,
         metavar="FILE",
-        help="with --site: what its DICOM series are, as mixmfl_predict --write-mapping tells it "
-        "(default: mapping.csv in the site's folder, if it is there)",
+        help="with --site: the table of its DICOM series, from mixmfl_predict --write-mapping "
+        "(default: mapping.csv in the site's folder, if it exists)",
     )
-    made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
-    _options.add_processes(made)
-    _options.add_placing(made)
-    _options.add_alias(made)
-    return _runner.run(made, argv, _work)
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
+    _options.add_processes(parser)
+    _options.add_placing(parser)
+    _options.add_alias(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -88,7 +90,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _over_network(options: argparse.Namespace) -> int:
-    own = (
+    site_options = (
         "alias",
         "labels",
         "mapping",
@@ -98,10 +100,12 @@ def _over_network(options: argparse.Namespace) -> int:
         "site",
         "fingerprint_only",
     )
-    if given := [f"--{name.replace('_', '-')}" for name in own if getattr(options, name)]:
+    if unusable := [
+        f"--{name.replace('_', '-')}" for name in site_options if getattr(options, name)
+    ]:
         raise MixmflError(
-            f"{', '.join(given)}: over a network each hospital reads its own cases, and says by "
-            "mixmfl_site how"
+            f"{', '.join(unusable)}: over a network each hospital reads its own cases, with the "
+            "options of mixmfl_site"
         )
     from mixmfl.core.files import read_json
     from mixmfl.federated.server.orders import PlanningJob
@@ -110,7 +114,7 @@ def _over_network(options: argparse.Namespace) -> int:
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
-    load_preset(options.preset)  # a slip of the pen is told now, not when all sites are there
+    load_preset(options.preset)  # a wrong name is refused now, not when all sites are connected
     minimum = _options.minimum(options, NETWORK_MINIMUM)
     sites = _options.sites(options.sites, flare.site_names(kit))
     orders = PlanningJob(
@@ -121,7 +125,7 @@ def _over_network(options: argparse.Namespace) -> int:
         (minimum.cases, minimum.voxels),
         options.replan,
     )
-    flare.drive(kit, orders, quorum=len(sites), deadline=_runner.A_DAY, say=print)
+    flare.run_jobs(kit, orders, quorum=len(sites), deadline=_runner.A_DAY, say=print)
     print(f"plans: {options.out / 'plans.json'}")
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():
@@ -143,7 +147,7 @@ def _merge(options: argparse.Namespace) -> int:
         )
     plans_file = options.out / "plans.json"
     if plans_file.exists() and not options.replan:
-        raise MixmflError(f"{plans_file}: is there already; --replan makes it anew")
+        raise MixmflError(f"{plans_file}: exists already; --replan makes it again")
     merged = merge_received(options.merge)
     labels = Labels.load(options.labels)
     plans = make_plans(merged, labels, load_preset(options.preset))
@@ -181,14 +185,14 @@ def _process(options: argparse.Namespace) -> int:
     held_out: tuple[str, ...] = ()
     if options.mapping and not options.site:
         raise MixmflError(
-            "--mapping is of one site's folder (--site); with several, lay each site's table into "
-            "its folder as mapping.csv"
+            "--mapping is for one site's folder (--site); with several sites, store each site's "
+            "table in its folder as mapping.csv"
         )
     if options.site:
         sites = (find_site(options.input, modalities, options.labels, placing, options.mapping),)
     else:
-        there = find_sites(options.input, modalities, options.labels, placing)
-        sites, tests, held_out = there.sites, there.tests, there.held_out
+        federation = find_sites(options.input, modalities, options.labels, placing)
+        sites, tests, held_out = federation.sites, federation.tests, federation.held_out
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
     for site in sites:
@@ -221,7 +225,7 @@ def _process(options: argparse.Namespace) -> int:
                 refused[site.name] += bad
                 print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
             if options.fingerprint_only:
-                return _tell_refused(refused)
+                return _print_refused(refused)
         plans_file = options.out / "plans.json"
         if options.plans is not None:
             plans = Plans.load(options.plans)
@@ -229,11 +233,11 @@ def _process(options: argparse.Namespace) -> int:
                 check_site(site, plans)
             if not plans_file.exists() or not plans_file.samefile(options.plans):
                 if plans_file.exists() and Plans.load(plans_file) != plans:
-                    raise MixmflError(f"{plans_file}: other plans are there; use another WORK")
+                    raise MixmflError(f"{plans_file}: holds other plans; use another WORK")
                 plans.save(plans_file)
         elif plans_file.exists() and not options.replan:
             plans = Plans.load(plans_file)
-            print(f"plans: {plans_file} is kept (--replan makes it anew)")
+            print(f"plans: {plans_file} is kept (--replan makes it again)")
         else:
             merged = merge_fingerprints(fingerprints)
             plans = make_plans(merged, labels, preset)
@@ -247,38 +251,38 @@ def _process(options: argparse.Namespace) -> int:
             spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
             size = " x ".join(map(str, planned["patch_size"]))
             print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
-        asked = [("", site, options.out / "sites" / site.name) for site in sites]
-        asked += [("tests of ", site, options.out / "tests" / site.name) for site in tests]
-        for kind, site, folder in asked:
-            told = refused[f"{kind}{site.name}"]
-            what = f"{kind or 'site '}{site.name}"
+        folders = [("", site, options.out / "sites" / site.name) for site in sites]
+        folders += [("tests of ", site, options.out / "tests" / site.name) for site in tests]
+        for kind, site, folder in folders:
+            refused_cases = refused[f"{kind}{site.name}"]
+            label = f"{kind or 'site '}{site.name}"
             for name in options.configurations:
                 if name not in plans.configurations:
-                    print(f"{what}, {name}: not planned for these images")
+                    print(f"{label}, {name}: not planned for these images")
                     continue
-                came = preprocess_site(site, plans, name, folder, workers)
-                bad_names = {item.name for item in told}
-                told += [x for x in came.refused if x.name not in bad_names]
-                kept = f", {len(came.kept)} kept" if came.kept else ""
-                done = plural(len(came.done), "case")
-                print(f"{what}, {name}: {done} preprocessed{kept}")
-                for case, notes in came.notes.items():
+                result = preprocess_site(site, plans, name, folder, workers)
+                bad_names = {item.name for item in refused_cases}
+                refused_cases += [x for x in result.refused if x.name not in bad_names]
+                kept = f", {len(result.kept)} kept" if result.kept else ""
+                done = plural(len(result.done), "case")
+                print(f"{label}, {name}: {done} preprocessed{kept}")
+                for case, notes in result.notes.items():
                     print(printable(f"  {case}: {'; '.join(notes)}"))
-    return _tell_refused(refused)
+    return _print_refused(refused)
 
 
 def _check_work(folder: Path, names: set[str]) -> None:
-    """Refuse a WORK with sites or tests that the federation has no more: they would be used."""
-    strange = sorted({path.name for path in folder.glob("*")} - names)
-    if strange:
+    """Refuse a WORK with sites or tests that the federation no longer has: they would be used."""
+    unknown = sorted({path.name for path in folder.glob("*")} - names)
+    if unknown:
         use = "train on" if folder.name == "sites" else "test with"
         raise MixmflError(
-            f"{folder}: holds {', '.join(strange)}, which the federation does not {use} "
+            f"{folder}: holds {', '.join(unknown)}, which the federation does not {use} "
             "(any more); remove these folders and give --replan, or name another WORK"
         )
 
 
-def _tell_refused(refused: "dict[str, list[Refused]]") -> int:
+def _print_refused(refused: "dict[str, list[Refused]]") -> int:
     lines = [
         printable(f"  {site}/{one_line(item.name)}: {item.reason}")
         for site, items in refused.items()

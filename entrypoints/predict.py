@@ -1,4 +1,4 @@
-"""``mixmfl_predict``: segment a folder of cases, each with whatever modalities it has."""
+"""``mixmfl_predict``: segment a folder of cases, each from its available modalities."""
 
 import argparse
 import logging
@@ -20,93 +20,99 @@ if TYPE_CHECKING:
 log = logging.getLogger("mixmfl.predict")
 
 DESCRIPTION = """\
-Segment every case of a folder: images in any layout of training, or DICOM in any nesting; or a
-single image, whose name says its modality. A case
-needs at least one modality that the model knows. Images of a case on different grids are resampled
-onto one of them. One that cannot be used, or does not lie on the others, is left out with a
-warning; or it is registered (--register), or the case is refused (--strict). Masks come out as
-MASKS/<case>.nii.gz on that grid, and MASKS/cases.csv says what became of each case. One bad case
-does not stop the others. A mask that is there is kept if it was made by the same model and settings
-from the same images, made anew if not, and left alone if it is not as we wrote it (--overwrite).
-After an interruption the same command goes on.
-Exit code 0: all cases done; 1: some failed; 2: nothing could start."""
+Segment every case of a folder: images in any layout that training reads, or DICOM in any nesting;
+or a single image, whose name names its modality. A case needs at least one modality that the model
+knows. Images of a case on different grids are resampled onto one of them. An image that cannot be
+used, or is not aligned with the others, is left out with a warning; or it is registered
+(--register), or the case is refused (--strict). The command writes MASKS/<case>.nii.gz on that
+grid, and the result for each case to MASKS/cases.csv. A case that fails does not stop the others.
+An existing mask is kept if the same model and settings made it from the same images; otherwise it
+is made again; a file that you edited or added is not changed (--overwrite replaces it). The same
+command resumes after an interruption.
+Exit code 0: all cases were segmented; 1: some failed; 2: nothing could start."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_predict", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
-    made.add_argument("-o", "--out", type=Path, metavar="MASKS")
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_predict", DESCRIPTION)
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
+    parser.add_argument("-o", "--out", type=Path, metavar="MASKS")
+    parser.add_argument(
         "-m",
         "--model",
         type=Path,
         nargs="+",
         default=[],
-        help="model file; several are averaged; default: the one registered last",
+        help="model file; several are averaged; default: the model registered last",
     )
-    made.add_argument(
+    parser.add_argument(
         "--mapping",
         type=Path,
         metavar="FILE.csv",
-        help="table that says which modality and case each DICOM series or image file is",
+        help="table with the modality and case of each DICOM series or image file",
     )
-    made.add_argument(
+    parser.add_argument(
         "--write-mapping",
         type=Path,
         metavar="FILE.csv",
-        help="write that table as it was recognised, to edit, and predict nothing",
+        help="write that table as recognised, for editing, and predict nothing",
     )
-    made.add_argument(
-        "--modalities", metavar="A,B", help="use only these, where a case has them; default: all"
+    parser.add_argument(
+        "--modalities",
+        metavar="A,B",
+        help="use only these modalities, if a case has them; default: all",
     )
-    made.add_argument(
+    parser.add_argument(
         "--step",
         type=float,
         default=0.5,
         help="distance of patches as a share of their size; default: 0.5",
     )
-    made.add_argument("--mirror", action="store_true", help="average over mirrored patches: slower")
-    made.add_argument(
-        "--overwrite", action="store_true", help="replace what is there, also what is not ours"
+    parser.add_argument(
+        "--mirror", action="store_true", help="average over mirrored patches (slower)"
     )
-    made.add_argument(
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace existing files, also those that mixmfl did not write",
+    )
+    parser.add_argument(
         "--limit",
         type=float,
         default=60,
         metavar="MINUTES",
-        help="to read a case, or to write it; what takes longer fails; default: 60",
+        help="limit on reading a case and on writing it; one that takes longer fails; default: 60",
     )
-    made.add_argument(
+    parser.add_argument(
         "--min-expected-dice",
         type=float,
         default=0.0,
         metavar="DICE",
-        help="refuse cases from whose modalities the model is expected to do worse",
+        help="refuse cases whose modalities give the model a lower expected Dice",
     )
-    made.add_argument(
+    parser.add_argument(
         "--dicom-seg",
         action="store_true",
-        help="write masks of DICOM cases as DICOM Segmentation, too: MASKS/<case>.dcm",
+        help="also write masks of DICOM cases as DICOM Segmentation: MASKS/<case>.dcm",
     )
-    made.add_argument("--no-report", action="store_true", help="write no report.html")
-    made.add_argument(
+    parser.add_argument("--no-report", action="store_true", help="do not write report.html")
+    parser.add_argument(
         "--show-patient",
         action="store_true",
-        help="name the patient in tables and page, where DICOM files do, and call cases there by "
-        "names that may be a person's (words without a digit); default: not",
+        help="show the patient in tables and report, if DICOM files name one, and case names there "
+        "that may be a person's (words without a digit); default: hide them",
     )
-    _options.add_placing(made)
-    made.add_argument(
+    _options.add_placing(parser)
+    parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse a case of which one image cannot be used or does not lie on the others; "
+        help="refuse a case if one of its images cannot be used or is not aligned with the others; "
         "default: leave that image out, with a warning",
     )
-    _options.add_alias(made)
-    _options.add_device(made)
-    _runner.add_output(made)
-    return _runner.run(made, argv, _work)
+    _options.add_alias(parser)
+    _options.add_device(parser)
+    _runner.add_output(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -136,25 +142,25 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     if options.write_mapping:
         if options.write_mapping.exists() and not options.overwrite:
-            raise MixmflError(f"{options.write_mapping}: is there; --overwrite replaces it")
+            raise MixmflError(f"{options.write_mapping}: exists already; --overwrite replaces it")
         found, rows = find_all(options.input, modalities, mapping)
         write_text(options.write_mapping, mapping_table(rows, options.input, found.told))
         images = plural(len(images_told(found.told)), "image file")
         say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
-        say("edit it, and give it by --mapping")
+        say("edit it, and use it with --mapping")
         return 0
     if options.out is None:
         raise MixmflError("-o MASKS is needed")
     if options.out.resolve().is_relative_to(options.input.resolve()):
         raise MixmflError(
-            f"-o {options.out}: lies in {options.input}, where the next run would take masks for "
+            f"-o {options.out}: lies in {options.input}, where the next run would read masks as "
             "cases; name a folder outside"
         )
-    # first what takes no time: a large archive is not read for nothing
+    # checked first, so that a large archive is not read in vain
     files = options.model or [registered_model(_runner.home())]
     for file in files:
         if not file.is_file():
-            raise MixmflError(f"-m {file}: there is no such model file")
+            raise MixmflError(f"-m {file}: this model file does not exist")
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:
@@ -165,7 +171,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     device = devices.find_device(options.device)
     models = [load_model(file, device) for file in files]
-    keep_freed_memory()  # what loading freed is given back
+    keep_freed_memory()  # returns what loading freed
     for file, model in zip(files, models, strict=True):
         say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
 
@@ -191,7 +197,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     with _runner.bars(options.quiet) as report:
         for outcome in outcomes:
             counts[outcome.status] += 1
-            # what needs no prediction comes first, and is in no estimate of the time that is left
+            # cases without prediction come first, and do not count in the estimated time
             todo -= outcome.seconds == 0
             report("cases", sum(counts.values()) - (total - todo), todo)
             if outcome.status == "failed":
@@ -200,29 +206,29 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
                 print(printable(f"{name}: FAILED: {outcome.reason}"), file=sys.stderr)
             else:
                 say(_line(outcome))
-    told = [f"{plural(counts['done'], 'mask')} in {options.out}"]
-    told += [f"{counts['kept']} kept as found"] if counts["kept"] else []
-    told += [f"{counts['failed']} of {plural(total, 'case')} failed"] if counts["failed"] else []
-    say(", ".join(told))
-    say(f"what became of each case: {options.out / 'cases.csv'}")
+    summary = [f"{plural(counts['done'], 'mask')} in {options.out}"]
+    summary += [f"{counts['kept']} kept unchanged"] if counts["kept"] else []
+    summary += [f"{counts['failed']} of {plural(total, 'case')} failed"] if counts["failed"] else []
+    say(", ".join(summary))
+    say(f"result of each case: {options.out / 'cases.csv'}")
     if found.aside:
         aside = f"{plural(len(found.aside), 'file')} set aside"
-        say(f"{aside}, and why: {options.out / 'set_aside.csv'}")
+        say(f"{aside}, with reasons: {options.out / 'set_aside.csv'}")
     if not options.no_report:
-        say(f"page to look at: {options.out / 'report.html'}")
+        say(f"report: {options.out / 'report.html'}")
     return _runner.SOME_FAILED if counts["failed"] else 0
 
 
 def _line(outcome: "Outcome") -> str:
-    """Return what is said of a case."""
+    """Return the line about a case."""
     if outcome.status == "kept":
         return f"{outcome.name}: {outcome.reason}"
-    absent = f", without {', '.join(outcome.absent)}" if outcome.absent else ""
+    missing = f", without {', '.join(outcome.absent)}" if outcome.absent else ""
     mean = outcome.expected_mean
     dice = "" if math.isnan(mean) else f", expected Dice {mean:.2f}"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)
     return (
-        f"{outcome.name}: done from {', '.join(outcome.used)}{absent}{dice} "
+        f"{outcome.name}: done from {', '.join(outcome.used)}{missing}{dice} "
         f"({outcome.seconds:.1f} s){warnings}"
     )
 

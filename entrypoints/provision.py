@@ -13,25 +13,26 @@ Write a start-up kit per hospital and one for the coordinator, from one short fi
   {"server": "mixmfl.example.org:8002", "sites": ["north", "south", "west"]}
 
 "server" is how the hospitals reach the coordinator; one port, and all connections go to it. KITS
-gets a folder per kit, with its own key and certificate, and the certificate authority, made on
-the spot. Hand each hospital its own folder only; keep KITS/authority to yourself. Run again with
-more sites, it adds their kits and leaves the others as they are."""
+gets a folder per kit, with its own key and certificate, and the certificate authority, which
+the command creates. Give each hospital its own folder only; keep KITS/authority to yourself. When
+run again with more sites, the command adds their kits and does not change the others."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_provision", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_provision", DESCRIPTION)
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
+    parser.add_argument(
         "--renew",
         nargs="+",
         default=[],
         metavar="SITE",
-        help="make these kits anew, with another key, as when one expired or got lost; the old "
-        "ones are set aside",
+        help="make these kits again, with another key and certificate, for example when one "
+        "expired or was lost; coordinator renews the coordinator's. The old kits are set aside, "
+        "and all other kits keep working",
     )
-    return _runner.run(made, argv, _work)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -39,10 +40,10 @@ def _work(options: argparse.Namespace) -> int:
     network = flare.Network.load(options.input)
     written = flare.provision(network, options.out, options.renew)
     for kit in written:
-        found = flare.open_kit(kit, coordinator=kit.name == flare.COORDINATOR)
-        print(f"kit of {found.name}: {kit}, certificate until {found.expires:%Y-%m-%d}")
+        opened = flare.open_kit(kit, coordinator=kit.name == flare.COORDINATOR)
+        print(f"kit of {opened.name}: {kit}, certificate until {opened.expires:%Y-%m-%d}")
     if not written:
-        print(f"{options.out}: has a kit of everyone already; nothing was written")
+        print(f"{options.out}: already holds a kit for everyone; nothing was written")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``mixmfl_site``: a hospital's side of a federation on a network."""
+"""``mixmfl_site``: a hospital's client in a federation on a network."""
 
 import argparse
 import sys
@@ -12,44 +12,55 @@ from mixmfl.core.text import printable
 from . import _options, _runner
 
 DESCRIPTION = """\
-Join the federation that KIT is for, and answer the coordinator until Ctrl-C: statistics for a
-plan, training, validation. Only what is printed leaves the house; WORK/exchange.log keeps it, with
-sizes and hashes. Images, labels and names of cases never leave. The coordinator can start and stop
-training here, and nothing else: it can send no code, and read no file and no log.
+Join the federation of KIT, and answer the coordinator until Ctrl-C: statistics for a plan,
+training, validation. The command prints all that leaves the site, and WORK/exchange.log lists it
+with sizes and hashes. Images, labels and names of cases never leave. The coordinator can only start
+and stop training here: it cannot send code, nor read a file or a log.
 WORK also gets the preprocessed cases, the finished model (WORK/runs/<run>/model.safetensors), and
-problems.log, which tells what failed here and which images were resampled."""
+problems.log, with failures and the images that were resampled."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_site", DESCRIPTION)
-    made.add_argument("--kit", type=Path, required=True, metavar="KIT", help="of this hospital")
-    made.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="CASES", help="folder of its cases"
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_site", DESCRIPTION)
+    parser.add_argument(
+        "--kit", type=Path, required=True, metavar="KIT", help="this hospital's kit"
     )
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="WORK", help="to write to")
-    made.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
-    _options.add_processes(made)
-    made.add_argument(
-        "--dry-run", action="store_true", help="say what would leave, with sizes; nothing does"
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=Path,
+        required=True,
+        metavar="CASES",
+        help="folder of this hospital's cases",
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="WORK", help="folder to write to"
+    )
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
+    _options.add_processes(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="list what would leave the site, with sizes; send nothing",
     )
     _options.add_minimum(
-        made,
-        "hold back what rests on fewer {counted} (default: 5 cases, 100 voxels; the coordinator "
+        parser,
+        "withhold what rests on fewer {counted} (default: 5 cases, 100 voxels; the coordinator "
         "may ask for more)",
     )
-    _options.add_privacy(made, "this hospital")
-    made.add_argument(
+    _options.add_privacy(parser, "this hospital")
+    parser.add_argument(
         "--turns",
         type=Path,
         metavar="FILE",
-        help="where hospitals of one machine name the same file, one works at a time",
+        help="hospitals on one machine that name the same file work one at a time",
     )
-    _options.add_workers(made)
-    _options.add_placing(made)
-    _options.add_alias(made)
-    _options.add_device(made)
-    return _runner.run(made, argv, _work)
+    _options.add_workers(parser)
+    _options.add_placing(parser)
+    _options.add_alias(parser)
+    _options.add_device(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -63,7 +74,7 @@ def _work(options: argparse.Namespace) -> int:
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
     device = devices.find_device(options.device)
-    house = SiteConfig(
+    config = SiteConfig(
         kit.name,
         options.input.resolve(),
         options.out.resolve(),
@@ -77,25 +88,25 @@ def _work(options: argparse.Namespace) -> int:
         _options.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,
     )
-    print(printable(f"site {kit.name}: {describe(house.cases().found)}"))
+    print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if options.dry_run:
-        found, missing = preview_of_site(house)
-        print(outbound_table(found))
-        print(missing, end="")
+        fields, remark = preview_of_site(config)
+        print(outbound_table(fields))
+        print(remark, end="")
         return 0
-    print("what leaves and what comes in is told here; Ctrl-C ends it", flush=True)
-    house.exchange_log.parent.mkdir(parents=True, exist_ok=True)
-    house.exchange_log.touch()
-    with house.exchange_log.open(encoding="utf-8") as log:
+    print("all messages sent and received are listed here; stop with Ctrl-C", flush=True)
+    config.exchange_log.parent.mkdir(parents=True, exist_ok=True)
+    config.exchange_log.touch()
+    with config.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:
-            with flare.running_client(kit, house) as process:
+            with flare.running_client(kit, config) as process:
                 while process.poll() is None:
                     sys.stdout.write(log.read())
                     sys.stdout.flush()
                     time.sleep(0.5)
-            print(f"the connection ended; see {kit.folder}/log.txt; trying again", flush=True)
+            print(f"the connection ended; see {kit.folder}/log.txt; connecting again", flush=True)
             time.sleep(5)
 
 

@@ -1,4 +1,4 @@
-"""``mixmfl_train_federated``: train MDM-MixMFL, embedded on one machine or over a network."""
+"""``mixmfl_train_federated``: train MDM-MixMFL, simulated on one machine or over a network."""
 
 import argparse
 import dataclasses
@@ -17,92 +17,95 @@ from . import _options, _runner
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
     from mixmfl.federated.state import Personal, RunSettings
-    from mixmfl.planning.plans import Plans, usual_configuration
+    from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
 Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this machine: one after
-another, or with --device cuda:0,cuda:1 a process per device. Sites exchange with the server what
-they would exchange over a network, and nothing else. The same seed on one CPU gives the same
-weights. RUN gets the state of every round (--resume goes on), progress.csv and .png, and at the
-end model.safetensors of the best round, which is also registered as the model that mixmfl_predict
-takes.
+another, or with --device cuda:0,cuda:1 a process per device. Sites exchange with the server only
+what they would exchange over a network. The same seed on one CPU gives the same weights. RUN gets
+the state of every round (--resume continues), progress.csv and .png, and at the end
+model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
 
 With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
-and every hospital keeps its data, moments and its own copy. A round closes when all sites have
-answered, or after --deadline when --quorum of them have; a site that is lost is asked again as soon
-as it has come back."""
+and every hospital keeps its data, optimizer state and personalised model. A round ends when all
+sites have answered, or after --deadline if --quorum of them have; a site that is lost takes part
+again as soon as it has reconnected."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_train_federated", DESCRIPTION)
-    made.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
-    made.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
-    made.add_argument(
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_train_federated", DESCRIPTION)
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
+    parser.add_argument(
         "-c",
         "--configuration",
         choices=("2d", "3d_fullres"),
-        help="default: the one that was preprocessed, of both 3d_fullres",
+        help="default: the preprocessed one; if both are, 3d_fullres",
     )
-    made.add_argument("--rounds", type=int, help="default: the plans'")
-    made.add_argument(
-        "--local-steps", type=int, help="of each site in a round; default: the plans'"
+    parser.add_argument("--rounds", type=int, help="default: as in the plans")
+    parser.add_argument(
+        "--local-steps", type=int, help="steps of each site in a round; default: as in the plans"
     )
-    made.add_argument("--learning-rate", type=float, help="in the first round; default: the plans'")
-    made.add_argument("--seed", type=int, default=0, help="default: 0")
-    made.add_argument("--sites", nargs="+", default=[], help="default: all in WORK")
-    made.add_argument(
+    parser.add_argument(
+        "--learning-rate", type=float, help="in the first round; default: as in the plans"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--sites", nargs="+", default=[], help="sites that take part; default: all in WORK"
+    )
+    parser.add_argument(
         "--fold",
         choices=(*"01234", "all"),
         default="0",
-        help="each site validates on this fifth of its cases; all: trains on every case",
+        help="each site validates on this fifth of its cases; all: it trains on every case",
     )
-    _options.add_workers(made)
-    made.add_argument(
+    _options.add_workers(parser)
+    parser.add_argument(
         "--personalize",
         action="store_true",
-        help="after the last round every site fine-tunes its own copy of the model, and keeps it "
-        "where its validation cases say that it is better (mixmfl_export --site)",
+        help="after the last round every site fine-tunes the model for itself, and keeps this "
+        "personalised model if its validation Dice is higher (mixmfl_export --site)",
     )
     _options.add_minimum(
-        made,
-        "sites hold back prototypes that rest on fewer {counted} (default: 0; with --kit 5 cases, "
+        parser,
+        "sites withhold prototypes that rest on fewer {counted} (default: 0; with --kit 5 cases, "
         "100 voxels, and a site may ask for more)",
     )
-    _options.add_privacy(made, "every site")
-    made.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
-    made.add_argument(
+    _options.add_privacy(parser, "every site")
+    parser.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
+    parser.add_argument(
         "--deadline",
         type=float,
         default=60,
         metavar="MINUTES",
-        help="with --kit: that a site has for each task; default: 60",
+        help="with --kit: time that a site has for each task; default: 60",
     )
-    made.add_argument(
+    parser.add_argument(
         "--quorum",
         type=int,
         metavar="SITES",
-        help="with --kit: that a round needs; default: more than half of them",
+        help="with --kit: number of sites that a round needs; default: more than half",
     )
-    made.add_argument(
+    parser.add_argument(
         "--masked",
         action="store_true",
-        help="the coordinator learns sums over three or more sites only (docs/privacy.md)",
+        help="the coordinator learns only sums over three or more sites (docs/privacy.md)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--updates",
         choices=("half", "single"),
-        help="precision of the changes of weights that sites send; default: half. Masked ones are "
+        help="precision of the weight changes that sites send; default: half. Masked changes are "
         "fixed-point numbers",
     )
-    made.add_argument("--resume", action="store_true", help="go on with the run in RUN")
-    _options.add_device(made)
-    return _runner.run(made, argv, _work)
+    parser.add_argument("--resume", action="store_true", help="resume the run in RUN")
+    _options.add_device(parser)
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
-    from mixmfl.planning.plans import Plans
+    from mixmfl.planning.plans import Plans, usual_configuration
 
     if not (options.input / "plans.json").is_file():
         raise MixmflError(
@@ -113,7 +116,9 @@ def _work(options: argparse.Namespace) -> int:
     options.configuration = options.configuration or usual_configuration(options.input, plans)
     planned = plans.training
     if options.masked and options.updates:
-        raise MixmflError("--updates: with --masked sites send fixed-point numbers; leave it away")
+        raise MixmflError(
+            "--updates: with --masked sites send fixed-point numbers; leave this option out"
+        )
     minimum = _options.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
     settings = RunSettings(
         configuration=options.configuration,
@@ -133,10 +138,10 @@ def _work(options: argparse.Namespace) -> int:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
-    return (_over_network if options.kit else _embedded)(options, plans, settings)
+    return (_over_network if options.kit else _simulated)(options, plans, settings)
 
 
-def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import register
@@ -163,9 +168,9 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         for number, site in enumerate(sites)
     ]
     for site in sites:
-        told = register(site)
-        held = ", ".join(f"{name} {count}" for name, count in told.modality_cases.items())
-        print(f"site {site.name}: {told.cases} training cases ({held}), ", end="")
+        registration = register(site)
+        held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
+        print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
     lap = _stopwatch()
     run = simulate(
@@ -177,14 +182,14 @@ def _embedded(options: argparse.Namespace, plans: "Plans", settings: "RunSetting
         resume=options.resume,
         report=lambda run: _print_round(run, len(run.history), lap()),
     )
-    _tell_model(run)
+    _announce_model(run)
     if options.personalize:
         simulate_personalization(run, sites)
-        for name, own in run.personal.items():
-            print(_tell_own(name, own))
+        for name, result in run.personal.items():
+            print(_describe_personal(name, result))
         if without := [site.name for site in sites if site.name not in run.personal]:
-            print(f"no own copy without validation cases: {', '.join(without)}")
-        print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept copy")
+            print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
+        print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
 
 
@@ -210,7 +215,7 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
     out = options.out.resolve()
     file = job_file(out)
     if holds_run(out) and not options.resume:
-        raise MixmflError(f"{out}: holds a run; go on with it by --resume, or name another folder")
+        raise MixmflError(f"{out}: holds a run; resume it with --resume, or name another folder")
     before = load_job(file) if options.resume and file.is_file() else None
     orders = TrainingJob(
         options.input.resolve(),
@@ -222,44 +227,44 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         quorum,
         options.personalize,
     )
-    told, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
+    printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
 
     def report(run: "Run") -> None:
-        nonlocal told
-        while told < len(run.history):
-            told += 1
-            _print_round(run, told, lap())
+        nonlocal printed
+        while printed < len(run.history):
+            printed += 1
+            _print_round(run, printed, lap())
 
-    flare.drive(
+    flare.run_jobs(
         kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
     )
     run = open_run(out)
-    _tell_model(run)
-    for site, own in run.personal.items():
-        print(_tell_own(site, own))
+    _announce_model(run)
+    for site, result in run.personal.items():
+        print(_describe_personal(site, result))
     return 0
 
 
-def _tell_model(run: "Run") -> None:
+def _announce_model(run: "Run") -> None:
     from mixmfl.federated.server.checkpoint import choose_round
     from mixmfl.inference.default_model import use_model
 
     model = run.folder / "model.safetensors"
     print(f"model of round {choose_round(run, 'best')}: {model}")
     use_model(model, _runner.home())
-    print("mixmfl_predict takes it where no other is named (mixmfl_use_model changes that)")
+    print("mixmfl_predict uses it if no other is named (mixmfl_use_model changes that)")
 
 
-def _tell_own(site: str, own: "Personal") -> str:
-    kept = "kept" if own.kept else "not kept"
+def _describe_personal(site: str, result: "Personal") -> str:
+    kept = "kept" if result.kept else "not kept"
     return (
-        f"site {site}: own copy, validation Dice {own.dice:.3f}, model of all "
-        f"{own.dice_before:.3f}; {kept}"
+        f"site {site}: personalised model, validation Dice {result.dice:.3f}, global model "
+        f"{result.dice_before:.3f}; {kept}"
     )
 
 
 def _stopwatch() -> Callable[[], float]:
-    """Return what tells the seconds since it was last called, at first since it was made."""
+    """Return a function that returns the seconds since its last call, or since its creation."""
     last = time.monotonic()
 
     def lap() -> float:
@@ -272,17 +277,17 @@ def _stopwatch() -> Callable[[], float]:
 
 def _print_round(run: "Run", number: int, seconds: float) -> None:
     sites = run.history[number - 1]
-    loss = "  ".join(f"{site} {_told(told)}" for site, told in sites.items())
+    loss = "  ".join(f"{site} {_describe_site(entry)}" for site, entry in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
     print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
 
 
-def _told(told: "SiteRound") -> str:
-    if told.absent:
-        return "absent"
-    if told.loss is not None:
-        return f"{told.loss:.3f}"
-    return "trained" if told.epsilon is None else f"epsilon {told.epsilon:.2f}"
+def _describe_site(entry: "SiteRound") -> str:
+    if entry.absent:
+        return "left out"
+    if entry.loss is not None:
+        return f"{entry.loss:.3f}"
+    return "trained" if entry.epsilon is None else f"epsilon {entry.epsilon:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``mixmfl_use_model``: choose the model that ``mixmfl_predict`` takes where none is named."""
+"""``mixmfl_use_model``: choose the model that ``mixmfl_predict`` uses if none is named."""
 
 import argparse
 import sys
@@ -8,15 +8,15 @@ from pathlib import Path
 from . import _runner
 
 DESCRIPTION = """\
-Register a model file as the one that mixmfl_predict takes without -m; without a file, say which
-one that is. Kept per user, in MIXMFL_HOME or the system's settings folder."""
+Register a model file as the one that mixmfl_predict uses without -m; without a file, print the
+registered one. It is stored per user, in MIXMFL_HOME or the system's settings folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    made = _runner.parser("mixmfl_use_model", DESCRIPTION)
-    made.add_argument("model", type=Path, nargs="?", metavar="MODEL.safetensors")
-    return _runner.run(made, argv, _work)
+    """Run the command and return its exit code; see ``--help``."""
+    parser = _runner.parser("mixmfl_use_model", DESCRIPTION)
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL.safetensors")
+    return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -27,7 +27,7 @@ def _work(options: argparse.Namespace) -> int:
 
         load_model(options.model)  # what cannot predict is not registered
         use_model(options.model, _runner.home())
-    print(f"mixmfl_predict takes {registered_model(_runner.home())}")
+    print(f"mixmfl_predict uses {registered_model(_runner.home())}")
     return 0
 
 

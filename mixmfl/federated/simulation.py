@@ -1,4 +1,4 @@
-"""The embedded federation: all sites on one machine, in one process or in one per device."""
+"""The simulation: all sites on one machine, in one process or in one per device."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,59 +40,59 @@ def simulate(
 ) -> Run:
     """Run the federation and export its model.
 
-    Everything that crosses between server and sites crosses as bytes, as it would on a network.
+    All messages between server and sites are encoded as bytes, as they would be on a network.
 
     Args:
-        plans: Of the run.
-        sites: At least one; those on different devices train side by side.
-        settings: Of the run.
-        fold: As ``split_fold`` took it.
-        out: The run's folder; new, unless ``resume``.
-        resume: Go on with the run in ``out``, which must have the same settings and sites.
-        report: Called after every round.
-        edit_memory: What an ablation makes of the merged memory, after every round.
-        on_message: Called with a site's name, each task that it was sent and what it replied.
-        measured: Whether the model file shall say what Dice to expect from which modalities.
+        plans: Plans of the run.
+        sites: At least one site; sites on different devices train in parallel.
+        settings: Settings of the run.
+        fold: Fold that ``split_fold`` was called with.
+        out: Folder of the run; new, unless ``resume``.
+        resume: Resume the run in ``out``, which must have the same settings and sites.
+        report: Called with the run after every round.
+        edit_memory: Applied to the merged prototypes after every round, for ablations.
+        on_message: Called with the site's name, the task and the reply, for every task.
+        measured: Whether to write the expected Dice per subset of modalities into the model file.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
 
     Raises:
-        ModelError: ``out`` holds a run and ``resume`` was not asked; or it holds another run.
+        ModelError: ``out`` holds a run and ``resume`` is False, or it holds another run.
     """
     registrations = {site.name: register(site) for site in sites}
-    for name, told in registrations.items():
-        check_registration(name, told, plans)
-    asked = Run(out, plans, settings, fold, registrations)
-    run, state, optimizers = begin(asked, resume=resume, optimizers=True)
+    for name, registration in registrations.items():
+        check_registration(name, registration, plans)
+    requested = Run(out, plans, settings, fold, registrations)
+    run, state, optimizers = begin(requested, resume=resume, optimizers=True)
     devices = sorted({str(site.device) for site in sites})
-    with _device_executors(sites, run.plans, run.settings) as desks:
+    with _device_executors(sites, run.plans, run.settings) as executors:
 
         def start(site: Site, task: Message) -> tuple[bytes, Done]:
             received = encode(task)
             before = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
-            return received, desks[str(site.device)](site.name, received, pack(before, {}))
+            return received, executors[str(site.device)](site.name, received, pack(before, {}))
 
         def ask(tasks: Mapping[str, Message]) -> Answers:
-            asked = [site for site in sites if site.name in tasks]
+            chosen = [site for site in sites if site.name in tasks]
             started: Iterable[tuple[bytes, Done]]
-            started = (start(site, tasks[site.name]) for site in asked)
-            if len(devices) > 1:  # side by side; else each is made ready when it is its turn
+            started = (start(site, tasks[site.name]) for site in chosen)
+            if len(devices) > 1:  # in parallel; else each task is encoded when it is its turn
                 started = list(started)
-            came, absent = {}, {}
-            for site, (received, done) in zip(asked, started, strict=True):
+            answers, absent = {}, {}
+            for site, (received, done) in zip(chosen, started, strict=True):
                 try:
-                    sent, moments, seconds = done()
-                    # on disk until the round is merged: so memory does not grow with the sites
+                    sent, optimizer, seconds = done()
+                    # on disk until the round is merged, so that memory does not grow with the sites
                     reply = StoredMessage.store(sent, out).open(most_reply_bytes(len(received)))
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
                     continue
                 on_message(site.name, tasks[site.name], reply)
-                came[site.name] = Answer(reply, len(sent), len(received), seconds)
-                if after := unpack(moments)[0]:
+                answers[site.name] = Answer(reply, len(sent), len(received), seconds)
+                if after := unpack(optimizer)[0]:
                     optimizers[site.name] = after
-            return Answers(came, absent)
+            return Answers(answers, absent)
 
         train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
         finish(run, ask if measured else None)
@@ -100,13 +100,13 @@ def simulate(
 
 
 def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
-    """Let every site fine-tune its own copy of the best round's model, as far as not done yet.
+    """Personalise the best round's model at every site that has not done so yet.
 
-    A site without validation cases is left out: nothing could tell whether its copy is better.
+    A site without validation cases is left out: its two models could not be compared.
 
     Args:
-        run: That is finished.
-        sites: Of the run.
+        run: A finished run.
+        sites: Sites of the run.
     """
     state = load_state_of(run, choose_round(run, "best"))
     for site in sites:
@@ -120,16 +120,17 @@ def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
 
 
 Done = Callable[[], tuple[bytes, bytes, float]]
-"""Waits for a task: the reply, the moments after it, which may be empty, and seconds."""
+"""Wait for a task; return the reply, the packed optimizer state (maybe empty) and the seconds."""
 
 
 @contextmanager
 def _device_executors(
     sites: Sequence[Site], plans: Plans, settings: RunSettings
 ) -> Iterator[Mapping[str, Callable[..., Done]]]:
-    """Give for each device where tasks for its sites are done, in the order in which they come.
+    """Yield for each device a function that starts a task; a device does its tasks in order.
 
-    With one device that is this process, at once; with several it is a process for each.
+    With one device, the task is done in this process when its result is asked for; with several,
+    each device has a process.
     """
     by_device: dict[str, dict[str, Client]] = {}
     for site in sites:
@@ -143,7 +144,7 @@ def _device_executors(
     with ExitStack() as stack:
         pools = {
             device: stack.enter_context(
-                ProcessPoolExecutor(1, context, _open_desk, (by_device[device], threads))
+                ProcessPoolExecutor(1, context, _start_worker, (by_device[device], threads))
             )
             for device in sorted(by_device)
         }
@@ -154,10 +155,10 @@ def _device_executors(
 
 
 _CLIENTS: dict[str, Client] = {}
-"""By site, in a process that does the tasks of one device."""
+"""Clients by site, in a process that does the tasks of one device."""
 
 
-def _open_desk(clients: Mapping[str, Client], threads: int) -> None:
+def _start_worker(clients: Mapping[str, Client], threads: int) -> None:
     torch.set_num_threads(threads)
     _CLIENTS.update(clients)
 
@@ -169,11 +170,11 @@ def _do_task_here(*task: Any) -> tuple[bytes, bytes, float]:
 def _do_task(
     clients: Mapping[str, Client], site: str, received: bytes, optimizer: bytes
 ) -> tuple[bytes, bytes, float]:
-    """Have a site do a task; what crosses, crosses as bytes.
+    """Do a task at a site; task and reply are bytes.
 
     Raises:
-        AggregationError: What came to the site is no message.
-        PrivacyError: The site's privacy budget is spent, or it refuses for its privacy.
+        AggregationError: The task is not a valid message.
+        PrivacyError: The site's privacy budget is spent, or the task would reveal its numbers.
     """
     began = time.monotonic()
     handled = clients[site].handle(decode(received), unpack(optimizer)[0])

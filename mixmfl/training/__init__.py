@@ -1,1 +1,1 @@
-"""Gradient steps at one place; knows no server."""
+"""Training on one device; independent of any server."""

@@ -1,4 +1,4 @@
-"""Training batches: which case, which of its modalities, which patch; every draw from a seed."""
+"""Training batches: cases, modalities and patches are drawn, all from a seed."""
 
 import random
 import zlib
@@ -24,17 +24,17 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one gradient step sees.
+    """The input of one gradient step.
 
     Attributes:
-        images: ``(B, M, *P)``, z-scored; zero where a modality is absent.
-        present: ``(B, M)`` bool, at least one True per row.
-        shown: ``(B, M)`` bool, at least one True per row and only where ``present`` is: what the
-            second look at the batch is given.
+        images: ``(B, M, *P)``, z-scored; zero where a modality is missing.
+        present: ``(B, M)`` bool, the available modalities; at least one True per row.
+        shown: ``(B, M)`` bool, the modalities of the modality-dropout view; at least one True per
+            row, and only where ``present`` is.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
-        seed: Of whatever else is drawn for this batch.
+        seed: Seed for all further random draws of this batch.
         labelled: ``(B, N)`` bool, on the CPU: whether a case labels each of the plans' labels or
-            regions; None: all do.
+            regions; None: all cases label all.
     """
 
     images: Tensor
@@ -57,7 +57,7 @@ class Batch:
 
 
 class Sample(NamedTuple):
-    """A patch of one case: the fields of ``Batch`` without axis B."""
+    """A patch of one case, with the fields of ``Batch`` without axis B."""
 
     images: Tensor
     present: Tensor
@@ -67,22 +67,23 @@ class Sample(NamedTuple):
 
 
 def site_number(site: str) -> int:
-    """Return the number that stands for a site in seeds: of its name, not its place in a list."""
+    """Return the number of a site in seeds; it depends on the name, not on the order of sites."""
     return zlib.crc32(site.encode())
 
 
 def seed_of(seed: int, round_number: int, site: str, step: int) -> list[int]:
-    """Return the entropy that a step draws from."""
+    """Return the entropy of a step's random draws."""
     return [seed, round_number, site_number(site), step]
 
 
 def choose_modalities(
     available: Sequence[str], dropping: float, generator: np.random.Generator
 ) -> tuple[str, ...]:
-    """Return what the second look is given: all, or with probability ``dropping`` fewer.
+    """Return the modalities of the modality-dropout view.
 
-    Then every non-empty proper subset is equally likely, so that every subset that a site can
-    form is trained. A single modality is never dropped.
+    These are all available ones or, with probability ``dropping``, a non-empty proper subset.
+    Every such subset is equally likely, so that every subset that a site can form is trained. A
+    single modality is never dropped.
     """
     count = len(available)
     if count < 2 or generator.random() >= dropping:
@@ -92,9 +93,10 @@ def choose_modalities(
 
 
 class Batches(Dataset[Batch]):
-    """The batches of one round at one site; item ``step`` is the same however it is fetched.
+    """The batches of one round at one site.
 
-    So any number of loader processes, or none, gives the same training.
+    Item ``step`` depends on the step only, so that any number of loader processes, or none, gives
+    the same training.
     """
 
     def __init__(
@@ -105,7 +107,15 @@ class Batches(Dataset[Batch]):
         entropy: tuple[int, int, str],
         steps: int,
     ) -> None:
-        """Args: training cases; plans; configuration; (seed, round, site); steps of the round."""
+        """Create the batches of a round.
+
+        Args:
+            cases: Training cases.
+            plans: Plans of the run.
+            configuration: ``"2d"`` or ``"3d_fullres"``.
+            entropy: Seed, number of the round, and name of the site.
+            steps: Number of steps of the round.
+        """
         planned = plans.configuration(configuration)
         self.cases = list(cases)
         self.modalities = plans.modalities
@@ -130,18 +140,18 @@ class Batches(Dataset[Batch]):
         generator = np.random.default_rng(seed_of(*self.entropy, step))
         # nnU-Net: the last third of a batch is centred on foreground
         plain = round(self.batch_size * (1 - self.settings.foreground_share))
-        picked = generator.integers(0, len(self.cases), self.batch_size)
+        drawn = generator.integers(0, len(self.cases), self.batch_size)
         with seeded(generator):
             items = [
                 self.sample(self.cases[case], index >= plain, generator)
-                for index, case in enumerate(picked)
+                for index, case in enumerate(drawn)
             ]
         return _batch(items, generator)
 
     def sample(
         self, case: PreprocessedCase, foreground: bool, generator: np.random.Generator
     ) -> Sample:
-        """Return a patch of a case, augmented."""
+        """Return an augmented patch of a case."""
         shown = choose_modalities(case.modalities, self.settings.modality_dropping, generator)
         box = self.chooser.box(case.images.shape[1:], foreground, case.class_locations)
         images = crop_and_pad_nd(case.images, box, 0)
@@ -154,25 +164,30 @@ class Batches(Dataset[Batch]):
         augmented = augment(
             image=torch.from_numpy(images).float(), segmentation=torch.from_numpy(classes).short()
         )
-        placed = torch.zeros((len(self.modalities), *augmented["image"].shape[1:]))
+        channels = torch.zeros((len(self.modalities), *augmented["image"].shape[1:]))
         for channel, modality in enumerate(case.modalities):
-            placed[self.modalities.index(modality)] = augmented["image"][channel]
-        present, seen = (
+            channels[self.modalities.index(modality)] = augmented["image"][channel]
+        present, shown_row = (
             torch.tensor([name in names for name in self.modalities])
             for names in (case.modalities, shown)
         )
         labelled = torch.tensor(labels_each(self.labels, case.labelled))
-        return Sample(placed, present, seen, augmented["segmentation"], labelled)
+        return Sample(channels, present, shown_row, augmented["segmentation"], labelled)
 
 
 class PoissonBatches(Dataset[list[Batch]]):
-    """Batches in which every case is drawn by itself, as accounting for privacy needs it.
+    """Batches with Poisson sampling of the cases, which accounting for privacy assumes.
 
-    Item ``step`` is a list of batches of one, a patch of each case that was drawn; maybe empty.
+    Item ``step`` is a list of batches of one, a patch of each case that was drawn; may be empty.
     """
 
     def __init__(self, batches: Batches, rate: float) -> None:
-        """Args: what is drawn from, with an entropy that nobody knows; how probably each case."""
+        """Create the batches of a private round.
+
+        Args:
+            batches: The cases to draw from, with an entropy that nobody knows.
+            rate: Probability that a case is drawn in a step.
+        """
         self._batches = batches
         self._rate = rate
 
@@ -208,7 +223,7 @@ def _batch(items: Sequence[Sample], generator: np.random.Generator) -> Batch:
 
 @contextmanager
 def seeded(generator: np.random.Generator) -> Iterator[None]:
-    """Seed the global generators, which nnU-Net's augmentation draws from; then restore them."""
+    """Seed the global generators, which nnU-Net's augmentation uses; restore them at the end."""
     seed = int(generator.integers(0, 2**31))
     before = random.getstate(), np.random.get_state()
     try:
@@ -223,7 +238,7 @@ def seeded(generator: np.random.Generator) -> Iterator[None]:
 
 
 def loader(batches: Dataset[B], workers: int) -> Iterable[B]:
-    """Return the batches, prepared by ``workers`` processes or here: the same either way."""
+    """Return the batches, prepared by ``workers`` processes or, with 0, by this one."""
     if not workers:
         return DataLoader(batches, batch_size=None)
     return DataLoader(

@@ -16,13 +16,13 @@ from mixmfl.networks.prototypes import (
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
 from mixmfl.training.privacy_budget import Privacy
-from mixmfl.training.trainer import _loss, _optimizer, _save_moments, _supervision
+from mixmfl.training.trainer import _loss, _optimizer, _save_optimizer, _supervision
 
 
 def clip_blocks(gradients: Mapping[str, Tensor], clip: float) -> State:
-    """Return a case's gradient, each of its K blocks clipped to ``clip`` / sqrt(K).
+    """Return a case's gradient with each of its K blocks clipped to ``clip`` / sqrt(K).
 
-    So the whole has at most the norm ``clip``. A block that is not finite becomes zero.
+    The whole gradient then has at most the norm ``clip``. A block that is not finite becomes zero.
     """
     blocks = sorted({block_of(name) for name in gradients})
     most = clip / math.sqrt(len(blocks))
@@ -52,28 +52,28 @@ def train_privately(
     expected: float,
     generator: torch.Generator,
 ) -> State:
-    """Train as ``train_locally`` does, so that no single case shows; changes ``network``.
+    """Train with differential privacy of the cases, changing ``network`` in place.
 
-    The gradient of every case is clipped, block by block, and each step takes their noisy sum
-    (see ``privacy``). All that comes of it, the moments too, is made from these sums alone. Loss
-    and prototypes are functions of the cases that nothing was added to, so there are none.
+    The gradient of every case is clipped, block by block, and each step uses their noisy sum
+    (see ``privacy_budget``). The weights and the optimizer state depend on the cases only through
+    these sums. There is no loss and no prototype: they would depend on the cases without noise.
 
     Args:
-        network: As there; the next arguments too.
-        memory: Of the federation.
-        optimizer_state: Of this site's last round, or empty.
-        batches: Per step, a batch of one for each case that was drawn; maybe none.
-        plans: Of the run.
-        configuration: Of the network.
-        blocks: Those that the site trains.
-        learning_rate: Of this round.
-        device: Where to compute, in single precision.
-        privacy: Clipping and noise.
-        expected: Cases in a step on average.
-        generator: Of the noise, on the CPU; its seed must not be known to anybody.
+        network: The network with the weights at the start of the round, on ``device``.
+        memory: Prototypes of the federation; read for missing and dropped modalities, not changed.
+        optimizer_state: Optimizer state after this site's last round, or empty.
+        batches: Per step, a batch of one for each case that was drawn; may be empty.
+        plans: Plans of the run.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        blocks: Blocks that the site trains; the other parameters are not changed.
+        learning_rate: Learning rate of this round.
+        device: Device to compute on, in single precision.
+        privacy: Clipping norm and noise.
+        expected: Expected number of cases in a step.
+        generator: Generator of the noise, on the CPU; nobody may know its seed.
 
     Returns:
-        AdamW's moments.
+        The optimizer state.
     """
     parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
     supervision = _supervision(plans, configuration)
@@ -83,11 +83,11 @@ def train_privately(
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for example in examples:
             loss, _ = _loss(network, example.to(device), memory, supervision, plans)
-            # a case has no say in the encoder of a modality that it lacks
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            # a case gives no gradient for the encoder of a modality that it lacks
+            per_case = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             gradients = {
                 name: torch.zeros_like(total[name]) if gradient is None else gradient
-                for name, gradient in zip(parameters, found, strict=True)
+                for name, gradient in zip(parameters, per_case, strict=True)
             }
             for name, gradient in clip_blocks(gradients, privacy.clip).items():
                 total[name] += gradient
@@ -95,4 +95,4 @@ def train_privately(
             noise = torch.randn(parameter.shape, generator=generator).to(device)
             parameter.grad = (total[name] + privacy.noise * privacy.clip * noise) / expected
         optimizer.step()
-    return _save_moments(optimizer, parameters)
+    return _save_optimizer(optimizer, parameters)

@@ -1,4 +1,4 @@
-"""Losses on features that plans may add to nnU-Net's on masks."""
+"""Losses on features that plans may add to nnU-Net's loss on masks."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,14 +8,14 @@ from torch.nn import functional
 
 
 def alignment(shared: Tensor, present: Tensor) -> Tensor:
-    """Return how far the shared features of a case's modalities are apart.
+    """Return the distance between the shared features of a case's modalities.
 
-    Per voxel the mean of ``1 - cos`` between each modality's feature and their mean direction,
-    over the cases that show two or more; 0 where none does.
+    It is the mean over voxels of ``1 - cos`` between each modality's feature and their mean
+    direction, over the cases with two or more modalities; 0 if there is no such case.
 
     Args:
-        shared: ``(B, M, C, *P)``
-        present: ``(B, M)`` bool.
+        shared: ``(B, M, C, *P)``, features of the shared encoder.
+        present: ``(B, M)`` bool, the available modalities.
     """
     several = present.sum(dim=1) > 1
     if not several.any():
@@ -30,15 +30,15 @@ def alignment(shared: Tensor, present: Tensor) -> Tensor:
 
 
 def separation(tailored: Tensor, shared: Tensor, present: Tensor) -> Tensor:
-    """Return how much the tailored features of images repeat their shared ones.
+    """Return how strongly tailored and shared features of the same images are correlated.
 
-    The mean squared correlation, over all images and voxels, between each channel of one and each
-    of the other: 0 where neither can be told linearly from the other, 1 where all are the same.
+    It is the mean squared correlation, over all images and voxels, between each channel of one and
+    each of the other: 0 if they are linearly uncorrelated, 1 if all channels are the same.
 
     Args:
-        tailored: ``(B, M, C, *P)``
-        shared: ``(B, M, C_shared, *P)``
-        present: ``(B, M)`` bool.
+        tailored: ``(B, M, C, *P)``, features of the tailored (modality-specific) encoders.
+        shared: ``(B, M, C_shared, *P)``, features of the shared encoder.
+        present: ``(B, M)`` bool, the available modalities.
     """
 
     def standardised(features: Tensor) -> Tensor:  # (B, M, C, *P) -> (V, C)
@@ -53,4 +53,4 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "alignment": lambda tailored, shared, present: alignment(shared, present),
     "separation": separation,
 }
-"""Losses that plans may give a weight: of tailored and shared features and who is present."""
+"""Losses by the name in the plans; each takes tailored, shared and ``present``."""

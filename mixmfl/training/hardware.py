@@ -1,4 +1,4 @@
-"""What this machine has, and what a run of some plans needs of it."""
+"""The libraries and devices of this machine, and the memory and disk that a run needs."""
 
 import platform
 import re
@@ -23,19 +23,19 @@ from mixmfl.planning.plans import Plans
 
 GB = 1e9
 LIBRARIES_GB = 1.0
-"""Of main memory that Python, torch and nnU-Net take before anything is computed."""
+"""Main memory that Python, torch and nnU-Net take before anything is computed."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A library that mixmfl asks for.
+    """A library that mixmfl requires.
 
     Attributes:
-        name: Of the library.
-        wanted: Which versions, as pyproject.toml has it.
-        extra: That asks for it; empty: mixmfl cannot run without it.
-        found: Its version here; empty: it is not installed.
-        fits: Whether that is a version that was asked for.
+        name: Name of the library.
+        wanted: Required versions, as in pyproject.toml.
+        extra: The extra that requires it; empty: mixmfl cannot run without it.
+        found: Installed version; empty: it is not installed.
+        fits: Whether the installed version is a required one.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Package:
 
 @dataclass(frozen=True)
 class Compute:
-    """A device as it is now.
+    """A device in its current state.
 
     Attributes:
-        device: Which.
-        name: Of its maker.
-        total_gb: Memory.
-        free_gb: Of that what nobody uses.
-        bf16: Whether it computes in bfloat16 by itself.
+        device: The device.
+        name: Name given by its maker.
+        total_gb: Memory of the device.
+        free_gb: Memory that is not in use.
+        bf16: Whether the hardware computes in bfloat16.
     """
 
     device: torch.device
@@ -66,7 +66,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Need:
-    """What something needs of this machine, in GB, and what is there."""
+    """The memory or disk that something needs, and what is available, in GB."""
 
     what: str
     needed_gb: float
@@ -74,34 +74,34 @@ class Need:
 
     @property
     def fits(self) -> bool:
-        """Whether there is enough."""
+        """Whether enough is available."""
         return self.needed_gb <= self.there_gb
 
 
 def packages() -> list[Package]:
-    """Return the libraries that mixmfl and its extras ask for on this system, by their names."""
-    found = {}
+    """Return the libraries that mixmfl and its extras require on this system, in order of name."""
+    result = {}
     for line in requires("mixmfl") or ():
-        wanted = Requirement(line)
-        # the marker is `extra == "…"` for what an extra asks for
-        match = re.search(r"extra == [\"']([\w-]+)", str(wanted.marker or ""))
+        requirement = Requirement(line)
+        # the marker is `extra == "…"` if an extra requires the library
+        match = re.search(r"extra == [\"']([\w-]+)", str(requirement.marker or ""))
         extra = match.group(1) if match else ""
-        applies = wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         if extra in ("dev", "docs") or not applies:
             continue
         try:
-            here = version(wanted.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            here = ""
-        fits = bool(here) and wanted.specifier.contains(here, prereleases=True)
-        found[extra, wanted.name.lower()] = Package(
-            wanted.name, str(wanted.specifier), extra, here, fits
+            installed = ""
+        fits = bool(installed) and requirement.specifier.contains(installed, prereleases=True)
+        result[extra, requirement.name.lower()] = Package(
+            requirement.name, str(requirement.specifier), extra, installed, fits
         )
-    return [found[key] for key in sorted(found)]
+    return [result[key] for key in sorted(result)]
 
 
 def compute(device: torch.device) -> Compute:
-    """Return what a device has; of a CPU its memory is the machine's."""
+    """Return the state of a device; for a CPU, memory is the machine's main memory."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -116,18 +116,18 @@ def compute(device: torch.device) -> Compute:
 def needs_of_training(
     plans: Plans, configuration: str, sites: int, here: Compute, folder: Path
 ) -> list[Need]:
-    """Return what training one site after another needs: of the device, and of the disk.
+    """Return the device memory and the disk that training one site after another needs.
 
-    Feature maps are what the planner counted, in half precision on CUDA and as in float32
-    elsewhere, also where a CPU has bfloat16; on two CPU plans of 1 GB the peak was 1.7 and 2.0
-    times the count. Weights are there four times: themselves, gradients, and AdamW's two moments.
+    Feature maps take the memory that the planner counted, in half precision on CUDA and as in
+    float32 elsewhere, even if a CPU has bfloat16; with two CPU plans of 1 GB the peak was 1.7 and
+    2.0 times the count. Weights count four times: weights, gradients, and AdamW's two moments.
 
     Args:
-        plans: Of the run.
+        plans: Plans of the run.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        sites: That train on this machine.
+        sites: Number of sites that train on this machine.
         here: The device.
-        folder: Where the run will lie, or one of its parents.
+        folder: The folder of the run, or one of its parents.
     """
     heads = label_manager(plans.labels).num_segmentation_heads
     features = training_memory_gb(plans.nnunet, configuration, heads, plans.network)
@@ -138,8 +138,12 @@ def needs_of_training(
     else:
         memory = 2 * features + 4 * weights + LIBRARIES_GB
     training = plans.training
-    states = training.rounds // training.keep_every + 3  # the last two, the best, and those kept
-    disk = weights * (states + 2 * 2 * sites)  # two moments per site, of the last two rounds
+    states = (
+        training.rounds // training.keep_every + 3
+    )  # the last two, the best, and every keep_every-th
+    disk = weights * (
+        states + 2 * 2 * sites
+    )  # AdamW's two moments per site, after the last two rounds
     return [
         Need(f"memory to train {configuration} on {here.device}", memory, here.free_gb),
         Need(f"disk for a run of {training.rounds} rounds, {sites} sites", disk, free_gb(folder)),
@@ -147,13 +151,13 @@ def needs_of_training(
 
 
 def free_gb(folder: Path) -> float:
-    """Return how much the disk of a folder, or of the folder that it will be in, has free."""
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free / GB
+    """Return the free disk space of a folder, or of its first parent that exists."""
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free / GB
 
 
 def time_patch(model: Model) -> float:
-    """Return how many seconds the model takes for one patch with all modalities, once warm.
+    """Return the seconds that the model takes for a patch with all modalities, after a warm-up.
 
     Raises:
         MixmflError: The device's memory ran out.

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class PatchChooser:
-    """Where nnU-Net's data loader would take a patch from, in random or in foreground places."""
+    """Chooses patches as nnU-Net's data loader does, at random or centred on foreground."""
 
     def __init__(self, patch_size: Sequence[int], described: Labels) -> None:
-        """Args: patch_size: of the network, in voxels; described: what the labels mean."""
+        """Args: patch_size: the network's, in voxels; described: the labels of the plans."""
         geometry = _augmentation_geometry(tuple(patch_size))
         cases = SimpleNamespace(identifiers=["any"])
         self._loader = nnUNetDataLoader(
@@ -35,9 +35,9 @@ class PatchChooser:
     def box(
         self, shape: Sequence[int], foreground: bool, locations: Mapping[Any, np.ndarray]
     ) -> list[list[int]]:
-        """Return ``[[start, end], …]`` per axis, beyond the image where it is smaller.
+        """Return ``[[start, end], …]`` per axis; it may exceed an image that is smaller.
 
-        Draws from numpy's global generator, as nnU-Net does: call it inside ``batches.seeded``.
+        Uses numpy's global generator, as nnU-Net does: call it inside ``batches.seeded``.
         """
         starts, ends = self._loader.get_bbox(np.array(shape), foreground, locations)
         return [[int(a), int(b)] for a, b in zip(starts, ends, strict=True)]
@@ -52,7 +52,7 @@ def training_transforms(
 ) -> Any:
     """Return nnU-Net's augmentation for an image with ``modalities`` channels.
 
-    Labels come out as class indices at every resolution of deep supervision.
+    It returns the labels as class indices at every resolution of deep supervision.
     """
     geometry = _augmentation_geometry(patch_size)
     composed = _trainer().get_training_transforms(
@@ -66,8 +66,8 @@ def training_transforms(
     for transform in composed.transforms:
         inner = getattr(transform, "transform", transform)
         if isinstance(inner, GaussianBlurTransform):
-            # it would time direct against Fourier convolution and keep the faster: results
-            # would depend on what else the machine was doing
+            # a benchmark would choose the faster of direct and Fourier convolution, and results
+            # would depend on the machine's load
             inner.benchmark = False
     return composed
 
@@ -87,7 +87,7 @@ def _augmentation_geometry(patch_size: tuple[int, ...]) -> SimpleNamespace:
 
 
 def _trainer() -> Any:
-    # a third of all memory and most of the seconds that importing takes; only training needs it
+    # importing it takes a third of the memory and most of the time; only training needs it
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     return nnUNetTrainer
@@ -99,14 +99,14 @@ def supervision_scales(strides: Sequence[Sequence[int]]) -> list[list[float]]:
 
 
 def supervision_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tensor]:
-    """Turn class indices into what ``supervision_loss`` takes, at every resolution.
+    """Convert class indices to the targets of ``supervision_loss``, at every resolution.
 
     Args:
-        classes: ``(B, 1, *P)`` integers.
-        labels: What they mean.
+        classes: Class indices ``(B, 1, *P)`` per resolution.
+        labels: Labels of the plans.
 
     Returns:
-        Without regions ``(B, 1, *P)`` int64, as given. With regions ``(B, R, *P)`` bool, one
+        Without regions ``(B, 1, *P)`` int64, unchanged. With regions ``(B, R, *P)`` bool, one
         channel per region in the order declared, and last the ignored voxels where the labels
         have an ignore value.
     """
@@ -128,8 +128,13 @@ def supervision_loss(
 ) -> nn.Module:
     """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
 
-    It takes the lists of logits and of ``supervision_targets``, finest first; or of cases that
-    label less than ``described``, what ``supervision`` makes of them in the terms of their ``own``.
+    The loss takes the lists of logits and of ``supervision_targets``, finest first.
+
+    Args:
+        described: Labels of the plans.
+        outputs: Number of supervised resolutions.
+        batch_dice: Whether Dice is computed over the whole batch.
+        own: Labels of cases that label only a part of ``described``; None: all of it.
     """
     dice = {"batch_dice": batch_dice, "smooth": 1e-5, "ddp": False}
     ignored = (own or described).consecutive().ignore

@@ -1,9 +1,9 @@
-"""Differential privacy of a site's training cases: what it costs, and what may still be spent.
+"""Differential privacy of a site's training cases: accounting and the site's budget.
 
 The mechanism is DP-SGD (Abadi et al. 2016, Deep Learning with Differential Privacy), in
-``dp_sgd.train_privately``: every case is drawn by itself, with the same probability in every step;
-its gradient is clipped block by block, and noise is added to their sum. ``dp_accounting`` says
-what that comes to, and is imported here only.
+``dp_sgd.train_privately``: every case is drawn independently, with the same probability in every
+step; its gradient is clipped block by block, and noise is added to the sum. ``dp_accounting``
+computes the epsilon, and is imported here only.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ FORMAT = 1
 
 _LEDGER_SECONDS = 30.0
 
-# whole numbers, for which the divergence has a closed form; at others its series may not converge
+# integers, for which the divergence has a closed form; at other orders its series may not converge
 _ORDERS = (*range(2, 65), 80, 96, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """What a site demands before its training leaves it.
+    """The differential privacy that a site requires of its training.
 
-    The guarantee is (epsilon, delta)-differential privacy of all weights that it ever sends, for
-    data that differ by one training case there or not.
+    The guarantee is (epsilon, delta)-differential privacy of all weights that the site ever sends,
+    between data sets that differ by one training case, which is in one and not in the other.
 
     Attributes:
-        epsilon: At most, over all runs in the ledger.
+        epsilon: Largest epsilon over all runs in the ledger.
         delta: Probability that the bound does not hold; well below 1 / training cases.
         noise: Standard deviation of the noise on a sum of gradients, in units of ``clip``.
-        clip: Norm that a case's gradient is clipped to.
-        ledger: File in which the site keeps what was spent.
+        clip: Norm to which a case's gradient is clipped.
+        ledger: File in which the site records the steps that it has spent.
     """
 
     epsilon: float
@@ -46,12 +46,12 @@ class Privacy:
 
 @dataclass(frozen=True)
 class Spent:
-    """Steps of one kind.
+    """Training steps with the same rate and noise.
 
     Attributes:
         rate: Probability that a case is drawn in a step.
-        noise: As in ``Privacy``.
-        steps: How many.
+        noise: Standard deviation of the noise on a sum of gradients, in units of the clip.
+        steps: Number of steps.
     """
 
     rate: float
@@ -60,10 +60,11 @@ class Spent:
 
 
 def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
-    """Return the epsilon of all these steps together, by Renyi differential privacy.
+    """Return the epsilon of all steps together, by Renyi differential privacy.
 
-    Steps with Poisson sampling of cases and the Gaussian mechanism (Mironov, Talwar, Zhang 2019,
-    Renyi Differential Privacy of the Sampled Gaussian Mechanism); a bound, not the least one.
+    The steps use Poisson sampling of cases and the Gaussian mechanism (Mironov, Talwar, Zhang 2019,
+    Renyi Differential Privacy of the Sampled Gaussian Mechanism). The result is an upper bound,
+    not the smallest one.
 
     Raises:
         PrivacyError: The accountant is not installed.
@@ -87,15 +88,16 @@ def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
 
 
 def sampling_rate(batch_size: int, cases: int) -> float:
-    """Return the probability that a case is drawn, so that batches have their size on average."""
+    """Return the probability that a case is drawn, so that ``batch_size`` is the mean size."""
     return min(1.0, batch_size / cases)
 
 
 def read_ledger(path: Path) -> list[Spent]:
-    """Return what a site has spent; nothing where there is no ledger yet.
+    """Return the steps that a site has spent; none where there is no ledger yet.
 
     Raises:
-        PrivacyError: It is damaged. What was spent is then not known, and nothing may be sent.
+        PrivacyError: The ledger is damaged. The spent budget is then unknown, and nothing may be
+            sent.
     """
     if not path.exists():
         return []
@@ -106,31 +108,29 @@ def read_ledger(path: Path) -> list[Spent]:
         return [_read_spent(part) for part in content["spent"]]
     except (KeyError, TypeError, ValueError) as error:
         raise PrivacyError(
-            f"{path}: is damaged ({error}), so what was spent of the privacy budget is not known; "
+            f"{path}: is damaged ({error}), so the spent privacy budget is not known; "
             "restore it from a copy, or begin a new budget by removing it"
         ) from None
 
 
 def spend(privacy: Privacy, rate: float, steps: int) -> float:
-    """Write steps into the ledger, before they are done.
-
-    So that none is forgotten, whatever happens next.
+    """Write steps into the ledger before they are done, so that none is ever left out.
 
     Args:
-        privacy: Of the site.
+        privacy: The site's privacy settings.
         rate: Probability that a case is drawn in a step.
-        steps: That are to be done.
+        steps: Number of steps to be done.
 
     Returns:
         The epsilon of all steps in the ledger.
 
     Raises:
-        PrivacyError: It would be more than the budget, or another process has the ledger; nothing
-            was written.
+        PrivacyError: The epsilon would exceed the budget, or another process uses the ledger;
+            nothing was written.
     """
     taken = PrivacyError(
-        f"{privacy.ledger}: another process has been writing to it for {_LEDGER_SECONDS:g} s; what "
-        "is spent must be counted once, so nothing is sent. Run one job with it at a time"
+        f"{privacy.ledger}: another process has been writing to it for {_LEDGER_SECONDS:g} s; "
+        "every step must be counted, so nothing is sent. Run one job with it at a time"
     )
     with locked(privacy.ledger.with_name(f"{privacy.ledger.name}.lock"), _LEDGER_SECONDS, taken):
         return _spend(privacy, rate, steps)
@@ -145,7 +145,7 @@ def _spend(privacy: Privacy, rate: float, steps: int) -> float:
     if not epsilon <= privacy.epsilon:
         raise PrivacyError(
             f"the privacy budget is spent: another round would make it epsilon {epsilon:.2f} at "
-            f"delta {privacy.delta:g}, and {privacy.epsilon:g} was allowed; the site sends nothing "
+            f"delta {privacy.delta:g}, and {privacy.epsilon:g} is allowed; the site sends nothing "
             "more"
         )
     write_json(

@@ -1,7 +1,7 @@
-"""The loss on masks: nnU-Net's, of cases that label every class, or some of them only.
+"""The loss on masks: nnU-Net's, for cases that label all classes or only some of them.
 
-What a case does not label is unknown there. So its loss is nnU-Net's of that case's own labels,
-and the network's logits are first made what a network of these alone would have given.
+Where a case does not label a class, that class is unknown. The loss is therefore nnU-Net's on the
+case's own labels, and the logits are first converted to those of a network with these labels only.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from mixmfl.data.labels import Labels
 from mixmfl.training.nnunet_training import supervision_loss, supervision_targets
 
 Compare = Callable[[Any], Tensor]
-"""From the logits of every supervised resolution, a list, finest first, to a batch's loss."""
+"""Takes the list of logits per supervised resolution, finest first; returns a batch's loss."""
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What a network's masks are compared with, and how.
+    """The settings of the loss on masks.
 
     Attributes:
-        labels: Of the plans.
-        outputs: Supervised resolutions of the network.
-        batch_dice: Whether Dice is of the whole batch, as nnU-Net plans it.
+        labels: Labels of the plans.
+        outputs: Number of supervised resolutions of the network.
+        batch_dice: Whether Dice is computed over the whole batch, as nnU-Net plans it.
     """
 
     labels: Labels
@@ -39,37 +39,39 @@ class Supervision:
         Args:
             classes: Class indices ``(B, 1, *P)`` per resolution, finest first.
             labelled: ``(B, N)`` bool on the CPU, whether a case labels each of the plans' labels or
-                regions; None: all do. Cases that label the same are compared together.
+                regions; None: all cases label all. Cases with the same labels form one loss.
         """
         if labelled is None or bool(labelled.all()):
             whole = supervision_loss(self.labels, self.outputs, self.batch_dice)
             targets = supervision_targets(classes, self.labels)
             return lambda logits: whole(logits, targets)
         parts = []
-        for told in sorted({tuple(row) for row in labelled.tolist()}):
-            known = torch.tensor(told)
+        for row in sorted({tuple(row) for row in labelled.tolist()}):
+            known = torch.tensor(row)
             rows = (labelled == known).all(dim=1).nonzero()[:, 0]
-            taken = [item[rows.to(item.device)] for item in classes]
-            parts.append((rows, known, self.prepare_part(taken, known)))
+            classes_of_part = [item[rows.to(item.device)] for item in classes]
+            parts.append((rows, known, self.prepare_part(classes_of_part, known)))
 
         def compare(logits: Sequence[Tensor]) -> Tensor:
-            found = [
+            losses = [
                 len(rows)
                 * part([merge_unlabelled(x[rows.to(x.device)], known, self.labels) for x in logits])
                 for rows, known, part in parts
             ]
-            return torch.stack(found).sum() / len(labelled)
+            return torch.stack(losses).sum() / len(labelled)
 
         return compare
 
     def prepare_part(self, classes: Sequence[Tensor], known: Tensor) -> Compare:
-        """Return the loss of cases that all label the same, of what ``merge_unlabelled`` gives."""
+        """Return the loss of cases with the same labels, on the logits of ``merge_unlabelled``."""
         own = self.labels.only(_names(self.labels, known.tolist()))
         part = supervision_loss(self.labels, self.outputs, self.batch_dice, own)
         if self.labels.has_regions:
             ignored = [True] if self.labels.ignore is not None else []  # the last channel
-            kept = torch.tensor([*known.tolist(), *ignored])
-            targets = [t[:, kept.to(t.device)] for t in supervision_targets(classes, self.labels)]
+            channels = torch.tensor([*known.tolist(), *ignored])
+            targets = [
+                t[:, channels.to(t.device)] for t in supervision_targets(classes, self.labels)
+            ]
         else:
             index = own.index_of_value
             table = torch.tensor([index.get(v, 0) for v in self.labels.index_of_value])
@@ -78,7 +80,7 @@ class Supervision:
 
 
 def merge_unlabelled(logits: Tensor, known: Tensor, labels: Labels) -> Tensor:
-    """Return the logits of a network that only knows some of the classes.
+    """Convert logits of all classes to those of a network that has only the labelled ones.
 
     A voxel that a case labels as background may be of any class that the case does not label. With
     the softmax probabilities p of all classes and the labelled ones L, its probability is
@@ -92,43 +94,44 @@ def merge_unlabelled(logits: Tensor, known: Tensor, labels: Labels) -> Tensor:
 
         z_0 = log(exp(x_0) + sum of exp(x_u)),         z_c = x_c,
 
-    where x are the logits, nnU-Net's own loss takes z. With regions each channel is judged by
-    itself; those of L are kept, and the others are in no loss.
+    where x are the logits, nnU-Net's own loss takes z. With regions each channel has its own
+    loss; those of L are kept, and the others contribute none.
 
     Args:
         logits: ``(B, heads, *P)``; the heads are background and the plans' labels by value, or
             the plans' regions.
         known: ``(N,)`` bool: whether each of the plans' labels or regions is labelled.
-        labels: Of the plans.
+        labels: Labels of the plans.
 
     Returns:
         ``(B, 1 + |L|, *P)``, background first and then L; with regions ``(B, |L|, *P)``.
     """
     if labels.has_regions:
         return logits[:, known.to(logits.device)]
-    kept = set(labels.only(_names(labels, known.tolist())).values) - {0}
-    shown = torch.tensor([value in kept for value in labels.values], device=logits.device)
-    background = logits[:, ~shown].logsumexp(dim=1, keepdim=True)
-    return torch.cat([background, logits[:, shown]], dim=1)
+    labelled = set(labels.only(_names(labels, known.tolist())).values) - {0}
+    channels = torch.tensor([value in labelled for value in labels.values], device=logits.device)
+    background = logits[:, ~channels].logsumexp(dim=1, keepdim=True)
+    return torch.cat([background, logits[:, channels]], dim=1)
 
 
 def known_classes(classes: Tensor, labels: Labels, labelled: Tensor | None) -> Tensor:
-    """Return class indices with -1 where a case cannot tell which class a voxel is of.
+    """Return class indices with -1 where a case's labels do not determine the class of a voxel.
 
     Args:
         classes: ``(B, 1, *P)`` class indices of the plans.
-        labels: Of the plans.
-        labelled: ``(B, N)`` bool on the CPU, as in ``Supervision.prepare``.
+        labels: Labels of the plans.
+        labelled: ``(B, N)`` bool on the CPU, whether a case labels each of the plans' labels or
+            regions; None: all cases label all.
     """
     if labelled is None or bool(labelled.all()):
         return classes
-    told = []
-    for row, here in zip(classes, labelled.tolist(), strict=True):
-        known = known_indices(labels, _names(labels, here))
-        sure = torch.tensor([*known, False, False], device=row.device)  # the ignore label, and -1
-        told.append(torch.where(sure[row.long()], row, -1))
-    return torch.stack(told)
+    result = []
+    for row, flags in zip(classes, labelled.tolist(), strict=True):
+        known = known_indices(labels, _names(labels, flags))
+        table = torch.tensor([*known, False, False], device=row.device)  # the ignore label, and -1
+        result.append(torch.where(table[row.long()], row, -1))
+    return torch.stack(result)
 
 
-def _names(labels: Labels, here: Sequence[bool]) -> list[str]:
-    return [name for name, one in zip(labels.foreground, here, strict=True) if one]
+def _names(labels: Labels, labelled: Sequence[bool]) -> list[str]:
+    return [name for name, flag in zip(labels.foreground, labelled, strict=True) if flag]

@@ -1,4 +1,4 @@
-"""A site's gradient steps and its validation, on one device. Knows no server."""
+"""A site's gradient steps, on one device and independent of any server."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ _SCALE = "gradient_scale"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a round of local training gives beside the network's new weights.
+    """The results of a round of local training, besides the network's new weights.
 
     Attributes:
-        loss: Mean over the steps.
+        loss: Mean loss over the steps.
         memory: Prototypes of the site's own modalities.
-        optimizer: AdamW's moments, by ``<parameter>.<moment>``, and with half precision the
-            gradients' scale.
+        optimizer: AdamW's state, by ``<parameter>.<moment>``, and with half precision the
+            scale of the gradients.
     """
 
     loss: float
@@ -60,20 +60,23 @@ def train_locally(
 ) -> Trained:
     """Take one gradient step per batch, changing ``network`` in place.
 
-    A batch is encoded once and decoded in up to three looks: from all modalities at hand, from
-    those that the batch shows in its second look, and with some absent ones imagined. The loss is
-    the mean over the looks.
+    A batch is encoded once and decoded in up to three views: from all available modalities, from
+    those that its modality-dropout view keeps, and with the features of some missing modalities
+    imputed. The loss is the mean over the views.
 
     Args:
-        network: With the round's weights, on ``device``.
-        memory: Of the federation; read for absent and hidden modalities, not changed.
-        optimizer_state: Of this site's last round, or empty.
-        batches: One per step.
-        plans: Of the run.
+        network: The network with the weights at the start of the round, on ``device``.
+        memory: Prototypes of the federation; read for missing and dropped modalities, not changed.
+        optimizer_state: Optimizer state after this site's last round, or empty.
+        batches: One batch per step.
+        plans: Plans of the run.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        blocks: Those that the site trains; the other parameters are left alone.
-        learning_rate: Of this round.
-        device: Where to compute.
+        blocks: Blocks that the site trains; the other parameters are not changed.
+        learning_rate: Learning rate of this round.
+        device: Device to compute on.
+
+    Returns:
+        The mean loss, the site's prototypes and the optimizer state.
 
     Raises:
         MixmflError: The loss became NaN or infinite.
@@ -83,7 +86,7 @@ def train_locally(
     supervision = _supervision(plans, configuration)
     levels = prototype_sizes(plans, configuration)
     dtype = autocast_dtype(device)
-    # the scale is taken up again like the moments: finding it costs steps
+    # the scale is part of the optimizer state: finding it again would cost steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
     scaled = dtype == torch.float16  # bfloat16 has float32's range
     scaler = torch.amp.GradScaler(device.type, init_scale=scale, enabled=scaled)
@@ -112,13 +115,13 @@ def train_locally(
     if not np.isfinite(mean_loss):
         raise MixmflError(
             f"the loss became {mean_loss} in {len(losses)} steps at learning rate "
-            f"{learning_rate:g}; start anew with a smaller --learning-rate"
+            f"{learning_rate:g}; start again with a smaller --learning-rate"
         )
     return Trained(
         mean_loss,
         memory_to(seen, torch.device("cpu")),
         {
-            **_save_moments(optimizer, parameters),
+            **_save_optimizer(optimizer, parameters),
             **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
         },
     )
@@ -131,18 +134,18 @@ def _optimizer(
     blocks: Iterable[str],
     learning_rate: float,
 ) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
-    """Return the parameters of ``blocks`` by name, and their optimiser as it was left."""
-    wanted = set(blocks)
-    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in wanted}
+    """Return the parameters of ``blocks`` by name, and their optimizer in the given state."""
+    trained = set(blocks)
+    parameters = {n: p for n, p in network.named_parameters() if block_of(n) in trained}
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=learning_rate, weight_decay=plans.training.weight_decay
     )
-    _load_moments(optimizer, parameters, state)
+    _load_optimizer(optimizer, parameters, state)
     return parameters, optimizer
 
 
 def _supervision(plans: Plans, configuration: str) -> Supervision:
-    """Return how what a network of the plans gives in training is compared with masks."""
+    """Return the loss on masks for a network of the plans."""
     planned = plans.configuration(configuration)
     outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
     return Supervision(plans.labels, outputs, bool(planned["batch_dice"]))
@@ -155,21 +158,21 @@ def _loss(
     supervision: Supervision,
     plans: Plans,
 ) -> tuple[Tensor, Encoding]:
-    """Return a batch's loss, and how it was encoded; all on one device."""
+    """Return a batch's loss and its encoding; all arguments are on one device."""
     settings, present = plans.training, batch.present
     encoding = network.encode(batch.images, present)
     compare = supervision.prepare(batch.classes, batch.labelled)
-    looks = [encoding]
+    views = [encoding]
     if not torch.equal(batch.shown, present):
-        looks.append(encoding.showing(batch.shown))
+        views.append(encoding.showing(batch.shown))
     if settings.imagining:
         generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
-        imagined = impute_missing(
+        imputed = impute_missing(
             *(encoding, network.modalities, memory, batch.classes[0]),
             *(settings.imagining, generator),
         )
-        looks += [imagined] if imagined is not None else []
-    losses = [compare(network.decode(look, memory)) for look in looks]
+        views += [imputed] if imputed is not None else []
+    losses = [compare(network.decode(view, memory)) for view in views]
     loss = torch.stack(losses).mean()
     for name, weight in settings.losses.items():
         loss = loss + weight * LOSSES[name](encoding.tailored[-1], encoding.shared[-1], present)
@@ -184,7 +187,7 @@ def _observe_batch(
     levels: Iterable[int],
     plans: Plans,
 ) -> dict[tuple[str, int], Prototypes]:
-    """Return the prototypes that a batch shows at ``levels``, of the modalities at hand in it."""
+    """Return the prototypes of a batch at ``levels``, for the modalities available in it."""
     observed = {}
     for level in levels:
         tailored = encoding.tailored[level].detach()
@@ -200,7 +203,7 @@ def _observe_batch(
     return observed
 
 
-def _save_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
+def _save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
     return {
         f"{name}.{moment}": value.detach().to("cpu", copy=True)
         for name, parameter in parameters.items()
@@ -208,7 +211,7 @@ def _save_moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Ten
     }
 
 
-def _load_moments(
+def _load_optimizer(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, Tensor],
     saved: Mapping[str, Tensor],

@@ -1,4 +1,4 @@
-"""Dice of validation cases while a run goes on."""
+"""Dice of validation cases during a run."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,8 +21,9 @@ class DiceSum:
     """Dice of one label or region, summed over cases, so that sites' sums add up.
 
     Attributes:
-        total: Sum over the cases in which it is defined.
-        cases: How many these are; a case where neither mask nor reference has it is none.
+        total: Sum over the cases in which Dice is defined.
+        cases: Number of these cases; Dice is undefined where neither mask nor reference has the
+            label.
     """
 
     total: float
@@ -41,8 +42,8 @@ def validate(
 ) -> dict[str, DiceSum]:
     """Return the Dice of every label or region over whole preprocessed cases that label it.
 
-    Every case is predicted from all of ``modalities`` that it has, patches side by side and not
-    mirrored: a quick and slightly pessimistic estimate of what ``predict`` does.
+    Every case is predicted from those of ``modalities`` that it has, with patches that do not
+    overlap and are not mirrored: a fast, slightly pessimistic estimate of the Dice of ``predict``.
     """
     sums = no_dice(plans.labels)
     for case in cases:
@@ -56,7 +57,7 @@ def validate(
 
 
 def no_dice(labels: Labels) -> dict[str, DiceSum]:
-    """Return the sums over no case."""
+    """Return the sums before the first case, all zero."""
     return dict.fromkeys(labels.foreground, DiceSum(0.0, 0))
 
 
@@ -66,20 +67,20 @@ def add_dice(
     reference: npt.NDArray[Any],
     indices: Labels,
 ) -> dict[str, DiceSum]:
-    """Return the sums with one case more.
+    """Return the sums with one more case added.
 
     Args:
-        sums: Over the cases before, of every label or region.
+        sums: Sums over the previous cases, by label or region.
         predicted: Class indices ``(Z, Y, X)``.
         reference: Class indices ``(Z, Y, X)``; negative outside the head.
-        indices: Labels by class index (``Labels.consecutive``), of those that the case labels.
+        indices: The labels of the case, by class index (``Labels.consecutive``).
     """
-    judged = np.ones(reference.shape, dtype=bool)
+    counted = np.ones(reference.shape, dtype=bool)
     if indices.ignore is not None:
-        judged = reference != indices.ignore
+        counted = reference != indices.ignore
     added = dict(sums)
     for name, values in indices.foreground.items():
-        a, b = (np.isin(found, values) & judged for found in (predicted, reference))
+        a, b = (np.isin(mask, values) & counted for mask in (predicted, reference))
         size = int(a.sum()) + int(b.sum())
         if size:
             dice = 2 * int((a & b).sum()) / size

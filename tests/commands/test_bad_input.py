@@ -296,7 +296,7 @@ def test_masks_are_not_put_among_the_cases_where_they_would_pass_for_references(
     cases = federation / "north"
     before = sorted(cases.rglob("*"))
     assert command("mixmfl_predict", "-i", cases, "-o", cases / place, "-m", model) == 2
-    assert "the next run would take masks for cases" in refused(capsys, "mixmfl_predict")
+    assert "the next run would read masks as cases" in refused(capsys, "mixmfl_predict")
     assert sorted(cases.rglob("*")) == before
 
 

@@ -59,8 +59,8 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
     model = (out / "run" / "model.safetensors").read_bytes()
     assert command("mixmfl_demo", "-o", out) == 0
     said = capsys.readouterr().out
-    assert "a demo is there; going on with it" in said
-    assert "is already there" in said
+    assert "holds a demo; resuming it" in said
+    assert "exists already" in said
     assert "--resume" in said
     assert (out / "masks" / "t1" / "unseen_phantom01.nii.gz").is_file()
     assert (out / "run" / "model.safetensors").read_bytes() == model
@@ -70,7 +70,7 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
     (out / "masks" / "precious.txt").write_text("notes")
     settings["spacing_mm"] = 0.1  # so that it stops at its first step
     assert command("mixmfl_demo", "-o", out) == 2
-    assert "was a demo of another version; it is now" in capsys.readouterr().out
+    assert "held a demo of another version, which was moved to" in capsys.readouterr().out
     assert (tmp_path / "demo-old-1" / "masks" / "precious.txt").read_text() == "notes"
 
 
@@ -79,7 +79,7 @@ def test_the_demo_does_not_write_into_a_folder_of_yours(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
     assert command("mixmfl_demo", "-o", tmp_path) == 2
-    assert "holds files that are no demo; name another folder" in capsys.readouterr().err
+    assert "holds files that are not a demo; name another folder" in capsys.readouterr().err
     assert {f.name for f in tmp_path.iterdir()} == {"thesis.txt", "tiny.json"}
 
 

@@ -440,9 +440,7 @@ def test_a_signal_to_end_says_how_to_go_on_and_leaves_whole_files(
         watch.cancel()
         running.kill()
     assert running.returncode == 130
-    assert (
-        "interrupted; what is done is kept and whole: run the same command again to go on\n" in err
-    )
+    assert "interrupted; completed work is kept: run the same command again to continue\n" in err
     assert "Traceback" not in err
     masks = list(out.glob("*.nii.gz"))
     assert masks

@@ -157,7 +157,7 @@ def test_a_second_run_keeps_what_is_done_and_redoes_what_is_not(
     capsys.readouterr()
     assert command(*arguments) == 0
     said = capsys.readouterr().out
-    assert "is kept (--replan makes it anew)" in said
+    assert "is kept (--replan makes it again)" in said
     assert "site north, 2d: 1 case preprocessed, 2 kept" in said
     assert "site south, 2d: 1 case preprocessed, 2 kept" in said
     assert (tmp_path / "work" / "plans.json").read_bytes() == plans
@@ -463,7 +463,7 @@ def test_cases_of_other_plans_are_not_trained_on(
     assert command(*train, "-o", tmp_path / "run") == 0
 
 
-def test_a_damaged_fingerprint_is_taken_anew(
+def test_a_damaged_fingerprint_is_taken_again(
     federation: Path, preset: Path, tmp_path: Path, command: Command
 ) -> None:
     arguments = ["mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path, "-n", 1]
@@ -508,9 +508,9 @@ def test_a_model_can_be_chosen_for_this_machine(
     mine = tmp_path / "mine.safetensors"
     assert command("mixmfl_export", "-i", run, "-o", mine, "--round", "last") == 0
     assert command("mixmfl_export", "-i", run, "-o", mine) == 2
-    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
+    assert "exists already; --overwrite replaces it" in capsys.readouterr().err
     assert command("mixmfl_use_model", mine) == 0
-    assert f"mixmfl_predict takes {mine}" in capsys.readouterr().out
+    assert f"mixmfl_predict uses {mine}" in capsys.readouterr().out
     assert command(*arguments) == 0
     mine.write_bytes(b"something else")
     assert command(*arguments, "--overwrite") == 2

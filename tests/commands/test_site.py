@@ -12,7 +12,7 @@ from small import LABELS_JSON, write_case
 
 from mixmfl.federated import flare
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare.processes import alone
+from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
 from mixmfl.federated.state import Minimum
 
@@ -76,7 +76,7 @@ def test_what_a_hospital_gives_by_mistake_is_refused_before_anything_starts(
 def test_a_kit_that_is_in_use_is_not_used_twice(
     given: dict[str, object], kits: Path, command: Command, capsys: Said
 ) -> None:
-    with alone(open_kit(kits / "north", coordinator=False)):
+    with exclusive(open_kit(kits / "north", coordinator=False)):
         assert command("mixmfl_site", *sum(given.items(), ())) == 2
     assert "north: this kit is in use by another process; end that first" in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     )
     assert kit
     assert "fingerprint" in leaves
-    assert "What leaves in a round depends on the plan, which is not here yet" in leaves
+    assert "What leaves in a round depends on the plans, which have not arrived yet" in leaves
     assert "secret" not in leaves
     assert not (tmp_path / "work" / "exchange.log").exists()
     assert not (kits / "north" / "console.log").exists()
@@ -138,9 +138,9 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     said = capsys.readouterr()
     told = [line for line in said.out.splitlines() if line.startswith("came from")]
     assert told == ["came from coordinator: task 1", "came from coordinator: task 2"]
-    assert said.out.count("north/log.txt; trying again") == 1
+    assert said.out.count("north/log.txt; connecting again") == 1
     assert 5 in slept  # a coordinator that is away is not asked without pause
-    assert "interrupted; what is done is kept" in said.err
+    assert "interrupted; completed work is kept" in said.err
     assert houses[0] == houses[1]
     assert houses[0] == SiteConfig(
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),

@@ -326,7 +326,7 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
         with pytest.raises(PrivacyError, match=why):
             federation.ask({"north": task})
 
-    refused(train_task(START, told["north"]), "a plain reply was asked for in a run that was")
+    refused(train_task(START, told["north"]), "the server asked for a plain reply in a run that")
     low = dataclasses.replace(good, record={**good.record, "threshold": 2})
     refused(low, "2 of 4 shares to reveal a secret")
     two = {**good.record["holders"], "shared": ["north", "south"]}
@@ -334,20 +334,20 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
     refused(few, "with 2 holders of a block")
     refused(unmask_tasks(roster, told)["north"], "which would reveal more than their sum")
     shared = federation.ask(shares_tasks(roster))
-    refused(good, "shared once")
+    refused(good, "shares its secrets once per round")
     tasks = masked_tasks(START, roster, shared, told)
     spoilt = {**tasks["north"].record["sealed"], "south": "00" * 40}
     record = {**tasks["north"].record, "sealed": spoilt}
     refused(dataclasses.replace(tasks["north"], record=record), "changed on the way")
     federation.ask(tasks)
-    refused(tasks["north"], "a round is masked once")
+    refused(tasks["north"], "sends its masked reply once per round")
     for replied in (["north", "south"], ["east", "south", "west"], [*told, "stranger"]):
         task = Message("unmask", {"round": 0, "replied": replied}, {})
         refused(task, "which would reveal more than their sum")
     federation.ask(unmask_tasks(roster, told))
     refused(unmask_tasks(roster, told)["north"], "which has no keys here")  # they are forgotten
     late = Message("masked", {**tasks["north"].record, "round": 5}, tasks["north"].tensors)
-    refused(late, "came for round 5, which has no keys here")
+    refused(late, "task for round 5, which has no keys here")
 
 
 def test_a_server_refuses_replies_that_do_not_fit(

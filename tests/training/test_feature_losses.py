@@ -57,7 +57,7 @@ def test_alignment_is_the_mean_over_voxels() -> None:
     assert alignment(shared, everything(1, 2)).item() == pytest.approx(AT_45_DEGREES / 2)
 
 
-def test_absent_modalities_and_cases_with_a_single_one_have_no_part_in_alignment() -> None:
+def test_missing_modalities_and_cases_with_a_single_one_have_no_part_in_alignment() -> None:
     apart = [[3.0, 0.0], [0.0, 5.0], [-1e4, 1e4]]
     single = [[1.0, 0.0], [1e4, -1e4], [-1e4, 0.0]]
     present = tensor([[True, True, False], [True, False, False]])
@@ -101,9 +101,9 @@ def test_a_channel_that_never_changes_repeats_nothing() -> None:
     assert separation(maps(0 * A + 3), maps(A), everything(1, 2)).item() == 0
 
 
-def test_absent_modalities_have_no_part_in_separation() -> None:
-    absent = torch.full((1, 1, 1, 2), 1e4)
-    tailored, shared = (torch.cat([maps(x), absent], dim=1) for x in (A + B, A))
+def test_missing_modalities_have_no_part_in_separation() -> None:
+    missing = torch.full((1, 1, 1, 2), 1e4)
+    tailored, shared = (torch.cat([maps(x), missing], dim=1) for x in (A + B, A))
     found = separation(tailored, shared, tensor([[True, True, False]]))
     assert found.item() == pytest.approx(1 / 2)
 

@@ -105,7 +105,7 @@ def test_what_is_spent_is_written_before_it_is_used_and_adds_up(tmp_path: Path) 
     other = spend(dataclasses.replace(mine, noise=8.0), 0.2, 10)
     assert read_ledger(mine.ledger) == [Spent(0.1, 4.0, 200), Spent(0.2, 8.0, 10)]
     before = mine.ledger.read_text()
-    with pytest.raises(PrivacyError, match=r"budget is spent: .* and 3 was allowed"):
+    with pytest.raises(PrivacyError, match=r"budget is spent: .* and 3 is allowed"):
         spend(mine, 1.0, 1000)
     assert mine.ledger.read_text() == before
     assert first < second < other < 3
@@ -194,7 +194,7 @@ def test_the_noise_has_the_size_that_is_accounted_for(
             seen.append(float(torch.cat(gradients).std()))
 
     monkeypatch.setattr(torch.optim, "AdamW", Watched)
-    monkeypatch.setattr("mixmfl.training.trainer._save_moments", lambda *_: {})
+    monkeypatch.setattr("mixmfl.training.trainer._save_optimizer", lambda *_: {})
     trained(site, noise=5.0)
     # noise 5 times clip 1, over the 3 cases expected; gradients of norm 1 are lost in that
     assert seen[0] == pytest.approx(5 / 3, rel=0.05)
@@ -213,10 +213,10 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
     state, told = first_state(PLANS, SETTINGS), {"north": register(site)}
     task = train_task(state, told["north"])
     replies = [train_at_site(task, mine, PLANS, SETTINGS, {}) for _ in range(2)]
-    (one, moments), (other, _) = replies
+    (one, optimizer), (other, _) = replies
     assert set(one.record) == {"round", "epsilon", "delta"}
     assert not any(name.startswith("memory.") for name in one.tensors)
-    assert any(name.endswith(".exp_avg") for name in moments)
+    assert any(name.endswith(".exp_avg") for name in optimizer)
     # the run's seed decides nothing, or the server could take the noise off
     assert not torch.equal(
         *(reply.tensors["fusion.0.mix.convs.0.conv.weight"] for reply in (one, other))
@@ -232,7 +232,7 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
             merge_round(state, {"north": bad}, told, PLANS, SETTINGS)
 
 
-def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_go_on(
+def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_continue(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # four of two cases in a batch: every case in every step

@@ -1,4 +1,4 @@
-"""A site in a run: the one place that handles every kind of task, however tasks reach it."""
+"""A site in a run: handles every kind of task, in a simulation and on a network alike."""
 
 from dataclasses import dataclass, field
 
@@ -19,10 +19,10 @@ from mixmfl.planning.plans import Plans
 
 @dataclass(frozen=True)
 class Handled:
-    """What came of a task. Only the reply leaves the site.
+    """The result of a task. Only the reply leaves the site.
 
     Attributes:
-        reply: What the server is answered.
+        reply: The message for the server.
         optimizer: The optimizer state after training, which the site's next round starts from;
             empty after other tasks.
         personal: The blocks of the personalised model, where that is better than the global one;
@@ -35,10 +35,10 @@ class Handled:
 
 
 class Client:
-    """One site in one run. It keeps nothing between tasks but the secrets of a masked round."""
+    """One site in one run. Between tasks it keeps only the secrets of a masked round."""
 
     def __init__(self, site: Site, plans: Plans, settings: RunSettings) -> None:
-        """Args: the site with its cases, and the plans and settings of the run."""
+        """Args: site: the site with its cases; plans, settings: those of the run."""
         self.site, self.plans, self.settings = site, plans, settings
         self._secrets: Secrets | None = None
         self._handlers = {
@@ -53,25 +53,28 @@ class Client:
         """Do a task of the run.
 
         Args:
-            task: From the server.
-            optimizer: What the site's last training returned; empty before the first, and for
-                tasks that do not train.
+            task: The server's message.
+            optimizer: Optimizer state after the site's last training; empty before the first, and
+                for tasks that do not train.
 
         Raises:
-            AggregationError: The task is of no kind that belongs to a run.
+            AggregationError: The kind of the task is unknown.
             PrivacyError: The site's privacy budget is spent, or the task asks for what would
                 reveal the numbers of a masked run.
             MixmflError: The loss became NaN or infinite, or the device's memory ran out.
         """
         if task.kind not in self._handlers:
             raise AggregationError(
-                f"a task {quoted(task.kind)} came; this site knows {', '.join(self._handlers)}"
+                f"the server sent a task {quoted(task.kind)}; this site knows "
+                f"{', '.join(self._handlers)}"
             )
         return self._handlers[task.kind](task, optimizer)
 
     def _train(self, task: Message, optimizer: State) -> Handled:
         if self.settings.masked:
-            raise PrivacyError("a plain reply was asked for in a run that was agreed to be masked")
+            raise PrivacyError(
+                "the server asked for a plain reply in a run that was agreed to be masked"
+            )
         return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
 
     def _answer_masked(self, task: Message, optimizer: State) -> Handled:
@@ -87,7 +90,7 @@ class Client:
         return Handled(measure_at_site(task, self.site, self.plans, self.settings))
 
     def _personalize(self, task: Message, optimizer: State) -> Handled:
-        if not self.site.validation:  # nothing could tell whether a copy is better
+        if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
         result, blocks = personalize_at_site(task, self.site, self.plans, self.settings)
         record = {"dice": or_none(result.dice), "dice_before": or_none(result.dice_before)}

@@ -1,7 +1,7 @@
-"""What leaves a site: every message to the coordinator is built here, and nowhere else.
+"""What leaves a site: every message to the server is built here, and nowhere else.
 
-``outgoing`` holds back what rests on too few cases or voxels, and refuses to build what ``SENT``
-does not list; ``outbound_fields`` says in plain words what a message carries.
+``outgoing`` withholds what rests on too few cases or voxels, and refuses to build a message that
+``SENT`` does not list; ``outbound_fields`` describes what a message carries.
 """
 
 import json
@@ -22,14 +22,14 @@ from mixmfl.planning.fingerprint import Fingerprint, withhold_small_counts
 
 @dataclass(frozen=True)
 class OutboundField:
-    """One thing in a message.
+    """One field or tensor of a message from a site.
 
     Attributes:
-        kind: Of the message.
-        name: Of the field or tensor.
-        shape: Of the tensor; None of a field.
-        size: Bytes.
-        what: It is, in plain words.
+        kind: Kind of the message.
+        name: Name of the field or tensor.
+        shape: Shape of the tensor; None for a field.
+        size: Size in bytes.
+        what: Description in plain words.
     """
 
     kind: str
@@ -51,40 +51,40 @@ def outgoing(
 
     Args:
         kind: One of ``SENT``.
-        record: What it says; of a fingerprint as ``Fingerprint.to_json`` tells it.
-        tensors: By name; only what is trained leaves as tensors.
-        minimum: That was agreed; None: there is none.
-        class_cases: How many training cases have a modality and a class; see
-            ``preprocessed_case.class_cases``. Needed where there are prototypes and a minimum.
+        record: The message's fields; a fingerprint in the form of ``Fingerprint.to_json``.
+        tensors: Tensors by name; only the kinds ``train`` and ``masked`` have any.
+        minimum: The agreed minimum of cases and voxels; None: there is none.
+        class_cases: Number of training cases by modality and class (see
+            ``preprocessed_case.class_cases``). Needed where there are prototypes and a minimum.
 
     Raises:
-        ValueError: The message has what its kind does not list: a fault of ours.
+        ValueError: The message has a field that its kind does not list, which is a bug.
     """
     least, carried = minimum or Minimum(), dict(tensors or {})
-    said = dict(record)
-    unlisted = set(said) - set(SENT[kind])
+    fields = dict(record)
+    unlisted = set(fields) - set(SENT[kind])
     if unlisted or (carried and kind not in ("train", "masked")):
         raise ValueError(f"a {kind!r} message with {sorted(unlisted) or 'tensors'}: not listed")
     if kind == "fingerprint":
-        told = Fingerprint.from_json(said["fingerprint"], "the site's fingerprint")
-        kept = withhold_small_counts(told, least.cases, least.voxels)
-        said["fingerprint"] = None if kept is None else kept.to_json()
+        fingerprint = Fingerprint.from_json(fields["fingerprint"], "the site's fingerprint")
+        reported = withhold_small_counts(fingerprint, least.cases, least.voxels)
+        fields["fingerprint"] = None if reported is None else reported.to_json()
     memory = memory_from_state(carried)
     if memory and least != Minimum():
         carried |= memory_to_state(
             withhold_rare(memory, least.cases, least.voxels, class_cases or {})
         )
-    return Message(kind, said, carried)
+    return Message(kind, fields, carried)
 
 
 def outgoing_fingerprint(fingerprint: Fingerprint, labels: Labels, minimum: Minimum) -> Message:
-    """Build what a site tells for planning: its statistics, and what its labels mean."""
+    """Build a site's message for planning: its fingerprint, and the definition of its labels."""
     record = {"fingerprint": fingerprint.to_json(), "labels": labels.to_json()}
     return outgoing("fingerprint", record, minimum=minimum)
 
 
 def outbound_fields(message: Message) -> list[OutboundField]:
-    """Return what a message from a site carries, thing by thing."""
+    """Return the fields and tensors that a message from a site carries."""
     fields = [
         OutboundField(message.kind, name, None, len(json.dumps(value)), SENT[message.kind][name])
         for name, value in message.record.items()
@@ -101,10 +101,10 @@ def outbound_fields(message: Message) -> list[OutboundField]:
     ]
 
 
-def outbound_table(found: Sequence[OutboundField]) -> str:
-    """Return departures as text for people: a line per field, a line per block of tensors."""
+def outbound_table(fields: Sequence[OutboundField]) -> str:
+    """Return a table as text: a line per field, and a line per block of tensors."""
     rows: dict[tuple[str, str, str], list[OutboundField]] = {}
-    for item in found:
+    for item in fields:
         group = item.name if item.shape is None else _group(item.name)
         rows.setdefault((item.kind, group, item.what), []).append(item)
     lines = [("message", "what", "numbers", "bytes", "that is")]

@@ -28,18 +28,18 @@ def preview_outbound(
 ) -> list[OutboundField]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
-    With what only some runs ask for: ``measure``, ``personalize``; and ``failed``, which takes the
-    place of any other. As in a plain run: in a masked one what is listed for ``train`` goes out as
-    sums of numbers that hide it, of 8 bytes each.
+    The list includes replies that only some runs ask for (``measure``, ``personalize``) and
+    ``failed``, which replaces any other reply. It is that of a plain run: in a masked one the
+    tensors of ``train`` leave as masked numbers of 8 bytes each.
 
     Args:
-        site: With its training cases.
-        fingerprint: Of the site.
-        plans: Of the run.
-        settings: Of the run.
+        site: The site with its training cases.
+        fingerprint: Fingerprint of the site.
+        plans: Plans of the run.
+        settings: Settings of the run.
     """
-    told, minimum = register(site), agreed_minimum(site, settings)
-    weights = select_blocks(first_state(plans, settings).weights, told.weights)
+    registration, minimum = register(site), agreed_minimum(site, settings)
+    weights = select_blocks(first_state(plans, settings).weights, registration.weights)
     blocks = {
         n: torch.zeros_like(tensor, dtype=settings.update_type) for n, tensor in weights.items()
     }
@@ -47,22 +47,22 @@ def preview_outbound(
         memory = {
             (modality, level): size.unseen()
             for level, size in prototype_sizes(plans, settings.configuration).items()
-            for modality in told.modality_cases
+            for modality in registration.modality_cases
         }
-        trained, said = {**blocks, **memory_to_state(memory)}, {"loss": 0.0}
+        trained, record = {**blocks, **memory_to_state(memory)}, {"loss": 0.0}
     else:
-        trained, said = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
+        trained, record = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
     dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
     cases = {name: [len(site.training) + len(site.validation), 0] for name in plans.configurations}
     held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
-    sent = [
+    replies = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum),
         outgoing("preprocess", {"cases": cases}),
-        outgoing_registration(told),
-        outgoing("train", {"round": 0, **said}, trained),
+        outgoing_registration(registration),
+        outgoing("train", {"round": 0, **record}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
         outgoing("measure", {"round": 0, "subsets": [[list(s), dice] for s in sorted(held)]}),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]
-    return [item for message in sent for item in outbound_fields(message)]
+    return [item for message in replies for item in outbound_fields(message)]

@@ -1,4 +1,4 @@
-"""A site's own copy of the model: fine-tuned there, kept there, and only where it is better."""
+"""Personalisation: a site fine-tunes the global model, and keeps the result where it is better."""
 
 import dataclasses
 
@@ -22,48 +22,51 @@ from mixmfl.planning.plans import Plans
 def personalize_at_site(
     task: Message, site: Site, plans: Plans, settings: RunSettings
 ) -> tuple[Personal, State]:
-    """Fine-tune a copy of the model at a site, for itself; nothing of it is sent.
+    """Fine-tune the global model at a site, for that site; its weights are not sent.
 
-    ``personal_rounds`` rounds of the run's local steps on all blocks that the site trains; the
-    learning rate starts at ``personal_learning_rate`` and falls as a run's does. The copy's
-    weights lie between the model's and the fine-tuned ones, which is better than either where
-    data are few (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
+    The site trains ``personal_rounds`` rounds of the run's local steps on all of its blocks; the
+    learning rate starts at ``personal_learning_rate`` and falls as in a run. The personalised
+    weights are interpolated between the global and the fine-tuned ones, which is better than either
+    where data are few (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
 
     Args:
-        task: From ``personalization_task``.
-        site: With at least one training case.
-        plans: Of the run.
-        settings: Of the run.
+        task: Task from ``personalization_task``.
+        site: The site, with at least one training case.
+        plans: Plans of the run.
+        settings: Settings of the run.
 
     Returns:
-        What became of it, and the copy's blocks.
+        The Dice before and after, and the blocks of the personalised model.
 
     Raises:
-        MixmflError: As ``train_at_site``.
+        MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
     rounds = plans.training.personal_rounds
-    own = dataclasses.replace(
+    personal_settings = dataclasses.replace(
         settings,
         rounds=rounds,
         learning_rate=plans.training.personal_learning_rate,
         half_updates=False,  # nothing is sent, so nothing need be rounded
     )
     weights = register(site).weights
-    site = dataclasses.replace(site, privacy=None)  # the copy stays here
+    site = dataclasses.replace(site, privacy=None)  # the personalised model stays at the site
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
         step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
-        reply, optimizer = train_at_site(step, site, plans, own, optimizer)
+        reply, optimizer = train_at_site(step, site, plans, personal_settings, optimizer)
         changes = select_blocks(reply.tensors, weights)
         tensors = {**tensors, **add_changes(tensors, changes)}
     share = plans.training.personal_share
-    copy = {
+    personalised = {
         name: torch.lerp(task.tensors[name], tensors[name], share)
         for name in select_blocks(task.tensors, weights)
     }
-    judge = dataclasses.replace(task, kind="validate")
+    validation = dataclasses.replace(task, kind="validate")
     before, after = (
         read_dice(validate_at_site(asked, site, plans, settings))
-        for asked in (judge, dataclasses.replace(judge, tensors={**task.tensors, **copy}))
+        for asked in (
+            validation,
+            dataclasses.replace(validation, tensors={**task.tensors, **personalised}),
+        )
     )
-    return Personal(mean_dice([after]), mean_dice([before])), copy
+    return Personal(mean_dice([after]), mean_dice([before])), personalised

@@ -1,4 +1,4 @@
-"""A masked round at a site: its secrets, its masks, and what it refuses to reveal."""
+"""Secure aggregation at a site: its secrets, its masks, and the tasks that it refuses."""
 
 import dataclasses
 import secrets
@@ -46,16 +46,16 @@ from mixmfl.planning.plans import Plans
 
 @dataclass(frozen=True)
 class Secrets:
-    """What a site keeps during a round, and forgets after it.
+    """A site's secrets during one round; they are deleted after it.
 
     Attributes:
-        round: It is for.
+        round: Number of the round.
         seal_key: Private key for sealed shares.
         mask_key: Private key for masks.
-        roster: Of the round; None: it did not come yet.
-        seeds: Of its own masks, by block.
-        kept: Shares of the other sites' secrets, and of its own, by site.
-        sent: Whether its masked reply was made: it may be asked to unmask.
+        roster: Participants of the round; None: not received yet.
+        seeds: Seeds of the site's own masks, by block.
+        kept: Shares of the other sites' secrets and of its own, by site.
+        sent: Whether the site has made its masked reply, so that it may be asked to unmask.
     """
 
     round: int
@@ -80,30 +80,30 @@ def answer_masked(
     Args:
         task: One of ``protocol.KINDS``.
         site: The site that does it.
-        plans: The plans of the run.
-        settings: The settings of the run.
-        optimizer_state: What the site's last training returned, or empty.
-        before: What this function returned last as secrets, or None.
+        plans: Plans of the run.
+        settings: Settings of the run.
+        optimizer_state: Optimizer state after the site's last training, or empty.
+        before: Secrets that this function returned last, or None.
 
     Returns:
-        The reply; the optimizer state after training, else nothing; and the secrets to keep for
-        the next task, in memory only.
+        The reply; the optimizer state after training, otherwise empty; and the secrets for the
+        next task, which are kept in memory only.
 
     Raises:
         PrivacyError: The task asks for what would reveal the site's numbers.
-        MixmflError: As ``training.train_at_site``.
+        MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
     after: State = {}
 
     def train(plain: Message) -> Message:
-        reply, made = train_at_site(plain, site, plans, settings, optimizer_state)
-        after.update(made)
+        reply, optimizer = train_at_site(plain, site, plans, settings, optimizer_state)
+        after.update(optimizer)
         return reply
 
     weights = register(site).weights
     sizes = prototype_sizes(plans, settings.configuration)
-    reply, kept = _answer(task, site.name, before, weights, sizes, train)
-    return reply, after, kept
+    reply, secrets_after = _answer(task, site.name, before, weights, sizes, train)
+    return reply, after, secrets_after
 
 
 def _answer(
@@ -114,14 +114,16 @@ def _answer(
     sizes: Mapping[int, PrototypeSizes],
     train: Callable[[Message], Message],
 ) -> tuple[Message, Secrets | None]:
-    """Return the reply to one of ``KINDS``, and the secrets to keep; none after the last."""
+    """Return the reply to one of ``KINDS``, and the secrets to keep; None after the last task."""
     number = int(task.record["round"])
     if task.kind == "keys":
         (seal_key, seal_public), (mask_key, mask_public) = key_pair(), key_pair()
         record = {"round": number, "seal": seal_public.hex(), "mask": mask_public.hex()}
         return outgoing("keys", record), Secrets(number, seal_key, mask_key)
     if before is None or before.round != number:
-        raise PrivacyError(f"a {task.kind!r} task came for round {number}, which has no keys here")
+        raise PrivacyError(
+            f"the server sent a {task.kind!r} task for round {number}, which has no keys here"
+        )
     if task.kind == "shares":
         return _share(task, site, before)
     if task.kind == "masked":
@@ -133,7 +135,9 @@ def _share(task: Message, site: str, before: Secrets) -> tuple[Message, Secrets]
     """Share the round's secrets among all participants, sealed for each."""
     roster = Participants.from_json(task.record)
     if before.roster is not None or site not in roster.keys:
-        raise PrivacyError("the secrets of a round are shared once, with a site that is in it")
+        raise PrivacyError(
+            "a site shares its secrets once per round, and only in rounds that it takes part in"
+        )
     seeds = {
         block: secrets.token_bytes(SEED_BYTES)
         for block, holders in roster.holders.items()
@@ -155,8 +159,8 @@ def _share(task: Message, site: str, before: Secrets) -> tuple[Message, Secrets]
         else:
             sealed[other] = seal(_seal_key(before, roster, site, site, other), content)
     reply = outgoing("shares", {"round": before.round, "sealed": sealed})
-    kept = Secrets(before.round, before.seal_key, before.mask_key, roster, seeds, own)
-    return reply, kept
+    after = Secrets(before.round, before.seal_key, before.mask_key, roster, seeds, own)
+    return reply, after
 
 
 def _mask(
@@ -167,14 +171,18 @@ def _mask(
     sizes: Mapping[int, PrototypeSizes],
     train: Callable[[Message], Message],
 ) -> tuple[Message, Secrets]:
-    """Train, then add the masks of all pairs and the own one to every block."""
+    """Train, then add to every block the masks of all pairs and the site's own mask."""
     roster = before.roster
     if roster is None or before.sent:
-        raise PrivacyError("a round is masked once, after its secrets were shared")
+        raise PrivacyError(
+            "a site sends its masked reply once per round, after it has shared its secrets"
+        )
     kept = dict(before.kept)
     for other, sealed in task.record["sealed"].items():
         if other not in roster.keys or other == site:
-            raise PrivacyError(f"shares came of {quoted(other)}, who has no part in the round")
+            raise PrivacyError(
+                f"the server sent shares of {quoted(other)}, which does not take part in the round"
+            )
         kept[other] = _read_shares(
             open_sealed(_seal_key(before, roster, site, other, site), sealed), roster, other
         )
@@ -184,7 +192,7 @@ def _mask(
     for block, seed in before.seeds.items():
         holders = [other for other in roster.holders[block] if other in kept]
         if len(holders) < FEWEST_SUMMED:
-            continue  # the others did not share their secrets, so nobody could unmask it
+            continue  # the others did not share their secrets, so the sum could not be unmasked
         masks = [
             pair_mask(before.mask_key, roster, site, other, block)
             for other in holders
@@ -198,29 +206,29 @@ def _mask(
             add_masks(part, start, [(seed, 1), *masks])
             start += len(values)
         tensors[f"masked.{block}"] = torch.from_numpy(words.view(np.int64))
-    told = {k: v for k, v in reply.record.items() if k != "loss"}
+    record = {k: v for k, v in reply.record.items() if k != "loss"}
     after = Secrets(
         before.round, before.seal_key, before.mask_key, roster, before.seeds, kept, sent=True
     )
-    return outgoing("masked", told, tensors), after
+    return outgoing("masked", record, tensors), after
 
 
 def _read_shares(content: Any, roster: Participants, sender: str) -> Mapping[str, Any]:
-    """Return another site's shares, as ``_share`` made them; the server could not look inside."""
-    told = Told(content, f"the shares of site {sender!r}", PrivacyError).only(["key", "seeds"])
-    seeds = told.inside("seeds", len(roster.holders))
+    """Return another site's shares, made by its ``_share``; the server cannot read them."""
+    fields = Told(content, f"the shares of site {sender!r}", PrivacyError).only(["key", "seeds"])
+    seeds = fields.inside("seeds", len(roster.holders))
     held = {block for block, holders in roster.holders.items() if sender in holders}
     if (
         seeds.content.keys() != held
-        or not is_hexadecimal(told.value("key"))
+        or not is_hexadecimal(fields.value("key"))
         or not all(map(is_hexadecimal, seeds.content.values()))
     ):
-        raise PrivacyError(f"{told.source}: are not those of the blocks that it holds")
-    return told.content
+        raise PrivacyError(f"{fields.source}: are not those of the blocks that it holds")
+    return fields.content
 
 
 def _unmask(task: Message, site: str, before: Secrets) -> Message:
-    """Send shares of what removes masks: of who replied the own masks', of the others the key's."""
+    """Return shares of secrets: of a site that replied, its own masks' seeds; else its mask key."""
     roster, replied = before.roster, set(task.record["replied"])
     if (
         roster is None
@@ -230,8 +238,8 @@ def _unmask(task: Message, site: str, before: Secrets) -> Message:
         or len(replied) < max(roster.threshold, FEWEST_SUMMED)
     ):
         raise PrivacyError(
-            f"round {before.round + 1} was to be unmasked for {len(replied)} sites, which would "
-            "reveal more than their sum"
+            f"the server asked to unmask round {before.round + 1} for {len(replied)} sites, which "
+            "would reveal more than their sum"
         )
     seeds: dict[str, dict[str, str]] = {}
     for other in sorted(replied):
@@ -248,14 +256,14 @@ def _to_sum(
     weights: Mapping[str, int],
     sizes: Mapping[int, PrototypeSizes],
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield a site's part of a sum, a piece at a time."""
+    """Yield the values that a site adds to the sum of a block, in pieces."""
     if block == LOSS:
         loss = reply.record.get("loss")
         yield np.array([0.0, 0.0] if loss is None else [float(loss), 1.0])
     elif block.startswith("memory."):
-        found = _prototypes(block, reply.tensors, sizes)
-        counts = found.counts.double()
-        features = [found.values, found.spreads]
+        prototypes = _prototypes(block, reply.tensors, sizes)
+        counts = prototypes.counts.double()
+        features = [prototypes.values, prototypes.spreads]
         sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
         yield torch.cat([*sums, counts]).numpy()
     else:
@@ -267,7 +275,7 @@ def _to_sum(
 def _prototypes(
     block: str, tensors: Mapping[str, Tensor], sizes: Mapping[int, PrototypeSizes]
 ) -> Prototypes:
-    """Return a modality's prototypes at a level; zero where a site has none to tell."""
+    """Return a modality's prototypes at a level; zeros where the site reports none."""
     size = sizes[int(block.rpartition(".")[2])]
     if f"{block}.counts" not in tensors:
         return size.unseen()
@@ -275,7 +283,7 @@ def _prototypes(
 
 
 def _seal_key(mine: Secrets, roster: Participants, site: str, sender: str, receiver: str) -> bytes:
-    """Return the key for shares from one site to another, of which ``site`` is one."""
+    """Return the key that seals shares from ``sender`` to ``receiver``; ``site`` is one of them."""
     other = receiver if site == sender else sender
     purpose = f"shares, round {roster.round}, {sender!r} to {receiver!r}"
     return agree(mine.seal_key, bytes.fromhex(roster.keys[other][0]), purpose)

@@ -1,6 +1,7 @@
-"""A hospital's side of a federation on a network: it answers tasks, and logs what leaves the house.
+"""A site's service on a network: it answers the server's tasks and logs what leaves the site.
 
-Engine-free: parcels in, parcels out. Whatever carries them cannot name code, files or folders here.
+It takes and returns stored messages and imports no transport. A message cannot name code, files or
+folders of the site.
 """
 
 import dataclasses
@@ -61,27 +62,27 @@ from mixmfl.planning.preprocess import SiteFolder, find_site, fingerprint_site, 
 from mixmfl.training.privacy_budget import Privacy
 
 _TASK_SECONDS = 60.0
-"""So long a job that was ended may still be at its last task when the next one begins."""
+"""Seconds for which an ended job may still be at its last task when the next one begins."""
 
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """What was set at this hospital. Nothing of it leaves.
+    """The settings of one site. They do not leave it.
 
     Attributes:
-        name: Of the site, as in its kit.
-        data: Folder of its cases.
-        work: Where preprocessed cases, moments, logs and the finished model come.
-        device: Where to compute, as ``--device`` takes it.
-        workers: Processes that prepare batches.
-        processes: That preprocess.
-        aliases: Words for modalities, as ``--alias`` takes them.
-        labels: dataset.json that says what the labels mean; None: the one in or beside ``data``.
+        name: Name of the site, as in its kit.
+        data: Folder of the cases.
+        work: Folder for preprocessed cases, optimizer states, logs and the finished model.
+        device: Device to compute on, in the form of ``--device``.
+        workers: Number of processes that prepare batches.
+        processes: Number of processes that preprocess.
+        aliases: Additional words for modalities, in the form of ``--alias``.
+        labels: dataset.json that defines the labels; None: the one in or beside ``data``.
         placing: What to do with images of a case that are on different grids.
-        minimum: That must be behind a statistic; the coordinator may ask for more.
-        privacy: What is demanded for its cases; None: no noise is added.
-        turns: A file that hospitals of one machine share: of these one works at a time, so that
-            their memory need not hold the work of all; None: this one does not wait for others.
+        minimum: Cases and voxels that a statistic must rest on; the server may ask for more.
+        privacy: Differential privacy of the cases; None: no noise is added.
+        turns: File shared by the sites of one machine, of which one works at a time, so that
+            memory suffices for one; None: this site does not wait for others.
     """
 
     name: str
@@ -99,12 +100,12 @@ class SiteConfig:
 
     @property
     def exchange_log(self) -> Path:
-        """Return the log of what came and went; it names no case."""
+        """The log of received and sent messages; it names no case."""
         return self.work / "exchange.log"
 
     @property
     def problem_log(self) -> Path:
-        """Return the log of what failed here and why, and of images that were resampled.
+        """The log of failures with their reasons, and of images that were resampled.
 
         It names cases and files.
         """
@@ -119,22 +120,22 @@ class SiteConfig:
         """Read what ``save`` wrote.
 
         Raises:
-            DataError: It is damaged, or written by another version.
+            DataError: The file is damaged, or another version wrote it.
         """
-        told = read_json(path)
+        content = read_json(path)
         try:
-            if (privacy := told["privacy"]) is not None:
+            if (privacy := content["privacy"]) is not None:
                 privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
             return cls(
                 **{
-                    **told,
-                    "data": Path(told["data"]),
-                    "work": Path(told["work"]),
-                    "aliases": tuple(told["aliases"]),
-                    "labels": Path(told["labels"]) if told["labels"] else None,
-                    "turns": Path(told["turns"]) if told["turns"] else None,
-                    "placing": AlignmentOptions(**told["placing"]),
-                    "minimum": Minimum(**told["minimum"]),
+                    **content,
+                    "data": Path(content["data"]),
+                    "work": Path(content["work"]),
+                    "aliases": tuple(content["aliases"]),
+                    "labels": Path(content["labels"]) if content["labels"] else None,
+                    "turns": Path(content["turns"]) if content["turns"] else None,
+                    "placing": AlignmentOptions(**content["placing"]),
+                    "minimum": Minimum(**content["minimum"]),
                     "privacy": privacy,
                 }
             )
@@ -142,27 +143,27 @@ class SiteConfig:
             raise DataError(f"{path}: is damaged ({error}); start mixmfl_site again") from None
 
     def cases(self) -> SiteFolder:
-        """Find the hospital's cases.
+        """Find the site's cases.
 
         Raises:
-            DataError: There is no usable case, or nothing says what its labels mean.
+            DataError: There is no usable case, or no dataset.json defines the labels.
         """
         modalities = Modalities().with_aliases(self.aliases)
-        found = find_site(self.data, modalities, self.labels, self.placing)
-        return dataclasses.replace(found, name=self.name)
+        site = find_site(self.data, modalities, self.labels, self.placing)
+        return dataclasses.replace(site, name=self.name)
 
     def fingerprint(self) -> tuple[Fingerprint, Labels]:
         """Return the statistics of the cases, before anything is withheld, and their labels."""
         site = self.cases()
         with Workers(self.processes) as workers:
-            found, _ = fingerprint_site(site, self.folder, workers)
-        return found, site.labels
+            fingerprint, _ = fingerprint_site(site, self.folder, workers)
+        return fingerprint, site.labels
 
     def open(self, plans: Plans, configuration: str, fold: str, seed: int) -> Site:
         """Open the preprocessed cases.
 
         Raises:
-            DataError: There is none, or they were preprocessed by other plans.
+            DataError: There are none, or they were preprocessed with other plans.
         """
         device = devices.find_device(self.device)
         (site,) = open_sites(
@@ -172,10 +173,10 @@ class SiteConfig:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Do a task alone: no other process writes to ``work``, and it is this hospital's turn.
+        """Hold the locks of a task: no other process writes to ``work``; it is this site's turn.
 
         Raises:
-            DataError: Another job has been at work here for a minute.
+            DataError: Another job has held the lock for ``_TASK_SECONDS``.
         """
         taken = DataError(
             f"{self.work}: another job has been at work here for {_TASK_SECONDS:g} s, and one is "
@@ -189,13 +190,13 @@ class SiteConfig:
 
     @property
     def folder(self) -> Path:
-        """Return where the preprocessed cases come."""
+        """The folder of the preprocessed cases."""
         return self.work / "sites" / self.name
 
 
 @dataclass(frozen=True)
 class _Joined:
-    """The run that the hospital takes part in."""
+    """The run that the site takes part in."""
 
     run: str
     client: Client
@@ -203,13 +204,13 @@ class _Joined:
 
 
 class ClientService:
-    """Answers the coordinator's tasks, one after another."""
+    """Answers the server's tasks, one after another."""
 
-    def __init__(self, house: SiteConfig) -> None:
-        """Args: the hospital's settings."""
-        self._house = house
+    def __init__(self, config: SiteConfig) -> None:
+        """Args: config: the site's settings."""
+        self._config = config
         self._joined: _Joined | None = None
-        self._does: dict[str, Callable[[Message], Message]] = {
+        self._handlers: dict[str, Callable[[Message], Message]] = {
             "fingerprint": self._fingerprint,
             "preprocess": self._preprocess,
             "join": self._join,
@@ -220,85 +221,86 @@ class ClientService:
         }
 
     def answer(self, parcel: StoredMessage) -> StoredMessage:
-        """Do a task and return the reply; what fails is told in the log, and only that it did.
+        """Do a task and return the reply.
+
+        The reason of a failure is written to the log only, because it may name files or cases.
 
         Args:
             parcel: The task.
 
         Returns:
-            The reply: of the task's kind, or of kind ``FAILED``, which carries no reason, because
-            a reason may name files or cases.
+            The reply: of the task's kind, or of kind ``FAILED``, which carries no reason.
         """
         kind = "unreadable"
         try:
             task = parcel.open()
             kind = task.kind
-            note(self._house.exchange_log, describe_exchange("came from coordinator", parcel))
-            if kind not in self._does:
+            note(self._config.exchange_log, describe_exchange("came from coordinator", parcel))
+            if kind not in self._handlers:
                 raise AggregationError(
-                    f"a task {quoted(kind)} came; this version of mixmfl knows "
-                    f"{', '.join(self._does)}"
+                    f"the coordinator sent a task {quoted(kind)}; this version of mixmfl knows "
+                    f"{', '.join(self._handlers)}"
                 )
             if "version" in task.record:
                 _check_version(task.record["version"])
             check_task(task)
-            with self._house.working():
-                return StoredMessage.pack(self._does[kind](task), self._house.work)
-        except Exception as error:  # whoever carries the reply must not see a reason, nor log it
+            with self._config.working():
+                return StoredMessage.pack(self._handlers[kind](task), self._config.work)
+        except Exception as error:  # the transport must neither see nor log a reason
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            note(self._house.problem_log, f"{one_line(kind)} failed: {reason}")
-            told = {"error": type(error).__name__, "version": __version__}
-            return StoredMessage.pack(outgoing(FAILED, told), self._house.work)
+            note(self._config.problem_log, f"{one_line(kind)} failed: {reason}")
+            record = {"error": type(error).__name__, "version": __version__}
+            return StoredMessage.pack(outgoing(FAILED, record), self._config.work)
 
     def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:
-        """Tell in the log that a reply begins to leave the house, or that nobody took it."""
+        """Log that a reply begins to leave the site, or that the server did not fetch it."""
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
-        note(self._house.exchange_log, describe_exchange(what, reply))
+        note(self._config.exchange_log, describe_exchange(what, reply))
 
     def _fingerprint(self, task: Message) -> Message:
         asked = Minimum(*read_minimum(Told(task.record, "the coordinator", AggregationError)))
-        return outgoing_fingerprint(*self._house.fingerprint(), self._house.minimum.agreed(asked))
+        return outgoing_fingerprint(*self._config.fingerprint(), self._config.minimum.agreed(asked))
 
     def _preprocess(self, task: Message) -> Message:
-        plans, told = _read_plans(task), {}
+        plans, counts = _read_plans(task), {}
         for name in task.record["configurations"]:
             plans.configuration(name)
-        site = self._house.cases()
-        plans.save(self._house.work / "plans.json")
-        with Workers(self._house.processes) as workers:
+        site = self._config.cases()
+        plans.save(self._config.work / "plans.json")
+        with Workers(self._config.processes) as workers:
             for name in task.record["configurations"]:
-                came = preprocess_site(site, plans, name, self._house.folder, workers)
-                told_of = {item.name: item.reason for item in came.refused}
-                told_of |= {case: "; ".join(notes) for case, notes in came.notes.items()}
-                for case, why in sorted(told_of.items()):
-                    note(self._house.problem_log, f"{name}: case {case}: {why}")
-                told[name] = [len(came.done) + len(came.kept), len(came.refused)]
-        return outgoing(task.kind, {"cases": told})
+                result = preprocess_site(site, plans, name, self._config.folder, workers)
+                remarks = {item.name: item.reason for item in result.refused}
+                remarks |= {case: "; ".join(notes) for case, notes in result.notes.items()}
+                for case, remark in sorted(remarks.items()):
+                    note(self._config.problem_log, f"{name}: case {case}: {remark}")
+                counts[name] = [len(result.done) + len(result.kept), len(result.refused)]
+        return outgoing(task.kind, {"cases": counts})
 
     def _join(self, task: Message) -> Message:
         record = task.record
         plans = _read_plans(task)
-        told = Told(record, "the coordinator's join", AggregationError)
-        settings = read_run_settings(told.inside("settings", 20))
+        fields = Told(record, "the coordinator's join", AggregationError)
+        settings = read_run_settings(fields.inside("settings", 20))
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
-        site = self._house.open(plans, settings.configuration, record["fold"], settings.seed)
+        site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         client = Client(site, plans, settings)
-        self._joined = _Joined(read_run_name(told, "run"), client, forms)
+        self._joined = _Joined(read_run_name(fields, "run"), client, forms)
         return outgoing_registration(register(site))
 
     def _train(self, task: Message) -> Message:
         client, number = self._client_for(task), int(task.record["round"])
-        before = self._moments_before(number) if task.kind in TRAINING else {}
+        before = self._optimizer_before(number) if task.kind in TRAINING else {}
         handled = client.handle(task, before)
         if not handled.optimizer:  # a step of a masked round in which nothing is trained
             return handled.reply
-        save_tensors(self._moments_file(number), handled.optimizer)
-        kept = self._moments_kept()
-        lost = [other for other in kept if other > number]  # of rounds that are done again
-        # those before serve where the coordinator goes back a round, or two
-        for other in lost + [other for other in kept if other <= number][:-3]:
-            self._moments_file(other).unlink()
+        save_tensors(self._optimizer_file(number), handled.optimizer)
+        stored = self._stored_rounds()
+        repeated = [other for other in stored if other > number]  # these rounds are done again
+        # earlier ones are needed where the server goes back a round, or two
+        for other in repeated + [other for other in stored if other <= number][:-3]:
+            self._optimizer_file(other).unlink()
         return handled.reply
 
     def _answer(self, task: Message) -> Message:
@@ -307,22 +309,22 @@ class ClientService:
     def _personalize(self, task: Message) -> Message:
         handled = self._client_for(task).handle(task, {})
         if handled.personal:
-            save_tensors(self._own_file, handled.personal)
+            save_tensors(self._personal_file, handled.personal)
         return handled.reply
 
     def _keep_model(self, task: Message) -> Message:
-        """Keep the finished model, and the site's own form of it, for the hospital to use."""
+        """Store the finished global model, and the personalised one if the site has it."""
         model = self._run_folder / "model.safetensors"
         with replacing(model) as temporary:
             temporary.write_bytes(task.tensors["file"].numpy().data)
-        if self._own_file.is_file():
+        if self._personal_file.is_file():
             apply_personal_weights(
-                model, load_tensors(self._own_file), self._run_folder / "own_model.safetensors"
+                model, load_tensors(self._personal_file), self._run_folder / "own_model.safetensors"
             )
         return outgoing(task.kind, {})
 
     def _client_for(self, task: Message) -> Client:
-        """Return the client of the run that a task belongs to, which it was checked against."""
+        """Check a task against the joined run, and return the client of that run."""
         joined = self._run()
         client = joined.client
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
@@ -330,65 +332,69 @@ class ClientService:
 
     def _run(self) -> _Joined:
         if self._joined is None:
-            raise AggregationError("a task of a run came before the run was joined")
+            raise AggregationError(
+                "the coordinator sent a task of a run before this site had joined it"
+            )
         return self._joined
 
     @property
     def _run_folder(self) -> Path:
-        return self._house.work / "runs" / self._run().run
+        return self._config.work / "runs" / self._run().run
 
     @property
-    def _own_file(self) -> Path:
+    def _personal_file(self) -> Path:
         return self._run_folder / "own.safetensors"
 
-    def _moments_file(self, number: int) -> Path:
+    def _optimizer_file(self, number: int) -> Path:
         return self._run_folder / "moments" / f"{number:05d}.safetensors"
 
-    def _moments_kept(self) -> list[int]:
-        found = (self._run_folder / "moments").glob("*.safetensors")
-        return sorted(int(file.stem) for file in found if file.stem.isdecimal())
+    def _stored_rounds(self) -> list[int]:
+        """Return the rounds after which an optimizer state is stored, in order."""
+        files = (self._run_folder / "moments").glob("*.safetensors")
+        return sorted(int(file.stem) for file in files if file.stem.isdecimal())
 
-    def _moments_before(self, number: int) -> State:
-        """Return the optimiser's moments as a round must find them.
+    def _optimizer_before(self, number: int) -> State:
+        """Return the optimizer state at the start of a round, or an empty one.
 
-        These are of the last earlier round that was trained here: a round that is asked for again,
-        because the coordinator lost it, starts from the same.
+        It is the state after the last earlier round that was trained here. A round that the server
+        asks for again, because it lost the reply, therefore starts from the same state.
         """
-        for earlier in reversed([n for n in self._moments_kept() if n < number]):
+        for earlier in reversed([n for n in self._stored_rounds() if n < number]):
             try:
-                return load_tensors(self._moments_file(earlier))
+                return load_tensors(self._optimizer_file(earlier))
             except MixmflError as error:
                 note(
-                    self._house.problem_log, f"moments of round {earlier + 1} are left out: {error}"
+                    self._config.problem_log,
+                    f"the optimizer state of round {earlier + 1} is left out: {error}",
                 )
         if number:
             note(
-                self._house.problem_log,
-                f"round {number + 1} starts without moments of earlier ones",
+                self._config.problem_log,
+                f"round {number + 1} starts without the optimizer state of an earlier one",
             )
         return {}
 
 
-def preview_of_site(house: SiteConfig) -> tuple[list[OutboundField], str]:
-    """Return all that would leave a hospital, before anything does.
+def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
+    """Return all that would leave a site, before anything does.
 
     Returns:
-        What is known by now; and a line on what is not yet.
+        The fields that are known now, and a line on what is not known yet.
     """
-    fingerprint, labels = house.fingerprint()
-    planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, house.minimum))
-    file = house.work / "plans.json"
+    fingerprint, labels = config.fingerprint()
+    planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, config.minimum))
+    file = config.work / "plans.json"
     if not file.is_file():
         return planning, (
-            "What leaves in a round depends on the plan, which is not here yet. Run this again "
-            "after mixmfl_plan_preprocess --kit has been run at the coordinator.\n"
+            "What leaves in a round depends on the plans, which have not arrived yet. Run this "
+            "again after mixmfl_plan_preprocess --kit has been run at the coordinator.\n"
         )
     plans = Plans.load(file)
-    done = [name for name in plans.configurations if (house.folder / name).is_dir()]
+    done = [name for name in plans.configurations if (config.folder / name).is_dir()]
     if not done:
-        return planning, "What leaves in a round is known when the cases are preprocessed.\n"
+        return planning, "What leaves in a round is known once the cases are preprocessed.\n"
     (configuration, *_) = done
-    site = house.open(plans, configuration, "0", 0)
+    site = config.open(plans, configuration, "0", 0)
     settings = RunSettings(configuration, 0, 1, 1, 1.0)
     return preview_outbound(site, fingerprint, plans, settings), (
         "The bytes of train are those of changes in half precision. The coordinator may ask for "
@@ -397,13 +403,13 @@ def preview_of_site(house: SiteConfig) -> tuple[list[OutboundField], str]:
 
 
 def _read_plans(task: Message) -> Plans:
-    told = Told(task.record, f"the coordinator's task {task.kind!r}", PlansError)
-    return Plans.from_json(told.inside("plans", 20).content, "the coordinator's plans")
+    fields = Told(task.record, f"the coordinator's task {task.kind!r}", PlansError)
+    return Plans.from_json(fields.inside("plans", 20).content, "the coordinator's plans")
 
 
-def _check_version(theirs: Any) -> None:
-    if theirs != __version__:
+def _check_version(version: Any) -> None:
+    if version != __version__:
         raise PlansError(
-            f"the coordinator runs mixmfl {one_line(theirs)}, this site {__version__}; install "
-            "the same"
+            f"the coordinator runs mixmfl {one_line(version)}, this site {__version__}; "
+            "install the same"
         )

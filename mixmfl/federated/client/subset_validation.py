@@ -1,7 +1,6 @@
 """Dice per subset of modalities, measured on a site's validation cases.
 
-A site sends sums over its validation cases, as it does in validation rounds, here one per subset
-of modalities that such a case can form.
+A site sends sums over its validation cases, one per subset of the modalities of a case.
 """
 
 from collections import Counter, defaultdict
@@ -22,28 +21,28 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
     """Return the summed Dice of the site's validation cases from each subset of modalities.
 
     Args:
-        task: From ``measure_task``.
-        site: At most ``CASES_PER_SUBSET`` of its cases are used per subset.
-        plans: Of the run.
-        settings: Of the run.
+        task: Task from ``measure_task``.
+        site: The site; at most ``CASES_PER_SUBSET`` of its cases are used per subset.
+        plans: Plans of the run.
+        settings: Settings of the run.
     """
     usable = set(task.record["modalities"])
     runner = quickest(site_network(task, site, plans, settings).eval(), site.device)
     memory = memory_to(memory_from_state(task.tensors), site.device)
-    used: Counter[Subset] = Counter()  # cases
+    used: Counter[Subset] = Counter()  # number of cases
     sums: dict[Subset, dict[str, DiceSum]] = defaultdict(lambda: no_dice(plans.labels))
     for case in site.validation:
-        held = sorted(usable.intersection(case.modalities))
-        asked = [subset for subset in all_subsets(held) if used[subset] < CASES_PER_SUBSET]
-        used.update(asked)
+        available = sorted(usable.intersection(case.modalities))
+        subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
+        used.update(subsets)
         indices = plans.labels.consecutive().only(case.labelled)
-        found = segment_subsets(
-            runner, memory, case, asked, plans, settings.configuration, site.device
+        segmentations = segment_subsets(
+            runner, memory, case, subsets, plans, settings.configuration, site.device
         )
-        for subset, predicted in found.items():
+        for subset, predicted in segmentations.items():
             sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
-    told = [
+    rows = [
         [list(subset), {name: [dice.total, dice.cases] for name, dice in sums[subset].items()}]
         for subset in sorted(sums)
     ]
-    return outgoing(MEASURE, {"round": task.record["round"], "subsets": told})
+    return outgoing(MEASURE, {"round": task.record["round"], "subsets": rows})

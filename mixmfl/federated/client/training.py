@@ -1,6 +1,6 @@
-"""A round at a site: train or validate as a task says.
+"""A round at a site: it trains or validates as the server's task says.
 
-Messages are plain (see ``messages``); nothing here knows what carries them.
+Tasks and replies are ``messages.Message``; this module does not depend on their transport.
 """
 
 import dataclasses
@@ -43,15 +43,16 @@ from mixmfl.training.validation import validate
 log = logging.getLogger(__name__)
 
 
-def outgoing_registration(told: Registration) -> Message:
-    """Build what a site answers when it joins a run."""
-    return outgoing("join", {"registration": dataclasses.asdict(told)})
+def outgoing_registration(registration: Registration) -> Message:
+    """Build a site's reply when it joins a run."""
+    return outgoing("join", {"registration": dataclasses.asdict(registration)})
 
 
 def trained_blocks(task: Message, site: Site) -> dict[str, int]:
-    """Return the blocks that a site trains and its weight in each: all, or those that are named.
+    """Return the blocks that a site trains, and its aggregation weight in each.
 
-    In a masked run a block that too few sites hold is named to none, and stays as it was.
+    These are all blocks that the site holds, or those of them that the task names. In a masked run
+    no task names a block that too few sites hold, and the block stays unchanged.
     """
     named = task.record.get("blocks")
     weights = register(site).weights
@@ -59,7 +60,7 @@ def trained_blocks(task: Message, site: Site) -> dict[str, int]:
 
 
 def agreed_minimum(site: Site, settings: RunSettings) -> Minimum:
-    """Return how many cases and voxels must stand behind what the site sends in this run."""
+    """Return how many cases and voxels a statistic that the site sends must rest on."""
     return site.minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
 
 
@@ -69,15 +70,16 @@ def train_at_site(
     """Train as the task says.
 
     Args:
-        task: From ``train_task``.
-        site: With at least one training case.
-        plans: Of the run.
-        settings: Of the run.
-        optimizer_state: What this function returned in the site's last round, or empty.
+        task: Task from ``train_task``.
+        site: The site, with at least one training case.
+        plans: Plans of the run.
+        settings: Settings of the run.
+        optimizer_state: Optimizer state that this function returned in the site's last round, or
+            empty.
 
     Returns:
-        The reply: how the site's blocks changed, the prototypes of its modalities, its mean loss.
-        And the optimiser's moments, which stay at the site.
+        The reply (changes of the site's blocks, prototypes of its modalities, mean loss), and the
+        optimizer state, which stays at the site.
 
     Raises:
         PrivacyError: The site's privacy budget is spent.
@@ -137,17 +139,17 @@ def _train_privately(
     optimizer_state: State,
     privacy: Privacy,
 ) -> tuple[Message, State]:
-    """Train as ``train_at_site`` does, with differential privacy: neither loss nor prototypes."""
+    """Train with differential privacy; the reply has neither loss nor prototypes."""
     round_number = int(task.record["round"])
     size = int(plans.configuration(settings.configuration)["batch_size"])
     rate = sampling_rate(size, len(site.training))
     epsilon = spend(privacy, rate, settings.local_steps)
     network = site_network(task, site, plans, settings)
-    # the run's seed is known to the server, who could undo the noise and know who was drawn
+    # not the run's seed: with it the server could remove the noise and see which cases were drawn
     entropy = secrets.randbits(128), round_number, site.name
     weights = trained_blocks(task, site)
     drawn = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
-    moments = train_privately(
+    optimizer = train_privately(
         network,
         memory_from_state(task.tensors),
         optimizer_state,
@@ -162,13 +164,13 @@ def _train_privately(
         torch.Generator().manual_seed(secrets.randbits(63)),
     )
     record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
-    return outgoing("train", record, _changes(task, network, weights, settings)), moments
+    return outgoing("train", record, _changes(task, network, weights, settings)), optimizer
 
 
 def _changes(
     task: Message, network: SegmentationNet, blocks: Collection[str], settings: RunSettings
 ) -> State:
-    """Return how the blocks changed since the task."""
+    """Return how the blocks changed from the weights of the task."""
     after = {**select_blocks(network_state(network), blocks)}
     return changes_between(task.tensors, after, settings.update_type)
 
@@ -176,8 +178,8 @@ def _changes(
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
     """Return the summed Dice of the site's validation cases.
 
-    Each is predicted from the modalities that it has and that the task names; a case with none
-    of these is left out.
+    Each case is predicted from those of its modalities that the task names; a case with none of
+    these is left out.
     """
     sums = validate(
         site_network(task, site, plans, settings),
@@ -188,13 +190,13 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
         settings.configuration,
         site.device,
     )
-    dice = {name: [found.total, found.cases] for name, found in sums.items()}
+    dice = {name: [dice_sum.total, dice_sum.cases] for name, dice_sum in sums.items()}
     return outgoing("validate", {"round": task.record["round"], "dice": dice})
 
 
 def site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> SegmentationNet:
     """Return the network of a task, on the site's device."""
-    # encoders that the task does not bring keep their first random weights: nothing runs them
+    # encoders that are not in the task keep their random initial weights: they are not used
     network = build_network(plans, settings.configuration, settings.seed)
     load_state(network, {n: t for n, t in task.tensors.items() if not n.startswith("memory.")})
     return network.to(site.device)

@@ -1,12 +1,13 @@
-"""The one door to NVIDIA FLARE: all else goes through here, and only what lies here imports it.
+"""The adapter to NVIDIA FLARE: only this package imports FLARE.
 
 FLARE brings mutual TLS, authorisation, the audit log and the transport. A job that it starts names
 two classes of ours, ``Coordinator`` and ``SiteExecutor``, and carries no code; the kits' policies
 refuse any other class and any code.
 
-To read in this order: ``kits``, what everyone gets once; ``processes``, FLARE's, as long as a
-block; ``job``, what they are told to do; ``driver``, the coordinator's command, job after job;
-``parcels``, how a message is carried; ``coordinator`` and ``site_executor``, what runs in a job.
+Read the modules in this order: ``provisioning`` makes the start-up kits; ``processes`` runs FLARE's
+processes for the length of a ``with`` block; ``job`` describes what they do; ``runner`` runs job
+after job for the coordinator's command; ``transfer`` carries messages; ``controller`` and
+``executor`` are the two classes that run in a job.
 """
 
 from mixmfl.federated.flare.controller import Coordinator
@@ -19,16 +20,16 @@ from mixmfl.federated.flare.provisioning import (
     provision,
     site_names,
 )
-from mixmfl.federated.flare.runner import drive
+from mixmfl.federated.flare.runner import run_jobs
 
 __all__ = [
     "COORDINATOR",
     "Coordinator",
     "Network",
     "SiteExecutor",
-    "drive",
     "open_kit",
     "provision",
+    "run_jobs",
     "running_client",
     "site_names",
 ]

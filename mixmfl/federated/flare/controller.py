@@ -1,4 +1,4 @@
-"""The server's side of a job: orders are worked through, and sites asked by FLARE's tasks."""
+"""The server's side of a job: it carries out orders and sends tasks to the sites by FLARE."""
 
 import dataclasses
 import json
@@ -29,27 +29,27 @@ from mixmfl.federated.server.orders import PlanningJob, load_job, plan_remotely,
 from mixmfl.federated.state import NOT_CONNECTED
 
 _PATIENCE = 15.0
-"""Seconds in which a site that has not fetched its last task must fetch the next."""
+"""Seconds within which a site that did not fetch its last task must fetch the next one."""
 
 
 class Coordinator(Controller):
-    """The server's side of a job: works through orders, asking sites by FLARE's tasks."""
+    """The server's side of a job, as FLARE's controller."""
 
     def __init__(self, orders: str, deadline: float) -> None:
-        """Args: the orders' file; seconds that a site has for a task."""
+        """Args: orders: path of the orders' file; deadline: seconds that a site has for a task."""
         super().__init__(task_check_period=0.1)
         self._orders = Path(orders)
         self._deadline = deadline
         self._silent: set[str] = set()
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Do nothing; FLARE wants it."""
+        """Do nothing; FLARE requires it."""
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Do nothing; FLARE wants it."""
+        """Do nothing; FLARE requires it."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Work through the orders and note how it ended."""
+        """Carry out the orders and write how the job ended."""
         orders = load_job(self._orders)
         clear_unfinished(self._orders.parent)
         sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
@@ -61,17 +61,17 @@ class Coordinator(Controller):
         try:
             if isinstance(orders, PlanningJob):
                 plan_remotely(orders, ask)
-                leg = JobResult("done")
+                result = JobResult("done")
             else:
                 done = train_remotely(orders, ask, pause_file(self._orders).exists)
-                leg = JobResult("done" if done else "paused")
+                result = JobResult("done" if done else "paused")
         except QuorumError as error:
-            leg = JobResult("quorum", str(error))
-        except Exception as error:  # whatever it was, the command that waits must be told
+            result = JobResult("quorum", str(error))
+        except Exception as error:  # the command that waits must learn of any failure
             self.log_exception(fl_ctx, "the job failed")
-            named = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
-            leg = JobResult("failed", f"{named}{error}")
-        write_json(result_file(self._orders), dataclasses.asdict(leg))
+            prefix = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
+            result = JobResult("failed", f"{prefix}{error}")
+        write_json(result_file(self._orders), dataclasses.asdict(result))
 
     def process_result_of_unknown_task(
         self,
@@ -81,7 +81,7 @@ class Coordinator(Controller):
         result: Shareable,
         fl_ctx: FLContext,
     ) -> None:
-        """Drop what comes too late, if FLARE at the site has not."""
+        """Drop a reply that comes too late, if FLARE at the site has not dropped it."""
         note(self._log, f"late from {client.name}: {task_name}, dropped")
 
     def _ask(
@@ -91,7 +91,7 @@ class Coordinator(Controller):
         fl_ctx: FLContext,
         abort_signal: Signal,
     ) -> Answers:
-        free_memory()  # of what the last tasks brought
+        free_memory()  # of the last tasks' messages
         absent = {site: NOT_CONNECTED for site in tasks if site not in sites}
         cell, packed = fl_ctx.get_engine().get_cell(), _Packed(self._log.parent)
         asked = {
@@ -103,7 +103,7 @@ class Coordinator(Controller):
             self.send(item.task, fl_ctx, targets=[site], send_order=SendOrder.ANY)
         began = time.monotonic()
         while awaited := {site for site, item in asked.items() if item.open}:
-            if abort_signal.triggered:  # FLARE does so when it hears of no site any more
+            if abort_signal.triggered:  # by FLARE, when no site is connected any more
                 raise QuorumError("all sites were lost")
             waited = time.monotonic() - began
             silent = {site for site in awaited & self._silent if not asked[site].fetched}
@@ -118,19 +118,19 @@ class Coordinator(Controller):
             item.close()
         unfetched = {site for site, item in asked.items() if not item.fetched}
         self._silent = (self._silent - set(asked)) | unfetched
-        came = {site: item.answer for site, item in asked.items() if item.answer is not None}
-        return Answers(came, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
+        answers = {site: item.answer for site, item in asked.items() if item.answer is not None}
+        return Answers(answers, {**absent, **{s: i.absent for s, i in asked.items() if i.absent}})
 
 
 class _Packed:
-    """Tasks as parcels; those that say the same are one, so that it lies on disk once."""
+    """Tasks as stored messages; equal tasks share one, so that it lies on disk once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[str, StoredMessage] = {}
 
     def of(self, message: Message) -> StoredMessage:
-        """Return a message's parcel."""
+        """Return the stored form of a message."""
         same = {name: id(tensor) for name, tensor in message.tensors.items()}
         key = json.dumps([message.kind, message.record, same])
         if key not in self._known:
@@ -139,30 +139,30 @@ class _Packed:
 
 
 class _Asked:
-    """A task on its way to a site, and what comes back."""
+    """A task that was sent to a site, and the site's reply."""
 
     _at_once = threading.Semaphore(16)
-    """Replies that are fetched at once, each with a few pieces in memory."""
+    """Limit on replies fetched at the same time, each with a few pieces in memory."""
 
     def __init__(
-        self, site: str, message: Message, parcel: StoredMessage, cell: Cell, log: Path
+        self, site: str, message: Message, stored: StoredMessage, cell: Cell, log: Path
     ) -> None:
         self.answer: Answer | None = None
         self.absent = ""
         self.fetched = False
-        self._site, self._kind, self._parcel, self._cell = site, message.kind, parcel, cell
+        self._site, self._kind, self._stored, self._cell = site, message.kind, stored, cell
         self._log, self._began = log, time.monotonic()
-        # now, for it reads the parcel, and FLARE waits for us when it sends
-        self._line = describe_exchange(f"sent to {site}", parcel)
-        self._offered = Download(cell, parcel, site)
-        self._coming = False
+        # described now: this reads the message, and FLARE waits for us when it sends
+        self._line = describe_exchange(f"sent to {site}", stored)
+        self._download = Download(cell, stored, site)
+        self._replied = False
         self._stop = Signal()
         self._lock = threading.Lock()
-        told = Shareable()
-        told[PARCEL] = self._offered.address
+        data = Shareable()
+        data[PARCEL] = self._download.address
         self.task = Task(
             name=message.kind,
-            data=told,
+            data=data,
             before_task_sent_cb=self._sent,
             result_received_cb=self._take,
             task_done_cb=self._done,
@@ -180,8 +180,8 @@ class _Asked:
                 note(self._log, f"nothing from {self._site}: {self._kind}: {reason}")
 
     def close(self) -> None:
-        """Let go of the task, and of a reply that is still coming."""
-        self._offered.withdraw()
+        """Withdraw the task, and stop fetching a reply that is not complete."""
+        self._download.withdraw()
         if self.answer is None:
             self._stop.trigger("too late")
 
@@ -195,19 +195,19 @@ class _Asked:
         if PARCEL not in result:
             self.refuse(f"its reply holds no message ({one_line(result.get_return_code())})")
             return
-        self._coming = True
-        # FLARE waits for us before it hears anybody else
+        self._replied = True
+        # in a thread: FLARE handles no other reply until this callback returns
         threading.Thread(target=self._fetch, args=(result[PARCEL],), daemon=True).start()
 
     def _fetch(self, address: Any) -> None:
-        most = most_reply_bytes(self._parcel.size)
+        most = most_reply_bytes(self._stored.size)
         try:
             with self._at_once:
                 folder = self._log.parent
-                parcel = fetch(self._cell, address, self._site, most, folder, self._stop)
-            reply = parcel.open(most)
-            note(self._log, describe_exchange(f"came from {self._site}", parcel))
-        except Exception as error:  # whatever a stranger can send must end here
+                stored = fetch(self._cell, address, self._site, most, folder, self._stop)
+            reply = stored.open(most)
+            note(self._log, describe_exchange(f"came from {self._site}", stored))
+        except Exception as error:  # no reply, however malformed, may stop the job
             self.refuse(f"its reply cannot be read ({one_line(error)})")
             return
         if reply.kind == FAILED:
@@ -216,15 +216,17 @@ class _Asked:
         seconds = time.monotonic() - self._began
         with self._lock:
             if self.open:
-                self.answer = Answer(reply, parcel.size, self._parcel.size, seconds)
+                self.answer = Answer(reply, stored.size, self._stored.size, seconds)
 
     def _done(self, task: Task, fl_ctx: FLContext) -> None:
-        if not self._coming:
+        if not self._replied:
             self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
 
 
 def _failure(reply: Message) -> str:
-    theirs = reply.record.get("version")
-    if theirs != __version__:
-        return f"runs mixmfl {one_line(theirs)}, the coordinator {__version__}; install the same"
+    site_version = reply.record.get("version")
+    if site_version != __version__:
+        return (
+            f"runs mixmfl {one_line(site_version)}, the coordinator {__version__}; install the same"
+        )
     return f"could not do it ({one_line(reply.record.get('error'))})"

@@ -1,4 +1,4 @@
-"""A site's side of a job: it fetches tasks, has ``ClientService`` answer them, offers replies."""
+"""A site's side of a job: it fetches tasks, ``ClientService`` answers them, it offers replies."""
 
 from functools import partial
 from pathlib import Path
@@ -15,56 +15,56 @@ from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import clear_unfinished
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.exchange_log import note
-from mixmfl.federated.flare.provisioning import HOUSE
+from mixmfl.federated.flare.provisioning import SITE_CONFIG
 from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory
 from mixmfl.federated.messages import MOST_BYTES
 
 
 class SiteExecutor(Executor):
-    """A hospital's side of a job: hands tasks to ``ClientService``."""
+    """A site's side of a job, as FLARE's executor: it passes tasks to ``ClientService``."""
 
     def __init__(self) -> None:
-        """Nothing is set by the job; what the hospital set is read at the first task."""
+        """Take no settings from the job; the site's own are read at the first task."""
         super().__init__()
-        self._house: SiteConfig
-        self._hospital: ClientService | None = None
+        self._config: SiteConfig
+        self._service: ClientService | None = None
         self._reply: Download | None = None
 
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        """Answer a task: fetch it, do it, and say where the reply can be fetched."""
+        """Fetch a task, have it done, and return where the reply can be fetched."""
         cell = fl_ctx.get_engine().get_cell()
-        if self._hospital is None:
+        if self._service is None:
             local = fl_ctx.get_engine().get_workspace().get_site_config_dir()
-            self._house = SiteConfig.load(Path(local) / HOUSE)
-            self._hospital = ClientService(self._house)
-            clear_unfinished(self._house.work)
+            self._config = SiteConfig.load(Path(local) / SITE_CONFIG)
+            self._service = ClientService(self._config)
+            clear_unfinished(self._config.work)
         self._withdraw()
-        folder, address = self._house.work, shareable.get(PARCEL)
+        folder, address = self._config.work, shareable.get(PARCEL)
         try:
             task = fetch(cell, address, FQCN.ROOT_SERVER, MOST_BYTES, folder, abort_signal)
         except AggregationError as error:
-            note(self._house.problem_log, f"a task could not be fetched: {error}")
+            note(self._config.problem_log, f"a task could not be fetched: {error}")
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)
-        made = self._hospital.answer(task)
+        answer = self._service.answer(task)
         del task
-        free_memory()  # the next task may be long in coming
-        leaves = partial(self._hospital.note_reply, made, taken=True)
-        self._reply = Download(cell, made, FQCN.ROOT_SERVER, leaves)
+        free_memory()  # the next task may come much later
+        note_sent = partial(self._service.note_reply, answer, taken=True)
+        self._reply = Download(cell, answer, FQCN.ROOT_SERVER, note_sent)
         reply = Shareable()
         reply[PARCEL] = self._reply.address
         return reply
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Let go of the last reply when the job ends; FLARE calls it."""
+        """Withdraw the last reply when the job ends; FLARE calls this."""
         if event_type == EventType.END_RUN:
             self._withdraw()
 
     def _withdraw(self) -> None:
-        """Offer the last reply no more, and say so if nobody took it."""
+        """Stop offering the last reply, and log it if the server did not fetch it."""
         if self._reply is not None:
             self._reply.withdraw()
-            if not self._reply.taken and self._hospital is not None:
-                self._hospital.note_reply(self._reply.parcel, taken=False)
+            if not self._reply.taken and self._service is not None:
+                self._service.note_reply(self._reply.stored, taken=False)
             self._reply = None

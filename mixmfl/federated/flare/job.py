@@ -1,4 +1,4 @@
-"""A job: two classes of ours and no code, and the files by which it and the command talk."""
+"""A FLARE job: two of our classes and no code, and the files it shares with the command."""
 
 import math
 import tempfile
@@ -19,7 +19,7 @@ from mixmfl.federated.flare.processes import retry_while_busy
 from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS, SITE_CLASS
 
 _ENDING = 15.0
-"""Seconds that FLARE has to end a job whose work is done; twice that for one that is stopped."""
+"""Seconds that FLARE has to end a job that has finished; twice that for one that is aborted."""
 
 
 Status = Literal["done", "paused", "quorum", "failed"]
@@ -30,9 +30,9 @@ class JobResult:
     """How a job ended.
 
     Attributes:
-        status: ``"done"``; ``"paused"``, to go on with a site that has come back; ``"quorum"``: too
-            few sites answered; ``"failed"``.
-        reason: Where it failed.
+        status: ``"done"``; ``"paused"``: ended so that the next job includes a site that has
+            reconnected; ``"quorum"``: too few sites answered; ``"failed"``.
+        reason: What went wrong, after ``"quorum"`` and ``"failed"``.
     """
 
     status: Status
@@ -47,17 +47,17 @@ def run_job(
     deadline: float,
     each_second: Callable[[], None],
 ) -> JobResult:
-    """Have the server and sites work through a job, and return how it ended.
+    """Run a job on the server and the sites, and return how it ended.
 
     Args:
-        session: Of the server.
-        orders: Written by ``orders.save_job``; what comes of the job is noted beside it.
-        sites: That take part.
+        session: Administrator's session at the server.
+        orders: File written by ``orders.save_job``; the job writes its result beside it.
+        sites: Names of the sites that take part.
         deadline: Seconds that a site has for a task.
-        each_second: Called while it runs.
+        each_second: Called every second while the job runs.
     """
-    told = result_file(orders)
-    told.unlink(missing_ok=True)
+    result = result_file(orders)
+    result.unlink(missing_ok=True)
     pause_file(orders).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "mixmfl"
@@ -68,28 +68,29 @@ def run_job(
         while not _has_ended(session, number) and time.monotonic() < until:
             each_second()
             time.sleep(1)
-            if told.is_file() and until == math.inf:
+            if result.is_file() and until == math.inf:
                 # the work is done; FLARE may still wait for a site that hangs
                 until = time.monotonic() + _ENDING
-    finally:  # also where a site hangs: it must not be in two jobs at once
+    finally:  # even if a site hangs: it must not be in two jobs at once
         if not _has_ended(session, number):
             session.abort_job(number)
             until = time.monotonic() + 2 * _ENDING
             while not _has_ended(session, number) and time.monotonic() < until:
                 time.sleep(1)
-    if told.is_file():
-        return _read_leg(told)
+    if result.is_file():
+        return _read_result(result)
     status = session.get_job_meta(number).get("status")
     return JobResult(
         "failed", f"FLARE ended the job as {status} before it began; see the server's log"
     )
 
 
-def _read_leg(file: Path) -> JobResult:
-    told = Told(read_json(file), str(file), DataError).only(["status", "reason"])
-    if not isinstance(reason := told.content["reason"], str):
-        raise told.wrong("reason", "text")
-    return JobResult(typing.cast(Status, told.choice("status", typing.get_args(Status))), reason)
+def _read_result(file: Path) -> JobResult:
+    fields = Told(read_json(file), str(file), DataError).only(["status", "reason"])
+    if not isinstance(reason := fields.content["reason"], str):
+        raise fields.wrong("reason", "text")
+    status = fields.choice("status", typing.get_args(Status))
+    return JobResult(typing.cast(Status, status), reason)
 
 
 def _has_ended(session: Session, number: str) -> bool:
@@ -98,7 +99,7 @@ def _has_ended(session: Session, number: str) -> bool:
 
 
 def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) -> None:
-    """Write a job of two applications; each is one class of ours, and configuration only."""
+    """Write a job of two applications, each only the configuration of one of our classes."""
     coordinator = {
         "path": COORDINATOR_CLASS,
         "args": {"orders": str(orders), "deadline": deadline},
@@ -131,10 +132,10 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
 
 
 def result_file(orders: Path) -> Path:
-    """Return where a job of these orders notes how it ended."""
+    """Return the file into which a job of these orders writes how it ended."""
     return orders.with_name("leg.json")
 
 
 def pause_file(orders: Path) -> Path:
-    """Return what the command makes to have a job of these orders end after its round."""
+    """Return the file that the command creates to end a job of these orders after its round."""
     return orders.with_name("pause")

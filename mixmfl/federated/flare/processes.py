@@ -1,4 +1,4 @@
-"""FLARE's processes: each runs as long as a block, and one at a time uses a kit."""
+"""FLARE's processes: each runs for the length of a ``with`` block; one at a time uses a kit."""
 
 import io
 import socket
@@ -16,20 +16,20 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare.provisioning import ADMIN, HOUSE, ORG, Kit
+from mixmfl.federated.flare.provisioning import ADMIN, ORG, SITE_CONFIG, Kit
 
 _BUSY = 120.0
-"""Seconds for which the server may be too busy to tell how it is."""
+"""Seconds for which the server may be too busy to answer."""
 
 
 @contextmanager
 def running_server(kit: Kit) -> Iterator[Session]:
-    """Run the coordinator's server, and give a session to command it by.
+    """Run the coordinator's server, and yield an administrator's session.
 
     Raises:
-        MixmflError: It runs already, or cannot be started.
+        MixmflError: The server runs already, or cannot be started.
     """
-    with alone(kit):
+    with exclusive(kit):
         _end_orphans(kit)  # one may have the port
         _settle_server(kit)
         with _process(kit, "server", [f"org={ORG}"]) as process:
@@ -39,7 +39,7 @@ def running_server(kit: Kit) -> Iterator[Session]:
             except (NoConnection, SessionClosed, InternalError) as error:
                 raise MixmflError(
                     f"{kit.folder}: the server ended or does not answer ({error}); see log.txt "
-                    "there. What is done is kept: --resume goes on"
+                    "there. Completed rounds are kept: resume with --resume"
                 ) from None
             finally:
                 with suppress(NoConnection, SessionClosed, InternalError):
@@ -47,22 +47,26 @@ def running_server(kit: Kit) -> Iterator[Session]:
 
 
 @contextmanager
-def running_client(kit: Kit, house: SiteConfig) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a hospital's side: it joins, takes part and answers until the block ends.
+def running_client(kit: Kit, config: SiteConfig) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a hospital's client: it joins and answers tasks until the block ends.
 
     Raises:
-        MixmflError: It runs already.
+        MixmflError: The client runs already.
     """
-    with alone(kit):
+    with exclusive(kit):
         _end_orphans(kit)
-        house.save(kit.folder / "local" / HOUSE)
+        config.save(kit.folder / "local" / SITE_CONFIG)
         with _process(kit, "client", [f"uid={kit.name}", f"org={ORG}"]) as process:
             yield process
 
 
 @contextmanager
-def alone(kit: Kit) -> Iterator[None]:
-    """Hold the kit's lock: one process uses a kit at a time."""
+def exclusive(kit: Kit) -> Iterator[None]:
+    """Hold the kit's lock, so that one process uses a kit at a time.
+
+    Raises:
+        MixmflError: Another process uses the kit.
+    """
     refusal = MixmflError(f"{kit.folder}: this kit is in use by another process; end that first")
     with locked(kit.folder / "lock", 0, refusal):
         yield
@@ -70,9 +74,9 @@ def alone(kit: Kit) -> Iterator[None]:
 
 @contextmanager
 def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one of FLARE's processes with all that it starts, and end them all with the block."""
+    """Run one of FLARE's processes, and end it and all that it started with the block."""
     command = [
-        *(sys.executable, "-u", "-c", _AS_LONG_AS_US),
+        *(sys.executable, "-u", "-c", _RUN_AS_CHILD),
         f"nvflare.private.fed.app.{kind}.{kind}_train",
         *("-m", str(kit.folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"),
         *(*options, "config_folder=config"),
@@ -84,7 +88,7 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
-            start_new_session=True,  # Ctrl-C is for us, who then end it in order
+            start_new_session=True,  # only we receive Ctrl-C, and then end it in order
         )
     try:
         yield process
@@ -95,10 +99,10 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
         _end_orphans(kit)
 
 
-# runs a module, and ends when the process that started it is gone, however that was ended; what
-# FLARE starts ends with it. FLARE drops a connection whose certificate is no good without a word,
-# so that the word is said here
-_AS_LONG_AS_US = """
+# Runs a module, and ends when the process that started it is gone, however that ended; whatever
+# FLARE starts ends with it. FLARE drops a connection with an invalid certificate silently, so the
+# reason is logged here.
+_RUN_AS_CHILD = """
 import logging, os, runpy, ssl, sys, threading, time
 
 def watch(parent=os.getppid()):
@@ -106,7 +110,7 @@ def watch(parent=os.getppid()):
         time.sleep(1)
     os._exit(1)
 
-class Told(ssl.SSLObject):
+class LoggingSSLObject(ssl.SSLObject):
     def do_handshake(self):
         try:
             super().do_handshake()
@@ -116,7 +120,7 @@ class Told(ssl.SSLObject):
             logging.getLogger("mixmfl.connections").warning("a connection was refused: %s", error)
             raise
 
-ssl.SSLContext.sslobject_class = Told
+ssl.SSLContext.sslobject_class = LoggingSSLObject
 threading.Thread(target=watch, daemon=True).start()
 del sys.argv[0]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -124,7 +128,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def _end_orphans(kit: Kit) -> None:
-    """End processes that a killed command left behind; the kit's lock says that it is gone."""
+    """End processes that a killed command left behind; call it only with the kit's lock held."""
     _end(
         [
             process
@@ -136,22 +140,22 @@ def _end_orphans(kit: Kit) -> None:
 
 
 def _end(leaders: Sequence[psutil.Process]) -> None:
-    """End processes and what they started, gently first."""
-    found = [*leaders]
+    """End processes and all that they started: first by SIGTERM, then by SIGKILL."""
+    processes = [*leaders]
     for leader in leaders:
         with suppress(psutil.NoSuchProcess):
-            found += leader.children(recursive=True)
-    for process in found:
+            processes += leader.children(recursive=True)
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    for process in psutil.wait_procs(found, timeout=5)[1]:
+    for process in psutil.wait_procs(processes, timeout=5)[1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(found, timeout=5)
+    psutil.wait_procs(processes, timeout=5)
 
 
 def _settle_server(kit: Kit) -> None:
-    """Name absolute places in the kit for what the server stores, and see that its port is free."""
+    """Set absolute paths in the kit for what the server stores, and check that its port is free."""
     file = kit.folder / "local" / "resources.json"
     resources = read_json(file)
     try:
@@ -163,7 +167,7 @@ def _settle_server(kit: Kit) -> None:
         storage["args"]["root_dir"] = str(kit.folder / "snapshots")
     except (KeyError, IndexError, TypeError) as error:
         raise MixmflError(
-            f"{file}: is damaged ({type(error).__name__}: {error}); have the kit made anew by "
+            f"{file}: is damaged ({type(error).__name__}: {error}); have the kit made again by "
             "mixmfl_provision"
         ) from None
     write_json(file, resources)
@@ -175,7 +179,7 @@ def _settle_server(kit: Kit) -> None:
         except OSError as error:
             raise MixmflError(
                 f"port {port}, which the kits name, cannot be used here ({error.strerror}); end "
-                "the process that has it, or provision another port"
+                "the process that uses it, or provision another port"
             ) from None
 
 
@@ -183,7 +187,7 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
     until = time.monotonic() + 120
     while True:
         try:
-            with redirect_stdout(io.StringIO()):  # it says that it connects, each time it tries
+            with redirect_stdout(io.StringIO()):  # FLARE prints a line at each attempt
                 return new_secure_session(ADMIN, str(kit.folder / "admin"))
         except NoConnection:
             if process.poll() is not None or time.monotonic() > until:
@@ -194,7 +198,7 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
 
 
 def retry_while_busy(ask: Callable[[], Any]) -> Any:
-    """Ask the server, and again where it is too busy to answer."""
+    """Ask the server, and again while it is too busy to answer."""
     until = time.monotonic() + _BUSY
     while True:
         try:

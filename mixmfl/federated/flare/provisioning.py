@@ -1,4 +1,4 @@
-"""Start-up kits: what the coordinator and every hospital need to join, and what each allows."""
+"""Start-up kits: what the coordinator and every hospital need to join, and their policies."""
 
 import os
 import re
@@ -26,10 +26,10 @@ from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
 COORDINATOR = "coordinator"
 ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
 ORG = "mixmfl"  # FLARE wants one; rights here are by role
-HOUSE = "mixmfl.json"  # in local/ of a hospital's kit: what it set, for what a job runs there
+SITE_CONFIG = "mixmfl.json"  # in local/ of a hospital's kit: its SiteConfig, read by the job
 COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
 SITE_CLASS = "mixmfl.federated.flare.SiteExecutor"
-"""What a job may run, by the paths that kits allow and jobs name: kits outlast our files' names."""
+"""The classes that a job may run. Kits outlast our files' names, so these paths must not change."""
 
 _ROLE = "project_admin"
 _SITES = "sites.json"
@@ -48,16 +48,16 @@ _NOTHING_BUT_JOBS = {
     "shell_commands": "none",
     "byoc": "none",
 }
-"""What the coordinator may do at a hospital: start and stop jobs. It sees no file and no log."""
+"""The coordinator's rights at a hospital: start and stop jobs. It sees no file and no log."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """Who takes part, and where the coordinator is reached.
+    """The sites of a federation, and the address of its coordinator.
 
     Attributes:
-        host: Name or address of the coordinator, as the hospitals reach it.
-        port: One port; all else goes from the hospitals to it.
+        host: Name or address at which the hospitals reach the coordinator.
+        port: The only port; all connections go from the hospitals to it.
         sites: Names of the hospitals.
     """
 
@@ -70,23 +70,23 @@ class Network:
         """Read a network's file.
 
         Raises:
-            DataError: It is missing, or does not say what is needed.
+            DataError: The file is missing, or its content is not a network.
         """
-        told = read_json(path)
-        host, _, port = str(told.get("server", "")).rpartition(":")
-        sites = told.get("sites")
+        content = read_json(path)
+        host, _, port = str(content.get("server", "")).rpartition(":")
+        sites = content.get("sites")
         if not (
-            set(told) == {"server", "sites"}
+            set(content) == {"server", "sites"}
             and _is_host(host)
             and _is_port(port)
             and _are_sites(sites)
-            # of folders, too, and not everywhere are these two where only the case differs
+            # they name folders too, and some file systems ignore case
             and len(names := {name.lower() for name in sites}) == len(sites)
             and not names & {*_TAKEN, host.lower()}
         ):
             raise DataError(
                 f'{path}: {{"server": "host:port", "sites": ["north", …]}} is needed: a name or an '
-                "IPv4 address at which the hospitals reach the coordinator, a port up to 65535, "
+                "IPv4 address at which the hospitals reach the coordinator; a port up to 65535; "
                 "and for each hospital a name of letters, digits and hyphens, each once, none of "
                 f"{', '.join(sorted(_TAKEN))} and not the host's; no name is longer than "
                 f"{_LONGEST_NAME}"
@@ -99,10 +99,10 @@ class Kit:
     """A start-up kit.
 
     Attributes:
-        folder: Of the kit.
-        name: Of the hospital, or ``COORDINATOR``.
+        folder: Folder of the kit.
+        name: Name of the hospital, or ``COORDINATOR``.
         server: ``host:port`` of the coordinator.
-        expires: When its certificate ends, in UTC.
+        expires: When the kit's certificate expires, in UTC.
     """
 
     folder: Path
@@ -112,30 +112,40 @@ class Kit:
 
 
 def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[Path, ...]:
-    """Write a kit for the coordinator and for every hospital; those that are there stay.
+    """Write a kit for the coordinator and for every hospital; existing kits stay.
 
     The certificate authority is made at the first call and kept in ``out/authority``, so that a
-    later call can add hospitals.
+    later call can add hospitals. A renewed kit is issued by this same authority, so that all other
+    kits keep working.
 
     Args:
-        network: Who takes part.
+        network: The sites and the coordinator's address.
         out: Folder of kits.
-        renew: Hospitals whose kits are made anew, with another key; the old ones are set aside.
+        renew: Sites, or ``COORDINATOR``, whose kits are made again, with another key and
+            certificate; the old kits are set aside.
 
     Returns:
         The folders written.
 
     Raises:
-        DataError: FLARE could not make them, or kits of another server are there.
+        DataError: FLARE could not make the kits, ``out`` holds kits of another server, or a kit
+            to renew does not exist.
     """
-    if strange := sorted(name for name in renew if not (out / name).is_dir()):
-        raise DataError(f"{out}: holds no kit of {strange[0]}, so there is none to renew")
-    if (out / COORDINATOR).is_dir():
-        there = open_kit(out / COORDINATOR, coordinator=True).server
-        if there != f"{network.host}:{network.port}":
+    names = (COORDINATOR, *network.sites)
+    for name in renew:
+        if name not in names:
             raise DataError(
-                f"{out}: holds kits for the server {there}, asked for is "
-                f"{network.host}:{network.port}; make those in another folder, for everyone"
+                f"--renew {name}: is not in this network; its kits are {', '.join(names)}"
+            )
+        if not (out / name).is_dir():
+            raise DataError(f"{out}: holds no kit of {name}, so there is none to renew")
+    if (out / COORDINATOR).is_dir():
+        # an expired certificate is no obstacle: it may be the one to renew
+        existing = _read_kit(out / COORDINATOR, coordinator=True).server
+        if existing != f"{network.host}:{network.port}":
+            raise DataError(
+                f"{out}: holds kits for the server {existing}, not for "
+                f"{network.host}:{network.port}; make new kits for everyone in another folder"
             )
     authority = out / "authority"
     authority.mkdir(parents=True, exist_ok=True)
@@ -152,41 +162,48 @@ def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[P
         CertBuilder(root_valid_days=_AUTHORITY_DAYS),
         SignatureBuilder(),
     ]
-    for name in renew:
-        _forget(authority, name)
+    for name in sorted(set(renew)):
+        _forget(authority, [network.host, ADMIN] if name == COORDINATOR else [name])
         (out / name).rename(_aside(out / name))
     old_mask = os.umask(0o077)  # keys, and the authority's own, are for their owner alone
     try:
         context = Provisioner(str(authority), builders).provision(project, logger=_Quiet())
-        made = context.get("current_prod_dir")
-        if context.get("build_error") or not made:
+        built = context.get("current_prod_dir")
+        if context.get("build_error") or not built:
             raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
-        shutil.move(Path(made) / ADMIN, Path(made) / network.host / "admin")
+        shutil.move(Path(built) / ADMIN, Path(built) / network.host / "admin")
         written = []
-        for name in (COORDINATOR, *network.sites):
-            source = Path(made) / (network.host if name == COORDINATOR else name)
+        for name in names:
+            source = Path(built) / (network.host if name == COORDINATOR else name)
             if not (out / name).exists():
                 _write_policies(source, name)  # before it is where somebody may take it
                 shutil.move(source, out / name)
                 written.append(out / name)
         write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
-        shutil.rmtree(made)
+        shutil.rmtree(built)
     finally:
         os.umask(old_mask)
     return tuple(written)
 
 
-def _forget(authority: Path, name: str) -> None:
-    """Have the authority make a site's key and certificate anew."""
+def _forget(authority: Path, subjects: Sequence[str]) -> None:
+    """Remove keys and certificates from the authority's records, so that it issues new ones.
+
+    Args:
+        authority: Folder of the certificate authority.
+        subjects: Subjects of the certificates: a site's name; for the coordinator its server's
+            host and ``ADMIN``.
+    """
     file = authority / _PROJECT / "state" / "cert.json"
     state = read_json(file)
-    del state[name]
+    for subject in subjects:
+        state.pop(subject, None)  # a call that was interrupted may have removed it
     write_json(file, state)
     file.chmod(0o600)
 
 
 def _aside(kit: Path) -> Path:
-    """Return a free name for a kit that is replaced."""
+    """Return an unused path for a kit that is replaced."""
     number = 1
     while (aside := kit.with_name(f"{kit.name}.replaced-{number}")).exists():
         number += 1
@@ -197,11 +214,27 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
     """Read a kit.
 
     Args:
-        folder: Of the kit.
-        coordinator: Whether it must be the coordinator's; else it must be a hospital's.
+        folder: Folder of the kit.
+        coordinator: Whether the kit must be the coordinator's; otherwise it must be a hospital's.
 
     Raises:
-        DataError: It is no kit of this kind, or its certificate has expired.
+        DataError: The folder is no kit of this kind, or its certificate has expired.
+    """
+    kit = _read_kit(folder, coordinator=coordinator)
+    if kit.expires < datetime.now(timezone.utc):
+        certificate = folder / "startup" / ("server.crt" if coordinator else "client.crt")
+        raise DataError(
+            f"{certificate}: expired on {kit.expires:%Y-%m-%d}; have the kit made again by "
+            "mixmfl_provision --renew"
+        )
+    return kit
+
+
+def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
+    """Read a kit whose certificate may have expired.
+
+    Raises:
+        DataError: The folder is no kit of this kind, or is damaged.
     """
     startup = folder / "startup"
     whose = "the coordinator's" if coordinator else "a hospital's"
@@ -212,30 +245,24 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
             f"{folder}: is not {whose} start-up kit; mixmfl_provision makes kits, and each is used "
             "where it belongs"
         )
-    told = read_json(config)
+    content = read_json(config)
     try:
-        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+        x509_certificate = x509.load_pem_x509_certificate(certificate.read_bytes())
     except ValueError as error:
         raise _damaged(certificate, error) from None
-    expires = found.not_valid_after_utc
-    if expires < datetime.now(timezone.utc):
-        raise DataError(
-            f"{certificate}: expired on {expires:%Y-%m-%d}; have the kit made anew by "
-            "mixmfl_provision --renew"
-        )
     try:
-        name = COORDINATOR if coordinator else told["client"]["fqsn"]
-        server = told["servers"][0]["service"]["target"]
+        name = COORDINATOR if coordinator else content["client"]["fqsn"]
+        server = content["servers"][0]["service"]["target"]
     except (KeyError, IndexError, TypeError) as error:
         raise _damaged(config, error) from None
     host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
     if not _is_host(host) or not _is_port(port) or not _is_site(name):
         raise _damaged(config, f"server {quoted(server)}, name {quoted(name)}")
-    return Kit(folder.resolve(), name, server, expires)
+    return Kit(folder.resolve(), name, server, x509_certificate.not_valid_after_utc)
 
 
 def site_names(kit: Kit) -> tuple[str, ...]:
-    """Return the hospitals that kits were made for together with the coordinator's.
+    """Return the names of the hospitals that have kits of the same network.
 
     Raises:
         DataError: The kit is damaged.
@@ -248,12 +275,12 @@ def site_names(kit: Kit) -> tuple[str, ...]:
 
 
 def _write_policies(kit: Path, name: str) -> None:
-    """Say in a kit what its owner's FLARE lets others do."""
+    """Write into a kit what FLARE at its owner allows others to do."""
     local = kit / "local"
     resources = read_json(local / "resources.json.default")
     resources["class_allow_list"] = [COORDINATOR_CLASS if name == COORDINATOR else SITE_CLASS]
     resources["class_list_enforcement_mode"] = "enforce"
-    # FLARE would stream a hospital's error log to the server; ours stays in the house
+    # FLARE would stream a hospital's error log to the server; ours stays at the site
     resources["allow_log_streaming"] = False
     resources["components"] = [c for c in resources["components"] if "log" not in c["id"]]
     write_json(local / "resources.json", resources)
@@ -280,23 +307,23 @@ def _is_port(digits: str) -> bool:
     return re.fullmatch("[0-9]{1,5}", digits) is not None and 0 < int(digits) < 2**16
 
 
-def _is_name(name: str, form: str) -> bool:
-    """Say whether a name is of a form, and short enough to go into a certificate."""
-    return len(name) <= _LONGEST_NAME and re.fullmatch(form, name) is not None
+def _is_name(name: str, pattern: str) -> bool:
+    """Return whether a name matches a pattern and is short enough for a certificate."""
+    return len(name) <= _LONGEST_NAME and re.fullmatch(pattern, name) is not None
 
 
 def _damaged(file: Path, why: object) -> DataError:
-    return DataError(f"{file}: is damaged ({why}); have the kit made anew by mixmfl_provision")
+    return DataError(f"{file}: is damaged ({why}); have the kit made again by mixmfl_provision")
 
 
 class _Quiet:
-    """Lets through what FLARE's provisioner calls errors."""
+    """A logger that prints only what FLARE's provisioner calls errors."""
 
     def debug(self, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     info = warning = debug
 
     def error(self, message: str, *args: Any) -> None:
-        """Say it on stderr."""
+        """Print the message on stderr."""
         sys.stderr.write(f"{message}\n")

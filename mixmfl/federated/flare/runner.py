@@ -1,4 +1,4 @@
-"""Carrying out orders: the coordinator's command has its server run job after job."""
+"""Carry out orders for the coordinator's command: start its server and run job after job."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +14,10 @@ from mixmfl.federated.server.orders import Orders, job_file, save_job
 from mixmfl.federated.state import NOT_CONNECTED
 
 _LOST_AFTER = 40.0
-"""Seconds without a sign of life after which a hospital is not connected; it gives one every 10."""
+"""Seconds without a heartbeat after which a site counts as not connected; it sends one every 10."""
 
 
-def drive(
+def run_jobs(
     kit: Kit,
     orders: Orders,
     *,
@@ -28,27 +28,27 @@ def drive(
 ) -> None:
     """Carry out orders, with a server that runs as long as this function.
 
-    A job's sites are those connected when it starts. So when a site that was lost has come back,
-    the job ends after its round and the next goes on with that site.
+    A job's sites are those connected when it starts. When a lost site has reconnected, the job
+    therefore ends after its round, and the next job includes that site.
 
     Args:
-        kit: The coordinator's.
-        orders: Of planning or of a run. A new one waits for all of its sites.
-        quorum: How many must answer for a round to count.
+        kit: The coordinator's kit.
+        orders: Orders for planning or for a run. A new run waits for all of its sites.
+        quorum: Number of sites that must answer for a round to count.
         deadline: Seconds that a site has for a task.
-        say: Told what is waited for.
-        report: Called with the run every second while a job of it runs.
+        say: Called with a line about what this function waits for.
+        report: Called with the run every second while one of its jobs runs.
 
     Raises:
-        MixmflError: It failed, or too few sites answered three times.
+        MixmflError: A job failed, or too few sites answered three times.
     """
     file, sites = job_file(orders.out), orders.sites
-    going_on = holds_run(orders.out)
+    resuming = holds_run(orders.out)
     save_job(orders, file)
     done = 0
 
-    def look() -> Run | None:
-        """Read the run as far as it is, and report it."""
+    def read_progress() -> Run | None:
+        """Read the run up to its last round, and report it."""
         nonlocal done
         if not holds_run(orders.out):
             return None
@@ -57,42 +57,42 @@ def drive(
         report(run)
         return run
 
-    look()
+    read_progress()
     with running_server(kit) as session:
         say(f"serving at {kit.server}")
-        _await(session, sites, quorum if going_on else len(sites), say)
+        _wait_for(session, sites, quorum if resuming else len(sites), say)
         too_few = 0
         while True:
             begun = done
 
             def each_second(begun: int = begun) -> None:
-                run = look()
-                if done > begun and run is not None and _has_come_back(run, connected(session)):
+                run = read_progress()
+                if done > begun and run is not None and _has_reconnected(run, connected(session)):
                     pause_file(file).touch()
 
-            here = sorted(connected(session) & set(sites))
-            leg = run_job(session, file, here, deadline=deadline, each_second=each_second)
-            look()
+            online = sorted(connected(session) & set(sites))
+            result = run_job(session, file, online, deadline=deadline, each_second=each_second)
+            read_progress()
             too_few = 0 if done > begun else too_few
-            if leg.status == "done":
+            if result.status == "done":
                 return
-            if leg.status == "failed":
-                raise MixmflError(leg.reason)
-            if leg.status == "quorum":
+            if result.status == "failed":
+                raise MixmflError(result.reason)
+            if result.status == "quorum":
                 too_few += 1
                 if too_few == 3:
                     raise MixmflError(
-                        f"{leg.reason}; that was the third time, so this stops. What is done is "
-                        "kept: see to the sites, or give a longer --deadline, and --resume"
+                        f"{result.reason}; that was the third time, so this stops. Completed "
+                        "rounds are kept: check the sites, or set a longer --deadline, and --resume"
                     )
-                say(f"{leg.reason}; the round is repeated")
+                say(f"{result.reason}; the round is repeated")
             else:
                 say("a site has come back")
-            _await(session, sites, quorum, say)
+            _wait_for(session, sites, quorum, say)
 
 
 def connected(session: Session) -> set[str]:
-    """Return the hospitals that are connected now."""
+    """Return the names of the sites that are connected now."""
     now = time.time()
     return {
         client.name
@@ -101,29 +101,31 @@ def connected(session: Session) -> set[str]:
     }
 
 
-def _await(session: Session, sites: Sequence[str], enough: int, say: Callable[[str], None]) -> None:
-    """Wait until enough sites are connected, and a little for all."""
-    told: set[str] | None = None
+def _wait_for(
+    session: Session, sites: Sequence[str], enough: int, say: Callable[[str], None]
+) -> None:
+    """Wait until all sites are connected, or enough of them and 20 s have passed."""
+    reported: set[str] | None = None
     patience = time.monotonic() + 20
     while True:
-        here = connected(session) & set(sites)
-        if here != told:
-            missing = sorted(set(sites) - here)
-            say(f"connected: {', '.join(sorted(here)) or 'nobody yet'}")
+        online = connected(session) & set(sites)
+        if online != reported:
+            missing = sorted(set(sites) - online)
+            say(f"connected: {', '.join(sorted(online)) or 'nobody yet'}")
             if missing:
                 say(f"waiting for {', '.join(missing)} (mixmfl_site there)")
-            told = here
-        if len(here) == len(sites) or (len(here) >= enough and time.monotonic() > patience):
+            reported = online
+        if len(online) == len(sites) or (len(online) >= enough and time.monotonic() > patience):
             return
         time.sleep(1)
 
 
-def _has_come_back(run: Run, here: set[str]) -> bool:
-    """Say whether a site is here that the last round could not reach."""
+def _has_reconnected(run: Run, online: set[str]) -> bool:
+    """Return whether a site is connected again that the last round could not reach."""
     last = run.history[-1]
     lost = {
         site
         for site in run.registrations
         if site not in last or last[site].absent.startswith(NOT_CONNECTED)
     }
-    return bool(lost & here)
+    return bool(lost & online)

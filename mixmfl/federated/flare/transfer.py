@@ -1,4 +1,4 @@
-"""Parcels as FLARE carries them: one end offers a message, the other fetches it in pieces."""
+"""Messages as FLARE carries them: one end offers a message, the other fetches it in pieces."""
 
 import gc
 from collections.abc import Callable
@@ -21,25 +21,32 @@ from mixmfl.core.files import unlinked_file
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.federated.messages import StoredMessage
 
-PARCEL = "parcel"  # in a task and in a result: where the message itself can be fetched
-_CHUNK = 4 * 2**20  # bytes that are fetched at once
-_ANSWER_SECONDS = 30.0  # for a chunk; FLARE asks three times more
-_DAYS = 7 * 86400.0  # a parcel is withdrawn by us; this is when FLARE would
+PARCEL = "parcel"  # key in a task and in a result: where the message can be fetched
+_CHUNK = 4 * 2**20  # bytes of one piece
+_ANSWER_SECONDS = 30.0  # per piece; FLARE asks up to three times again
+_DAYS = 7 * 86400.0  # we withdraw messages ourselves; FLARE would after this time
 
 
 class Download(Downloadable):
-    """A parcel that one end of the network may fetch, piece by piece, until it is withdrawn."""
+    """A message that one end of the network may fetch in pieces, until it is withdrawn."""
 
     def __init__(
         self,
         cell: Cell,
-        parcel: StoredMessage,
+        stored: StoredMessage,
         receiver: str,
         begun: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: to whom alone it is given; called before the first piece is."""
-        super().__init__(parcel)
-        self.parcel = parcel
+        """Offer a message.
+
+        Args:
+            cell: This process's end of FLARE's network.
+            stored: The message.
+            receiver: Name of the only end that may fetch it.
+            begun: Called before the first piece is given.
+        """
+        super().__init__(stored)
+        self.stored = stored
         self._receiver, self._begun = receiver, begun
         self.taken = False
         self._transaction = DownloadService.new_transaction(cell, _DAYS)
@@ -47,25 +54,25 @@ class Download(Downloadable):
         self.address = {"from": cell.get_fqcn(), "number": number}
 
     def produce(self, state: Any, requester: str) -> tuple[str, bytes | None, dict[str, int]]:
-        """Return a piece; FLARE calls it."""
-        place = state["place"] if state else 0
-        if FQCN.split(requester)[0] != self._receiver or type(place) is not int or place < 0:
+        """Return the next piece; FLARE calls this."""
+        position = state["place"] if state else 0
+        if FQCN.split(requester)[0] != self._receiver or type(position) is not int or position < 0:
             raise ValueError(f"{requester} asks for what is not there for it")
         if not self.taken:
             self.taken = True
             self._begun()
-        piece = self.parcel.read(place, _CHUNK)
+        piece = self.stored.read(position, _CHUNK)
         if not piece:
             return ProduceRC.EOF, None, {}
-        return ProduceRC.OK, piece, {"place": place + len(piece)}
+        return ProduceRC.OK, piece, {"place": position + len(piece)}
 
     def withdraw(self) -> None:
-        """Give it to nobody any more."""
+        """Stop offering the message."""
         DownloadService.delete_transaction(self._transaction)
 
 
 class _Pieces(Consumer):
-    """Writes what is fetched to a file, up to a limit."""
+    """A consumer that writes fetched pieces to a file, up to a limit."""
 
     supports_pipelining = True  # the next piece is on its way while this one is written
 
@@ -75,7 +82,7 @@ class _Pieces(Consumer):
         self._file, self._most, self._size = file, most_bytes, 0
 
     def consume(self, ref_id: str, state: dict[str, int], data: Any) -> dict[str, int]:
-        """Take a piece; FLARE calls it."""
+        """Write a piece; FLARE calls this."""
         self._size += len(data)
         if self._size > self._most:
             raise ValueError(f"more than {self._most} bytes came")
@@ -83,28 +90,28 @@ class _Pieces(Consumer):
         return dict(state)
 
     def download_completed(self, ref_id: str) -> None:
-        """Do nothing; FLARE wants it."""
+        """Do nothing; FLARE requires it."""
 
     def download_failed(self, ref_id: str, reason: str) -> None:
-        """Remember why."""
+        """Store the reason."""
         self.problem = reason or "it cannot be fetched"
 
 
 def fetch(
     cell: Cell, address: Any, sender: str, most_bytes: int, folder: Path, stop: Signal
 ) -> StoredMessage:
-    """Fetch a parcel that the other end offers.
+    """Fetch a message that the other end offers.
 
     Args:
-        cell: Ours.
-        address: As the other end tells it.
-        sender: From whom alone it is fetched.
-        most_bytes: That it may have.
-        folder: On whose disk it comes.
-        stop: Ends it early.
+        cell: This process's end of FLARE's network.
+        address: The ``Download.address`` that the other end sent.
+        sender: Name of the only end from which the message is fetched.
+        most_bytes: Largest size that is accepted.
+        folder: Folder on whose disk the message is stored.
+        stop: Stops fetching when it is triggered.
 
     Raises:
-        AggregationError: It could not be fetched.
+        AggregationError: The message could not be fetched.
     """
 
     def write(path: Path) -> None:
@@ -124,10 +131,10 @@ def fetch(
 
 
 def free_memory() -> None:
-    """Free what is held by circles of references alone, now, and the files of messages with it.
+    """Collect reference cycles now, and with them the files of messages.
 
-    FLARE's tasks are such circles, and so is what training leaves. Python looks for them rarely
-    where little is made anew: messages of several rounds would lie on disk.
+    FLARE's tasks are such cycles, and so is what training leaves. Python collects them rarely where
+    few objects are created: messages of several rounds would lie on disk.
     """
     gc.collect()
     give_back_memory()

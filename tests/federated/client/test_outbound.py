@@ -46,7 +46,7 @@ def fingerprint_of(*cases: tuple[str, ...], core: int = 1) -> Fingerprint:
     return merge_fingerprints(parts)
 
 
-def test_all_that_a_site_sends_in_a_run_is_what_was_foretold(tmp_path: Path) -> None:
+def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(tmp_path: Path) -> None:
     plans = small_plans()
     site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1)
     told = {"north": register(site)}
@@ -90,21 +90,24 @@ def test_a_site_with_a_privacy_budget_foretells_neither_loss_nor_prototypes(
 def test_a_message_from_a_site_is_built_in_one_place() -> None:
     """Calls of ``Message`` elsewhere are tasks, which a server sends."""
     root = Path(__file__).parents[3] / "mixmfl"
-    built: dict[str, list[str]] = {}
+    built: dict[str, set[str]] = {}
     for file in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 calls = [c for c in ast.walk(node) if isinstance(c, ast.Call)]
                 if any(ast.unparse(call.func) == "Message" for call in calls):
-                    name = file.relative_to(root / "federated").with_suffix("").as_posix()
-                    built.setdefault(name, []).append(node.name)
-    assert built.pop("client/outbound") == ["outgoing"]
-    assert built["server/merge"] == ["personalization_task", "train_task", "validation_task"]
-    assert built["server/secure_aggregation"] == [
-        "keys_tasks", "shares_tasks", "masked_tasks", "unmask_tasks"
-    ]  # fmt: skip
-    # a site's steps of a masked round and of a personalised model train by a task of its own
-    assert {name for name in built if not name.startswith("server/")} <= {"messages"}
+                    place = file.relative_to(root / "federated").as_posix()
+                    built.setdefault(place, set()).add(node.name)
+    assert built == {
+        "client/outbound.py": {"outgoing"},
+        "messages.py": {"_message"},  # reads one that arrived
+        "server/merge.py": {"train_task", "validation_task", "personalization_task"},
+        "server/orders.py": {"train_remotely", "plan_remotely"},
+        "server/secure_aggregation.py": {
+            *("keys_tasks", "shares_tasks", "masked_tasks", "unmask_tasks"),
+        },
+        "server/subset_validation.py": {"read_measured"},  # as a validation reply
+    }
 
 
 def test_what_is_not_listed_cannot_be_sent() -> None:
@@ -124,7 +127,7 @@ def test_a_minimum_is_lowered_only_where_both_lower_it() -> None:
     assert Minimum().agreed(Minimum()) == Minimum(0, 0)
 
 
-def test_a_fingerprint_of_few_cases_is_not_told() -> None:
+def test_a_fingerprint_of_few_cases_is_withheld() -> None:
     four = fingerprint_of(*[("t1",)] * 4)
     assert withhold_small_counts(four, 5, 0) is None
     record = {"fingerprint": four.to_json(), "labels": {}}

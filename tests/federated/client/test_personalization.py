@@ -1,4 +1,4 @@
-"""A site's own copy of the model: made at the site, kept in the run, exported by the commands."""
+"""The personalised model of a site: made there, kept in the run, exported by the commands."""
 
 import dataclasses
 import math
@@ -142,7 +142,7 @@ def test_a_copy_is_kept_only_where_it_is_better(dice: float, before: float, kept
 
 
 class _KilledError(Exception):
-    """Stands for the process being killed."""
+    """Raised in place of killing the process."""
 
 
 def test_a_site_whose_copy_is_made_is_not_asked_again(
@@ -188,7 +188,7 @@ def test_an_exported_copy_is_the_model_of_all_but_for_the_sites_own_blocks(
     number, _ = export_model(run.folder, "best", mine, site="north")
     assert number == 1
     (common, header), (found, my_header) = tensor_store.read(of_all), tensor_store.read(mine)
-    assert my_header.pop("expected") == []  # what was measured is the Dice of the model of all
+    assert my_header.pop("expected") == []  # what was measured is the Dice of the global model
     assert header.pop("expected") != []
     assert my_header == header
     assert found.keys() == common.keys()
@@ -222,10 +222,10 @@ def test_a_site_without_a_copy_that_it_uses_exports_none(run: Run, tmp_path: Pat
 # --- by the commands
 
 
-def test_sites_make_own_copies_and_export_them_by_the_commands(
+def test_sites_personalise_and_export_by_the_commands(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # the model of all learns next to nothing in its one round, so that a copy must be better
+    # the global model learns next to nothing in its one round: a personalised one must be better
     plans = small_plans(
         rounds=1,
         local_steps=12,
@@ -242,26 +242,26 @@ def test_sites_make_own_copies_and_export_them_by_the_commands(
     assert command("mixmfl_train_federated", *asked) == 0
     said = capsys.readouterr().out
     (dice, before) = re.findall(
-        r"site north: own copy, validation Dice (\S+), model of all (\S+); kept\n",
+        r"site north: personalised model, validation Dice (\S+), global model (\S+); kept\n",
         said,
     )[0]
     assert float(dice) > float(before) + 0.1
-    assert "no own copy without validation cases: south\n" in said
+    assert "no personalised model, for lack of validation cases: south\n" in said
     assert f"mixmfl_export -i {run} --site SITE -o FILE.safetensors" in said
     again = command("mixmfl_train_federated", *asked, "--resume")
     assert again == 0
-    assert f"site north: own copy, validation Dice {dice}" in capsys.readouterr().out
+    assert f"site north: personalised model, validation Dice {dice}" in capsys.readouterr().out
 
     model = (run / "model.safetensors").read_bytes()
     export = ["-i", run, "-o", mine, "--site"]
     assert command("mixmfl_export", *export, "north", "--round", 1) == 2
-    assert "--site: own copies are made from the best round; leave --round" in (
+    assert "--site: personalised models are made from the best round; leave" in (
         capsys.readouterr().err
     )
     assert command("mixmfl_export", *export, "south") == 2
     assert "site 'south'" in capsys.readouterr().err
     assert not mine.exists()
     assert command("mixmfl_export", *export, "north") == 0
-    assert f"of site north, from the model of round 1: {mine}" in capsys.readouterr().out
+    assert f"of site north, based on the global model of round 1: {mine}" in capsys.readouterr().out
     assert command("mixmfl_use_model", mine) == 0
     assert mine.read_bytes() != model == (run / "model.safetensors").read_bytes()

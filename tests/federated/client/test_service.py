@@ -1,4 +1,4 @@
-"""A hospital and its coordinator as a network joins them, without the network."""
+"""A site's service and the coordinator exchange messages directly, without a network."""
 
 import dataclasses
 import hashlib
@@ -72,22 +72,22 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
 
 
 def answer(hospital: ClientService, content: bytes) -> bytes:
-    """Have a hospital answer a task, and take the reply."""
+    """Return a site's reply to a task, noted as sent."""
     reply = hospital.answer(StoredMessage.store(content, Path(tempfile.gettempdir())))
     hospital.note_reply(reply, taken=True)
     return reply.read(0, reply.size)
 
 
 class Federation:
-    """Hospitals that are asked directly; one that is down answers nothing."""
+    """Sites that are asked directly; one that is down does not answer."""
 
     def __init__(self, folder: Path, plans: Plans) -> None:
-        self.houses = {}
+        self.configs = {}
         for name, cases in CASES.items():
             stored_site(folder / name, name, cases, plans)
             here, data = folder / name, folder / "nothing"
-            self.houses[name] = SiteConfig(name, data, here, minimum=Minimum())
-        self.hospitals = {name: ClientService(house) for name, house in self.houses.items()}
+            self.configs[name] = SiteConfig(name, data, here, minimum=Minimum())
+        self.hospitals = {name: ClientService(config) for name, config in self.configs.items()}
         self.down: set[str] = set()
         self.asked: list[tuple[str, str]] = []
 
@@ -108,7 +108,7 @@ class Federation:
         return Answers(came, absent)
 
     def restart(self) -> None:
-        self.hospitals = {name: ClientService(house) for name, house in self.houses.items()}
+        self.hospitals = {name: ClientService(config) for name, config in self.configs.items()}
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def orders(tmp_path: Path) -> TrainingJob:
 def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
     """Return the model of the same run in one process."""
     sites: list[Site] = []
-    for name, house in federation.houses.items():
-        sites += open_sites(house.work, plans, "2d", "0", 0, torch.device("cpu"), 0, [name])
+    for name, config in federation.configs.items():
+        sites += open_sites(config.work, plans, "2d", "0", 0, torch.device("cpu"), 0, [name])
     simulate(plans, sites, SETTINGS, "0", out)
     return (out / "model.safetensors").read_bytes()
 
@@ -152,11 +152,11 @@ def test_hospitals_train_what_one_process_would(
     assert train(federation, orders)
     model = (orders.out / "model.safetensors").read_bytes()
     assert model == embedded(federation, plans, tmp_path / "embedded")
-    for house in federation.houses.values():  # the model is every hospital's to use
-        assert (house.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
+    for config in federation.configs.values():  # the model is every hospital's to use
+        assert (config.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
 
 
-def test_a_run_goes_on_after_coordinator_and_hospitals_were_restarted(
+def test_a_run_resumes_after_coordinator_and_sites_were_restarted(
     tmp_path: Path, federation: Federation, orders: TrainingJob, plans: Plans
 ) -> None:
     assert not train(federation, orders, stop_after=1)
@@ -167,7 +167,7 @@ def test_a_run_goes_on_after_coordinator_and_hospitals_were_restarted(
     assert model == embedded(federation, plans, tmp_path / "embedded")
 
 
-def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
+def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
     federation: Federation, plans: Plans
 ) -> None:
     north = federation.hospitals["north"]
@@ -183,7 +183,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
         {},
     )
     told = decode(answer(north, encode(join))).record["registration"]
-    site = federation.houses["north"].work
+    site = federation.configs["north"].work
     state = first_state(plans, SETTINGS)
     (opened,) = open_sites(site, plans, "2d", "0", 0, torch.device("cpu"), 0)
     registration = register(opened)
@@ -192,15 +192,18 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_moments(
     second = encode(train_task(type(state)(1, state.weights, {}), registration))
     answer(north, first)
     once = answer(north, second)
-    assert answer(north, second) == once  # not from the moments that the first try left
-    without = ClientService(federation.houses["south"])
+    assert answer(north, second) == once  # not from the state after the first try
+    without = ClientService(federation.configs["south"])
     assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
     (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
-    assert answer(north, second) != once  # starts from fresh moments
-    assert "moments of round 1 are left out" in federation.houses["north"].problem_log.read_text()
+    assert answer(north, second) != once  # starts from an empty state
+    assert (
+        "the optimizer state of round 1 is left out"
+        in federation.configs["north"].problem_log.read_text()
+    )
 
 
-def test_a_lost_hospital_is_absent_and_comes_back(
+def test_a_lost_site_is_left_out_and_reconnects(
     federation: Federation, orders: TrainingJob
 ) -> None:
     assert not train(federation, orders, stop_after=1)
@@ -238,7 +241,7 @@ def test_a_hospital_that_comes_back_with_other_cases_is_left_out(
     federation: Federation, orders: TrainingJob
 ) -> None:
     assert not train(federation, orders, stop_after=1)
-    lost = federation.houses["south"].work / "sites" / "south" / "2d" / "p0.json"
+    lost = federation.configs["south"].work / "sites" / "south" / "2d" / "p0.json"
     kept = lost.read_bytes()
     lost.unlink()
     federation.restart()
@@ -249,14 +252,14 @@ def test_a_hospital_that_comes_back_with_other_cases_is_left_out(
     assert train(federation, orders)
 
 
-def test_own_copies_stay_at_the_hospital(
+def test_personalised_models_stay_at_the_site(
     tmp_path: Path, federation: Federation, orders: TrainingJob
 ) -> None:
     assert train(federation, TrainingJob(**{**vars(orders), "personalize": True}))
     told = open_run(orders.out).personal
     assert set(told) == set(CASES)  # each has a validation case
-    for name, house in federation.houses.items():
-        own = house.work / "runs" / "abc123" / "own_model.safetensors"
+    for name, config in federation.configs.items():
+        own = config.work / "runs" / "abc123" / "own_model.safetensors"
         assert own.is_file() == told[name].kept
         if told[name].kept:
             load_model(own)
@@ -265,31 +268,31 @@ def test_own_copies_stay_at_the_hospital(
 
 
 def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
-    houses = {}
+    configs = {}
     for name, modalities in {"north": ("t1", "t2"), "south": ("flair", "t1")}.items():
         data = tmp_path / "data" / name
         for number in range(2):
             write_case(data / f"{name}_patient{number}", modalities, number)
         (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
-        houses[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
+        configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
     federation = object.__new__(Federation)
-    federation.hospitals = {name: ClientService(house) for name, house in houses.items()}
+    federation.hospitals = {name: ClientService(config) for name, config in configs.items()}
     federation.down, federation.asked = set(), []
     out = tmp_path / "work"
-    plan_remotely(PlanningJob(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
+    plan_remotely(PlanningJob(out, tuple(configs), "demo", ("2d",), (0, 0)), federation.ask)
     plans = Plans.load(out / "plans.json")
     assert plans.modalities == ("flair", "t1", "t2")
     assert json.loads((out / "preprocessed.json").read_text()) == {
-        name: {"2d": [2, 0]} for name in houses
+        name: {"2d": [2, 0]} for name in configs
     }
     settings = RunSettings("2d", 0, 1, 1, 0.01)
-    orders = TrainingJob(out, tmp_path / "run", tuple(houses), "abc", settings, "all")
+    orders = TrainingJob(out, tmp_path / "run", tuple(configs), "abc", settings, "all")
     assert train_remotely(orders, federation.ask, lambda: False)
-    for name, house in houses.items():  # nothing that could be kept or sent names a patient
-        assert "patient" not in house.exchange_log.read_text(), name
+    for name, config in configs.items():  # nothing that could be kept or sent names a patient
+        assert "patient" not in config.exchange_log.read_text(), name
     # planning again asks nobody for statistics
     federation.asked.clear()
-    plan_remotely(PlanningJob(out, tuple(houses), "demo", ("2d",), (0, 0)), federation.ask)
+    plan_remotely(PlanningJob(out, tuple(configs), "demo", ("2d",), (0, 0)), federation.ask)
     assert {kind for _, kind in federation.asked} == {"preprocess"}
 
 
@@ -298,17 +301,17 @@ def test_hospitals_that_label_different_classes_plan_and_train_together(tmp_path
         "labels": {"background": 0, "Kern": 4},
         "label_map": {"Kern": "core", "1": "background"},
     }
-    houses = {}
+    configs = {}
     for name, described in {"north": LABELS_JSON, "south": core}.items():
         data = tmp_path / "data" / name
         for number in range(2):
             write_case(data / f"p{number}", ("t1",), number)
         (data / "dataset.json").write_text(json.dumps(described))
-        houses[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
+        configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
     federation = object.__new__(Federation)
-    federation.hospitals = {name: ClientService(house) for name, house in houses.items()}
+    federation.hospitals = {name: ClientService(config) for name, config in configs.items()}
     federation.down, federation.asked = set(), []
-    out, names = tmp_path / "work", tuple(houses)
+    out, names = tmp_path / "work", tuple(configs)
     plan_remotely(PlanningJob(out, names, "demo", ("2d",), (0, 0)), federation.ask)
     assert Plans.load(out / "plans.json").labels.to_json() == LABELS_JSON
     settings = RunSettings("2d", 0, 1, 1, 0.01)
@@ -351,25 +354,25 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     for number in range(5):
         write_case(data / f"secret{number}", ("t1", "t2"), number)
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
-    house = SiteConfig("north", data, tmp_path / "work")
-    found, missing = preview_of_site(house)
+    config = SiteConfig("north", data, tmp_path / "work")
+    found, missing = preview_of_site(config)
     assert {item.kind for item in found} == {"fingerprint"}
-    assert "depends on the plan, which is not here yet" in missing
+    assert "depends on the plans, which have not arrived yet" in missing
     federation = object.__new__(Federation)
     federation.hospitals, federation.down, federation.asked = (
-        {"north": ClientService(house)},
+        {"north": ClientService(config)},
         set(),
         [],
     )
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (5, 100)), federation.ask)
-    log = house.exchange_log.read_text()
-    found, missing = preview_of_site(house)
+    log = config.exchange_log.read_text()
+    found, missing = preview_of_site(config)
     assert "twice as many, or for masked numbers, four times as many" in missing
     kinds = set(SENT) - {*MASKED_KINDS, "model"}  # a reply to model says nothing
     assert {item.kind for item in found} == kinds
     trained = sum(item.size for item in found if item.kind == "train" and item.shape is not None)
     assert "secret" not in outbound_table(found)
-    assert house.exchange_log.read_text() == log  # nothing was sent
+    assert config.exchange_log.read_text() == log  # nothing was sent
     # and what it said is what a round sends
     settings = RunSettings("2d", 0, 1, 1, 0.01)
     orders = TrainingJob(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
@@ -400,25 +403,25 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
         (Message("fingerprint", {"minimum": [0, 0]}, {}), "DataError"),  # its folder is not there
     ],
 )
-def test_what_fails_is_told_without_its_reason(
+def test_a_failure_is_reported_without_its_reason(
     federation: Federation, task: Message, error: str
 ) -> None:
-    house = federation.houses["north"]
+    config = federation.configs["north"]
     reply = decode(answer(federation.hospitals["north"], encode(task)))
     told = {"error": error, "version": mixmfl.__version__}
     assert (reply.kind, reply.record, reply.tensors) == (messages.FAILED, told, {})
-    assert f"{task.kind} failed: {error}: " in house.problem_log.read_text()
-    assert f"sent to coordinator: {messages.FAILED}" in house.exchange_log.read_text()
+    assert f"{task.kind} failed: {error}: " in config.problem_log.read_text()
+    assert f"sent to coordinator: {messages.FAILED}" in config.exchange_log.read_text()
 
 
-def test_another_version_is_told_at_the_hospital_too(
+def test_another_version_is_logged_at_the_site_too(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "__version__", "9.9")
     task = Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {})
     reply = decode(answer(federation.hospitals["north"], encode(task)))
     assert reply.record["version"] == "9.9"
-    told = federation.houses["north"].problem_log.read_text()
+    told = federation.configs["north"].problem_log.read_text()
     assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9; install" in told
 
 
@@ -433,7 +436,7 @@ def test_a_run_cannot_be_called_by_a_path(
 ) -> None:
     with pytest.raises(DataError, match="join"):
         train(federation, TrainingJob(**{**vars(orders), "name": name}))
-    told = federation.houses["north"].problem_log.read_text()
+    told = federation.configs["north"].problem_log.read_text()
     assert "letters and digits are needed" in told
 
 
@@ -468,7 +471,7 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
 
     federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
     train(federation, orders, stop_after=1)
-    lines = federation.houses["north"].exchange_log.read_text().splitlines()
+    lines = federation.configs["north"].exchange_log.read_text().splitlines()
     told = [line for line in lines if "sent to coordinator: train" in line]
     assert len(told) == 1
     assert ", round 1, block decoder, block fusion, block shared, block tailored.t1," in told[0]
@@ -478,11 +481,11 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
     assert "flair" not in told[0]  # it has none
 
 
-def test_a_reply_that_nobody_took_is_not_told_as_sent(federation: Federation) -> None:
+def test_a_reply_that_nobody_fetched_is_not_logged_as_sent(federation: Federation) -> None:
     north = federation.hospitals["north"]
     task = StoredMessage.pack(Message("train", {"round": 0}, {}), Path(tempfile.gettempdir()))
     north.note_reply(north.answer(task), taken=False)
-    (_, line) = federation.houses["north"].exchange_log.read_text().splitlines()
+    (_, line) = federation.configs["north"].exchange_log.read_text().splitlines()
     assert "not sent, the coordinator did not take it: failed, record error task version" in line
 
 
@@ -490,13 +493,13 @@ def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_TASK_SECONDS", 0.1)
-    house = federation.houses["north"]
+    config = federation.configs["north"]
     task = encode(Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {}))
-    with house.working():  # as another job's process does
-        reply = decode(answer(ClientService(house), task))
+    with config.working():  # as another job's process does
+        reply = decode(answer(ClientService(config), task))
     assert (reply.kind, reply.record["error"]) == (messages.FAILED, "DataError")
-    (line,) = house.problem_log.read_text().splitlines()
-    assert f"{house.work}: another job has been at work here for 0.1 s" in line
+    (line,) = config.problem_log.read_text().splitlines()
+    assert f"{config.work}: another job has been at work here for 0.1 s" in line
 
 
 def test_hospitals_that_take_turns_work_one_at_a_time(tmp_path: Path) -> None:
@@ -538,16 +541,16 @@ def test_a_hostile_record_makes_one_short_line_in_the_log(tmp_path: Path) -> Non
     assert len(line) < 500
 
 
-def test_moments_of_rounds_that_are_done_again_make_way(
+def test_optimizer_states_of_repeated_rounds_are_removed(
     federation: Federation, orders: TrainingJob
 ) -> None:
     assert train(federation, TrainingJob(**{**vars(orders), "settings": LONG}))
-    folder = federation.houses["north"].work / "runs" / "abc123" / "moments"
+    folder = federation.configs["north"].work / "runs" / "abc123" / "moments"
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
     north = federation.hospitals["north"]
     state = first_state(small_plans(), LONG)
     (opened,) = open_sites(
-        federation.houses["north"].work, small_plans(), "2d", "0", 0, torch.device("cpu"), 0
+        federation.configs["north"].work, small_plans(), "2d", "0", 0, torch.device("cpu"), 0
     )
     answer(north, encode(train_task(type(state)(4, state.weights, {}), register(opened))))
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004"]
@@ -567,31 +570,33 @@ def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_
     write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
     placing = AlignmentOptions("t1", register=True)
-    house = SiteConfig("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
-    assert house.cases().placing == placing
+    config = SiteConfig("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
+    assert config.cases().placing == placing
     federation = object.__new__(Federation)
     federation.hospitals, federation.down, federation.asked = (
-        {"north": ClientService(house)},
+        {"north": ClientService(config)},
         set(),
         [],
     )
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
-    (told,) = house.problem_log.read_text().splitlines()
+    (told,) = config.problem_log.read_text().splitlines()
     assert "2d: case p1: t2 was resampled onto the grid of t1" in told
-    assert "p1" not in house.exchange_log.read_text()
+    assert "p1" not in config.exchange_log.read_text()
 
 
-def test_house_and_orders_are_read_as_they_were_written(
+def test_settings_and_orders_are_read_as_they_were_written(
     tmp_path: Path, orders: TrainingJob
 ) -> None:
-    house = SiteConfig("a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json")
+    config = SiteConfig(
+        "a", tmp_path / "d", tmp_path, "cuda:1", 2, 3, ("x=y",), tmp_path / "l.json"
+    )
     noisy = Privacy(8.0, 1e-5, 1.0, 0.5, tmp_path / "ledger.json")
     other = dataclasses.replace(
-        house, labels=None, privacy=noisy, placing=AlignmentOptions("t2", True)
+        config, labels=None, privacy=noisy, placing=AlignmentOptions("t2", True)
     )
-    for home in (house, other):
-        home.save(tmp_path / "house.json")
-        assert SiteConfig.load(tmp_path / "house.json") == home
+    for home in (config, other):
+        home.save(tmp_path / "config.json")
+        assert SiteConfig.load(tmp_path / "config.json") == home
     for each in (
         orders,
         PlanningJob(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),

@@ -1,17 +1,18 @@
-"""The parts of the federation on FLARE: kits and their policies, parcels, jobs, processes."""
+"""The parts of the federation on FLARE: kits and policies, messages, jobs, processes."""
 
 import json
 import math
 import os
 import re
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -39,12 +40,8 @@ import mixmfl
 from mixmfl.core.errors import AggregationError, DataError, MixmflError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare import controller as coordinator
-from mixmfl.federated.flare import executor as site_executor
-from mixmfl.federated.flare import job, processes
-from mixmfl.federated.flare import provisioning as kits_module
-from mixmfl.federated.flare import runner as driver
-from mixmfl.federated.flare import transfer as parcels
+from mixmfl.federated.flare import controller, job, processes, provisioning, runner, transfer
+from mixmfl.federated.flare import executor as executor_module
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.job import JobResult, pause_file, result_file, write_job
@@ -142,7 +139,7 @@ def test_kits_are_made_for_every_network_that_may_be(tmp_path: Path) -> None:
 def test_kits_that_cannot_be_made_leave_none_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kits_module, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
+    monkeypatch.setattr(provisioning, "_AUTHORITY_DAYS", 10**7)  # a date that cannot be
     before = os.umask(0o022)
     try:
         with pytest.raises(DataError, match="could not be made; FLARE's reason is above"):
@@ -176,7 +173,58 @@ def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits
     for key in (aside, kits / "north" / "startup" / "client.key"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     with pytest.raises(DataError, match="holds no kit of east"):
-        provision(network, kits, ["east"])
+        provision(Network("localhost", 18002, ("north", "south", "east")), kits, ["east"])
+
+
+def _shake_hands(server: Path, client: Path) -> str:
+    """Connect two kits by mutual TLS in memory, and return the TLS version."""
+    contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context, startup, name in zip(
+        contexts, (server / "startup", client / "startup"), ("server", "client"), strict=True
+    ):
+        context.load_cert_chain(startup / f"{name}.crt", startup / f"{name}.key")
+        context.load_verify_locations(startup / "rootCA.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        contexts[1].wrap_bio(to_client, to_server, server_hostname="localhost"),
+        contexts[0].wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(5):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return str(ends[0].version())
+
+
+def test_the_coordinators_renewed_kit_works_with_the_hospitals_old_ones(kits: Path) -> None:
+    network = Network("localhost", 18002, ("north", "south"))
+    startup, admin = kits / "coordinator" / "startup", kits / "coordinator" / "admin" / "startup"
+    keys = startup / "server.key", admin / "client.key"
+    before = [key.read_bytes() for key in keys]
+    hospital = {path: path.read_bytes() for path in (kits / "north").rglob("*") if path.is_file()}
+    write_certificate(startup, "localhost", days=-1)  # renewal is most needed once it expired
+    (startup / "client.crt").replace(startup / "server.crt")
+    with pytest.raises(DataError, match=r"server.crt: expired on .* --renew"):
+        open_kit(kits / "coordinator", coordinator=True)
+    assert provision(network, kits, ["coordinator"]) == (kits / "coordinator",)
+    assert all(key.read_bytes() != old for key, old in zip(keys, before, strict=True))
+    assert (kits / "coordinator.replaced-1" / "startup" / "server.key").read_bytes() == before[0]
+    assert {path: path.read_bytes() for path in hospital} == hospital
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    assert kit.expires > datetime.now(timezone.utc) + timedelta(days=300)
+    assert site_names(kit) == ("north", "south")
+    assert _shake_hands(kits / "coordinator", kits / "north").startswith("TLSv1.")
+
+
+@pytest.mark.parametrize("name", ["authority", "east", "north.replaced-1", "../kits/north"])
+def test_only_kits_of_the_network_are_renewed(kits: Path, name: str) -> None:
+    network = Network("localhost", 18002, ("north", "south"))
+    (kits / "north.replaced-1").mkdir()
+    before = {path.name for path in kits.iterdir()}
+    with pytest.raises(DataError, match="is not in this network; its kits are coordinator, north"):
+        provision(network, kits, [name])
+    assert {path.name for path in kits.iterdir()} == before
 
 
 def test_kits_of_another_server_are_not_mixed_with_those_that_are_there(kits: Path) -> None:
@@ -192,11 +240,11 @@ def test_an_expired_kit_is_refused_before_anything_starts(kits: Path) -> None:
         open_kit(kits / "north", coordinator=False)
 
 
-# --- parcels
+# --- messages
 
 
 class _Cell:
-    """What FLARE connects processes by, as far as an offer needs one."""
+    """A fake of FLARE's cell, with what ``Download`` needs."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -205,18 +253,18 @@ class _Cell:
         return self._name
 
     def register_request_cb(self, **how: object) -> None:
-        """Nobody asks."""
+        """Do nothing."""
 
 
-def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
+def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "_CHUNK", 100)
+    monkeypatch.setattr(transfer, "_CHUNK", 100)
     parcel = StoredMessage.pack(
         Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path
     )
     begun: list[bool] = []
-    offered = parcels.Download(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    offered = transfer.Download(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
     with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
         offered.produce(None, "south.job")
     with pytest.raises(ValueError, match="is not there"):
@@ -236,14 +284,14 @@ def test_a_parcel_is_given_piece_by_piece_to_whom_it_is_offered_and_nobody_else(
 def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with file.open("wb") as opened:
-        pieces = parcels._Pieces(opened, 10)
+        pieces = transfer._Pieces(opened, 10)
         assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
         with pytest.raises(ValueError, match="more than 10 bytes came"):
             pieces.consume("", {"place": 12}, b"123456")
     assert file.read_bytes() == b"123456"
     for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
         with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
-            parcels.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
+            transfer.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
 
 
 def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
@@ -266,7 +314,7 @@ _SLEEPS = "import time; time.sleep(60)"
 def test_a_kit_is_used_by_one_process_at_a_time(kits: Path) -> None:
     kit = open_kit(kits / "coordinator", coordinator=True)
     refused = pytest.raises(MixmflError, match="is in use by another process")
-    with processes.alone(kit), refused, processes.alone(kit):
+    with processes.exclusive(kit), refused, processes.exclusive(kit):
         pass
 
 
@@ -275,10 +323,10 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
         port = int(taken.getsockname()[1])
         provision(Network("localhost", port, ("north",)), tmp_path)
         kit = open_kit(tmp_path / "coordinator", coordinator=True)
-        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that has it"):
+        with pytest.raises(MixmflError, match=rf"port {port}, .* end the process that uses it"):
             processes.running_server(kit).__enter__()
     assert not (kit.folder / "console.log").exists()
-    with processes.alone(kit):  # the lock was given back
+    with processes.exclusive(kit):  # the lock was given back
         pass
 
 
@@ -288,7 +336,7 @@ def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
     def nobody(*_: object) -> None:
         raise NoConnection("nobody listens")
 
-    monkeypatch.setattr(processes, "_AS_LONG_AS_US", "raise SystemExit('no such key')")
+    monkeypatch.setattr(processes, "_RUN_AS_CHILD", "raise SystemExit('no such key')")
     monkeypatch.setattr(processes, "new_secure_session", nobody)
     kit = open_kit(kits / "coordinator", coordinator=True)
     with pytest.raises(MixmflError, match=r"did not start; the reason is in console\.log there"):
@@ -296,15 +344,15 @@ def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
     assert (kit.folder / "console.log").read_text() == "no such key\n"
 
 
-def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
+def test_a_server_that_is_lost_ends_the_command_and_says_how_to_resume(
     kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = SimpleNamespace(closed=0)
     session.close = lambda: vars(session).update(closed=session.closed + 1)
-    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
     kit = open_kit(kits / "coordinator", coordinator=True)
-    lost = r"the server ended or does not answer \(gone\); see log\.txt.* --resume goes on"
+    lost = r"the server ended or does not answer \(gone\); see log\.txt.* resume with --resume"
     with pytest.raises(MixmflError, match=lost), processes.running_server(kit):
         raise NoConnection("gone")
     assert session.closed == 1
@@ -313,7 +361,7 @@ def test_a_server_that_is_lost_ends_the_command_with_how_to_go_on(
 def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
     kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit, house = (
+    kit, config = (
         open_kit(kits / "north", coordinator=False),
         SiteConfig("north", tmp_path, tmp_path),
     )
@@ -323,12 +371,12 @@ def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
         subprocess.Popen([*idle, "nvflare", str(kits / "south")]),
         subprocess.Popen([*idle, str(kit.folder)]),  # as an editor that shows its log
     ]
-    monkeypatch.setattr(processes, "_AS_LONG_AS_US", _SLEEPS)
+    monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     try:
-        with processes.running_client(kit, house) as process:
+        with processes.running_client(kit, config) as process:
             assert not psutil.pid_exists(left.pid)
             assert process.poll() is None
-            assert SiteConfig.load(kit.folder / "local" / "mixmfl.json") == house
+            assert SiteConfig.load(kit.folder / "local" / "mixmfl.json") == config
         assert process.poll() is not None
         assert [other.poll() for other in others] == [None, None]
     finally:
@@ -488,18 +536,18 @@ class _Clock:
 
 
 class _Server:
-    """FLARE's, as far as one job needs it: it is over some seconds after it was submitted."""
+    """A fake of FLARE's session: a job ends some seconds after it was submitted."""
 
-    def __init__(self, clock: _Clock, orders: Path, leg: JobResult | None, lasts: float) -> None:
-        self._clock, self._orders, self._leg, self._lasts = clock, orders, leg, lasts
+    def __init__(self, clock: _Clock, orders: Path, result: JobResult | None, lasts: float) -> None:
+        self._clock, self._orders, self._result, self._lasts = clock, orders, result, lasts
         self.aborted: list[float] = []
 
     def submit_job(self, folder: str) -> str:
         assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
         assert not result_file(self._orders).exists(), "of the job before"
         assert not pause_file(self._orders).exists(), "of the job before"
-        if self._leg is not None:
-            write_json(result_file(self._orders), vars(self._leg))
+        if self._result is not None:
+            write_json(result_file(self._orders), vars(self._result))
         self._end = self._clock.now + self._lasts
         return "7"
 
@@ -541,16 +589,16 @@ def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
     pause_file(orders).touch()
     session: Any = _Server(clock, orders, noted, lasts)
     looked: list[float] = []
-    leg = job.run_job(
+    result = job.run_job(
         session, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
     )
-    assert (leg.status, leg.reason[: len(ended.reason)]) == (ended.status, ended.reason)
+    assert (result.status, result.reason[: len(ended.reason)]) == (ended.status, ended.reason)
     assert session.aborted == aborted
     assert looked == [1000.0 + second for second in range(len(looked))]
 
 
 class _Jobs:
-    """In place of FLARE: who is connected, and how each job ends."""
+    """A fake of FLARE: the connected sites, and how each job ends."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[JobResult], work: Path
@@ -561,18 +609,18 @@ class _Jobs:
         self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
         self.took_part: list[Sequence[str]] = []
         self.in_job: Callable[[], None] = lambda: None
-        monkeypatch.setattr(driver, "time", self.clock)
-        monkeypatch.setattr(driver, "running_server", lambda kit: nullcontext(self))
-        monkeypatch.setattr(driver, "run_job", self._run_job)
+        monkeypatch.setattr(runner, "time", self.clock)
+        monkeypatch.setattr(runner, "running_server", lambda kit: nullcontext(self))
+        monkeypatch.setattr(runner, "run_job", self._run_job)
 
     def get_system_info(self) -> SimpleNamespace:
         seen = self.last_seen.items()
         told = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
         return SimpleNamespace(client_info=told)
 
-    def drive(self) -> None:
+    def run(self) -> None:
         kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
-        driver.drive(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+        runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
         assert load_job(file) == self.orders
@@ -595,7 +643,7 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
             jobs.last_seen["south"] = jobs.clock.now
 
     monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
-    jobs.drive()
+    jobs.run()
     assert jobs.said == [
         "serving at localhost:1",
         "connected: north",
@@ -612,13 +660,13 @@ def test_a_round_that_too_few_answer_is_repeated_twice(
     few = JobResult("quorum", "round 1: 0 of 2 sites answered")
     jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
     with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
-        jobs.drive()
+        jobs.run()
     assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
     with pytest.raises(MixmflError, match=r"^PlansError: no$"):
-        _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).drive()
+        _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).run()
 
 
-def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_counts(
+def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, lost = SimpleNamespace(absent=""), SimpleNamespace(absent=f"{NOT_CONNECTED} any more")
@@ -627,8 +675,8 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
     jobs = _Jobs(
         monkeypatch, [few, few, JobResult("paused"), few, few, JobResult("done")], tmp_path
     )
-    monkeypatch.setattr(driver, "holds_run", lambda folder: bool(run.history))
-    monkeypatch.setattr(driver, "open_run", lambda folder: run)
+    monkeypatch.setattr(runner, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(runner, "open_run", lambda folder: run)
     pause = tmp_path / "run" / "network" / "pause"
     paused: list[bool] = []
 
@@ -638,7 +686,7 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
             run.history.append({"north": here, "south": lost})
 
     jobs.in_job = in_third_job_a_round_is_done_without_south
-    jobs.drive()
+    jobs.run()
     assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
     assert "a site has come back" in jobs.said
     assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
@@ -648,7 +696,7 @@ def test_a_site_that_has_come_back_is_in_the_next_job_and_a_round_in_between_cou
 
 
 def _context(sites: Sequence[str], local: Path) -> FLContext:
-    """Return what FLARE tells a job, as far as ours asks."""
+    """Return a fake of the context that FLARE gives a job."""
     engine = SimpleNamespace(
         get_clients=lambda: [SimpleNamespace(name=name) for name in sites],
         get_cell=lambda: _Cell("server"),
@@ -694,17 +742,17 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
         return StoredMessage.pack(replies[sender], tmp_path)
 
     ended: list[str] = []
-    monkeypatch.setattr(coordinator, "fetch", fetch)
+    monkeypatch.setattr(controller, "fetch", fetch)
     monkeypatch.setattr(Coordinator, "send", send)
     monkeypatch.setattr(Coordinator, "cancel_task", lambda self, task, **_: ended.append(task.name))
     clock = _Clock()
-    monkeypatch.setattr(coordinator, "time", clock)
-    monkeypatch.setattr(coordinator, "threading", clock)
+    monkeypatch.setattr(controller, "time", clock)
+    monkeypatch.setattr(controller, "threading", clock)
     Coordinator(str(orders), 60).control_flow(Signal(), _context(sites[1:], tmp_path))
     assert 60 < clock.now - 1000 < 61
-    leg = json.loads(result_file(orders).read_text())
-    assert leg["status"] == "failed"
-    told = dict(re.findall(r"^  (\w+): (.*)$", leg["reason"], re.MULTILINE))
+    result = json.loads(result_file(orders).read_text())
+    assert result["status"] == "failed"
+    told = dict(re.findall(r"^  (\w+): (.*)$", result["reason"], re.MULTILINE))
     assert told == {
         "away": "is not connected",
         "broken": "its reply cannot be read (more than 10 bytes came)",
@@ -730,7 +778,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     ("spoil", "why"),
     [
         ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
-        ({"fingerprint": {"format": 1}}, "what it sent is not taken: site north: the fields"),
+        ({"fingerprint": {"format": 2}}, "what it sent is not taken: site north: the fields"),
         ({"fingerprint": 3}, "what it sent is not taken: site north: is 3; an object"),
         ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
     ],
@@ -744,12 +792,12 @@ def test_a_hostile_site_ends_a_plan_with_its_name_and_the_field(
     reply = Answer(Message("fingerprint", record, {}), 1, 1, 0.0)
     monkeypatch.setattr(Coordinator, "_ask", lambda *_: Answers({"north": reply}))
     Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
-    leg = json.loads(result_file(orders).read_text())
-    assert leg["status"] == "failed"
-    assert f"  north: {why}" in leg["reason"] or f"not taken: {why}" in leg["reason"]
+    result = json.loads(result_file(orders).read_text())
+    assert result["status"] == "failed"
+    assert f"  north: {why}" in result["reason"] or f"not taken: {why}" in result["reason"]
 
 
-def test_whatever_fails_in_a_job_the_command_is_told(
+def test_any_failure_of_a_job_is_reported_to_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders = tmp_path / "network" / "orders.json"
@@ -761,47 +809,47 @@ def test_whatever_fails_in_a_job_the_command_is_told(
 
         monkeypatch.setattr(Coordinator, "_ask", fail)
         Coordinator(str(orders), 60).control_flow(Signal(), _context(["north"], tmp_path))
-        leg = json.loads(result_file(orders).read_text())
-        assert leg == {"status": "failed", "reason": f"{type(error).__name__}: x"}
+        result = json.loads(result_file(orders).read_text())
+        assert result == {"status": "failed", "reason": f"{type(error).__name__}: x"}
 
 
 def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
-    packed, weights = coordinator._Packed(tmp_path), {"decoder.w": torch.ones(3)}
+    packed, weights = controller._Packed(tmp_path), {"decoder.w": torch.ones(3)}
     first = packed.of(Message("train", {"round": 0}, weights))
     assert packed.of(Message("train", {"round": 0}, dict(weights))) is first
     assert packed.of(Message("train", {"round": 1}, weights)) is not first
     assert packed.of(Message("train", {"round": 0}, {"decoder.w": torch.ones(3)})) is not first
 
 
-def test_a_site_that_failed_is_told_by_its_version_first() -> None:
+def test_another_version_is_reported_before_the_error() -> None:
     told = {"error": "PlansError"}
-    other = coordinator._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    other = controller._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = coordinator._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    same = controller._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
 
 
 def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, executor = SiteConfig("north", tmp_path, tmp_path / "work"), SiteExecutor()
-    house.save(tmp_path / "local" / "mixmfl.json")
+    config, executor = SiteConfig("north", tmp_path, tmp_path / "work"), SiteExecutor()
+    config.save(tmp_path / "local" / "mixmfl.json")
     context = _context([], tmp_path / "local")
     back = executor.execute("fingerprint", Shareable(), context, Signal())
     assert back.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    assert "a task could not be fetched: it does not say where" in house.problem_log.read_text()
-    assert not house.exchange_log.exists()
+    assert "a task could not be fetched: it does not say where" in config.problem_log.read_text()
+    assert not config.exchange_log.exists()
 
     def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
         assert sender == "server"
         return StoredMessage.pack(Message("shutdown", {}, {}), tmp_path)
 
-    monkeypatch.setattr(site_executor, "fetch", fetch)
+    monkeypatch.setattr(executor_module, "fetch", fetch)
     back = executor.execute("shutdown", Shareable(), context, Signal())
     assert back["parcel"]["from"] == "server"
     executor.handle_event(EventType.END_RUN, context)
-    assert "a task 'shutdown' came; this version of mixmfl knows" in house.problem_log.read_text()
-    came, left = house.exchange_log.read_text().splitlines()
+    assert "sent a task 'shutdown'; this version of mixmfl knows" in config.problem_log.read_text()
+    came, left = config.exchange_log.read_text().splitlines()
     assert " came from coordinator: shutdown, 0 tensors" in came
     assert " not sent, the coordinator did not take it: failed, record error task version" in left
     executor.handle_event(EventType.END_RUN, context)  # and not again
@@ -809,7 +857,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     assert executor._reply is not None
     executor._reply.produce(None, "server.job")
     executor.handle_event(EventType.END_RUN, context)
-    *_, came, left = house.exchange_log.read_text().splitlines()
+    *_, came, left = config.exchange_log.read_text().splitlines()
     assert " came from coordinator: shutdown" in came
     assert " sent to coordinator: failed" in left
-    assert len(house.exchange_log.read_text().splitlines()) == 4
+    assert len(config.exchange_log.read_text().splitlines()) == 4

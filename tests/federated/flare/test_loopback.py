@@ -128,7 +128,7 @@ def test_the_demo_of_a_network_gives_the_model_of_one_process(
 
 
 @pytest.mark.slow
-def test_a_killed_site_is_absent_and_takes_part_again_when_it_is_back(running: Loopback) -> None:
+def test_a_killed_site_is_left_out_and_takes_part_again_when_it_is_back(running: Loopback) -> None:
     process = running.train("killed", "--deadline", 0.5, rounds=8)
     until(lambda: "sent to south: train, round 2" in running.exchanged("killed"), "round 2")
     kill(running.sites["south"])
@@ -274,14 +274,14 @@ def test_a_site_whose_client_dies_connects_again_and_ends_with_its_command(
 
 
 @pytest.mark.slow
-def test_a_second_run_of_the_same_kit_is_refused_and_the_first_goes_on(running: Loopback) -> None:
+def test_a_second_run_of_the_same_kit_is_refused_and_the_first_continues(running: Loopback) -> None:
     process = running.train("first")
     until(lambda: running.rounds("first") >= 1, "round 1")
     assert ended(running.train("second")) == 2
     assert "this kit is in use by another process" in running.said("second")
     assert ended(process) == 0, running.said("first")
     assert ended(running.train("first")) == 2
-    assert "holds a run; go on with it by --resume" in running.said("first")
+    assert "holds a run; resume it with --resume" in running.said("first")
 
 
 @in_this_process
