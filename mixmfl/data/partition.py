@@ -371,10 +371,10 @@ def choose_modalities(
         return dict.fromkeys(sites, tuple(modalities))
     if setting == "cross-modal":
         return {site: (m,) for site, m in zip(sites, itertools.cycle(modalities), strict=False)}
-    for site, wanted in holds.items():
+    for site, chosen in holds.items():
         if site not in sites:
             raise DataError(f"--hold: there is no site {site!r}; these are: {', '.join(sites)}")
-        if strange := sorted(set(wanted) - set(modalities)):
+        if strange := sorted(set(chosen) - set(modalities)):
             raise DataError(
                 f"--hold {site}: no case has {', '.join(strange)}; the cases have "
                 f"{', '.join(modalities)}"
@@ -417,10 +417,10 @@ def choose_tests(
     Returns:
         The names of the test cases.
     """
-    wanted = round(share * len(cases))
+    count = round(share * len(cases))
     if share and len(cases) >= TESTED_FROM:
-        wanted = max(wanted, 1)
-    wanted = min(wanted, len(cases) - 1)
+        count = max(count, 1)
+    count = min(count, len(cases) - 1)
     patients: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         patients[patient_of(case.name)].append(case)
@@ -431,7 +431,7 @@ def choose_tests(
     ]
     chosen: set[str] = set()
     for index in rng.permutation(len(complete)):
-        if len(chosen) + len(complete[index]) <= wanted:
+        if len(chosen) + len(complete[index]) <= count:
             chosen.update(complete[index])
     return chosen
 
@@ -468,7 +468,7 @@ def write_sites(
     folder: Path,
     source: Path,
     sites: Sequence[Site],
-    told: Mapping[str, Any],
+    record: Mapping[str, Any],
     labels: Labels,
     copy: bool = False,
     watch: Callable[[Sequence[tuple[str, Case]]], Iterable[tuple[str, Case]]] = iter,
@@ -506,7 +506,7 @@ def write_sites(
                 _put(file, target, kind, copy)
         write_json(temporary / "dataset.json", labels.to_json())
         write_json(temporary / "federation.json", {"held_out": [], "tests": tests})
-        write_json(temporary / "split.json", told)
+        write_json(temporary / "split.json", record)
 
 
 def _check_new(folder: Path, source: Path) -> None:
@@ -514,10 +514,10 @@ def _check_new(folder: Path, source: Path) -> None:
         raise DataError(f"{folder}: lies among the cases in {source}; name a folder elsewhere")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; a new or empty folder is needed")
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if there:
+    existing = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if existing:
         raise DataError(
-            f"{folder}: holds {', '.join(there[:3])}{', …' if there[3:] else ''}; nothing is "
+            f"{folder}: holds {', '.join(existing[:3])}{', …' if existing[3:] else ''}; nothing is "
             "overwritten. Name a new or empty folder"
         )
 

@@ -37,7 +37,7 @@ FEWEST_POINTS = 2000  # fewer tell nothing: the histogram has BINS * BINS cells
 
 
 @dataclass(frozen=True)
-class Fit:
+class AlignmentCheck:
     """How well an image fits the reference at one place.
 
     Attributes:
@@ -60,16 +60,18 @@ class Fit:
         """Say why the image cannot be trusted to lie where it says; None where it can."""
         if self.coverage < LEAST_COVERAGE:
             return f"it covers {self.coverage:.0%} of the head"
-        told = f"mutual information {self.similarity:.3f}"
+        measured = f"mutual information {self.similarity:.3f}"
         if self.is_mirrored:
-            return f"it fits better mirrored left to right ({told}, mirrored {self.mirrored:.3f})"
+            return (
+                f"it fits better mirrored left to right ({measured}, mirrored {self.mirrored:.3f})"
+            )
         if self.nearby > self._clearly_better:
             return (
-                f"it fits better {NEARBY_MM:g} mm away ({told}, displaced {self.nearby:.3f}); "
+                f"it fits better {NEARBY_MM:g} mm away ({measured}, displaced {self.nearby:.3f}); "
                 "the patient moved, or a header is wrong"
             )
         if self.similarity < ABOVE_CHANCE * self.chance:
-            return f"its {told} is near that of chance ({self.chance:.3f})"
+            return f"its {measured} is near that of chance ({self.chance:.3f})"
         return None
 
     @property
@@ -114,7 +116,7 @@ def finest(grids: Mapping[str, Grid]) -> str:
     return min(grids, key=order)
 
 
-def resample(image: Array, grid: Grid, onto: Grid, moved: Rigid = IDENTITY) -> Array:
+def resample(image: Array, grid: Grid, onto: Grid, transform: Rigid = IDENTITY) -> Array:
     """Return an image on another grid, float32, 0 where it shows nothing.
 
     Linear: a spline would ring into the background, whose exact 0 tells where the head is.
@@ -125,27 +127,27 @@ def resample(image: Array, grid: Grid, onto: Grid, moved: Rigid = IDENTITY) -> A
         onto: The grid wanted.
         moved: How the patient moved from ``onto``'s image to this one.
     """
-    return _resample(to_sitk(image.astype(np.float32, copy=False), grid), onto, moved)
+    return _resample(to_sitk(image.astype(np.float32, copy=False), grid), onto, transform)
 
 
-def _resample(image: Any, onto: Grid, moved: Rigid) -> Array:
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(moved.matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(moved.matrix[:3, 3].tolist())
+def _resample(image: Any, onto: Grid, transform: Rigid) -> Array:
+    itk_transform = sitk.AffineTransform(3)
+    itk_transform.SetMatrix(transform.matrix[:3, :3].ravel().tolist())
+    itk_transform.SetTranslation(transform.matrix[:3, 3].tolist())
     filter_ = sitk.ResampleImageFilter()
     filter_.SetSize(onto.shape[::-1])
     filter_.SetOutputSpacing(onto.spacing[::-1])
     filter_.SetOutputOrigin(onto.origin)
     filter_.SetOutputDirection(onto.direction)
     filter_.SetInterpolator(sitk.sitkLinear)
-    filter_.SetTransform(transform)
+    filter_.SetTransform(itk_transform)
     filter_.SetDefaultPixelValue(0.0)
     return read_back(filter_.Execute(image))
 
 
 def fit(
-    reference: Array, reference_grid: Grid, image: Array, grid: Grid, moved: Rigid = IDENTITY
-) -> Fit:
+    reference: Array, reference_grid: Grid, image: Array, grid: Grid, transform: Rigid = IDENTITY
+) -> AlignmentCheck:
     """Measure how well an image fits the reference where its header, and ``moved``, say it lies.
 
     Args:
@@ -158,10 +160,10 @@ def fit(
     coarse = _coarse(reference_grid)
     fixed = resample(reference, reference_grid, coarse)
     head = fixed != 0
-    coverage = float(_inside(coarse, head, grid, moved).mean()) if head.any() else 0.0
+    coverage = float(_inside(coarse, head, grid, transform).mean()) if head.any() else 0.0
     # with a rim, so that the image displaced by whole coarse voxels is a part of this
     rim = round(DISPLACED_MM / COARSE_MM)
-    around = _resample(to_sitk(image, grid), _widened(coarse, rim), moved)
+    around = _resample(to_sitk(image, grid), _widened(coarse, rim), transform)
 
     def displaced(mm: float) -> list[float]:
         by = round(mm / COARSE_MM)
@@ -171,7 +173,7 @@ def fit(
     here = _part(around, np.full(3, rim), fixed.shape)
     axis = _left_right_axis(coarse)
     turned = [np.roll(mirror(here, coarse), round(mm / COARSE_MM), axis) for mm in MIRRORED_MM]
-    return Fit(
+    return AlignmentCheck(
         coverage,
         _similarity(fixed, here),
         float(np.mean(displaced(DISPLACED_MM))),
@@ -217,7 +219,7 @@ def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -
         sitk.Normalize(to_sitk(resample(voxels, whole, _coarse(whole, 2.0)), _coarse(whole, 2.0)))
         for voxels, whole in ((reference, reference_grid), (image, grid))
     )
-    found = []
+    results = []
     for moments in (False, True):
         start = sitk.Euler3DTransform()
         if moments:
@@ -246,10 +248,10 @@ def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -
                 method.Execute(fixed, moving)
         except RuntimeError:  # this beginning has no overlap
             continue
-        found.append((method.GetMetricValue(), start))
-    if not found:
+        results.append((method.GetMetricValue(), start))
+    if not results:
         raise DataError("registration found no overlap of the images to begin with")
-    best = min(found, key=lambda item: item[0])[1]
+    best = min(results, key=lambda item: item[0])[1]
     rotation = np.reshape(best.GetMatrix(), (3, 3))
     centre = np.array(best.GetCenter())
     matrix = np.eye(4)
@@ -317,13 +319,13 @@ def _centre(grid: Grid) -> Array:
     return (_affine(grid) @ [*middle, 1])[:3]
 
 
-def _inside(points: Grid, chosen: Array, grid: Grid, moved: Rigid) -> Array:
+def _inside(points: Grid, chosen: Array, grid: Grid, transform: Rigid) -> Array:
     """Return which of the chosen voxels of ``points`` lie within ``grid``."""
     index = np.argwhere(chosen)[:, ::-1]  # x, y, z
-    there = np.linalg.inv(_affine(grid)) @ moved.matrix @ _affine(points)
-    found = index @ there[:3, :3].T + there[:3, 3]
+    to_index = np.linalg.inv(_affine(grid)) @ transform.matrix @ _affine(points)
+    positions = index @ to_index[:3, :3].T + to_index[:3, 3]
     size = np.array(grid.shape[::-1])
-    within = (found > -0.5) & (found < size - 0.5)
+    within = (positions > -0.5) & (positions < size - 0.5)
     return np.all(within, axis=1)
 
 

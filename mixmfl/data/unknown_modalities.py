@@ -14,7 +14,7 @@ from mixmfl.data.labels import read_dataset_json
 from mixmfl.data.modalities import OTHER_WORDS, Modalities
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_WORDS_TOLD = 4
+_WORDS_SHOWN = 4
 
 
 def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None:
@@ -27,18 +27,20 @@ def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None
     Raises:
         DataError: There are more images of no known modality than of known ones.
     """
-    told_of = {file: word for site in found for file, word in _images(site, modalities)}
-    unknown = {file: word for file, word in told_of.items() if word is not None}
-    known = len(told_of) - len(unknown)
+    word_of = {file: word for site in found for file, word in _images(site, modalities)}
+    unknown = {file: word for file, word in word_of.items() if word is not None}
+    known = len(word_of) - len(unknown)
     if len(unknown) <= known:
         return
     words = Counter(word for word in unknown.values() if word)
-    common = [(word, n) for word, n in words.most_common(_WORDS_TOLD) if n > 1 or len(unknown) == 1]
-    told = ", ".join(f"{word!r} in {n}" for word, n in common) or "no word is in several of them"
+    common = [
+        (word, n) for word, n in words.most_common(_WORDS_SHOWN) if n > 1 or len(unknown) == 1
+    ]
+    listed = ", ".join(f"{word!r} in {n}" for word, n in common) or "no word is in several of them"
     aliases = " ".join(f"--alias {_name(word)}={word}" for word, _ in common)
     first = next((file for file, word in unknown.items() if common and word == common[0][0]), None)
     raise DataError(
-        f"{len(unknown)} images are of no modality that is known ({told}; such as "
+        f"{len(unknown)} images are of no modality that is known ({listed}; such as "
         f"{first or next(iter(unknown))}), and {known} are. "
         + (
             f"Give {aliases} to train with them, with names of your own before the = if you like"
@@ -80,8 +82,8 @@ def _pairs(written: object) -> Iterable[tuple[str, object]]:
 
 
 def _names_modality(stem: str, modalities: Modalities) -> bool:
-    said = read_name(stem, modalities)
-    return said.modality is not None or bool(said.doubt)  # in doubt it fits several
+    file_name = read_name(stem, modalities)
+    return file_name.modality is not None or bool(file_name.doubt)  # in doubt it fits several
 
 
 def _is_known(name: str, modalities: Modalities) -> bool:
@@ -89,8 +91,8 @@ def _is_known(name: str, modalities: Modalities) -> bool:
     spaced = f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
     if any(f" {word} " in spaced for word in OTHER_WORDS):
         return True
-    said = read_name(name, modalities)
-    return said.is_known or bool(said.aside or said.doubt)
+    file_name = read_name(name, modalities)
+    return file_name.is_known or bool(file_name.aside or file_name.doubt)
 
 
 def _last_word(stem: str) -> str:

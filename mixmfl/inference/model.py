@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixmfl import __version__
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
-from mixmfl.core.files import Held, replacing, sha256
+from mixmfl.core.files import SelfClosingFile, replacing, sha256
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import open_stored, read, write
 from mixmfl.data.cases import Case
@@ -231,7 +231,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """
     device = torch.device(device)
     try:
-        tensors, header = open_stored(Held(path))
+        tensors, header = open_stored(SelfClosingFile(path))
     except FileNotFoundError:
         raise ModelError(f"{path}: there is no such model file") from None
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
-from mixmfl.data.accounting import Told
+from mixmfl.data.accounting import FileRecord
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
@@ -79,33 +79,35 @@ def find_dicom(
     """
     found = find_series(folder)
     known = {each.uid for each in found.series}
-    for uid, given in (mapping or {}).items():
+    for uid, entry in (mapping or {}).items():
         if uid not in known:
             raise DataError(
-                f"{given.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
+                f"{entry.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
                 "line"
             )
     names = _name_cases(found.series, folder)
     rows = [_row(each, names, modalities, mapping or {}) for each in found.series]
-    told_damaged, unowned = _owners_of_damaged(found.damaged, rows, folder)
-    cases, refused, told = [], list(unowned), []
+    damage_notes, unowned = _owners_of_damaged(found.damaged, rows, folder)
+    cases, refused, all_rows = [], list(unowned), []
     for name in sorted({row.case for row in rows}):
         mine = _of_one_body_part([row for row in rows if row.case == name])
         try:
-            kept, warnings = _without_duplicates(mine)
+            chosen, warnings = _without_duplicates(mine)
         except DataError as error:
             refused.append(Refused(name, str(error)))
-            told += mine
+            all_rows += mine
             continue
-        told += kept
-        images = {row.modality: row.series for row in kept if row.modality}
-        notes = [f"{row.modality} is {row.series.name} ({row.why})" for row in kept if row.modality]
-        notes += [f"set aside: {row.series.name} ({row.why})" for row in kept if not row.modality]
+        all_rows += chosen
+        images = {row.modality: row.series for row in chosen if row.modality}
+        notes = [
+            f"{row.modality} is {row.series.name} ({row.why})" for row in chosen if row.modality
+        ]
+        notes += [f"set aside: {row.series.name} ({row.why})" for row in chosen if not row.modality]
         for modality, series in sorted(images.items()):
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
-        warnings += told_damaged.get(name, [])
+        warnings += damage_notes.get(name, [])
         if images:
-            patient = kept[0].series.patient
+            patient = chosen[0].series.patient
             cases.append(
                 Case(
                     name,
@@ -118,10 +120,10 @@ def find_dicom(
             )
         else:
             reasons = "; ".join(
-                [*(f"{row.series.name}: {row.why}" for row in kept), *told_damaged.get(name, [])]
+                [*(f"{row.series.name}: {row.why}" for row in chosen), *damage_notes.get(name, [])]
             )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
-    return FoundDicom(tuple(cases), tuple(refused), tuple(told), found.damaged)
+    return FoundDicom(tuple(cases), tuple(refused), tuple(all_rows), found.damaged)
 
 
 def find_all(
@@ -154,9 +156,9 @@ def split_mapping(
     mapping: Mapping[str, Given] | None,
 ) -> tuple[dict[str, Given], dict[str, Given]]:
     """Return what a table says of files, and what of DICOM series."""
-    given = mapping or {}
-    return {key: g for key, g in given.items() if g.is_file}, {
-        key: g for key, g in given.items() if not g.is_file
+    entries = mapping or {}
+    return {key: g for key, g in entries.items() if g.is_file}, {
+        key: g for key, g in entries.items() if not g.is_file
     }
 
 
@@ -181,7 +183,9 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
             cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
     aside = [
-        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        FileRecord(
+            row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True
+        )
         for row in dicom.rows
         if not row.modality
     ]
@@ -210,12 +214,12 @@ def _row(
     """Return what a series is taken for, beside whatever others there are."""
     name = names[series.examination]
     if series.uid in mapping:
-        given = mapping[series.uid]
-        return Row(series, given.case or name, given.modality, "mapping")
+        entry = mapping[series.uid]
+        return Row(series, entry.case or name, entry.modality, "mapping")
     if aside := why_set_aside(series):
         return Row(series, name, "", aside)
-    found = recognise(series.header, modalities)
-    return Row(series, name, found.modality, found.why, found.is_certain)
+    recognised = recognise(series.header, modalities)
+    return Row(series, name, recognised.modality, recognised.why, recognised.is_certain)
 
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
@@ -243,31 +247,31 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     by_modality: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_modality[row.modality].append(row)
-    kept, warnings = by_modality.pop("", []), []
+    chosen, warnings = by_modality.pop("", []), []
     if any("#" in row.series.examination for row in rows):
         warnings.append(
             "its StudyInstanceUID is not its own: files of other patients or folders have it, or "
             "have none; they were kept apart"
         )
     for modality, mine in sorted(by_modality.items()):
-        given = [row for row in mine if row.why == "mapping"]
-        if len(given) > 1:
-            names = ", ".join(row.series.name for row in given)
-            raise DataError(f"the mapping gives {modality} to {len(given)} series: {names}")
-        if given:
-            kept += given
-            reason = f"another {modality}; {given[0].series.name} is taken"
-            kept += [_aside(row, reason) for row in mine if row not in given]
+        mapped = [row for row in mine if row.why == "mapping"]
+        if len(mapped) > 1:
+            names = ", ".join(row.series.name for row in mapped)
+            raise DataError(f"the mapping gives {modality} to {len(mapped)} series: {names}")
+        if mapped:
+            chosen += mapped
+            reason = f"another {modality}; {mapped[0].series.name} is taken"
+            chosen += [_aside(row, reason) for row in mine if row not in mapped]
             continue
         candidates = {
             id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
         }
         choice = choose(modality, [candidate for _, candidate in candidates.values()])
         if choice.taken is not None:
-            kept.append(candidates[id(choice.taken.series)][0])
-        kept += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
+            chosen.append(candidates[id(choice.taken.series)][0])
+        chosen += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
         warnings += [choice.warning] if choice.warning else []
-    return sorted(kept, key=lambda row: (row.series.header.number, row.series.uid)), warnings
+    return sorted(chosen, key=lambda row: (row.series.header.number, row.series.uid)), warnings
 
 
 def _aside(row: Row, why: str) -> Row:
@@ -293,9 +297,9 @@ def _owners_of_damaged(
             f"DICOM, so slices or sequences may be missing; first {mine[0].path.name} "
             f"({mine[0].reason})"
         )
-        owners = [case for case, found in places.items() if place in found]
+        owners = [case for case, folders in places.items() if place in folders]
         if not owners:
-            owners = [c for c, found in places.items() if place.is_relative_to(_common(found))]
+            owners = [c for c, folders in places.items() if place.is_relative_to(_common(folders))]
             owners = owners if len(owners) == 1 else []
         for case in owners:
             owned[case].append(text)

@@ -100,12 +100,12 @@ def read_header(path: Path, names: list[str], private: list[tuple[int, int]]) ->
     Raises:
         DataError: It is none, or is damaged.
     """
-    wanted = [*map(tag_for_keyword, names), *(Tag(*tag) for tag in private)]
-    found: list[tuple[str | None, int]] = []
+    tags = [*map(tag_for_keyword, names), *(Tag(*tag) for tag in private)]
+    pixel_elements: list[tuple[str | None, int]] = []
 
     def at_pixels(tag: BaseTag, kind: str | None, length: int) -> bool:
         if tag in _PIXELS:
-            found.append((kind, length))
+            pixel_elements.append((kind, length))
         return tag in _PIXELS
 
     with _opened(path) as (file, is_deflated):
@@ -113,14 +113,14 @@ def read_header(path: Path, names: list[str], private: list[tuple[int, int]]) ->
             file,
             at_pixels,
             force=True,
-            specific_tags=[BaseTag(tag) for tag in wanted if tag is not None] or None,
+            specific_tags=[BaseTag(tag) for tag in tags if tag is not None] or None,
         )
-        told = content.file_meta.get("MediaStorageSOPClassUID") or content.get("SOPClassUID")
-        if told == _DIRECTORY:
+        sop_class = content.file_meta.get("MediaStorageSOPClassUID") or content.get("SOPClassUID")
+        if sop_class == _DIRECTORY:
             return None, None
-        if not found:
+        if not pixel_elements:
             return content, None
-        ((kind, length),) = found
+        ((kind, length),) = pixel_elements
         before = 12 if kind in ("OB", "OW", "OF", "OD", "UN") else 8
         rest = None if is_deflated else _size(file) - file.tell() - before
         return content, Stored(None if length == _UNDEFINED else length, rest)

@@ -279,23 +279,23 @@ def _groups(content: Any) -> list[dict[str, Any]]:
 
 
 def _flat(group: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    elements: dict[str, Any] = {}
     for sequence in group:
         if sequence.VR == "SQ" and sequence.value:
             for element in sequence.value[0]:
-                found.setdefault(element.keyword or element.tag, element)
-    return found
+                elements.setdefault(element.keyword or element.tag, element)
+    return elements
 
 
-def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]:
+def _planes(content: Any, frame_values: list["_Values"], file: Path) -> Iterator[Plane]:
     shape = _whole(content, "Rows"), _whole(content, "Columns")
     frames = frames_of(content)
     is_enhanced = "PerFrameFunctionalGroupsSequence" in content
-    if len(found) != frames:  # nothing says where they lie
+    if len(frame_values) != frames:  # nothing says where they lie
         nowhere = _plane(_Values({}), file, 0, shape)
         yield from (dataclasses.replace(nowhere, frame=number) for number in range(frames))
         return
-    for number, values in enumerate(found):
+    for number, values in enumerate(frame_values):
         yield _plane(values, file, number if is_enhanced or frames > 1 else None, shape)
 
 
@@ -368,8 +368,8 @@ def _header(values: Any) -> Header:
 
 def _agent(values: Any) -> str:
     """Return the contrast agent's name."""
-    if told := _text(values, "ContrastBolusAgent"):
-        return told
+    if agent := _text(values, "ContrastBolusAgent"):
+        return agent
     return " ".join(
         _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
         for item in _value(values, "ContrastBolusAgentSequence") or ()
@@ -378,30 +378,30 @@ def _agent(values: Any) -> str:
 
 def _phase(values: Any) -> str:
     """Return whether the images were made before or after a contrast agent was given."""
-    given = _text(values, "ContrastBolusAgentAdministered").upper()
+    administered = _text(values, "ContrastBolusAgentAdministered").upper()
     phase = _text(values, "ContrastBolusAgentPhase").upper()
-    if given == "NO" or phase.startswith("PRE"):
+    if administered == "NO" or phase.startswith("PRE"):
         return "native"
-    if given == "YES" or phase.startswith(("POST", "IMMEDIATE", "DELAYED")):
+    if administered == "YES" or phase.startswith(("POST", "IMMEDIATE", "DELAYED")):
         return "contrast"
-    start, made = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
-    if len(start) >= 6 and len(made) >= 6 and (start[:6] + made[:6]).isdigit():
-        return "native" if made[:6] < start[:6] else "contrast"
+    start, acquired = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
+    if len(start) >= 6 and len(acquired) >= 6 and (start[:6] + acquired[:6]).isdigit():
+        return "native" if acquired[:6] < start[:6] else "contrast"
     return ""
 
 
 def _value(values: Any, name: Any) -> Any:
     """Return a value as pydicom gives it; None where it is not there, or none of its kind."""
     try:
-        found = values.get(name)
-        return getattr(found, "value", found) if isinstance(name, tuple) else found
+        value = values.get(name)
+        return getattr(value, "value", value) if isinstance(name, tuple) else value
     except Exception:  # of pydicom, for a value that one flipped bit has made none
         return None
 
 
 def _text(values: Any, name: Any) -> str:
-    found = _value(values, name)
-    several = () if found is None else (found,) if isinstance(found, str | bytes) else found
+    value = _value(values, name)
+    several = () if value is None else (value,) if isinstance(value, str | bytes) else value
     parts = several if isinstance(several, Sequence) and not isinstance(several, str) else [several]
     text = "".join(
         sign if sign.isprintable() else " "
@@ -411,11 +411,11 @@ def _text(values: Any, name: Any) -> str:
 
 
 def _several(values: Any, name: str) -> tuple[str, ...]:
-    found = _value(values, name)
-    if found is None or isinstance(found, str):
-        return tuple(_text(values, name).upper().split("\\")) if found else ()
+    value = _value(values, name)
+    if value is None or isinstance(value, str):
+        return tuple(_text(values, name).upper().split("\\")) if value else ()
     try:
-        return tuple(str(part).upper() for part in found)
+        return tuple(str(part).upper() for part in value)
     except TypeError:
         return ()
 
@@ -426,13 +426,13 @@ def _is_yes(values: Any, name: str) -> bool:
 
 def number_in(values: Any, name: Any) -> float:
     """Return a value that is a finite number; NaN, always that of ``math``, where there is none."""
-    found = _value(values, name)
+    value = _value(values, name)
     try:
-        if isinstance(found, bytes):
-            return float(int.from_bytes(found[:4], "little"))
-        if isinstance(found, Sequence) and not isinstance(found, str):
-            found = found[0]
-        number = float(found)
+        if isinstance(value, bytes):
+            return float(int.from_bytes(value[:4], "little"))
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[0]
+        number = float(value)
     except (TypeError, ValueError, IndexError, OverflowError):
         return math.nan
     return number if math.isfinite(number) else math.nan
@@ -444,9 +444,9 @@ def _whole(values: Any, name: Any) -> int:
 
 
 def _numbers(values: Any, name: str, count: int) -> tuple[float, ...]:
-    found = _value(values, name)
+    value = _value(values, name)
     try:
-        numbers = tuple(float(part) for part in found)
+        numbers = tuple(float(part) for part in value)
     except (TypeError, ValueError, OverflowError):
         return ()
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()

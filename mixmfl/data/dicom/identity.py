@@ -30,15 +30,15 @@ def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[
     by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
         by_study[each.study][each.patient].append(each)
-    found: dict[tuple[str, ...], list[Instance]] = {}
+    parts: dict[tuple[str, ...], list[Instance]] = {}
     for study, patients in by_study.items():
         for patient, mine in _one_per_patient(patients).items():
             for place, part in _by_folder(mine, folder).items():
-                found[(study, *patient, place)] = part
-    studies = Counter(study for study, *_ in found)
+                parts[(study, *patient, place)] = part
+    studies = Counter(study for study, *_ in parts)
     return {
         key[0] if key[0] and studies[key[0]] == 1 else f"{key[0]}#{digest(*key)}": part
-        for key, part in found.items()
+        for key, part in parts.items()
     }
 
 
@@ -51,7 +51,7 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for each in instances:
         by_uid[each.series].append(each)
-    found = {}
+    series = {}
     for uid, mine in by_uid.items():
         parts: dict[tuple[str, ...], list[Instance]] = defaultdict(list)
         for each in mine:
@@ -64,8 +64,8 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
             if key != largest and len(parts[largest]) >= FEWEST_SLICES:
                 parts[largest] += parts.pop(key)
         for key, part in parts.items():
-            found[uid if uid and len(parts) == 1 else f"{uid}#{digest(*key)}"] = part
-    return found
+            series[uid if uid and len(parts) == 1 else f"{uid}#{digest(*key)}"] = part
+    return series
 
 
 def without_copies(instances: Sequence[Instance]) -> list[Instance]:
@@ -74,18 +74,18 @@ def without_copies(instances: Sequence[Instance]) -> list[Instance]:
     Two files are copies if they have one SOPInstanceUID and the same pixels. Files of that
     identifier with other pixels were given it by an anonymiser, and stay.
     """
-    kept: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    unique: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
     seen: dict[Path, str] = {}
     for each in instances:
-        twins = kept[each.sop, each.study, each.series, each.patient] if each.sop else []
+        twins = unique[each.sop, each.study, each.series, each.patient] if each.sop else []
         if not any(
             other.number == each.number
             and _placed(other) == _placed(each)
             and _pixels(other, seen) == _pixels(each, seen)
             for other in twins
         ):
-            kept[each.sop, each.study, each.series, each.patient].append(each)
-    return sorted((each for part in kept.values() for each in part), key=lambda each: each.file)
+            unique[each.sop, each.study, each.series, each.patient].append(each)
+    return sorted((each for part in unique.values() for each in part), key=lambda each: each.file)
 
 
 def digest(*parts: object) -> str:
@@ -152,8 +152,12 @@ def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
         for name, places in by_name.items():
             for place in places:
                 names[tuple(place.split("/")[: depth + 1])].add(name)
-        times = Counter(name for told in names.values() for name in told)
-        twice = {top for top, told in names.items() if any(times[name] > 1 for name in told)}
+        times = Counter(name for series_names in names.values() for name in series_names)
+        twice = {
+            top
+            for top, series_names in names.items()
+            if any(times[name] > 1 for name in series_names)
+        }
         # one series spread over folders, beside those of other series: one patient's folder
         if len(twice) == len(names) or any(len(names[top]) > 1 for top in twice):
             return depth
@@ -184,22 +188,22 @@ def _colliding_depths(places: Mapping[str, Sequence[Instance]]) -> set[int]:
 
     A folder within the other is no other patient's.
     """
-    found = set()
-    told = {
+    depths = set()
+    contents = {
         place: ({each.series for each in mine}, {_slot(each) for each in mine})
         for place, mine in places.items()
     }
-    names = sorted(told)
+    names = sorted(contents)
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
-            (uids, slots), (others, taken) = told[one], told[other]
+            (uids, slots), (others, taken) = contents[one], contents[other]
             if uids == others and not slots & taken:
                 continue
             a, b = one.split("/"), other.split("/")
             depth = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
             if depth is not None and one and other:
-                found.add(depth)
-    return found
+                depths.add(depth)
+    return depths
 
 
 def _series_name(instance: Instance) -> SeriesName:

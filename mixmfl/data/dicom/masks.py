@@ -103,9 +103,9 @@ class DrawnMask:
     def _place(self, frames: list[Any], shape: tuple[int, ...]) -> tuple[Grid, list[list[int]]]:
         """Return the grid that all frames lie on, and where: the first voxel of each, (z, y, x)."""
         for grid in self.grids.values():
-            found = [_corner(frame, grid) for frame in frames]
-            corners = [corner for corner in found if corner is not None]
-            if len(corners) == len(found) and all(
+            located = [_corner(frame, grid) for frame in frames]
+            corners = [corner for corner in located if corner is not None]
+            if len(corners) == len(located) and all(
                 start >= 0 and start + size <= most
                 for corner in corners
                 for start, size, most in zip(corner, (1, *shape), grid.shape, strict=True)
@@ -153,10 +153,10 @@ class DrawnMask:
         code = np.zeros(grid.shape, dtype=np.int64)
         for name in names:
             code = 2 * code + member[name]
-        found, which = np.unique(code, return_inverse=True)
+        codes, which = np.unique(code, return_inverse=True)
         value_of = {pattern: value for value, pattern in patterns(self.labels).items()}
         values = []
-        for number in found.tolist():
+        for number in codes.tolist():
             bits = f"{number:0{max(1, len(names))}b}"
             inside = frozenset(n for n, bit in zip(names, bits, strict=False) if bit == "1")
             if inside not in value_of:
@@ -166,10 +166,10 @@ class DrawnMask:
                     "lists of values there"
                 )
             values.append(value_of[inside])
-        made = np.array(values, dtype=np.float32)[which].reshape(code.shape)
+        voxels = np.array(values, dtype=np.float32)[which].reshape(code.shape)
         if "ignore" in member and self.labels.ignore is not None:
-            made[member["ignore"]] = self.labels.ignore
-        return made
+            voxels[member["ignore"]] = self.labels.ignore
+        return voxels
 
 
 def _corner(frame: Any, grid: Grid) -> list[int] | None:

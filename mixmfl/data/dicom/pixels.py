@@ -51,7 +51,7 @@ def read_planes(file: Path) -> npt.NDArray[np.float32]:
         if content.get("PhotometricInterpretation") == "MONOCHROME1":
             raw = _turned_round(content, raw)
         values = by_frame(content)
-        found = np.empty(raw.shape, dtype=np.float32)
+        planes = np.empty(raw.shape, dtype=np.float32)
         for number, plane in enumerate(raw):
             own = values[number if len(values) == frames else 0]
             slope, intercept = number_in(own, "RescaleSlope"), number_in(own, "RescaleIntercept")
@@ -59,10 +59,10 @@ def read_planes(file: Path) -> npt.NDArray[np.float32]:
             if slope == 0:
                 raise DataError(f"{file.name}: has RescaleSlope 0; it tells nothing of its pixels")
             with np.errstate(over="ignore"):  # becomes inf, which callers refuse
-                found[number] = plane * slope + (0.0 if np.isnan(intercept) else intercept)
+                planes[number] = plane * slope + (0.0 if np.isnan(intercept) else intercept)
         if padding is not None:
-            found[padding] = 0
-        return found
+            planes[padding] = 0
+        return planes
 
 
 def _decoded(content: Any, file: Path) -> Array:
@@ -89,9 +89,9 @@ def _decoded(content: Any, file: Path) -> Array:
 
 def _syntax(content: Any) -> UID:
     """Return how a file is encoded; without a word of it, as pydicom found it to be."""
-    told = content.file_meta.get("TransferSyntaxUID")
-    if told is not None and UID(told).is_transfer_syntax:
-        return UID(told)
+    uid = content.file_meta.get("TransferSyntaxUID")
+    if uid is not None and UID(uid).is_transfer_syntax:
+        return UID(uid)
     implicit, little = content.original_encoding
     if implicit:
         return ImplicitVRLittleEndian

@@ -25,8 +25,8 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
         DataError: They are no volume; the reason has no name before it.
     """
     for name in ("place", "axes", "spacing"):
-        if lacking := next((plane for plane in planes if not getattr(plane, name)), None):
-            raise DataError(f"has no place in space ({_named(lacking)} lacks its {name})")
+        if incomplete := next((plane for plane in planes if not getattr(plane, name)), None):
+            raise DataError(f"has no place in space ({_named(incomplete)} lacks its {name})")
     axes, spacing = _middle(planes, "axes"), _middle(planes, "spacing")
     shape = Counter(plane.shape for plane in planes).most_common(1)[0][0]
     for plane in planes:
@@ -73,11 +73,11 @@ def places(planes: Sequence[Plane]) -> int:
 
 def directions(planes: Sequence[Plane]) -> int:
     """Return in how many directions planes look, in one turn of a cosine of a few percent."""
-    found: list[tuple[float, ...]] = []
+    distinct: list[tuple[float, ...]] = []
     for axes in {plane.axes for plane in planes if plane.axes}:
-        if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in found):
-            found.append(axes)
-    return max(1, len(found))
+        if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in distinct):
+            distinct.append(axes)
+    return max(1, len(distinct))
 
 
 def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
@@ -122,17 +122,17 @@ def _label(key: Hashable) -> str:
 def _levels(planes: Sequence[Plane]) -> list[int]:
     """Return for each plane the number of its place along the normal; negative: it has none."""
     placed = [index for index, plane in enumerate(planes) if plane.place and plane.axes]
-    found = [-1 - index for index in range(len(planes))]
+    levels = [-1 - index for index in range(len(planes))]
     if not placed:
-        return found
+        return levels
     axes = _middle([planes[index] for index in placed], "axes")
     normal = np.cross(axes[:3], axes[3:])
     heights = np.array([float(normal @ np.array(planes[index].place)) for index in placed])
     order, level = np.argsort(heights, kind="stable"), 0
     for before, at in zip([order[0], *order], order, strict=False):
         level += bool(heights[at] - heights[before] >= LEAST_STEP)
-        found[placed[at]] = level
-    return found
+        levels[placed[at]] = level
+    return levels
 
 
 def _middle(planes: Sequence[Plane], name: str) -> npt.NDArray[np.float64]:

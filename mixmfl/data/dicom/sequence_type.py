@@ -88,15 +88,17 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
     for place, text in _texts(header):
         if own := _by_alias(text, modalities):
             return Recognised(own, f"{place} {text!r}")
-    told, field = _from_fields(header)
+    stated, field = _from_fields(header)
     reading, place = _first_reading(header)
-    if not told and reading.why == SILENT:
+    if not stated and reading.why == SILENT:
         return _from_times(header)
-    if told and reading.modality and reading.modality not in _FINER.get(told, {told}):
-        return Recognised("", f"not sure: {field} says {told}, but {place} says {reading.modality}")
-    if told and not reading.modality and reading.why != SILENT:
-        return Recognised("", f"not sure: {field} says {told}; {place}: {reading.why}")
-    modality, why = (reading.modality, place) if reading.modality else (told, field)
+    if stated and reading.modality and reading.modality not in _FINER.get(stated, {stated}):
+        return Recognised(
+            "", f"not sure: {field} says {stated}, but {place} says {reading.modality}"
+        )
+    if stated and not reading.modality and reading.why != SILENT:
+        return Recognised("", f"not sure: {field} says {stated}; {place}: {reading.why}")
+    modality, why = (reading.modality, place) if reading.modality else (stated, field)
     if not modality:
         return Recognised("", f"not sure: {place}: {reading.why}")
     if modality == "t1" and reading.why == SILENT:
@@ -149,8 +151,8 @@ def why_set_aside(series: Series) -> str:
 
 def has_agent(header: Header) -> bool:
     """Say whether the header names a contrast agent."""
-    told = header.agent.strip().lower()
-    return told not in _NO_AGENT and not told.startswith(_NO_AGENT_STARTS)
+    agent = header.agent.strip().lower()
+    return agent not in _NO_AGENT and not agent.startswith(_NO_AGENT_STARTS)
 
 
 def is_silent_on_agent(header: Header) -> bool:
@@ -274,27 +276,27 @@ def _from_times(header: Header) -> Recognised:
     kinds = set(header.scanning)
     why = f"{'+'.join(header.scanning) or 'unknown sequence'}, TE {te:g}, TR {tr:g}, TI {ti:g} ms"
     inverts, spin, gradient = ti > 0 or "IR" in kinds, "SE" in kinds, "GR" in kinds
-    found = ""
+    modality = ""
     if "EP" in kinds or kinds & {"RM"}:
         pass
     elif te >= 60 and 1500 <= ti <= 3500:
-        found = "flair"
+        modality = "flair"
     elif te <= 30 and 400 <= ti <= 1400:
-        found = "t1"
+        modality = "t1"
     elif inverts:
         pass
     elif gradient and not spin:
         if te >= 14:
-            found = "t2star"
+            modality = "t2star"
         elif te <= 10 and 50 <= tr <= 3000:
-            found = "t1"
+            modality = "t1"
     elif spin and te <= 30 and tr <= 1200:
-        found = "t1"
+        modality = "t1"
     elif spin and te >= 60 and tr >= 1800:
-        found = "t2"
+        modality = "t2"
     elif spin and te <= 45 and tr >= 1800:
-        found = "pd"
-    if not found:
+        modality = "pd"
+    if not modality:
         return Recognised("", f"not recognised ({why})", is_certain=False)
-    decided = _with_agent(found, why, header, _reading_of_t1(header))
+    decided = _with_agent(modality, why, header, _reading_of_t1(header))
     return Recognised(decided.modality, decided.why, is_certain=False)

@@ -101,10 +101,10 @@ class Series:
         """
         if self.grid is None or self.fault:
             raise DataError(f"{self.name}: {self.fault}")
-        needed, there = 4 * math.prod(self.grid.shape), available_bytes()
-        if needed > there:  # Linux would give it, and end this process when it is used
+        needed, available = 4 * math.prod(self.grid.shape), available_bytes()
+        if needed > available:  # Linux would give it, and end this process when it is used
             raise DataError(
-                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB of "
                 "memory are free. Use a machine with more memory"
             )
         try:
@@ -170,12 +170,12 @@ def find_series(folder: Path) -> FoundSeries:
     ]
     owners = Counter(uid for _, uid, _ in groups)
     strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
-    found = []
+    all_series = []
     for examination, uid, part in groups:
         unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
-        found += _images(unique, examination, part, _doubts(part, strays))
-    found.sort(key=lambda each: (each.examination, each.header.number, each.uid))
-    return FoundSeries(tuple(found), tuple(damaged))
+        all_series += _images(unique, examination, part, _doubts(part, strays))
+    all_series.sort(key=lambda each: (each.examination, each.header.number, each.uid))
+    return FoundSeries(tuple(all_series), tuple(damaged))
 
 
 def source_headers(series: Series) -> tuple[list[Any], list[int]]:
@@ -191,14 +191,14 @@ def source_headers(series: Series) -> tuple[list[Any], list[int]]:
     frames = [frame for _, frame in series.order]
     whole = frames[0] is None
     files = [series.files[file] for file, _ in (series.order if whole else series.order[:1])]
-    found = []
+    headers = []
     for file in files:
         try:
             content, _ = read_header(file, [], [])
         except Exception as error:  # of pydicom, whatever a damaged file makes it raise
             raise DataError(f"{file.name}: cannot be read ({error})") from None
-        found.append(content)
-    return found, list(range(len(files))) if whole else [frame or 0 for frame in frames]
+        headers.append(content)
+    return headers, list(range(len(files))) if whole else [frame or 0 for frame in frames]
 
 
 def stable_uid(*parts: str) -> str:
@@ -217,7 +217,7 @@ def _images(
     """Return the images of a series: one, or its echoes or components."""
     planes = [plane for each in instances for plane in each.planes]
     by_file = {each.file: each for each in instances}
-    found = []
+    images = []
     for label, part in separate(planes):
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
@@ -229,7 +229,7 @@ def _images(
         except DataError as error:
             fault = fault or str(error)
         first = next(each for each in mine if each.header == _usual(mine))
-        found.append(
+        images.append(
             Series(
                 f"{uid}#{label}" if label else uid,
                 examination,
@@ -248,7 +248,7 @@ def _images(
                 first.who,
             )
         )
-    return found
+    return images
 
 
 def _usual(instances: Sequence[Instance]) -> Header:
@@ -268,9 +268,9 @@ def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
                 f"{' '.join(usual)} (bits, bits used, highest, sign, kind, samples); they cannot "
                 "be compared"
             )
-    lacking = [plane for plane in planes if math.isnan(plane.scale[0])]
-    if 0 < len(lacking) < len(planes):
-        return f"{lacking[0].file.name} lacks the RescaleSlope that others have"
+    unscaled = [plane for plane in planes if math.isnan(plane.scale[0])]
+    if 0 < len(unscaled) < len(planes):
+        return f"{unscaled[0].file.name} lacks the RescaleSlope that others have"
     return ""
 
 
@@ -288,7 +288,7 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         instances: Of a series.
         strays: Of all that have too few images for one.
     """
-    told = []
+    doubts = []
     folders, header = {each.file.parent for each in instances}, _usual(instances)
     lost = [
         each
@@ -299,7 +299,7 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         and _may_be_of(each, instances[0], header)
     ]
     if lost and len(instances) >= FEWEST_SLICES:
-        told.append(
+        doubts.append(
             f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
             "say much the same as its own, and are of another patient, examination or series, or "
             "of none"
@@ -308,20 +308,20 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
     count, here = len(planes), places(planes)
     if 0 < here < slices:
-        told.append(f"has images of {here} places; the scanner made {slices}")
+        doubts.append(f"has images of {here} places; the scanner made {slices}")
     elif 0 < count < images and images % count:
-        told.append(f"has {count} images; the scanner made {images}")
+        doubts.append(f"has {count} images; the scanner made {images}")
     elif gap := _gap(instances):
-        told.append(gap)
+        doubts.append(gap)
     scales = Counter(plane.scale for plane in planes)
     usual, times = scales.most_common(1)[0]
     if FEW_OTHERS * count <= times < count:
         other = next(plane for plane in planes if plane.scale != usual)
-        told.append(
+        doubts.append(
             f"has another RescaleSlope or RescaleIntercept in {plural(count - times, 'image')}, "
             f"first {other.file.name}; look at it"
         )
-    return tuple(told)
+    return tuple(doubts)
 
 
 def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:

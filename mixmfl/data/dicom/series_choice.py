@@ -70,7 +70,7 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
             faults[id(taken)] = str(error).removeprefix(f"{taken.series.name}: ")
             continue
         break
-    told = [warning] if warning else []
+    warnings = [warning] if warning else []
     reasons = []
     for each in candidates:
         if each is taken:
@@ -78,7 +78,7 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
         if fault := faults[id(each)]:
             reason = f"another {modality}, which cannot be read: {fault}"
             if readable:
-                told.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
+                warnings.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
         elif taken is None and each in rivals:
             others = " and ".join(r.series.name for r in rivals if r is not each)
             reason = f"fits {modality} as well as {others}; --mapping decides"
@@ -86,7 +86,7 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
             after = taken.series.name if taken is not None else "a better one"
             reason = f"another {modality}; {after} is taken"
         reasons.append((each, reason))
-    return Choice(taken, tuple(reasons), "; ".join(told))
+    return Choice(taken, tuple(reasons), "; ".join(warnings))
 
 
 def _best(

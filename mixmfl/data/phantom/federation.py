@@ -24,7 +24,7 @@ from mixmfl.data.phantom.patient import (
     make_patient,
     render,
 )
-from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, ClientService
+from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, Hospital
 
 VERSION = 2  # raise it whenever the same seed gives other files
 FILE_NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
@@ -53,7 +53,7 @@ class Case:
     modalities: tuple[str, ...]
 
     @property
-    def hospital(self) -> ClientService:
+    def hospital(self) -> Hospital:
         """Whose case it is."""
         return HOSPITALS[self.site]
 
@@ -107,7 +107,7 @@ class Settings:
         if self.tests < 0:
             raise DataError(f"tests is {self.tests}; it must be 0 or more")
 
-    def modalities_of(self, hospital: ClientService) -> tuple[str, ...]:
+    def modalities_of(self, hospital: Hospital) -> tuple[str, ...]:
         """Return what a hospital holds."""
         if hospital.name in HELD_OUT or self.setting == "multi-modal":
             return MODALITIES
@@ -121,8 +121,8 @@ class Settings:
                 has = self.modalities_of(hospital)
                 mixed = self.setting == "mix-modal" and hospital.name not in HELD_OUT
                 if mixed and number % 3 == 2:
-                    lacking = has[number // 3 % len(has)]
-                    has = tuple(modality for modality in has if modality != lacking)
+                    missing = has[number // 3 % len(has)]
+                    has = tuple(modality for modality in has if modality != missing)
                 listed.append(Case(site, number, has))
             if hospital.name not in HELD_OUT:
                 numbers = range(FIRST_TEST, FIRST_TEST + self.tests)
@@ -248,37 +248,37 @@ def stored_grid(axes: Sequence[Array], spacing: Sequence[float], code: str) -> G
 def _claim(folder: Path, settings: Settings) -> None:
     """Make the folder ours, or find that it is; see ``write_federation``."""
     record = folder / "phantom.json"
-    wanted = json.loads(json.dumps(settings.describe()))
+    expected = json.loads(json.dumps(settings.describe()))
     if not record.exists():
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: is a file; give a new folder for the phantom federation")
-        found = sorted(p.name for p in folder.glob("*") if not p.name.startswith("."))
-        if found:
+        names = sorted(p.name for p in folder.glob("*") if not p.name.startswith("."))
+        if names:
             raise DataError(
-                f"{folder}: holds {', '.join(found[:3])}{', …' if found[3:] else ''} and no "
+                f"{folder}: holds {', '.join(names[:3])}{', …' if names[3:] else ''} and no "
                 "phantom.json, so it is no phantom federation; nothing is overwritten. "
                 "Give a new or empty folder"
             )
-        write_json(record, wanted)
+        write_json(record, expected)
         return
-    there = read_json(record)
-    for key, value in wanted.items():
-        if there.get(key) != value:
+    existing = read_json(record)
+    for key, value in expected.items():
+        if existing.get(key) != value:
             raise DataError(
                 f"{folder}: holds a phantom federation made with other settings "
-                f"({_unlike(key, there.get(key), value)}); nothing is overwritten. "
+                f"({_unlike(key, existing.get(key), value)}); nothing is overwritten. "
                 "Give a new folder, or the settings in its phantom.json"
             )
 
 
-def _unlike(key: str, there: Any, wanted: Any) -> str:
+def _unlike(key: str, existing: Any, expected: Any) -> str:
     """Say in a few words how an entry of ``phantom.json`` differs from what is wanted."""
-    if key != "hospitals" or not isinstance(there, list):
-        plain = isinstance(wanted, int | float | str)
-        return f"{key} {there}, asked for {wanted}" if plain else f"other {key}"
+    if key != "hospitals" or not isinstance(existing, list):
+        plain = isinstance(expected, int | float | str)
+        return f"{key} {existing}, asked for {expected}" if plain else f"other {key}"
     counts = [
         ", ".join(f"{site.get('name')} {site.get('cases')}" for site in sites)
-        for sites in (there, wanted)
+        for sites in (existing, expected)
     ]
     return "cases " + ", asked for ".join(counts) if counts[0] != counts[1] else "other scanners"
 
@@ -289,11 +289,11 @@ def _readme(settings: Settings, cases: Sequence[Case]) -> str:
     for site, hospital in enumerate(HOSPITALS):
         own = [case for case in cases if case.site == site and not case.is_test]
         has = settings.modalities_of(hospital)
-        lacking = sum(len(case.modalities) < len(has) for case in own)
+        incomplete = sum(len(case.modalities) < len(has) for case in own)
         names = ", ".join(FILE_NAMES[modality] for modality in has)
         use = "testing" if hospital.name in HELD_OUT else "training"
         rows.append(
-            f"| {hospital.name} | {use} | {len(own)} | {lacking} | {names} "
+            f"| {hospital.name} | {use} | {len(own)} | {incomplete} | {names} "
             f"| {hospital.tesla:g} T | {hospital.axes} |"
         )
     return README.format(

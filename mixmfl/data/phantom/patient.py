@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mixmfl.data.phantom.scanners import ClientService, Pulses
+from mixmfl.data.phantom.scanners import Hospital, Pulses
 
 Array = NDArray[np.float32]
 
@@ -327,7 +327,7 @@ def signal(pulses: Pulses, density: float, t1: Array, t2: Array) -> Array:
 def render(
     patient: Patient,
     modality: str,
-    hospital: ClientService,
+    hospital: Hospital,
     fields: Fields,
     spacing: tuple[float, float, float],
 ) -> NDArray[np.int16]:

@@ -14,7 +14,7 @@ class Pulses:
 
 
 @dataclass(frozen=True)
-class ClientService:
+class Hospital:
     """One site: its patients, its scanner and how it stores images.
 
     Attributes:
@@ -53,7 +53,7 @@ class ClientService:
 MODALITIES = ("t1", "t1c", "t2", "flair")
 
 HOSPITALS = (
-    ClientService(
+    Hospital(
         name="north",
         cases=10,
         modalities=("t1", "t2"),
@@ -74,7 +74,7 @@ HOSPITALS = (
         thickness=(1, 1, 1),
         axes="RAS",
     ),
-    ClientService(
+    Hospital(
         name="east",
         cases=8,
         modalities=("t1c", "flair"),
@@ -95,7 +95,7 @@ HOSPITALS = (
         thickness=(1.5, 1, 1),
         axes="LPS",
     ),
-    ClientService(
+    Hospital(
         name="south",
         cases=12,
         modalities=("t1", "t1c", "flair"),
@@ -116,7 +116,7 @@ HOSPITALS = (
         thickness=(1, 1, 1),
         axes="LAS",
     ),
-    ClientService(
+    Hospital(
         name="west",
         cases=6,
         modalities=("t2", "flair"),
@@ -137,7 +137,7 @@ HOSPITALS = (
         thickness=(1, 1.25, 1),  # coronal slices: thick from front to back
         axes="RSA",
     ),
-    ClientService(
+    Hospital(
         name="unseen",
         cases=4,
         modalities=MODALITIES,
