@@ -271,7 +271,7 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _declared(
     size: int, content: Callable[[int, int], bytes]
 ) -> tuple[dict[str, tuple[Form, int]], dict[str, Any]]:
-    """Read the start of safetensors, 8 bytes of length and then JSON, and check it against the size.
+    """Read the start of safetensors, 8 bytes of length and then JSON, and check the sizes in it.
 
     Args:
         size: Bytes of the whole content.

@@ -144,7 +144,7 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
 
 
 def _least_processed(files: Sequence[GatheredFile]) -> GatheredFile | None:
-    """Return the file that is least processed, or that the user chose; None if there are several."""
+    """Return the file that is least processed, or that the user chose; None if several are."""
     files = [file for file in files if file.given] or list(files)
     least = min((len(file.said.processing) for file in files), default=0)
     candidates = [file for file in files if len(file.said.processing) == least]

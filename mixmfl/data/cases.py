@@ -124,7 +124,7 @@ def find_cases(
     """Find the cases of a folder by the names of its files; no image is opened.
 
     Args:
-        folder: A folder in one of ``LAYOUTS``, which is detected; or a single image, which is a case.
+        folder: A folder in one of ``LAYOUTS``, which is detected; or a single image as a case.
         modalities: The words for modalities; the default are those of ``sequence_words``.
         labels_needed: Whether to refuse a case without a label, as training must.
         mapping: The entries of the user's table, by path below the folder.

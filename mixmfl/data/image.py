@@ -1,8 +1,8 @@
 """Images as arrays with a grid: reading, writing, and one orientation for all.
 
 Only this module and ``registration`` import SimpleITK; only this module and ``nifti``, which reads
-and writes that format, import nibabel. Arrays are (Z, Y, X); their physical place is in millimetres,
-LPS: x grows to the patient's left, y to the back, z to the head.
+and writes that format, import nibabel. Arrays are (Z, Y, X); their physical place is in
+millimetres, LPS: x grows to the patient's left, y to the back, z to the head.
 """
 
 import hashlib
@@ -50,8 +50,8 @@ SPACING_TOLERANCE = 1e-3  # relative
 DIRECTION_TOLERANCE = 1e-3  # of each cosine
 ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 
-# No scanner makes such images: the file is damaged, or has other units. The largest number of voxels
-# is that of a cube of 1024.
+# No scanner makes images beyond these: the file is damaged, or has other units. The largest number
+# of voxels is that of a cube of 1024.
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
 LONGEST_MM = 3000.0  # of an image, along each axis
 MOST_VOXELS = 1 << 30
@@ -315,8 +315,8 @@ def doubts(grid: Grid) -> tuple[list[str], list[str]]:
         return [], []
     if not place.is_told:
         return [], [
-            "its header does not say where it lies (sform and qform have code 0); nibabel's default "
-            "was taken, where left and right may be exchanged"
+            "its header does not say where it lies (sform and qform have code 0); nibabel's "
+            "default was taken, where left and right may be exchanged"
         ]
     notes, warnings = [], []
     if place.qform is not None:
@@ -476,8 +476,8 @@ def _check_size(grid: Grid, source: str) -> None:
     longest = max(n * step for n, step in zip(grid.shape, grid.spacing, strict=True))
     if longest > LONGEST_MM:
         raise DataError(
-            f"{size_text}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. Export "
-            "it again, with the right spacing"
+            f"{size_text}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. "
+            "Export it again, with the right spacing"
         )
 
 

@@ -74,7 +74,8 @@ def map_labels(own: Labels, federation: Labels) -> LabelMap:
         if pattern not in best:
             raise DataError(
                 f"value {value} is in {_join_names(pattern)} and in no other of "
-                f"{_join_names(names)}; no value of {_join_names(frozenset(federation.foreground))} is so"
+                f"{_join_names(names)}; no value of "
+                f"{_join_names(frozenset(federation.foreground))} is so"
             )
         value_of[value] = best[pattern]
     if own.ignore is not None and federation.ignore is not None:

@@ -105,7 +105,7 @@ class Modalities:
         return kind if kind in self.table else None
 
     def kinds_in(self, text: str) -> set[str]:
-        """Return the modalities whose names or aliases are in a text; only the longest matches count."""
+        """Return the modalities with a name or alias in a text; only the longest matches count."""
         return {match.kind for match in self.matches(words_of(text))} & set(self.table)
 
     def matches(self, words: Sequence[str]) -> list["Match"]:

@@ -1,9 +1,9 @@
-"""What the words of a description, or of a file's name, say about an MR sequence.
+"""Reading of an MR sequence from the words of a description or of a file's name.
 
 ``read_words`` is the one reader for the names of files and folders and for DICOM descriptions.
 Words count as a whole, in English, German, French, Spanish, Dutch and Italian. Where they
-contradict each other, or where the sign of a contrast agent is lost, nothing is decided: a T1
-with a contrast agent and one without are never taken for each other.
+contradict each other, or where the sign of a contrast agent is lost, the modality stays undecided:
+a T1 with a contrast agent and one without are never taken for each other.
 """
 
 import re
@@ -17,12 +17,12 @@ from mixmfl.data.sequence_vocabulary import AGENT_STEMS, ASIDES, GRADIENT_ECHOES
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text says.
+    """The reading of a text.
 
     Attributes:
         modality: One of ``modalities.TABLE``; empty where it is undecided.
-        why: Which words said so, or why it is undecided.
-        set_aside: What else it is, where it is none to segment, such as ``"angiography"``.
+        why: The words that decided, or the reason why it is undecided.
+        set_aside: The kind of an image that is not for segmentation, such as ``"angiography"``.
     """
 
     modality: str
@@ -32,7 +32,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Phrase:
-    """One or more words of a text, and what they mean: a key of the tables below, or nothing."""
+    """One or more words of a text, and their meaning: a key of ``MEANINGS``, or nothing."""
 
     words: str
     meaning: str
@@ -45,7 +45,7 @@ _TABLE: Mapping[tuple[str, ...], str] = {
 }
 _PARTS = frozenset(word for phrase in _TABLE for word in phrase)
 _LONGEST = max(map(len, _TABLE))
-# what may be glued together in one word, such as "axt2flair" and "t1mpragepost"
+# words that may be glued together into one, such as "axt2flair" and "t1mpragepost"
 _PIECES = frozenset(
     word
     for meaning in (*KINDS, "agent", "post", "pre", "with", "without", "orientation", "technique")
@@ -74,13 +74,13 @@ _REWRITTEN = (
     (re.compile(r"\+"), " plus "),
     (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
-    (re.compile(r"[:;,|()\[\]<>]"), " : "),  # no phrase goes on behind it
+    (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )
 _WORD = re.compile(r"[a-z0-9]+|[:&]")
 
 
 def read_words(text: str) -> Reading:
-    """Return what the words of a text say about a sequence."""
+    """Return the sequence that the words of a text describe."""
     phrases = _understand(text)
     kinds = {each.meaning for each in phrases if each.meaning in KINDS}
     if aside := _aside(phrases, kinds):
@@ -104,15 +104,15 @@ def read_words(text: str) -> Reading:
 
 @cache
 def is_sequence_word(word: str) -> bool:
-    """Say whether a word of a file's name tells of the sequence, not of the patient."""
+    """Say whether a word of a file's name is about the sequence, not the patient."""
     return all(each.meaning or each.words in _PARTS for each in _understand(word))
 
 
 @cache
 def meaning_of(word: str) -> str:
-    """Return what one word means, a key of ``MEANINGS``; empty where it is none of ours.
+    """Return the meaning of one word, a key of ``MEANINGS``; empty if it is unknown.
 
-    What is glued together means what its first piece for a sequence does.
+    A word of glued pieces has the meaning of its first piece about a contrast.
     """
     phrases = _understand(word)
     if not phrases or not all(each.meaning for each in phrases):
@@ -121,7 +121,7 @@ def meaning_of(word: str) -> str:
 
 
 def _understand(text: str) -> list[_Phrase]:
-    """Return the words of a text in their order, with what the longest phrases of them mean."""
+    """Return the words of a text in order, with the meaning of the longest phrases."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     for pattern, written in _REWRITTEN:
@@ -144,7 +144,7 @@ def _understand(text: str) -> list[_Phrase]:
 
 
 def _stem(word: str) -> str:
-    """Return what a word that is not listed means by its stem; empty where it means nothing."""
+    """Return the meaning of an unlisted word by its stem; empty if it has none."""
     if word.startswith(AGENT_STEMS):
         return "agent"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""
@@ -152,7 +152,7 @@ def _stem(word: str) -> str:
 
 @cache
 def _pieces(word: str) -> tuple[str, ...]:
-    """Return the words that are glued together in one, such as ``axt2flair``; else itself."""
+    """Return the pieces of a glued word, such as ``axt2flair``; else the word itself."""
     if (word,) in _TABLE:
         return (word,)
 
@@ -172,7 +172,7 @@ def _pieces(word: str) -> tuple[str, ...]:
 
 
 def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
-    """Return what an image is that is none of ours; empty where no word says so."""
+    """Return the kind of an image that is no modality of ours; empty where no word says so."""
     words = {word for each in phrases for word in each.words.split()}
     meanings = {each.meaning for each in phrases}
     if "dixon" in words and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
@@ -197,14 +197,14 @@ def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
 
 
 def _fat_alone(phrases: Sequence[_Phrase]) -> bool:
-    """Say whether fat is what is shown, not what is suppressed."""
+    """Say whether the image shows fat, and does not suppress it."""
     words = [word for each in phrases for word in each.words.split()]
     after = dict(zip(words, [*words[1:], ""], strict=True))
     return "fat" in words and after["fat"] not in ("sat", "sup", "suppressed", "suppression")
 
 
 def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str, str]:
-    """Return the modality that kinds mean together, T1 with agent or not; or why there is none."""
+    """Return the modality of several kinds, any T1 as ``t1``; or the reason why there is none."""
     t1, others = kinds & _T1, kinds - _T1
     modality = ""
     if not kinds:
@@ -239,10 +239,11 @@ def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str
 
 
 def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
-    """Return what is said of a contrast agent, and which words say it.
+    """Return whether the words say with or without a contrast agent, and these words.
 
     Returns:
-        ``"with"``, ``"without"``, ``""`` where nothing is said, or ``"unclear"``.
+        ``"with"``, ``"without"``, ``"unclear"``, or ``""`` without a word about it; and the
+        words, or the reason why they are unclear.
     """
     heard: dict[str, list[str]] = {"with": [], "without": [], "unclear": []}
     if "t1 with agent" in kinds:
@@ -263,9 +264,10 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
 
 
 def _beside(phrases: Sequence[_Phrase], at: int, step: int) -> str:
-    """Return what the next word that means anything here means; ``"end"`` where there is none.
+    """Return the meaning of the next word that has one; ``"end"`` where there is none.
 
-    Before an agent, others are passed over: "sans injection de gadolinium" denies both.
+    Before an agent, other words for it are passed over: "sans injection de gadolinium" denies
+    both.
     """
     passed = {"filler", "and"}
     if step < 0 and phrases[at].meaning == "agent":
@@ -279,7 +281,7 @@ def _beside(phrases: Sequence[_Phrase], at: int, step: int) -> str:
 
 
 def _verdict(each: _Phrase, before: str, after: str) -> str:
-    """Return what one word says of a contrast agent, between what the words beside it mean."""
+    """Return what one word says of a contrast agent, given the meanings of its neighbours."""
     signs = {before} & {"plus", "minus", "dash", *_NEGATIONS, "beside", "post", "pre"}
     signs |= {after} & {"plus", "minus", "dash"}
     is_with = bool(signs & {"plus", "beside", "post"})
@@ -312,7 +314,7 @@ def _verdict(each: _Phrase, before: str, after: str) -> str:
 
 
 def _needs_more(last: _Phrase, before: str) -> bool:
-    """Say whether a text that ends in this word lost what it speaks of, as "T1 with" did."""
+    """Say whether a text that ends in this word lost its object, as "T1 with" did."""
     if last.meaning in ("plus", "minus", "dash"):
         return before not in ("agent", "letter", "with")
     small = len(last.words) == 1

@@ -1,4 +1,4 @@
-"""Images whose names say no modality that we know: too many of them are not passed over."""
+"""A check for images of unknown modality: too many of them stop the planning."""
 
 import re
 from collections import Counter
@@ -18,14 +18,14 @@ _WORDS_SHOWN = 4
 
 
 def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None:
-    """Check that what a federation has is mostly images of modalities that are known.
+    """Check that most images of a federation have a known modality.
 
     Args:
-        found: Of each site.
-        modalities: With the aliases that were given.
+        found: The cases of each site.
+        modalities: The known modalities, with the user's aliases.
 
     Raises:
-        DataError: There are more images of no known modality than of known ones.
+        DataError: There are more images of unknown than of known modality.
     """
     word_of = {file: word for site in found for file, word in _images(site, modalities)}
     unknown = {file: word for file, word in word_of.items() if word is not None}
@@ -52,7 +52,7 @@ def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None
 
 
 def _images(found: Found, modalities: Modalities) -> Iterable[tuple[Path, str | None]]:
-    """Yield a folder's images; for those of no known modality the word that may be theirs."""
+    """Yield a folder's images, each with None or, if its modality is unknown, its likely word."""
     images = {file for case in found.cases for file in case.files.values()}
     labels = {case.label for case in found.cases}
     channels = {
@@ -87,7 +87,7 @@ def _names_modality(stem: str, modalities: Modalities) -> bool:
 
 
 def _is_known(name: str, modalities: Modalities) -> bool:
-    """Say whether a name is that of a modality, of a label, or of what is known to be neither."""
+    """Say whether a name is that of a modality, a label, or another known kind of file."""
     spaced = f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
     if any(f" {word} " in spaced for word in OTHER_WORDS):
         return True
@@ -96,12 +96,12 @@ def _is_known(name: str, modalities: Modalities) -> bool:
 
 
 def _last_word(stem: str) -> str:
-    """Return the last word of a name that is no number; the rest names the case nearly always."""
+    """Return the last word of a name that is no number; it is rarely part of the case's name."""
     words = re.findall(r"[^ _.-]+", stem.lower())
     return next((word for word in reversed(words) if not word.isdecimal()), "")
 
 
 def _name(word: str) -> str:
-    """Return a name for a modality that is called by a word in file names."""
+    """Return a valid modality name made from a word of file names."""
     name = re.sub(r"[^a-z0-9]+", "_", word).strip("_")
     return name if name[:1].isalpha() else f"m{name}"

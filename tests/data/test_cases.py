@@ -566,7 +566,7 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
         (",t7,p/T1.nii.gz", r"line 2: 't7' is no known modality \(column modality\)"),
         ("../x,t1,p/T1.nii.gz", r"line 2: a file cannot be named after case '\.\./x' \(column"),
         (",t1,", "line 2: series_uid '' and file '' were found; needed is one of them"),
-        (",t1,p/T9.nii.gz", r"line 2: .* holds no image 'p/T9\.nii\.gz'; mend or remove the line"),
+        (",t1,p/T9.nii.gz", r"line 2: .* holds no image 'p/T9\.nii\.gz'; fix or remove the line"),
         (",t1,p/T1.nii.gz\n,t2,p/T1.nii.gz", r"line 3: file 'p/T1\.nii\.gz' is given before, in"),
     ],
 )

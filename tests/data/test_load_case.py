@@ -84,7 +84,7 @@ def test_a_label_value_that_is_not_declared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"case 'p01': label \(.*label.nii.gz\) holds the label values 4, but only 0, 1 are "
-        r"declared. Mend the file, or declare",
+        r"declared. Fix the file, or declare",
     ):
         load_case(case, LESION)
 

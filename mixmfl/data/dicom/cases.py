@@ -1,7 +1,7 @@
-"""DICOM as cases: which series is which modality of whom.
+"""DICOM as cases: which series is which modality of which case.
 
 A case is an examination (study). Its modalities are recognised from header fields, which people
-fill in; so what was taken for what is shown, and can be corrected in a table (``mapping``).
+fill in; so the result is shown to the user, who can correct it in a table (``mapping``).
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ _HEAD = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "HEAD_NECK", "NEURO", "CEREBRUM",
 
 @dataclass(frozen=True)
 class Row:
-    """What a series was taken for.
+    """A series, and the modality it was taken for.
 
     Attributes:
-        series: Which.
-        case: Its case's name.
-        modality: Empty where it is set aside.
-        why: What says so.
-        is_certain: Whether that is more than times of the sequence.
+        series: The series.
+        case: The name of its case.
+        modality: Its modality; empty where it is set aside.
+        why: The reason for that.
+        is_certain: Whether the reason is more than times of the sequence.
     """
 
     series: Series
@@ -47,13 +47,13 @@ class Row:
 
 @dataclass(frozen=True)
 class FoundDicom:
-    """The DICOM files of a folder.
+    """The cases and series among the DICOM files of a folder.
 
     Attributes:
-        cases: Sorted by name.
+        cases: Usable cases, sorted by name.
         refused: Studies that cannot be used.
-        rows: Every series, those set aside too.
-        damaged: Files that could not be read; each is told by a case or among the refused, too.
+        rows: Every series, including those set aside.
+        damaged: Files that could not be read; a warning of a case or a refusal names each.
     """
 
     cases: tuple[Case, ...]
@@ -70,19 +70,19 @@ def find_dicom(
     """Find the cases of a folder among its DICOM files, whatever their names and nesting.
 
     Args:
-        folder: To look through, also below.
+        folder: The folder to search, with its subfolders.
         modalities: The words for modalities.
-        mapping: By series, what a user gave it; see ``mapping``.
+        mapping: The entries of a user's table, by series; see ``mapping``.
 
     Raises:
-        DataError: The mapping names a series that is not there.
+        DataError: The mapping names a missing series.
     """
     found = find_series(folder)
     known = {each.uid for each in found.series}
     for uid, entry in (mapping or {}).items():
         if uid not in known:
             raise DataError(
-                f"{entry.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
+                f"{entry.place}: no series of {folder} has series_uid {uid!r}; fix or remove the "
                 "line"
             )
     names = _name_cases(found.series, folder)
@@ -134,12 +134,11 @@ def find_all(
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
     Returns:
-        The cases, with ``told`` of every file and folder that was met; and what every DICOM
-        series was taken for.
+        The cases, with a record of every file and folder; and a row for every DICOM series.
 
     Raises:
-        DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
-            a series or a file that is not there.
+        DataError: There is no DICOM series, and ``find_cases`` finds no cases; or the mapping
+            names a missing series or file.
     """
     of_files, of_series = split_mapping(mapping)
     dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
@@ -155,7 +154,7 @@ def find_all(
 def split_mapping(
     mapping: Mapping[str, Given] | None,
 ) -> tuple[dict[str, Given], dict[str, Given]]:
-    """Return what a table says of files, and what of DICOM series."""
+    """Return the entries of a table about files, and those about DICOM series."""
     entries = mapping or {}
     return {key: g for key, g in entries.items() if g.is_file}, {
         key: g for key, g in entries.items() if not g.is_file
@@ -163,11 +162,13 @@ def split_mapping(
 
 
 def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Found:
-    """Return the cases of both, but those that have the same name; and what else was met.
+    """Merge cases of files and of DICOM series, and account for all other files.
+
+    Two cases of one name are refused.
 
     Args:
-        found: Among files.
-        dicom: Among DICOM series.
+        found: The cases of files.
+        dicom: The cases of DICOM series.
         known: Files that are read, though they are no images.
     """
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
@@ -178,7 +179,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
         reasons[name].append("is the name of DICOM and of other files; rename one")
     cases = []
     for case in (*found.cases, *dicom.cases):
-        if counts[case.name] == 1:  # beside it there may be files of its name that are no case
+        if counts[case.name] == 1:  # files of its name beside it may be no case
             notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
             cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
@@ -200,7 +201,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
 
 
 def describe_rows(rows: Sequence[Row]) -> str:
-    """Return what was set aside, and what the sequences were recognised by."""
+    """Return the report of how many series were recognised, and which were set aside."""
     aside = [row for row in rows if not row.modality]
     end = ":" if aside else ""
     lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}{end}"]
@@ -211,7 +212,7 @@ def describe_rows(rows: Sequence[Row]) -> str:
 def _row(
     series: Series, names: Mapping[str, str], modalities: Modalities, mapping: Mapping[str, Given]
 ) -> Row:
-    """Return what a series is taken for, beside whatever others there are."""
+    """Return the row of a series, without regard to the other series."""
     name = names[series.examination]
     if series.uid in mapping:
         entry = mapping[series.uid]
@@ -223,7 +224,7 @@ def _row(
 
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
-    """Set aside what an examination of the head shows of other parts of the body."""
+    """Set aside series of other parts of the body in an examination of the head."""
     parts = {row.series.header.body_part.upper() for row in rows}
     if not parts & _HEAD:
         return list(rows)
@@ -239,7 +240,7 @@ def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
 
 
 def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """Keep one series per modality, and say what the user should know of that.
+    """Choose one series per modality, and return warnings about the choice.
 
     Raises:
         DataError: The user gave one modality to two series.
@@ -250,7 +251,7 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     chosen, warnings = by_modality.pop("", []), []
     if any("#" in row.series.examination for row in rows):
         warnings.append(
-            "its StudyInstanceUID is not its own: files of other patients or folders have it, or "
+            "its StudyInstanceUID is not unique: files of other patients or folders have it, or "
             "have none; they were kept apart"
         )
     for modality, mine in sorted(by_modality.items()):
@@ -281,7 +282,7 @@ def _aside(row: Row, why: str) -> Row:
 def _owners_of_damaged(
     damaged: Sequence[Damaged], rows: Sequence[Row], folder: Path
 ) -> tuple[dict[str, list[str]], list[Refused]]:
-    """Say of damaged files which cases lack them, by where they lie, and which are of none."""
+    """Return warnings about damaged files, by the case in their folder; refuse the other files."""
     places: dict[str, set[Path]] = defaultdict(set)
     for row in rows:
         places[row.case] |= {file.parent for file in row.series.files}
@@ -310,7 +311,7 @@ def _owners_of_damaged(
 
 
 def _common(folders: Iterable[Path]) -> Path:
-    """Return the folder that all of these lie in."""
+    """Return the common parent of folders."""
     levels = zip(*(each.parts for each in folders), strict=False)
     same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     return Path(*(level[0] for level in same))
@@ -319,7 +320,7 @@ def _common(folders: Iterable[Path]) -> Path:
 def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
     """Return a name for each examination: that of its own folder, else one made from its UID.
 
-    Names of patients are in no name.
+    No name contains a patient's name.
     """
     places: dict[str, list[Path]] = defaultdict(list)
     for each in series:
@@ -329,7 +330,7 @@ def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
         slices[each.examination] += each.slices
     names = {}
     for examination, mine in places.items():
-        # a few images that say they are of another examination do not take a folder's name
+        # a few images of another examination do not take a folder's name away
         others = [
             place
             for key in places

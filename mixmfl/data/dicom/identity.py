@@ -1,8 +1,8 @@
-"""Which DICOM files belong together: to one patient's examination, and there to one series.
+"""Grouping of DICOM files into examinations of a patient, and these into series.
 
-Identifiers are those of the standard, but anonymisers remove them or make them equal. So what
-else a header says of the patient, the number and description of a series, and where files lie
-must not contradict them.
+The standard has identifiers for both, but anonymisers remove them or make them equal. So they must
+agree with the other patient fields of a header, with the number and description of a series, and
+with the folders of the files.
 """
 
 import hashlib
@@ -15,17 +15,18 @@ from pathlib import Path
 from mixmfl.data.dicom.header import Instance
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 
-_LENGTH = 8  # of a digest in a name
+_LENGTH = 8  # characters of a digest in a name
 
 Patient = tuple[str, ...]
-SeriesName = tuple[int, str, str]  # number, description, modality: what people call a series
+SeriesName = tuple[int, str, str]  # number, description, modality: a series as people know it
 
 
 def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
-    """Group files by examination: by study, patient, and where these are equal, by folder.
+    """Group files by examination: by study and patient, and by folder where these are equal.
 
     Returns:
-        The files by a name for the examination: its StudyInstanceUID where no other has that.
+        The files by a name for the examination: its StudyInstanceUID if that is unique, else with a
+        digest behind it.
     """
     by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
@@ -46,7 +47,7 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
     """Group the files of one examination by series.
 
     Returns:
-        The files by SeriesInstanceUID; with a digest behind it where several series have it.
+        The files by SeriesInstanceUID, with a digest behind it where several series have it.
     """
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for each in instances:
@@ -58,7 +59,7 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
             number, description, modality = _series_name(each)
             place = "" if uid and (number or description) else _below(each.file, folder)
             parts[str(number), description, modality, place].append(each)
-        # a header that one flipped bit has changed is no series of its own
+        # a header that a flipped bit changed is no series of its own
         largest = max(parts, key=lambda key: len(parts[key]))
         for key in [key for key in parts if len(parts[key]) < FEWEST_SLICES and key[3] == ""]:
             if key != largest and len(parts[largest]) >= FEWEST_SLICES:
@@ -71,8 +72,8 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
 def without_copies(instances: Sequence[Instance]) -> list[Instance]:
     """Keep one of the files that hold the same image of the same patient.
 
-    Two files are copies if they have one SOPInstanceUID and the same pixels. Files of that
-    identifier with other pixels were given it by an anonymiser, and stay.
+    Two files are copies if they have one SOPInstanceUID and the same pixels. Files with that
+    identifier and other pixels have it from an anonymiser, and stay.
     """
     unique: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
     seen: dict[Path, str] = {}
@@ -89,12 +90,12 @@ def without_copies(instances: Sequence[Instance]) -> list[Instance]:
 
 
 def digest(*parts: object) -> str:
-    """Return a short name that is the same for the same parts."""
+    """Return a short digest of the parts."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:_LENGTH]
 
 
 def _one_per_patient(patients: Mapping[Patient, list[Instance]]) -> dict[Patient, list[Instance]]:
-    """Join the files of patients who are one, some of whose headers lack what others tell."""
+    """Join the files of one patient whose headers lack some of the fields."""
     joined = dict(patients)
     for patient in sorted(patients, key=lambda each: sum(map(bool, each))):
         partners = [other for other in joined if other != patient and _may_be(patient, other)]
@@ -109,11 +110,11 @@ def _may_be(one: Patient, other: Patient) -> bool:
 
 
 def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
-    """Separate what says that it is one examination and cannot be, by the folders it lies in.
+    """Separate files that claim to be one examination and cannot be, by their folders.
 
-    It cannot be if two folders hold the same series, each with images of its own: an examination
-    has each number once. Nor may files without any identifier meet by chance, or those of
-    anonymous patients if a folder beside others holds several series, as a patient's does.
+    They cannot if two folders hold the same series, each with images of its own: an examination
+    has each number once. Files without any identifier are separated, too, and those of anonymous
+    patients if a folder beside others holds several series, as a patient's folder does.
     """
     if not (instances[0].study or instances[0].patient[0]):
         tops: dict[str, list[Instance]] = defaultdict(list)
@@ -137,7 +138,7 @@ def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[In
 
 
 def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
-    """Return at which level folders are those of different patients; None where at none."""
+    """Return the depth at which folders belong to different patients; None if there is none."""
     by_name: dict[SeriesName, dict[str, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
         by_name[_series_name(each)][_below(each.file, folder)].append(each)
@@ -165,9 +166,9 @@ def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
 
 
 def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | None:
-    """Return at which level folders look like those of patients; None where they do not.
+    """Return the depth at which folders look like those of patients; None if there is none.
 
-    One of them holds several series, and no series is spread over two of them.
+    There one folder holds several series, and no series is spread over two folders.
     """
     paths = [_below(each.file, folder).split("/") for each in instances]
     depth = next(
@@ -184,9 +185,9 @@ def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | Non
 
 
 def _colliding_depths(places: Mapping[str, Sequence[Instance]]) -> set[int]:
-    """Return at which levels the folders of one series' name part, which cannot be of one series.
+    """Return the depths at which folders part that have the same series name but different series.
 
-    A folder within the other is no other patient's.
+    A folder within another one does not belong to another patient.
     """
     depths = set()
     contents = {
@@ -212,7 +213,7 @@ def _series_name(instance: Instance) -> SeriesName:
 
 
 def _slot(instance: Instance) -> tuple[object, ...]:
-    """Return what no two images of one series have in common."""
+    """Return the values that no two images of one series share."""
     planes = instance.planes
     return (
         instance.number,
@@ -227,7 +228,7 @@ def _placed(instance: Instance) -> tuple[float, ...]:
 
 
 def _below(file: Path, folder: Path) -> str:
-    """Return the folder of a file, below the one that was given; empty for that one itself."""
+    """Return the folder of a file relative to ``folder``; empty for ``folder`` itself."""
     inside = file.relative_to(folder).parent.as_posix()
     return "" if inside == "." else inside
 

@@ -1,4 +1,4 @@
-"""The made-up hospitals of the phantom federation: who comes to them, and how they scan."""
+"""The made-up hospitals of the phantom federation: their patients and scanners."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ class Pulses:
 
 @dataclass(frozen=True)
 class Hospital:
-    """One site: its patients, its scanner and how it stores images.
+    """One hospital: its patients, its scanner and how it stores images.
 
     Attributes:
-        name: The folder.
-        cases: How many patients, unless the caller wants another number.
-        modalities: What the site has where sites hold different mixes.
-        alone: The one modality it has where every site has a single one.
-        pulses: What its scanner does for each of the four modalities.
+        name: The name of its folder.
+        cases: Number of patients, unless the settings give another number.
+        modalities: Its modalities in the mix-modal setting.
+        alone: Its only modality in the cross-modal setting.
+        pulses: The timing of its scanner for each of the four modalities.
         core_mm: Smallest and largest radius of the tumour core.
-        oedema_mm: How far oedema reaches into white matter, from and to.
+        oedema_mm: Smallest and largest reach of oedema into white matter.
         tesla: Field strength; T1 of tissue grows with it.
         noise: Standard deviation of the noise, as a fraction of the mean signal.
         bias: Standard deviation of the log of the receive field.
         blur_mm: Standard deviation of the point spread.
         gain: Mean brain intensity in stored units.
         thickness: Voxel size in ``(Z, Y, X)`` as a multiple of the phantom's spacing.
-        axes: Where the stored x, y and z axes point to, such as ``"RAS"``.
+        axes: The directions of the stored x, y and z axes, such as ``"RAS"``.
     """
 
     name: str
@@ -141,7 +141,7 @@ HOSPITALS = (
         name="unseen",
         cases=4,
         modalities=MODALITIES,
-        alone="flair",  # never asked: the unseen hospital always has all four
+        alone="flair",  # never used: the unseen hospital always has all four
         pulses={
             "t1": Pulses(1900, 3, 900),
             "t1c": Pulses(650, 11),
