@@ -97,10 +97,8 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
         seconds: How long to wait for the lock; a negative number waits for ever.
         refusal: The error to raise if another process still holds the lock.
     """
-    from filelock import (
-        FileLock,
-        Timeout,
-    )  # half of the time that a command takes to show its --help
+    # imported here, because it takes half of the time that a command needs to show its --help
+    from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

@@ -9,7 +9,7 @@ from mixmfl.core.process_memory import give_back_memory, peak_memory_mb, reset_p
 
 REPEATED = """
 import resource, torch
-from mixmfl.usage import keep_freed_memory
+from mixmfl.core.process_memory import keep_freed_memory
 {}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -21,7 +21,7 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone can be told")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has this setting")
 def test_memory_that_was_freed_is_not_asked_for_again() -> None:
     def faults(call: str) -> int:
         code = [sys.executable, "-c", REPEATED.format(call)]

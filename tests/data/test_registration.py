@@ -281,7 +281,7 @@ def test_a_label_decides_whose_grid_is_the_reference(tmp_path: Path) -> None:
     assert loaded.labels.shape == THICK.shape == loaded.images["t1"].shape
 
 
-def test_a_part_of_the_head_that_an_image_does_not_show_is_told(tmp_path: Path) -> None:
+def test_a_part_of_the_head_that_an_image_does_not_show_is_reported(tmp_path: Path) -> None:
     slab = Grid((32, 64, 60), (2.0, 2.0, 2.0), (-60.0, -64.0, -32.0), LPS)
     files = {
         "t1": write(tmp_path, "t1", ONE, GRID),
@@ -294,7 +294,7 @@ def test_a_part_of_the_head_that_an_image_does_not_show_is_told(tmp_path: Path) 
     assert int(warnings[0][9:11]) / 100 == pytest.approx(share, abs=0.02)
 
 
-def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
+def test_a_case_whose_headers_are_wrong_is_refused_and_fixed_by_registration(
     tmp_path: Path,
 ) -> None:
     moved = resample(OTHER, GRID, GRID, turn(6, 10, 0, 8))
