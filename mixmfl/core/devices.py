@@ -1,4 +1,4 @@
-"""The processor or accelerator to compute on, and the number format that it is quick in."""
+"""The processor or accelerator to compute on, and the number format that is fastest on it."""
 
 import os
 from typing import TYPE_CHECKING
@@ -18,26 +18,26 @@ def find_device(name: str) -> "torch.device":
     """Return the device that ``--device`` means.
 
     Raises:
-        MixmflError: There is no such device here.
+        MixmflError: This machine has no such device.
     """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(name)
-        torch.zeros(1, device=found).item()  # "meta", say, is a device that holds no numbers
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # "meta", say, is a device that holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise MixmflError(f"--device {name}: cannot be used here ({reason})") from None
-    return found
+    return device
 
 
 def find_devices(names: str) -> "list[torch.device]":
-    """Return the devices that ``--device`` means where it may name several.
+    """Return the devices of a ``--device`` option that may name several, with commas between.
 
     Raises:
-        MixmflError: One of them is not here.
+        MixmflError: This machine lacks one of them.
     """
     return [find_device(name.strip()) for name in names.split(",")]
 

@@ -1,7 +1,7 @@
-"""What goes wrong for a user, one class per kind of remedy.
+"""Errors that a user can fix, one class per kind of remedy.
 
 Every message says what was looked at, what was found, what is needed and what to do. Commands
-print it without a traceback; anything else that is raised is a fault of ours.
+print it without a traceback; any other exception is a bug in mixmfl.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Refused:
 
 
 class MixmflError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
 
 
 class DataError(MixmflError):
-    """A folder, an image or a label is not what is needed."""
+    """A folder, an image or a label is missing, damaged or of the wrong kind."""
 
 
 class PlansError(MixmflError):
@@ -28,7 +28,7 @@ class PlansError(MixmflError):
 
 
 class AggregationError(MixmflError):
-    """What the sites sent cannot be merged."""
+    """The updates of the sites cannot be merged."""
 
 
 class QuorumError(AggregationError):
@@ -36,8 +36,8 @@ class QuorumError(AggregationError):
 
 
 class PrivacyError(MixmflError):
-    """What a site demands for its privacy does not allow what was asked of it."""
+    """A site's privacy settings forbid the requested task."""
 
 
 class ModelError(MixmflError):
-    """A model file or a run is missing, damaged, or of another version."""
+    """A model file or a checkpoint is missing, damaged, or of another version."""

@@ -1,4 +1,4 @@
-"""Files: found, written whole or not at all, and as JSON checked when read."""
+"""Finding files, writing them whole or not at all, and reading JSON with checks."""
 
 import hashlib
 import io
@@ -31,18 +31,18 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-class Held(io.FileIO):
-    """A file that is open as long as somebody holds it."""
+class SelfClosingFile(io.FileIO):
+    """A file that closes itself when nothing refers to it any more."""
 
     def __del__(self) -> None:
         self.close()
 
 
-class UnlinkedFile(Held):
-    """A file that has no name any more, open for reading: it is gone when nobody holds it.
+class UnlinkedFile(SelfClosingFile):
+    """An open file without a name, for reading; it disappears when nothing refers to it.
 
     Attributes:
-        left: Its name, where the system does not let an open file lose it (Windows).
+        left: The file's path, where the system cannot remove an open file (Windows).
     """
 
     left: Path | None = None
@@ -54,13 +54,13 @@ class UnlinkedFile(Held):
 
 
 def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile:
-    """Have a file written, and return it without its name.
+    """Write a file, remove its name, and return it open for reading.
 
-    So whatever happens, also where this process is killed, nothing is left of it.
+    So nothing is left on disk, even if this process is killed.
 
     Args:
-        folder: On whose disk it lies; made if it is not there.
-        write: Writes it to the path that it is given.
+        folder: A folder on the disk that holds the file; it is made if it does not exist.
+        write: A function that writes the content to a path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
@@ -68,19 +68,19 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     path = Path(name)
     try:
         write(path)
-        made = UnlinkedFile(path, "rb")
+        file = UnlinkedFile(path, "rb")
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     try:
         path.unlink()
     except PermissionError:
-        made.left = path
-    return made
+        file.left = path
+    return file
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder that nobody else writes to."""
+    """Remove half-written files of killed processes from a folder that nobody else writes to."""
     for path in folder.glob(f"{_UNFINISHED}*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -93,11 +93,12 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
     """Hold a lock that one process holds at a time; the system frees it where a process dies.
 
     Args:
-        path: Of the lock's file, which stays.
-        seconds: To wait for it; below 0: as long as it takes.
-        refusal: Raised where another process holds it still.
+        path: The lock's file, which stays.
+        seconds: How long to wait for the lock; a negative number waits for ever.
+        refusal: The error to raise if another process still holds the lock.
     """
-    from filelock import FileLock, Timeout  # half of what a command needs to tell its --help
+    # imported here, because it takes half of the time that a command needs to show its --help
+    from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -112,20 +113,20 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
 
 
 def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder, sorted, through links but not in circles.
+    """Yield the files below a folder, sorted, following links but not in circles.
 
-    Hidden ones are passed over, as are macOS's ``._`` twins of real files.
+    Hidden files are passed over, and so are macOS's ``._`` twins of real files.
 
     Args:
-        folder: To look through.
-        above: The folders that it lies in, as far as they were looked through.
+        folder: The folder to search.
+        above: The folders around it that are being searched already.
     """
     real = folder.resolve()
     if real in above:
         return
     try:
         entries = sorted(folder.iterdir())
-    except PermissionError:  # what may not be read is told by who accounts for all
+    except PermissionError:  # ``data.accounting`` reports what may not be read
         return
     for entry in entries:
         if entry.name.startswith("."):

@@ -1,4 +1,4 @@
-"""Numbers that may be undefined, as Dice is where neither mask has the label: NaN, in JSON null."""
+"""Numbers that may be undefined (NaN, in JSON null), as Dice is where no mask has the label."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ def defined(numbers: Iterable[float]) -> list[float]:
 
 
 def mean(numbers: Iterable[float]) -> float:
-    """Return the mean of those that are defined; NaN where none is.
+    """Return the mean of the defined numbers; NaN where none is.
 
     Their sum is rounded once (``math.fsum``), so that their order changes no bit.
     """
@@ -20,7 +20,7 @@ def mean(numbers: Iterable[float]) -> float:
 
 
 def deviation(numbers: Iterable[float]) -> float:
-    """Return the sample standard deviation of those that are defined; NaN for fewer than two."""
+    """Return the sample standard deviation of the defined numbers; NaN for fewer than two."""
     known = defined(numbers)
     return statistics.stdev(known) if len(known) > 1 else math.nan
 
@@ -31,5 +31,5 @@ def or_none(number: float) -> float | None:
 
 
 def or_nan(number: float | None) -> float:
-    """Return the number that ``or_none`` was given."""
+    """Return the number that ``or_none`` turned into JSON."""
     return math.nan if number is None else number

@@ -1,7 +1,7 @@
-"""Work that goes on beside this process: one process reads ahead, one thread writes behind.
+"""Work beside this process: one process reads the next case, one thread writes the last.
 
-Nothing here waits for ever. A reader that hangs, or that the system kills, is replaced, and costs
-the one job that it had.
+Nothing here waits for ever. A reader that hangs, or that the system kills, is replaced; only the
+one job that it had is lost.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from mixmfl.core.errors import MixmflError
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 26  # bytes at a time, so that a large array is never there twice on its way
+_CHUNK = 1 << 26  # bytes at a time, so that a large array is never in memory twice on its way
 _DONE, _FAILED, _WAITING = "done", "failed", "waiting"
 
 WaitTurn = Callable[[], None]
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what a case's failure is called: ours as it is, others' with its kind."""
+    """Return the reason of a case's failure: our own message, or an exception's class and text."""
     if isinstance(error, MixmflError):
         return str(error)
     log.debug("a case failed", exc_info=error)
@@ -38,19 +38,19 @@ def reason_of(error: BaseException) -> str:
         return f"the disk is full ({error})"
     if isinstance(error, MemoryError):
         return "not enough memory"
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class PrefetchProcess:
     """One other process that works on the next job while this one is busy; a context manager.
 
     Attributes:
-        function: ``function(wait_turn, constant, job)``, of a module: it runs in the process.
+        function: ``function(wait_turn, constant, job)`` of a module, which runs in the process.
             A job that needs much memory calls ``wait_turn()`` first, which returns when this
             process has nothing else to do.
-        constant: For every job; sent once.
-        limit: Seconds that a job may take.
+        constant: The argument that all jobs share; it is sent once.
+        limit: The seconds that a job may take.
     """
 
     def __init__(
@@ -81,19 +81,19 @@ class PrefetchProcess:
             self._connection = None
 
     def ask(self, job: Any) -> None:
-        """Give the process a job; its answer must be taken before the next is given."""
+        """Send the process a job; take its answer before sending the next job."""
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._connection is not None
         self._deadline = time.monotonic() + self.limit
-        with contextlib.suppress(OSError):  # it died just now; ``answer`` will find out
+        with contextlib.suppress(OSError):  # the process died just now; ``answer`` will notice
             self._connection.send(job)
 
     def answer(self) -> Any:
-        """Wait for what the function returned.
+        """Wait for the result of the job, and return it.
 
         Raises:
-            MixmflError: It raised something, took longer than the limit, or its
+            MixmflError: The function raised an exception or took longer than the limit, or its
                 process was killed.
         """
         try:
@@ -159,7 +159,7 @@ class PrefetchProcess:
 
 @contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Have what is started meanwhile never see Ctrl-C, where the system can do that."""
+    """Keep Ctrl-C from processes that are started meanwhile, where the system can do that."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -171,7 +171,7 @@ def _no_interrupts() -> Iterator[None]:
 
 
 def _serve(connection: Connection, function: Any, constant: Any) -> None:
-    """Do jobs until the other end is closed; the process's main."""
+    """Do jobs until the other end is closed; this is the main function of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
 
     def send(kind: str, content: Any) -> None:
@@ -207,7 +207,7 @@ class WriterThread:
     """One thread that finishes jobs while this one is busy; a context manager."""
 
     def __init__(self, limit: float) -> None:
-        """Args: limit: seconds that a job may take."""
+        """Start nothing yet; ``limit`` is the seconds that a job may take."""
         self.limit = limit
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] | None = None
         self._thread: threading.Thread | None = None
@@ -232,10 +232,10 @@ class WriterThread:
         return future
 
     def answer(self, future: "Future[Any]") -> Any:
-        """Wait for what a job returned, and raise what it raised.
+        """Wait for the result of a job, and return it or raise the job's exception.
 
         Raises:
-            MixmflError: It took longer than the limit.
+            MixmflError: The job took longer than the limit.
         """
         try:
             return future.result(self.limit)

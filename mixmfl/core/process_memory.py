@@ -1,4 +1,4 @@
-"""How much memory this process has needed at most, and what becomes of what it has freed."""
+"""The peak of this process's memory, and whether freed memory goes back to the system."""
 
 import ctypes
 import sys
@@ -11,7 +11,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> None:
-    """Let the peak begin anew, where the system can do that (Linux)."""
+    """Begin to measure the peak again from now, where the system can do that (Linux)."""
     try:
         _CLEAR.write_text("5", encoding="ascii")  # see proc_pid_clear_refs(5)
     except OSError:
@@ -35,17 +35,17 @@ def peak_memory_mb() -> float:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system, where the C library keeps it and can let go (glibc).
+    """Return freed memory to the system, where the C library keeps it (glibc).
 
-    It keeps blocks of up to 32 MB for the next that asks: of a large network several times its
-    size. That is no loss while a process works, and is one while it waits.
+    glibc keeps freed blocks of up to 32 MB for later use: with a large network, several times the
+    network's size. That helps while a process works, and wastes memory while it waits.
     """
     if trim := _from_glibc("malloc_trim"):
         trim(0)
 
 
 def available_bytes() -> int:
-    """Return how much memory can be had without taking it from others."""
+    """Return how many bytes of memory are available without taking them from other processes."""
     return int(psutil.virtual_memory().available)
 
 
@@ -53,13 +53,13 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that is freed, up to 256 MiB a piece, for what comes next.
+    """Let this process keep freed memory, in blocks of up to 256 MiB, for later use.
 
-    Until ``give_back_memory``; it need not be asked for again after that.
+    ``give_back_memory`` returns what is kept; this setting stays in force after it.
 
     Where a network runs, feature maps come and go all the time. glibc gives each back to the
-    system, which clears its pages again when they are asked for: half of the time of all that is
-    not a convolution. Elsewhere than with glibc nothing is done.
+    system, which clears its pages again for the next: half of the time of all that is not a
+    convolution. Without glibc nothing is done.
     """
     if mallopt := _from_glibc("mallopt"):
         mallopt(_MMAP_THRESHOLD, 1 << 28)
@@ -67,5 +67,5 @@ def keep_freed_memory() -> None:
 
 
 def _from_glibc(name: str) -> Callable[..., int] | None:
-    """Return a function of the C library, where that has it; only glibc does."""
+    """Return a function of the C library; None where the library lacks it."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -1,4 +1,4 @@
-"""Text in tables that people open in a spreadsheet, where some beginnings would be a formula."""
+"""Text in CSV files: a spreadsheet must not take it for a formula."""
 
 import re
 
@@ -9,7 +9,7 @@ _NOTHING = re.compile(r"-|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")  # calculates nothin
 
 
 def cell(value: object) -> object:
-    """Return what a field of a CSV holds for a value: text is text there, whatever it begins with.
+    """Return the content of a CSV field for a value, so that a spreadsheet shows text as text.
 
     An apostrophe before ``=``, ``+``, ``-``, ``@``, a tab or a line end makes a spreadsheet take
     the field for text. Numbers stay as they are. ``from_cell`` takes the apostrophe away.
@@ -20,5 +20,5 @@ def cell(value: object) -> object:
 
 
 def from_cell(text: str) -> str:
-    """Return the text that ``cell`` was given."""
+    """Return the text from which ``cell`` made a field."""
     return text[1:] if _MARKED.match(text) else text

@@ -1,7 +1,7 @@
-"""JSON that anybody may have written: read within limits, or refused for a reason in words.
+"""JSON from anybody: it is read within limits, or refused with a reason in words.
 
-Python's own reader takes numbers that become infinite, a name twice, and nesting and numbers
-until it fails. Files (``files.read_json``), messages and headers of tensors are all read here.
+Python's own reader accepts infinite numbers, a name twice, and nesting and digits until it
+fails. Files (``files.read_json``), messages and headers of tensors are all read here.
 """
 
 import json
@@ -10,16 +10,16 @@ import re
 from typing import Any, NoReturn
 
 MOST_BYTES = 128 * 2**20
-"""Of a file; the largest of ours, runs of 10,000 rounds of 50 sites, have some 100 MB."""
+"""The bytes that a file may have; records of 10,000 rounds of 50 sites have some 100 MB."""
 
 MOST_VALUES = 10_000_000
-"""In one text: a value takes up to some 80 bytes of memory, whatever its length as text."""
+"""The values that one text may have; each takes up to some 80 bytes of memory."""
 
 MOST_DEPTH = 32
-"""Of objects and lists in one another; plans have 7."""
+"""The depth of objects and lists in one another that is read; plans have 7."""
 
 MOST_DIGITS = 40
-"""Of a whole number: it can be made a float without overflow."""
+"""The digits that a whole number may have: so it becomes a float without overflow."""
 
 _LONGEST_NUMBER = 1000  # characters; a float to its last digit has fewer
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -30,10 +30,10 @@ def parse_json(content: bytes | str, most_bytes: int = MOST_BYTES) -> Any:
 
     Args:
         content: The text.
-        most_bytes: That it may have.
+        most_bytes: The bytes that the text may have.
 
     Raises:
-        ValueError: It is no JSON, or beyond the limits of this module.
+        ValueError: The text is no JSON, or beyond the limits of this module.
     """
     if len(content) > most_bytes:
         raise ValueError(f"more than {most_bytes} bytes of JSON are not read")
@@ -41,7 +41,7 @@ def parse_json(content: bytes | str, most_bytes: int = MOST_BYTES) -> Any:
     if sum(map(text.count, ",[{")) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES} values of JSON are not read")
     try:
-        made = json.loads(
+        parsed = json.loads(
             text,
             parse_int=_whole,
             parse_float=_real,
@@ -50,10 +50,10 @@ def parse_json(content: bytes | str, most_bytes: int = MOST_BYTES) -> Any:
         )
     except RecursionError:
         raise _too_deep() from None
-    _check_depth(made)
-    if _SURROGATE.search(text) and not _is_text(made):
+    _check_depth(parsed)
+    if _SURROGATE.search(text) and not _is_text(parsed):
         raise ValueError("it holds half of a character (a lone surrogate)")
-    return made
+    return parsed
 
 
 def _whole(digits: str) -> int:
@@ -75,12 +75,12 @@ def _no_number(word: str) -> NoReturn:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"an object has {twice[:40]!r} twice")
-    return made
+    return entries
 
 
 def _check_depth(content: Any) -> None:
@@ -102,7 +102,7 @@ def _too_deep() -> ValueError:
 
 
 def _is_text(content: Any) -> bool:
-    """Say whether all strings in it can be written as UTF-8."""
+    """Say whether all strings in the content can be written as UTF-8."""
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:

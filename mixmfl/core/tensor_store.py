@@ -1,6 +1,6 @@
-"""Named tensors and a JSON header as safetensors: the form of models, states and messages.
+"""Named tensors with a JSON header in safetensors, as models, checkpoints and messages are kept.
 
-Equal content gives equal bytes. Reading runs nothing.
+Equal content gives equal bytes. Reading executes no code.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mixmfl.core.files import Held
+from mixmfl.core.files import SelfClosingFile
 from mixmfl.core.strict_json import parse_json
 
 # one entry, because safetensors writes several in no fixed order
@@ -47,14 +47,14 @@ Form = tuple[tuple[int, ...], torch.dtype]
 
 
 class Stored(Mapping[str, Tensor]):
-    """Tensors in an open file of safetensors, read when they are asked for, whole or in parts.
+    """Tensors in an open safetensors file, read on demand, whole or in parts.
 
-    So a state can be worked on that is larger than what memory it shall take. Nobody else reads
-    from the file meanwhile.
+    So a state can be used that is larger than the memory it may take. Nobody else may read from
+    the file meanwhile.
     """
 
     def __init__(self, file: io.FileIO, places: Mapping[str, tuple[Form, int]]) -> None:
-        """Args: the file; by name what a tensor is, and at which byte it begins."""
+        """Take the file, and each tensor's form and first byte by name."""
         self._file = file
         self._places = places
 
@@ -73,38 +73,38 @@ class Stored(Mapping[str, Tensor]):
         return self.part(name, 0, len(room), room).reshape(shape)
 
     def form(self, name: str) -> Form:
-        """Return what a tensor is, without reading it."""
+        """Return the shape and type of a tensor, without reading it."""
         return self._places[name][0]
 
     def part(self, name: str, start: int, stop: int, room: Tensor) -> Tensor:
-        """Read some of a tensor's numbers into ``room``, and return them.
+        """Read the numbers ``start`` to ``stop`` of a tensor into ``room``, and return them.
 
         Raises:
             OSError: The file cannot be read, or became shorter.
         """
         (_, kind), begin = self._places[name]
-        found = room[: stop - start]
+        numbers = room[: stop - start]
         self._file.seek(begin + start * kind.itemsize)
-        left = memoryview(found.view(torch.uint8).numpy().data)
+        left = memoryview(numbers.view(torch.uint8).numpy().data)
         while len(left):
             count = self._file.readinto(left)
             if not count:
                 raise OSError(f"{name}: the file became shorter while it was read")
             left = left[count:]
-        return found
+        return numbers
 
     def only(self, names: Collection[str]) -> "Stored":
-        """Return the same with fewer names."""
-        wanted = set(names)
-        return Stored(self._file, {n: at for n, at in self._places.items() if n in wanted})
+        """Return the tensors of these names."""
+        chosen = set(names)
+        return Stored(self._file, {n: at for n, at in self._places.items() if n in chosen})
 
     def under(self, prefix: str) -> "Stored":
-        """Return those whose names begin so, by the rest of their names."""
-        found = {n: at for n, at in self._places.items() if n.startswith(prefix)}
-        return Stored(self._file, {n.removeprefix(prefix): at for n, at in found.items()})
+        """Return the tensors whose names begin with a prefix, by the rest of their names."""
+        matching = {n: at for n, at in self._places.items() if n.startswith(prefix)}
+        return Stored(self._file, {n.removeprefix(prefix): at for n, at in matching.items()})
 
     def run(self, names: Sequence[str]) -> "Stored | None":
-        """Return tensors of one type as one, named ``""``; None if they do not lie so."""
+        """Return tensors of one type as one, named ``""``; None if they are not contiguous."""
         (_, kind), first = self._places[names[0]]
         end = first
         for name in names:
@@ -128,11 +128,11 @@ def read_part(
     """Return some of a tensor's numbers, ``(stop - start,)``.
 
     Args:
-        tensors: In memory, or ``Stored``.
-        name: Of the tensor.
-        start: The first number, counted as they lie in memory.
-        stop: The one behind the last.
-        room: Of the tensor's type, at least as long as the part; what is not in memory comes here.
+        tensors: Tensors in memory, or ``Stored``.
+        name: The tensor's name.
+        start: Index of the first number in the flattened tensor.
+        stop: Index behind the last number.
+        room: A buffer of the tensor's type, at least as long as the part, for what is on disk.
     """
     if isinstance(tensors, Stored):
         return tensors.part(name, start, stop, room)
@@ -144,11 +144,11 @@ Reader = Callable[[int, int, Tensor], Tensor]
 
 
 def reader_of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Reader:
-    """Return what reads tensors as if they were one, the numbers of each behind those before.
+    """Return a function that reads several tensors as one, the numbers of each behind the last.
 
     Args:
-        tensors: In memory, or ``Stored``.
-        names: Of one or more of them, all of the same type.
+        tensors: Tensors in memory, or ``Stored``.
+        names: Names of one or more of the tensors, all of the same type.
     """
     if isinstance(tensors, Stored) and (run := tensors.run(names)) is not None:
         return partial(run.part, "")  # with one access to the disk for many small tensors
@@ -171,7 +171,7 @@ def reader_of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Reader:
 def pieces(tensors: Mapping[str, Tensor], names: Sequence[str], most: int) -> Iterator[Tensor]:
     """Yield the numbers of tensors of one type, one behind the other, up to ``most`` at a time.
 
-    What is yielded is overwritten by the next.
+    Each piece overwrites the one before.
     """
     if not names:
         return
@@ -183,7 +183,7 @@ def pieces(tensors: Mapping[str, Tensor], names: Sequence[str], most: int) -> It
 
 
 def only(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, Tensor]:
-    """Return the tensors of these names; none is made or copied."""
+    """Return the tensors of these names, without a copy."""
     if isinstance(tensors, Stored):
         return tensors.only(names)
     wanted = set(names)
@@ -196,7 +196,7 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write what ``pack`` returns to a file, without having it in memory."""
+    """Write the bytes of ``pack`` to a file, without holding them in memory."""
     path.touch()
     mode = path.stat().st_mode
     safetensors.torch.save_file(_contiguous(tensors), path, {_ENTRY: json.dumps(header)})
@@ -204,13 +204,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
 
 
 def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what ``pack`` was given.
+    """Return the tensors and the header that ``pack`` turned into bytes.
 
-    Sizes that the bytes declare are compared with those they have before anything is allocated.
+    Declared sizes are compared with the actual ones before anything is allocated.
 
     Raises:
-        ValueError: The bytes are damaged, were not made by ``pack``, or declare more than the
-            limits of this module.
+        ValueError: The bytes are damaged, were not written by ``pack``, or exceed the limits of
+            this module.
     """
     _, header = _declared(len(content), lambda start, stop: content[start:stop])
     try:
@@ -220,14 +220,14 @@ def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what ``pack`` was given, from a file.
+    """Return the tensors and the header of a file that ``write`` wrote.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read, or as ``unpack``.
+        ValueError: The file cannot be read, or ``unpack`` would refuse its content.
     """
     try:
-        with Held(path) as file:
+        with SelfClosingFile(path) as file:
             stored, header = open_stored(file)
             return dict(stored), header
     except FileNotFoundError:
@@ -237,13 +237,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
-    """Return what ``pack`` was given, from an open file; tensors are read when asked for.
+    """Return the tensors of an open file, which are read on demand, and its header.
 
     Args:
-        file: Held as long as the tensors are.
+        file: The file; the tensors keep it open.
 
     Raises:
-        ValueError: As ``unpack``.
+        ValueError: ``unpack`` would refuse the content.
     """
 
     def content(start: int, stop: int) -> bytes:
@@ -255,13 +255,13 @@ def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors: of their names, types, shapes and numbers."""
-    made = hashlib.sha256()
+    """Return the SHA-256 of the names, types, shapes and numbers of tensors."""
+    hasher = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # as bytes, so that the types that numpy lacks are hashed too
-        made.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return made.hexdigest()
+        hasher.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -271,14 +271,14 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _declared(
     size: int, content: Callable[[int, int], bytes]
 ) -> tuple[dict[str, tuple[Form, int]], dict[str, Any]]:
-    """Read the start of safetensors: 8 bytes of length, then JSON; checked against the rest.
+    """Read the start of safetensors, 8 bytes of length and then JSON, and check the sizes in it.
 
     Args:
-        size: Of all, in bytes.
-        content: Returns the bytes from one place to another.
+        size: Bytes of the whole content.
+        content: A function that returns the bytes from a start to a stop.
 
     Returns:
-        By name what a tensor is, and at which byte it begins; and the header.
+        Each tensor's form and first byte, by name; and the header.
     """
     length = int.from_bytes(content(0, 8), "little")
     if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
@@ -290,7 +290,7 @@ def _declared(
     if not isinstance(declared, dict) or len(declared) > MOST_TENSORS:
         raise ValueError(f"it does not declare tensors by name, or more than {MOST_TENSORS}")
     header = _header(declared.pop("__metadata__", None))
-    spans = {name: _span(name, told) for name, told in declared.items()}
+    spans = {name: _span(name, entry) for name, entry in declared.items()}
     end = 0
     for name, (_, begin, after) in sorted(spans.items(), key=lambda item: item[1][1:]):
         if begin != end:
@@ -301,10 +301,10 @@ def _declared(
     return {name: (form, 8 + length + begin) for name, (form, begin, _) in spans.items()}, header
 
 
-def _span(name: str, told: Any) -> tuple[Form, int, int]:
-    """Return what a tensor is, and where it begins and ends; if it is there remains to be seen."""
+def _span(name: str, entry: Any) -> tuple[Form, int, int]:
+    """Return the form of a declared tensor, and where it begins and ends by its declaration."""
     try:
-        kind, shape, (begin, end) = _TYPES[told["dtype"]], told["shape"], told["data_offsets"]
+        kind, shape, (begin, end) = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         sound = (
             all(type(number) is int and number >= 0 for number in (*shape, begin, end))
             and len(shape) <= MOST_AXES

@@ -1,18 +1,18 @@
-"""How things are said in messages, logs and what commands print; also what others called them."""
+"""Wording of messages, logs and output, and text of others made safe to show."""
 
 from collections.abc import Sequence
 
 MOST_LINE = 10_000
-"""Characters of a line in a log."""
+"""The characters that a line of a log may have."""
 
 
 def plural(count: int, word: str) -> str:
-    """Return a number of things in words, such as ``1 case`` and ``2 cases``."""
+    """Return a count with its noun, such as ``1 case`` and ``2 cases``."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def shorten(values: Sequence[object], most: int = 5) -> str:
-    """Return the first few of the values, and how many there are where that is not all."""
+    """Return the first few values as text, and how many there are if some are left out."""
     if not values:
         return "none"
     more = f", … ({len(values)} in all)" if len(values) > most else ""
@@ -20,18 +20,18 @@ def shorten(values: Sequence[object], most: int = 5) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text for a terminal: lines stay lines, what else steers a terminal is written out."""
+    """Return text for a terminal: line ends stay, other control characters are escaped."""
     return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
 
 
 def one_line(what: object, most: int = 80) -> str:
-    """Return what somebody else wrote, such as a name or a version, as one short line for a log.
+    """Return text of others, such as a name or a version, as one short line for a log.
 
-    Line ends and whatever else is not printable are written out as Python does.
+    Line ends and other characters that are not printable are escaped as Python does.
 
     Args:
-        what: Anything.
-        most: Characters; what is longer is cut.
+        what: Any object; its ``str`` is shown.
+        most: The characters that the line may have; longer text is cut.
     """
     text = str(what)
     line = "".join(c if c.isprintable() else _escaped(c) for c in text[: most + 1])
@@ -39,7 +39,7 @@ def one_line(what: object, most: int = 80) -> str:
 
 
 def quoted(what: object, most: int = 80) -> str:
-    """Return what somebody else sent as Python would write it, cut to ``most`` characters."""
+    """Return the ``repr`` of an object from elsewhere, cut to ``most`` characters."""
     return one_line(repr(what), most)
 
 

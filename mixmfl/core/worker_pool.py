@@ -1,4 +1,4 @@
-"""One job per case, in this process or several; a case that fails does not stop the others."""
+"""One job per case, in one or several processes; a failed case does not stop the others."""
 
 import errno
 import multiprocessing
@@ -11,7 +11,7 @@ from typing import Any
 from mixmfl.core.errors import MixmflError, Refused
 
 Report = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, and of how many."""
+"""A function that shows progress: what is being done, how many are done, and of how many."""
 
 
 def no_report(what: str, done: int, total: int) -> None:
@@ -19,12 +19,12 @@ def no_report(what: str, done: int, total: int) -> None:
 
 
 def spawn_context() -> Any:
-    """Return a way to start processes that hold none of this one's threads and locks.
+    """Return a multiprocessing context whose processes share no threads or locks with this one.
 
     Not by fork, the default on Linux: a forked process can hang in threads that torch left behind.
-    Where there is a fork server, it imports the large libraries once, for that takes seconds. Not
-    our own modules: it looks in the current folder first, and a checkout has a ``mixmfl`` of its
-    own, which is not the one installed.
+    Where there is a fork server, it imports the large libraries once, which takes seconds. It does
+    not import our own modules: it looks in the current folder first, and a checkout has a
+    ``mixmfl`` of its own, which is not the one installed.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -34,13 +34,13 @@ def spawn_context() -> Any:
 
 
 class Workers:
-    """Processes that outlive a list of jobs, for starting them takes seconds; a context manager.
+    """Processes that are kept between lists of jobs, as starting takes seconds; a context manager.
 
-    With one process, jobs run here and none is started.
+    With one process, jobs run in this one and none is started.
     """
 
     def __init__(self, processes: int = 1, report: Report = no_report) -> None:
-        """Args: how many processes; where progress is told."""
+        """Take the number of processes and the function that shows progress."""
         self._processes = processes
         self._report = report
         self._pool: ProcessPoolExecutor | None = None
@@ -58,14 +58,14 @@ class Workers:
         """Run ``(function, *arguments)`` for every case.
 
         Args:
-            jobs: By the case's name; everything in them can be pickled.
-            what: What the progress bar says.
+            jobs: The function and its arguments by the case's name; all of them can be pickled.
+            what: The text of the progress bar.
 
         Returns:
             The results by name, in the order of ``jobs``; and the cases that failed, by name.
 
         Raises:
-            OSError: The disk is full: no other case would fare better.
+            OSError: The disk is full, so all other cases would fail, too.
             MixmflError: A process was killed.
         """
         done: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What became of every file and folder met: used, set aside with its reason, or refused."""
+"""An account of every file and folder: used, set aside with a reason, or refused."""
 
 import csv
 import io
@@ -11,19 +11,19 @@ from mixmfl.core.spreadsheet import cell
 from mixmfl.data.image import FILE_ENDINGS, OTHER_FORMATS
 
 LABEL = "label"
-"""What ``Told.modality`` says of a segmentation."""
+"""The ``FileRecord.modality`` of a segmentation."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a file or folder was taken for.
+class FileRecord:
+    """A file or folder, and what it was taken for.
 
     Attributes:
-        path: Which.
-        why: What says so.
-        case: Its case's name; empty where it has none.
-        modality: One, or ``LABEL``; empty where it is set aside.
-        is_series: Whether it stands for a DICOM series; ``path`` is its first file.
+        path: The file or folder.
+        why: The reason why it was taken for that.
+        case: The name of its case; empty where it belongs to none.
+        modality: Its modality, or ``LABEL``; empty where it is set aside.
+        is_series: Whether it stands for a DICOM series; ``path`` is the series' first file.
     """
 
     path: Path
@@ -33,36 +33,36 @@ class Told:
     is_series: bool = False
 
 
-def rest_below(folder: Path, known: Collection[Path]) -> Iterator[Told]:
-    """Yield what lies in a folder and was not told yet, each with why it is not looked at.
+def rest_below(folder: Path, known: Collection[Path]) -> Iterator[FileRecord]:
+    """Yield the other files and folders below a folder, with the reason why each is not read.
 
     Args:
-        folder: To look through, also below.
-        known: Files that were told of.
+        folder: The folder to search, with its subfolders.
+        known: Files that have a record already.
     """
-    told = {_here(path) for path in known}
-    yield from _rest(folder, told, ())
+    known_paths = {_here(path) for path in known}
+    yield from _rest(folder, known_paths, ())
 
 
-def _rest(folder: Path, told: set[Path], above: tuple[Path, ...]) -> Iterator[Told]:
+def _rest(folder: Path, known_paths: set[Path], above: tuple[Path, ...]) -> Iterator[FileRecord]:
     real = folder.resolve()
     if real in above:
-        yield Told(folder, "a link to a folder that it lies in")
+        yield FileRecord(folder, "a link to a folder that it lies in")
         return
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        yield Told(folder, f"a folder that may not be read ({error.strerror})")
+        yield FileRecord(folder, f"a folder that may not be read ({error.strerror})")
         return
     if not entries:
-        yield Told(folder, "an empty folder")
+        yield FileRecord(folder, "an empty folder")
     for entry in entries:
         if entry.name.startswith("."):
-            yield Told(entry, "hidden: its name begins with a dot")
+            yield FileRecord(entry, "hidden: its name begins with a dot")
         elif entry.is_dir():
-            yield from _rest(entry, told, (*above, real))
-        elif _here(entry) not in told:
-            yield Told(entry, _why_not_read(entry))
+            yield from _rest(entry, known_paths, (*above, real))
+        elif _here(entry) not in known_paths:
+            yield FileRecord(entry, _why_not_read(entry))
 
 
 def _why_not_read(path: Path) -> str:
@@ -83,35 +83,35 @@ def _why_not_read(path: Path) -> str:
 
 
 def _header_of(path: Path) -> str:
-    """Return the header, in a file of its own, that a file of voxels belongs to."""
+    """Return the name of the separate header file that a file of voxels belongs to, or nothing."""
     stem = path.name.split(".")[0]
-    found = (path.with_name(f"{stem}{ending}") for ending in (".mhd", ".nhdr"))
-    return next((each.name for each in found if each.is_file() and each != path), "")
+    candidates = (path.with_name(f"{stem}{ending}") for ending in (".mhd", ".nhdr"))
+    return next((each.name for each in candidates if each.is_file() and each != path), "")
 
 
 def other_format(path: Path) -> str:
-    """Return the ending of an image's format that is known but not read; empty where it is none."""
+    """Return the ending of a known image format that is not read; empty for any other file."""
     name = path.name.lower()
     return next((ending for ending in OTHER_FORMATS if name.endswith(ending)), "")
 
 
 def _here(path: Path) -> Path:
-    """Return a path by which two of the same file are equal; its own link, if it is one, stays."""
+    """Return the absolute path, by which records of one file are equal; links are not resolved."""
     return Path(os.path.abspath(path))
 
 
-def aside_table(told: Iterable[Told], folder: Path) -> str:
-    """Return what was set aside as CSV: path below the folder, and why."""
+def aside_table(records: Iterable[FileRecord], folder: Path) -> str:
+    """Return the records as CSV: the path below the folder, and the reason."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("path", "why"))
-    for each in told:
+    for each in records:
         writer.writerow((cell(inside(each.path, folder)), cell(each.why)))
     return text.getvalue()
 
 
 def inside(path: Path, folder: Path) -> str:
-    """Return a path below a folder as tables tell it, with slashes; else as it is."""
+    """Return the path relative to the folder, with slashes; unchanged if it lies elsewhere."""
     if path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
     return str(path)

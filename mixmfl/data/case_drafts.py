@@ -1,16 +1,16 @@
-"""A case while its files are gathered, and which of them are taken."""
+"""A case while its files are gathered, and the choice of those that are used."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixmfl.data.accounting import LABEL, Told, inside
+from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.file_names import FileName
 from mixmfl.data.modalities import words_of
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
-# among several segmentations, these words tell the one that is asked for
+# among several segmentations, these words mark the one to use
 _LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion"}
 
 
@@ -20,8 +20,8 @@ class GatheredFile:
 
     Attributes:
         path: The file.
-        said: What its name says, or the user's table.
-        given: Whether the user's table says it.
+        said: The reading of its name, or the entry of the user's table.
+        given: Whether ``said`` comes from the user's table.
     """
 
     path: Path
@@ -31,19 +31,19 @@ class GatheredFile:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a case is made from.
+    """The files that a case is made from.
 
     Attributes:
         images: The file of each modality, sorted by modality.
         label: The segmentation, if there is one.
-        told: What every file was taken for; ``Told.case`` is empty still.
-        warnings: What is doubtful about which images were taken.
-        fault: Why this is no case that can be used; empty where it is one.
+        told: A record of every file; ``FileRecord.case`` is still empty.
+        warnings: Doubts about the choice of images.
+        fault: The reason why the case cannot be used; empty where it can.
     """
 
     images: Mapping[str, Path]
     label: Path | None
-    told: tuple[Told, ...]
+    told: tuple[FileRecord, ...]
     warnings: tuple[str, ...] = ()
     fault: str = ""
 
@@ -53,9 +53,9 @@ class Draft:
     """A case while its files are gathered.
 
     Attributes:
-        files: Of all kinds.
-        faults: Why it cannot be used as a whole.
-        hint: What to do where no modality is known.
+        files: All files: images, labels and others.
+        faults: Reasons why the case as a whole cannot be used.
+        hint: Advice to the user if no modality is known.
     """
 
     files: list[GatheredFile] = field(default_factory=list)
@@ -67,27 +67,27 @@ class Draft:
         self.files.append(GatheredFile(path, said, given))
 
     def choose(self, folder: Path, labels_needed: bool) -> Chosen:
-        """Return which files are taken.
+        """Choose the files that are used.
 
-        Of two files of one modality the one that is less processed is taken: the original before
-        what was made of it. Where that decides nothing the user is asked: for training the case
-        is refused, for prediction it goes on from its other modalities.
+        Of two files of one modality the less processed one is used: the original before its
+        derivatives. Where that does not decide, the user must: for training the case is refused,
+        for prediction its other modalities are used.
 
         Args:
-            folder: Below which paths are told.
-            labels_needed: Whether this is for training.
+            folder: The folder to which paths in messages are relative.
+            labels_needed: Whether the case must have a label, as in training.
         """
         by_modality: dict[str, list[GatheredFile]] = defaultdict(list)
         for file in self.files:
             by_modality[file.said.modality or ""].append(file)
-        told: list[Told] = []
+        records: list[FileRecord] = []
         questions: list[str] = []
         images: dict[str, Path] = {}
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
             taken = _least_processed(files)
-            told += [_told(file, modality, taken, len(files)) for file in files]
+            records += [_record(file, modality, taken, len(files)) for file in files]
             if taken is not None:
                 images[modality] = taken.path
             else:
@@ -96,14 +96,14 @@ class Draft:
         for file in by_modality[""]:
             if file.said.is_label:
                 continue
-            told.append(Told(file.path, _why_aside(file)))
+            records.append(FileRecord(file.path, _why_aside(file)))
             if file.said.doubt:
                 what = f"{inside(file.path, folder)}: the name {_name(file)} {file.said.doubt}"
                 questions.append(
                     f"{what}; rename it so that it fits one{_or_mapping(labels_needed)}"
                 )
         label, labels, fault = self._label(folder, labels_needed)
-        told += labels
+        records += labels
         faults = list(self.faults)
         if not faults and (labels_needed or not images):
             faults = questions
@@ -112,10 +112,10 @@ class Draft:
         if not faults and labels_needed and label is None:
             faults = [fault or "no label, which training needs"]
         warnings = tuple(f"not used: {question}" for question in questions)
-        return Chosen(images, label, tuple(told), warnings, "; ".join(faults))
+        return Chosen(images, label, tuple(records), warnings, "; ".join(faults))
 
-    def _label(self, folder: Path, needed: bool) -> tuple[Path | None, list[Told], str]:
-        """Return the segmentation, what its files are told to be, and why none was chosen."""
+    def _label(self, folder: Path, needed: bool) -> tuple[Path | None, list[FileRecord], str]:
+        """Return the segmentation, the records of all label files, and why none was chosen."""
         files = [file for file in self.files if file.said.is_label]
         lesions = [
             file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
@@ -123,40 +123,42 @@ class Draft:
         taken = _least_processed(lesions) or (_least_processed(files) if not lesions else None)
         if taken is None:
             why = "one of several labels" if needed else "a label, which prediction does not need"
-            told = [Told(file.path, why) for file in files]
+            records = [FileRecord(file.path, why) for file in files]
             question = f"{len(files)} files for label: {listed(files, folder)}; keep one of them"
-            return None, told, question if files and needed else ""
-        told = [Told(taken.path, "mapping" if taken.given else "its name", "", LABEL)]
-        told += [
-            Told(file.path, f"another label; {taken.path.name} is taken")
+            return None, records, question if files and needed else ""
+        records = [FileRecord(taken.path, "mapping" if taken.given else "its name", "", LABEL)]
+        records += [
+            FileRecord(file.path, f"another label; {taken.path.name} is taken")
             for file in files
             if file is not taken
         ]
-        return taken.path, told, ""
+        return taken.path, records, ""
 
     def _nothing_known(self, folder: Path) -> str:
         return f"no known modality, only {listed(self.files, folder)}; {self.hint}"
 
 
 def listed(files: Sequence[GatheredFile], folder: Path) -> str:
-    """Return the files as messages tell them, sorted."""
+    """Return the files' relative paths for a message, sorted."""
     return ", ".join(sorted(inside(file.path, folder) for file in files))
 
 
 def _least_processed(files: Sequence[GatheredFile]) -> GatheredFile | None:
-    """Return the one file that is least processed, or that the user chose; None where two are."""
+    """Return the file that is least processed, or that the user chose; None if several are."""
     files = [file for file in files if file.given] or list(files)
     least = min((len(file.said.processing) for file in files), default=0)
-    found = [file for file in files if len(file.said.processing) == least]
-    return found[0] if len(found) == 1 else None
+    candidates = [file for file in files if len(file.said.processing) == least]
+    return candidates[0] if len(candidates) == 1 else None
 
 
-def _told(file: GatheredFile, modality: str, taken: GatheredFile | None, count: int) -> Told:
+def _record(
+    file: GatheredFile, modality: str, taken: GatheredFile | None, count: int
+) -> FileRecord:
     if file is taken:
-        return Told(file.path, "mapping" if file.given else "its name", "", modality)
+        return FileRecord(file.path, "mapping" if file.given else "its name", "", modality)
     if taken is not None:
-        return Told(file.path, f"another {modality}; {taken.path.name} is taken")
-    return Told(file.path, f"{count} files fit {modality}")
+        return FileRecord(file.path, f"another {modality}; {taken.path.name} is taken")
+    return FileRecord(file.path, f"{count} files fit {modality}")
 
 
 def _why_aside(file: GatheredFile) -> str:

@@ -1,8 +1,9 @@
-"""Which image files belong to one case, by their folders and by what is left of their names.
+"""Grouping of image files into cases, by their folders and the rest of their names.
 
 A case is a folder that holds the images of one patient only, each of another modality; or the
-files at one place whose names agree but for the words for their kind. What looks like one patient
-and cannot be told apart is refused: a patient in pieces would be masked from one sequence each.
+files in one folder whose names differ only in the words for their kind. Files that look like one
+patient and cannot be grouped safely are refused: otherwise each piece of a patient would get a mask
+from a single sequence.
 """
 
 import re
@@ -30,14 +31,14 @@ Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file, and what can be told without looking at the others.
+    """An image file, and what its own path says.
 
     Attributes:
         path: The file.
-        said: What its name says.
-        place: The folders it lies in below the one given, without those that sort one case's
+        said: The reading of its name.
+        place: The folders it lies in below the one searched, without those that sort one case's
             files (``anat``, ``labels``) and those that repeat the case's name.
-        home: The same, with those that repeat the case's name, too.
+        home: Like ``place``, with the folders that repeat the case's name, too.
     """
 
     path: Path
@@ -48,12 +49,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Grouped:
-    """Which case each file belongs to.
+    """The case that each file belongs to.
 
     Attributes:
-        files: All, with their case's name.
-        faults: By case's name, why it cannot be used.
-        layout: How the files were told apart.
+        files: All files, each with the name of its case.
+        faults: Reasons why a case cannot be used, by the case's name.
+        layout: The layout by which the files were grouped.
     """
 
     files: tuple[tuple[ImageFile, str], ...]
@@ -69,7 +70,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     same rest at two places is two cases.
     """
     files = [_read_file(path, folder, modalities) for path in paths]
-    files = _told_by_folder(files, folder, modalities)
+    files = _named_by_folder(files, folder, modalities)
     rests, unclear = _rests([file for file in files if file.said.modality])
     known = [file for file in files if file.said.is_known]
     case_folders = {file.home for file in known if not rests.get(file.path, file.said.case)}
@@ -104,53 +105,56 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     for name, count in Counter(name_of.values()).items():
         if count > 1:
             paths_of = [path for path, key in key_of.items() if name_of[key] == name]
-            told = ", ".join(inside(path, folder) for path in paths_of)
-            faults[name].append(f"is the name of {count} cases: {told}; rename one")
+            listed = ", ".join(inside(path, folder) for path in paths_of)
+            faults[name].append(f"is the name of {count} cases: {listed}; rename one")
     for name in sorted({name_of[key_of[path]] for path in unclear}):
         faults[name].append(_HOW_TO_NAME)
     in_folders = sum(not rest for _, rest in name_of)
     layout = "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
-    return Grouped(tuple(placed), {name: tuple(told) for name, told in faults.items()}, layout)
+    return Grouped(tuple(placed), {name: tuple(texts) for name, texts in faults.items()}, layout)
 
 
 def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
     parents = path.relative_to(folder).parts[:-1]
-    said = read_name(stem_of(path), modalities, parents[-1] if parents else "")
-    if parents and _is_label_folder(parents[-1], modalities) and not said.aside:
-        said = replace(said, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
+    file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
+    if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
+        file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
     if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
         aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
-        said = replace(said, modality=None, is_label=False, doubt="", aside=aside, is_bids=True)
+        file_name = replace(
+            file_name, modality=None, is_label=False, doubt="", aside=aside, is_bids=True
+        )
     if "derivatives" in parents:
         parents = parents[: parents.index("derivatives")]
-        if said.modality or said.doubt:  # BIDS: made from the image that we read as it came
+        # BIDS: made from the original image, which is what we read
+        if file_name.modality or file_name.doubt:
             aside = "an image of BIDS derivatives; the original is what is read"
-            said = replace(said, modality=None, doubt="", aside=aside)
+            file_name = replace(file_name, modality=None, doubt="", aside=aside)
 
     def is_sorting(part: str) -> bool:
         kind = read_name(part, modalities)
         if part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case):
             return True
         # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha
-        return kind.modality is not None and kind.modality == said.modality
+        return kind.modality is not None and kind.modality == file_name.modality
 
     home = tuple(part for part in parents if not is_sorting(part))
-    case = said.case if said.is_known else said.head or said.case
+    case = file_name.case if file_name.is_known else file_name.head or file_name.case
     place = tuple(part for part in home if _spaced(part) not in _spaced(case))
-    return ImageFile(path, said, place, home)
+    return ImageFile(path, file_name, place, home)
 
 
 def _is_label_folder(name: str, modalities: Modalities) -> bool:
-    said = read_name(name, modalities)
-    return said.is_label and not said.case
+    file_name = read_name(name, modalities)
+    return file_name.is_label and not file_name.case
 
 
-def _told_by_folder(
+def _named_by_folder(
     files: Sequence[ImageFile], folder: Path, modalities: Modalities
 ) -> list[ImageFile]:
-    """Let the folder's name say what an image is whose own name says nothing: ``T1/scan.nii``."""
+    """Read the folder's name where the file's name has no known word: ``T1/scan.nii``."""
     beside = Counter(file.path.parent for file in files)
-    told = []
+    named = []
     for file in files:
         silent = not (file.said.is_known or file.said.aside or file.said.doubt)
         if silent and file.path.parent != folder:
@@ -158,18 +162,18 @@ def _told_by_folder(
             alone = beside[file.path.parent] == 1
             if above.modality and not above.case and (alone or not file.home):
                 case = "" if alone else file.said.case
-                said = FileName(case, above.modality, head=case, processing=above.processing)
-                file = replace(file, said=said)
-        told.append(file)
-    return told
+                file_name = FileName(case, above.modality, head=case, processing=above.processing)
+                file = replace(file, said=file_name)
+        named.append(file)
+    return named
 
 
 def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
-    """Return what is left of each image's name that tells its case, and which are unclear.
+    """Return the part of each image's name that identifies its case, and the unclear images.
 
-    Converters write times and numbers behind the words, which differ in one patient. So what is
-    before the words tells the patient, unless numbers behind them come back with other
-    modalities: ``t1_001`` and ``t2_001``.
+    Converters write times and numbers behind the words, which differ within one patient. So the
+    part before the words identifies the patient, unless the numbers behind them come back with
+    other modalities: ``t1_001`` and ``t2_001``.
     """
     rests: dict[Path, str] = {}
     unclear: set[Path] = set()
@@ -187,7 +191,7 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
             for image in group:
                 by_case[image.said.case].append(image)
             for case, same in by_case.items():
-                rest = case if _tells_cases(by_case, head, home) else head
+                rest = case if _suffix_separates_cases(by_case, head, home) else head
                 rests.update(dict.fromkeys((image.path for image in same), rest))
         paths = [image.path for image in mine]
         count = len({image.said.modality for image in mine})
@@ -205,15 +209,17 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
     return rests, unclear
 
 
-def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Parts) -> bool:
-    """Say whether files of one head are of several cases, which what is behind the words tells."""
+def _suffix_separates_cases(
+    by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Parts
+) -> bool:
+    """Say whether files of one head are several cases, told apart by the end of their names."""
     if len(by_case) == 1:
         return True
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
-    held = [{image.said.modality for image in images} for images in by_case.values()]
-    if len(set.union(*held)) > 1:
-        return any(len(modalities) > 1 for modalities in held)
+    modality_sets = [{image.said.modality for image in images} for images in by_case.values()]
+    if len(set.union(*modality_sets)) > 1:
+        return any(len(modalities) > 1 for modalities in modality_sets)
     if head:  # p01/p01_t1_5, p01/p01_t1_9
         return not (home and _spaced(home[-1]) in _spaced(head))
     # p01/t1_5, p01/t1_9: what counts from 5 counts series; patients are 001, 002
@@ -222,19 +228,19 @@ def _tells_cases(by_case: Mapping[str, Sequence[ImageFile]], head: str, home: Pa
 
 def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]]) -> Key:
     """Return the case that a label belongs to."""
-    place, told = key
+    place, label_rest = key
     rests = places.get(place, ())
-    for rest in (told, file.said.head):
+    for rest in (label_rest, file.said.head):
         if rest in rests:
             return place, rest
-    begun = [rest for rest in rests if rest and _spaced(told).startswith(_spaced(rest))]
+    begun = [rest for rest in rests if rest and _spaced(label_rest).startswith(_spaced(rest))]
     if begun:  # p1_consensus_seg is of p1
         return place, max(begun, key=len)
-    return (place, next(iter(rests))) if len(rests) == 1 and place and not told else key
+    return (place, next(iter(rests))) if len(rests) == 1 and place and not label_rest else key
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
-    """Name each case as briefly as tells it from the others."""
+    """Give each case the shortest name that is unique."""
     tops = Counter(place[0] for place, _ in keys if place)
     rests = Counter(rest for _, rest in keys)
     names = {}
@@ -249,7 +255,7 @@ def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
 
 
 def _owner(file: ImageFile, key: Key, keys: Set[Key], beside: Set[Key]) -> Key | None:
-    """Return the case that a file of unknown kind lies beside, if that is clear."""
+    """Return the case that a file of unknown kind lies beside; None if that is unclear."""
     for candidate in (key, (file.place, ""), (file.place, file.said.head)):
         if candidate in keys:
             return candidate

@@ -1,7 +1,7 @@
-"""From a folder to cases: which file is which modality of whom, and whether it can be used.
+"""From a folder to cases: which file is which modality of which case, and which can be used.
 
-One door for training and prediction, by names alone: ``find_cases`` looks at them, ``describe``
-says what it took for what. ``loading`` reads what the files hold.
+Training and prediction both find cases here, by names alone: ``find_cases`` reads the names, and
+``describe`` reports what it took each file for. ``load_case`` reads the files themselves.
 """
 
 import fnmatch
@@ -16,7 +16,7 @@ from typing import Any
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import files_below
 from mixmfl.core.text import one_line, plural
-from mixmfl.data.accounting import LABEL, Told, inside, other_format, rest_below
+from mixmfl.data.accounting import LABEL, FileRecord, inside, other_format, rest_below
 from mixmfl.data.case_drafts import Draft, GatheredFile
 from mixmfl.data.case_grouping import group, stem_of
 from mixmfl.data.file_names import FileName, read_name
@@ -46,13 +46,12 @@ class Case:
     """One examination of one patient: its files.
 
     Attributes:
-        name: Unique in its folder, and fit for a file's name.
-        images: The file (or series, or array) of each modality that the case has, sorted by
-            modality.
+        name: A name that is unique in the folder, and valid as a file's name.
+        images: The file (or series, or array) of each available modality, sorted by modality.
         label: The segmentation, if there is one.
-        notes: How its images were told apart, where names alone did not say it.
-        patient: Name and ID, where files say them (DICOM); told only to who asks.
-        warnings: What is doubtful about which images were taken.
+        notes: How its images were recognised, where names alone did not decide.
+        patient: Name and ID from DICOM files, else empty; shown only on request.
+        warnings: Doubts about the choice of images.
     """
 
     name: str
@@ -64,19 +63,19 @@ class Case:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Return the images that are single files, as all are that ``find_cases`` finds."""
+        """Return the images that are single files, as all images of ``find_cases`` are."""
         return {name: path for name, path in self.images.items() if isinstance(path, Path)}
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a user's table says of a series or a file.
+    """An entry of a user's table: the case and modality of a series or a file.
 
     Attributes:
-        case: Its case's name; empty where that stays as it is.
-        modality: Empty where it is set aside; ``accounting.LABEL`` for a segmentation.
+        case: The case's name; empty to keep the present case.
+        modality: The modality; empty to set it aside; ``accounting.LABEL`` for a segmentation.
         place: The table and the line, for messages.
-        is_file: Whether it is told of a file, by its path, and not of a DICOM series.
+        is_file: Whether the entry is about a file, by its path, and not about a DICOM series.
     """
 
     case: str
@@ -87,16 +86,16 @@ class Given:
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds.
+    """The cases and other files of a folder.
 
     Attributes:
-        cases: Sorted by name.
-        refused: Sorted by name.
+        cases: Usable cases, sorted by name.
+        refused: Cases that cannot be used, sorted by name.
         ignored: Image files beside cases that are neither a known modality nor a label.
-        layout: How the files were told apart.
-        labels: What the folder's own dataset.json says about labels, if anything.
-        folder: Where we looked.
-        told: What every image file was taken for, also those of refused cases.
+        layout: The layout by which the files were grouped.
+        labels: The label description of the folder's own dataset.json, if there is one.
+        folder: The folder that was searched.
+        told: A record of every image file, including those of refused cases.
         masks: Refused labels without any image beside them, by name; the images may be DICOM.
     """
 
@@ -107,11 +106,11 @@ class Found:
     labels: Labels | None
     folder: Path
     masks: Mapping[str, Path] = field(default_factory=dict)
-    told: tuple[Told, ...] = ()
+    told: tuple[FileRecord, ...] = ()
 
     @property
-    def aside(self) -> tuple[Told, ...]:
-        """What is neither used nor part of a refused case."""
+    def aside(self) -> tuple[FileRecord, ...]:
+        """Records of files that are neither used nor part of a refused case."""
         return tuple(each for each in self.told if not each.modality)
 
 
@@ -125,14 +124,14 @@ def find_cases(
     """Find the cases of a folder by the names of its files; no image is opened.
 
     Args:
-        folder: In one of ``LAYOUTS``; which one is found out. Or a single image, which is a case.
-        modalities: The words for modalities; without it those of ``sequence_words``.
-        labels_needed: Whether a case without label is refused, as training must.
-        mapping: What the user's table says, by path below the folder.
+        folder: A folder in one of ``LAYOUTS``, which is detected; or a single image as a case.
+        modalities: The words for modalities; the default are those of ``sequence_words``.
+        labels_needed: Whether to refuse a case without a label, as training must.
+        mapping: The entries of the user's table, by path below the folder.
 
     Raises:
         DataError: The folder is missing or holds no image, its dataset.json is damaged, or the
-            mapping names a file that is not there.
+            mapping names a missing file.
     """
     modalities = modalities or Modalities()
     if folder.is_file():
@@ -160,7 +159,7 @@ def find_cases(
 
     cases: list[Case] = []
     refused: list[Refused] = []
-    told: list[Told] = []
+    records: list[FileRecord] = []
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
@@ -172,8 +171,8 @@ def find_cases(
             refused.append(Refused(name, fault))
         else:
             cases.append(Case(name, dict(chosen.images), chosen.label, warnings=chosen.warnings))
-        told += [replace(each, case=name) for each in chosen.told]
-    aside = {each.path for each in told if not each.modality}
+        records += [replace(each, case=name) for each in chosen.told]
+    aside = {each.path for each in records if not each.modality}
     ignored = tuple(
         file.path
         for case in cases
@@ -187,21 +186,21 @@ def find_cases(
     }
     cases, more = _with_unread(cases, folder, modalities)
     return Found(
-        tuple(cases), tuple(refused), ignored, layout, labels, folder, masks, (*told, *more)
+        tuple(cases), tuple(refused), ignored, layout, labels, folder, masks, (*records, *more)
     )
 
 
 def holds_images(folder: Path) -> bool:
-    """Say whether there is an image file of those that ``find_cases`` looks for."""
+    """Say whether the folder holds an image file that ``find_cases`` would use."""
     return folder.is_dir() and bool(_image_files(folder))
 
 
 def account(found: Found, known: Sequence[Path] = ()) -> Found:
-    """Tell of every file and folder that was met, those that are no image, too.
+    """Add records of all files and folders that are no images.
 
     Args:
-        found: With ``told`` for the images.
-        known: Files that are told elsewhere, such as those of DICOM series.
+        found: The cases of a folder, with records of its images.
+        known: Files that are accounted for elsewhere, such as those of DICOM series.
     """
     if not found.folder.is_dir():
         return found
@@ -210,13 +209,13 @@ def account(found: Found, known: Sequence[Path] = ()) -> Found:
 
 
 def describe(found: Found) -> str:
-    """Return what was taken for what, as commands print it before they do anything else."""
+    """Return the report of what each file was taken for, which commands print first."""
     count = Counter(modality for case in found.cases for modality in case.images)
-    held = [f"{modality} in {count[modality]}" for modality in sorted(count)]
-    held.append(f"label in {sum(case.label is not None for case in found.cases)}")
+    counts = [f"{modality} in {count[modality]}" for modality in sorted(count)]
+    counts.append(f"label in {sum(case.label is not None for case in found.cases)}")
     lines = [
         f"{found.folder}: {plural(len(found.cases), 'case')} (layout: {found.layout})",
-        f"  {', '.join(held)}",
+        f"  {', '.join(counts)}",
     ]
     cases = []
     for case in found.cases:
@@ -235,55 +234,57 @@ def describe(found: Found) -> str:
 
 
 def _is_set_aside(file: GatheredFile) -> bool:
-    """Say whether a file makes no case that could be refused."""
+    """Say whether a file was set aside on purpose, and so makes no case to refuse."""
     return (file.given and not file.said.is_known) or bool(file.said.is_bids and file.said.aside)
 
 
 def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:
-    """Return the case that a single image is."""
+    """Return a single image as the only case."""
     if not file.name.lower().endswith(FILE_ENDINGS):
         ending = other_format(file)
         what = f"{OTHER_FORMATS[ending]} is not read; convert it to NIfTI" if ending else (
             f"is no image that we read ({', '.join(FILE_ENDINGS)})"
         )  # fmt: skip
         raise DataError(f"{file}: {what}. Of DICOM files, name the folder")
-    said = read_name(stem_of(file), modalities)
-    given = mapping.get(file.name)
-    modality = given.modality if given else said.modality
-    name = (given.case if given else "") or said.head or said.case or stem_of(file)
+    file_name = read_name(stem_of(file), modalities)
+    entry = mapping.get(file.name)
+    modality = entry.modality if entry else file_name.modality
+    name = (entry.case if entry else "") or file_name.head or file_name.case or stem_of(file)
     if not modality or modality == LABEL:
-        why = said.doubt or (f"its name says {said.aside}" if said.aside else "no word of it does")
+        why = file_name.doubt or (
+            f"its name says {file_name.aside}" if file_name.aside else "no word of it does"
+        )
         raise DataError(
             f"{file}: its name does not say which modality it is ({why}); known are "
             f"{', '.join(modalities.names)}. Rename it, such as {stem_of(file)}_t1.nii.gz, or say "
             "by --mapping what it is"
         )
-    told = (Told(file, "mapping" if given else "its name", name, modality),)
+    records = (FileRecord(file, "mapping" if entry else "its name", name, modality),)
     case = Case(name, {modality: file})
-    return Found((case,), (), (), "a single file", None, file, told=told)
+    return Found((case,), (), (), "a single file", None, file, told=records)
 
 
 def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:
-    """Move the files of the user's table to where it says.
+    """Move files to the cases and modalities of the user's table.
 
     Raises:
-        DataError: It names a file that is no image of the folder.
+        DataError: The table names a file that is no image of the folder.
     """
     owners = {
         inside(file.path, folder): (name, file)
         for name, draft in drafts.items()
         for file in draft.files
     }
-    for path, given in mapping.items():
+    for path, entry in mapping.items():
         if path not in owners:
             raise DataError(
-                f"{given.place}: {folder} holds no image {path!r}; mend or remove the line"
+                f"{entry.place}: {folder} holds no image {path!r}; fix or remove the line"
             )
         name, file = owners[path]
         drafts[name].files.remove(file)
-        is_label = given.modality == LABEL
-        said = FileName(file.said.case, None if is_label else given.modality or None, is_label)
-        drafts.setdefault(given.case or name, Draft()).add(file.path, said, given=True)
+        is_label = entry.modality == LABEL
+        file_name = FileName(file.said.case, None if is_label else entry.modality or None, is_label)
+        drafts.setdefault(entry.case or name, Draft()).add(file.path, file_name, given=True)
     for name in [name for name, draft in drafts.items() if not draft.files]:
         del drafts[name]
     for draft in drafts.values():
@@ -293,10 +294,10 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given
 
 def _with_unread(
     cases: Sequence[Case], folder: Path, modalities: Modalities
-) -> tuple[list[Case], list[Told]]:
+) -> tuple[list[Case], list[FileRecord]]:
     """Warn where an image of a case lies in a format that is not read."""
     warnings: dict[str, list[str]] = defaultdict(list)
-    told = []
+    records = []
     paths = [path for path in files_below(folder) if other_format(path)]
     for path in paths:
         modality = read_name(stem_of(path), modalities).modality
@@ -308,12 +309,12 @@ def _with_unread(
         head = read_name(stem_of(path), modalities).head
         owner = beside[0] if len(beside) == 1 else head if head in {c.name for c in cases} else ""
         why = f"{OTHER_FORMATS[other_format(path)]} is not read; convert it to NIfTI (.nii.gz)"
-        told.append(Told(path, why, owner))
+        records.append(FileRecord(path, why, owner))
         if owner and modality:
             warnings[owner].append(f"{inside(path, folder)}: {why}")
     return [
         replace(case, warnings=(*case.warnings, *warnings.get(case.name, ()))) for case in cases
-    ], told
+    ], records
 
 
 def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft] | None:
@@ -351,10 +352,10 @@ def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draf
 
 
 def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[int, str | None]:
-    """Return the modality of each channel number, None where its name is not known.
+    """Return the modality of each channel number; None where its name is not known.
 
     Raises:
-        DataError: There is no such description, or two channels are one modality.
+        DataError: The channels are not described, or two of them are one modality.
     """
     names = written if isinstance(written, Mapping) else {}
     numbers = {int(key) for key in names if _CHANNEL.fullmatch(key)}
@@ -366,7 +367,7 @@ def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[i
     known = {int(key): modalities.find(str(name)) for key, name in written.items()}
     for modality, count in Counter(filter(None, known.values())).items():
         if count > 1:
-            channels = [key for key, found in sorted(known.items()) if found == modality]
+            channels = [key for key, each in sorted(known.items()) if each == modality]
             raise DataError(
                 f"{folder}: dataset.json says that channels {channels} are all {modality}; "
                 "each must be another modality"
@@ -377,16 +378,16 @@ def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[i
 def _draft_from_names(
     folder: Path, paths: Sequence[Path], modalities: Modalities
 ) -> tuple[dict[str, Draft], str]:
-    """Gather the cases of all other layouts by the words in the names; return the layout too."""
+    """Gather the cases of all other layouts by the words in file names; return the layout, too."""
     grouped = group(folder, paths, modalities)
     hidden = _bids_ignored(folder)
     drafts: dict[str, Draft] = defaultdict(Draft)
     for file, name in grouped.files:
-        said = file.said
+        file_name = file.said
         if any(fnmatch.fnmatch(inside(file.path, folder), pattern) for pattern in hidden):
-            said = FileName(said.case, aside="a file that .bidsignore names")
+            file_name = FileName(file_name.case, aside="a file that .bidsignore names")
         draft = drafts[name]
-        draft.add(file.path, said)
+        draft.add(file.path, file_name)
         if _CHANNEL_FILE.fullmatch(stem_of(file.path)):
             draft.hint = _CHANNELS
     for name, faults in grouped.faults.items():
@@ -395,7 +396,7 @@ def _draft_from_names(
 
 
 def _bids_ignored(folder: Path) -> list[str]:
-    """Return the patterns of files that a BIDS data set declares to be none of its own."""
+    """Return the patterns of files that a BIDS data set declares not to be part of it."""
     try:
         lines = (folder / ".bidsignore").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

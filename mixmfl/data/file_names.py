@@ -1,7 +1,7 @@
-"""What the name of an image file says: which modality or label it is, and of which case.
+"""Reading of an image file's name: its modality or label, and its case.
 
-Names as hospitals and converters give them are read by the words of ``sequence_words``, those of
-BIDS by its specification: there the suffix alone tells what a file is.
+Names by hospitals and converters are read by the words of ``sequence_words``; BIDS names are read
+by the BIDS specification, where the suffix alone says what a file is.
 """
 
 import re
@@ -15,17 +15,17 @@ from mixmfl.data.sequence_words import Reading, is_sequence_word, meaning_of, re
 
 @dataclass(frozen=True)
 class FileName:
-    """What a file's name says.
+    """The reading of a file's name.
 
     Attributes:
-        case: What is left of the name without the words for its kind; empty for ``T1.nii.gz``.
+        case: The rest of the name without the words for its kind; empty for ``T1.nii.gz``.
         modality: The modality, or None for a label and where no known word was found.
         is_label: Whether the file is a segmentation.
-        head: What the name begins with before the words for its kind: the patient, where names
-            differ behind them, too, as those of converters do.
+        head: The part before the words for its kind. It names the patient where names also differ
+            behind these words, as those of converters do.
         processing: The words that say that the image was made from another one.
-        aside: What else it is, if none of ours, such as ``"field map"``.
-        doubt: Why it is undecided what it is, where its words speak of a sequence.
+        aside: The kind of an image that is not used, such as ``"field map"``.
+        doubt: The reason why words about a sequence do not decide the modality.
         is_bids: Whether the name follows BIDS.
     """
 
@@ -97,9 +97,9 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """Read a file's name, without its ending.
 
     Args:
-        stem: The name.
-        modalities: With the words that a user added.
-        folder: Of the file; in BIDS it is the type of data, such as ``anat``.
+        stem: The name without its ending.
+        modalities: The known modalities, with the words that a user added.
+        folder: The name of the file's folder; in BIDS it is the type of data, such as ``anat``.
     """
     if bids := _BIDS.fullmatch(stem):
         return _read_bids(stem, bids, modalities, folder)
@@ -108,8 +108,8 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     return _read_free(_TIMED.sub(_without_time, stem), modalities)
 
 
-def _without_time(found: re.Match[str]) -> str:
-    return f"{found[1]}_{found[2]}" if meaning_of(found[2]) in KINDS else found[0]
+def _without_time(match: re.Match[str]) -> str:
+    return f"{match[1]}_{match[2]}" if meaning_of(match[2]) in KINDS else match[0]
 
 
 def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: str) -> FileName:
@@ -127,8 +127,8 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
     processing = tuple(f"{key}-{entities[key]}" for key in ("space", "desc") if key in entities)
     matches = modalities.matches([suffix])
     if any(match.kind == LABEL for match in matches):
-        said = [entities.get("label", ""), entities.get("desc", ""), suffix]
-        if {match.kind for match in modalities.matches(said)} & {OTHER} or "brain" in said:
+        words = [entities.get("label", ""), entities.get("desc", ""), suffix]
+        if {match.kind for match in modalities.matches(words)} & {OTHER} or "brain" in words:
             return aside("mask")
         return FileName(case, is_label=True, head=case, processing=processing, is_bids=True)
     if entities.get("part", "mag") != "mag" or "inv" in entities:
@@ -136,7 +136,7 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
     modality = _SUFFIXES.get(suffix) or modalities.find(suffix)
     if modality is None:
         return FileName(case, head=case, is_bids=True)
-    made = FileName(case, modality, head=case, processing=processing, is_bids=True)
+    file_name = FileName(case, modality, head=case, processing=processing, is_bids=True)
     acquired = entities.get("acq", "")
     if modality == "t2" and read_words(acquired).modality == "flair":
         return FileName(
@@ -147,16 +147,16 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         )
     if modality == "t1":
         # the contrast agent is an entity in BIDS, and may have any name
-        told = read_words(f"T1 {acquired}") if acquired else Reading("t1", "")
+        reading = read_words(f"T1 {acquired}") if acquired else Reading("t1", "")
         agent = entities.get("ce")
         if agent is not None:
             without = agent in ("no", "none", "pre", "without", "nativ", "native", "0")
-            told = Reading("t1" if without else "t1c", "")
-        if told.modality == "t1c":
+            reading = Reading("t1" if without else "t1c", "")
+        if reading.modality == "t1c":
             return FileName(case, "t1c", head=case, processing=processing, is_bids=True)
-        if "does not say whether" in told.why:
-            return FileName(case, head=case, is_bids=True, doubt=f"is undecided ({told.why})")
-    return made
+        if "does not say whether" in reading.why:
+            return FileName(case, head=case, is_bids=True, doubt=f"is undecided ({reading.why})")
+    return file_name
 
 
 def _read_free(stem: str, modalities: Modalities) -> FileName:
@@ -178,10 +178,10 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     ]
     processing = [word for word in body if word.lower() in _PROCESSING] + target
     case = _rest(head, body, matches)
-    made = _kind(stem, stem[offset:], body, matches, modalities)
-    if isinstance(made, str):
-        return FileName(case, head=head, doubt=made)
-    modality, is_label, aside = made
+    kind = _kind(stem, stem[offset:], body, matches, modalities)
+    if isinstance(kind, str):
+        return FileName(case, head=head, doubt=kind)
+    modality, is_label, aside = kind
     if _may_be_time(head, body, modality):
         return FileName(
             case,
@@ -195,7 +195,7 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
 def _kind(
     stem: str, text: str, body: Sequence[str], matches: Sequence[Match], modalities: Modalities
 ) -> tuple[str | None, bool, str] | str:
-    """Return modality, whether it is a label, and what else it is; or why that is undecided."""
+    """Return the modality, whether it is a label, and any other kind; or why it is undecided."""
     known = [i for i, word in enumerate(body) if meaning_of(word) in KINDS]
     labels = [match for match in matches if match.kind == LABEL]
     own = {match.kind for match in matches if _is_alias(match, body)}
@@ -216,13 +216,13 @@ def _kind(
 
 
 def _is_alias(match: Match, body: Sequence[str]) -> bool:
-    """Say whether a user added these words, which ``sequence_words`` does not know so."""
+    """Say whether the words of a match are an alias that a user added."""
     words = [word.lower() for word in body[match.start : match.stop]]
     return match.kind not in (LABEL, OTHER) and (match.kind not in TABLE or words != [match.kind])
 
 
 def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]) -> int:
-    """Return which word is the first that tells of the sequence, not of the patient."""
+    """Return the index of the first word about the sequence, not the patient."""
     if subject := _SUBJECT.match(stem):
         start = len(words_of(subject[0]))
     elif len(words) > 1 and words[0].lower() == "sub" and re.search(r"\d", words[1]):
@@ -231,7 +231,7 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
         start = 0
     matched = {i for match in matches for i in range(match.start, match.stop)}
 
-    def tells(at: int) -> bool:
+    def is_about_sequence(at: int) -> bool:
         word, meaning = words[at].lower(), meaning_of(words[at])
         if at in matched or meaning in KINDS:
             return True
@@ -245,7 +245,7 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
         return any(i in matched or meaning_of(words[i]) in KINDS for i in range(after, len(words)))
 
     while start < len(words):
-        if not tells(start):
+        if not is_about_sequence(start):
             start += 1
             continue
         # PD-012_t1 is of patient PD-012, and lesion_001_t2 of lesion_001
@@ -273,7 +273,7 @@ def _may_be_time(head: str, body: Sequence[str], modality: str | None) -> bool:
 
 
 def _without_target(stem: str) -> tuple[str, list[str]]:
-    """Take away onto which grid an image was brought: "T1_to_T2_seg" is a label on T1."""
+    """Remove the target of a registration from a name: "T1_to_T2_seg" is a label on T1."""
     words = words_of(stem)
     for at in range(1, len(words) - 1):
         stop = at + 1
@@ -292,7 +292,7 @@ def _may_be_target(word: str) -> bool:
 
 
 def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
-    """Return what is left of a name without the words that tell of the sequence."""
+    """Return the rest of a name without the words about the sequence."""
     matched = {i for match in matches for i in range(match.start, match.stop)}
     left = [
         word
@@ -303,7 +303,7 @@ def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
 
 
 def _offset(stem: str, words: Sequence[str], at: int) -> int:
-    """Return where a word begins."""
+    """Return the position in the name at which a word begins."""
     position = 0
     for number, word in enumerate(words):
         position = stem.index(word, position)

@@ -1,9 +1,8 @@
 """Images as arrays with a grid: reading, writing, and one orientation for all.
 
-With ``grids`` the only module that sees SimpleITK, and with ``nifti``, which reads and writes that
-format, that sees nibabel. Arrays run
-(Z, Y, X); their physical place is in millimetres, LPS: x grows to the patient's left, y to the
-back, z to the head.
+Only this module and ``registration`` import SimpleITK; only this module and ``nifti``, which reads
+and writes that format, import nibabel. Arrays are (Z, Y, X); their physical place is in
+millimetres, LPS: x grows to the patient's left, y to the back, z to the head.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ from mixmfl.data import nifti
 Array = npt.NDArray[Any]
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-# images that we do not read, by the first ending that fits
+# image formats that are not read, by the first ending that fits
 OTHER_FORMATS = {
     ".mgz": "FreeSurfer", ".mgh": "FreeSurfer", ".hdr": "NIfTI or Analyze in two files",
     ".img": "NIfTI or Analyze in two files", ".img.gz": "NIfTI or Analyze in two files",
@@ -51,8 +50,8 @@ SPACING_TOLERANCE = 1e-3  # relative
 DIRECTION_TOLERANCE = 1e-3  # of each cosine
 ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 
-# What no scanner makes: its file is damaged, or counts in other units. The largest number of voxels
-# is that of a cube of 1024.
+# No scanner makes images beyond these: the file is damaged, or has other units. The largest number
+# of voxels is that of a cube of 1024.
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
 LONGEST_MM = 3000.0  # of an image, along each axis
 MOST_VOXELS = 1 << 30
@@ -65,16 +64,16 @@ _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS to RAS, and back
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of an image are.
+    """The place of an image's voxels.
 
     Attributes:
-        shape: Voxels, (Z, Y, X).
+        shape: Number of voxels, (Z, Y, X).
         spacing: Millimetres between voxels, (Z, Y, X).
         origin: Centre of the first voxel, (x, y, z) in mm, LPS.
         direction: 3x3 matrix row by row; its columns are the directions, LPS, in which the X, Y
             and Z axes of the array run.
-        told: How the image's NIfTI header says so, for masks to say it in the same words; None
-            where there is no such header.
+        told: The place as the image's NIfTI header writes it, which masks of it copy; None without
+            such a header.
     """
 
     shape: tuple[int, int, int]
@@ -88,7 +87,7 @@ class Source(Protocol):
     """An image that is not one file: a DICOM series, or an array in memory."""
 
     def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
-        """Return the voxels ``(Z, Y, X)`` and their grid; raise ``DataError`` where it cannot."""
+        """Return the voxels ``(Z, Y, X)`` and their grid; raise ``DataError`` on failure."""
 
     def sha256(self) -> str:
         """Return a digest of the content."""
@@ -108,7 +107,7 @@ class InMemory:
 
     Attributes:
         voxels: Numbers, ``(X, Y, Z)``.
-        affine: 4x4, from an index to its place in mm, RAS.
+        affine: 4x4 matrix from an index to its place in mm, RAS.
     """
 
     voxels: Array
@@ -131,7 +130,7 @@ class InMemory:
         """Return the voxels ``(Z, Y, X)`` and their grid.
 
         Raises:
-            DataError: It is not three-dimensional, or the affine is no grid's.
+            DataError: The array is not three-dimensional, or the affine is not that of a grid.
         """
         voxels, affine = np.asarray(self.voxels), np.asarray(self.affine, dtype=float)
         if voxels.ndim != 3 or voxels.dtype.kind not in "biuf":
@@ -154,7 +153,7 @@ class InMemory:
 
 
 def read_grid(path: Path | Source) -> Grid:
-    """Read the grid of an image, of a file from its header alone.
+    """Read the grid of an image; of a file only the header is read.
 
     Raises:
         DataError: The file is missing, unreadable, or no three-dimensional scalar image.
@@ -166,7 +165,7 @@ def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
     """Read an image as it lies in the file, ``(Z, Y, X)``; values may still be NaN.
 
     Raises:
-        DataError: As ``read_grid``, or the voxels are incomplete.
+        DataError: The grid cannot be read (see ``read_grid``), or the voxels are incomplete.
     """
     if not isinstance(path, Path):
         array, grid = path.read()
@@ -181,23 +180,23 @@ def read_frames(path: Path, name: str) -> Array:
     """Read the planes of a DICOM file, ``(frames, Y, X)``, however they are compressed.
 
     Args:
-        path: Of the file.
-        name: What messages call it.
+        path: The DICOM file.
+        name: The file's name in messages.
 
     Raises:
-        DataError: They cannot be read.
+        DataError: The planes cannot be read.
     """
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     with _quiet():
         try:
-            found = reader.Execute()
+            image = reader.Execute()
         except RuntimeError as error:
             raise DataError(
                 f"{name}: its pixels cannot be read ({_reason(error)}). Copy or export it again"
             ) from None
-    planes = read_back(found)
+    planes = read_back(image)
     return planes[None] if planes.ndim == 2 else planes
 
 
@@ -205,7 +204,8 @@ def read_labels(path: Path | Source) -> tuple[Array, Grid]:
     """Read a label image, ``(Z, Y, X)``, int16 where its values fit, else int32.
 
     Raises:
-        DataError: As ``read_image``, or a value is no integer of 32 bits.
+        DataError: The image cannot be read (see ``read_image``), or a value is no integer of 32
+            bits.
     """
     array, grid = _read(path, np.float64) if isinstance(path, Path) else path.read()
     if array.dtype.kind == "f":
@@ -234,7 +234,7 @@ def write_labels(path: Path, labels: Array, grid: Grid) -> None:
         grid: Where the voxels are.
 
     Raises:
-        DataError: The ending is not one of ours, or the file cannot be written.
+        DataError: The ending is not one of ``WRITTEN_ENDINGS``, or the file cannot be written.
     """
     lowest, highest = int(labels.min()), int(labels.max())
     for kind in (np.uint8, np.uint16, np.int16):
@@ -254,10 +254,10 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
     with replacing(path) as temporary:
         try:
             if path.name.lower().endswith(nifti.ENDINGS):
-                affine, told = _affine(grid), grid.told
-                if told is not None and difference(_placed(told.affine, grid), grid) is not None:
-                    told = None  # a grid that was made from that of a file
-                nifti.write(temporary, image, affine, told)
+                affine, place = _affine(grid), grid.told
+                if place is not None and difference(_placed(place.affine, grid), grid) is not None:
+                    place = None  # a grid that was made from that of a file
+                nifti.write(temporary, image, affine, place)
                 return
             sitk.WriteImage(to_sitk(image, grid), str(temporary), useCompression=True)
         except RuntimeError as error:
@@ -267,26 +267,26 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
 
 
 def to_sitk(image: Array, grid: Grid) -> Any:
-    """Return SimpleITK's form of an array ``(Z, Y, X)``."""
-    made = sitk.GetImageFromArray(image)
-    made.SetSpacing(grid.spacing[::-1])
-    made.SetOrigin(grid.origin)
-    made.SetDirection(grid.direction)
-    return made
+    """Return an array ``(Z, Y, X)`` as a SimpleITK image."""
+    converted = sitk.GetImageFromArray(image)
+    converted.SetSpacing(grid.spacing[::-1])
+    converted.SetOrigin(grid.origin)
+    converted.SetDirection(grid.direction)
+    return converted
 
 
 def to_nibabel(array: Array, grid: Grid) -> Any:
-    """Return nibabel's form of an array ``(Z, Y, X)``, whose places are RAS."""
+    """Return an array ``(Z, Y, X)`` as a nibabel image, whose places are RAS."""
     return nib.Nifti1Image(np.ascontiguousarray(array.T), _affine(grid))
 
 
 def read_back(image: Any) -> Array:
-    """Return the array ``(Z, Y, X)`` of SimpleITK's form."""
+    """Return the array ``(Z, Y, X)`` of a SimpleITK image."""
     return sitk.GetArrayFromImage(image)
 
 
 def difference(a: Grid, b: Grid) -> str | None:
-    """Say in words how two grids differ; None where they are one within tolerance."""
+    """Describe how two grids differ; None where they are equal within tolerance."""
     if a.shape != b.shape:
         return f"shape {a.shape} against {b.shape}"
     if not np.allclose(a.spacing, b.spacing, rtol=SPACING_TOLERANCE, atol=0):
@@ -299,29 +299,29 @@ def difference(a: Grid, b: Grid) -> str | None:
 
 
 def is_on_qform(label: Grid, grid: Grid) -> bool:
-    """Say whether a label lies on an image by the image's qform, though its sform counts.
+    """Say whether a label lies on an image by the image's qform, although the sform counts.
 
-    Tools on ITK write labels so. What was drawn on an image has its voxels, wherever a later
-    registration puts them by the sform.
+    Tools on ITK write such labels. A label that was drawn on an image has the image's voxels,
+    wherever a later registration puts these by the sform.
     """
     qform = grid.told.qform if grid.told is not None else None
     return qform is not None and difference(label, _placed(qform, grid)) is None
 
 
 def doubts(grid: Grid) -> tuple[list[str], list[str]]:
-    """Return what is to be noted, and what is doubtful, about a place that a NIfTI header tells."""
-    told = grid.told
-    if told is None:
+    """Return notes and warnings about the place of an image by its NIfTI header."""
+    place = grid.told
+    if place is None:
         return [], []
-    if not told.is_told:
+    if not place.is_told:
         return [], [
-            "its header does not say where it lies (sform and qform have code 0); taken was what "
-            "nibabel takes, where left and right may be exchanged"
+            "its header does not say where it lies (sform and qform have code 0); nibabel's "
+            "default was taken, where left and right may be exchanged"
         ]
     notes, warnings = [], []
-    if told.qform is not None:
+    if place.qform is not None:
         notes.append("its sform differs from its qform; the sform was taken")
-    pixdim = dict(told.fields)["pixdim"][3:0:-1]
+    pixdim = dict(place.fields)["pixdim"][3:0:-1]
     if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
         warnings.append(
             f"by its sform it has voxels of {_times(_round(grid.spacing))} mm, by its pixdim of "
@@ -341,12 +341,12 @@ def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
         grid: The array's grid.
 
     Returns:
-        The turned array, contiguous, and its grid: every voxel is where it was.
+        The turned array, contiguous, and its grid: the place of every voxel is unchanged.
     """
     source, flipped = _canonical_axes(grid)
     turned = np.flip(array.transpose(source), flipped)
 
-    # the same in file order (x, y, z), which origin and direction have
+    # the same in file order (x, y, z), as origin and direction are
     direction = np.reshape(grid.direction, (3, 3))
     first = np.zeros(3)  # index of the voxel that becomes the first
     columns = np.empty((3, 3))
@@ -367,14 +367,14 @@ def from_canonical(array: Array, grid: Grid) -> Array:
 
     Args:
         array: ``(Z, Y, X)`` in canonical orientation.
-        grid: The grid of the file, onto which the array goes back.
+        grid: The grid of the file, onto which the array is turned back.
     """
     source, flipped = _canonical_axes(grid)
     return np.ascontiguousarray(np.flip(array, flipped).transpose(np.argsort(source)))
 
 
 def _canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Return for each canonical axis the array axis it is taken from, and which to flip then."""
+    """Return the array axis of each canonical axis, and the canonical axes to flip."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(grid.direction, (3, 3))
     source, flipped = [0, 0, 0], []
@@ -388,7 +388,7 @@ def _canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[int, ...]]:
 
 
 def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
-    """Read voxels as they are in the file, or as ``scaled`` where a NIfTI header scales them."""
+    """Read voxels in the file's type, or in type ``scaled`` where a NIfTI header scales them."""
     opened, grid = _open(path)
     if isinstance(opened, nifti.Header):
         return nifti.read_voxels(path, opened, scaled), grid
@@ -413,7 +413,7 @@ def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
 
 
 def _open(path: Path) -> tuple[Any, Grid]:
-    """Read and check a header; return NIfTI's or ITK's reader, which has not touched the voxels."""
+    """Read and check a header; return NIfTI's or ITK's reader, before any voxel is read."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     if not path.name.lower().endswith(FILE_ENDINGS):
@@ -456,7 +456,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
 
 
 def _check_size(grid: Grid, source: str) -> None:
-    """Refuse what no scanner makes, and would take all memory and time.
+    """Refuse images that no scanner makes, and that would take all memory and time.
 
     Raises:
         DataError: Voxels are too small, too large or too many, or the image is too long.
@@ -467,17 +467,17 @@ def _check_size(grid: Grid, source: str) -> None:
             f"{source}: promises {count} voxels, but at most {MOST_VOXELS} are read. Its header is "
             "damaged, or it is too large; export it again"
         )
-    said = f"{source}: has {_times(grid.shape)} voxels of {_times(_round(grid.spacing))} mm"
+    size_text = f"{source}: has {_times(grid.shape)} voxels of {_times(_round(grid.spacing))} mm"
     if not all(SMALLEST_MM <= step <= LARGEST_MM for step in grid.spacing):
         raise DataError(
-            f"{said}; from {SMALLEST_MM:g} to {LARGEST_MM:g} mm are believed. Does its header "
+            f"{size_text}; from {SMALLEST_MM:g} to {LARGEST_MM:g} mm are believed. Does its header "
             "count in millimetres? Export it again"
         )
     longest = max(n * step for n, step in zip(grid.shape, grid.spacing, strict=True))
     if longest > LONGEST_MM:
         raise DataError(
-            f"{said}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. Export "
-            "it again, with the right spacing"
+            f"{size_text}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. "
+            "Export it again, with the right spacing"
         )
 
 
@@ -485,13 +485,13 @@ def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
     """Return the right-angled grid nearest to an affine of nibabel's.
 
     Args:
-        affine: 4x4, from an index to mm, RAS.
-        shape: Voxels, (Z, Y, X).
-        spacing: mm, (Z, Y, X).
-        source: What messages call it.
+        affine: 4x4 matrix from an index to mm, RAS.
+        shape: Number of voxels, (Z, Y, X).
+        spacing: Millimetres between voxels, (Z, Y, X).
+        source: The image's name in messages.
 
     Raises:
-        DataError: It is too far from right angles.
+        DataError: The axes are too far from right angles.
     """
     lps = _FLIP @ affine
     direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
@@ -503,9 +503,9 @@ def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
     return make_grid(shape, spacing, lps[:3, 3], u @ v)
 
 
-def _placed(told: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
-    """Return the grid with the place that an affine in a NIfTI header tells."""
-    affine = np.array(told)
+def _placed(rows: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
+    """Return the grid at the place of an affine from a NIfTI header."""
+    affine = np.array(rows)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     return _grid_of(affine, grid.shape, spacing, "header")
 
@@ -522,7 +522,7 @@ def check_directions(grid: Grid, source: str) -> None:
     """Check that a grid's axes are at right angles.
 
     Raises:
-        DataError: They are not.
+        DataError: The axes are not at right angles.
     """
     direction = np.reshape(grid.direction, (3, 3))
     if not np.allclose(direction.T @ direction, np.eye(3), atol=DIRECTION_TOLERANCE):
@@ -534,7 +534,7 @@ def check_directions(grid: Grid, source: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ITK from warning on stderr about what we check ourselves."""
+    """Keep ITK from warnings on stderr about faults that this module checks itself."""
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -566,6 +566,6 @@ def _either(endings: tuple[str, ...]) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return what ITK said, without the places in its source and in memory."""
-    said = str(error).rpartition("ERROR: ")[2].strip().splitlines()
-    return said[0].partition("): ")[2] or said[0] if said else "no reason given"
+    """Return ITK's reason, without positions in its source code and memory."""
+    lines = str(error).rpartition("ERROR: ")[2].strip().splitlines()
+    return lines[0].partition("): ")[2] or lines[0] if lines else "no reason given"

@@ -1,7 +1,7 @@
-"""Sites with different label sets: one description for all, and what each site's values are in it.
+"""Sites with different label sets: one description for all, and how each site's values map to it.
 
-Names bring them together. A class that a site does not label is unknown there, not absent: in its
-cases background may hide it.
+Labels are matched by name. A class that a site does not label is unknown there, not known to be
+missing: the background of its cases may hide it.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.labels import Labels, replace_values
 
 Pattern = frozenset[str]
-"""The labels and regions that a voxel belongs to; none of background."""
+"""The labels and regions that a voxel belongs to; empty for background."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class LabelMap:
     """How the label files of one site are read in the federation's indices.
 
     Attributes:
-        index_of: The federation's index of every value that the site's files may hold.
-        value_of: The federation's value of each.
-        labelled: The federation's labels and regions that the site labels; None: all of them.
+        index_of: The federation's index for every value that the site's files may hold.
+        value_of: The federation's value for every value that the site's files may hold.
+        labelled: The federation's labels and regions that the site labels; None for all of them.
     """
 
     index_of: Mapping[int, int]
@@ -43,18 +43,18 @@ class LabelMap:
 
     @property
     def renamed(self) -> dict[str, str]:
-        """The federation's value of each, as a fingerprint names values."""
+        """The federation's value for each of the site's, as text, as in a fingerprint."""
         return {str(old): str(new) for old, new in self.value_of.items()}
 
 
 def map_labels(own: Labels, federation: Labels) -> LabelMap:
-    """Return how a site's values are read in its federation's terms.
+    """Return how a site's values map to those of its federation.
 
-    A value stands for the labels and regions that it belongs to. Where the site labels some only,
-    several of the federation's values may be that; the one that belongs to fewest others is taken.
+    A value stands for the labels and regions that it belongs to. Where the site labels only some,
+    several of the federation's values may fit; the one that belongs to fewest others is taken.
 
     Raises:
-        DataError: The federation does not know a name, or has no such value.
+        DataError: The federation lacks a name, or a value that fits.
     """
     names = frozenset(own.foreground)
     if strange := [name for name in own.foreground if name not in federation.foreground]:
@@ -66,15 +66,16 @@ def map_labels(own: Labels, federation: Labels) -> LabelMap:
     if own.ignore is not None and federation.ignore is None:
         raise DataError(f"ignores the value {own.ignore}, and 'ignore' is declared for no site")
     known = patterns(federation)
-    best: dict[Pattern, int] = {}  # by what the site would see of it
+    best: dict[Pattern, int] = {}  # by the labels of the site in it
     for value in sorted(known, key=lambda v: (len(known[v]), v)):
         best.setdefault(known[value] & names, value)
     value_of = {}
     for value, pattern in patterns(own).items():
         if pattern not in best:
             raise DataError(
-                f"value {value} is in {_say(pattern)} and in no other of "
-                f"{_say(names)}; no value of {_say(frozenset(federation.foreground))} is so"
+                f"value {value} is in {_join_names(pattern)} and in no other of "
+                f"{_join_names(names)}; no value of "
+                f"{_join_names(frozenset(federation.foreground))} is so"
             )
         value_of[value] = best[pattern]
     if own.ignore is not None and federation.ignore is not None:
@@ -89,17 +90,17 @@ def map_labels(own: Labels, federation: Labels) -> LabelMap:
 
 
 def agree_on_labels(sites: Mapping[str, Labels], described: Labels | None = None) -> Labels:
-    """Return one description for all sites: what they share, or else the union of their labels.
+    """Return one description for all sites: their common one, or else the union of their labels.
 
     The union keeps the values and the order of ``described``, or of the site with the most labels,
     as far as these go. Regions of different sites overlap where one description says so.
 
     Args:
-        sites: What each site's labels mean.
-        described: What the federation itself says of labels, if it does.
+        sites: The label description of each site.
+        described: The federation's own label description, if there is one.
 
     Raises:
-        DataError: Two names differ in spelling only, or the union cannot be told apart.
+        DataError: Two names differ in spelling only, or values of the union are ambiguous.
     """
     ordered = [sites[name] for name in sorted(sites)]
     first = ordered[0]
@@ -112,9 +113,9 @@ def agree_on_labels(sites: Mapping[str, Labels], described: Labels | None = None
     names = list(dict.fromkeys(name for part in parts for name in part.foreground))
     ignores = [part.ignore for part in parts if part.ignore is not None]
     if set(names) == set(base.foreground) and (base.ignore is not None or not ignores):
-        made = Labels(base.declared, base.regions_class_order)
-        if _fits(ordered, made):
-            return made
+        agreed = Labels(base.declared, base.regions_class_order)
+        if _fits(ordered, agreed):
+            return agreed
     union: dict[int, Pattern] = {}  # by value
     for part in sorted(parts, key=lambda part: (part is not base, -len(part.foreground))):
         own = frozenset(part.foreground)
@@ -137,12 +138,12 @@ def agree_on_labels(sites: Mapping[str, Labels], described: Labels | None = None
 
 
 def plain_name(name: str) -> str:
-    """Return a name without what people write now so, now so: case, spaces and signs."""
+    """Return a name without what people spell differently: case, spaces and punctuation."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
 def describe_sets(sites: Mapping[str, Labels], federation: Labels) -> list[str]:
-    """Return who labels what, a line per label or region; nothing where all label the same."""
+    """Return a line per label or region with the sites that label it; nothing if all are equal."""
     if all(labels.difference(federation) is None for labels in sites.values()):
         return []
     lines = ["labels of the federation (the sites describe theirs differently):"]
@@ -152,21 +153,21 @@ def describe_sets(sites: Mapping[str, Labels], federation: Labels) -> list[str]:
             for site in sorted(sites)
             if name in sites[site].foreground
         ]
-        told = "; ".join(who) if who else "no site, so the network cannot learn it"
-        lines.append(f"  {name} ({', '.join(map(str, values))}): {told}")
+        listed = "; ".join(who) if who else "no site, so the network cannot learn it"
+        lines.append(f"  {name} ({', '.join(map(str, values))}): {listed}")
     return lines
 
 
 def labels_each(federation: Labels, labelled: Collection[str] | None) -> list[bool]:
-    """Return whether each label or region of the federation is among those that are labelled."""
+    """Return for each label or region of the federation whether it is among the labelled ones."""
     return [labelled is None or name in labelled for name in federation.foreground]
 
 
 def known_indices(federation: Labels, labelled: Collection[str] | None) -> tuple[bool, ...]:
-    """Return for each index of the federation whether a voxel labelled so is surely of that class.
+    """Return for each index of the federation whether a voxel with it is surely of that class.
 
-    With regions, a site that labels some of them may not tell two classes apart; then neither is
-    known. Background is taken for known: what it hides of other classes is little.
+    A site that labels only some regions may not separate two classes; then neither is known.
+    Background counts as known: it hides little of other classes.
     """
     if labelled is None:
         return (True,) * len(federation.values)
@@ -176,12 +177,12 @@ def known_indices(federation: Labels, labelled: Collection[str] | None) -> tuple
 
 
 def patterns(labels: Labels) -> dict[int, Pattern]:
-    """Return what each value belongs to, background first, values sorted."""
-    found: dict[int, set[str]] = {value: set() for value in labels.values}
+    """Return the labels and regions of each value, sorted by value, background first."""
+    names_of: dict[int, set[str]] = {value: set() for value in labels.values}
     for name, values in labels.foreground.items():
         for value in values:
-            found[value].add(name)
-    return {value: frozenset(names) for value, names in found.items()}
+            names_of[value].add(name)
+    return {value: frozenset(names) for value, names in names_of.items()}
 
 
 def _fits(sites: list[Labels], federation: Labels) -> bool:
@@ -192,12 +193,12 @@ def _fits(sites: list[Labels], federation: Labels) -> bool:
 
 
 def _free(value: int, used: Mapping[int, Pattern]) -> int:
-    """Return a value, or the smallest other above 0 that is not used."""
+    """Return the value if it is unused, else the smallest unused value above 0."""
     return next(v for v in (value, *range(1, len(used) + 2)) if v not in used)
 
 
 def _check_spelling(sites: Mapping[str, Labels]) -> None:
-    """Refuse names that are the same but for case, spaces and the like: one class became two."""
+    """Refuse names that differ only in case, spaces and the like: they would be two classes."""
     seen: dict[str, tuple[str, str]] = {}
     for site in sorted(sites):
         for name in sites[site].foreground:
@@ -209,5 +210,5 @@ def _check_spelling(sites: Mapping[str, Labels]) -> None:
                 )
 
 
-def _say(names: Pattern) -> str:
+def _join_names(names: Pattern) -> str:
     return ", ".join(sorted(names)) or "background"

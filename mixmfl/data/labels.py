@@ -1,8 +1,8 @@
-"""What the numbers in a label file mean: nnU-Net's description, checked once when read.
+"""The meaning of the numbers in a label file: nnU-Net's description, checked once when read.
 
-Files hold *values* (BraTS: 0, 1, 2, 4); networks count in *indices* (0, 1, 2, 3). Values live in
-files and messages, indices everywhere else. Sites may have other values and label other classes
-than their federation; ``label_sets`` brings them together, by names.
+Files hold *values* (BraTS: 0, 1, 2, 4); networks use *indices* (0, 1, 2, 3). Values are in files
+and messages, indices everywhere else. Sites may have other values and label other classes than
+their federation; ``label_sets`` maps them, by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -37,8 +37,8 @@ class Labels:
             region. Holds ``"background": 0`` and may hold ``"ignore"``, which is never a region.
         regions_class_order: For each region the value painted for it, later over earlier;
             None where every name is one value.
-        read_as: Values in files that stand for a declared one, by ``label_map``.
-        renamed: What it calls labels that dataset.json has under another name.
+        read_as: Values in files that stand for a declared value, by ``label_map``.
+        renamed: The new names of labels that dataset.json has under another name.
     """
 
     declared: Mapping[str, int | tuple[int, ...]]
@@ -48,12 +48,12 @@ class Labels:
 
     @staticmethod
     def from_dataset_json(content: Mapping[str, Any], source: str) -> "Labels":
-        """Check and take the label description out of a dataset.json.
+        """Read and check the label description of a dataset.json.
 
         Args:
             content: The whole file, of which ``labels``, ``regions_class_order`` and ``label_map``
-                are looked at; or plans, which hold such a description.
-            source: What messages call the file.
+                are read; or plans, which hold such a description.
+            source: The file's name in messages.
 
         Raises:
             DataError: The description is missing, or contradicts itself.
@@ -82,8 +82,8 @@ class Labels:
             for name, value in written.items()
         }
         if declared.get("background") != 0:
-            found = declared.get("background", "not declared")
-            raise DataError(f'{source}: "background" is {found}; it must be declared as 0')
+            background = declared.get("background", "not declared")
+            raise DataError(f'{source}: "background" is {background}; it must be declared as 0')
         ignore = declared.get("ignore")
         if isinstance(ignore, tuple):
             raise DataError(f'{source}: "ignore" is {list(ignore)}; it must be a single value')
@@ -113,7 +113,7 @@ class Labels:
         """Read the labels of a dataset.json.
 
         Raises:
-            DataError: It is missing, damaged or contradicts itself.
+            DataError: The file is missing, damaged or contradicts itself.
         """
         return cls.from_dataset_json(read_json(path), str(path))
 
@@ -137,14 +137,14 @@ class Labels:
     @property
     def values(self) -> tuple[int, ...]:
         """All values a case may hold, sorted, with 0 and without the ignore value."""
-        found = {0}
+        numbers = {0}
         for value in self.foreground.values():
-            found.update(value)
-        return tuple(sorted(found))
+            numbers.update(value)
+        return tuple(sorted(numbers))
 
     @property
     def ignore(self) -> int | None:
-        """The value of voxels that nobody labelled, if one is declared."""
+        """The value of voxels without a label, if one is declared."""
         value = self.declared.get("ignore")
         return value if isinstance(value, int) else None
 
@@ -163,16 +163,16 @@ class Labels:
         }
 
     def only(self, names: Collection[str] | None) -> "Labels":
-        """Return the description of some labels or regions alone; with None it is this one."""
+        """Return the description of some labels or regions only; with None this description."""
         if names is None:
             return self
-        kept = [name for name in self.foreground if name in names]
+        chosen = [name for name in self.foreground if name in names]
         order = self.regions_class_order
         return Labels(
-            {n: v for n, v in self.declared.items() if n in (*kept, "background", "ignore")},
+            {n: v for n, v in self.declared.items() if n in (*chosen, "background", "ignore")},
             None
             if order is None
-            else tuple(v for n, v in zip(self.foreground, order, strict=True) if n in kept),
+            else tuple(v for n, v in zip(self.foreground, order, strict=True) if n in chosen),
         )
 
     def to_indices(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
@@ -201,24 +201,24 @@ class Labels:
         )
 
     def difference(self, other: "Labels") -> str | None:
-        """Say in words how another description differs; None where both mean the same."""
+        """Describe how another description differs; None where both mean the same."""
         for name in sorted(self.declared.keys() | other.declared.keys()):
             mine, theirs = self.declared.get(name), other.declared.get(name)
             if mine != theirs:
-                return f"label {name!r} is {_say(mine)} against {_say(theirs)}"
+                return f"label {name!r} is {_in_words(mine)} against {_in_words(theirs)}"
         # plain labels mean the same in any order; regions are painted one over the other
         if self.has_regions and list(self.foreground) != list(other.foreground):
             return f"regions are listed as {list(self.foreground)} against {list(other.foreground)}"
         if self.regions_class_order != other.regions_class_order:
             return (
-                f"regions_class_order is {_say(self.regions_class_order)} "
-                f"against {_say(other.regions_class_order)}"
+                f"regions_class_order is {_in_words(self.regions_class_order)} "
+                f"against {_in_words(other.regions_class_order)}"
             )
         return None
 
     @property
     def index_of_value(self) -> dict[int, int]:
-        """The network's index of every declared value; of the ignore value it is the last."""
+        """The network's index of every declared value; the ignore value has the last one."""
         return {value: index for index, value in enumerate(self._values_by_index())}
 
     def _values_by_index(self) -> tuple[int, ...]:
@@ -229,14 +229,14 @@ def replace_values(array: npt.NDArray[Any], index_of: Mapping[int, int]) -> npt.
     """Replace every value of an array by its index.
 
     Raises:
-        DataError: The array holds values that have none.
+        DataError: The array holds values without an index.
     """
     lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if lowest >= 0 and highest <= LARGEST_VALUE:
-        found = np.flatnonzero(np.bincount(array.ravel(), minlength=1))
+        present = np.flatnonzero(np.bincount(array.ravel(), minlength=1))
     else:
-        found = np.unique(array)
-    strange = sorted(set(found.tolist()) - set(index_of))
+        present = np.unique(array)
+    strange = sorted(set(present.tolist()) - set(index_of))
     if strange:
         raise DataError(
             f"holds the label values {shorten(strange, 10)}, but only "
@@ -248,20 +248,20 @@ def replace_values(array: npt.NDArray[Any], index_of: Mapping[int, int]) -> npt.
 
 
 def read_dataset_json(folder: Path) -> dict[str, Any]:
-    """Read what a folder's dataset.json holds; nothing where there is none.
+    """Read a folder's dataset.json; return an empty dictionary if there is none.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The file is damaged.
     """
     path = folder / "dataset.json"
     return read_json(path) if path.is_file() else {}
 
 
 def read_folder_labels(folder: Path) -> Labels | None:
-    """Read the labels that a folder's own dataset.json describes; None where it describes none.
+    """Read the label description of a folder's own dataset.json; None if there is none.
 
     Raises:
-        DataError: It is damaged or contradicts itself.
+        DataError: The file is damaged or contradicts itself.
     """
     content = read_dataset_json(folder)
     if "labels" not in content:
@@ -270,10 +270,10 @@ def read_folder_labels(folder: Path) -> Labels | None:
 
 
 def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
-    """Read what a site's labels mean: from its own dataset.json, else from the federation's.
+    """Read a site's label description: from its own dataset.json, else from the federation's.
 
     Raises:
-        DataError: Neither holds a label description, or it is damaged.
+        DataError: Neither file holds a label description, or one is damaged.
     """
     for folder in (site_folder, federation_folder):
         if labels := read_folder_labels(folder):
@@ -297,7 +297,7 @@ def _read_values(written: Any, what: str, least: int) -> int | tuple[int, ...]:
     """Return one value, or the sorted values of a region; a list of one is one value.
 
     Args:
-        written: What the file has.
+        written: The entry in the file.
         what: The label's name for messages.
         least: The smallest value allowed: 0 for background, 1 for all others.
     """
@@ -340,9 +340,9 @@ def _read_order(
 
 
 def _map_names(labels: Labels, written: Any, source: str) -> Labels:
-    """Apply ``label_map``: the name in the federation of some labels, or of single values.
+    """Apply ``label_map``, which gives some labels or values their name in the federation.
 
-    Without regions several labels may become one, the background, or what is ignored.
+    Without regions several labels may become one label, background, or ignored.
     """
     example = '{"label_map": {"tumour": "lesion", "cyst": "background", "7": "ignore"}}'
     if (
@@ -354,8 +354,10 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
             f'{source}: "label_map" is {quoted(written, 200)}; it gives a label, or a value, its '
             f"name in the federation, as in {example}"
         )
-    kept = {"background", "ignore"} & labels.declared.keys()
-    name_of = {name: name if name in kept else written.get(name, name) for name in labels.declared}
+    reserved = {"background", "ignore"} & labels.declared.keys()
+    name_of = {
+        name: name if name in reserved else written.get(name, name) for name in labels.declared
+    }
     targets = [name_of[name] for name in labels.foreground]
     merged = {n for n in targets if n in ("background", "ignore") or targets.count(n) > 1}
     if labels.has_regions and merged:
@@ -365,7 +367,7 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
         )
     declared: dict[str, int | tuple[int, ...]] = {}
     read_as: dict[int, int] = {}
-    for name in sorted(name_of, key=lambda name: name not in kept):  # these keep their values
+    for name in sorted(name_of, key=lambda name: name not in reserved):  # these keep their values
         value = labels.declared[name]
         known = declared.setdefault(name_of[name], value)
         if isinstance(value, int) and isinstance(known, int) and known != value:
@@ -389,13 +391,13 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
             read_as[value] = known
     order = {name: declared[name] for name in name_of.values()} | declared
     renamed = {name: new for name, new in name_of.items() if name != new}
-    made = replace(labels, declared=order, read_as=read_as, renamed=renamed)
-    if not made.foreground:
+    mapped = replace(labels, declared=order, read_as=read_as, renamed=renamed)
+    if not mapped.foreground:
         raise DataError(f'{source}: "label_map" leaves no label but background; see {example}')
-    return made
+    return mapped
 
 
-def _say(value: int | tuple[int, ...] | None) -> str:
+def _in_words(value: int | tuple[int, ...] | None) -> str:
     if value is None:
         return "not declared"
     return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""From a case's files to its voxels: read, checked, and brought onto one grid."""
+"""From a case's files to its voxels, which are read, checked and brought onto one grid."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,12 +17,20 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import Grid, Source
 from mixmfl.data.label_sets import LabelMap
 from mixmfl.data.labels import Labels
-from mixmfl.data.registration import FULL_COVERAGE, Fit, finest, fit, mirror, register, resample
+from mixmfl.data.registration import (
+    FULL_COVERAGE,
+    AlignmentCheck,
+    finest,
+    fit,
+    mirror,
+    register,
+    resample,
+)
 
 _MIRRORED = "Convert it again from its source: which side is left was lost"
 
-FEWEST_VALUES = 8  # that an image has; label files have fewer
-SMALLEST_SIZE, LARGEST_SIZE = 2.0**-16, 2.0**40  # of the largest value, to be taken as it is
+FEWEST_VALUES = 8  # of an image; label files have fewer
+SMALLEST_SIZE, LARGEST_SIZE = 2.0**-16, 2.0**40  # largest values of images that are not rescaled
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -30,16 +38,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class AlignmentOptions:
-    """What may be done where the images of a case do not lie on each other.
+    """What to do if the images of a case do not lie on each other.
 
     Attributes:
-        reference: The modality whose grid the others are brought onto, and masks get; empty, or
-            where a case lacks it: that with the largest in-plane resolution. A label decides
-            before both: it was drawn on the grid that it has.
-        register: Whether images whose headers are wrong are registered (rigidly); otherwise such
-            a case is refused.
-        leave_out: Whether an image that cannot be used, or does not lie on the others, is left
-            out with a warning; otherwise the case is refused.
+        reference: The modality whose grid the other images and the mask get. If it is empty or
+            missing in a case, the modality with the largest in-plane resolution is used. A label
+            decides before both: the grid is the one that the label was drawn on.
+        register: Whether to register images with wrong headers (rigidly); otherwise such a case is
+            refused.
+        leave_out: Whether to leave out an image that cannot be used, or does not lie on the
+            others, with a warning; otherwise the case is refused.
     """
 
     reference: str = ""
@@ -55,14 +63,14 @@ class LoadedCase:
     """A case's voxels, checked and in canonical orientation.
 
     Attributes:
-        name: The case's.
-        images: ``(Z, Y, X)`` of each modality, finite, sorted by modality.
-        labels: ``(Z, Y, X)`` class indices; None without a label file or a description.
+        name: The case's name.
+        images: The image ``(Z, Y, X)`` of each modality, finite, sorted by modality.
+        labels: Class indices ``(Z, Y, X)``; None without a label file or a description.
         grid: The grid of the reference's file, onto which ``image.from_canonical`` leads back.
-        canonical: The grid of these arrays.
-        reference: The modality that this grid is of.
-        notes: What was done to bring the images together.
-        warnings: What is doubtful about that, and which images were left out.
+        canonical: The grid of the arrays here.
+        reference: The modality whose grid the images have.
+        notes: How the images were brought onto one grid.
+        warnings: Doubts about that, and the images that were left out.
     """
 
     name: str
@@ -84,18 +92,18 @@ def load_case(
     """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
 
     Args:
-        case: From ``find_cases``.
-        labels: What the label file's values mean, of a site with its own values as
-            ``label_sets.map_labels`` tells it; without it the label file is not read.
+        case: A case of ``find_cases``.
+        labels: The meaning of the label file's values; for a site with its own values a map from
+            ``label_sets.map_labels``. Without it the label file is not read.
         placing: What to do with images that are not on one grid.
-        worth: By modalities (sorted), the Dice that is expected from them. Where images do not
-            lie on each other and some are left out, the most that agree are kept, and of equally
-            many those worth most.
+        worth: The expected Dice by modalities (sorted). Where images do not lie on each other and
+            some are left out, the largest set that agrees is used, and of equally large sets the
+            one with the highest Dice.
 
     Raises:
-        DataError: An image holds NaN or the same value everywhere, or does not lie where the
-            reference does, and is not to be left out; or no image is left; or the label is on no
-            image's grid or holds values not declared.
+        DataError: An image holds NaN or one value everywhere, or does not lie on the reference,
+            and ``placing`` does not leave it out; or no image remains; or the label is on no
+            image's grid or holds undeclared values.
     """
     arrays, grids, notes, warnings = _read_images(case, placing)
     drawn = case.label if labels is not None else None
@@ -103,19 +111,19 @@ def load_case(
     reference = choose_reference(case, grids, label_grid, placing.reference)
     if label_grid is not None and image.difference(label_grid, grids[reference]) is not None:
         warnings.append(
-            f"the label lies on {reference} by its qform, not by its sform; it was taken to be "
+            f"the label lies on {reference} by its qform, not by its sform; it was taken as "
             "drawn on its voxels"
         )
-    fits: _Fits = {}
+    checks: _Checks = {}
     if placing.leave_out and reference != placing.reference:
-        reference = _agreeing_reference(reference, arrays, grids, worth or {}, fits)
+        reference = _agreeing_reference(reference, arrays, grids, worth or {}, checks)
     grid = grids[reference]
     images, canonical = {}, grid
     for modality in tuple(arrays):
         if modality != reference:
             try:
                 arrays[modality] = _onto_reference(
-                    case, modality, reference, arrays, grids, placing, fits, notes, warnings
+                    case, modality, reference, arrays, grids, placing, checks, notes, warnings
                 )
             except DataError as error:
                 if not placing.leave_out:
@@ -134,7 +142,7 @@ def load_case(
             indices = labels.to_indices(image.to_canonical(array, grid)[0])
         except DataError as error:
             raise DataError(
-                f"case {case.name!r}: label ({case.label}) {error}. Mend the file, or declare its "
+                f"case {case.name!r}: label ({case.label}) {error}. Fix the file, or declare its "
                 'values under "labels" in dataset.json'
             ) from None
     return LoadedCase(
@@ -154,15 +162,15 @@ def _read_images(
         try:
             array, grid = _named(case, image.read_image, path)
             _check_voxels(case, modality, array)
-        except Exception as error:  # whatever it is, it costs this image alone
+        except Exception as error:  # any failure costs this image alone
             is_ours = isinstance(error, DataError)
             if not placing.leave_out or (len(case.images) == 1 and is_ours):
                 raise
             warnings.append(_left_out(case, modality, error))
             continue
         arrays[modality], grids[modality] = _background_at_zero(_of_usual_size(array)), grid
-        told, doubts = image.doubts(grid)
-        notes.extend(f"{modality}: {note}" for note in told)
+        alignment_notes, doubts = image.doubts(grid)
+        notes.extend(f"{modality}: {note}" for note in alignment_notes)
         warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
     if not arrays:
         raise DataError(
@@ -176,22 +184,22 @@ def _left_out(case: Case, modality: str, error: Exception) -> str:
     return f"{modality} was left out: {reason}"
 
 
-_Fits = dict[tuple[str, str], Fit]
+_Checks = dict[tuple[str, str], AlignmentCheck]
 
 
-def _fit(
-    fits: _Fits,
+def _check_alignment(
+    checks: _Checks,
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
     reference: str,
     modality: str,
-) -> Fit:
-    """Return how an image fits the reference as their headers say; measured once."""
-    if (reference, modality) not in fits:
-        fits[reference, modality] = fit(
+) -> AlignmentCheck:
+    """Return how well an image fits the reference by their headers, measured once."""
+    if (reference, modality) not in checks:
+        checks[reference, modality] = fit(
             arrays[reference], grids[reference], arrays[modality], grids[modality]
         )
-    return fits[reference, modality]
+    return checks[reference, modality]
 
 
 def _agreeing_reference(
@@ -199,11 +207,11 @@ def _agreeing_reference(
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
     worth: Mapping[tuple[str, ...], float],
-    fits: _Fits,
+    checks: _Checks,
 ) -> str:
-    """Return the modality on which most images lie; of equals see ``load_case``, then the first.
+    """Return the modality on which most images lie; ``load_case`` describes how ties are decided.
 
-    Nothing but the first is looked at where all others lie on it.
+    Only the first candidate is checked if all images lie on it.
     """
     best, most = first, (0, 0.0)
     others = {name: grid for name, grid in grids.items() if name != first}
@@ -212,7 +220,8 @@ def _agreeing_reference(
         agreeing = [
             name
             for name in grids
-            if name == candidate or _fit(fits, arrays, grids, candidate, name).fault is None
+            if name == candidate
+            or _check_alignment(checks, arrays, grids, candidate, name).fault is None
         ]
         rank = len(agreeing), worth.get(tuple(sorted(agreeing)), 0.0)
         if rank > most:
@@ -226,7 +235,7 @@ def _agreeing_reference(
 def voxels_of(case: Case) -> int:
     """Return how many voxels the largest image of a case has, from headers alone.
 
-    What cannot be read has none; ``load_case`` says so.
+    An image that cannot be read counts 0; ``load_case`` reports it.
     """
 
     def voxels(source: Path | Source) -> int:
@@ -243,20 +252,20 @@ def voxels_of(case: Case) -> int:
 
 
 def choose_reference(
-    case: Case, grids: Mapping[str, Grid], label: Grid | None, wanted: str = ""
+    case: Case, grids: Mapping[str, Grid], label: Grid | None, preferred: str = ""
 ) -> str:
     """Return the modality whose grid a case's images are brought onto; see ``AlignmentOptions``.
 
     Args:
-        case: For messages.
-        grids: Of the images.
-        label: The label's grid, where the case has one.
-        wanted: ``AlignmentOptions.reference``.
+        case: The case, for messages.
+        grids: The grids of the images, by modality.
+        label: The label's grid, if the case has one.
+        preferred: ``AlignmentOptions.reference``.
 
     Raises:
-        DataError: The label is on the grid of none of the images.
+        DataError: The label is on the grid of no image.
     """
-    best = wanted if wanted in grids else finest(grids)
+    best = preferred if preferred in grids else finest(grids)
     if label is None:
         return best
     order = [best, *(name for name in grids if name != best)]
@@ -298,7 +307,7 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
 def _few_values(array: npt.NDArray[np.float32]) -> list[float]:
     """Return the values of an image if they are as few as a label's; else none."""
     flat = array.ravel()
-    for step in (max(1, flat.size // 100_000), 1):  # a sample tells nearly always
+    for step in (max(1, flat.size // 100_000), 1):  # a sample decides nearly always
         values = np.unique(flat[::step])
         if len(values) >= FEWEST_VALUES:
             return []
@@ -312,14 +321,15 @@ def _onto_reference(
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
     placing: AlignmentOptions,
-    fits: _Fits,
+    checks: _Checks,
     notes: list[str],
     warnings: list[str],
 ) -> npt.NDArray[np.float32]:
-    """Return an image on the reference's grid, checked to show the same place; add what to tell.
+    """Return an image on the reference's grid, and add notes and warnings about it.
 
     Raises:
-        DataError: It does not, and may not be registered, or registering did not help.
+        DataError: The image does not show the reference's place, and may not be registered or
+            registration did not help.
     """
     fixed, onto, moving, own = (
         arrays[reference],
@@ -328,52 +338,54 @@ def _onto_reference(
         grids[modality],
     )
     difference = image.difference(own, onto)
-    found = _fit(fits, arrays, grids, reference, modality)
-    if found.fault is None:
-        if found.coverage < FULL_COVERAGE:
+    before = _check_alignment(checks, arrays, grids, reference, modality)
+    if before.fault is None:
+        if before.coverage < FULL_COVERAGE:
             warnings.append(
-                f"{modality} shows {found.coverage:.0%} of the head that {reference} shows"
+                f"{modality} shows {before.coverage:.0%} of the head that {reference} shows"
             )
         if difference is None:
             return moving
         notes.append(f"{modality} was resampled onto the grid of {reference} ({difference})")
         return resample(moving, own, onto)
     where = f"{case.images[modality]}, {case.images[reference]}"
-    refused = f"case {case.name!r}: {modality} does not lie on {reference}: {found.fault} ({where})"
-    if found.is_mirrored:  # a head is so symmetric that it could be registered all the same
+    refused = (
+        f"case {case.name!r}: {modality} does not lie on {reference}: {before.fault} ({where})"
+    )
+    if before.is_mirrored:  # a head is so symmetric that it could be registered all the same
         raise DataError(f"{refused}. {_MIRRORED}")
     if not placing.register:
         raise DataError(f"{refused}. Look at both; --register registers them rigidly")
-    moved = register(fixed, onto, moving, own)
-    after = fit(fixed, onto, moving, own, moved)
-    told = (
-        f"shift {moved.shift_mm:.1f} mm, turn {moved.angle:.1f} degrees, mutual information "
-        f"{found.similarity:.3f} before and {after.similarity:.3f} after"
+    transform = register(fixed, onto, moving, own)
+    after = fit(fixed, onto, moving, own, transform)
+    measured = (
+        f"shift {transform.shift_mm:.1f} mm, turn {transform.angle:.1f} degrees, mutual "
+        f"information {before.similarity:.3f} before and {after.similarity:.3f} after"
     )
-    # not "<": without numbers to compare, nothing says that registering helped
-    if after.fault is not None or not after.similarity > found.similarity:
+    # not "<": NaN must not count as an improvement
+    if after.fault is not None or not after.similarity > before.similarity:
         raise DataError(
-            f"{refused}, and registering did not mend it "
-            f"({told}{'; ' + after.fault if after.fault else ''})"
+            f"{refused}, and registration did not fix it "
+            f"({measured}{'; ' + after.fault if after.fault else ''})"
         )
     # ``after`` knows mirror planes that are those of the grid; the head may have been turned
     other = mirror(moving, own)
     mirrored = fit(fixed, onto, other, own, register(fixed, onto, other, own)).similarity
     if not after.similarity > mirrored:
         raise DataError(
-            f"{refused}, and registered it fits better mirrored left to right ({told}, "
+            f"{refused}, and registered it fits better mirrored left to right ({measured}, "
             f"{mirrored:.3f} mirrored). {_MIRRORED}"
         )
-    done = f"{modality} was registered to {reference} ({told})"
+    done = f"{modality} was registered to {reference} ({measured})"
     notes.append(done)
     warnings.append(f"{done}; look at both")
-    return resample(moving, own, onto, moved)
+    return resample(moving, own, onto, transform)
 
 
 def _of_usual_size(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Bring values that single precision cannot square to the size of 1, by a power of two.
+    """Scale values that single precision cannot square to about 1, by a power of two.
 
-    Such are maps in SI units, and what damaged scale factors make. Only their ratios count.
+    Such values come from maps in SI units and damaged scale factors. Only their ratios count.
     """
     size = max(abs(float(array.min())), abs(float(array.max())))
     if SMALLEST_SIZE <= size <= LARGEST_SIZE:
@@ -384,8 +396,8 @@ def _of_usual_size(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _background_at_zero(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Shift an image whose background is one value other than 0, as z-scoring leaves it.
 
-    Cropping and normalisation tell the head by its voxels not being 0. An image has such a
-    background where all its eight corners hold that very value.
+    Cropping and normalisation take voxels other than 0 for the head. An image has such a
+    background if all its eight corners hold the same value.
     """
     corners = array[np.ix_(*[(0, -1)] * 3)]
     value = corners.flat[0]
@@ -393,7 +405,7 @@ def _background_at_zero(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
 
 
 def _named(case: Case, read: Callable[[S], T], path: S) -> T:
-    """Read a file, and let the error say which case it is of."""
+    """Read a file, and put the case's name before any error."""
     try:
         return read(path)
     except DataError as error:

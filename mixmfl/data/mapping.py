@@ -1,4 +1,4 @@
-"""The table of what images and DICOM series were taken for, which people can edit and give back."""
+"""The table of what images and DICOM series were taken for; users can edit and pass it back."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.spreadsheet import cell, from_cell
-from mixmfl.data.accounting import LABEL, Told, inside
+from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.cases import Given
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import FILE_ENDINGS
@@ -19,8 +19,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def mapping_table(rows: Iterable[Row], folder: Path, told: Iterable[Told] = ()) -> str:
-    """Return the table of all series and of all image files as CSV, for ``read_mapping``."""
+def mapping_table(rows: Iterable[Row], folder: Path, records: Iterable[FileRecord] = ()) -> str:
+    """Return the table of all series and image files as CSV, in the form of ``read_mapping``."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -29,31 +29,31 @@ def mapping_table(rows: Iterable[Row], folder: Path, told: Iterable[Told] = ()) 
         about = (row.case, row.modality or "-", row.why, header.number, header.description)
         where = (inside(place, folder), row.series.uid, "")
         writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
-    for each in images_told(told):
+    for each in images_told(records):
         path = each.path.name if each.path == folder else inside(each.path, folder)
-        said = (each.case, each.modality or "-", each.why)
-        writer.writerow(map(cell, (*said, "", "", "", "", "", "", path)))
+        about_file = (each.case, each.modality or "-", each.why)
+        writer.writerow(map(cell, (*about_file, "", "", "", "", "", "", path)))
     return text.getvalue()
 
 
-def images_told(told: Iterable[Told]) -> list[Told]:
-    """Return those that are image files, which a table can be about."""
-    return [each for each in told if each.path.name.lower().endswith(FILE_ENDINGS)]
+def images_told(records: Iterable[FileRecord]) -> list[FileRecord]:
+    """Return the records of image files, which belong in the table."""
+    return [each for each in records if each.path.name.lower().endswith(FILE_ENDINGS)]
 
 
 def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
     """Read case and modality from a table that ``mapping_table`` made and a user edited.
 
-    Only the columns case, modality, series_uid and file are looked at, and one of the last two is
+    Only the columns case, modality, series_uid and file are read, and one of the last two is
     enough; modality ``-`` sets a series or file aside, ``label`` makes a file the segmentation, and
-    an empty case leaves it where it was.
+    an empty case keeps the present one.
 
     Returns:
-        What is given, by the series' UID or the file's path below the folder of the cases.
+        The entries, by the series' UID or the file's path below the folder of the cases.
 
     Raises:
-        DataError: The file cannot be read; or a modality is not known, a case's name is not fit
-            for a file's, or a series or file is named twice.
+        DataError: The file cannot be read; or a modality is unknown, a case's name is not valid
+            as a file's, or a series or file is named twice.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -72,21 +72,21 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
         )
     mapping: dict[str, Given] = {}
     for number, row in rows:
-        case, told, uid, name = (
+        case, modality_text, uid, name = (
             from_cell((row.get(column) or "").strip())
             for column in ("case", "modality", "series_uid", "file")
         )
         place = f"{path}, line {number}"
-        if not (case or told or uid or name):  # spreadsheets leave such lines behind
+        if not (case or modality_text or uid or name):  # spreadsheets leave such lines behind
             continue
         if bool(uid) == bool(name):
             raise DataError(
                 f"{place}: series_uid {uid!r} and file {name!r} were found; needed is one of them"
             )
-        modality = _modality(told, modalities, may_be_label=bool(name))
+        modality = _modality(modality_text, modalities, may_be_label=bool(name))
         if modality is None:
             raise DataError(
-                f"{place}: {told!r} is no known modality (column modality); known are "
+                f"{place}: {modality_text!r} is no known modality (column modality); known are "
                 f"{', '.join(modalities.names)}, and - sets a series or file aside"
             )
         if case.startswith(".") or set(case) & set("/\\") or not case.isprintable():
@@ -101,16 +101,16 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
     return mapping
 
 
-def _modality(told: str, modalities: Modalities, may_be_label: bool) -> str | None:
-    """Return the modality that a cell means, empty where the row is set aside; None for neither."""
-    if told.lower() in ("-", "ignore"):
+def _modality(text: str, modalities: Modalities, may_be_label: bool) -> str | None:
+    """Return the modality of a cell; empty if the row is set aside, None if it is unknown."""
+    if text.lower() in ("-", "ignore"):
         return ""
-    if told.lower() == LABEL and may_be_label:
+    if text.lower() == LABEL and may_be_label:
         return LABEL
-    return modalities.find(told) if told else None
+    return modalities.find(text) if text else None
 
 
 def _path(name: str) -> str:
-    """Return a path as ``inside`` tells it, however spreadsheets and Windows write it."""
+    """Return a path as ``inside`` writes it, from a path by a spreadsheet or Windows."""
     name = name.replace("\\", "/")
     return name.removeprefix("./")

@@ -9,7 +9,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.sequence_words import is_sequence_word, read_words
 
 # One entry per modality: its name, and aliases that a user added. ``sequence_words`` knows how
-# hospitals and converters call them.
+# hospitals and converters write them.
 TABLE: Mapping[str, tuple[str, ...]] = {
     "t1": (), "t1c": (), "t2": (), "flair": (), "pd": (), "dwi": (), "adc": (), "swi": (),
     "t2star": (),
@@ -22,8 +22,8 @@ LABEL_WORDS = (
     "tumor", "tumour", "wmh", "msk", "consensus", "roi", "annotation", "lesionmask", "lesionseg",
 )  # fmt: skip
 
-# masks that tell where the head is, and segmentations of healthy tissue; to train on one as if it
-# were the lesion must not happen
+# masks of the head, and segmentations of healthy tissue; none must be trained on as if it were the
+# lesion
 OTHER_WORDS = (
     "brain mask", "brainmask", "bet mask", "head mask", "headmask", "brain seg", "defacemask",
     "deface mask", "aseg", "aparc", "aparcaseg", "aparc aseg", "aparc+aseg", "tissue", "tissues",
@@ -37,18 +37,18 @@ _WORD = re.compile(r"[^\s_.\-]+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 LONGEST_NAME = 32
-"""Characters of a modality's name; the longest of ``TABLE`` has 6."""
+"""The characters that a modality's name may have; the longest of ``TABLE`` has 6."""
 
 MOST_MODALITIES = 32
-"""Of a federation."""
+"""The modalities that a federation may have."""
 
 Words = tuple[str, ...]
 
 
 def is_modality_name(name: object) -> bool:
-    """Say whether something can be a modality's name: short, a letter, then a-z, 0-9 and _.
+    """Say whether an object is a valid name of a modality: short, a letter, then a-z, 0-9 and _.
 
-    So it leads to no other folder, and is no markup, wherever it came from.
+    So a name from anywhere can neither lead to another folder nor be markup.
     """
     return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(_NAME.fullmatch(name))
 
@@ -58,7 +58,7 @@ class Modalities:
     """The modalities that are known, and the words that mean them.
 
     Attributes:
-        table: For each modality, by its name in lower case, its aliases. The name is one too.
+        table: The aliases of each modality, by its name in lower case, which is an alias, too.
 
     Raises:
         DataError: An alias means two modalities.
@@ -78,7 +78,7 @@ class Modalities:
         """Return the table with more aliases, or with more modalities.
 
         Args:
-            options: As on a command line: ``"t1c=km,contrast"``, ``"myseq=foo"``.
+            options: Values of ``--alias``, such as ``"t1c=km,contrast"`` and ``"myseq=foo"``.
 
         Raises:
             DataError: An option has another form, or an alias already means something else.
@@ -98,18 +98,18 @@ class Modalities:
         return Modalities(table)
 
     def find(self, words: str) -> str | None:
-        """Return the modality that some words mean as a whole, such as a channel's name."""
+        """Return the modality that words, such as a channel's name, mean as a whole; else None."""
         kind = self._kinds.get(_split(words))
         if kind is None and all(map(is_sequence_word, words.split())):
             kind = read_words(words).modality
         return kind if kind in self.table else None
 
     def kinds_in(self, text: str) -> set[str]:
-        """Return the modalities whose names or aliases are in a text, the longest matches only."""
+        """Return the modalities with a name or alias in a text; only the longest matches count."""
         return {match.kind for match in self.matches(words_of(text))} & set(self.table)
 
     def matches(self, words: Sequence[str]) -> list["Match"]:
-        """Return where labels, other masks, and modalities by name or alias are in some words."""
+        """Return the places of labels, other masks, and names or aliases of modalities in words."""
         return _longest_matches([word.lower() for word in words], self._kinds)
 
     @cached_property
@@ -118,7 +118,7 @@ class Modalities:
 
 
 def _kinds(table: Mapping[str, tuple[str, ...]]) -> dict[Words, str]:
-    """Return what kind of file each alias means, by the alias's words."""
+    """Return the kind of file that each alias means, by the alias's words."""
     entries: list[tuple[str, Iterable[str]]] = [
         (LABEL, LABEL_WORDS),
         (OTHER, OTHER_WORDS),
@@ -141,8 +141,8 @@ class Match:
     """Words ``start`` to ``stop`` of a name, and the kind of file that they mean.
 
     Attributes:
-        start: The first word.
-        stop: One after the last.
+        start: Index of the first word.
+        stop: Index behind the last word.
         kind: A modality, ``LABEL`` or ``OTHER``.
     """
 
@@ -154,19 +154,19 @@ class Match:
 def _longest_matches(words: list[str], kinds: Mapping[Words, str]) -> list[Match]:
     """Return the matches that do not overlap, longer before shorter, in the order of the name."""
     longest = max(map(len, kinds))
-    found: list[Match] = []
+    matches: list[Match] = []
     taken: set[int] = set()
     for length in range(longest, 0, -1):
         for start in range(len(words) - length, -1, -1):
             kind = kinds.get(tuple(words[start : start + length]))
             if kind and taken.isdisjoint(range(start, start + length)):
-                found.append(Match(start, start + length, kind))
+                matches.append(Match(start, start + length, kind))
                 taken.update(range(start, start + length))
-    return sorted(found, key=lambda match: match.start)
+    return sorted(matches, key=lambda match: match.start)
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a name, as they are written."""
+    """Return the words of a name, in their original case."""
     return _WORD.findall(text)
 
 

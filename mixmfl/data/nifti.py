@@ -1,8 +1,8 @@
-"""NIfTI files: headers that are believed only as far as they fit the file, voxels, and writing.
+"""Reading and writing of NIfTI files; headers are checked against the file.
 
-Places are nibabel's: the sform where its code is above 0, else the qform where its code is, else
-voxels of ``pixdim`` around the middle. Beside ``image``, the only module that sees nibabel, and the
-only one that sees isal.
+Places are nibabel's: the sform if its code is above 0, else the qform if its code is above 0, else
+voxels of ``pixdim`` around the middle. Only this module and ``image`` import nibabel, and only this
+module imports isal.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ Array = npt.NDArray[Any]
 ENDINGS = (".nii.gz", ".nii")
 
 # No image compresses better than this (deflate's limit is 1032), so a header that promises more
-# voxels is damaged, and we need not ask for the memory to find out.
+# voxels is damaged, which is known before memory is allocated.
 LARGEST_COMPRESSION = 1100
 
 _PIECE = 1 << 20  # bytes that are read at a time
 _KNOWN_CODES = range(6)  # of sform and qform, by the standard
-# by their codes in the header; with the type's name in messages
+# number types by their code in the header, with their name in messages
 _REFUSED = {
     1: "single bits", 32: "complex numbers", 128: "colours", 1536: "numbers of 128 bits",
     1792: "complex numbers", 2048: "complex numbers", 2304: "colours",
@@ -42,13 +42,13 @@ _PLACES = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "q
 
 @dataclass(frozen=True)
 class Place:
-    """Where a NIfTI header says its voxels are, as it is written, so that masks can say the same.
+    """The place of voxels as a NIfTI header writes it, so that masks can copy it.
 
     Attributes:
         fields: ``pixdim[:4]``, and the fields of qform and sform, by name.
-        affine: What nibabel makes of them, 4x4, from an index to mm, RAS; row by row.
-        qform: The same by the qform, where it counts too and puts some voxel elsewhere by more
-            than a hundredth of its side; else None.
+        affine: nibabel's 4x4 matrix from an index to mm, RAS; row by row.
+        qform: The same matrix by the qform, if the qform has a code and puts some voxel elsewhere
+            by more than a hundredth of its side; else None.
     """
 
     fields: tuple[tuple[str, tuple[float, ...]], ...]
@@ -63,16 +63,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says, checked.
+    """The checked content of a NIfTI header.
 
     Attributes:
-        shape: Voxels, (Z, Y, X).
+        shape: Number of voxels, (Z, Y, X).
         spacing: Millimetres between voxels, (Z, Y, X).
-        place: Where they are.
-        kind: Of the numbers in the file.
-        start: Byte at which they begin.
-        slope: That they are multiplied by.
-        intercept: Added to them then.
+        place: The place of the voxels.
+        kind: The type of the numbers in the file.
+        start: The byte at which the numbers begin.
+        slope: The factor by which the numbers are multiplied.
+        intercept: The number that is added after that.
     """
 
     shape: tuple[int, int, int]
@@ -108,13 +108,14 @@ def read_header(path: Path) -> Header:
 
 
 def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> Array:
-    """Read the voxels, ``(Z, Y, X)``: as they are in the file, or as ``scaled`` where they are.
+    """Read the voxels, ``(Z, Y, X)``, in the file's type, or in type ``scaled`` if they are scaled.
 
-    Not with ITK: its NIfTI reader takes NaN for 0 and fills what a cut file lacks with zeros,
-    and says nothing. A mask predicted from half a brain looks fine where the brain is.
+    ITK is not used: its NIfTI reader silently takes NaN for 0 and fills the missing part of a cut
+    file with zeros. A mask predicted from half a brain looks fine where the brain is.
 
     Raises:
-        DataError: There are fewer or more than the header says, or memory does not hold them.
+        DataError: The file has fewer or more voxels than the header says, or they do not fit into
+            memory.
     """
     count = math.prod(header.shape)
     length = count * header.kind.itemsize
@@ -125,14 +126,14 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
     check_memory(path, length + (count * np.dtype(scaled).itemsize if is_scaled else 0))
     content = np.empty(length, dtype=np.uint8)
     with _unpacked(path) as file:
-        found, place = 0, memoryview(content.data)
-        while piece := len(file.read(min(_PIECE, header.start - found))):
-            found += piece
-        begun = found == header.start
-        while begun and (piece := file.readinto(place[found - header.start :][:_PIECE])):
-            found += piece
-        if found < header.start + length:
-            raise _incomplete(path, header, found)
+        bytes_read, place = 0, memoryview(content.data)
+        while piece := len(file.read(min(_PIECE, header.start - bytes_read))):
+            bytes_read += piece
+        begun = bytes_read == header.start
+        while begun and (piece := file.readinto(place[bytes_read - header.start :][:_PIECE])):
+            bytes_read += piece
+        if bytes_read < header.start + length:
+            raise _incomplete(path, header, bytes_read)
         if file.read(1):  # at the end gzip has its checksum
             raise DataError(
                 f"{path}: goes on behind its last voxel (byte {header.start + length}); size, "
@@ -143,22 +144,23 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
     array = content.view(header.kind).reshape(header.shape)
     if not is_scaled:
         return array
-    made = np.empty(header.shape, dtype=scaled)
+    scaled_array = np.empty(header.shape, dtype=scaled)
     slope, intercept = np.float64(header.slope), np.float64(header.intercept)
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which callers refuse
-        for plane, values in zip(made, array, strict=True):
+        for plane, values in zip(scaled_array, array, strict=True):
             plane[...] = values * slope + intercept
-    return made
+    return scaled_array
 
 
 def write(path: Path, voxels: Array, affine: Array, place: Place | None) -> None:
     """Write a NIfTI-1 file, packed where its name ends in ``.gz``.
 
     Args:
-        path: Replaced where it is there.
-        voxels: ``(Z, Y, X)``.
-        affine: 4x4, from an index to mm, RAS.
-        place: Of the image that it lies on, to be told in the same words; None: by ``affine``.
+        path: The file, which is replaced if it exists.
+        voxels: Numbers ``(Z, Y, X)``.
+        affine: 4x4 matrix from an index to mm, RAS.
+        place: The place of the image that the voxels lie on, which is copied; None writes
+            ``affine``.
 
     Raises:
         DataError: NIfTI has no such size or number type.
@@ -199,26 +201,26 @@ def _write_to(file: Any, header: Any, content: Array) -> None:
 
 
 def check_memory(path: Path, needed: int) -> None:
-    """Refuse what memory does not hold before it is asked for.
+    """Refuse an image before it is read if memory does not hold its voxels.
 
     Raises:
-        DataError: It does not.
+        DataError: Less memory is available than is needed.
     """
-    there = available_bytes()
-    if needed > there:  # Linux would give it, and end this process when it is used
+    available = available_bytes()
+    if needed > available:  # Linux would give it, and end this process when it is used
         raise DataError(
-            f"{path}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of memory are "
-            "free. Use a machine with more memory, or export a smaller image"
+            f"{path}: its voxels take {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB of "
+            "memory are free. Use a machine with more memory, or export a smaller image"
         )
 
 
 def damaged(path: Path, reason: object) -> DataError:
-    """Return the error for a file that cannot be right."""
+    """Return the error for a damaged file."""
     return DataError(f"{path}: is incomplete or damaged ({reason}). Copy or export it again")
 
 
 def not_an_image(path: Path, reason: object) -> DataError:
-    """Return the error for a file that is something else."""
+    """Return the error for a file that is no image."""
     return DataError(
         f"{path}: cannot be read as an image ({reason}). "
         "Needed is a whole NIfTI, NRRD or MetaImage file; copy or export it again"
@@ -244,10 +246,10 @@ def _raw_header(path: Path) -> Any:
 def _shape(path: Path, header: Any) -> tuple[int, int, int]:
     number, *sizes = (int(value) for value in header["dim"])
     if not 1 <= number <= 7:
-        raise not_an_image(path, f"its header tells {number} dimensions")
+        raise not_an_image(path, f"its header has {number} dimensions")
     sizes = sizes[:number]
     if min(sizes) < 1:
-        raise not_an_image(path, f"its header tells {' x '.join(map(str, sizes))} voxels")
+        raise not_an_image(path, f"its header has {' x '.join(map(str, sizes))} voxels")
     if number < 3 or any(size != 1 for size in sizes[3:]):
         raise DataError(
             f"{path}: is {number}-dimensional, {' x '.join(map(str, sizes))} voxels; "
@@ -267,9 +269,9 @@ def _kind(path: Path, header: Any) -> "np.dtype[Any]":
     try:
         kind: np.dtype[Any] = header.get_data_dtype()
     except (HeaderDataError, KeyError):
-        raise not_an_image(path, f"its number type {code} is none of NIfTI's") from None
+        raise not_an_image(path, f"NIfTI has no number type {code}") from None
     if kind.kind not in "iuf" or kind.itemsize == 0:
-        raise not_an_image(path, f"its number type {code} is none of NIfTI's")
+        raise not_an_image(path, f"NIfTI has no number type {code}")
     if bits != 8 * kind.itemsize:
         raise damaged(path, f"its voxels have {bits} bits by bitpix, and are {kind} by datatype")
     return kind
@@ -278,16 +280,16 @@ def _kind(path: Path, header: Any) -> "np.dtype[Any]":
 def _place(
     path: Path, header: Any, shape: tuple[int, int, int]
 ) -> tuple[tuple[float, float, float], Place]:
-    """Return the spacing and the place; see the module."""
-    told = tuple(header["pixdim"][3:0:-1].tolist())
-    if not all(math.isfinite(step) and step > 0 for step in told):
-        raise DataError(f"{path}: has spacing {told} mm; it must be positive and finite")
+    """Return the spacing (Z, Y, X) in mm and the place; the module describes the rules."""
+    pixdim = tuple(header["pixdim"][3:0:-1].tolist())
+    if not all(math.isfinite(step) and step > 0 for step in pixdim):
+        raise DataError(f"{path}: has spacing {pixdim} mm; it must be positive and finite")
     for name, prefixes in (("sform", ("srow_",)), ("qform", ("quatern_", "qoffset_"))):
         code = int(header[f"{name}_code"])
         if code not in _KNOWN_CODES:
             raise damaged(path, f"its {name}_code is {code}; 0 to 5 are known")
-        placed = [header[field] for field in _PLACES if field.startswith(prefixes)]
-        if code and not all(np.isfinite(value).all() for value in placed):
+        values = [header[field] for field in _PLACES if field.startswith(prefixes)]
+        if code and not all(np.isfinite(value).all() for value in values):
             raise DataError(f"{path}: its {name} is not finite; export it again")
     fields = [("pixdim", tuple(header["pixdim"][:4].astype(float).tolist()))]
     fields += [(n, tuple(np.ravel(header[n]).astype(float).tolist())) for n in _PLACES]
@@ -296,11 +298,11 @@ def _place(
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         with contextlib.suppress(DataError):  # a qform that nobody needs
             qform = _qform(path, header)
-            if np.abs((affine - qform) @ _corners(shape)).max() > 0.01 * min(told):
+            if np.abs((affine - qform) @ _corners(shape)).max() > 0.01 * min(pixdim):
                 other = tuple(map(tuple, qform.tolist()))
     # pixdim is less rounded than the length of a turned axis, and says the same nearly always
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    spacing = np.where(np.isclose(spacing, told, rtol=1e-5, atol=0), told, spacing)
+    spacing = np.where(np.isclose(spacing, pixdim, rtol=1e-5, atol=0), pixdim, spacing)
     z, y, x = spacing.tolist()
     if not all(math.isfinite(step) and step > 0 for step in (z, y, x)):
         raise DataError(f"{path}: has spacing {(z, y, x)} mm; it must be positive and finite")
@@ -343,10 +345,11 @@ def _too_few(path: Path, header: Header, on_disk: int, packed: bool) -> DataErro
     return _incomplete(path, header, on_disk)
 
 
-def _incomplete(path: Path, header: Header, found: int) -> DataError:
+def _incomplete(path: Path, header: Header, bytes_read: int) -> DataError:
     needed = header.start + math.prod(header.shape) * header.kind.itemsize
     return DataError(
-        f"{path}: is incomplete ({found} bytes found, {needed} needed). Copy or export it again"
+        f"{path}: is incomplete ({bytes_read} bytes found, {needed} needed). "
+        "Copy or export it again"
     )
 
 
@@ -365,7 +368,7 @@ def _unpacked(path: Path) -> Iterator[Any]:
     """Open a file for reading, through gzip where its first bytes say so.
 
     Raises:
-        DataError: It may not be read; or what is read of it is damaged or ends too early.
+        DataError: The file may not be read, is damaged, or ends too early.
     """
     packed = _is_packed(path)
     try:

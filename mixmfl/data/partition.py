@@ -1,7 +1,7 @@
-"""One collection of cases made into a federation: which site gets which case, and sees what of it.
+"""Splitting one collection of cases into a federation: which site gets which case and modality.
 
 ``split_cases`` decides from names, settings and a seed alone; ``write_federation`` makes folders
-of links that ``mixmfl_plan_preprocess`` takes, and ``split.json``, which says what was decided.
+of links for ``mixmfl_plan_preprocess``, and ``split.json``, which records the split.
 """
 
 import csv
@@ -25,15 +25,15 @@ from mixmfl.data.labels import Labels
 
 SETTINGS = ("mix-modal", "multi-modal", "cross-modal")
 COLUMNS = ("Partition_ID", "Subject_ID")  # of the file that FeTS ships
-TESTED_FROM = 5  # a site with so many cases has at least one to test
+TESTED_FROM = 5  # a site with this many cases has at least one test case
 HOLDERS = 2  # sites that a modality should have: with one there is nothing to average
-SHUFFLES = 1000  # of modality sets, to find one in which every modality has its holders
+SHUFFLES = 1000  # tries to find modality sets in which every modality has its holders
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TESTS = "_tests"
 # BraTS since 2023: patient and examination; BIDS: subject and session
 _EXAMINATION = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+|(sub-[^_]+)_ses-.+")
-# draws that are independent of each other: who gets which case does not hang on who sees what
+# independent random draws: the site of a case does not depend on the sites' modalities
 _DEAL, _MODALITIES, _TEST = range(3)
 
 
@@ -41,7 +41,7 @@ def check_setting(setting: str) -> None:
     """Check that a setting is one of ``SETTINGS``.
 
     Raises:
-        DataError: It is not.
+        DataError: The setting is unknown.
     """
     if setting not in SETTINGS:
         raise DataError(f"setting {setting!r}: there are {', '.join(SETTINGS)}")
@@ -54,17 +54,17 @@ def tests_folder(site: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """What, with the cases' names and modalities, decides a split.
+    """Settings that, with the cases' names and modalities, decide a split.
 
     Attributes:
         setting: ``"mix-modal"``: sites hold different sets of modalities; ``"multi-modal"``: all
             hold all; ``"cross-modal"``: each holds one.
         partition: CSV with the site of each case, in FeTS' form; None deals cases at random.
-        sites: How many to deal cases to; ignored with a partition.
-        holds: Mix-modal only: what some sites hold; the others' sets are drawn.
-        test_share: Share of each site's cases that test, in [0, 1).
-        least: Cases that a site needs; one with fewer is left out.
-        seed: Of all random numbers.
+        sites: Number of sites to deal cases to; ignored with a partition.
+        holds: Mix-modal only: the modalities of some sites; those of the others are drawn.
+        test_share: Share of test cases among each site's cases, in [0, 1).
+        least: The cases that a site needs; a site with fewer is left out.
+        seed: Seed of all random numbers.
 
     Raises:
         DataError: A value is out of range.
@@ -92,19 +92,19 @@ class Settings:
             raise DataError(f"seed is {self.seed}; it must be 0 or more")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``split.json`` says about them."""
+        """Return the settings as ``split.json`` records them."""
         partition = None if self.partition is None else str(self.partition.resolve())
         return dataclasses.asdict(self) | {"partition": partition}
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a site gets.
+    """The cases and modalities of a site.
 
     Attributes:
-        name: Of its folder.
+        name: The name of its folder.
         holds: The modalities that its training cases may have, sorted.
-        train: Its training cases, with none but these modalities.
+        train: Its training cases, with these modalities only.
         tests: Its test cases, with all modalities that any site trains on.
     """
 
@@ -114,7 +114,7 @@ class Site:
     tests: tuple[Case, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``split.json`` says about it."""
+        """Return the site as ``split.json`` records it."""
         return {
             "holds": list(self.holds),
             "train": {case.name: list(case.images) for case in self.train},
@@ -124,15 +124,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Split:
-    """Which case goes where, and what does not.
+    """The site of each case, and the cases without a site.
 
     Attributes:
         source: The folder of the cases.
-        settings: That it was made with.
-        modalities: Of the cases that are at a site, sorted; some may be held by no site.
-        sites: Sorted by name.
-        left_out: Why a usable case is in no site, by its name.
-        refused: Why files are no usable case, by its name.
+        settings: The settings of the split.
+        modalities: All modalities of the cases at a site, sorted; some may be held by no site.
+        sites: The sites, sorted by name.
+        left_out: The reason why a usable case is at no site, by the case's name.
+        refused: The reason why a case cannot be used, by the case's name.
         unknown: Subjects of the partition without any files here, sorted.
     """
 
@@ -146,12 +146,12 @@ class Split:
 
     @property
     def holders(self) -> dict[str, int]:
-        """How many sites hold each modality."""
+        """The number of sites that hold each modality."""
         held = Counter(modality for site in self.sites for modality in site.holds)
         return {modality: held[modality] for modality in self.modalities}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``split.json`` holds."""
+        """Return the content of ``split.json``."""
         return {
             "what": "which case went where; written by mixmfl_split_federation",
             "cases": str(self.source.resolve()),
@@ -164,13 +164,13 @@ class Split:
 
 
 def split_cases(found: Found, settings: Settings) -> Split:
-    """Decide which case goes to which site, with which modalities, and which of them test.
+    """Decide the site and the modalities of each case, and which cases are for testing.
 
-    The same seed draws the same sites and tests in all three settings.
+    The same seed gives the same sites and test cases in all three settings.
 
     Args:
         found: Cases with labels.
-        settings: What decides.
+        settings: The settings of the split.
 
     Raises:
         DataError: The partition cannot be used, or a site would have too few cases.
@@ -218,7 +218,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
         chosen = tuple(case for case in cases if case.name in tests)
         sites.append(Site(name, holds[name], tuple(train), chosen))
 
-    # plans know a modality only by cases that train on it
+    # plans have only modalities that some training case has
     trained = {m for site in sites for case in site.train for m in case.images}
     refused = {item.name: item.reason for item in found.refused}
     here = {case.name for case in found.cases} | refused.keys()
@@ -237,7 +237,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
 
 
 def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
-    """Return the site of each case by name, from the partition or dealt at random."""
+    """Return the site of each case by name, from the partition or by random dealing."""
     names = [case.name for case in found.cases]
     if settings.partition is not None:
         site_of = read_partition(settings.partition)
@@ -261,20 +261,20 @@ def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
 
 
 def patient_of(case: str) -> str:
-    """Return whose examination a case is, where its name says so by BraTS' or BIDS' rules."""
+    """Return the patient of a case, if its name follows BraTS or BIDS; else the case's name."""
     match = _EXAMINATION.fullmatch(case)
     return (match[1] or match[2]) if match else case
 
 
 def site_names(identifiers: Iterable[str]) -> list[str]:
-    """Return the sites' names: ``site_07`` for 7 among up to 99, words as they are."""
+    """Return the sites' names: ``site_07`` for 7 among up to 99; words stay unchanged."""
     identifiers = list(identifiers)
     width = max((len(each) for each in identifiers if each.isdecimal()), default=0)
     return [f"site_{each.zfill(width)}" if each.isdecimal() else each for each in identifiers]
 
 
 def read_partition(file: Path) -> dict[str, str]:
-    """Read which subject is at which site; columns other than ``COLUMNS`` are not looked at.
+    """Read which subject is at which site; columns other than ``COLUMNS`` are ignored.
 
     Returns:
         The site's name (``site_names``) by subject.
@@ -346,35 +346,36 @@ def choose_modalities(
     holds: Mapping[str, tuple[str, ...]],
     rng: np.random.Generator,
 ) -> dict[str, tuple[str, ...]]:
-    """Choose what each site holds.
+    """Choose the modalities of each site.
 
-    Multi-modal: all. Cross-modal: one, in turn. Mix-modal: what ``holds`` says; to the other sites
-    the sets of two or more modalities, but not of all, are dealt in a random order, each once
-    before any comes again. That is the first order drawn by which every modality has two holders,
-    or, where none of a thousand does, the first by which the rarest modality has most.
+    In multi-modal each site holds all, in cross-modal one, in turn. In mix-modal ``holds`` gives
+    the modalities of some sites; to the other sites the sets of two or more modalities, but not of
+    all, are dealt in a random order, each once before any comes again. That is the first order
+    drawn by which every modality has two holders, or, if none of a thousand does, the first by
+    which the rarest modality has most.
 
     Args:
-        sites: Names, sorted.
-        modalities: Of the federation, sorted.
+        sites: The sites' names, sorted.
+        modalities: The modalities of the federation, sorted.
         setting: One of ``SETTINGS``.
-        holds: Mix-modal: what some of the sites hold.
-        rng: To draw orders from.
+        holds: Mix-modal only: the modalities of some of the sites.
+        rng: The source of random orders.
 
     Returns:
         The modalities of each site, sorted.
 
     Raises:
-        DataError: ``holds`` names a site or modality that is not there, or there are too few
-            modalities for sites to hold different sets of them.
+        DataError: ``holds`` names an unknown site or modality, or there are too few modalities
+            for sites to hold different sets of them.
     """
     if setting == "multi-modal":
         return dict.fromkeys(sites, tuple(modalities))
     if setting == "cross-modal":
         return {site: (m,) for site, m in zip(sites, itertools.cycle(modalities), strict=False)}
-    for site, wanted in holds.items():
+    for site, chosen in holds.items():
         if site not in sites:
             raise DataError(f"--hold: there is no site {site!r}; these are: {', '.join(sites)}")
-        if strange := sorted(set(wanted) - set(modalities)):
+        if strange := sorted(set(chosen) - set(modalities)):
             raise DataError(
                 f"--hold {site}: no case has {', '.join(strange)}; the cases have "
                 f"{', '.join(modalities)}"
@@ -405,22 +406,23 @@ def choose_tests(
 ) -> set[str]:
     """Choose a site's test cases, at random among the patients all of whose cases are complete.
 
-    No patient both trains and tests. There are fewer tests than asked for where too few patients
-    are complete, or where one patient's cases are more than are wanted.
+    No patient is in both training and test cases. There are fewer test cases than the share if too
+    few patients are complete, or if one patient has more cases than are needed.
 
     Args:
-        cases: Of the site, sorted by name.
-        modalities: What a complete case has.
-        share: Of the cases, rounded; at least one of five or more cases, unless it is 0.
-        rng: To draw from.
+        cases: The cases of the site, sorted by name.
+        modalities: The modalities of a complete case.
+        share: The share of test cases, rounded to whole cases; at least one of five or more
+            cases, unless it is 0.
+        rng: The source of random orders.
 
     Returns:
         The names of the test cases.
     """
-    wanted = round(share * len(cases))
+    count = round(share * len(cases))
     if share and len(cases) >= TESTED_FROM:
-        wanted = max(wanted, 1)
-    wanted = min(wanted, len(cases) - 1)
+        count = max(count, 1)
+    count = min(count, len(cases) - 1)
     patients: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         patients[patient_of(case.name)].append(case)
@@ -431,7 +433,7 @@ def choose_tests(
     ]
     chosen: set[str] = set()
     for index in rng.permutation(len(complete)):
-        if len(chosen) + len(complete[index]) <= wanted:
+        if len(chosen) + len(complete[index]) <= count:
             chosen.update(complete[index])
     return chosen
 
@@ -449,14 +451,15 @@ def write_federation(
     copy: bool = False,
     watch: Callable[[Sequence[tuple[str, Case]]], Iterable[tuple[str, Case]]] = iter,
 ) -> None:
-    """Write the folder of a split; see ``write_sites``.
+    """Write the folder of a split by ``write_sites``.
 
     Args:
         folder: New or empty.
-        split: Which case goes where.
-        labels: What the cases' labels mean.
+        split: The sites and their cases.
+        labels: The label description of the cases.
         copy: Copy files instead of linking to them.
-        watch: As there.
+        watch: A function that is given (folder, case) for each case and yields them, such as a
+            progress bar.
 
     Raises:
         DataError: The folder is not empty or lies among the cases, or a file cannot be linked.
@@ -468,24 +471,25 @@ def write_sites(
     folder: Path,
     source: Path,
     sites: Sequence[Site],
-    told: Mapping[str, Any],
+    record: Mapping[str, Any],
     labels: Labels,
     copy: bool = False,
     watch: Callable[[Sequence[tuple[str, Case]]], Iterable[tuple[str, Case]]] = iter,
 ) -> None:
     """Write a federation's folder, whole or not at all.
 
-    Links are absolute and lead to the files themselves, through links on the way: the federation
-    can be moved and the cases lie where they lay, so a link that leads nowhere says what is gone.
+    Links are absolute and lead to the files themselves, not to other links. So the federation can
+    be moved, and a broken link shows which file is gone.
 
     Args:
         folder: New or empty.
         source: The folder of the cases.
-        sites: What each gets.
-        told: What ``split.json`` shall hold.
-        labels: What the cases' labels mean.
+        sites: The cases of each site.
+        record: The content of ``split.json``.
+        labels: The label description of the cases.
         copy: Copy files instead of linking to them.
-        watch: Is given (folder, case) for each case and yields them on, such as a progress bar.
+        watch: A function that is given (folder, case) for each case and yields them, such as a
+            progress bar.
 
     Raises:
         DataError: The folder is not empty or lies among the cases, or a file cannot be linked.
@@ -506,7 +510,7 @@ def write_sites(
                 _put(file, target, kind, copy)
         write_json(temporary / "dataset.json", labels.to_json())
         write_json(temporary / "federation.json", {"held_out": [], "tests": tests})
-        write_json(temporary / "split.json", told)
+        write_json(temporary / "split.json", record)
 
 
 def _check_new(folder: Path, source: Path) -> None:
@@ -514,16 +518,16 @@ def _check_new(folder: Path, source: Path) -> None:
         raise DataError(f"{folder}: lies among the cases in {source}; name a folder elsewhere")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; a new or empty folder is needed")
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if there:
+    existing = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if existing:
         raise DataError(
-            f"{folder}: holds {', '.join(there[:3])}{', …' if there[3:] else ''}; nothing is "
+            f"{folder}: holds {', '.join(existing[:3])}{', …' if existing[3:] else ''}; nothing is "
             "overwritten. Name a new or empty folder"
         )
 
 
 def _put(file: Path, folder: Path, kind: str, copy: bool) -> None:
-    """Link or copy a file into a folder by the name of its kind, which any reader understands."""
+    """Link or copy a file into a folder, named after its kind, as any reader understands."""
     ending = next(end for end in FILE_ENDINGS if file.name.lower().endswith(end))
     if ending in (".nhdr", ".mhd"):
         raise DataError(

@@ -1,10 +1,10 @@
-"""Images of one case on different grids: whether they show one place, and bringing them onto one.
+"""Images of one case on different grids: checking their alignment, and bringing them onto one grid.
 
-Headers say where an image lies in the scanner. Whether they are right is seen by mutual
-information: two sequences of one head share much of it in place, and next to none when one is
-moved by a centimetre and a half or mirrored.
+Headers say where an image lies in the scanner. Mutual information shows whether they are right:
+two sequences of one head have much of it in place, and next to none if one is displaced by a
+centimetre and a half or mirrored.
 
-Beside ``image``, the only module that sees SimpleITK.
+Only this module and ``image`` import SimpleITK.
 """
 
 import math
@@ -23,9 +23,9 @@ from mixmfl.data.image import Grid, read_back, to_sitk
 Array = npt.NDArray[Any]
 
 LEAST_COVERAGE = 0.5  # of the reference's head, below which an image shows another place
-FULL_COVERAGE = 0.95  # below it is told that a part of the head is not shown
+FULL_COVERAGE = 0.95  # below it a warning says that a part of the head is not shown
 COARSE_MM = 3.0  # voxels on which similarity is measured: enough for it, and quick
-DISPLACED_MM = 15.0  # so far apart, two images of a head share next to nothing
+DISPLACED_MM = 15.0  # displaced so far, two images of a head share next to nothing
 NEARBY_MM = 6.0  # a slip that matters for lesions and that the coarse voxels still show
 MIRRORED_MM = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)  # where the mirror plane may lie
 BINS = 32
@@ -33,20 +33,22 @@ BINS = 32
 # 7 patients), and 2 to 7 times that of the mirrored one.
 ABOVE_CHANCE = 1.25
 CLEARLY_BETTER = 1.1
-FEWEST_POINTS = 2000  # fewer tell nothing: the histogram has BINS * BINS cells
+FEWEST_POINTS = 2000  # fewer are not conclusive: the histogram has BINS * BINS cells
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well an image fits the reference at one place.
+class AlignmentCheck:
+    """How well an image is aligned with the reference.
 
     Attributes:
         coverage: Share of the reference's head that lies within the image.
-        similarity: Mutual information, nats; NaN where the images are too small to tell.
-        chance: The same with the image displaced by ``DISPLACED_MM`` along the axes of the
-            reference, mean over six directions.
-        nearby: The same displaced by ``NEARBY_MM``, the largest of six.
-        mirrored: The same with the image mirrored left to right, the largest of some planes.
+        similarity: Mutual information, nats; NaN where the images are too small for it.
+        chance: Mutual information with the image displaced by ``DISPLACED_MM`` along the axes of
+            the reference, mean over six directions.
+        nearby: Mutual information with the image displaced by ``NEARBY_MM``, the largest of six
+            directions.
+        mirrored: Mutual information with the image mirrored left to right, the largest over the
+            planes of ``MIRRORED_MM``.
     """
 
     coverage: float
@@ -57,19 +59,21 @@ class Fit:
 
     @property
     def fault(self) -> str | None:
-        """Say why the image cannot be trusted to lie where it says; None where it can."""
+        """Say why the image's header cannot be trusted; None where it can."""
         if self.coverage < LEAST_COVERAGE:
             return f"it covers {self.coverage:.0%} of the head"
-        told = f"mutual information {self.similarity:.3f}"
+        measured = f"mutual information {self.similarity:.3f}"
         if self.is_mirrored:
-            return f"it fits better mirrored left to right ({told}, mirrored {self.mirrored:.3f})"
+            return (
+                f"it fits better mirrored left to right ({measured}, mirrored {self.mirrored:.3f})"
+            )
         if self.nearby > self._clearly_better:
             return (
-                f"it fits better {NEARBY_MM:g} mm away ({told}, displaced {self.nearby:.3f}); "
+                f"it fits better {NEARBY_MM:g} mm away ({measured}, displaced {self.nearby:.3f}); "
                 "the patient moved, or a header is wrong"
             )
         if self.similarity < ABOVE_CHANCE * self.chance:
-            return f"its {told} is near that of chance ({self.chance:.3f})"
+            return f"its {measured} is near that of chance ({self.chance:.3f})"
         return None
 
     @property
@@ -88,9 +92,9 @@ class Rigid:
     """A rigid movement of the patient between two images.
 
     Attributes:
-        matrix: 4x4, from a place in the reference to that in the other image, LPS, mm.
-        shift_mm: How far the middle of the reference's grid moves.
-        angle: Degrees.
+        matrix: 4x4 matrix from a place in the reference to that in the other image, LPS, mm.
+        shift_mm: The distance by which the middle of the reference's grid moves.
+        angle: The angle of the rotation in degrees.
     """
 
     matrix: Array
@@ -114,54 +118,55 @@ def finest(grids: Mapping[str, Grid]) -> str:
     return min(grids, key=order)
 
 
-def resample(image: Array, grid: Grid, onto: Grid, moved: Rigid = IDENTITY) -> Array:
+def resample(image: Array, grid: Grid, onto: Grid, transform: Rigid = IDENTITY) -> Array:
     """Return an image on another grid, float32, 0 where it shows nothing.
 
-    Linear: a spline would ring into the background, whose exact 0 tells where the head is.
+    Interpolation is linear: a spline would ring into the background, whose exact 0 separates it
+    from the head.
 
     Args:
-        image: ``(Z, Y, X)`` on ``grid``.
-        grid: Of the image.
-        onto: The grid wanted.
-        moved: How the patient moved from ``onto``'s image to this one.
+        image: Voxels ``(Z, Y, X)`` on ``grid``.
+        grid: The grid of the image.
+        onto: The grid of the result.
+        transform: The movement of the patient from ``onto``'s image to this one.
     """
-    return _resample(to_sitk(image.astype(np.float32, copy=False), grid), onto, moved)
+    return _resample(to_sitk(image.astype(np.float32, copy=False), grid), onto, transform)
 
 
-def _resample(image: Any, onto: Grid, moved: Rigid) -> Array:
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(moved.matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(moved.matrix[:3, 3].tolist())
+def _resample(image: Any, onto: Grid, transform: Rigid) -> Array:
+    itk_transform = sitk.AffineTransform(3)
+    itk_transform.SetMatrix(transform.matrix[:3, :3].ravel().tolist())
+    itk_transform.SetTranslation(transform.matrix[:3, 3].tolist())
     filter_ = sitk.ResampleImageFilter()
     filter_.SetSize(onto.shape[::-1])
     filter_.SetOutputSpacing(onto.spacing[::-1])
     filter_.SetOutputOrigin(onto.origin)
     filter_.SetOutputDirection(onto.direction)
     filter_.SetInterpolator(sitk.sitkLinear)
-    filter_.SetTransform(transform)
+    filter_.SetTransform(itk_transform)
     filter_.SetDefaultPixelValue(0.0)
     return read_back(filter_.Execute(image))
 
 
 def fit(
-    reference: Array, reference_grid: Grid, image: Array, grid: Grid, moved: Rigid = IDENTITY
-) -> Fit:
-    """Measure how well an image fits the reference where its header, and ``moved``, say it lies.
+    reference: Array, reference_grid: Grid, image: Array, grid: Grid, transform: Rigid = IDENTITY
+) -> AlignmentCheck:
+    """Measure how well an image is aligned with the reference by its header and ``transform``.
 
     Args:
-        reference: ``(Z, Y, X)``, 0 outside the head.
-        reference_grid: Of the reference.
-        image: Likewise.
-        grid: Of the image.
-        moved: How the patient moved from the reference to the image.
+        reference: Voxels ``(Z, Y, X)``, 0 outside the head.
+        reference_grid: The grid of the reference.
+        image: Voxels ``(Z, Y, X)``, 0 outside the head.
+        grid: The grid of the image.
+        transform: The movement of the patient from the reference to the image.
     """
     coarse = _coarse(reference_grid)
     fixed = resample(reference, reference_grid, coarse)
     head = fixed != 0
-    coverage = float(_inside(coarse, head, grid, moved).mean()) if head.any() else 0.0
+    coverage = float(_inside(coarse, head, grid, transform).mean()) if head.any() else 0.0
     # with a rim, so that the image displaced by whole coarse voxels is a part of this
     rim = round(DISPLACED_MM / COARSE_MM)
-    around = _resample(to_sitk(image, grid), _widened(coarse, rim), moved)
+    around = _resample(to_sitk(image, grid), _widened(coarse, rim), transform)
 
     def displaced(mm: float) -> list[float]:
         by = round(mm / COARSE_MM)
@@ -171,7 +176,7 @@ def fit(
     here = _part(around, np.full(3, rim), fixed.shape)
     axis = _left_right_axis(coarse)
     turned = [np.roll(mirror(here, coarse), round(mm / COARSE_MM), axis) for mm in MIRRORED_MM]
-    return Fit(
+    return AlignmentCheck(
         coverage,
         _similarity(fixed, here),
         float(np.mean(displaced(DISPLACED_MM))),
@@ -183,8 +188,8 @@ def fit(
 def mutual_information(a: Array, b: Array, bins: int = BINS) -> float:
     """Return the mutual information of two equally long lists of numbers, nats.
 
-    From their joint histogram; the outermost half percent on either side share the last bins, so
-    that a few bright voxels do not leave all others in one.
+    It comes from their joint histogram. The outermost half percent on either side share the last
+    bins, so that a few bright voxels do not put all others into one bin.
     """
     cells = []
     for values in (a, b):
@@ -201,23 +206,23 @@ def mutual_information(a: Array, b: Array, bins: int = BINS) -> float:
 def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -> Rigid:
     """Find the rigid movement by which an image fits the reference best.
 
-    SimpleITK's Mattes mutual information over three resolutions, begun where the headers say,
-    and where the centres of mass coincide; the better of both is taken.
+    SimpleITK's Mattes mutual information is maximised over three resolutions, from the place by
+    the headers and from coinciding centres of mass; the better result is taken.
 
     Args:
-        reference: ``(Z, Y, X)``, 0 outside the head.
-        reference_grid: Of the reference.
-        image: Likewise.
-        grid: Of the image.
+        reference: Voxels ``(Z, Y, X)``, 0 outside the head.
+        reference_grid: The grid of the reference.
+        image: Voxels ``(Z, Y, X)``, 0 outside the head.
+        grid: The grid of the image.
 
     Raises:
-        DataError: The images have nothing in common to begin with.
+        DataError: The images do not overlap at either start.
     """
     fixed, moving = (
         sitk.Normalize(to_sitk(resample(voxels, whole, _coarse(whole, 2.0)), _coarse(whole, 2.0)))
         for voxels, whole in ((reference, reference_grid), (image, grid))
     )
-    found = []
+    results = []
     for moments in (False, True):
         start = sitk.Euler3DTransform()
         if moments:
@@ -244,12 +249,12 @@ def register(reference: Array, reference_grid: Grid, image: Array, grid: Grid) -
         try:
             with _one_thread():
                 method.Execute(fixed, moving)
-        except RuntimeError:  # this beginning has no overlap
+        except RuntimeError:  # this start has no overlap
             continue
-        found.append((method.GetMetricValue(), start))
-    if not found:
+        results.append((method.GetMetricValue(), start))
+    if not results:
         raise DataError("registration found no overlap of the images to begin with")
-    best = min(found, key=lambda item: item[0])[1]
+    best = min(results, key=lambda item: item[0])[1]
     rotation = np.reshape(best.GetMatrix(), (3, 3))
     centre = np.array(best.GetCenter())
     matrix = np.eye(4)
@@ -268,7 +273,7 @@ def mirror(image: Array, grid: Grid) -> Array:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let ITK use one thread: the order of sums over several decides the last digits."""
+    """Let ITK use one thread: with several, the order of sums changes the last digits."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -292,7 +297,7 @@ def _coarse(grid: Grid, mm: float = COARSE_MM) -> Grid:
 
 
 def _widened(grid: Grid, rim: int) -> Grid:
-    """Return the grid with so many voxels more at each of its sides."""
+    """Return the grid with ``rim`` more voxels on each of its sides."""
     z, y, x = (n + 2 * rim for n in grid.shape)
     first = _affine(grid) @ [-rim, -rim, -rim, 1]
     origin = (float(first[0]), float(first[1]), float(first[2]))
@@ -300,7 +305,7 @@ def _widened(grid: Grid, rim: int) -> Grid:
 
 
 def _part(array: Array, start: Array, shape: tuple[int, ...]) -> Array:
-    """Return the part of an array that begins at an index and has a shape."""
+    """Return the part of an array of a shape that begins at an index."""
     return array[tuple(slice(at, at + n) for at, n in zip(start, shape, strict=True))]
 
 
@@ -317,13 +322,13 @@ def _centre(grid: Grid) -> Array:
     return (_affine(grid) @ [*middle, 1])[:3]
 
 
-def _inside(points: Grid, chosen: Array, grid: Grid, moved: Rigid) -> Array:
-    """Return which of the chosen voxels of ``points`` lie within ``grid``."""
+def _inside(points: Grid, chosen: Array, grid: Grid, transform: Rigid) -> Array:
+    """Return for each chosen voxel of ``points`` whether it lies within ``grid``."""
     index = np.argwhere(chosen)[:, ::-1]  # x, y, z
-    there = np.linalg.inv(_affine(grid)) @ moved.matrix @ _affine(points)
-    found = index @ there[:3, :3].T + there[:3, 3]
+    to_index = np.linalg.inv(_affine(grid)) @ transform.matrix @ _affine(points)
+    positions = index @ to_index[:3, :3].T + to_index[:3, 3]
     size = np.array(grid.shape[::-1])
-    within = (found > -0.5) & (found < size - 0.5)
+    within = (positions > -0.5) & (positions < size - 0.5)
     return np.all(within, axis=1)
 
 

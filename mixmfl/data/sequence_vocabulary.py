@@ -1,8 +1,8 @@
-"""The words that people write into descriptions of MR sequences, by what they mean.
+"""The words that people write into descriptions of MR sequences, by their meaning.
 
 They are written without accents and in lower case. A phrase of several words counts before its
-parts. English, German, French, Spanish, Dutch and Italian lie side by side: which language a
-hospital writes is not known.
+parts. English, German, French, Spanish, Dutch and Italian are mixed, as the language of a hospital
+is not known.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ def _phrases(text: str) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in text.split(","))
 
 
-# What a word says of the contrast of the image.
+# Words about the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
         t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
@@ -49,7 +49,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "adc": _phrases("adc, adcmap, adc map, dadc, apparent diffusion coefficient"),
 }  # fmt: skip
 
-# What a word says the image is, if none of ours; the first that is found counts.
+# Words for images that are no modality of ours; the first match counts.
 ASIDES: Mapping[str, tuple[str, ...]] = {
     "screen shot": _phrases("""
         screen save, screensave, screenshot, screen shot, phoenixzipreport, phoenix, key images,
@@ -152,7 +152,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "another imaging method": _phrases("ct, cta, pet, fdg, spect, cbct, ultrasound"),
 }  # fmt: skip
 
-# What a word says about a contrast agent, alone or with the word beside it.
+# Words about a contrast agent, alone or with the word beside them.
 AGENTS: Mapping[str, tuple[str, ...]] = {
     "agent": _phrases("""
         gd, gad, gado, gadolinium, gadolinio, gadolineum, gadovist, gadavist, dotarem, magnevist,
@@ -194,7 +194,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     "dash": _phrases("dash"),
 }  # fmt: skip
 
-# Words that say neither, and those that would be mistaken for others without their neighbour.
+# Words about neither, and words that would be mistaken for others without their neighbour.
 NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "other": _phrases("""
         flow comp, flow compensated, flow compensation, post op, pre op, postop, preop, post
@@ -233,7 +233,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
     """),
 }  # fmt: skip
 
-# With these begin words of an agent that are not listed: "kontrastverstärkt", "contrastado".
+# Beginnings of unlisted words about an agent, such as "kontrastverstärkt" and "contrastado".
 AGENT_STEMS = ("contrast", "kontrast", "gado", "enhanc", "inject", "injekt", "iniett", "inyect")
 
 # Sequences that make a T2 a T2*.

@@ -1,9 +1,9 @@
-"""What the words of a description, or of a file's name, say about an MR sequence.
+"""Reading of an MR sequence from the words of a description or of a file's name.
 
 ``read_words`` is the one reader for the names of files and folders and for DICOM descriptions.
 Words count as a whole, in English, German, French, Spanish, Dutch and Italian. Where they
-contradict each other, or where the sign of a contrast agent is lost, nothing is decided: a T1
-with a contrast agent and one without are never taken for each other.
+contradict each other, or where the sign of a contrast agent is lost, the modality stays undecided:
+a T1 with a contrast agent and one without are never taken for each other.
 """
 
 import re
@@ -17,12 +17,12 @@ from mixmfl.data.sequence_vocabulary import AGENT_STEMS, ASIDES, GRADIENT_ECHOES
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text says.
+    """The reading of a text.
 
     Attributes:
         modality: One of ``modalities.TABLE``; empty where it is undecided.
-        why: Which words said so, or why it is undecided.
-        set_aside: What else it is, where it is none to segment, such as ``"angiography"``.
+        why: The words that decided, or the reason why it is undecided.
+        set_aside: The kind of an image that is not for segmentation, such as ``"angiography"``.
     """
 
     modality: str
@@ -31,8 +31,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """One or more words of a text, and what they mean: a key of the tables below, or nothing."""
+class _Phrase:
+    """One or more words of a text, and their meaning: a key of ``MEANINGS``, or nothing."""
 
     words: str
     meaning: str
@@ -45,7 +45,7 @@ _TABLE: Mapping[tuple[str, ...], str] = {
 }
 _PARTS = frozenset(word for phrase in _TABLE for word in phrase)
 _LONGEST = max(map(len, _TABLE))
-# what may be glued together in one word, such as "axt2flair" and "t1mpragepost"
+# words that may be glued together into one, such as "axt2flair" and "t1mpragepost"
 _PIECES = frozenset(
     word
     for meaning in (*KINDS, "agent", "post", "pre", "with", "without", "orientation", "technique")
@@ -74,71 +74,77 @@ _REWRITTEN = (
     (re.compile(r"\+"), " plus "),
     (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
-    (re.compile(r"[:;,|()\[\]<>]"), " : "),  # no phrase goes on behind it
+    (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )
 _WORD = re.compile(r"[a-z0-9]+|[:&]")
 
 
 def read_words(text: str) -> Reading:
-    """Return what the words of a text say about a sequence."""
-    said = _understand(text)
-    kinds = {each.meaning for each in said if each.meaning in KINDS}
-    if aside := _aside(said, kinds):
-        return Reading("", f"{_quoted(said, {aside})} says {aside}", aside)
-    names = _quoted(said, kinds)
-    words = {word for each in said for word in each.words.split()}
-    modality, doubt = _contrast(kinds, words, {each.meaning for each in said})
+    """Return the sequence that the words of a text describe."""
+    phrases = _understand(text)
+    kinds = {each.meaning for each in phrases if each.meaning in KINDS}
+    if aside := _aside(phrases, kinds):
+        return Reading("", f"{_quoted(phrases, {aside})} says {aside}", aside)
+    names = _quoted(phrases, kinds)
+    words = {word for each in phrases for word in each.words.split()}
+    modality, doubt = _contrast(kinds, words, {each.meaning for each in phrases})
     if modality != "t1":
         return Reading(modality, names if modality else f"{names}: {doubt}" if names else doubt)
-    agent, told = _agent(said, kinds)
+    agent, agent_words = _agent(phrases, kinds)
     if agent == "unclear":
-        return Reading("", f"{names} is a T1, but {told}")
+        return Reading("", f"{names} is a T1, but {agent_words}")
     if agent == "with":
-        return Reading("t1c", f"{names}, {told} says with contrast agent" if told else names)
-    return Reading("t1", f"{names}, {told} says without contrast agent" if told else names)
+        return Reading(
+            "t1c", f"{names}, {agent_words} says with contrast agent" if agent_words else names
+        )
+    return Reading(
+        "t1", f"{names}, {agent_words} says without contrast agent" if agent_words else names
+    )
 
 
 @cache
 def is_sequence_word(word: str) -> bool:
-    """Say whether a word of a file's name tells of the sequence, not of the patient."""
+    """Say whether a word of a file's name is about the sequence, not the patient."""
     return all(each.meaning or each.words in _PARTS for each in _understand(word))
 
 
 @cache
 def meaning_of(word: str) -> str:
-    """Return what one word means, a key of ``MEANINGS``; empty where it is none of ours.
+    """Return the meaning of one word, a key of ``MEANINGS``; empty if it is unknown.
 
-    What is glued together means what its first piece for a sequence does.
+    A word of glued pieces has the meaning of its first piece about a contrast.
     """
-    said = _understand(word)
-    if not said or not all(each.meaning for each in said):
+    phrases = _understand(word)
+    if not phrases or not all(each.meaning for each in phrases):
         return ""
-    return next((each.meaning for each in said if each.meaning in KINDS), said[0].meaning)
+    return next((each.meaning for each in phrases if each.meaning in KINDS), phrases[0].meaning)
 
 
-def _understand(text: str) -> list[_Said]:
-    """Return the words of a text in their order, with what the longest phrases of them mean."""
+def _understand(text: str) -> list[_Phrase]:
+    """Return the words of a text in order, with the meaning of the longest phrases."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     for pattern, written in _REWRITTEN:
         plain = pattern.sub(written, plain)
     words = [piece for word in _WORD.findall(plain) for piece in _pieces(word)]
-    said, start = [], 0
+    phrases, start = [], 0
     while start < len(words):
         for length in range(min(_LONGEST, len(words) - start), 0, -1):
             phrase = tuple(words[start : start + length])
             if length == 1 or phrase in _TABLE:
-                said.append(_Said(" ".join(phrase), _TABLE.get(phrase, "") or _stem(phrase[0])))
+                phrases.append(
+                    _Phrase(" ".join(phrase), _TABLE.get(phrase, "") or _stem(phrase[0]))
+                )
                 start += length
                 break
     # "ohne i.v. KM" says no more than "ohne KM"
-    after = [*(each.meaning for each in said[1:]), ""]
-    pairs = zip(said, after, strict=False)
+    after = [*(each.meaning for each in phrases[1:]), ""]
+    pairs = zip(phrases, after, strict=False)
     return [each for each, meaning in pairs if (each.words, meaning) != ("iv", "agent")]
 
 
 def _stem(word: str) -> str:
-    """Return what a word that is not listed means by its stem; empty where it means nothing."""
+    """Return the meaning of an unlisted word by its stem; empty if it has none."""
     if word.startswith(AGENT_STEMS):
         return "agent"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""
@@ -146,7 +152,7 @@ def _stem(word: str) -> str:
 
 @cache
 def _pieces(word: str) -> tuple[str, ...]:
-    """Return the words that are glued together in one, such as ``axt2flair``; else itself."""
+    """Return the pieces of a glued word, such as ``axt2flair``; else the word itself."""
     if (word,) in _TABLE:
         return (word,)
 
@@ -161,15 +167,15 @@ def _pieces(word: str) -> tuple[str, ...]:
                 return (piece, *others)
         return None
 
-    found = split(word, True) or (word,)
-    return found if any(_TABLE.get((piece,)) in KINDS for piece in found) else (word,)
+    pieces = split(word, True) or (word,)
+    return pieces if any(_TABLE.get((piece,)) in KINDS for piece in pieces) else (word,)
 
 
-def _aside(said: Sequence[_Said], kinds: Set[str]) -> str:
-    """Return what an image is that is none of ours; empty where no word says so."""
-    words = {word for each in said for word in each.words.split()}
-    meanings = {each.meaning for each in said}
-    if "dixon" in words and (words & {"f", "opp", "out"} or _fat_alone(said)):
+def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
+    """Return the kind of an image that is no modality of ours; empty where no word says so."""
+    words = {word for each in phrases for word in each.words.split()}
+    meanings = {each.meaning for each in phrases}
+    if "dixon" in words and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
         return "fat image"
     for aside in ASIDES:
         if aside not in meanings:
@@ -178,7 +184,11 @@ def _aside(said: Sequence[_Said], kinds: Set[str]) -> str:
             continue
         if aside == "another imaging method" and kinds:
             continue
-        if aside == "diffusion map" and _quoted(said, {aside}) == "'fa'" and kinds & {*_T1, "t2"}:
+        if (
+            aside == "diffusion map"
+            and _quoted(phrases, {aside}) == "'fa'"
+            and kinds & {*_T1, "t2"}
+        ):
             continue  # a flip angle
         if aside == "diffusion tensor series" and (words & {"trace", "tracew"} or "adc" in kinds):
             continue
@@ -186,17 +196,17 @@ def _aside(said: Sequence[_Said], kinds: Set[str]) -> str:
     return ""
 
 
-def _fat_alone(said: Sequence[_Said]) -> bool:
-    """Say whether fat is what is shown, not what is suppressed."""
-    words = [word for each in said for word in each.words.split()]
+def _fat_alone(phrases: Sequence[_Phrase]) -> bool:
+    """Say whether the image shows fat, and does not suppress it."""
+    words = [word for each in phrases for word in each.words.split()]
     after = dict(zip(words, [*words[1:], ""], strict=True))
     return "fat" in words and after["fat"] not in ("sat", "sup", "suppressed", "suppression")
 
 
 def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str, str]:
-    """Return the modality that kinds mean together, T1 with agent or not; or why there is none."""
+    """Return the modality of several kinds, any T1 as ``t1``; or the reason why there is none."""
     t1, others = kinds & _T1, kinds - _T1
-    found = ""
+    modality = ""
     if not kinds:
         return "", "no word of it names a sequence that we know"
     if others & {"t2", "pd"} and "two echoes" in meanings:
@@ -206,109 +216,111 @@ def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str
     if "b0" in words and others <= {"dwi", "t2"}:
         return "", "is not weighted by diffusion"
     if not t1 and "adc" in others and others <= {"adc", "dwi", "t2"}:
-        found = "adc"
+        modality = "adc"
     elif not t1 and "swi" in others and others <= {"swi", "t2", "t2star"}:
-        found = "swi"
+        modality = "swi"
     elif not others or (others == {"flair"} and t1 - {"t1 by technique"}):
-        found = "t1"  # an inversion that darkens fluid in a T1 makes no FLAIR of it
+        modality = "t1"  # an inversion that darkens fluid in a T1 makes no FLAIR of it
     elif t1:
         pass
     elif "flair" in others and others <= {"flair", "t2"}:
-        found = "flair"
+        modality = "flair"
     elif "t2star" in others and others <= {"t2star", "t2"}:
-        found = "t2star"
+        modality = "t2star"
     elif "dwi" in others and others <= {"dwi", "t2"}:
-        found = "dwi"
+        modality = "dwi"
     elif others == {"t2"} and words & GRADIENT_ECHOES:
-        found = "t2star"
+        modality = "t2star"
     elif others == {"t2"} and words & {"tirm", "ir", "tir"}:
         return "", "dark fluid or dark fat, which it does not say"
     elif len(others) == 1:
-        (found,) = others
-    return found, "" if found else "these are different sequences"
+        (modality,) = others
+    return modality, "" if modality else "these are different sequences"
 
 
-def _agent(said: Sequence[_Said], kinds: Set[str]) -> tuple[str, str]:
-    """Return what is said of a contrast agent, and which words say it.
+def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
+    """Return whether the words say with or without a contrast agent, and these words.
 
     Returns:
-        ``"with"``, ``"without"``, ``""`` where nothing is said, or ``"unclear"``.
+        ``"with"``, ``"without"``, ``"unclear"``, or ``""`` without a word about it; and the
+        words, or the reason why they are unclear.
     """
     heard: dict[str, list[str]] = {"with": [], "without": [], "unclear": []}
     if "t1 with agent" in kinds:
         heard["with"].append("")
     if "t1 native" in kinds:
         heard["without"].append("")
-    for at, each in enumerate(said):
-        before, after = _beside(said, at, -1), _beside(said, at, 1)
+    for at, each in enumerate(phrases):
+        before, after = _beside(phrases, at, -1), _beside(phrases, at, 1)
         if verdict := _verdict(each, before, after):
             heard[verdict].append(f"'{each.words}'")
     verdicts = [name for name, words in heard.items() if words]
     if not verdicts:
         return "", ""
-    told = ", ".join(word for name in verdicts for word in heard[name] if word)
+    quoted = ", ".join(word for name in verdicts for word in heard[name] if word)
     if len(verdicts) == 1 and verdicts[0] != "unclear":
-        return verdicts[0], told
-    return "unclear", f"{told} does not say whether with or without contrast agent"
+        return verdicts[0], quoted
+    return "unclear", f"{quoted} does not say whether with or without contrast agent"
 
 
-def _beside(said: Sequence[_Said], at: int, step: int) -> str:
-    """Return what the next word that means anything here means; ``"end"`` where there is none.
+def _beside(phrases: Sequence[_Phrase], at: int, step: int) -> str:
+    """Return the meaning of the next word that has one; ``"end"`` where there is none.
 
-    Before an agent, others are passed over: "sans injection de gadolinium" denies both.
+    Before an agent, other words for it are passed over: "sans injection de gadolinium" denies
+    both.
     """
     passed = {"filler", "and"}
-    if step < 0 and said[at].meaning == "agent":
+    if step < 0 and phrases[at].meaning == "agent":
         passed.add("agent")
     at += step
-    while 0 <= at < len(said) and said[at].meaning in passed:
+    while 0 <= at < len(phrases) and phrases[at].meaning in passed:
         at += step
-    if not 0 <= at < len(said) or said[at].meaning == "break":
+    if not 0 <= at < len(phrases) or phrases[at].meaning == "break":
         return "end"
-    return said[at].meaning or "unknown"
+    return phrases[at].meaning or "unknown"
 
 
-def _verdict(each: _Said, before: str, after: str) -> str:
-    """Return what one word says of a contrast agent, between what the words beside it mean."""
+def _verdict(each: _Phrase, before: str, after: str) -> str:
+    """Return what one word says of a contrast agent, given the meanings of its neighbours."""
     signs = {before} & {"plus", "minus", "dash", *_NEGATIONS, "beside", "post", "pre"}
     signs |= {after} & {"plus", "minus", "dash"}
-    said_with = bool(signs & {"plus", "beside", "post"})
-    said_without = bool(signs & {"minus", "pre", *_NEGATIONS})
-    found = each.meaning if each.meaning in ("with", "without") else ""
+    is_with = bool(signs & {"plus", "beside", "post"})
+    is_without = bool(signs & {"minus", "pre", *_NEGATIONS})
+    verdict = each.meaning if each.meaning in ("with", "without") else ""
     pair = {each.meaning, before}  # "mit und ohne KM"
     both = "beside" in pair and not pair.isdisjoint(_NEGATIONS)
-    if each.meaning == "both" or both or (found and before in _NEGATIONS):
-        found = "unclear"
+    if each.meaning == "both" or both or (verdict and before in _NEGATIONS):
+        verdict = "unclear"
     elif each.meaning in ("agent", "letter"):
-        if (said_with and said_without) or "dash" in signs:
-            found = "unclear"
-        elif said_with or said_without:
-            found = "with" if said_with else "without"
+        if (is_with and is_without) or "dash" in signs:
+            verdict = "unclear"
+        elif is_with or is_without:
+            verdict = "with" if is_with else "without"
         elif each.meaning == "agent":
-            found = "with"
+            verdict = "with"
         elif each.words in ("c", "iv"):  # its sign is lost
-            found = "unclear"
+            verdict = "unclear"
     elif each.meaning in ("post", "pre"):
-        found = (
+        verdict = (
             "unclear" if before in _NEGATIONS else "with" if each.meaning == "post" else "without"
         )
     elif each.meaning == "not" and after in ("end", "orientation"):
-        found = "without"
+        verdict = "without"
     elif (each.meaning == "not" and after == "unknown") or (
         after == "end" and _needs_more(each, before)
     ):
-        found = "unclear"
-    return found
+        verdict = "unclear"
+    return verdict
 
 
-def _needs_more(last: _Said, before: str) -> bool:
-    """Say whether a text that ends in this word lost what it speaks of, as "T1 with" did."""
+def _needs_more(last: _Phrase, before: str) -> bool:
+    """Say whether a text that ends in this word lost its object, as "T1 with" did."""
     if last.meaning in ("plus", "minus", "dash"):
         return before not in ("agent", "letter", "with")
     small = len(last.words) == 1
     return last.meaning in ("perhaps not", "before", "beside") and not small
 
 
-def _quoted(said: Sequence[_Said], meanings: Set[str]) -> str:
-    words = dict.fromkeys(f"'{each.words}'" for each in said if each.meaning in meanings)
+def _quoted(phrases: Sequence[_Phrase], meanings: Set[str]) -> str:
+    words = dict.fromkeys(f"'{each.words}'" for each in phrases if each.meaning in meanings)
     return ", ".join(words)

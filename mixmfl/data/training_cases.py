@@ -1,6 +1,6 @@
-"""The cases that a site trains on: as prediction finds them, each with its mask.
+"""The cases that a site trains on: the same cases as for prediction, each with its mask.
 
-Masks of DICOM cases are NIfTI files, in the case's folder or of its name, or DICOM Segmentation
+Masks of DICOM cases are NIfTI files, in the case's folder or with its name, or DICOM Segmentation
 objects among its series.
 """
 
@@ -20,7 +20,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 
 MAPPING = "mapping.csv"
-"""A site's own table of what its files and DICOM series are, in its folder; see ``mapping``."""
+"""The file in a site's folder with its own table of files and DICOM series; see ``mapping``."""
 
 _NO_MASK = "no label, which training needs"
 
@@ -31,19 +31,20 @@ def find_training_cases(
     describe: Callable[[], Labels],
     mapping: Mapping[str, Given] | None = None,
 ) -> tuple[Found, tuple[Row, ...]]:
-    """Find the cases of a folder that have a mask; the others are refused.
+    """Find the cases of a folder that have a mask; refuse the others.
 
     Args:
-        folder: Of a site.
+        folder: The folder of a site.
         modalities: The words for modalities.
-        describe: Returns what the values of its masks mean; asked where there is DICOM.
-        mapping: What a user's table says, by DICOM series and by file.
+        describe: A function that returns the meaning of mask values; called if there is DICOM.
+        mapping: The entries of a user's table, by DICOM series and by file.
 
     Returns:
-        The cases, and what every DICOM series was taken for.
+        The cases, and the use of every DICOM series.
 
     Raises:
-        DataError: As ``cases.find_all``; or nothing says what the values of masks mean.
+        DataError: The cases cannot be found (see ``dicom.cases.find_all``), or the meaning of mask
+            values is not described.
     """
     described = [folder / name for name in ("dataset.json", MAPPING)]
     of_files, of_series = split_mapping(mapping)
@@ -91,7 +92,7 @@ def _drawn(series: Series, case: Case, labels: Labels) -> DrawnMask:
 
 
 def _as_mask(row: Row) -> Row:
-    """Return what a series is taken for in training, where a segmentation is a mask."""
+    """Return the row of a series in training, where a segmentation is a mask."""
     if row.series.header.modality.upper() != MODALITY or row.why == "mapping":
         return row
     return dataclasses.replace(row, modality=LABEL, why="is a DICOM segmentation")
@@ -104,10 +105,10 @@ def _segmentations(case: Case, rows: Sequence[Row]) -> list[Row]:
 def _masks_of(
     case: Case, cases: Sequence[Case], masks: Mapping[str, Path], folder: Path
 ) -> dict[str, Path]:
-    """Return the masks, by the name that they were found by, that are of a DICOM case.
+    """Return the masks of a DICOM case, by the names under which they were found.
 
-    A mask is of the case whose name it has, or which has a folder of that name; else of the only
-    case with images in the nearest folder around it that holds any.
+    A mask belongs to the case that has its name, or a folder with its name; else to the only case
+    with images in the nearest folder around it that holds any.
     """
     mine = {}
     for name, file in masks.items():
@@ -127,7 +128,7 @@ def _places(case: Case) -> set[Path]:
 
 
 def _names(case: Case, folder: Path) -> set[str]:
-    """Return the case's name, and those of the folders that all of its images lie below."""
+    """Return the case's name, and the names of the folders that contain all of its images."""
     levels: dict[int, set[str]] = defaultdict(set)
     for place in _places(case):
         for depth, part in enumerate(place.relative_to(folder).parts):

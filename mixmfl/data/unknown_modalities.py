@@ -1,4 +1,4 @@
-"""Images whose names say no modality that we know: too many of them are not passed over."""
+"""A check for images of unknown modality: too many of them stop the planning."""
 
 import re
 from collections import Counter
@@ -14,31 +14,33 @@ from mixmfl.data.labels import read_dataset_json
 from mixmfl.data.modalities import OTHER_WORDS, Modalities
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_WORDS_TOLD = 4
+_WORDS_SHOWN = 4
 
 
 def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None:
-    """Check that what a federation has is mostly images of modalities that are known.
+    """Check that most images of a federation have a known modality.
 
     Args:
-        found: Of each site.
-        modalities: With the aliases that were given.
+        found: The cases of each site.
+        modalities: The known modalities, with the user's aliases.
 
     Raises:
-        DataError: There are more images of no known modality than of known ones.
+        DataError: There are more images of unknown than of known modality.
     """
-    told_of = {file: word for site in found for file, word in _images(site, modalities)}
-    unknown = {file: word for file, word in told_of.items() if word is not None}
-    known = len(told_of) - len(unknown)
+    word_of = {file: word for site in found for file, word in _images(site, modalities)}
+    unknown = {file: word for file, word in word_of.items() if word is not None}
+    known = len(word_of) - len(unknown)
     if len(unknown) <= known:
         return
     words = Counter(word for word in unknown.values() if word)
-    common = [(word, n) for word, n in words.most_common(_WORDS_TOLD) if n > 1 or len(unknown) == 1]
-    told = ", ".join(f"{word!r} in {n}" for word, n in common) or "no word is in several of them"
+    common = [
+        (word, n) for word, n in words.most_common(_WORDS_SHOWN) if n > 1 or len(unknown) == 1
+    ]
+    listed = ", ".join(f"{word!r} in {n}" for word, n in common) or "no word is in several of them"
     aliases = " ".join(f"--alias {_name(word)}={word}" for word, _ in common)
     first = next((file for file, word in unknown.items() if common and word == common[0][0]), None)
     raise DataError(
-        f"{len(unknown)} images are of no modality that is known ({told}; such as "
+        f"{len(unknown)} images are of no modality that is known ({listed}; such as "
         f"{first or next(iter(unknown))}), and {known} are. "
         + (
             f"Give {aliases} to train with them, with names of your own before the = if you like"
@@ -50,7 +52,7 @@ def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None
 
 
 def _images(found: Found, modalities: Modalities) -> Iterable[tuple[Path, str | None]]:
-    """Yield a folder's images; for those of no known modality the word that may be theirs."""
+    """Yield a folder's images, each with None or, if its modality is unknown, its likely word."""
     images = {file for case in found.cases for file in case.files.values()}
     labels = {case.label for case in found.cases}
     channels = {
@@ -80,26 +82,26 @@ def _pairs(written: object) -> Iterable[tuple[str, object]]:
 
 
 def _names_modality(stem: str, modalities: Modalities) -> bool:
-    said = read_name(stem, modalities)
-    return said.modality is not None or bool(said.doubt)  # in doubt it fits several
+    file_name = read_name(stem, modalities)
+    return file_name.modality is not None or bool(file_name.doubt)  # in doubt it fits several
 
 
 def _is_known(name: str, modalities: Modalities) -> bool:
-    """Say whether a name is that of a modality, of a label, or of what is known to be neither."""
+    """Say whether a name is that of a modality, a label, or another known kind of file."""
     spaced = f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
     if any(f" {word} " in spaced for word in OTHER_WORDS):
         return True
-    said = read_name(name, modalities)
-    return said.is_known or bool(said.aside or said.doubt)
+    file_name = read_name(name, modalities)
+    return file_name.is_known or bool(file_name.aside or file_name.doubt)
 
 
 def _last_word(stem: str) -> str:
-    """Return the last word of a name that is no number; the rest names the case nearly always."""
+    """Return the last word of a name that is no number; it is rarely part of the case's name."""
     words = re.findall(r"[^ _.-]+", stem.lower())
     return next((word for word in reversed(words) if not word.isdecimal()), "")
 
 
 def _name(word: str) -> str:
-    """Return a name for a modality that is called by a word in file names."""
+    """Return a valid modality name made from a word of file names."""
     name = re.sub(r"[^a-z0-9]+", "_", word).strip("_")
     return name if name[:1].isalpha() else f"m{name}"

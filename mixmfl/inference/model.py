@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
-from mixmfl.core.files import Held, replacing, sha256
+from mixmfl.core.files import SelfClosingFile, replacing, sha256
 from mixmfl.core.json_fields import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import open_stored, read, write
@@ -268,7 +268,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     """
     path, device = Path(path), torch.device(device)
     try:
-        tensors, header = open_stored(Held(path))
+        tensors, header = open_stored(SelfClosingFile(path))
     except FileNotFoundError:
         raise ModelError(f"{path}: there is no such model file") from None
     except (OSError, ValueError) as error:

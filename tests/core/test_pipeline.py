@@ -87,16 +87,16 @@ def test_a_reader_whose_parent_was_killed_ends_by_itself() -> None:
     with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         try:
-            said = [parent.stdout.readline().strip() for _ in range(3)]
-            assert said[:2] == ["large", "p1: is bad"]
-            reader = psutil.Process(int(said[2]))
+            lines = [parent.stdout.readline().strip() for _ in range(3)]
+            assert lines[:2] == ["large", "p1: is bad"]
+            reader = psutil.Process(int(lines[2]))
         finally:
             parent.kill()
     reader.wait(timeout=30)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "text"),
     [
         (DataError("p1: is bad"), "p1: is bad"),
         (OSError(28, "No space left on device"), r"the disk is full ([Errno 28] No space left"),
@@ -105,8 +105,8 @@ def test_a_reader_whose_parent_was_killed_ends_by_itself() -> None:
         (KeyError(), "KeyError"),
     ],
 )
-def test_a_failure_is_told_in_one_line_by_what_it_is(error: Exception, told: str) -> None:
-    assert reason_of(error).startswith(told)
+def test_a_failure_is_told_in_one_line_by_what_it_is(error: Exception, text: str) -> None:
+    assert reason_of(error).startswith(text)
     assert "\n" not in reason_of(error)
 
 

@@ -21,7 +21,7 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone can be told")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has this setting")
 def test_memory_that_was_freed_is_not_asked_for_again() -> None:
     def faults(call: str) -> int:
         code = [sys.executable, "-c", REPEATED.format(call)]

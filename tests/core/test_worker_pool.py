@@ -13,8 +13,8 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def test_cases_that_fail_are_told_with_the_reason_and_the_others_are_done() -> None:
-    told: list[tuple[str, int, int]] = []
+def test_cases_that_fail_are_reported_with_the_reason_and_the_others_are_done() -> None:
+    reports: list[tuple[str, int, int]] = []
     jobs = {
         "p9": (divmod, 7, 2),
         "p3": (fail, DataError("case 'p3': t2 is missing")),
@@ -22,7 +22,7 @@ def test_cases_that_fail_are_told_with_the_reason_and_the_others_are_done() -> N
         "p1": (fail, RuntimeError("ITK ERROR: not an image")),
         "p0": (divmod, 9, 2),
     }
-    with Workers(report=lambda *now: told.append(now)) as workers:
+    with Workers(report=lambda *now: reports.append(now)) as workers:
         done, refused = workers.run(jobs, "reading")
     assert list(done.items()) == [("p9", (3, 1)), ("p0", (4, 1))]  # in the order of the jobs
     assert refused == [
@@ -30,7 +30,7 @@ def test_cases_that_fail_are_told_with_the_reason_and_the_others_are_done() -> N
         Refused("p2", "cannot be read or written: [Errno 2] No such file: 't1.nii'"),
         Refused("p3", "case 'p3': t2 is missing"),
     ]
-    assert told == [("reading", count, 5) for count in range(1, 6)]
+    assert reports == [("reading", count, 5) for count in range(1, 6)]
 
 
 def test_a_full_disk_stops_them_all() -> None:
@@ -44,7 +44,7 @@ def test_a_fault_of_ours_is_no_fault_of_the_case() -> None:
         workers.run({"p0": (fail, KeyError("spacing"))}, "reading")
 
 
-def test_processes_give_what_one_gives_and_one_that_is_killed_is_told_with_what_to_do() -> None:
+def test_processes_give_what_one_gives_and_one_that_is_killed_is_reported_with_what_to_do() -> None:
     jobs = {
         "p0": (divmod, 7, 2),
         "p1": (fail, ValueError("empty")),

@@ -465,9 +465,9 @@ def test_runs_of_bids_are_a_question(tmp_path: Path) -> None:
 
 
 def test_segmentations_of_tissue_do_not_compete_with_the_lesion(tmp_path: Path) -> None:
-    made = "derivatives/fmriprep/sub-01/anat/sub-01"
-    make_files(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", f"{made}_dseg.nii.gz")
-    make_files(tmp_path, f"{made}_desc-aparcaseg_dseg.nii.gz", f"{made}_label-GM_probseg.nii.gz")
+    base = "derivatives/fmriprep/sub-01/anat/sub-01"
+    make_files(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", f"{base}_dseg.nii.gz")
+    make_files(tmp_path, f"{base}_desc-aparcaseg_dseg.nii.gz", f"{base}_label-GM_probseg.nii.gz")
     make_files(tmp_path, "derivatives/lesions/sub-01/anat/sub-01_label-lesion_mask.nii.gz")
     for needed in (True, False):
         (case,) = find_cases(tmp_path, labels_needed=needed).cases
@@ -497,15 +497,15 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
     found = account(find_cases(tmp_path))
     met = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    told = {each.path.relative_to(tmp_path).as_posix(): each for each in found.told}
-    assert met - {".hidden/x"} <= set(told)
-    assert told["empty"].why == "an empty folder"
-    assert told[".hidden"].why == "hidden: its name begins with a dot"
-    assert told["gone.txt"].why == "a link to a file that is not there"
-    assert told["p/T1.json"].why == "no image that we know"
-    assert told["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
-    assert (told["p/T1.nii.gz"].case, told["p/T1.nii.gz"].modality) == ("p", "t1")
-    assert len(told) == len(found.told)  # each once
+    records = {each.path.relative_to(tmp_path).as_posix(): each for each in found.told}
+    assert met - {".hidden/x"} <= set(records)
+    assert records["empty"].why == "an empty folder"
+    assert records[".hidden"].why == "hidden: its name begins with a dot"
+    assert records["gone.txt"].why == "a link to a file that is not there"
+    assert records["p/T1.json"].why == "no image that we know"
+    assert records["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
+    assert (records["p/T1.nii.gz"].case, records["p/T1.nii.gz"].modality) == ("p", "t1")
+    assert len(records) == len(found.told)  # each once
     (warned,) = [case for case in found.cases if case.warnings]
     assert warned.name == "q"
     assert warned.warnings == ("q/T1c.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)",)
@@ -523,13 +523,13 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
     found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
     assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
-    assert [(told.path.name, told.modality) for told in found.told] == [
+    assert [(record.path.name, record.modality) for record in found.told] == [
         ("p01_FLAIR.nii.gz", "flair")
     ]
     with pytest.raises(DataError, match=r"does not say which modality it is .* Rename it, such as"):
         find_cases(tmp_path / "scan.nii.gz")
-    given = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
-    (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=given).cases
+    mapping = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
+    (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=mapping).cases
     assert list(case.images) == ["t2"]
     with pytest.raises(DataError, match="FreeSurfer is not read; convert it"):
         find_cases(tmp_path / "T1.mgz")
@@ -566,7 +566,7 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
         (",t7,p/T1.nii.gz", r"line 2: 't7' is no known modality \(column modality\)"),
         ("../x,t1,p/T1.nii.gz", r"line 2: a file cannot be named after case '\.\./x' \(column"),
         (",t1,", "line 2: series_uid '' and file '' were found; needed is one of them"),
-        (",t1,p/T9.nii.gz", r"line 2: .* holds no image 'p/T9\.nii\.gz'; mend or remove the line"),
+        (",t1,p/T9.nii.gz", r"line 2: .* holds no image 'p/T9\.nii\.gz'; fix or remove the line"),
         (",t1,p/T1.nii.gz\n,t2,p/T1.nii.gz", r"line 3: file 'p/T1\.nii\.gz' is given before, in"),
     ],
 )

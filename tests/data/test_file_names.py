@@ -61,8 +61,8 @@ def read(stem: str, folder: str = "") -> FileName:
     ],
 )
 def test_the_modality_is_read_from_the_name(stem: str, case: str, modality: str) -> None:
-    said = read(stem)
-    assert (said.case, said.modality, said.is_label) == (case, modality, False)
+    file_name = read(stem)
+    assert (file_name.case, file_name.modality, file_name.is_label) == (case, modality, False)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_the_modality_is_read_from_the_name(stem: str, case: str, modality: str)
     ],
 )
 def test_labels_are_read_from_the_name(stem: str, case: str) -> None:
-    said = read(stem)
-    assert (said.case, said.modality, said.is_label) == (case, None, True)
+    file_name = read(stem)
+    assert (file_name.case, file_name.modality, file_name.is_label) == (case, None, True)
 
 
 @pytest.mark.parametrize("stem", ["p01_scan", "case_0000", "IM_0001"])
 def test_other_names_stay_unknown(stem: str) -> None:
-    said = read(stem)
-    assert said == FileName(stem, head=stem)
-    assert not said.is_known
+    file_name = read(stem)
+    assert file_name == FileName(stem, head=stem)
+    assert not file_name.is_known
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_other_names_stay_unknown(stem: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_image_to_segment_is_known_for_what_it_is(stem: str, aside: str) -> None:
-    said = read(stem)
-    assert said.aside == aside
-    assert not said.is_known
+    file_name = read(stem)
+    assert file_name.aside == aside
+    assert not file_name.is_known
 
 
 def test_the_type_of_data_of_a_bids_folder_counts() -> None:
@@ -127,9 +127,9 @@ def test_the_type_of_data_of_a_bids_folder_counts() -> None:
     ],
 )
 def test_a_name_that_does_not_decide_says_why(stem: str, doubt: str) -> None:
-    said = read(stem)
-    assert said.doubt.startswith(doubt)
-    assert not said.is_known
+    file_name = read(stem)
+    assert file_name.doubt.startswith(doubt)
+    assert not file_name.is_known
 
 
 def test_what_was_made_of_an_image_is_told_from_the_image() -> None:

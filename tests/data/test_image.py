@@ -102,8 +102,8 @@ def test_a_header_with_its_data_beside_it_is_read(tmp_path: Path, ending: str) -
 
 
 def test_a_fourth_axis_of_one_entry_is_taken_off(tmp_path: Path) -> None:
-    made = sitk.JoinSeries([sitk.GetImageFromArray(VOLUME)])
-    sitk.WriteImage(made, str(tmp_path / "t1.mha"))
+    volume = sitk.JoinSeries([sitk.GetImageFromArray(VOLUME)])
+    sitk.WriteImage(volume, str(tmp_path / "t1.mha"))
     array, grid = image.read_image(tmp_path / "t1.mha")
     np.testing.assert_array_equal(array, VOLUME)
     assert grid.shape == (3, 4, 5)
@@ -172,7 +172,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     path = tmp_path / f"t1{ending}"
     image.write_image(path, VOLUME, GRID)
 
-    def fail(made: Any, name: str, **options: Any) -> None:
+    def fail(volume: Any, name: str, **options: Any) -> None:
         Path(name).write_text("half")
         raise RuntimeError("Exception thrown: ITK ERROR: NiftiImageIO(0x5f): disk full")
 
@@ -228,10 +228,10 @@ def of_header(**fields: Any) -> Callable[[Path], None]:
     """Return a writer of a NIfTI whose header has some fields overwritten."""
 
     def write(path: Path) -> None:
-        made = nib.Nifti1Image(VOLUME.T, np.eye(4))
+        volume = nib.Nifti1Image(VOLUME.T, np.eye(4))
         for name, (index, value) in fields.items():
-            made.header[name][index] = value
-        path.write_bytes(made.header.binaryblock + bytes(4) + VOLUME.tobytes())
+            volume.header[name][index] = value
+        path.write_bytes(volume.header.binaryblock + bytes(4) + VOLUME.tobytes())
 
     return write
 
@@ -279,13 +279,21 @@ def break_gzip(path: Path) -> None:
         # in a short file igzip meets the end before the header is read; ITK would fill in zeros
         ("t1.nii.gz", halve, "is incomplete or damaged .*end-of-stream"),
         ("t1.mha", lambda path: path.write_bytes(b"no" * 400), "cannot be read as an image"),
-        ("t1.nii", of_itk(lambda made: made[:, :, 0]), "is 2-dimensional, 5 x 4 voxels; needed"),
+        (
+            "t1.nii",
+            of_itk(lambda volume: volume[:, :, 0]),
+            "is 2-dimensional, 5 x 4 voxels; needed",
+        ),
         (
             "t1.nii.gz",
-            of_itk(lambda made: sitk.JoinSeries([made, made])),
+            of_itk(lambda volume: sitk.JoinSeries([volume, volume])),
             "is 4-dimensional, 5 x 4 x 3 x 2 voxels; needed is one three-dimensional volume",
         ),
-        ("t1.nrrd", of_itk(lambda made: sitk.Compose([made] * 3)), "has 3 numbers per voxel"),
+        (
+            "t1.nrrd",
+            of_itk(lambda volume: sitk.Compose([volume] * 3)),
+            "has 3 numbers per voxel",
+        ),
         ("t1.nii", of_header(pixdim=(3, 0)), r"has spacing \(0.0, 1.0, 1.0\) mm; it must be"),
         ("t1.nii", of_header(pixdim=(1, np.nan)), r"has spacing \(1.0, 1.0, nan\) mm"),
         ("t1.nii", of_header(pixdim=(2, -1)), r"has spacing \(1.0, -1.0, 1.0\) mm"),

@@ -148,7 +148,7 @@ def test_a_value_that_no_site_declares_is_refused() -> None:
 
 
 def test_labels_are_counted_by_the_federations_values() -> None:
-    told = Fingerprint(
+    fingerprint = Fingerprint(
         3,
         {"t1": 3},
         {"0": 3, "1": 2, "2": 1},
@@ -161,10 +161,10 @@ def test_labels_are_counted_by_the_federations_values() -> None:
     )
     merged = Labels({"background": 0, "lesion": 1}, read_as={2: 1})
     union = Labels({"background": 0, "stroke": 1, "lesion": 2})
-    found = told.with_labels(map_labels(merged, union).renamed)
+    found = fingerprint.with_labels(map_labels(merged, union).renamed)
     assert found.label_voxels == {"0": 90, "2": 12}
     assert found.label_cases == {"0": 3, "2": 2}  # at least in so many
     same = map_labels(
         Labels({"background": 0, "a": 1, "b": 2}), Labels({"background": 0, "a": 1, "b": 2})
     )
-    assert told.with_labels(same.renamed) == told
+    assert fingerprint.with_labels(same.renamed) == fingerprint

@@ -84,7 +84,7 @@ def test_a_label_value_that_is_not_declared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"case 'p01': label \(.*label.nii.gz\) holds the label values 4, but only 0, 1 are "
-        r"declared. Mend the file, or declare",
+        r"declared. Fix the file, or declare",
     ):
         load_case(case, LESION)
 
@@ -159,10 +159,10 @@ def test_values_of_any_size_are_the_same_image_once_they_are_z_scored(
 def test_a_label_on_an_image_s_qform_is_drawn_on_its_voxels(tmp_path: Path) -> None:
     moved = np.eye(4)
     moved[:3, 3] = 5, 2, 1
-    made = nib.Nifti1Image(VOLUME.T, moved)
-    made.set_qform(np.eye(4), 1)
-    made.set_sform(moved, 2)
-    nib.save(made, tmp_path / "t1.nii")
+    nifti_image = nib.Nifti1Image(VOLUME.T, moved)
+    nifti_image.set_qform(np.eye(4), 1)
+    nifti_image.set_sform(moved, 2)
+    nib.save(nifti_image, tmp_path / "t1.nii")
     label = (VOLUME > 50).astype(np.uint8)
     for place, warned in ((moved, 0), (np.eye(4), 1), (moved @ moved, None)):
         nib.save(nib.Nifti1Image(label.T, place), tmp_path / "seg.nii")
@@ -182,11 +182,11 @@ def test_a_header_without_a_place_is_told_and_one_with_two_is_noted(tmp_path: Pa
     moved = np.diag([1.0, 1.0, 1.0, 1.0])
     moved[0, 3] = 5
     for codes, pixdim in (((0, 0), 1), ((2, 1), 1), ((2, 0), 1.5)):
-        made = nib.Nifti1Image(VOLUME.T, moved)
-        made.set_qform(np.eye(4), codes[1])
-        made.set_sform(moved, codes[0])
-        made.header["pixdim"][3] = pixdim
-        nib.save(made, tmp_path / f"{codes[0]}{codes[1]}.nii")
+        nifti_image = nib.Nifti1Image(VOLUME.T, moved)
+        nifti_image.set_qform(np.eye(4), codes[1])
+        nifti_image.set_sform(moved, codes[0])
+        nifti_image.header["pixdim"][3] = pixdim
+        nib.save(nifti_image, tmp_path / f"{codes[0]}{codes[1]}.nii")
     load = {n: load_case(Case("p", {"t1": tmp_path / f"{n}.nii"})) for n in ("00", "21", "20")}
     (warning,) = load["00"].warnings
     assert warning.startswith("t1: its header does not say where it lies (sform and qform have")

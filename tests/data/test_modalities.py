@@ -6,8 +6,8 @@ from mixmfl.data.modalities import Modalities
 
 
 def read(stem: str, modalities: Modalities) -> tuple[str, str | None]:
-    said = read_name(stem, modalities)
-    return said.case, said.modality
+    file_name = read_name(stem, modalities)
+    return file_name.case, file_name.modality
 
 
 def test_a_user_adds_aliases_and_modalities_without_code() -> None:

@@ -31,10 +31,10 @@ def turned(degrees: float) -> Any:
 
 def save(path: Path, voxels: Any, sform: Any, qform: Any, codes: tuple[int, int]) -> Path:
     """Write an image whose sform and qform have these codes."""
-    made = nib.Nifti1Image(voxels, sform)
-    made.set_qform(qform, codes[1])
-    made.set_sform(sform, codes[0])
-    nib.save(made, path)
+    nifti_image = nib.Nifti1Image(voxels, sform)
+    nifti_image.set_qform(qform, codes[1])
+    nifti_image.set_sform(sform, codes[0])
+    nib.save(nifti_image, path)
     return path
 
 
@@ -120,9 +120,9 @@ def test_nifti_2_and_one_volume_in_four_dimensions_are_read(tmp_path: Path) -> N
 
 
 def test_what_a_header_says_beside_it_is_passed_over(tmp_path: Path) -> None:
-    made = nib.Nifti1Image(VOXELS, AFFINE)
-    made.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of 40 bytes" * 4))
-    nib.save(made, tmp_path / "t1.nii.gz")
+    nifti_image = nib.Nifti1Image(VOXELS, AFFINE)
+    nifti_image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of 40 bytes" * 4))
+    nib.save(nifti_image, tmp_path / "t1.nii.gz")
     np.testing.assert_array_equal(image.read_image(tmp_path / "t1.nii.gz")[0], VOXELS.T)
 
 
@@ -153,23 +153,23 @@ def test_labels_stored_with_a_scale_are_integers(tmp_path: Path, slope: float) -
 
 
 def labelled(steps: Any, slope: float) -> bytes:
-    made = nib.Nifti1Image(steps.astype(np.int16), AFFINE)
-    content = bytearray(made.to_bytes())
+    nifti_image = nib.Nifti1Image(steps.astype(np.int16), AFFINE)
+    content = bytearray(nifti_image.to_bytes())
     struct.pack_into("<ff", content, SLOPE, slope, 0.0)
     return bytes(content)
 
 
 def test_true_fractions_are_no_labels(tmp_path: Path) -> None:
-    for slope, told in ((0.5, "0.5"), (1.002, "1.00")):
+    for slope, shown in ((0.5, "0.5"), (1.002, "1.00")):
         (tmp_path / "seg.nii").write_bytes(labelled((VOXELS > 400) * 1, slope))
-        with pytest.raises(DataError, match=f"holds the value {told}.*labels must be integers"):
+        with pytest.raises(DataError, match=f"holds the value {shown}.*labels must be integers"):
             image.read_labels(tmp_path / "seg.nii")
 
 
 def whole() -> bytes:
-    made = nib.Nifti1Image(VOXELS, AFFINE)
-    made.set_qform(AFFINE, 1)
-    return bytes(made.to_bytes())
+    nifti_image = nib.Nifti1Image(VOXELS, AFFINE)
+    nifti_image.set_qform(AFFINE, 1)
+    return bytes(nifti_image.to_bytes())
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,11 @@ def whole() -> bytes:
         (DATATYPE, "<h", 2, "have 16 bits by bitpix, and are uint8 by datatype"),
         (DATATYPE, "<h", 1, "holds single bits"),
         (DATATYPE, "<h", 1536, "holds numbers of 128 bits"),
-        (DATATYPE, "<h", 0, "its number type 0 is none of NIfTI's"),
+        (DATATYPE, "<h", 0, "NIfTI has no number type 0"),
         (DIM + 2, "<h", 5, r"goes on behind its last voxel \(byte 552\)"),
         (DIM + 6, "<h", 3, "goes on behind its last voxel"),
         (DIM + 6, "<h", 5, "is incomplete"),
-        (DIM + 4, "<h", 0, "its header tells 6 x 0 x 4 voxels"),
+        (DIM + 4, "<h", 0, "its header has 6 x 0 x 4 voxels"),
         (DIM, "<h", 0, "cannot be read as an image"),
         (QFORM_CODE + 2, "<h", 257, "its sform_code is 257; 0 to 5 are known"),
         (0, "<i", 349, "its sizeof_hdr is 349"),
@@ -251,7 +251,7 @@ def test_damage_is_refused_or_changes_nothing_but_what_the_header_alone_says(
 ) -> None:
     """Bits, fields, sizes and ends at random: never another exception, a hang, or other voxels."""
     chosen, sound = random.Random(5), whole()
-    came: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     began = time.monotonic()
     for number in range(300):
         content = bytearray(sound)
@@ -269,10 +269,10 @@ def test_damage_is_refused_or_changes_nothing_but_what_the_header_alone_says(
         try:
             array, _ = image.read_image(file)
         except DataError:
-            came["refused"] += 1
+            outcomes["refused"] += 1
             continue
         assert np.array_equal(array, VOXELS.T)
-        came["read"] += 1
-    assert min(came.values()) > 50
+        outcomes["read"] += 1
+    assert min(outcomes.values()) > 50
     assert time.monotonic() - began < 10
     assert capfd.readouterr() == ("", "")

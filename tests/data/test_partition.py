@@ -87,21 +87,21 @@ def cases_by_folder(federation: Path) -> dict[str, set[str]]:
 # --- who gets which case -----------------------------------------------------------------------
 
 
-def test_a_partition_says_the_sites_and_what_cannot_be_used_is_told(
+def test_a_partition_says_the_sites_and_what_cannot_be_used_is_reported(
     brats: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
     sites = {**dict.fromkeys(range(5), "1"), **dict.fromkeys(range(5, 10), "10"), 10: "3"}
     file = partition(tmp_path, {**sites, 77: "1"})
     out = tmp_path / "federation"
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, "--partition", file) == 1
-    there = cases_by_folder(out)
-    assert there.keys() == {"site_01", "site_01_tests", "site_10", "site_10_tests"}
-    assert there["site_01"] | there["site_01_tests"] == {f"FeTS2022_0000{n}" for n in range(5)}
-    assert len(there["site_10_tests"]) == 1  # 0.2 of 5
-    said = capsys.readouterr()
-    assert "left out 1 case: site_03 has 1, fewer than 5 (--least): FeTS2022_00010\n" in said.out
-    assert f"left out 1 case: the partition {file} does not name it: FeTS2022_00011\n" in said.out
-    assert said.err == ("1 subjects of the partition are not among the cases: FeTS2022_00077\n")
+    folders = cases_by_folder(out)
+    assert folders.keys() == {"site_01", "site_01_tests", "site_10", "site_10_tests"}
+    assert folders["site_01"] | folders["site_01_tests"] == {f"FeTS2022_0000{n}" for n in range(5)}
+    assert len(folders["site_10_tests"]) == 1  # 0.2 of 5
+    output = capsys.readouterr()
+    assert "left out 1 case: site_03 has 1, fewer than 5 (--least): FeTS2022_00010\n" in output.out
+    assert f"left out 1 case: the partition {file} does not name it: FeTS2022_00011\n" in output.out
+    assert output.err == ("1 subjects of the partition are not among the cases: FeTS2022_00077\n")
 
 
 def test_a_refused_case_that_the_partition_names_is_not_called_unknown(
@@ -112,9 +112,9 @@ def test_a_refused_case_that_the_partition_names_is_not_called_unknown(
     out = tmp_path / "federation"
     options = ("--partition", file, "--setting", "multi-modal")
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, *options) == 1
-    said = capsys.readouterr()
-    assert "FeTS2022_00000: no label, which training needs" in said.out
-    assert not said.err
+    output = capsys.readouterr()
+    assert "FeTS2022_00000: no label, which training needs" in output.out
+    assert not output.err
     assert list(json.loads((out / "split.json").read_text())["refused"]) == ["FeTS2022_00000"]
 
 
@@ -228,9 +228,9 @@ def test_tests_go_without_a_modality_that_nobody_trains(
     out = tmp_path / "federation"
     options = ("--setting", "cross-modal", "--sites", 2, "--least", 4)
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, *options) == 0
-    said = capsys.readouterr().out
-    assert "t1c, t2: held by no site: nobody trains it, and test cases go without it\n" in said
-    assert "flair, t1: held by one site only: there is nothing to average it with\n" in said
+    output = capsys.readouterr().out
+    assert "t1c, t2: held by no site: nobody trains it, and test cases go without it\n" in output
+    assert "flair, t1: held by one site only: there is nothing to average it with\n" in output
     (tested, *_) = find_cases(out / "site_2_tests").cases
     assert list(tested.images) == ["flair", "t1"]
 
@@ -244,15 +244,15 @@ def test_a_site_has_links_to_what_it_holds_and_its_tests_have_all(
     out = tmp_path / "federation"
     options = ("--sites", 2, "--least", 4, "--hold", "site_1:T1,t1ce", "--hold", "site_2:t2,flair")
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, *options) == 0
-    there = find_sites(out)
-    assert [site.name for site in there.sites] == ["site_1", "site_2"]
-    assert there.sites[0].labels == Labels.from_dataset_json(LABELS, "LABELS")
+    federation = find_sites(out)
+    assert [site.name for site in federation.sites] == ["site_1", "site_2"]
+    assert federation.sites[0].labels == Labels.from_dataset_json(LABELS, "LABELS")
     # 4 and 8 cases, of which 0.2 test, rounded
-    assert [len(site.found.cases) for site in there.sites] == [3, 6]
-    assert [len(site.found.cases) for site in there.tests] == [1, 2]
-    for site, holds in zip(there.sites, (["t1", "t1c"], ["flair", "t2"]), strict=True):
+    assert [len(site.found.cases) for site in federation.sites] == [3, 6]
+    assert [len(site.found.cases) for site in federation.tests] == [1, 2]
+    for site, holds in zip(federation.sites, (["t1", "t1c"], ["flair", "t2"]), strict=True):
         assert all(list(own.images) == holds for own in site.found.cases)
-    for site in (*there.sites, *there.tests):
+    for site in (*federation.sites, *federation.tests):
         for own in site.found.cases:
             source = brats.resolve() / own.name
             assert isinstance(own.label, Path)
@@ -260,7 +260,7 @@ def test_a_site_has_links_to_what_it_holds_and_its_tests_have_all(
             for kind, file in ({**own.files, "seg": own.label}).items():
                 word = BRATS_2021.get(kind, kind)
                 assert file.readlink() == source / f"{own.name}_{word}.nii.gz"
-    for tests in there.tests:
+    for tests in federation.tests:
         assert all(tuple(own.images) == ALL for own in tests.found.cases)
 
 
@@ -269,9 +269,9 @@ def test_split_json_says_where_every_case_is(brats: Path, tmp_path: Path, comman
     file = partition(tmp_path, dict.fromkeys(range(11), "A"))
     options = ("--partition", file, "--setting", "multi-modal", "--seed", 3)
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, *options) == 0
-    told = json.loads((out / "split.json").read_text())
-    assert told["cases"] == str(brats.resolve())
-    assert told["settings"] == {
+    record = json.loads((out / "split.json").read_text())
+    assert record["cases"] == str(brats.resolve())
+    assert record["settings"] == {
         "setting": "multi-modal",
         "partition": str(file.resolve()),
         "sites": 4,
@@ -280,10 +280,10 @@ def test_split_json_says_where_every_case_is(brats: Path, tmp_path: Path, comman
         "least": 5,
         "seed": 3,
     }
-    there = cases_by_folder(out)
-    assert told["sites"]["A"]["train"].keys() == there["A"]
-    assert told["sites"]["A"]["tests"].keys() == there["A_tests"]
-    assert list(told["left_out"]) == ["FeTS2022_00011"]
+    folders = cases_by_folder(out)
+    assert record["sites"]["A"]["train"].keys() == folders["A"]
+    assert record["sites"]["A"]["tests"].keys() == folders["A_tests"]
+    assert list(record["left_out"]) == ["FeTS2022_00011"]
 
 
 def test_links_lead_to_the_files_wherever_the_command_was_run(
@@ -391,9 +391,9 @@ def test_labels_are_not_guessed(
     out = tmp_path / "federation"
     arguments = ("mixmfl_split_federation", "-i", brats, "-o", out, "--sites", 1)
     assert command(*arguments, "--setting", "multi-modal") == 2
-    said = capsys.readouterr().err
-    assert f"{brats}: what do its labels mean? Needed is a dataset.json there" in said
-    shown = [json.loads(text) for text in re.findall(r"^  (\{.*?\]\})$", said, re.M | re.S)]
+    output = capsys.readouterr().err
+    assert f"{brats}: what do its labels mean? Needed is a dataset.json there" in output
+    shown = [json.loads(text) for text in re.findall(r"^  (\{.*?\]\})$", output, re.M | re.S)]
     assert shown[0] == LABELS
     assert Labels.from_dataset_json(shown[1], "message").values == (0, 1, 2, 3)
     assert not out.exists()

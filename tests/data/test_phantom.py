@@ -31,7 +31,7 @@ Scans = list[tuple[Patient, dict[str, Image]]]
 def scans() -> Scans:
     """Four patients with all four modalities, scanned at the unseen hospital."""
     atlas = phantom.load_atlas()
-    made = []
+    scanned = []
     for number in range(4):
         rng = np.random.default_rng(number)
         patient = phantom.make_patient(atlas, rng, COARSE, (14, 20), (14, 22))
@@ -40,8 +40,8 @@ def scans() -> Scans:
             modality: phantom.render(patient, modality, UNSEEN, fields, COARSE)
             for modality in MODALITIES
         }
-        made.append((patient, images))
-    return made
+        scanned.append((patient, images))
+    return scanned
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (Settings(seed=7, spacing_mm=6, cases=3), r"seed 0, asked for 7"),
         (Settings(spacing_mm=5, cases=3), r"spacing_mm 6, asked for 5"),
@@ -337,16 +337,16 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
     ],
 )
 def test_a_phantom_of_other_settings_is_refused_and_left_alone(
-    federation: Path, other: Settings, said: str
+    federation: Path, other: Settings, message: str
 ) -> None:
     before = bytes_of(federation)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         phantom_federation.write_federation(federation, other)
     assert bytes_of(federation) == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"seed": -1}, "seed is -1; it must be 0 or more"),
         ({"spacing_mm": 0.0}, "spacing is 0.0 mm; it must be between 0.5 and 8 mm"),
@@ -354,19 +354,19 @@ def test_a_phantom_of_other_settings_is_refused_and_left_alone(
         ({"cases": 0}, "cases is 0; every hospital needs at least 1"),
     ],
 )
-def test_settings_out_of_range_are_refused(changes: dict[str, float], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_settings_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         Settings(**changes)  # type: ignore[arg-type] # a mistyped number is the point
 
 
-def test_the_command_writes_then_says_what_is_there(
+def test_the_command_writes_then_reports_what_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["-o", str(tmp_path / "federation"), "--spacing", "8", "--cases", "1"]
     assert command()(arguments) == 0
-    said = capsys.readouterr().out
-    assert "5 of 5 cases written" in said
-    assert "unseen: 1 case, t1, t1c, t2, flair, held out for testing" in said
+    output = capsys.readouterr().out
+    assert "5 of 5 cases written" in output
+    assert "unseen: 1 case, t1, t1c, t2, flair, held out for testing" in output
     before = bytes_of(tmp_path)
     assert command()(arguments) == 0
     assert "is already there" in capsys.readouterr().out

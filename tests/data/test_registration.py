@@ -17,7 +17,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.registration import (
     IDENTITY,
-    Fit,
+    AlignmentCheck,
     Rigid,
     finest,
     fit,
@@ -281,7 +281,7 @@ def test_a_label_decides_whose_grid_is_the_reference(tmp_path: Path) -> None:
     assert loaded.labels.shape == THICK.shape == loaded.images["t1"].shape
 
 
-def test_a_part_of_the_head_that_an_image_does_not_show_is_told(tmp_path: Path) -> None:
+def test_a_part_of_the_head_that_an_image_does_not_show_is_reported(tmp_path: Path) -> None:
     slab = Grid((32, 64, 60), (2.0, 2.0, 2.0), (-60.0, -64.0, -32.0), LPS)
     files = {
         "t1": write(tmp_path, "t1", ONE, GRID),
@@ -294,7 +294,7 @@ def test_a_part_of_the_head_that_an_image_does_not_show_is_told(tmp_path: Path) 
     assert int(warnings[0][9:11]) / 100 == pytest.approx(share, abs=0.02)
 
 
-def test_a_case_whose_headers_are_wrong_is_refused_and_mended_by_registration(
+def test_a_case_whose_headers_are_wrong_is_refused_and_fixed_by_registration(
     tmp_path: Path,
 ) -> None:
     moved = resample(OTHER, GRID, GRID, turn(6, 10, 0, 8))
@@ -416,15 +416,15 @@ def test_no_overlap_at_all_is_refused_by_registration_too(
 
 
 def test_the_order_of_faults_is_from_the_surest_on() -> None:
-    assert Fit(0.4, 0.3, 0.1, 0.1, 0.1).fault == "it covers 40% of the head"
-    assert Fit(1.0, 0.05, 0.05, 0.06, 0.06).fault == (
+    assert AlignmentCheck(0.4, 0.3, 0.1, 0.1, 0.1).fault == "it covers 40% of the head"
+    assert AlignmentCheck(1.0, 0.05, 0.05, 0.06, 0.06).fault == (
         "its mutual information 0.050 is near that of chance (0.050)"
     )
-    assert Fit(1.0, 0.1, 0.4, 0.51, 0.51).fault == (
+    assert AlignmentCheck(1.0, 0.1, 0.4, 0.51, 0.51).fault == (
         "it fits better 6 mm away (mutual information 0.100, displaced 0.510); "
         "the patient moved, or a header is wrong"
     )
-    assert Fit(1.0, 0.1, 0.4, 0.4, 0.51).fault == (
+    assert AlignmentCheck(1.0, 0.1, 0.4, 0.4, 0.51).fault == (
         "it fits better mirrored left to right (mutual information 0.100, mirrored 0.510)"
     )
     assert IDENTITY.shift_mm == 0
@@ -432,7 +432,7 @@ def test_the_order_of_faults_is_from_the_surest_on() -> None:
 
 def test_what_is_as_good_as_it_must_be_has_no_fault() -> None:
     # another place is better from 1.1 times 0.5 on; 0.5 itself is 1.25 times the chance of 0.4
-    just = Fit(0.5, 0.5, 0.4, 0.55, 0.55)
+    just = AlignmentCheck(0.5, 0.5, 0.4, 0.55, 0.55)
     assert just.fault is None
     assert "displaced" in str(dataclasses.replace(just, nearby=0.551).fault)
     assert "mirrored" in str(dataclasses.replace(just, mirrored=0.551).fault)

@@ -69,10 +69,10 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "T1 WITH", "T1 GD NO", "T1 with and without", "t1ce nativ"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_decides_nothing(text: str) -> None:
-    said = read_words(text)
-    assert said.modality == ""
-    assert said.set_aside == ""
-    assert said.why.endswith("does not say whether with or without contrast agent")
+    reading = read_words(text)
+    assert reading.modality == ""
+    assert reading.set_aside == ""
+    assert reading.why.endswith("does not say whether with or without contrast agent")
 
 
 @pytest.mark.parametrize(

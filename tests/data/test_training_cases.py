@@ -99,11 +99,11 @@ def test_what_is_preprocessed_from_dicom_is_what_its_twin_in_nifti_gives(
         "mixmfl_plan_preprocess", "-i", tmp_path / "federation", "-o", work, "-c", "2d", "-n", 1,
         "--preset", "demo",
     ) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    assert "site north: " in said
-    assert "t1: series 1 'T1 ax', t2: series 1 'T2 ax', label: seg.dcm" in said
-    assert "recognised 5 DICOM series, set aside 0" in said
-    assert "dataset.json" not in said
+    output = capsys.readouterr().out
+    assert "site north: " in output
+    assert "t1: series 1 'T1 ax', t2: series 1 'T2 ax', label: seg.dcm" in output
+    assert "recognised 5 DICOM series, set aside 0" in output
+    assert "dataset.json" not in output
     told = [(work / "sites" / s / "fingerprint.json").read_text() for s in ("north", "south")]
     assert told[0] == told[1]
     for name in ("p0", "p1"):

@@ -1,1 +1,1 @@
-"""DICOM files to series, and series to cases."""
+"""From DICOM files to series, and from series to cases."""

@@ -1,7 +1,7 @@
-"""DICOM as cases: which series is which modality of whom.
+"""DICOM as cases: which series is which modality of which case.
 
 A case is an examination (study). Its modalities are recognised from header fields, which people
-fill in; so what was taken for what is shown, and can be corrected in a table (``mapping``).
+fill in; so the result is shown to the user, who can correct it in a table (``mapping``).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
-from mixmfl.data.accounting import Told
+from mixmfl.data.accounting import FileRecord
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
@@ -28,14 +28,14 @@ _HEAD = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "HEAD_NECK", "NEURO", "CEREBRUM",
 
 @dataclass(frozen=True)
 class Row:
-    """What a series was taken for.
+    """A series, and the modality it was taken for.
 
     Attributes:
-        series: Which.
-        case: Its case's name.
-        modality: Empty where it is set aside.
-        why: What says so.
-        is_certain: Whether that is more than times of the sequence.
+        series: The series.
+        case: The name of its case.
+        modality: Its modality; empty where it is set aside.
+        why: The reason for that.
+        is_certain: Whether the reason is more than times of the sequence.
     """
 
     series: Series
@@ -47,13 +47,13 @@ class Row:
 
 @dataclass(frozen=True)
 class FoundDicom:
-    """The DICOM files of a folder.
+    """The cases and series among the DICOM files of a folder.
 
     Attributes:
-        cases: Sorted by name.
+        cases: Usable cases, sorted by name.
         refused: Studies that cannot be used.
-        rows: Every series, those set aside too.
-        damaged: Files that could not be read; each is told by a case or among the refused, too.
+        rows: Every series, including those set aside.
+        damaged: Files that could not be read; a warning of a case or a refusal names each.
     """
 
     cases: tuple[Case, ...]
@@ -70,42 +70,44 @@ def find_dicom(
     """Find the cases of a folder among its DICOM files, whatever their names and nesting.
 
     Args:
-        folder: To look through, also below.
+        folder: The folder to search, with its subfolders.
         modalities: The words for modalities.
-        mapping: By series, what a user gave it; see ``mapping``.
+        mapping: The entries of a user's table, by series; see ``mapping``.
 
     Raises:
-        DataError: The mapping names a series that is not there.
+        DataError: The mapping names a missing series.
     """
     found = find_series(folder)
     known = {each.uid for each in found.series}
-    for uid, given in (mapping or {}).items():
+    for uid, entry in (mapping or {}).items():
         if uid not in known:
             raise DataError(
-                f"{given.place}: no series of {folder} has series_uid {uid!r}; mend or remove the "
+                f"{entry.place}: no series of {folder} has series_uid {uid!r}; fix or remove the "
                 "line"
             )
     names = _name_cases(found.series, folder)
     rows = [_row(each, names, modalities, mapping or {}) for each in found.series]
-    told_damaged, unowned = _owners_of_damaged(found.damaged, rows, folder)
-    cases, refused, told = [], list(unowned), []
+    damage_notes, unowned = _owners_of_damaged(found.damaged, rows, folder)
+    cases, refused, all_rows = [], list(unowned), []
     for name in sorted({row.case for row in rows}):
         mine = _of_one_body_part([row for row in rows if row.case == name])
         try:
-            kept, warnings = _without_duplicates(mine)
+            chosen, warnings = _without_duplicates(mine)
         except DataError as error:
             refused.append(Refused(name, str(error)))
-            told += mine
+            all_rows += mine
             continue
-        told += kept
-        images = {row.modality: row.series for row in kept if row.modality}
-        notes = [f"{row.modality} is {row.series.name} ({row.why})" for row in kept if row.modality]
-        notes += [f"set aside: {row.series.name} ({row.why})" for row in kept if not row.modality]
+        all_rows += chosen
+        images = {row.modality: row.series for row in chosen if row.modality}
+        notes = [
+            f"{row.modality} is {row.series.name} ({row.why})" for row in chosen if row.modality
+        ]
+        notes += [f"set aside: {row.series.name} ({row.why})" for row in chosen if not row.modality]
         for modality, series in sorted(images.items()):
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
-        warnings += told_damaged.get(name, [])
+        warnings += damage_notes.get(name, [])
         if images:
-            patient = kept[0].series.patient
+            patient = chosen[0].series.patient
             cases.append(
                 Case(
                     name,
@@ -118,10 +120,10 @@ def find_dicom(
             )
         else:
             reasons = "; ".join(
-                [*(f"{row.series.name}: {row.why}" for row in kept), *told_damaged.get(name, [])]
+                [*(f"{row.series.name}: {row.why}" for row in chosen), *damage_notes.get(name, [])]
             )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
-    return FoundDicom(tuple(cases), tuple(refused), tuple(told), found.damaged)
+    return FoundDicom(tuple(cases), tuple(refused), tuple(all_rows), found.damaged)
 
 
 def find_all(
@@ -132,12 +134,11 @@ def find_all(
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
     Returns:
-        The cases, with ``told`` of every file and folder that was met; and what every DICOM
-        series was taken for.
+        The cases, with a record of every file and folder; and a row for every DICOM series.
 
     Raises:
-        DataError: As ``find_cases``, where there is no DICOM series either; or the mapping names
-            a series or a file that is not there.
+        DataError: There is no DICOM series, and ``find_cases`` finds no cases; or the mapping
+            names a missing series or file.
     """
     of_files, of_series = split_mapping(mapping)
     dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
@@ -153,19 +154,21 @@ def find_all(
 def split_mapping(
     mapping: Mapping[str, Given] | None,
 ) -> tuple[dict[str, Given], dict[str, Given]]:
-    """Return what a table says of files, and what of DICOM series."""
-    given = mapping or {}
-    return {key: g for key, g in given.items() if g.is_file}, {
-        key: g for key, g in given.items() if not g.is_file
+    """Return the entries of a table about files, and those about DICOM series."""
+    entries = mapping or {}
+    return {key: g for key, g in entries.items() if g.is_file}, {
+        key: g for key, g in entries.items() if not g.is_file
     }
 
 
 def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Found:
-    """Return the cases of both, but those that have the same name; and what else was met.
+    """Merge cases of files and of DICOM series, and account for all other files.
+
+    Two cases of one name are refused.
 
     Args:
-        found: Among files.
-        dicom: Among DICOM series.
+        found: The cases of files.
+        dicom: The cases of DICOM series.
         known: Files that are read, though they are no images.
     """
     counts = Counter(each.name for each in (*found.cases, *dicom.cases))
@@ -176,12 +179,14 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
         reasons[name].append("is the name of DICOM and of other files; rename one")
     cases = []
     for case in (*found.cases, *dicom.cases):
-        if counts[case.name] == 1:  # beside it there may be files of its name that are no case
+        if counts[case.name] == 1:  # files of its name beside it may be no case
             notes = [f"set aside: {reason}" for reason in reasons.pop(case.name, ())]
             cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
     aside = [
-        Told(row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True)
+        FileRecord(
+            row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True
+        )
         for row in dicom.rows
         if not row.modality
     ]
@@ -196,7 +201,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
 
 
 def describe_rows(rows: Sequence[Row]) -> str:
-    """Return what was set aside, and what the sequences were recognised by."""
+    """Return the report of how many series were recognised, and which were set aside."""
     aside = [row for row in rows if not row.modality]
     end = ":" if aside else ""
     lines = [f"recognised {len(rows) - len(aside)} DICOM series, set aside {len(aside)}{end}"]
@@ -207,19 +212,19 @@ def describe_rows(rows: Sequence[Row]) -> str:
 def _row(
     series: Series, names: Mapping[str, str], modalities: Modalities, mapping: Mapping[str, Given]
 ) -> Row:
-    """Return what a series is taken for, beside whatever others there are."""
+    """Return the row of a series, without regard to the other series."""
     name = names[series.examination]
     if series.uid in mapping:
-        given = mapping[series.uid]
-        return Row(series, given.case or name, given.modality, "mapping")
+        entry = mapping[series.uid]
+        return Row(series, entry.case or name, entry.modality, "mapping")
     if aside := why_set_aside(series):
         return Row(series, name, "", aside)
-    found = recognise(series.header, modalities)
-    return Row(series, name, found.modality, found.why, found.is_certain)
+    recognised = recognise(series.header, modalities)
+    return Row(series, name, recognised.modality, recognised.why, recognised.is_certain)
 
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
-    """Set aside what an examination of the head shows of other parts of the body."""
+    """Set aside series of other parts of the body in an examination of the head."""
     parts = {row.series.header.body_part.upper() for row in rows}
     if not parts & _HEAD:
         return list(rows)
@@ -235,7 +240,7 @@ def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
 
 
 def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """Keep one series per modality, and say what the user should know of that.
+    """Choose one series per modality, and return warnings about the choice.
 
     Raises:
         DataError: The user gave one modality to two series.
@@ -243,31 +248,31 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     by_modality: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_modality[row.modality].append(row)
-    kept, warnings = by_modality.pop("", []), []
+    chosen, warnings = by_modality.pop("", []), []
     if any("#" in row.series.examination for row in rows):
         warnings.append(
-            "its StudyInstanceUID is not its own: files of other patients or folders have it, or "
+            "its StudyInstanceUID is not unique: files of other patients or folders have it, or "
             "have none; they were kept apart"
         )
     for modality, mine in sorted(by_modality.items()):
-        given = [row for row in mine if row.why == "mapping"]
-        if len(given) > 1:
-            names = ", ".join(row.series.name for row in given)
-            raise DataError(f"the mapping gives {modality} to {len(given)} series: {names}")
-        if given:
-            kept += given
-            reason = f"another {modality}; {given[0].series.name} is taken"
-            kept += [_aside(row, reason) for row in mine if row not in given]
+        mapped = [row for row in mine if row.why == "mapping"]
+        if len(mapped) > 1:
+            names = ", ".join(row.series.name for row in mapped)
+            raise DataError(f"the mapping gives {modality} to {len(mapped)} series: {names}")
+        if mapped:
+            chosen += mapped
+            reason = f"another {modality}; {mapped[0].series.name} is taken"
+            chosen += [_aside(row, reason) for row in mine if row not in mapped]
             continue
         candidates = {
             id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
         }
         choice = choose(modality, [candidate for _, candidate in candidates.values()])
         if choice.taken is not None:
-            kept.append(candidates[id(choice.taken.series)][0])
-        kept += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
+            chosen.append(candidates[id(choice.taken.series)][0])
+        chosen += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
         warnings += [choice.warning] if choice.warning else []
-    return sorted(kept, key=lambda row: (row.series.header.number, row.series.uid)), warnings
+    return sorted(chosen, key=lambda row: (row.series.header.number, row.series.uid)), warnings
 
 
 def _aside(row: Row, why: str) -> Row:
@@ -277,7 +282,7 @@ def _aside(row: Row, why: str) -> Row:
 def _owners_of_damaged(
     damaged: Sequence[Damaged], rows: Sequence[Row], folder: Path
 ) -> tuple[dict[str, list[str]], list[Refused]]:
-    """Say of damaged files which cases lack them, by where they lie, and which are of none."""
+    """Return warnings about damaged files, by the case in their folder; refuse the other files."""
     places: dict[str, set[Path]] = defaultdict(set)
     for row in rows:
         places[row.case] |= {file.parent for file in row.series.files}
@@ -293,9 +298,9 @@ def _owners_of_damaged(
             f"DICOM, so slices or sequences may be missing; first {mine[0].path.name} "
             f"({mine[0].reason})"
         )
-        owners = [case for case, found in places.items() if place in found]
+        owners = [case for case, folders in places.items() if place in folders]
         if not owners:
-            owners = [c for c, found in places.items() if place.is_relative_to(_common(found))]
+            owners = [c for c, folders in places.items() if place.is_relative_to(_common(folders))]
             owners = owners if len(owners) == 1 else []
         for case in owners:
             owned[case].append(text)
@@ -306,7 +311,7 @@ def _owners_of_damaged(
 
 
 def _common(folders: Iterable[Path]) -> Path:
-    """Return the folder that all of these lie in."""
+    """Return the common parent of folders."""
     levels = zip(*(each.parts for each in folders), strict=False)
     same = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     return Path(*(level[0] for level in same))
@@ -315,7 +320,7 @@ def _common(folders: Iterable[Path]) -> Path:
 def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
     """Return a name for each examination: that of its own folder, else one made from its UID.
 
-    Names of patients are in no name.
+    No name contains a patient's name.
     """
     places: dict[str, list[Path]] = defaultdict(list)
     for each in series:
@@ -325,7 +330,7 @@ def _name_cases(series: Sequence[Series], folder: Path) -> dict[str, str]:
         slices[each.examination] += each.slices
     names = {}
     for examination, mine in places.items():
-        # a few images that say they are of another examination do not take a folder's name
+        # a few images of another examination do not take a folder's name away
         others = [
             place
             for key in places

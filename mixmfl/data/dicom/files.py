@@ -1,6 +1,6 @@
-"""DICOM files as they lie on disk: with or without preamble, whole or damaged.
+"""DICOM files as they are on disk: with or without preamble, whole or damaged.
 
-With ``dicom_header`` and ``dicom_pixels`` the only module that sees pydicom.
+Only this module, ``pixels`` and ``series`` import pydicom.
 """
 
 import io
@@ -22,7 +22,7 @@ from pydicom.tag import BaseTag, Tag
 from mixmfl.core.errors import DataError
 
 MOST_BYTES = 1 << 30
-"""That a deflated file may unpack to."""
+"""The bytes that a deflated file may unpack to."""
 
 _PREAMBLE = 128
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -34,11 +34,11 @@ _UNDEFINED = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file that is, or is named as, DICOM and could not be read.
+    """A file that is DICOM, or is named so, and could not be read.
 
     Attributes:
-        path: Which.
-        reason: Why.
+        path: The file.
+        reason: The reason why it could not be read.
     """
 
     path: Path
@@ -47,11 +47,12 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Stored:
-    """How the pixels lie in a file.
+    """How many bytes of pixels a file announces and has.
 
     Attributes:
-        announced: Bytes, by the header; None where they are packed into fragments.
-        found: Bytes that the file has from there to its end; None where it is deflated as a whole.
+        announced: Bytes by the header; None where the pixels are packed into fragments.
+        found: Bytes from the first pixel to the end of the file; None where the whole file is
+            deflated.
     """
 
     announced: int | None
@@ -60,7 +61,7 @@ class Stored:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warning, for every file again, about values that do no harm here."""
+    """Keep pydicom from warnings for every file about values that do no harm here."""
     logger, settings = logging.getLogger("pydicom"), config.settings
     before = logger.level, settings.reading_validation_mode, settings.writing_validation_mode
     logger.setLevel(logging.CRITICAL)
@@ -76,36 +77,36 @@ def quiet() -> Iterator[None]:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Say whether a file is DICOM by its first bytes, or by its name."""
-    if not path.is_file():  # a pipe, say, which would be waited for
+    """Say whether a file is DICOM by its first bytes or its name."""
+    if not path.is_file():  # for example a pipe, which would block
         return False
     try:
         return _start(path) is not None or path.name.lower().endswith(_ENDINGS)
     except OSError:
-        return True  # which reading it will say
+        return True  # reading it will report the error
 
 
 def read_header(path: Path, names: list[str], private: list[tuple[int, int]]) -> tuple[Any, Any]:
     """Read the header of a file.
 
     Args:
-        path: Of which ``looks_like_dicom``.
-        names: Of the elements that are read; all where there are none.
-        private: More of them, by number.
+        path: A file that ``looks_like_dicom``.
+        names: Names of the elements to read; an empty list reads all.
+        private: Numbers of private elements to read.
 
     Returns:
-        pydicom's header, and how the pixels are ``Stored``; None where there are none. None and
-        None where the file is a list of other files.
+        pydicom's header, and how the pixels are ``Stored``, or None without pixels. Both are None
+        if the file is a list of other files.
 
     Raises:
-        DataError: It is none, or is damaged.
+        DataError: The file is not DICOM, or is damaged.
     """
-    wanted = [*map(tag_for_keyword, names), *(Tag(*tag) for tag in private)]
-    found: list[tuple[str | None, int]] = []
+    tags = [*map(tag_for_keyword, names), *(Tag(*tag) for tag in private)]
+    pixel_elements: list[tuple[str | None, int]] = []
 
     def at_pixels(tag: BaseTag, kind: str | None, length: int) -> bool:
         if tag in _PIXELS:
-            found.append((kind, length))
+            pixel_elements.append((kind, length))
         return tag in _PIXELS
 
     with _opened(path) as (file, is_deflated):
@@ -113,24 +114,24 @@ def read_header(path: Path, names: list[str], private: list[tuple[int, int]]) ->
             file,
             at_pixels,
             force=True,
-            specific_tags=[BaseTag(tag) for tag in wanted if tag is not None] or None,
+            specific_tags=[BaseTag(tag) for tag in tags if tag is not None] or None,
         )
-        told = content.file_meta.get("MediaStorageSOPClassUID") or content.get("SOPClassUID")
-        if told == _DIRECTORY:
+        sop_class = content.file_meta.get("MediaStorageSOPClassUID") or content.get("SOPClassUID")
+        if sop_class == _DIRECTORY:
             return None, None
-        if not found:
+        if not pixel_elements:
             return content, None
-        ((kind, length),) = found
+        ((kind, length),) = pixel_elements
         before = 12 if kind in ("OB", "OW", "OF", "OD", "UN") else 8
         rest = None if is_deflated else _size(file) - file.tell() - before
         return content, Stored(None if length == _UNDEFINED else length, rest)
 
 
 def read_whole(path: Path) -> Any:
-    """Read a file with its pixels, as pydicom gives it.
+    """Read a file with its pixels, as a dataset of pydicom.
 
     Raises:
-        DataError: It is none, or is damaged.
+        DataError: The file is not DICOM, or is damaged.
     """
     with _opened(path) as (file, _):
         return read_partial(file, force=True)
@@ -138,7 +139,7 @@ def read_whole(path: Path) -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
-    """Open a file for pydicom, whose preamble may be missing; say whether it is deflated."""
+    """Open a file for pydicom, also without a preamble; say whether it is deflated."""
     start = _start(path)
     if start is None:
         raise DataError("does not begin as DICOM does")
@@ -156,7 +157,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
 
 
 def _start(path: Path) -> int | None:
-    """Return where the elements begin, with or without a whole preamble; None if nowhere."""
+    """Return the byte at which the elements begin, with or without a preamble; None if none do."""
     with path.open("rb") as file:
         head = file.read(_PREAMBLE + 4 + 8)
     if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
@@ -167,7 +168,7 @@ def _start(path: Path) -> int | None:
 
 
 def _is_element(head: bytes) -> bool:
-    """Say whether bytes are the beginning of an early element: of group 2, or of group 8."""
+    """Say whether bytes begin an element of group 2 or 8, which come first in a file."""
     if len(head) < 8:
         return False
     for order in "<>":
@@ -182,10 +183,10 @@ def _is_element(head: bytes) -> bool:
 
 
 def _check_deflated(raw: BinaryIO, head: bytes, start: int) -> None:
-    """Check that a file does not unpack to more than memory holds.
+    """Check that a deflated file does not unpack to more than ``MOST_BYTES``.
 
     Raises:
-        DataError: It does.
+        DataError: The file unpacks to more.
     """
     if head[start : start + 4] != b"\2\0\0\0":
         raise DataError("is deflated, and does not say how long its first group is")

@@ -1,4 +1,4 @@
-"""What a DICOM header says: of its sequence, of its patient, and of where its planes lie."""
+"""Reading of a DICOM header: its sequence, its patient, and the place of its planes."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.files import Stored, read_header
 
 MOST_VOXELS = 1 << 30
-"""Of a file, and of a series: 4 GiB in single precision."""
+"""The voxels that a file or a series may have: 4 GiB in single precision."""
 
 MOST_FRAMES = 20_000
-"""Of a file; each has a place, which takes memory before any pixel does."""
+"""The frames that a file may have; each has a place, which takes memory before any pixel."""
 
 LARGEST_COMPRESSION = 20_000
-"""Of pixels: an empty plane in JPEG 2000 takes a few hundred bytes."""
+"""The highest compression of pixels: an empty plane in JPEG 2000 takes some hundred bytes."""
 
 _LONGEST_TEXT = 200
 _NAMES = [
@@ -44,29 +44,30 @@ _PRIVATE = [_GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT, *_CREATORS]
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a series says, as far as it tells the sequence.
+    """The fields of a series' header that describe the sequence.
 
     Attributes:
         modality: DICOM's: ``"MR"``, ``"CT"``, …
-        number: Of the series.
+        number: SeriesNumber; 0 where it is missing.
         description: SeriesDescription.
         protocol: ProtocolName.
         sequence: SequenceName, or PulseSequenceName of enhanced images.
         body_part: BodyPartExamined.
         agent: ContrastBolusAgent, or the names in ContrastBolusAgentSequence.
-        phase: ``"native"`` or ``"contrast"`` where it is told whether an agent was given before.
+        phase: ``"native"`` or ``"contrast"`` where the header says whether an agent was given
+            before; else empty.
         contrast: AcquisitionContrast, such as ``"FLUID_ATTENUATED"``.
         angiography: Whether AngioFlag, TimeOfFlightContrast or PhaseContrast say so.
         component: ComplexImageComponent, such as ``"MAGNITUDE"``.
         scanning: ScanningSequence, such as ``("SE", "IR")``.
         variant: SequenceVariant, such as ``("SK", "MP")``.
-        echo_ms: EchoTime; NaN where it is not told, as the next three.
-        repetition_ms: RepetitionTime.
-        inversion_ms: InversionTime.
-        flip_degrees: FlipAngle.
+        echo_ms: EchoTime; NaN where it is missing.
+        repetition_ms: RepetitionTime; NaN where it is missing.
+        inversion_ms: InversionTime; NaN where it is missing.
+        flip_degrees: FlipAngle; NaN where it is missing.
         image_type: ImageType, such as ``("ORIGINAL", "PRIMARY", "M")``.
-        b_value: DiffusionBValue, s/mm²; NaN where it is not told.
-        times: NumberOfTemporalPositions; 0 where it is not told.
+        b_value: DiffusionBValue, s/mm²; NaN where it is missing.
+        times: NumberOfTemporalPositions; 0 where it is missing.
     """
 
     modality: str = "MR"
@@ -93,20 +94,22 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """One image of a file, and where it lies.
+    """One image of a file, and its place.
 
     Attributes:
-        file: That holds it.
-        frame: Its number there; None where the file is one plane.
-        place: Of its first pixel, LPS, mm; empty where the header does not tell, as the next two.
-        axes: The directions in which columns and rows follow each other, LPS.
-        spacing: Millimetres down and across.
-        thickness: Of the slice, mm; may be NaN.
-        shape: Rows and columns.
-        variety: What tells it from another image at its place: echo time, component, image type.
-        physics: Of it, by which series that were thrown together are told apart.
+        file: The file that holds it.
+        frame: Its number in the file; None where the file is one plane.
+        place: The place of its first pixel, LPS, mm; empty where it is missing.
+        axes: The directions in which columns and rows follow each other, LPS; empty where they
+            are missing.
+        spacing: Millimetres down and across; empty where it is missing.
+        thickness: Thickness of the slice, mm; NaN where it is missing.
+        shape: Number of rows and columns.
+        variety: Echo time, component and image type, which differ between images at one place.
+        physics: Repetition and inversion time, flip angle and scanning sequence, which separate
+            series that were thrown together.
         moment: Its number in time, and b-value.
-        scale: RescaleSlope and RescaleIntercept; NaN where they are not told.
+        scale: RescaleSlope and RescaleIntercept; NaN where they are missing.
     """
 
     file: Path
@@ -124,24 +127,24 @@ class Plane:
 
 @dataclass(frozen=True)
 class Instance:
-    """What the header of one file says.
+    """The header of one file.
 
     Attributes:
-        file: Which.
-        study: StudyInstanceUID; empty where it is not told, as the next two.
-        series: SeriesInstanceUID.
-        sop: SOPInstanceUID.
-        patient: ID, name, date of birth and sex, however they are written.
-        who: Name and ID as they are written, for who asks.
-        is_anonymous: Whether these may be those of others, too.
-        header: Of its sequence.
-        planes: Its images.
-        pixels: How a pixel is stored, which all files of a series must have in common.
-        fault: Why its pixels cannot be read; empty where they seem to be.
-        is_compressed: Whether only decoding shows that they can.
-        number: InstanceNumber; 0 where it is not told, as the next two.
-        slices: How many its volume has, as the scanner says.
-        images: How many its acquisition has.
+        file: The file.
+        study: StudyInstanceUID; empty where it is missing.
+        series: SeriesInstanceUID; empty where it is missing.
+        sop: SOPInstanceUID; empty where it is missing.
+        patient: ID, name, date of birth and sex, in lower case.
+        who: Name and ID as they are written, shown only on request.
+        is_anonymous: Whether other patients may have the same ID and name.
+        header: The fields that describe the sequence.
+        planes: The images of the file.
+        pixels: The format of a pixel, which must be the same in all files of a series.
+        fault: The reason why the pixels cannot be read; empty where none is known.
+        is_compressed: Whether only decoding shows that the pixels can be read.
+        number: InstanceNumber; 0 where it is missing.
+        slices: The number of slices of its volume, by the scanner; 0 where it is missing.
+        images: The number of images of its acquisition; 0 where it is missing.
     """
 
     file: Path
@@ -162,10 +165,10 @@ class Instance:
 
 
 def read_instance(file: Path) -> Instance | None:
-    """Read what a file's header says; None where it is a list of other files.
+    """Read a file's header; return None where the file is a list of other files.
 
     Raises:
-        DataError: It is no DICOM, is damaged, or has more frames than we read.
+        DataError: The file is not DICOM, is damaged, or has more than ``MOST_FRAMES`` frames.
     """
     content, stored = read_header(file, _NAMES, _PRIVATE)
     if content is None:
@@ -215,12 +218,12 @@ def frames_of(content: Any) -> int:
 
 
 def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
-    """Say why the pixels of a file are not those that its header announces; empty where they are.
+    """Say why the pixels of a file do not fit its header; empty where they do.
 
     Args:
-        content: Its header.
-        stored: How its pixels lie.
-        file: For messages.
+        content: The header of the file.
+        stored: How many bytes of pixels there are.
+        file: The file, for messages.
     """
     rows, columns, frames = (
         _whole(content, "Rows"),
@@ -250,7 +253,7 @@ def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
 
 
 def by_frame(content: Any) -> list["_Values"]:
-    """Return the values of each image of a file: its own, else those of all images."""
+    """Return the header values of each image of a file: its own, else those of all images."""
     shared, *own = _groups(content)
     if not own:
         return [_Values(content)]
@@ -279,23 +282,23 @@ def _groups(content: Any) -> list[dict[str, Any]]:
 
 
 def _flat(group: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    elements: dict[str, Any] = {}
     for sequence in group:
         if sequence.VR == "SQ" and sequence.value:
             for element in sequence.value[0]:
-                found.setdefault(element.keyword or element.tag, element)
-    return found
+                elements.setdefault(element.keyword or element.tag, element)
+    return elements
 
 
-def _planes(content: Any, found: list["_Values"], file: Path) -> Iterator[Plane]:
+def _planes(content: Any, frame_values: list["_Values"], file: Path) -> Iterator[Plane]:
     shape = _whole(content, "Rows"), _whole(content, "Columns")
     frames = frames_of(content)
     is_enhanced = "PerFrameFunctionalGroupsSequence" in content
-    if len(found) != frames:  # nothing says where they lie
+    if len(frame_values) != frames:  # the places of the frames are unknown
         nowhere = _plane(_Values({}), file, 0, shape)
         yield from (dataclasses.replace(nowhere, frame=number) for number in range(frames))
         return
-    for number, values in enumerate(found):
+    for number, values in enumerate(frame_values):
         yield _plane(values, file, number if is_enhanced or frames > 1 else None, shape)
 
 
@@ -368,8 +371,8 @@ def _header(values: Any) -> Header:
 
 def _agent(values: Any) -> str:
     """Return the contrast agent's name."""
-    if told := _text(values, "ContrastBolusAgent"):
-        return told
+    if agent := _text(values, "ContrastBolusAgent"):
+        return agent
     return " ".join(
         _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
         for item in _value(values, "ContrastBolusAgentSequence") or ()
@@ -377,31 +380,31 @@ def _agent(values: Any) -> str:
 
 
 def _phase(values: Any) -> str:
-    """Return whether the images were made before or after a contrast agent was given."""
-    given = _text(values, "ContrastBolusAgentAdministered").upper()
+    """Return ``"native"`` or ``"contrast"``, for images before or after an agent; else empty."""
+    administered = _text(values, "ContrastBolusAgentAdministered").upper()
     phase = _text(values, "ContrastBolusAgentPhase").upper()
-    if given == "NO" or phase.startswith("PRE"):
+    if administered == "NO" or phase.startswith("PRE"):
         return "native"
-    if given == "YES" or phase.startswith(("POST", "IMMEDIATE", "DELAYED")):
+    if administered == "YES" or phase.startswith(("POST", "IMMEDIATE", "DELAYED")):
         return "contrast"
-    start, made = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
-    if len(start) >= 6 and len(made) >= 6 and (start[:6] + made[:6]).isdigit():
-        return "native" if made[:6] < start[:6] else "contrast"
+    start, acquired = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
+    if len(start) >= 6 and len(acquired) >= 6 and (start[:6] + acquired[:6]).isdigit():
+        return "native" if acquired[:6] < start[:6] else "contrast"
     return ""
 
 
 def _value(values: Any, name: Any) -> Any:
-    """Return a value as pydicom gives it; None where it is not there, or none of its kind."""
+    """Return a value as pydicom gives it; None where it is missing or cannot be read."""
     try:
-        found = values.get(name)
-        return getattr(found, "value", found) if isinstance(name, tuple) else found
-    except Exception:  # of pydicom, for a value that one flipped bit has made none
+        value = values.get(name)
+        return getattr(value, "value", value) if isinstance(name, tuple) else value
+    except Exception:  # of pydicom, for a value that a flipped bit damaged
         return None
 
 
 def _text(values: Any, name: Any) -> str:
-    found = _value(values, name)
-    several = () if found is None else (found,) if isinstance(found, str | bytes) else found
+    value = _value(values, name)
+    several = () if value is None else (value,) if isinstance(value, str | bytes) else value
     parts = several if isinstance(several, Sequence) and not isinstance(several, str) else [several]
     text = "".join(
         sign if sign.isprintable() else " "
@@ -411,11 +414,11 @@ def _text(values: Any, name: Any) -> str:
 
 
 def _several(values: Any, name: str) -> tuple[str, ...]:
-    found = _value(values, name)
-    if found is None or isinstance(found, str):
-        return tuple(_text(values, name).upper().split("\\")) if found else ()
+    value = _value(values, name)
+    if value is None or isinstance(value, str):
+        return tuple(_text(values, name).upper().split("\\")) if value else ()
     try:
-        return tuple(str(part).upper() for part in found)
+        return tuple(str(part).upper() for part in value)
     except TypeError:
         return ()
 
@@ -425,14 +428,14 @@ def _is_yes(values: Any, name: str) -> bool:
 
 
 def number_in(values: Any, name: Any) -> float:
-    """Return a value that is a finite number; NaN, always that of ``math``, where there is none."""
-    found = _value(values, name)
+    """Return a value as a finite number; ``math.nan`` itself where it is none."""
+    value = _value(values, name)
     try:
-        if isinstance(found, bytes):
-            return float(int.from_bytes(found[:4], "little"))
-        if isinstance(found, Sequence) and not isinstance(found, str):
-            found = found[0]
-        number = float(found)
+        if isinstance(value, bytes):
+            return float(int.from_bytes(value[:4], "little"))
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[0]
+        number = float(value)
     except (TypeError, ValueError, IndexError, OverflowError):
         return math.nan
     return number if math.isfinite(number) else math.nan
@@ -444,9 +447,9 @@ def _whole(values: Any, name: Any) -> int:
 
 
 def _numbers(values: Any, name: str, count: int) -> tuple[float, ...]:
-    found = _value(values, name)
+    value = _value(values, name)
     try:
-        numbers = tuple(float(part) for part in found)
+        numbers = tuple(float(part) for part in value)
     except (TypeError, ValueError, OverflowError):
         return ()
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()

@@ -1,8 +1,8 @@
-"""Which DICOM files belong together: to one patient's examination, and there to one series.
+"""Grouping of DICOM files into examinations of a patient, and these into series.
 
-Identifiers are those of the standard, but anonymisers remove them or make them equal. So what
-else a header says of the patient, the number and description of a series, and where files lie
-must not contradict them.
+The standard has identifiers for both, but anonymisers remove them or make them equal. So they must
+agree with the other patient fields of a header, with the number and description of a series, and
+with the folders of the files.
 """
 
 import hashlib
@@ -15,30 +15,31 @@ from pathlib import Path
 from mixmfl.data.dicom.header import Instance
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 
-_LENGTH = 8  # of a digest in a name
+_LENGTH = 8  # characters of a digest in a name
 
 Patient = tuple[str, ...]
-SeriesName = tuple[int, str, str]  # number, description, modality: what people call a series
+SeriesName = tuple[int, str, str]  # number, description, modality: a series as people know it
 
 
 def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
-    """Group files by examination: by study, patient, and where these are equal, by folder.
+    """Group files by examination: by study and patient, and by folder where these are equal.
 
     Returns:
-        The files by a name for the examination: its StudyInstanceUID where no other has that.
+        The files by a name for the examination: its StudyInstanceUID if that is unique, else with a
+        digest behind it.
     """
     by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
         by_study[each.study][each.patient].append(each)
-    found: dict[tuple[str, ...], list[Instance]] = {}
+    parts: dict[tuple[str, ...], list[Instance]] = {}
     for study, patients in by_study.items():
         for patient, mine in _one_per_patient(patients).items():
             for place, part in _by_folder(mine, folder).items():
-                found[(study, *patient, place)] = part
-    studies = Counter(study for study, *_ in found)
+                parts[(study, *patient, place)] = part
+    studies = Counter(study for study, *_ in parts)
     return {
         key[0] if key[0] and studies[key[0]] == 1 else f"{key[0]}#{digest(*key)}": part
-        for key, part in found.items()
+        for key, part in parts.items()
     }
 
 
@@ -46,55 +47,55 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
     """Group the files of one examination by series.
 
     Returns:
-        The files by SeriesInstanceUID; with a digest behind it where several series have it.
+        The files by SeriesInstanceUID, with a digest behind it where several series have it.
     """
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for each in instances:
         by_uid[each.series].append(each)
-    found = {}
+    series = {}
     for uid, mine in by_uid.items():
         parts: dict[tuple[str, ...], list[Instance]] = defaultdict(list)
         for each in mine:
             number, description, modality = _series_name(each)
             place = "" if uid and (number or description) else _below(each.file, folder)
             parts[str(number), description, modality, place].append(each)
-        # a header that one flipped bit has changed is no series of its own
+        # a header that a flipped bit changed is no series of its own
         largest = max(parts, key=lambda key: len(parts[key]))
         for key in [key for key in parts if len(parts[key]) < FEWEST_SLICES and key[3] == ""]:
             if key != largest and len(parts[largest]) >= FEWEST_SLICES:
                 parts[largest] += parts.pop(key)
         for key, part in parts.items():
-            found[uid if uid and len(parts) == 1 else f"{uid}#{digest(*key)}"] = part
-    return found
+            series[uid if uid and len(parts) == 1 else f"{uid}#{digest(*key)}"] = part
+    return series
 
 
 def without_copies(instances: Sequence[Instance]) -> list[Instance]:
     """Keep one of the files that hold the same image of the same patient.
 
-    Two files are copies if they have one SOPInstanceUID and the same pixels. Files of that
-    identifier with other pixels were given it by an anonymiser, and stay.
+    Two files are copies if they have one SOPInstanceUID and the same pixels. Files with that
+    identifier and other pixels have it from an anonymiser, and stay.
     """
-    kept: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    unique: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
     seen: dict[Path, str] = {}
     for each in instances:
-        twins = kept[each.sop, each.study, each.series, each.patient] if each.sop else []
+        twins = unique[each.sop, each.study, each.series, each.patient] if each.sop else []
         if not any(
             other.number == each.number
             and _placed(other) == _placed(each)
             and _pixels(other, seen) == _pixels(each, seen)
             for other in twins
         ):
-            kept[each.sop, each.study, each.series, each.patient].append(each)
-    return sorted((each for part in kept.values() for each in part), key=lambda each: each.file)
+            unique[each.sop, each.study, each.series, each.patient].append(each)
+    return sorted((each for part in unique.values() for each in part), key=lambda each: each.file)
 
 
 def digest(*parts: object) -> str:
-    """Return a short name that is the same for the same parts."""
+    """Return a short digest of the parts."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:_LENGTH]
 
 
 def _one_per_patient(patients: Mapping[Patient, list[Instance]]) -> dict[Patient, list[Instance]]:
-    """Join the files of patients who are one, some of whose headers lack what others tell."""
+    """Join the files of one patient whose headers lack some of the fields."""
     joined = dict(patients)
     for patient in sorted(patients, key=lambda each: sum(map(bool, each))):
         partners = [other for other in joined if other != patient and _may_be(patient, other)]
@@ -109,11 +110,11 @@ def _may_be(one: Patient, other: Patient) -> bool:
 
 
 def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[Instance]]:
-    """Separate what says that it is one examination and cannot be, by the folders it lies in.
+    """Separate files that claim to be one examination and cannot be, by their folders.
 
-    It cannot be if two folders hold the same series, each with images of its own: an examination
-    has each number once. Nor may files without any identifier meet by chance, or those of
-    anonymous patients if a folder beside others holds several series, as a patient's does.
+    They cannot if two folders hold the same series, each with images of its own: an examination
+    has each number once. Files without any identifier are separated, too, and those of anonymous
+    patients if a folder beside others holds several series, as a patient's folder does.
     """
     if not (instances[0].study or instances[0].patient[0]):
         tops: dict[str, list[Instance]] = defaultdict(list)
@@ -137,7 +138,7 @@ def _by_folder(instances: Sequence[Instance], folder: Path) -> dict[str, list[In
 
 
 def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
-    """Return at which level folders are those of different patients; None where at none."""
+    """Return the depth at which folders belong to different patients; None if there is none."""
     by_name: dict[SeriesName, dict[str, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
         by_name[_series_name(each)][_below(each.file, folder)].append(each)
@@ -152,8 +153,12 @@ def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
         for name, places in by_name.items():
             for place in places:
                 names[tuple(place.split("/")[: depth + 1])].add(name)
-        times = Counter(name for told in names.values() for name in told)
-        twice = {top for top, told in names.items() if any(times[name] > 1 for name in told)}
+        times = Counter(name for series_names in names.values() for name in series_names)
+        twice = {
+            top
+            for top, series_names in names.items()
+            if any(times[name] > 1 for name in series_names)
+        }
         # one series spread over folders, beside those of other series: one patient's folder
         if len(twice) == len(names) or any(len(names[top]) > 1 for top in twice):
             return depth
@@ -161,9 +166,9 @@ def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
 
 
 def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | None:
-    """Return at which level folders look like those of patients; None where they do not.
+    """Return the depth at which folders look like those of patients; None if there is none.
 
-    One of them holds several series, and no series is spread over two of them.
+    There one folder holds several series, and no series is spread over two folders.
     """
     paths = [_below(each.file, folder).split("/") for each in instances]
     depth = next(
@@ -180,26 +185,26 @@ def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | Non
 
 
 def _colliding_depths(places: Mapping[str, Sequence[Instance]]) -> set[int]:
-    """Return at which levels the folders of one series' name part, which cannot be of one series.
+    """Return the depths at which folders part that have the same series name but different series.
 
-    A folder within the other is no other patient's.
+    A folder within another one does not belong to another patient.
     """
-    found = set()
-    told = {
+    depths = set()
+    contents = {
         place: ({each.series for each in mine}, {_slot(each) for each in mine})
         for place, mine in places.items()
     }
-    names = sorted(told)
+    names = sorted(contents)
     for number, one in enumerate(names):
         for other in names[number + 1 :]:
-            (uids, slots), (others, taken) = told[one], told[other]
+            (uids, slots), (others, taken) = contents[one], contents[other]
             if uids == others and not slots & taken:
                 continue
             a, b = one.split("/"), other.split("/")
             depth = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
             if depth is not None and one and other:
-                found.add(depth)
-    return found
+                depths.add(depth)
+    return depths
 
 
 def _series_name(instance: Instance) -> SeriesName:
@@ -208,7 +213,7 @@ def _series_name(instance: Instance) -> SeriesName:
 
 
 def _slot(instance: Instance) -> tuple[object, ...]:
-    """Return what no two images of one series have in common."""
+    """Return the values that no two images of one series share."""
     planes = instance.planes
     return (
         instance.number,
@@ -223,7 +228,7 @@ def _placed(instance: Instance) -> tuple[float, ...]:
 
 
 def _below(file: Path, folder: Path) -> str:
-    """Return the folder of a file, below the one that was given; empty for that one itself."""
+    """Return the folder of a file relative to ``folder``; empty for ``folder`` itself."""
     inside = file.relative_to(folder).parent.as_posix()
     return "" if inside == "." else inside
 

@@ -1,4 +1,4 @@
-"""Masks that DICOM Segmentation objects hold, on the grid of an image of their case."""
+"""Masks from DICOM Segmentation objects, on the grid of an image of their case."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from mixmfl.data.labels import Labels
 MODALITY = "SEG"
 """DICOM's word for a segmentation, in the header of its series."""
 
-_OFF_GRID = 0.02  # of a voxel, that a frame may lie beside the grid
+_OFF_GRID = 0.02  # share of a voxel by which a frame may be off the grid
 _TURNED, _STRETCHED = 1e-3, 1e-3  # direction cosines; spacing, relative
 
 
@@ -28,9 +28,9 @@ class DrawnMask:
     """A Segmentation object as a label image: an ``image.Source``.
 
     Attributes:
-        file: That holds it.
-        grids: Of the case's images, by modality; its frames must lie on one of them.
-        labels: What values its segments become: each is the label or region of that name.
+        file: The file that holds the object.
+        grids: The grids of the case's images, by modality; all frames must lie on one of them.
+        labels: The label description; each segment is the label or region of its name.
     """
 
     file: Path
@@ -60,11 +60,11 @@ class DrawnMask:
         return sha256(self.file)
 
     def read(self) -> tuple[npt.NDArray[np.float32], Grid]:
-        """Return the values ``(Z, Y, X)``, as the labels have them, and their grid.
+        """Return the label values ``(Z, Y, X)`` and their grid.
 
         Raises:
-            DataError: It cannot be read, lies on no image's grid, or has segments that the labels
-                do not know.
+            DataError: The object cannot be read, lies on no image's grid, or has segments that
+                are not among the labels.
         """
         try:
             with quiet():
@@ -101,11 +101,11 @@ class DrawnMask:
         return known[plain_name(segment)]
 
     def _place(self, frames: list[Any], shape: tuple[int, ...]) -> tuple[Grid, list[list[int]]]:
-        """Return the grid that all frames lie on, and where: the first voxel of each, (z, y, x)."""
+        """Return the grid that all frames lie on, and the first voxel (z, y, x) of each frame."""
         for grid in self.grids.values():
-            found = [_corner(frame, grid) for frame in frames]
-            corners = [corner for corner in found if corner is not None]
-            if len(corners) == len(found) and all(
+            located = [_corner(frame, grid) for frame in frames]
+            corners = [corner for corner in located if corner is not None]
+            if len(corners) == len(located) and all(
                 start >= 0 and start + size <= most
                 for corner in corners
                 for start, size, most in zip(corner, (1, *shape), grid.shape, strict=True)
@@ -125,7 +125,7 @@ class DrawnMask:
         segments: Mapping[int, str],
         grid: Grid,
     ) -> dict[str, npt.NDArray[np.bool_]]:
-        """Return for each label where it is, ``(Z, Y, X)``."""
+        """Return the mask of each label, ``(Z, Y, X)``."""
         kind = str(content.get("SegmentationType", "BINARY")).upper()
         member = {name: np.zeros(grid.shape, dtype=bool) for name in {*segments.values()}}
         _, height, width = (1, *frames.shape[1:])
@@ -143,7 +143,7 @@ class DrawnMask:
     def _values(
         self, member: Mapping[str, npt.NDArray[np.bool_]], grid: Grid
     ) -> npt.NDArray[np.float32]:
-        """Return the value of each voxel by all labels that it belongs to.
+        """Return the value of each voxel, by the labels and regions that it belongs to.
 
         Raises:
             DataError: A voxel belongs to labels that the description keeps apart.
@@ -153,10 +153,10 @@ class DrawnMask:
         code = np.zeros(grid.shape, dtype=np.int64)
         for name in names:
             code = 2 * code + member[name]
-        found, which = np.unique(code, return_inverse=True)
+        codes, which = np.unique(code, return_inverse=True)
         value_of = {pattern: value for value, pattern in patterns(self.labels).items()}
         values = []
-        for number in found.tolist():
+        for number in codes.tolist():
             bits = f"{number:0{max(1, len(names))}b}"
             inside = frozenset(n for n, bit in zip(names, bits, strict=False) if bit == "1")
             if inside not in value_of:
@@ -166,14 +166,14 @@ class DrawnMask:
                     "lists of values there"
                 )
             values.append(value_of[inside])
-        made = np.array(values, dtype=np.float32)[which].reshape(code.shape)
+        voxels = np.array(values, dtype=np.float32)[which].reshape(code.shape)
         if "ignore" in member and self.labels.ignore is not None:
-            made[member["ignore"]] = self.labels.ignore
-        return made
+            voxels[member["ignore"]] = self.labels.ignore
+        return voxels
 
 
 def _corner(frame: Any, grid: Grid) -> list[int] | None:
-    """Return which voxel (z, y, x) of a grid a frame begins at; None where it is not on it."""
+    """Return the voxel (z, y, x) at which a frame begins; None if it is not on the grid."""
     axes = np.reshape(grid.direction, (3, 3))  # columns: X, Y, Z
     along = np.array(frame.get("ImageOrientationPatient"), dtype=float).reshape(2, 3)
     spacing = np.array(frame.get("PixelSpacing"), dtype=float)  # down, across

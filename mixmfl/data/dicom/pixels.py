@@ -1,4 +1,4 @@
-"""The pixels of a DICOM file, as numbers that can be compared between its planes."""
+"""The pixels of a DICOM file, scaled so that its planes are comparable."""
 
 import tempfile
 from pathlib import Path
@@ -35,11 +35,11 @@ _NEEDED = (
 def read_planes(file: Path) -> npt.NDArray[np.float32]:
     """Read the planes of a file, ``(frames, Y, X)``.
 
-    Each plane is rescaled by its own slope and intercept. Padding becomes 0, background. Where
-    dark is stored as high (MONOCHROME1), numbers are turned round.
+    Each plane is rescaled by its own slope and intercept. Padding becomes 0, the background. Where
+    high numbers are dark (MONOCHROME1), they are inverted.
 
     Raises:
-        DataError: They are fewer than announced, or cannot be read.
+        DataError: There are fewer planes than announced, or they cannot be read.
     """
     with quiet():
         content = read_whole(file)
@@ -51,22 +51,22 @@ def read_planes(file: Path) -> npt.NDArray[np.float32]:
         if content.get("PhotometricInterpretation") == "MONOCHROME1":
             raw = _turned_round(content, raw)
         values = by_frame(content)
-        found = np.empty(raw.shape, dtype=np.float32)
+        planes = np.empty(raw.shape, dtype=np.float32)
         for number, plane in enumerate(raw):
             own = values[number if len(values) == frames else 0]
             slope, intercept = number_in(own, "RescaleSlope"), number_in(own, "RescaleIntercept")
             slope = 1.0 if np.isnan(slope) else slope
             if slope == 0:
-                raise DataError(f"{file.name}: has RescaleSlope 0; it tells nothing of its pixels")
+                raise DataError(f"{file.name}: has RescaleSlope 0, so its pixels are lost")
             with np.errstate(over="ignore"):  # becomes inf, which callers refuse
-                found[number] = plane * slope + (0.0 if np.isnan(intercept) else intercept)
+                planes[number] = plane * slope + (0.0 if np.isnan(intercept) else intercept)
         if padding is not None:
-            found[padding] = 0
-        return found
+            planes[padding] = 0
+        return planes
 
 
 def _decoded(content: Any, file: Path) -> Array:
-    """Return the numbers as they are stored, ``(frames, Y, X)``."""
+    """Return the stored numbers, ``(frames, Y, X)``, without rescaling."""
     syntax = _syntax(content)
     name = next(
         (n for n in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if n in content), ""
@@ -88,10 +88,10 @@ def _decoded(content: Any, file: Path) -> Array:
 
 
 def _syntax(content: Any) -> UID:
-    """Return how a file is encoded; without a word of it, as pydicom found it to be."""
-    told = content.file_meta.get("TransferSyntaxUID")
-    if told is not None and UID(told).is_transfer_syntax:
-        return UID(told)
+    """Return the transfer syntax of a file; if it is missing, the one that pydicom detected."""
+    uid = content.file_meta.get("TransferSyntaxUID")
+    if uid is not None and UID(uid).is_transfer_syntax:
+        return UID(uid)
     implicit, little = content.original_encoding
     if implicit:
         return ImplicitVRLittleEndian
@@ -99,12 +99,12 @@ def _syntax(content: Any) -> UID:
 
 
 def _check_complete(content: Any, file: Path, syntax: UID) -> None:
-    """Check that compressed planes are all there, each to its end.
+    """Check that no compressed plane is missing or cut.
 
-    JPEG's decoders fill what a cut plane lacks, and say nothing.
+    JPEG decoders fill the missing part of a cut plane silently.
 
     Raises:
-        DataError: They are not.
+        DataError: A plane is missing or cut.
     """
     frames = frames_of(content)
     planes = list(generate_frames(content.PixelData, number_of_frames=frames))
@@ -120,7 +120,7 @@ def _check_complete(content: Any, file: Path, syntax: UID) -> None:
 
 
 def _bare(content: Any, syntax: UID, path: Path) -> Path:
-    """Write a file of the compressed pixels alone: so GDCM neither rescales nor is misled."""
+    """Write a file with only the compressed pixels, so that GDCM does not rescale them."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = MRImageStorage, syntax
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -135,7 +135,7 @@ def _bare(content: Any, syntax: UID, path: Path) -> Path:
 
 
 def _padding(content: Any, raw: Array) -> npt.NDArray[np.bool_] | None:
-    """Say which pixels are padding; None where the header knows none."""
+    """Return for each pixel whether it is padding; None where the header declares none."""
     first = number_in(content, "PixelPaddingValue")
     last = number_in(content, "PixelPaddingRangeLimit")
     if np.isnan(first):
@@ -145,7 +145,7 @@ def _padding(content: Any, raw: Array) -> npt.NDArray[np.bool_] | None:
 
 
 def _as_stored(value: float, raw: Array) -> float:
-    """Return a value as the pixels' type has it: headers write the sign otherwise at times."""
+    """Return a value in the range of the pixels' type: some headers have another sign."""
     if raw.dtype.kind not in "iu":
         return value
     limits, whole = np.iinfo(raw.dtype), 2.0 ** (8 * raw.dtype.itemsize)
@@ -155,7 +155,7 @@ def _as_stored(value: float, raw: Array) -> float:
 
 
 def _turned_round(content: Any, raw: Array) -> Array:
-    """Return numbers that grow with brightness, of which the darkest possible is the lowest."""
+    """Return inverted numbers, which grow with brightness from the darkest possible value."""
     if raw.dtype.kind == "i":
         return -1 - raw
     return (1 << int(content.BitsStored)) - 1 - raw

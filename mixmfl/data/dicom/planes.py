@@ -1,4 +1,4 @@
-"""DICOM planes as a volume: in which order they lie, on which grid, or why they are none."""
+"""DICOM planes as a volume: their order and grid, or the reason why they are no volume."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,22 +11,22 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.header import MOST_VOXELS, Plane
 from mixmfl.data.image import Grid, check_directions, make_grid
 
-SPACING_TOLERANCE = 0.02  # relative: how far slices may be from evenly spaced
+SPACING_TOLERANCE = 0.02  # relative: slices may be so far from evenly spaced
 AXES_TOLERANCE = 1e-3  # of each cosine: headers differ in the sixth digit
 LEAST_STEP = 0.01  # mm; images nearer to each other lie at one place
 OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
-FEWEST_SLICES = 5  # that a volume has
+FEWEST_SLICES = 5  # of a volume
 
 
 def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
     """Return the planes' order along the normal of their majority, and the grid of the volume.
 
     Raises:
-        DataError: They are no volume; the reason has no name before it.
+        DataError: The planes are no volume; the message does not name the series.
     """
     for name in ("place", "axes", "spacing"):
-        if lacking := next((plane for plane in planes if not getattr(plane, name)), None):
-            raise DataError(f"has no place in space ({_named(lacking)} lacks its {name})")
+        if incomplete := next((plane for plane in planes if not getattr(plane, name)), None):
+            raise DataError(f"has no place in space ({_named(incomplete)} lacks its {name})")
     axes, spacing = _middle(planes, "axes"), _middle(planes, "spacing")
     shape = Counter(plane.shape for plane in planes).most_common(1)[0][0]
     for plane in planes:
@@ -62,32 +62,32 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
 
 
 def images_per_place(planes: Sequence[Plane]) -> int:
-    """Return how many images a place has, at the most."""
+    """Return the largest number of images at one place."""
     return max(Counter(_levels(planes)).values())
 
 
 def places(planes: Sequence[Plane]) -> int:
-    """Return how many places there are images of."""
+    """Return the number of places with images."""
     return len(set(_levels(planes)))
 
 
 def directions(planes: Sequence[Plane]) -> int:
-    """Return in how many directions planes look, in one turn of a cosine of a few percent."""
-    found: list[tuple[float, ...]] = []
+    """Return the number of different orientations of planes, within ``OTHER_DIRECTION``."""
+    distinct: list[tuple[float, ...]] = []
     for axes in {plane.axes for plane in planes if plane.axes}:
-        if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in found):
-            found.append(axes)
-    return max(1, len(found))
+        if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in distinct):
+            distinct.append(axes)
+    return max(1, len(distinct))
 
 
 def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
-    """Separate the images that one series has of each place, where headers tell what they are.
+    """Separate the images that one series has of each place, where headers distinguish them.
 
     Echoes, and magnitude and phase, are images of their own. Time points and b-values are not:
-    they are one thing, which is no volume.
+    together they are one image, which is no volume.
 
     Returns:
-        What tells each image from the others, empty where there is one, and its planes.
+        A label for each image, empty if there is only one, and its planes.
     """
     if images_per_place(planes) == 1:
         return [("", list(planes))]
@@ -113,30 +113,30 @@ def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
 
 
 def _label(key: Hashable) -> str:
-    """Return a short name for what tells images apart."""
+    """Return a short name for the values that distinguish an image."""
     if isinstance(key, tuple):
         return "/".join(filter(None, map(_label, key)))
     return "" if key in ("", "nan") else str(key)
 
 
 def _levels(planes: Sequence[Plane]) -> list[int]:
-    """Return for each plane the number of its place along the normal; negative: it has none."""
+    """Return the number of each plane's place along the normal; negative without a place."""
     placed = [index for index, plane in enumerate(planes) if plane.place and plane.axes]
-    found = [-1 - index for index in range(len(planes))]
+    levels = [-1 - index for index in range(len(planes))]
     if not placed:
-        return found
+        return levels
     axes = _middle([planes[index] for index in placed], "axes")
     normal = np.cross(axes[:3], axes[3:])
     heights = np.array([float(normal @ np.array(planes[index].place)) for index in placed])
     order, level = np.argsort(heights, kind="stable"), 0
     for before, at in zip([order[0], *order], order, strict=False):
         level += bool(heights[at] - heights[before] >= LEAST_STEP)
-        found[placed[at]] = level
-    return found
+        levels[placed[at]] = level
+    return levels
 
 
 def _middle(planes: Sequence[Plane], name: str) -> npt.NDArray[np.float64]:
-    """Return the median of a number of all planes, which one damaged plane cannot move."""
+    """Return the median of an attribute over all planes, which one damaged plane cannot change."""
     return np.median([getattr(plane, name) for plane in planes], axis=0).astype(float)
 
 

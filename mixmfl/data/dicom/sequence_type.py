@@ -1,8 +1,8 @@
-"""Which modality a DICOM series is, by what its header says, and which are none to segment.
+"""The modality of a DICOM series by its header, and the series that are not for segmentation.
 
-In this order: fields of the header that say it outright, the words of description and protocol,
-and last the times of the sequence. What contradicts itself is not decided: a T1 with a contrast
-agent and one without are never taken for each other, nor is another contrast for one of ours.
+Explicit fields of the header decide first, then the words of description and protocol, and last the
+times of the sequence. Contradictions stay undecided: a T1 with a contrast agent and one without are
+never taken for each other, nor is another contrast taken for one of ours.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mixmfl.data.dicom.series import Series
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.sequence_words import Reading, read_words
 
-# what AcquisitionContrast says, and what the image is where it is none of ours
+# modalities by AcquisitionContrast, and the kinds of images that are none of ours
 _CONTRASTS = {
     "T1": "t1", "T2": "t2", "PROTON_DENSITY": "pd", "FLUID_ATTENUATED": "flair",
     "T2_STAR": "t2star", "DIFFUSION": "dwi",
@@ -23,7 +23,7 @@ _OTHER_CONTRASTS = {
     "TOF": "angiography", "FLOW_ENCODED": "angiography", "PERFUSION": "perfusion",
     "STIR": "STIR", "TAGGING": "tagging",
 }  # fmt: skip
-# what words may make of it
+# the modalities that words may refine each of these to
 _FINER = {
     "t1": {"t1", "t1c"}, "t2": {"t2", "flair", "dwi", "t2star"}, "pd": {"pd"},
     "flair": {"flair", "t1", "t1c"}, "t2star": {"t2star", "swi"}, "dwi": {"dwi", "adc"},
@@ -32,7 +32,7 @@ _COMPONENTS = {
     "PHASE": "phase", "REAL": "real part", "IMAGINARY": "imaginary part", "P": "phase",
     "R": "real part", "I": "imaginary part", "PHASE MAP": "phase", "VELOCITY": "velocity",
 }  # fmt: skip
-# values of ImageType for what is computed from images, or is none of the body itself
+# values of ImageType for computed images, and for images that do not show the body itself
 _TYPES = {
     "LOCALIZER": "localiser", "SUBTRACTION": "subtraction", "SUB": "subtraction",
     "SUBTRACT": "subtraction", "MIP": "projection", "MINIP": "projection", "MNIP": "projection",
@@ -60,22 +60,22 @@ _NO_AGENT = {
 }  # fmt: skip
 _NO_AGENT_STARTS = ("no ", "non ", "none", "without", "w/o", "ohne", "kein", "sans ", "sin ")
 
-_ECHOES = "two echoes"  # which are images of their own in DICOM, each with its echo time
+_ECHOES = "two echoes"  # in DICOM they are separate images, each with its echo time
 
 _WITHOUT_ALIASES = Modalities()
 
 SILENT = read_words("").why
-"""What ``read_words`` says of a text without any word for a sequence."""
+"""The reason that ``read_words`` gives for a text without any word for a sequence."""
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a series was taken for.
+    """The modality of a series.
 
     Attributes:
-        modality: Empty where it is not known.
-        why: What says so.
-        is_certain: Whether the header or words say it; otherwise times let it be guessed.
+        modality: The modality; empty where it is not known.
+        why: The reason for it.
+        is_certain: Whether the reason is a field or words; otherwise it is a guess from times.
     """
 
     modality: str
@@ -84,19 +84,21 @@ class Recognised:
 
 
 def recognise(header: Header, modalities: Modalities) -> Recognised:
-    """Return which modality a series is; see the module for what is looked at in which order."""
+    """Return the modality of a series; the module describes the order of the evidence."""
     for place, text in _texts(header):
         if own := _by_alias(text, modalities):
             return Recognised(own, f"{place} {text!r}")
-    told, field = _from_fields(header)
+    stated, field = _from_fields(header)
     reading, place = _first_reading(header)
-    if not told and reading.why == SILENT:
+    if not stated and reading.why == SILENT:
         return _from_times(header)
-    if told and reading.modality and reading.modality not in _FINER.get(told, {told}):
-        return Recognised("", f"not sure: {field} says {told}, but {place} says {reading.modality}")
-    if told and not reading.modality and reading.why != SILENT:
-        return Recognised("", f"not sure: {field} says {told}; {place}: {reading.why}")
-    modality, why = (reading.modality, place) if reading.modality else (told, field)
+    if stated and reading.modality and reading.modality not in _FINER.get(stated, {stated}):
+        return Recognised(
+            "", f"not sure: {field} says {stated}, but {place} says {reading.modality}"
+        )
+    if stated and not reading.modality and reading.why != SILENT:
+        return Recognised("", f"not sure: {field} says {stated}; {place}: {reading.why}")
+    modality, why = (reading.modality, place) if reading.modality else (stated, field)
     if not modality:
         return Recognised("", f"not sure: {place}: {reading.why}")
     if modality == "t1" and reading.why == SILENT:
@@ -107,7 +109,7 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
 
 
 def why_set_aside(series: Series) -> str:
-    """Say why a series is no image to segment; empty where it may be one."""
+    """Say why a series is not for segmentation; empty where it may be."""
     header = series.header
     if header.modality != "MR":
         return f"is {header.modality or 'of no modality'}, not MR"
@@ -122,7 +124,7 @@ def why_set_aside(series: Series) -> str:
         return f"{part} (ComplexImageComponent {header.component})"
     if "REFORMATTED" in types or ("DERIVED" in types and types & _REFORMATTED):
         return "derived (reformatted)"
-    # the first two say how it was made, and the third of classic images may be a component
+    # the first two values are the origin, and the third of classic images may be a component
     for value in header.image_type[2:]:
         if value in _TYPES or (value in _COMPONENTS and value == header.image_type[2]):
             return f"{_TYPES.get(value) or _COMPONENTS[value]} (ImageType {value})"
@@ -149,12 +151,12 @@ def why_set_aside(series: Series) -> str:
 
 def has_agent(header: Header) -> bool:
     """Say whether the header names a contrast agent."""
-    told = header.agent.strip().lower()
-    return told not in _NO_AGENT and not told.startswith(_NO_AGENT_STARTS)
+    agent = header.agent.strip().lower()
+    return agent not in _NO_AGENT and not agent.startswith(_NO_AGENT_STARTS)
 
 
 def is_silent_on_agent(header: Header) -> bool:
-    """Say whether nothing tells with or without a contrast agent, as where it was removed."""
+    """Say whether nothing indicates a contrast agent or its lack, as after anonymisation."""
     reading, _ = _first_reading(header)
     return not (header.phase or has_agent(header) or _says_native(reading))
 
@@ -164,10 +166,10 @@ def _texts(header: Header) -> list[tuple[str, str]]:
 
 
 def _first_reading(header: Header) -> tuple[Reading, str]:
-    """Return what the first text says that names a sequence, and which it is.
+    """Return the reading of the first text that names a sequence, and which text that is.
 
     Where the protocol names a T1 and the description only an agent, both count. A protocol that
-    names but an agent is often one for the whole examination.
+    names only an agent is often the protocol of the whole examination.
     """
     for place, text in _texts(header):
         reading = read_words(text)
@@ -182,20 +184,20 @@ def _first_reading(header: Header) -> tuple[Reading, str]:
 
 
 def _reading_of_t1(header: Header) -> Reading:
-    """Return what the texts say of an agent in what fields or times, not words, say is a T1."""
+    """Return the reading of the texts about an agent, for a T1 by fields or times."""
     readings = [read_words(f"T1 {text}") for _, text in _texts(header)]
     return next((each for each in readings if each.modality != "t1" or _says_native(each)),
                 readings[0])  # fmt: skip
 
 
 def _by_alias(text: str, modalities: Modalities) -> str:
-    """Return the modality that only words say which the user added; empty where they do not."""
+    """Return the modality that only a user's alias in the text means; empty if there is none."""
     own = modalities.kinds_in(text) - _WITHOUT_ALIASES.kinds_in(text)
     return own.pop() if len(own) == 1 else ""
 
 
 def _from_fields(header: Header) -> tuple[str, str]:
-    """Return what fields of the header say outright, and which fields."""
+    """Return the modality by explicit fields of the header, and the fields' names."""
     types = set(header.image_type)
     if "ADC" in types:
         return "adc", "ImageType ADC"
@@ -211,7 +213,7 @@ def _from_fields(header: Header) -> tuple[str, str]:
 
 
 def _from_sequence_name(name: str) -> str:
-    """Return what Siemens' name of a pulse sequence says it is, if none of ours."""
+    """Return the kind of an unused image by Siemens' name of its pulse sequence; else empty."""
     plain = name.lower().lstrip("*")
     if plain.startswith("fm2d"):
         return "field map"
@@ -223,7 +225,7 @@ def _from_sequence_name(name: str) -> str:
 
 
 def _contradiction(modality: str, header: Header) -> str:
-    """Say which times a sequence of a modality cannot have; empty where there are none."""
+    """Say which field or time contradicts a modality; empty where none does."""
     te, kinds = header.echo_ms, set(header.scanning)
     if modality in ("t1", "t1c", "t2", "flair", "pd") and "EP" in kinds:
         return "ScanningSequence says echo planar"
@@ -235,7 +237,7 @@ def _contradiction(modality: str, header: Header) -> str:
 
 
 def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Recognised:
-    """Decide between a T1 with a contrast agent and one without; leave others as they are."""
+    """Decide between a T1 with a contrast agent and one without; keep other modalities."""
     if modality not in ("t1", "t1c"):
         return Recognised(modality, why)
     if reading.modality not in ("t1", "t1c"):
@@ -266,35 +268,35 @@ def _says_native(reading: Reading) -> bool:
 
 
 def _from_times(header: Header) -> Recognised:
-    """Return the modality that echo, repetition and inversion time mean, and these times.
+    """Return the modality by echo, repetition and inversion time.
 
-    A gradient echo with a short repetition time is a T1 or an angiography: that is not decided.
+    A gradient echo with a short repetition time is a T1 or an angiography: it stays undecided.
     """
     te, tr, ti = header.echo_ms, header.repetition_ms, header.inversion_ms
     kinds = set(header.scanning)
     why = f"{'+'.join(header.scanning) or 'unknown sequence'}, TE {te:g}, TR {tr:g}, TI {ti:g} ms"
     inverts, spin, gradient = ti > 0 or "IR" in kinds, "SE" in kinds, "GR" in kinds
-    found = ""
+    modality = ""
     if "EP" in kinds or kinds & {"RM"}:
         pass
     elif te >= 60 and 1500 <= ti <= 3500:
-        found = "flair"
+        modality = "flair"
     elif te <= 30 and 400 <= ti <= 1400:
-        found = "t1"
+        modality = "t1"
     elif inverts:
         pass
     elif gradient and not spin:
         if te >= 14:
-            found = "t2star"
+            modality = "t2star"
         elif te <= 10 and 50 <= tr <= 3000:
-            found = "t1"
+            modality = "t1"
     elif spin and te <= 30 and tr <= 1200:
-        found = "t1"
+        modality = "t1"
     elif spin and te >= 60 and tr >= 1800:
-        found = "t2"
+        modality = "t2"
     elif spin and te <= 45 and tr >= 1800:
-        found = "pd"
-    if not found:
+        modality = "pd"
+    if not modality:
         return Recognised("", f"not recognised ({why})", is_certain=False)
-    decided = _with_agent(found, why, header, _reading_of_t1(header))
+    decided = _with_agent(modality, why, header, _reading_of_t1(header))
     return Recognised(decided.modality, decided.why, is_certain=False)

@@ -1,4 +1,4 @@
-"""DICOM: files as series, and series as images."""
+"""DICOM files as series, and series as images."""
 
 import hashlib
 import math
@@ -32,7 +32,7 @@ from mixmfl.data.dicom.planes import (
 from mixmfl.data.image import Grid
 
 FEW_OTHERS = 0.8
-"""Of the images of a series that are scaled alike: the others may be damaged."""
+"""The share of equally scaled images in a series from which the others may be damaged."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,23 @@ class Series:
     """A series, or one echo or component of it: an image (see ``image.Source``).
 
     Attributes:
-        uid: SeriesInstanceUID; with a sign behind it where that is not all that tells it apart.
-        examination: What tells its examination from others; see ``dicom_identity``.
-        header: What most of its files say.
-        files: Sorted by path; each instance once.
-        order: For each plane of the volume, in its order, the number of its file, and the frame
-            there; empty where it is no volume.
-        grid: Of the volume; None where it is none.
-        fault: Why it cannot be read, as far as headers tell; empty where it can.
-        is_compressed: Whether only decoding tells that its pixels can be read.
-        orientations: How many its planes have.
-        images_per_place: How many images it has of one place: more than one are time points,
-            b-values, or what headers do not tell.
-        moments: How many time points and b-values they are; 0 where headers do not tell.
+        uid: SeriesInstanceUID, with a suffix where that is not unique.
+        examination: A unique name of its examination; see ``identity``.
+        header: The header that most of its files have.
+        files: Its files, sorted by path; each instance once.
+        order: For each plane of the volume, in order, the index of its file, and its frame there;
+            empty where it is no volume.
+        grid: The grid of the volume; None where it is no volume.
+        fault: The reason by headers why it cannot be read; empty where none is known.
+        is_compressed: Whether only decoding shows that its pixels can be read.
+        orientations: The number of different orientations of its planes.
+        images_per_place: The number of images at one place: more than one are time points,
+            b-values, or images that headers do not distinguish.
+        moments: The numbers of time points and b-values; 0 where headers lack them.
         pixels: Columns times rows of a slice.
-        slices: Planes of all files.
-        warnings: What is doubtful about its being whole.
-        patient: Name and ID, for who asks for it.
+        slices: The number of planes of all files.
+        warnings: Doubts about its completeness.
+        patient: Name and ID, shown only on request.
     """
 
     uid: str
@@ -89,7 +89,7 @@ class Series:
         return self.slices * self.pixels
 
     def sha256(self) -> str:
-        """Return a digest of the content of its files, in whatever order they lie."""
+        """Return a digest of the content of its files, independent of their order."""
         digests = sorted(sha256(file) for file in self.files)
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -101,10 +101,10 @@ class Series:
         """
         if self.grid is None or self.fault:
             raise DataError(f"{self.name}: {self.fault}")
-        needed, there = 4 * math.prod(self.grid.shape), available_bytes()
-        if needed > there:  # Linux would give it, and end this process when it is used
+        needed, available = 4 * math.prod(self.grid.shape), available_bytes()
+        if needed > available:  # Linux would give it, and end this process when it is used
             raise DataError(
-                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {there / 1e9:.1f} GB of "
+                f"{self.name}: its voxels take {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB of "
                 "memory are free. Use a machine with more memory"
             )
         try:
@@ -127,11 +127,11 @@ class Series:
 
 @dataclass(frozen=True)
 class FoundSeries:
-    """What DICOM files there are below a folder.
+    """The DICOM series and damaged files below a folder.
 
     Attributes:
-        series: Sorted by examination and number.
-        damaged: Files that could not be read, sorted.
+        series: The series, sorted by examination and number.
+        damaged: Files that could not be read, sorted by path.
     """
 
     series: tuple[Series, ...]
@@ -139,7 +139,7 @@ class FoundSeries:
 
 
 def find_series(folder: Path) -> FoundSeries:
-    """Find all series below a folder; files that are no DICOM are passed over."""
+    """Find all series below a folder; files that are not DICOM are passed over."""
     instances, damaged, others = [], [], []
     with quiet():
         for file in files_below(folder):
@@ -170,20 +170,20 @@ def find_series(folder: Path) -> FoundSeries:
     ]
     owners = Counter(uid for _, uid, _ in groups)
     strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
-    found = []
+    all_series = []
     for examination, uid, part in groups:
         unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
-        found += _images(unique, examination, part, _doubts(part, strays))
-    found.sort(key=lambda each: (each.examination, each.header.number, each.uid))
-    return FoundSeries(tuple(found), tuple(damaged))
+        all_series += _images(unique, examination, part, _doubts(part, strays))
+    all_series.sort(key=lambda each: (each.examination, each.header.number, each.uid))
+    return FoundSeries(tuple(all_series), tuple(damaged))
 
 
 def source_headers(series: Series) -> tuple[list[Any], list[int]]:
-    """Return pydicom's headers of a series, as a segmentation of it refers to them.
+    """Return pydicom's headers of a series, to which a segmentation of it refers.
 
     Returns:
         The headers, without pixels: one per slice, sorted, or the one of an enhanced image; and
-        for each plane of ``Series.read`` its number among all frames of these.
+        for each plane of ``Series.read`` its index among all frames of the headers.
 
     Raises:
         DataError: A file cannot be read.
@@ -191,23 +191,23 @@ def source_headers(series: Series) -> tuple[list[Any], list[int]]:
     frames = [frame for _, frame in series.order]
     whole = frames[0] is None
     files = [series.files[file] for file, _ in (series.order if whole else series.order[:1])]
-    found = []
+    headers = []
     for file in files:
         try:
             content, _ = read_header(file, [], [])
         except Exception as error:  # of pydicom, whatever a damaged file makes it raise
             raise DataError(f"{file.name}: cannot be read ({error})") from None
-        found.append(content)
-    return found, list(range(len(files))) if whole else [frame or 0 for frame in frames]
+        headers.append(content)
+    return headers, list(range(len(files))) if whole else [frame or 0 for frame in frames]
 
 
 def stable_uid(*parts: str) -> str:
-    """Return a UID that is the same for the same parts."""
+    """Return a UID that depends on the parts only."""
     return str(generate_uid(entropy_srcs=list(parts)))
 
 
 def _pattern(file: Path) -> tuple[Path, str]:
-    """Return what the names of a series' files in one folder have in common."""
+    """Return the folder and the name of a file with numbers replaced, which a series shares."""
     return file.parent, re.sub(r"\d+", "#", file.name)
 
 
@@ -217,7 +217,7 @@ def _images(
     """Return the images of a series: one, or its echoes or components."""
     planes = [plane for each in instances for plane in each.planes]
     by_file = {each.file: each for each in instances}
-    found = []
+    images = []
     for label, part in separate(planes):
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
@@ -229,7 +229,7 @@ def _images(
         except DataError as error:
             fault = fault or str(error)
         first = next(each for each in mine if each.header == _usual(mine))
-        found.append(
+        images.append(
             Series(
                 f"{uid}#{label}" if label else uid,
                 examination,
@@ -248,7 +248,7 @@ def _images(
                 first.who,
             )
         )
-    return found
+    return images
 
 
 def _usual(instances: Sequence[Instance]) -> Header:
@@ -268,9 +268,9 @@ def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
                 f"{' '.join(usual)} (bits, bits used, highest, sign, kind, samples); they cannot "
                 "be compared"
             )
-    lacking = [plane for plane in planes if math.isnan(plane.scale[0])]
-    if 0 < len(lacking) < len(planes):
-        return f"{lacking[0].file.name} lacks the RescaleSlope that others have"
+    unscaled = [plane for plane in planes if math.isnan(plane.scale[0])]
+    if 0 < len(unscaled) < len(planes):
+        return f"{unscaled[0].file.name} lacks the RescaleSlope that others have"
     return ""
 
 
@@ -282,13 +282,13 @@ def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
 
 
 def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]]) -> tuple[str, ...]:
-    """Say why images may be missing, or changed, that no gap between the others tells of.
+    """Return warnings that images may be missing or damaged where the grid shows no gap.
 
     Args:
-        instances: Of a series.
-        strays: Of all that have too few images for one.
+        instances: The files of a series.
+        strays: The files of every series that has too few images.
     """
-    told = []
+    doubts = []
     folders, header = {each.file.parent for each in instances}, _usual(instances)
     lost = [
         each
@@ -299,7 +299,7 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         and _may_be_of(each, instances[0], header)
     ]
     if lost and len(instances) >= FEWEST_SLICES:
-        told.append(
+        doubts.append(
             f"may lack slices: {plural(len(lost), 'file')} beside it, first {lost[0].file.name}, "
             "say much the same as its own, and are of another patient, examination or series, or "
             "of none"
@@ -308,24 +308,24 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
     count, here = len(planes), places(planes)
     if 0 < here < slices:
-        told.append(f"has images of {here} places; the scanner made {slices}")
+        doubts.append(f"has images of {here} places; the scanner made {slices}")
     elif 0 < count < images and images % count:
-        told.append(f"has {count} images; the scanner made {images}")
+        doubts.append(f"has {count} images; the scanner made {images}")
     elif gap := _gap(instances):
-        told.append(gap)
+        doubts.append(gap)
     scales = Counter(plane.scale for plane in planes)
     usual, times = scales.most_common(1)[0]
     if FEW_OTHERS * count <= times < count:
         other = next(plane for plane in planes if plane.scale != usual)
-        told.append(
+        doubts.append(
             f"has another RescaleSlope or RescaleIntercept in {plural(count - times, 'image')}, "
             f"first {other.file.name}; look at it"
         )
-    return tuple(told)
+    return tuple(doubts)
 
 
 def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
-    """Say whether a file beside those of a series may be of it, and be damaged."""
+    """Say whether a file beside a series may be a damaged part of it."""
     if not (stray.study and stray.series):
         return bool(other.study and other.series)
     pairs = (
@@ -339,7 +339,7 @@ def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
 
 
 def _gap(instances: Sequence[Instance]) -> str:
-    """Say which image numbers are missing between the others, where it is a few."""
+    """Say which image numbers are missing, if only a few are; else return nothing."""
     numbers = {each.number for each in instances}
     if len(numbers) != len(instances):
         return ""

@@ -1,9 +1,9 @@
-"""Which of several series that fit one modality is taken.
+"""The choice between several series that fit one modality.
 
-What a user's table says decides. Then, one after another: what can be read, what is recognised for
-certain, an original before a derived image, what shows most of the body, what has most voxels,
-what was corrected for distortion, and an axial one. Of one protocol's repetitions the last is
-taken, with a warning. What is left then is a question to the user, and the modality is left out.
+A user's table decides first. Then series are preferred, in this order, that can be read, that are
+recognised for certain, that are original and not derived, that show most of the body, that have
+most voxels, that are corrected for distortion, and that are axial. Of one protocol's repetitions
+the last is taken, with a warning. Otherwise the modality is left out, and the user must decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from mixmfl.data.dicom.sequence_type import is_silent_on_agent
 from mixmfl.data.dicom.series import Series
 
 MOST_BODY = 0.6
-"""Of the volume that the largest field of view has: less is a part of the body."""
+"""The share of the largest field of view below which a series shows a part of the body only."""
 
 MOST_VOXELS = 0.8
-"""Of the voxels of the largest: as many count as equally many."""
+"""The share of the most voxels from which two series count as equally large."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
 
@@ -29,9 +29,9 @@ class Candidate:
     """A series that fits a modality.
 
     Attributes:
-        series: Which.
-        why: What says so.
-        is_certain: Whether that is the header or words, not times.
+        series: The series.
+        why: The reason why it fits.
+        is_certain: Whether the reason is a field or words, not times.
     """
 
     series: Series
@@ -41,12 +41,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """The result of a choice.
 
     Attributes:
-        taken: None where it is a question to the user.
-        reasons: For each of the others, in their order, why it is not taken.
-        warning: What the user should know of it; empty where nothing.
+        taken: The chosen series; None where the user must decide.
+        reasons: For each other series, in order, why it is not taken.
+        warning: A warning to the user; empty where there is none.
     """
 
     taken: Candidate | None
@@ -55,7 +55,7 @@ class Choice:
 
 
 def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
-    """Choose the series of a modality; see the module for the rules."""
+    """Choose the series of a modality by the rules of the module."""
     if len(candidates) == 1:
         return Choice(candidates[0], ())
     faults = {id(each): each.series.fault for each in candidates}
@@ -70,7 +70,7 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
             faults[id(taken)] = str(error).removeprefix(f"{taken.series.name}: ")
             continue
         break
-    told = [warning] if warning else []
+    warnings = [warning] if warning else []
     reasons = []
     for each in candidates:
         if each is taken:
@@ -78,7 +78,7 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
         if fault := faults[id(each)]:
             reason = f"another {modality}, which cannot be read: {fault}"
             if readable:
-                told.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
+                warnings.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
         elif taken is None and each in rivals:
             others = " and ".join(r.series.name for r in rivals if r is not each)
             reason = f"fits {modality} as well as {others}; --mapping decides"
@@ -86,13 +86,13 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
             after = taken.series.name if taken is not None else "a better one"
             reason = f"another {modality}; {after} is taken"
         reasons.append((each, reason))
-    return Choice(taken, tuple(reasons), "; ".join(told))
+    return Choice(taken, tuple(reasons), "; ".join(warnings))
 
 
 def _best(
     modality: str, candidates: Sequence[Candidate]
 ) -> tuple[Candidate | None, list[Candidate], str]:
-    """Return the best, if there is one; those that none is better than; and what to warn of."""
+    """Return the best series or None, the equally good ones, and a warning or nothing."""
     left = list(candidates)
     largest = max(_extent(each.series) for each in left)
     for is_better in (
@@ -133,14 +133,14 @@ def _narrowed(
 
 
 def _extent(series: Series) -> float:
-    """Return the volume of the field of view in mm³; 0 where there is none."""
+    """Return the volume of the field of view in mm³; 0 without a grid."""
     if series.grid is None:
         return 0.0
     return float(np.prod(np.multiply(series.grid.shape, series.grid.spacing)))
 
 
 def _is_axial(series: Series) -> bool:
-    """Say whether slices follow each other from foot to head, more than in another direction."""
+    """Say whether the slices' normal is nearest to the axis from foot to head."""
     if series.grid is None:
         return False
     across = np.abs(np.reshape(series.grid.direction, (3, 3))[:, 2])
@@ -148,7 +148,7 @@ def _is_axial(series: Series) -> bool:
 
 
 def _protocol(series: Series) -> tuple[object, ...]:
-    """Return what is the same where one protocol was measured again."""
+    """Return the values that repetitions of one protocol share."""
     header, grid = series.header, series.grid
     times = (header.echo_ms, header.repetition_ms, header.inversion_ms, header.flip_degrees)
     return (

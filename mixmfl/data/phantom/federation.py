@@ -1,4 +1,4 @@
-"""A phantom federation's folder: which hospital has which patients, written byte for byte alike."""
+"""The folder of a phantom federation; the same settings give the same bytes."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +24,9 @@ from mixmfl.data.phantom.patient import (
     make_patient,
     render,
 )
-from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, ClientService
+from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, Hospital
 
-VERSION = 2  # raise it whenever the same seed gives other files
+VERSION = 2  # increase it whenever the same seed gives other files
 FILE_NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 DATASET = {
     "name": "phantom federation",
@@ -46,45 +46,46 @@ FIRST_TEST = 10_000  # number of a hospital's first test patient, far from those
 
 @dataclass(frozen=True)
 class Case:
-    """One case to be written: which hospital's, which number, and what it has."""
+    """One case to be written: its hospital, number and modalities."""
 
     site: int  # index in HOSPITALS
-    number: int  # from 0; a test patient's from FIRST_TEST
+    number: int  # counts from 0; for test patients from FIRST_TEST
     modalities: tuple[str, ...]
 
     @property
-    def hospital(self) -> ClientService:
-        """Whose case it is."""
+    def hospital(self) -> Hospital:
+        """The hospital of the case."""
         return HOSPITALS[self.site]
 
     @property
     def name(self) -> str:
-        """The folder, which says what it is wherever it is copied."""
+        """The name of the case's folder, which is clear wherever the folder is copied."""
         kind, number = ("test", self.number - FIRST_TEST) if self.is_test else ("", self.number)
         return f"{self.hospital.name}_{kind}phantom{number + 1:02d}"
 
     @property
     def is_test(self) -> bool:
-        """Whether it tests its hospital's models and is not trained on."""
+        """Whether the case is for testing its hospital's models, not for training."""
         return self.number >= FIRST_TEST
 
     @property
     def folder(self) -> str:
-        """The folder of the federation that it lies in."""
+        """The folder of the federation that holds the case."""
         return tests_folder(self.hospital.name) if self.is_test else self.hospital.name
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every byte of a phantom federation.
+    """Settings that decide every byte of a phantom federation.
 
     Attributes:
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         spacing_mm: Voxel size; a hospital with thick slices stores a multiple of it.
-        cases: Cases at every hospital; None leaves each its own number.
-        setting: ``"mix-modal"``: hospitals hold different modalities, and every third case lacks
-            one of these; ``"multi-modal"``: all hold all; ``"cross-modal"``: each holds one.
-        tests: Test cases of every training hospital, by its scanner and with all modalities.
+        cases: Number of cases at every hospital; None gives each its own number.
+        setting: ``"mix-modal"``: hospitals hold different modalities, and in every third case one
+            of these is missing; ``"multi-modal"``: all hold all; ``"cross-modal"``: each holds one.
+        tests: Number of test cases of every training hospital, by its scanner, with all
+            modalities.
 
     Raises:
         DataError: A value is out of range.
@@ -107,22 +108,22 @@ class Settings:
         if self.tests < 0:
             raise DataError(f"tests is {self.tests}; it must be 0 or more")
 
-    def modalities_of(self, hospital: ClientService) -> tuple[str, ...]:
-        """Return what a hospital holds."""
+    def modalities_of(self, hospital: Hospital) -> tuple[str, ...]:
+        """Return the modalities that a hospital holds."""
         if hospital.name in HELD_OUT or self.setting == "multi-modal":
             return MODALITIES
         return (hospital.alone,) if self.setting == "cross-modal" else hospital.modalities
 
     def list_cases(self) -> list[Case]:
-        """Return all cases, a hospital's test cases after those that it trains on."""
+        """Return all cases, a hospital's test cases behind its training cases."""
         listed = []
         for site, hospital in enumerate(HOSPITALS):
             for number in range(self.cases or hospital.cases):
                 has = self.modalities_of(hospital)
                 mixed = self.setting == "mix-modal" and hospital.name not in HELD_OUT
                 if mixed and number % 3 == 2:
-                    lacking = has[number // 3 % len(has)]
-                    has = tuple(modality for modality in has if modality != lacking)
+                    missing = has[number // 3 % len(has)]
+                    has = tuple(modality for modality in has if modality != missing)
                 listed.append(Case(site, number, has))
             if hospital.name not in HELD_OUT:
                 numbers = range(FIRST_TEST, FIRST_TEST + self.tests)
@@ -130,7 +131,7 @@ class Settings:
         return listed
 
     def federation(self) -> dict[str, Any]:
-        """Return what ``federation.json`` holds."""
+        """Return the content of ``federation.json``."""
         if not self.tests:
             return {"held_out": list(HELD_OUT)}
         training = [hospital.name for hospital in HOSPITALS if hospital.name not in HELD_OUT]
@@ -140,7 +141,7 @@ class Settings:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``phantom.json`` holds: settings, scanners and tissues."""
+        """Return the content of ``phantom.json``: settings, scanners and tissues."""
         return {
             "what": "a phantom: simulated MRI of simulated brain tumours, no patients",
             "version": VERSION,
@@ -160,15 +161,15 @@ def write_federation(
     settings: Settings,
     watch: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> list[Case]:
-    """Write a phantom federation, or what is missing of one that was begun.
+    """Write a phantom federation, or the missing part of one that was begun.
 
     Args:
-        folder: Holds nothing yet, or a phantom federation of the same settings.
+        folder: A folder that is empty or holds a phantom federation of the same settings.
         settings: Seed, voxel size and numbers of cases.
-        watch: Is given the cases and yields them on, such as a progress bar.
+        watch: A function that is given the cases and yields them, such as a progress bar.
 
     Returns:
-        The cases that were written now; none where all was there.
+        The cases that were written now; empty if the federation was complete.
 
     Raises:
         DataError: The folder holds something else; nothing is written then.
@@ -184,10 +185,10 @@ def write_federation(
 
 
 def write_case(folder: Path, case: Case, settings: Settings) -> bool:
-    """Write what is missing of one case; False where nothing was.
+    """Write the missing files of one case; return False if none was missing.
 
-    Files appear whole or not at all, so one that is there is right. The patient and each scan
-    have random numbers of their own: neither depends on what else is written.
+    Files appear whole or not at all, so an existing file is complete. The patient and each scan
+    have random numbers of their own, which do not depend on what else is written.
     """
     hospital = case.hospital
     place = folder / case.folder / case.name
@@ -220,12 +221,12 @@ def write_case(folder: Path, case: Case, settings: Settings) -> bool:
 
 
 def stored_grid(axes: Sequence[Array], spacing: Sequence[float], code: str) -> Grid:
-    """Return the grid on which a hospital stores.
+    """Return the grid on which a hospital stores images.
 
     Args:
         axes: Positions in mm along Z, Y and X, each growing (``grid_axes``).
-        spacing: ``(Z, Y, X)`` in mm.
-        code: Where the stored x, y and z axes point to, such as ``"RAS"``.
+        spacing: Millimetres between voxels, ``(Z, Y, X)``.
+        code: The directions of the stored x, y and z axes, such as ``"RAS"``.
     """
     direction = np.zeros((3, 3))
     origin = [0.0, 0.0, 0.0]
@@ -246,39 +247,39 @@ def stored_grid(axes: Sequence[Array], spacing: Sequence[float], code: str) -> G
 
 
 def _claim(folder: Path, settings: Settings) -> None:
-    """Make the folder ours, or find that it is; see ``write_federation``."""
+    """Claim a new folder for these settings, or check that it has them already."""
     record = folder / "phantom.json"
-    wanted = json.loads(json.dumps(settings.describe()))
+    expected = json.loads(json.dumps(settings.describe()))
     if not record.exists():
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder}: is a file; give a new folder for the phantom federation")
-        found = sorted(p.name for p in folder.glob("*") if not p.name.startswith("."))
-        if found:
+        names = sorted(p.name for p in folder.glob("*") if not p.name.startswith("."))
+        if names:
             raise DataError(
-                f"{folder}: holds {', '.join(found[:3])}{', …' if found[3:] else ''} and no "
+                f"{folder}: holds {', '.join(names[:3])}{', …' if names[3:] else ''} and no "
                 "phantom.json, so it is no phantom federation; nothing is overwritten. "
                 "Give a new or empty folder"
             )
-        write_json(record, wanted)
+        write_json(record, expected)
         return
-    there = read_json(record)
-    for key, value in wanted.items():
-        if there.get(key) != value:
+    existing = read_json(record)
+    for key, value in expected.items():
+        if existing.get(key) != value:
             raise DataError(
                 f"{folder}: holds a phantom federation made with other settings "
-                f"({_unlike(key, there.get(key), value)}); nothing is overwritten. "
+                f"({_unlike(key, existing.get(key), value)}); nothing is overwritten. "
                 "Give a new folder, or the settings in its phantom.json"
             )
 
 
-def _unlike(key: str, there: Any, wanted: Any) -> str:
-    """Say in a few words how an entry of ``phantom.json`` differs from what is wanted."""
-    if key != "hospitals" or not isinstance(there, list):
-        plain = isinstance(wanted, int | float | str)
-        return f"{key} {there}, asked for {wanted}" if plain else f"other {key}"
+def _unlike(key: str, existing: Any, expected: Any) -> str:
+    """Say in a few words how an entry of ``phantom.json`` differs from the settings."""
+    if key != "hospitals" or not isinstance(existing, list):
+        plain = isinstance(expected, int | float | str)
+        return f"{key} {existing}, asked for {expected}" if plain else f"other {key}"
     counts = [
         ", ".join(f"{site.get('name')} {site.get('cases')}" for site in sites)
-        for sites in (there, wanted)
+        for sites in (existing, expected)
     ]
     return "cases " + ", asked for ".join(counts) if counts[0] != counts[1] else "other scanners"
 
@@ -289,11 +290,11 @@ def _readme(settings: Settings, cases: Sequence[Case]) -> str:
     for site, hospital in enumerate(HOSPITALS):
         own = [case for case in cases if case.site == site and not case.is_test]
         has = settings.modalities_of(hospital)
-        lacking = sum(len(case.modalities) < len(has) for case in own)
+        incomplete = sum(len(case.modalities) < len(has) for case in own)
         names = ", ".join(FILE_NAMES[modality] for modality in has)
         use = "testing" if hospital.name in HELD_OUT else "training"
         rows.append(
-            f"| {hospital.name} | {use} | {len(own)} | {lacking} | {names} "
+            f"| {hospital.name} | {use} | {len(own)} | {incomplete} | {names} "
             f"| {hospital.tesla:g} T | {hospital.axes} |"
         )
     return README.format(

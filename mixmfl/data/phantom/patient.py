@@ -1,8 +1,8 @@
 """A phantom: made-up patients, and the images that a made-up hospital's scanner makes of them.
 
-No patient is in it. A patient is the MNI152 average brain, warped and folded anew, with a tumour;
+No patient is in it. A patient is the MNI152 average brain, newly warped and folded, with a tumour;
 tissues have a proton density, a T1 and a T2, and a scanner turns these into images by the signal
-equation of its sequence, so contrasts differ between hospitals for the reason they do in life.
+equation of its sequence, so contrasts differ between hospitals for the same reason as in reality.
 All shapes are functions of millimetres, not of voxels: a coarser phantom is the same patient.
 Arrays are ``(Z, Y, X)``, running to the head, to the back and to the left (LPS).
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mixmfl.data.phantom.scanners import ClientService, Pulses
+from mixmfl.data.phantom.scanners import Hospital, Pulses
 
 Array = NDArray[np.float32]
 
@@ -26,7 +26,7 @@ EPSILON = 1e-4
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a spin-echo signal depends on: proton density (water = 1), T1 and T2 in ms at 3 T.
+    """The properties of a spin-echo signal: proton density (water = 1), T1 and T2 in ms at 3 T.
 
     ``texture`` is how much T1 and T2 vary inside the tissue (standard deviation of their log).
     """
@@ -76,11 +76,11 @@ class Patient:
     """One made-up patient on a grid, before any scanner has seen it.
 
     Attributes:
-        labels: ``(Z, Y, X)`` uint8.
-        brain: ``(Z, Y, X)`` bool; what a skull-stripped image shows.
-        fractions: ``(T, Z, Y, X)``; how much of a voxel each of ``TISSUES`` fills. Sums to 1.
-        texture: ``(2, Z, Y, X)``; variation of T1 and T2, of unit variance.
-        agent: ``(Z, Y, X)``; concentration of the contrast agent in mM.
+        labels: Label values ``(Z, Y, X)``, uint8.
+        brain: ``(Z, Y, X)`` bool; the voxels that a skull-stripped image shows.
+        fractions: ``(T, Z, Y, X)``; the share of a voxel that each of ``TISSUES`` fills; sums to 1.
+        texture: ``(2, Z, Y, X)``; the variation of T1 and T2, of unit variance.
+        agent: ``(Z, Y, X)``; the concentration of the contrast agent in mM.
     """
 
     labels: NDArray[np.uint8]
@@ -171,7 +171,7 @@ def make_patient(
     Args:
         atlas: The average brain.
         rng: The patient's own random numbers.
-        spacing: ``(Z, Y, X)`` in mm.
+        spacing: Millimetres between voxels, ``(Z, Y, X)``.
         core_mm: Smallest and largest radius of the tumour core.
         oedema_mm: Smallest and largest reach of the oedema.
     """
@@ -327,7 +327,7 @@ def signal(pulses: Pulses, density: float, t1: Array, t2: Array) -> Array:
 def render(
     patient: Patient,
     modality: str,
-    hospital: ClientService,
+    hospital: Hospital,
     fields: Fields,
     spacing: tuple[float, float, float],
 ) -> NDArray[np.int16]:
@@ -335,10 +335,10 @@ def render(
 
     Args:
         patient: The patient.
-        modality: One of the hospital's.
-        hospital: Whose scanner.
-        fields: Random numbers of this scan.
-        spacing: ``(Z, Y, X)`` in mm.
+        modality: The modality to scan.
+        hospital: The hospital with the scanner.
+        fields: The random fields of this scan.
+        spacing: Millimetres between voxels, ``(Z, Y, X)``.
     """
     brain = patient.brain
     pulses = hospital.pulses[modality]

@@ -1,4 +1,4 @@
-"""The made-up hospitals of the phantom federation: who comes to them, and how they scan."""
+"""The made-up hospitals of the phantom federation: their patients and scanners."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ class Pulses:
 
 
 @dataclass(frozen=True)
-class ClientService:
-    """One site: its patients, its scanner and how it stores images.
+class Hospital:
+    """One hospital: its patients, its scanner and how it stores images.
 
     Attributes:
-        name: The folder.
-        cases: How many patients, unless the caller wants another number.
-        modalities: What the site has where sites hold different mixes.
-        alone: The one modality it has where every site has a single one.
-        pulses: What its scanner does for each of the four modalities.
+        name: The name of its folder.
+        cases: Number of patients, unless the settings give another number.
+        modalities: Its modalities in the mix-modal setting.
+        alone: Its only modality in the cross-modal setting.
+        pulses: The timing of its scanner for each of the four modalities.
         core_mm: Smallest and largest radius of the tumour core.
-        oedema_mm: How far oedema reaches into white matter, from and to.
+        oedema_mm: Smallest and largest reach of oedema into white matter.
         tesla: Field strength; T1 of tissue grows with it.
         noise: Standard deviation of the noise, as a fraction of the mean signal.
         bias: Standard deviation of the log of the receive field.
         blur_mm: Standard deviation of the point spread.
         gain: Mean brain intensity in stored units.
         thickness: Voxel size in ``(Z, Y, X)`` as a multiple of the phantom's spacing.
-        axes: Where the stored x, y and z axes point to, such as ``"RAS"``.
+        axes: The directions of the stored x, y and z axes, such as ``"RAS"``.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ClientService:
 MODALITIES = ("t1", "t1c", "t2", "flair")
 
 HOSPITALS = (
-    ClientService(
+    Hospital(
         name="north",
         cases=10,
         modalities=("t1", "t2"),
@@ -74,7 +74,7 @@ HOSPITALS = (
         thickness=(1, 1, 1),
         axes="RAS",
     ),
-    ClientService(
+    Hospital(
         name="east",
         cases=8,
         modalities=("t1c", "flair"),
@@ -95,7 +95,7 @@ HOSPITALS = (
         thickness=(1.5, 1, 1),
         axes="LPS",
     ),
-    ClientService(
+    Hospital(
         name="south",
         cases=12,
         modalities=("t1", "t1c", "flair"),
@@ -116,7 +116,7 @@ HOSPITALS = (
         thickness=(1, 1, 1),
         axes="LAS",
     ),
-    ClientService(
+    Hospital(
         name="west",
         cases=6,
         modalities=("t2", "flair"),
@@ -137,11 +137,11 @@ HOSPITALS = (
         thickness=(1, 1.25, 1),  # coronal slices: thick from front to back
         axes="RSA",
     ),
-    ClientService(
+    Hospital(
         name="unseen",
         cases=4,
         modalities=MODALITIES,
-        alone="flair",  # never asked: the unseen hospital always has all four
+        alone="flair",  # never used: the unseen hospital always has all four
         pulses={
             "t1": Pulses(1900, 3, 900),
             "t1c": Pulses(650, 11),

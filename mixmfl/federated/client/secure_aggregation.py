@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.json_fields import Told
+from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.tensor_store import pieces
 from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import PIECE, select_blocks
@@ -215,7 +215,9 @@ def _mask(
 
 def _read_shares(content: Any, roster: Participants, sender: str) -> Mapping[str, Any]:
     """Return another site's shares, made by its ``_share``; the server cannot read them."""
-    fields = Told(content, f"the shares of site {sender!r}", PrivacyError).only(["key", "seeds"])
+    fields = JsonFields(content, f"the shares of site {sender!r}", PrivacyError).only(
+        ["key", "seeds"]
+    )
     seeds = fields.inside("seeds", len(roster.holders))
     held = {block for block, holders in roster.holders.items() if sender in holders}
     if (

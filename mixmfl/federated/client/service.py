@@ -15,7 +15,7 @@ from typing import Any
 from mixmfl.core import devices
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.core.files import locked, read_json, replacing, write_json
-from mixmfl.core.json_fields import Told
+from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.text import one_line, quoted
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
@@ -258,7 +258,7 @@ class ClientService:
         note(self._config.exchange_log, describe_exchange(what, reply))
 
     def _fingerprint(self, task: Message) -> Message:
-        asked = Minimum(*read_minimum(Told(task.record, "the coordinator", AggregationError)))
+        asked = Minimum(*read_minimum(JsonFields(task.record, "the coordinator", AggregationError)))
         return outgoing_fingerprint(*self._config.fingerprint(), self._config.minimum.agreed(asked))
 
     def _preprocess(self, task: Message) -> Message:
@@ -280,7 +280,7 @@ class ClientService:
     def _join(self, task: Message) -> Message:
         record = task.record
         plans = _read_plans(task)
-        fields = Told(record, "the coordinator's join", AggregationError)
+        fields = JsonFields(record, "the coordinator's join", AggregationError)
         settings = read_run_settings(fields.inside("settings", 20))
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
@@ -403,7 +403,7 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
 
 
 def _read_plans(task: Message) -> Plans:
-    fields = Told(task.record, f"the coordinator's task {task.kind!r}", PlansError)
+    fields = JsonFields(task.record, f"the coordinator's task {task.kind!r}", PlansError)
     return Plans.from_json(fields.inside("plans", 20).content, "the coordinator's plans")
 
 

@@ -14,7 +14,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import Told
+from mixmfl.core.json_fields import JsonFields
 from mixmfl.federated.flare.processes import retry_while_busy
 from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS, SITE_CLASS
 
@@ -86,7 +86,7 @@ def run_job(
 
 
 def _read_result(file: Path) -> JobResult:
-    fields = Told(read_json(file), str(file), DataError).only(["status", "reason"])
+    fields = JsonFields(read_json(file), str(file), DataError).only(["status", "reason"])
     if not isinstance(reason := fields.content["reason"], str):
         raise fields.wrong("reason", "text")
     status = fields.choice("status", typing.get_args(Status))

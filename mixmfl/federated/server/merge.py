@@ -80,7 +80,9 @@ def read_personal(site: str, reply: Message) -> Personal | None:
         AggregationError: The reply is something else, or cannot be true.
     """
     check_answer(site, "personalize", reply)
-    record = JsonFields(reply.record, f"site {site}", AggregationError).only(["dice", "dice_before"])
+    record = JsonFields(reply.record, f"site {site}", AggregationError).only(
+        ["dice", "dice_before"]
+    )
     before, after = (record.content[name] for name in ("dice_before", "dice"))
     if not all(dice is None or is_real(dice, 0, 1) for dice in (before, after)):
         found = quoted([after, before])

@@ -39,7 +39,7 @@ def test_two_patients_with_one_identifier_never_meet_in_one_case(
         assert set(case.images) == {"flair", "t1c"}
         for image in case.images.values():
             assert {case.name} == {file.parts[-3] for file in image.files}  # type: ignore[union-attr]
-        assert any("StudyInstanceUID is not its own" in text for text in case.warnings)
+        assert any("StudyInstanceUID is not unique" in text for text in case.warnings)
 
 
 def test_anonymous_patients_with_one_identifier_and_different_series_are_kept_apart(

@@ -95,7 +95,7 @@ def test_dark_that_is_stored_as_high_is_turned_round(tmp_path: Path) -> None:
     assert np.array_equal(only_series(tmp_path).read()[0], voxels * 0.5 + 3)
 
 
-def test_a_slice_that_is_scaled_otherwise_is_told(tmp_path: Path) -> None:
+def test_a_slice_that_is_scaled_otherwise_is_reported(tmp_path: Path) -> None:
     write_series(tmp_path / "p", volume(), SeriesDescription="T2")
     spoil(tmp_path, lambda content: setattr(content, "RescaleSlope", "1.5"))
     (case,) = find_dicom(tmp_path, Modalities()).cases
@@ -188,7 +188,7 @@ def test_damaged_files_are_named_and_counted_and_stop_no_other_case(tmp_path: Pa
     assert len(found.damaged) == 10
 
 
-def test_a_file_that_lost_its_beginning_is_told_by_the_names_of_those_beside_it(
+def test_a_file_that_lost_its_beginning_is_recognised_by_the_names_of_those_beside_it(
     tmp_path: Path,
 ) -> None:
     write_series(tmp_path / "a", volume(), SeriesDescription="FLAIR")
@@ -244,13 +244,13 @@ def test_jitter_in_the_sixth_digit_is_no_other_direction(tmp_path: Path) -> None
     assert only_series(tmp_path).orientations == 1
 
 
-def test_a_file_that_announces_more_slices_than_there_are_is_told(tmp_path: Path) -> None:
+def test_a_file_that_announces_more_slices_than_there_are_is_reported(tmp_path: Path) -> None:
     write_series(tmp_path / "a", volume(), SeriesDescription="FLAIR", ImagesInAcquisition=9)
     (case,) = find_dicom(tmp_path, Modalities()).cases
     assert case.warnings == ("flair (series 1 'FLAIR') has 8 images; the scanner made 9",)
 
 
-def test_a_number_that_is_missing_between_images_is_told(tmp_path: Path) -> None:
+def test_a_number_that_is_missing_between_images_is_reported(tmp_path: Path) -> None:
     image = np.concatenate([volume(), volume()])
     write_series(
         tmp_path / "a", image, SeriesDescription="FLAIR", InstanceNumber=lambda z: z + 1 + (z > 14)

@@ -268,13 +268,13 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert command("mixmfl_predict", "-i", dicom, "--write-mapping", table) == 2
     asked = ["-i", dicom, "-m", model, "--mapping", table]
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
-    said = capsys.readouterr().out
-    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in said
-    assert "recognised 2 DICOM series, set aside 0\n" in said
-    assert "1 mask in" in said
+    output = capsys.readouterr().out
+    assert "p -> flair: series 1 'T2 FLAIR', t1: series 0 'T1'" in output
+    assert "recognised 2 DICOM series, set aside 0\n" in output
+    assert "1 mask in" in output
     assert command("mixmfl_predict", "-i", nifti, "-m", model, "-o", tmp_path / "b") == 0
-    (one, grid), (other, there) = (read_labels(tmp_path / x / "p.nii.gz") for x in "ab")
-    assert difference(grid, there) is None
+    (one, grid), (other, other_grid) = (read_labels(tmp_path / x / "p.nii.gz") for x in "ab")
+    assert difference(grid, other_grid) is None
     assert np.array_equal(one, other)
     assert "p: made before by the same model" not in capsys.readouterr().out
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
@@ -294,11 +294,11 @@ def test_no_output_names_the_patient_of_a_case_that_is_refused(
         )
     asked = ["-i", cases, "-m", model, "-o", out, "--log", log, "--dicom-seg", "--strict"]
     assert command("mixmfl_predict", *asked) == 1
-    said = capsys.readouterr()
-    assert "covers 0% of the head (series 1 't2 tra', series 0 't1_mprage')" in said.err
+    output = capsys.readouterr()
+    assert "covers 0% of the head (series 1 't2 tra', series 0 't1_mprage')" in output.err
     written = [file for file in (log, *out.rglob("*")) if file.is_file()]
     assert {"run.log", "cases.csv", "cases.json", "report.html"} <= {f.name for f in written}
-    for text in (said.out, said.err, *(file.read_text() for file in written)):
+    for text in (output.out, output.err, *(file.read_text() for file in written)):
         assert "Muster" not in text
         assert "IM0000" not in text  # nor lists all its files
     (case,) = find_dicom(cases, KNOWN).cases
@@ -365,16 +365,16 @@ def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: P
 
     write_series(tmp_path / "plain", volume(), SeriesDescription="T1", PatientPosition="HFS")
     parts = [pydicom.dcmread(file) for file in sorted((tmp_path / "plain").iterdir())]
-    made = LegacyConvertedEnhancedMRImage(parts, generate_uid(), 5, generate_uid(), 1)
-    made.SeriesDescription = "T1"
+    enhanced = LegacyConvertedEnhancedMRImage(parts, generate_uid(), 5, generate_uid(), 1)
+    enhanced.SeriesDescription = "T1"
     (tmp_path / "enhanced").mkdir()
-    made.save_as(tmp_path / "enhanced" / "one.dcm")
+    enhanced.save_as(tmp_path / "enhanced" / "one.dcm")
     (case,) = find_dicom(tmp_path / "enhanced", KNOWN).cases
     series = case.images["t1"]
     assert isinstance(series, Series)
     voxels, grid = series.read()
-    want, there = find_dicom(tmp_path / "plain", KNOWN).cases[0].images["t1"].read()  # type: ignore[union-attr]
-    assert difference(grid, there) is None
+    want, other_grid = find_dicom(tmp_path / "plain", KNOWN).cases[0].images["t1"].read()  # type: ignore[union-attr]
+    assert difference(grid, other_grid) is None
     assert np.array_equal(voxels, want)
     file = tmp_path / "p.dcm"
     write_segmentation(file, series, small_mask(), SEGMENTS, "ab" * 32)
@@ -427,10 +427,10 @@ def test_a_segmentation_that_cannot_be_made_costs_no_mask_and_warnings_are_few(
                      SeriesDescription="T1")  # fmt: skip
     asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-seg"]
     assert command("mixmfl_predict", *asked) == 0
-    said = "".join(capfd.readouterr())
-    assert len(said.splitlines()) < 20
-    assert "pydicom" not in said
-    assert "no DICOM segmentation was made: series 1 'T1' has no FrameOfReferenceUID" in said
+    output = "".join(capfd.readouterr())
+    assert len(output.splitlines()) < 20
+    assert "pydicom" not in output
+    assert "no DICOM segmentation was made: series 1 'T1' has no FrameOfReferenceUID" in output
     assert sorted(file.name for file in out.glob("?.*")) == ["a.nii.gz", "b.dcm", "b.nii.gz"]
 
 
