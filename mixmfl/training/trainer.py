@@ -161,7 +161,7 @@ def _loss(
     compare = supervision.prepare(batch.classes, batch.labelled)
     looks = [encoding]
     if not torch.equal(batch.shown, present):
-        looks.append(encoding.showing(batch.shown))
+        looks.append(encoding.restricted_to(batch.shown))
     if settings.imagining:
         generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
         imagined = impute_missing(

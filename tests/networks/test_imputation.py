@@ -7,7 +7,7 @@ from torch import tensor
 
 from mixmfl.networks.base import Encoding
 from mixmfl.networks.build import build_network, prototype_sizes
-from mixmfl.networks.imputation import FURTHEST, deviations, imagine, impute_missing
+from mixmfl.networks.imputation import FURTHEST, deviations, impute, impute_missing
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, observe
 from mixmfl.planning.plans import replace_settings
@@ -59,7 +59,7 @@ def test_deviations_are_in_standard_deviations_of_the_class() -> None:
 def test_what_is_imagined_is_the_value_of_the_class_and_so_many_spreads() -> None:
     memory = prototypes([[4.0, 1.0], [2.0, -3.0]], [[0.5, 2.0], [1.0, 1.0]])
     classes = tensor([[0, 1], [1, -1]])  # (B=2, P=2)
-    found = imagine(memory, tensor([[[2.0, 0.0], [-1.0, 1.0]]] * 2), classes)
+    found = impute(memory, tensor([[[2.0, 0.0], [-1.0, 1.0]]] * 2), classes)
     # LeakyReLU's slope is 0.01: of 1 - 2, -3 + 1 and -3 - 1
     assert found[0].tolist() == [[5.0, 2.0], [pytest.approx(-0.01), pytest.approx(-0.02)]]
     assert found[1].tolist() == [[4.0, 0.0], [pytest.approx(-0.04), 0.0]]  # -1: outside the head
@@ -67,7 +67,7 @@ def test_what_is_imagined_is_the_value_of_the_class_and_so_many_spreads() -> Non
 
 def test_a_label_beyond_the_classes_is_ignored() -> None:
     memory, classes = prototypes([[4.0], [2.0]], [[1.0], [1.0]]), tensor([[2, 7]])
-    assert imagine(memory, torch.ones(1, 1, 2), classes).tolist() == [[[0.0, 0.0]]]
+    assert impute(memory, torch.ones(1, 1, 2), classes).tolist() == [[[0.0, 0.0]]]
 
 
 def test_a_modality_imagined_from_itself_is_itself() -> None:
@@ -75,7 +75,7 @@ def test_a_modality_imagined_from_itself_is_itself() -> None:
     features = 5 + torch.rand(2, 3, 6, 7, generator=drawn(4))
     classes = torch.randint(0, 2, (2, 6, 7), generator=drawn(5))
     memory = observe(features, classes, num_classes=2)
-    found = imagine(memory, deviations(features, memory, classes), classes)
+    found = impute(memory, deviations(features, memory, classes), classes)
     assert torch.allclose(found, features, atol=1e-5)
 
 
@@ -116,8 +116,8 @@ def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
     known = some_memory(("flair", "t1"))  # without spread
     found = impute_missing(encoding, network.modalities, known, classes, 1.0, drawn())
     assert found is not None
-    assert found.imagined is not None
-    assert found.imagined.tolist() == [[False, True, False], [False, False, False]]
+    assert found.imputed is not None
+    assert found.imputed.tolist() == [[False, True, False], [False, False, False]]
     assert found.present is encoding.present
     for level in LEVELS:
         assert (found.tailored[level][0, 1] == 6.0).all()  # t1's value
@@ -149,10 +149,10 @@ def test_each_absent_modality_is_imagined_by_its_own_draw() -> None:
     network, encoding, classes = encoded(present, size=8)
     found = impute_missing(encoding, network.modalities, some_memory(), classes, 0.25, drawn())
     assert found is not None
-    assert found.imagined is not None
-    shares = found.imagined.double().mean(dim=0).tolist()
+    assert found.imputed is not None
+    shares = found.imputed.double().mean(dim=0).tolist()
     assert shares == [0, pytest.approx(0.25, abs=0.06), pytest.approx(0.25, abs=0.06)]
-    both = (found.imagined.sum(dim=1) == 2).double().mean().item()
+    both = (found.imputed.sum(dim=1) == 2).double().mean().item()
     assert both == pytest.approx(1 / 16, abs=0.04)
 
 

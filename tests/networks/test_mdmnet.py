@@ -143,7 +143,7 @@ def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
     images, shown = torch.randn(2, 3, *patch), presence("t1", "t1+flair")
     everything = network.encode(images, torch.ones_like(shown))
     memory = some_memory(network)
-    second = network.decode(everything.showing(shown), memory)
+    second = network.decode(everything.restricted_to(shown), memory)
     assert isinstance(second, Tensor)
     assert torch.allclose(second, network(images, shown, memory), atol=1e-5)
     assert not torch.allclose(second, network(images, torch.ones_like(shown), memory), atol=1e-2)
