@@ -435,6 +435,6 @@ def _check_expected(expected: SubsetDice, least_dice: float) -> None:
         raise DataError(f"--min-expected-dice: Dice from {names} was never measured for this model")
     if expected.mean < least_dice:
         raise DataError(
-            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {names} "
-            f"(mean over labels, {plural(expected.cases, 'validation case')})"
+            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {names}"
+            f" (mean over labels, {plural(expected.cases, 'validation case')})"
         )

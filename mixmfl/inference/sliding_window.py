@@ -32,8 +32,8 @@ def predict_volume(
     Args:
         predictor: The function that predicts patches.
         images: The volume, ``(C, Z, Y, X)``.
-        patch_size: Size of a patch in voxels, (Z, Y, X), or (Y, X) for a 2-D network, which sees every
-            slice.
+        patch_size: Size of a patch in voxels, (Z, Y, X), or (Y, X) for a 2-D network, which sees
+            every slice.
         step: Distance of neighbouring patches as a share of the patch, above 0 and at most 1.
         mirror_axes: Patch axes along which mirrored patches are predicted as well and averaged.
         batch_size: Number of patches predicted at a time.

@@ -388,7 +388,7 @@ def test_a_table_of_someone_else_is_not_replaced(
     assert (out / "cases.csv").read_text() == "my patients"
     (out / "cases.json").write_text('{"format": "mixmfl cases 99"}')
     assert command("mixmfl_predict", *asked) == 2
-    assert "format 'mixmfl cases 99' was found" in capsys.readouterr().err
+    assert "has format 'mixmfl cases 99'; 'mixmfl cases 1' is needed" in capsys.readouterr().err
     assert command("mixmfl_predict", *asked, "--overwrite") == 0
 
 

@@ -64,7 +64,7 @@ def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
         read_rows(path)
     for text in ("", "case,label\na,b\n"):
         path.write_text(text)
-        with pytest.raises(DataError, match="needed is a table of scores, whose first line is"):
+        with pytest.raises(DataError, match="a table of scores is needed, whose first line is"):
             read_rows(path)
     for content in (b"\xff\xfe\x00", f'{",".join(COLUMNS)}\n"mdm'.encode()):
         path.write_bytes(content)

@@ -199,11 +199,11 @@ def test_the_order_of_rows_and_of_modalities_changes_no_number() -> None:
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ([], "there is not one score to compare"),
+        ([], "there are no scores to compare"),
         (rows("mdm", MDM) * 2, "mdm, seed 0: lesion of case 'n1' from t1 has two scores"),
         (
             [replace(row, site="east") for row in rows("mdm", MDM)],
-            "scores are of the sites east, but known are north, south",
+            "scores are of the sites east; known sites are north, south",
         ),
     ],
 )

@@ -88,7 +88,7 @@ def test_what_is_not_known_is_left_out() -> None:
     one = Trainings({"A0": scores(0, old=0.0, new=0.1)}).difference("new", "old", "own")
     assert one.bootstrap.low == pytest.approx(10)
     assert math.isnan(one.widest.low)  # one training says nothing of others
-    with pytest.raises(DataError, match="not one training to compare"):
+    with pytest.raises(DataError, match="no trainings to compare"):
         Trainings({})
 
 
