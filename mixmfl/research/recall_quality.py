@@ -123,7 +123,7 @@ def _compare(
     others: Tensor,
     classes: Tensor,
 ) -> Tensor:
-    """Return sums over a class's voxels, ``(6, K)``: squares of features and errors; hits; voxels."""
+    """Return sums over voxels by class, ``(6, K)``: squared features and errors; hits; voxels."""
     slots = encoding.tailored[level]
     prototypes = model.memory[modality, level]
 

@@ -54,7 +54,7 @@ def test_a_table_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "cases.csv"
     path.write_text(f"{','.join(COLUMNS)}\nmdm,0,north,n1,t1,lesion,0.5,1\n{line}\n")
-    with pytest.raises(DataError, match=rf"cases\.csv: line 3 is damaged \({reason}\); mend or"):
+    with pytest.raises(DataError, match=rf"cases\.csv: line 3 is damaged \({reason}\); fix or"):
         read_rows(path)
 
 
