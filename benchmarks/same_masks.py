@@ -1,4 +1,4 @@
-"""Compare the masks of a model's quick form, which predicts on CPUs, with those of its plain form.
+"""Compare the masks of a model's optimised CPU form with those of its plain form.
 
 The plain form is in single precision and is the one that was validated. The model should be a
 trained one: what random weights find is noise, and rounding turns noise round.
@@ -29,7 +29,7 @@ def main() -> None:
     torch.set_num_threads(1)
     quick = load_model(options.model)
     plain = dataclasses.replace(quick, runner=quick.network)
-    assert plain.runner is not quick.runner, "this model has no quick form"
+    assert plain.runner is not quick.runner, "this model has no optimised CPU form"
     names = list(quick.plans.labels.consecutive().foreground)
     print(f"{quick.configuration}, {best_dtype()}")
     print("| case | " + " | ".join(f"{name}: voxels | Dice" for name in names) + " |")
@@ -52,7 +52,7 @@ def main() -> None:
         print(f"| {case.name} | " + " | ".join(row) + " |", flush=True)
     print(f"lowest: {min(found_dice):.5f}")
     mean = statistics.mean(found_dice)
-    print(f"ratio {mean:.5f} mean Dice of the quick form's masks against the plain form's")
+    print(f"ratio {mean:.5f} mean Dice of the optimised CPU form's masks against the plain form's")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Segment preprocessed cases from every subset of their modalities: one by one, and together.
 
 One by one is the plain network in single precision, run anew for each subset; together is what
-scoring does: the form that is quickest here, with each modality encoded once per patch.
+scoring does: the fastest form on this machine, with each modality encoded once per patch.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mixmfl.evaluation.subset_dice import all_subsets
-from mixmfl.inference.cpu_network import quickest
+from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.inference.predictor import segment_stored
 from mixmfl.networks.build import build_network
@@ -40,7 +40,7 @@ def main() -> None:
     full = [case for case in cases if len(case.modalities) == most][: options.cases]
     subsets = all_subsets(full[0].modalities)
     plain = build_network(plans, configuration, 0)
-    quick = quickest(build_network(plans, configuration, 0), CPU)
+    quick = fastest_form(build_network(plans, configuration, 0), CPU)
     given = plans, configuration, CPU
 
     def one_by_one(case: PreprocessedCase) -> None:

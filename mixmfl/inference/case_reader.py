@@ -1,4 +1,4 @@
-"""What the reading process does with a case that will be predicted.
+"""Reading of a case that will be predicted, in a process of its own.
 
 It needs neither a network nor torch, and imports neither: two processes with torch would take
 twice the memory.
@@ -20,7 +20,7 @@ from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case, voxel
 from mixmfl.inference.report import for_pages
 
 LARGE_BYTES = 1 << 30
-"""Of images in single precision: such a case is read when nothing else runs."""
+"""Size of images in single precision above which a case is read when nothing else runs."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ReadCase:
 
     Attributes:
         loaded: Its images, and the grids.
-        shown: ``(Z, Y, X)`` of the reference for pages; None where no page is wanted.
-        inputs: SHA-256 by modality.
-        peak_memory_mb: Of reading.
+        shown: The reference image ``(Z, Y, X)`` for pages; None where no page is written.
+        inputs: SHA-256 of what was read, by modality.
+        peak_memory_mb: Peak memory of reading.
     """
 
     loaded: LoadedCase
@@ -49,25 +49,25 @@ def read_case(
 
     Args:
         wait_turn: Called before a case is read that is too large to be read beside another.
-        constant: What to do with images on different grids; whether a page is wanted; and by
-            modalities the Dice that is expected from them.
-        case: Which.
+        constant: What to do with images on different grids; whether a page is written; and the
+            expected Dice, by modalities.
+        case: The case to read.
 
     Raises:
-        DataError: It cannot be used.
+        DataError: The case cannot be used.
     """
-    placing, report, worth = constant
+    alignment, report, expected_dice = constant
     reset_peak()
     if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
         wait_turn()
     inputs = digests_of(case)
-    loaded = load_case(case, None, placing, worth)
+    loaded = load_case(case, None, alignment, expected_dice)
     shown = for_pages(loaded.images[loaded.reference]) if report else None
     return ReadCase(loaded, shown, inputs, peak_memory_mb())
 
 
 def digests_of(case: Case) -> dict[str, str]:
-    """Return the SHA-256 of what each modality of a case is read from; empty where it cannot be."""
+    """Return the SHA-256 of each modality's source; empty where it cannot be read."""
 
     def digest(source: Path | Source) -> str:
         try:

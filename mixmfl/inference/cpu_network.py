@@ -1,12 +1,12 @@
-"""How a network is run on a CPU to predict: the same function, computed in less time and memory.
+"""The optimised CPU form of a network: the same predictions, in less time and memory.
 
 ``mdmnet.py`` is the plain form, which trains and validates. What differs here:
 
 - bfloat16 where the CPU multiplies it natively, single precision elsewhere;
 - channels last, the order of axes in which oneDNN convolves without copying;
-- a bias that an instance norm takes away again is not added;
-- a modality's feature map is fused as soon as it is there and then let go: one map per level is
-  kept instead of one per modality, and nothing is computed for absent ones.
+- a bias that an instance norm cancels is not added;
+- a modality's feature map is fused as soon as it is computed and then freed: one map per level
+  is kept instead of one per modality, and nothing is computed for missing modalities.
 """
 
 import math
@@ -34,18 +34,20 @@ _ENLARGE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _SMALL = 1024
-"""Voxels below which torch's group norm for channels last takes another, some 20 times slower way.
+"""Voxels below which torch's group norm for channels last is some 20 times slower.
 
-There the map is copied to channels first and back, which costs less.
+Below it the map is copied to channels first and back, which costs less.
 """
 
 _TOGETHER = 1 << 18
-"""Voxels of full resolution that are decoded at a time where several subsets are asked for."""
+"""Voxels of full resolution that are decoded at a time where several subsets are predicted from."""
 
 
-def quickest(network: SegmentationNet, device: torch.device) -> "SegmentationNet | CPUNetwork":
+def fastest_form(network: SegmentationNet, device: torch.device) -> "SegmentationNet | CPUNetwork":
     """Return the form in which a device predicts fastest; on a CPU the network is taken over."""
-    return CPUNetwork(network, best_dtype()) if device.type == "cpu" and runs(network) else network
+    if device.type == "cpu" and supports(network):
+        return CPUNetwork(network, best_dtype())
+    return network
 
 
 def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) -> Tensor:
@@ -53,8 +55,8 @@ def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) ->
     return torch.tensor([[name in subset for name in modalities] for subset in subsets])
 
 
-def runs(network: SegmentationNet) -> bool:
-    """Return whether ``CPUNetwork`` knows the network's operators: those that nnU-Net plans."""
+def supports(network: SegmentationNet) -> bool:
+    """Return whether ``CPUNetwork`` can run the network: its operators are those of nnU-Net."""
     return all(
         isinstance(unit.norm, _InstanceNorm) and isinstance(unit.nonlin, nn.LeakyReLU)
         for unit in network.modules()
@@ -66,9 +68,9 @@ class CPUNetwork:
     """A network's forward pass, for prediction on a CPU.
 
     Attributes:
-        network: The plain form, which ``runs``. It is taken over: the weights that are kept here
-            in another form are gone from it, so that they are there once.
-        dtype: Of feature maps and convolutions; norms are computed in single precision.
+        network: The plain form, which ``supports`` accepts. It is taken over: weights that are kept
+            here in another form are removed from it, so that they are stored once.
+        dtype: Type of feature maps and convolutions; norms are computed in single precision.
     """
 
     def __init__(self, network: SegmentationNet, dtype: torch.dtype) -> None:
@@ -88,7 +90,7 @@ class CPUNetwork:
         }
 
     def predictor(self, memory: PrototypeMemory, available: Sequence[str]) -> Predictor:
-        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+        """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
 
         def predict(images: Tensor) -> Tensor:
             return torch.cat([self._predict(image[None], available, memory) for image in images])
@@ -103,9 +105,9 @@ class CPUNetwork:
         Each modality is encoded once, whatever the number of subsets.
 
         Args:
-            memory: Of the federation.
+            memory: Memory of the federation.
             available: The K modalities.
-            subsets: S of them, each of at least one of these modalities.
+            subsets: S subsets, each of at least one of these modalities.
 
         Returns:
             A function that returns ``(B, S * heads, *P)``, subset by subset.
@@ -119,16 +121,16 @@ class CPUNetwork:
             chunks = torch.split(shown, count)
             if isinstance(self.network, MDMNet):
                 levels = self._gather(self.network, images, available, memory)
-                found = [self._decode([level.fused_from(c) for level in levels]) for c in chunks]
+                logits = [self._decode([level.fused_from(c) for level in levels]) for c in chunks]
             else:
                 assert isinstance(self.network, StackedNet)
                 placed, _ = place_modalities(images, available, self.network.modalities)
                 encoder = self.network.encoder
-                found = [
+                logits = [
                     self._decode(list(self._encode(encoder, _hide(placed, c)))) for c in chunks
                 ]
-            logits = torch.cat(found)
-            by_subset = logits.reshape(len(shown), len(images), *logits.shape[1:])
+            joined = torch.cat(logits)
+            by_subset = joined.reshape(len(shown), len(images), *joined.shape[1:])
             return by_subset.movedim(0, 1).flatten(1, 2)
 
         return predict
@@ -193,8 +195,8 @@ class CPUNetwork:
                     level.add_tailored(maps, slot)
 
     def _decode(self, skips: list[Tensor]) -> Tensor:
-        """Return logits ``(B, heads, *P)``; ``skips`` is emptied, to let its maps go."""
-        decoder, maps = self.network.decoder, [skips.pop()]  # a list, to be taken off
+        """Return logits ``(B, heads, *P)``; ``skips`` is emptied, to free its maps."""
+        decoder, maps = self.network.decoder, [skips.pop()]  # a list, from which it is taken
         for up, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
             maps = [self._join(up, maps, skips)]
             maps = [self._convolve(stage, maps)]
@@ -206,7 +208,7 @@ class CPUNetwork:
         """Return a map, enlarged, joined with the next skip; both are taken off their lists."""
         if isinstance(self.network.decoder, AddingDecoder):
             return self._enlarge(up, below.pop()).add_(skips.pop())
-        # not by torch.cat: the skip is let go before its other half is there
+        # not by torch.cat: the skip is freed before its other half is computed
         half = skips[-1].shape[1]
         size = (len(skips[-1]), 2 * half, *skips[-1].shape[2:])
         layout = _CHANNELS_LAST[len(size)]
@@ -219,9 +221,9 @@ class CPUNetwork:
         bias = None if up.bias is None else up.bias.to(self.dtype)
         return _ENLARGE[maps.ndim](maps, self._weights[up], bias, up.stride)
 
-    def _convolve(self, stage: nn.Module, given: list[Tensor]) -> Tensor:
-        """Return what a stage makes of a map, which is taken off ``given``, to let it go."""
-        maps = given.pop()
+    def _convolve(self, stage: nn.Module, inputs: list[Tensor]) -> Tensor:
+        """Return what a stage makes of a map, which is taken off ``inputs``, to free it."""
+        maps = inputs.pop()
         for module in stage.modules():
             if isinstance(module, ConvDropoutNormReLU):
                 unit = self._units[module]
@@ -239,12 +241,12 @@ class _Unit:
         self.norm, self.slope = module.norm, module.nonlin.negative_slope
 
     def convolve(self, maps: Tensor) -> Tensor:
-        """Return the convolved maps; no bias, for the norm would take it away."""
+        """Return the convolved maps; without a bias, which the norm would cancel."""
         convolve = _CONVOLVE[maps.ndim]
         return convolve(maps, self.weight, None, self.stride, self.padding)
 
     def finish(self, maps: Tensor) -> Tensor:
-        """Return what norm and activation make of what was convolved."""
+        """Return the convolved maps after norm and activation."""
         # an instance norm is a group norm of one channel each, which torch has for channels last
         norm, last = self.norm, _CHANNELS_LAST[maps.ndim]
         small = math.prod(maps.shape[2:]) < _SMALL
@@ -275,7 +277,7 @@ class _Summed:
         return self.unit.finish(self.total.movedim(-1, 1))
 
     def _add(self, maps: Tensor, weight: Tensor, share: float) -> None:
-        """Add what weights ``(C_fused, C, 1, ...)`` make of a map, times ``share``."""
+        """Add a map, convolved with weights ``(C_fused, C, 1, ...)``, times ``share``."""
         first = self.total is None
         if self.total is None:
             self.total = maps.new_empty((1, *maps.shape[2:], len(weight)))
@@ -285,14 +287,14 @@ class _Summed:
 
 
 class _Joined:
-    """A level as ``_Summed``, of which any subset's sum can be asked once all maps are there."""
+    """A level as ``_Summed``, that gives any subset's sum once it has all maps."""
 
     def __init__(self, unit: _Unit, known: int) -> None:
         """Args: the fusion's unit; how many modalities the network knows."""
         self.unit, self.known = unit, known
         self.maps: list[Tensor] = []
         self.weights: list[Tensor] = []  # (C_fused, C) of each map
-        self.places: list[tuple[bool, int]] = []  # of each map: is it tailored, and whose
+        self.places: list[tuple[bool, int]] = []  # of each map: is it tailored, and its slot
         self.joined: Tensor | None = None  # (B, *P, C of all maps)
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
@@ -313,8 +315,8 @@ class _Joined:
         sums = []
         for subset, mean in zip(shown, share, strict=True):
             counts = [float((subset if own else mean)[slot]) for own, slot in self.places]
-            weighed = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
-            sums.append(self.joined @ torch.cat(weighed, dim=1).T)  # (B, *P, C_fused)
+            weighted = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
+            sums.append(self.joined @ torch.cat(weighted, dim=1).T)  # (B, *P, C_fused)
         return self.unit.finish(torch.cat(sums).movedim(-1, 1))
 
     def _add(self, place: tuple[bool, int], maps: Tensor, weight: Tensor) -> None:
@@ -329,7 +331,7 @@ class _Gathered:
     def __init__(
         self, network: MDMNet, level: int, slots: Sequence[int], memory: PrototypeMemory
     ) -> None:
-        """Args: the network and which of its levels; the modalities at hand; the memory."""
+        """Args: the network and one of its levels; the available modalities' slots; the memory."""
         self.network, self.level, self.memory = network, level, memory
         self.present = torch.zeros((1, len(network.modalities)), dtype=torch.bool)
         self.present[:, list(slots)] = True
@@ -375,18 +377,18 @@ _Level = _Summed | _Joined | _Gathered
 
 def _slot_weight(weight: Tensor, channels: int, slot: int, known: int) -> Tensor:
     """Return a fusion's weights for the tailored map of one of ``known`` modalities."""
-    start = weight.shape[1] - (known - slot) * channels  # behind the shared
+    start = weight.shape[1] - (known - slot) * channels  # after the shared channels
     return weight[:, start : start + channels]
 
 
 def _hide(placed: Tensor, shown: Tensor) -> Tensor:
-    """Return images ``(S * B, M, *P)``: those placed, ``(B, M, *P)``, as each subset shows them."""
+    """Return images ``(S * B, M, *P)``: ``placed``, ``(B, M, *P)``, restricted to each subset."""
     seen = shown.reshape(len(shown), 1, -1, *[1] * (placed.ndim - 2))
     return torch.where(seen, placed, 0).flatten(0, 1)
 
 
 def _packed(module: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> Tensor:
-    """Return a convolution's weight as it is used here; unless ``keep``, the module's is let go."""
+    """Return a convolution's weight as it is used here; unless ``keep``, the module's is freed."""
     weight = module.get_parameter("weight").detach()
     if not keep:
         module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)

@@ -21,7 +21,7 @@ def registered_model(home: Path) -> Path:
     """Return the registered model file.
 
     Raises:
-        ModelError: None is registered, or its file is gone or is another one by now.
+        ModelError: No model is registered, or its file is gone or has changed.
     """
     record = home / "model.json"
     if not record.is_file():
@@ -38,7 +38,7 @@ def registered_model(home: Path) -> Path:
         )
     if sha256(model) != content.get("sha256"):
         raise ModelError(
-            f"{model}: is not what was registered, its contents changed; if that is meant, "
+            f"{model}: the contents changed since it was registered; if that is intended, "
             f"register it again by mixmfl_use_model {model}"
         )
     return model

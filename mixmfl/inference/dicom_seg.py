@@ -19,7 +19,7 @@ from mixmfl.data.dicom.series import Series, source_headers, stable_uid
 
 Array = npt.NDArray[Any]
 
-# what a series must tell for a segmentation of it to be legal, though it may be empty
+# attributes that a series must have for a valid segmentation; they may be empty
 _NEEDED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
     "StudyTime", "AccessionNumber", "ReferringPhysicianName",
@@ -30,7 +30,7 @@ def check_available() -> None:
     """Check that highdicom is installed.
 
     Raises:
-        MixmflError: It is not.
+        MixmflError: highdicom is not installed.
     """
     if find_spec("highdicom") is None:
         raise MixmflError(
@@ -44,24 +44,24 @@ def write_segmentation(
 ) -> None:
     """Write a DICOM Segmentation, whole or not at all.
 
-    Where the source lacks a slice thickness, the distance of its slices is taken for it.
+    Where the source has no slice thickness, the distance of its slices is written instead.
 
     The same mask of the same series by the same model gives the same identifiers.
 
     Args:
-        path: Ends in ``.dcm``.
-        series: That the mask is on the grid of.
+        path: File to write, which ends in ``.dcm``.
+        series: The series whose grid the mask is on.
         mask: ``(Z, Y, X)`` on the grid that ``series.read`` returns.
         segments: The values of each segment, by its name; they may overlap.
         model: SHA-256 of the model.
 
     Raises:
-        DataError: The series' headers are no base for a segmentation.
+        DataError: The series' headers do not allow a segmentation.
     """
     with quiet():
-        made = _segmentation(series, mask, segments, model)
+        segmentation = _segmentation(series, mask, segments, model)
     with quiet(), replacing(path) as temporary:
-        made.save_as(temporary)
+        segmentation.save_as(temporary)
 
 
 def _segmentation(
@@ -110,7 +110,7 @@ def _segmentation(
     ]
     origin = (series.uid, model, np.packbits(frames).tobytes().hex())
     try:
-        made = hd.seg.Segmentation(
+        segmentation = hd.seg.Segmentation(
             source_images=headers,
             pixel_array=frames,
             segmentation_type=SegmentationTypeValues.BINARY,
@@ -131,12 +131,12 @@ def _segmentation(
         raise DataError(
             f"{series.name}: no DICOM segmentation can be made of it ({error})"
         ) from None
-    made.SeriesDescription = f"Segmentation of series {series.header.number}"
-    return made
+    segmentation.SeriesDescription = f"Segmentation of series {series.header.number}"
+    return segmentation
 
 
 def _measures(header: Any) -> list[Any]:
-    """Return the parts of a header that tell a slice thickness: itself, or those of its frames."""
+    """Return the parts of a header that hold a slice thickness: itself, or its frames' parts."""
     if "PerFrameFunctionalGroupsSequence" not in header:
         return [header]
     groups = [

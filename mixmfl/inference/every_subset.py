@@ -1,4 +1,4 @@
-"""A preprocessed case segmented from many subsets of its modalities, each of which is encoded once.
+"""A preprocessed case segmented from many subsets of its modalities, each encoded once.
 
 Segmenting from every subset by itself encodes a modality as often as there are subsets with it.
 """
@@ -22,7 +22,7 @@ from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 _AT_A_TIME = 1 << 18
-"""Voxels of patches, times subsets, that are predicted at a time: a large patch goes alone."""
+"""Voxels of patches, times subsets, that are predicted at a time; a large patch is alone."""
 
 
 @torch.inference_mode()
@@ -38,12 +38,13 @@ def segment_subsets(
     """Return class indices ``(Z, Y, X)`` of a preprocessed case from each subset.
 
     Args:
-        runner: The network on ``device``, which is put into prediction mode, or its quick form.
-        memory: On ``device``.
-        case: That has all modalities of all subsets.
-        subsets: Each of at least one modality; may be none.
-        plans: Of the network.
-        configuration: Of the network.
+        runner: The network on ``device``, which is put into prediction mode, or its optimised CPU
+            form.
+        memory: Memory of the federation, on ``device``.
+        case: A case with all modalities of all subsets.
+        subsets: Subsets of at least one modality each; may be empty.
+        plans: Plans of the network.
+        configuration: Configuration of the network, ``"2d"`` or ``"3d_fullres"``.
         device: Where to compute.
     """
     if not subsets:
@@ -63,13 +64,13 @@ def segment_subsets(
         device=device,
     ).cpu()
     manager = label_manager(plans.labels)
-    found = {}
+    masks = {}
     for subset, part in zip(subsets, logits.chunk(len(subsets)), strict=True):
         predicted: npt.NDArray[Any] = manager.convert_logits_to_segmentation(part).numpy()
         if planned["use_mask_for_norm"][0]:
             predicted[case.labels[:][0] < 0] = 0  # outside the head, as ``predict`` has it
-        found[subset] = np.asarray(predicted)
-    return found
+        masks[subset] = np.asarray(predicted)
+    return masks
 
 
 def subsets_predictor(
@@ -81,10 +82,10 @@ def subsets_predictor(
     """Return a function from images ``(B, K, *P)`` to logits ``(B, S * heads, *P)``.
 
     Args:
-        runner: The network in prediction mode, or its quick form.
-        memory: Of the federation.
+        runner: The network in prediction mode, or its optimised CPU form.
+        memory: Memory of the federation.
         available: The K modalities.
-        subsets: S of them, each of at least one of these modalities.
+        subsets: S subsets, each of at least one of these modalities.
     """
     if isinstance(runner, CPUNetwork):
         return runner.subsets_predictor(memory, available, subsets)
@@ -94,8 +95,8 @@ def subsets_predictor(
         placed, present = place_modalities(images, available, runner.modalities)
         with torch.autocast(images.device.type, enabled=images.device.type == "cuda"):
             encoding = runner.encode(placed, present)
-            looks = (encoding.showing(row.to(images.device)) for row in shown)
-            logits = [runner.decode(look, memory) for look in looks]
+            views = (encoding.restricted_to(row.to(images.device)) for row in shown)
+            logits = [runner.decode(view, memory) for view in views]
         return torch.cat(cast(list[Tensor], logits), dim=1)  # in training they were lists
 
     return predict

@@ -23,7 +23,7 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.evaluation.subset_dice import SubsetDice
-from mixmfl.inference.cpu_network import CPUNetwork, quickest
+from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.inference.segmentation import Options, Recipe, predict_case
 from mixmfl.inference.sliding_window import Predictor
@@ -311,7 +311,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         raise ModelError(f"{path}: cannot be read to its end ({error}); copy it again") from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    runner = quickest(network, device)
+    runner = fastest_form(network, device)
     del network
     give_back_memory()  # the weights as they came are another copy
     return Model(

@@ -1,10 +1,10 @@
-"""What became of each case: the table beside the masks, and what tells our masks from others'.
+"""What became of each case: the table beside the masks, and which masks are ours.
 
 ::
 
-    MASKS/cases.json    all of it, by case; read again by the next run
+    MASKS/cases.json    every outcome, by case; read again by the next run
     MASKS/cases.csv     the same as a table, for people
-    MASKS/set_aside.csv what else was met, and why it is in no case
+    MASKS/set_aside.csv files that were set aside, and why they are in no case
 """
 
 import csv
@@ -32,24 +32,24 @@ class Outcome:
     """What became of one case.
 
     Attributes:
-        name: Of the case.
-        status: ``"done"``, ``"kept"`` (a mask was there) or ``"failed"``.
-        reason: Why it failed or was kept; empty if done.
-        used: Modalities that the mask rests on.
-        absent: Modalities that the model knows and the case lacks, or that were left out.
+        name: Name of the case.
+        status: ``"done"``, ``"kept"`` (its mask existed already) or ``"failed"``.
+        reason: Why the case failed or was kept; empty if done.
+        used: Modalities that the mask was predicted from.
+        absent: Missing modalities: those that the model knows and the case lacks or does not use.
         reference: The modality whose grid the mask has.
-        expected: Dice by label or region: mean over validation cases, and how many these were.
-        volumes_ml: Of the mask, by label or region.
-        notes: How the images were told apart and brought together.
+        expected: Expected Dice by label or region: mean over validation cases, and their number.
+        volumes_ml: Volumes of the mask in ml, by label or region.
+        notes: How the images were identified and brought onto one grid.
         warnings: What a reader of the mask must know.
-        patient: Name and ID, where they were asked for.
-        seconds: Until its mask was written, from when the case before it was predicted.
-        peak_memory_mb: Of the processes that read and that predicted, added; an upper bound.
+        patient: Name and ID of the patient, where they are to be shown.
+        seconds: Time from when the case before was predicted until this mask was written.
+        peak_memory_mb: Sum of the peaks of the reading and the predicting process, an upper bound.
         models: SHA-256 of the model files.
-        settings: Of the prediction, as far as they decide the mask.
+        settings: Settings of the prediction, as far as they decide the mask.
         inputs: SHA-256 of what was read, by modality.
-        mask_sha256: Of the mask that we wrote last; it is ours as long as it has this digest.
-        files: What was written for the case, relative to MASKS.
+        mask_sha256: SHA-256 of the mask that was written last; a mask with this digest is ours.
+        files: Files that were written for the case, relative to MASKS.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Outcome:
 
     @property
     def expected_mean(self) -> float:
-        """Return the mean expected Dice over labels; NaN where nothing is known."""
+        """Return the mean expected Dice over labels; NaN where none is known."""
         return SubsetDice(self.used, self.expected).mean
 
 
@@ -81,14 +81,14 @@ class Records:
     """The outcomes of all runs into one folder; safe to use from several threads."""
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
-        """Read what is there.
+        """Read the records of earlier runs.
 
         Args:
-            folder: Of the masks.
+            folder: Folder of the masks.
             overwrite: Whether tables and pages that are not ours are replaced.
 
         Raises:
-            DataError: There is a table or a page that is not ours.
+            DataError: The folder has a table or a page that is not ours.
         """
         self.folder = folder
         self._lock = threading.Lock()
@@ -118,12 +118,12 @@ class Records:
         return [self._outcomes[name] for name in sorted(self._outcomes)]
 
     def owns(self, name: str, mask: Path) -> bool:
-        """Say whether a mask is as we wrote it."""
+        """Return whether a mask is unchanged since we wrote it."""
         before = self[name]
         return bool(before and before.mask_sha256 and before.mask_sha256 == sha256(mask))
 
     def claim(self, name: str, digest: str, files: Sequence[str]) -> None:
-        """Note, before a mask is put in its place, that it and its files will be ours."""
+        """Record, before a mask is moved to its path, that it and its files will be ours."""
         before = self[name] or Outcome(name, "failed", "was interrupted")
         self.add(
             dataclasses.replace(
@@ -136,10 +136,10 @@ class Records:
         )
 
     def add(self, outcome: Outcome) -> None:
-        """Note an outcome, and write the tables anew.
+        """Record an outcome, and write the tables again.
 
         Raises:
-            OSError: They cannot be written; the outcome is noted all the same.
+            OSError: The tables cannot be written; the outcome is recorded all the same.
         """
         outcome = _as_text(outcome)
         with self._lock:
@@ -150,7 +150,7 @@ class Records:
         """Write the tables, each whole or not at all.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: The tables cannot be written.
         """
         content = {
             "format": FORMAT,
@@ -162,7 +162,7 @@ class Records:
 
 
 def _as_text(outcome: Outcome) -> Outcome:
-    """Return an outcome that every file can hold: names of files need not be text."""
+    """Return an outcome that can be written as text; names of files may hold any bytes."""
     return dataclasses.replace(
         outcome,
         name=one_line(outcome.name, 255),
@@ -182,21 +182,21 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Outcome]:
     content = read_json(path)
     if content.get("format") != FORMAT:
-        raise DataError(f"{path}: format {content.get('format')!r} was found, not {FORMAT!r}")
+        raise DataError(f"{path}: has format {content.get('format')!r}; {FORMAT!r} is needed")
     try:
         return {
             name: Outcome(
                 name,
                 **{
-                    **told,
+                    **record,
                     **{
-                        key: tuple(told[key])
+                        key: tuple(record[key])
                         for key in ("used", "absent", "notes", "warnings", "models", "files")
                     },
-                    "expected": {n: (d, c) for n, (d, c) in told["expected"].items()},
+                    "expected": {n: (d, c) for n, (d, c) in record["expected"].items()},
                 },
             )
-            for name, told in content["cases"].items()
+            for name, record in content["cases"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error})") from None
@@ -204,8 +204,8 @@ def _read(path: Path) -> dict[str, Outcome]:
 
 def _table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as CSV; lists are joined by +, warnings by a semicolon."""
-    told = [each.volumes_ml for each in outcomes] + [each.expected for each in outcomes]
-    names = list(dict.fromkeys(name for each in told for name in each))
+    regions = [each.volumes_ml for each in outcomes] + [each.expected for each in outcomes]
+    names = list(dict.fromkeys(name for each in regions for name in each))
     text = io.StringIO()
     writer = csv.writer(text)
     header = (

@@ -1,7 +1,7 @@
-"""From a folder of cases, each with the modalities it happens to have, to a mask per case.
+"""Prediction of a folder of cases, each from the modalities that it has.
 
 While one case is predicted the next is read by another process and the last is written by a
-thread. A case that fails costs itself alone.
+thread. A case that fails does not stop the others.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
     "was edited"
 )
-LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond what the slowest needs
+LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond the slowest case
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class _Job:
     """A case to predict.
 
     Attributes:
-        case: With the modalities that are used.
-        absent: That the models know and the case lacks.
-        expected: From these modalities.
+        case: The case, with the modalities that are used.
+        absent: Missing modalities, which the models know and the case does not use.
+        expected: Dice that is expected from the modalities that are used.
     """
 
     case: Case
@@ -80,17 +80,17 @@ def predict_folder(
     limit_seconds: float = LIMIT_SECONDS,
     set_aside: str = "",
 ) -> Generator[Outcome, None, None]:
-    """Predict every case; one that fails is told and the others go on.
+    """Predict every case; a failure is reported, and the other cases continue.
 
-    A mask that is there is kept where it was made by the same models and settings from the same
-    images, made anew where it was not, and left alone where it is not as we wrote it.
+    A mask of an earlier run is kept if the same models and settings made it from the same images,
+    and made again if not. A mask that is not as we wrote it is left alone.
 
     Args:
-        models: One, or several whose probabilities are averaged.
-        cases: As ``find_cases`` found them.
-        refused: Likewise; told as failed.
-        out: Masks come here as ``<case>.nii.gz``, each on its reference's grid, whole or not at
-            all; and ``cases.json`` and ``cases.csv``.
+        models: One model, or several whose probabilities are averaged.
+        cases: The cases, as ``find_cases`` returns them.
+        refused: Cases that ``find_cases`` refused; they are reported as failed.
+        out: Folder for the masks: each is written as ``<case>.nii.gz``, on its reference's grid,
+            whole or not at all, beside ``cases.json`` and ``cases.csv``.
         only: Modalities to use where a case has them; empty: all.
         placing: What to do with images on different grids.
         options: How the networks are run.
@@ -99,16 +99,16 @@ def predict_folder(
         dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
-        limit_seconds: To read a case, or to write it.
-        set_aside: ``accounting.aside_table`` of what else was met, for ``set_aside.csv``.
+        limit_seconds: Time limit for reading a case, and for writing it.
+        set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
 
     Raises:
-        ModelError: The models do not mean the same by their labels.
-        DataError: ``only`` names what is no modality of the models, or ``out`` holds a table that
-            is not ours.
+        ModelError: The models' labels differ.
+        DataError: ``only`` names a modality that no model knows, or ``out`` holds a table that is
+            not ours.
     """
     placing, options = placing or AlignmentOptions(), options or Options()
     check_models_agree([model.recipe for model in models])
@@ -123,7 +123,7 @@ def predict_folder(
         write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, show_patient)
     run = _Run(models, out, records, _settings(placing, options), options, extras, least_dice)
-    worth = {
+    expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
         for subset in all_subsets(known)
         for mean in (_expected(models, subset).mean,)
@@ -133,73 +133,73 @@ def predict_folder(
     for item in refused:
         yield run.note(run.failed(item.name, item.reason))
     for case in cases:
-        wanted = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
-        absent = tuple(name for name in known if name not in wanted)
+        images = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
+        absent = tuple(name for name in known if name not in images)
         job = _Job(
-            dataclasses.replace(case, images=wanted, label=None), absent, _expected(models, wanted)
+            dataclasses.replace(case, images=images, label=None), absent, _expected(models, images)
         )
         try:
-            if not wanted:
+            if not images:
                 raise DataError(
                     f"has {', '.join(case.images)}; the model needs at least one of "
                     f"{', '.join(only or known)}"
                 )
             _check_expected(job.expected, least_dice)
-            kept = run.kept(job, overwrite)
-        except Exception as error:  # whatever it is, it costs this case alone
+            existing = run.existing(job, overwrite)
+        except Exception as error:  # whatever it is, only this case fails
             yield run.note(run.job_failed(job, reason_of(error)))
             continue
-        if kept is not None:
-            yield run.note(kept)
+        if existing is not None:
+            yield run.note(existing)
         else:
             jobs.append(job)
     with (
-        PrefetchProcess(read_case, (placing, report, worth), limit_seconds) as ahead,
-        WriterThread(limit_seconds) as behind,
+        PrefetchProcess(read_case, (placing, report, expected_dice), limit_seconds) as reader,
+        WriterThread(limit_seconds) as writer,
     ):
-        yield from _overlapped(run, jobs, ahead, behind)
+        yield from _overlapped(run, jobs, reader, writer)
     run.finish()
 
 
 def _overlapped(
-    run: "_Run", jobs: Sequence[_Job], ahead: PrefetchProcess, behind: WriterThread
+    run: "_Run", jobs: Sequence[_Job], reader: PrefetchProcess, writer: WriterThread
 ) -> Iterator[Outcome]:
     """Read the next case and write the last while this one is predicted."""
     writing: deque[tuple[_Job, float, Future[Outcome]]] = deque()
 
-    def written() -> Outcome:
+    def next_written() -> Outcome:
         job, began, future = writing.popleft()
         try:
-            return run.note(behind.answer(future))
-        except Exception as error:  # whatever it is, it costs this case alone
+            return run.note(writer.answer(future))
+        except Exception as error:  # whatever it is, only this case fails
             return run.note(run.job_failed(job, reason_of(error), time.monotonic() - began))
 
     if jobs:
-        ahead.ask(jobs[0].case)
+        reader.ask(jobs[0].case)
     for number, job in enumerate(jobs, start=1):
         began = time.monotonic()
         failure, read = "", None
         try:
-            read = ahead.answer()
+            read = reader.answer()
         except MixmflError as error:
             failure = str(error)
         if number < len(jobs):
-            ahead.ask(jobs[number].case)
+            reader.ask(jobs[number].case)
         else:
-            ahead.close()  # its memory is free for the network
+            reader.close()  # its memory is free for the network
         if read is not None:
             try:
-                future = behind.ask(run.writer(job, read, began))
+                future = writer.ask(run.writer(job, read, began))
                 writing.append((job, began, future))
-            except Exception as error:  # whatever it is, it costs this case alone
+            except Exception as error:  # whatever it is, only this case fails
                 failure = reason_of(error)
         del read
         if failure:
             yield run.note(run.job_failed(job, failure, time.monotonic() - began))
         while writing and (len(writing) > 1 or writing[0][2].done()):
-            yield written()
+            yield next_written()
     while writing:
-        yield written()
+        yield next_written()
 
 
 @dataclass(frozen=True)
@@ -236,20 +236,20 @@ class _Run:
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
-        """Return where a case's mask belongs."""
+        """Return the path of a case's mask."""
         return self.out / f"{name}.nii.gz"
 
     def shown(self, case: str) -> str:
-        """Return what the page calls a case."""
+        """Return the name of a case on the page."""
         return shown_name(case, self.extras.show_patient)
 
-    def called(self, case: str) -> list[str]:
-        """Return a note for the table where the page calls a case otherwise."""
+    def renaming_notes(self, case: str) -> list[str]:
+        """Return a note for the table where a case has another name on the page."""
         shown = self.shown(case)
         return [f"called {shown} on the page"] if self.extras.report and shown != case else []
 
-    def wanted_files(self, case: Case) -> tuple[str, ...]:
-        """Return the files that are asked for of a case, relative to the folder."""
+    def requested_files(self, case: Case) -> tuple[str, ...]:
+        """Return the files that are to be written for a case, relative to the folder."""
         files = [self.mask_of(case.name).name]
         if self.extras.report:
             files += case_files(self.shown(case.name))
@@ -257,12 +257,12 @@ class _Run:
             files.append(f"{case.name}.dcm")
         return tuple(files)
 
-    def kept(self, job: _Job, overwrite: bool) -> Outcome | None:
-        """Return the outcome where nothing is to be done for a case; None where something is."""
+    def existing(self, job: _Job, overwrite: bool) -> Outcome | None:
+        """Return the outcome of a case with nothing to do; None where it is to be predicted."""
         mask, before = self.mask_of(job.case.name), self.records[job.case.name]
         if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
             return None
-        if before is not None:  # whether that warning still holds is seen now
+        if before is not None:  # whether that warning still holds is checked below
             warnings = tuple(each for each in before.warnings if each != _EDITED)
             before = dataclasses.replace(before, warnings=warnings)
         if before is None or not self.records.owns(job.case.name, mask):
@@ -272,19 +272,19 @@ class _Run:
             return dataclasses.replace(
                 before, status="kept", reason=reason, warnings=(*before.warnings, _EDITED)
             )
-        for file in self.wanted_files(job.case)[1:]:  # the mask's digest told of it
+        for file in self.requested_files(job.case)[1:]:  # the mask is known by its digest
             if not overwrite and (self.out / file).exists() and file not in before.files:
-                told = f"{file} is there and is not ours; --overwrite replaces it"
-                return dataclasses.replace(before, status="kept", reason=told)
+                reason = f"{file} is there and is not ours; --overwrite replaces it"
+                return dataclasses.replace(before, status="kept", reason=reason)
         same = (before.models, before.settings) == (self.digests, self.settings)
-        there = all((self.out / file).is_file() for file in self.wanted_files(job.case))
-        if overwrite or not same or not there or dict(before.inputs) != digests_of(job.case):
+        complete = all((self.out / file).is_file() for file in self.requested_files(job.case))
+        if overwrite or not same or not complete or dict(before.inputs) != digests_of(job.case):
             return None
-        told = "made before by the same model and settings from the same images"
-        return dataclasses.replace(before, status="kept", reason=told)
+        reason = "made before by the same model and settings from the same images"
+        return dataclasses.replace(before, status="kept", reason=reason)
 
     def writer(self, job: _Job, read: ReadCase, began: float) -> "functools.partial[Outcome]":
-        """Predict a case, and return what will write it; its images are let go on the way."""
+        """Predict a case, and return a function that writes it; its images are freed meanwhile."""
         reset_peak()
         loaded = read.loaded
         used = tuple(loaded.images)
@@ -295,11 +295,11 @@ class _Run:
         loaded.images.clear()
         indices = segment(self.models, prepared, self.options)
         peak = read.peak_memory_mb + peak_memory_mb()
-        described = self.labels.consecutive().foreground
+        regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
         volumes = {
-            name: float(counts[list(values)].sum()) * voxel_ml for name, values in described.items()
+            name: float(counts[list(values)].sum()) * voxel_ml for name, values in regions.items()
         }
         warnings = [
             *job.case.warnings,
@@ -317,7 +317,7 @@ class _Run:
             reference=loaded.reference,
             expected=expected.dice,
             volumes_ml=volumes,
-            notes=(*job.case.notes, *loaded.notes, *self.called(job.case.name)),
+            notes=(*job.case.notes, *loaded.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,
@@ -325,25 +325,25 @@ class _Run:
             settings=self.settings,
             inputs=read.inputs,
         )
-        # not all of `read`, whose images a model may not know
-        seen = loaded.grid, loaded.canonical, read.shown
-        return functools.partial(self._write, outcome, job.case, indices, seen, began)
+        # not all of `read`, which may hold images that the models do not know
+        needed = loaded.grid, loaded.canonical, read.shown
+        return functools.partial(self._write, outcome, job.case, indices, needed, began)
 
     def _write(
         self,
         outcome: Outcome,
         case: Case,
         indices: Array,
-        seen: tuple[Grid, Grid, Array | None],
+        needed: tuple[Grid, Grid, Array | None],
         began: float,
     ) -> Outcome:
-        grid, canonical, shown = seen
+        grid, canonical, shown = needed
         mask = self.mask_of(case.name)
         values = from_canonical(self.labels.to_values(indices), grid)
         with replacing(mask) as temporary:
             write_labels(temporary, values, grid)
             digest = sha256(temporary)
-            self.records.claim(case.name, digest, self.wanted_files(case))
+            self.records.claim(case.name, digest, self.requested_files(case))
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
@@ -351,13 +351,13 @@ class _Run:
             try:
                 write_segmentation(file, source, values, self.labels.foreground, model)
                 files.append(file.name)
-            except Exception as error:  # the mask is there, and is what matters
+            except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
                 write_case(self.out, self.shown(case.name), shown, indices, canonical, self.labels)
                 files += case_files(self.shown(case.name))
-            except Exception as error:  # the mask is there, and is what matters
+            except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")
         return dataclasses.replace(
             outcome,
@@ -368,7 +368,7 @@ class _Run:
         )
 
     def failed(self, name: str, reason: str) -> Outcome:
-        """Return the outcome of a case that failed; what an earlier run wrote for it stays ours."""
+        """Return the outcome of a case that failed; files of an earlier run stay ours."""
         mask, before = self.mask_of(name), self.records[name]
         return Outcome(
             name,
@@ -380,7 +380,7 @@ class _Run:
         )
 
     def job_failed(self, job: _Job, reason: str, seconds: float = 0.0) -> Outcome:
-        """Return the same of a case whose modalities are known."""
+        """Return the outcome of a failed case whose modalities are known."""
         return dataclasses.replace(
             self.failed(job.case.name, reason),
             used=tuple(job.case.images),
@@ -390,7 +390,7 @@ class _Run:
         )
 
     def note(self, outcome: Outcome) -> Outcome:
-        """Note an outcome in the tables; that these cannot be written now stops nothing."""
+        """Record an outcome in the tables; if they cannot be written now, the run continues."""
         try:
             self.records.add(outcome)
             self._unwritten = None
@@ -403,7 +403,7 @@ class _Run:
         """Write the page, and the tables once more where they could not be written before.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: The tables cannot be written.
         """
         if self.extras.report:
             named = {model.sha256: model.name for model in self.models}
@@ -414,7 +414,7 @@ class _Run:
 
 
 def _settings(placing: AlignmentOptions, options: Options) -> dict[str, Any]:
-    """Return all that decides a mask beside models and images, as JSON gives it back."""
+    """Return all that decides a mask beside models and images, as JSON content."""
     return {
         "mixmfl_version": __version__,
         **dataclasses.asdict(placing),
@@ -423,18 +423,18 @@ def _settings(placing: AlignmentOptions, options: Options) -> dict[str, Any]:
 
 
 def _expected(models: Sequence[Model], images: Collection[str]) -> SubsetDice:
-    """Return what is expected from a case's modalities; of several models, the worst."""
+    """Return the Dice expected from a case's modalities; of several models, the lowest."""
     return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
 
 
 def _check_expected(expected: SubsetDice, least_dice: float) -> None:
     if not least_dice:
         return
-    told = "+".join(expected.modalities)
+    names = "+".join(expected.modalities)
     if not expected.cases:
-        raise DataError(f"--min-expected-dice: Dice from {told} was never measured for this model")
+        raise DataError(f"--min-expected-dice: Dice from {names} was never measured for this model")
     if expected.mean < least_dice:
         raise DataError(
-            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {told} "
-            f"(mean over labels, {plural(expected.cases, 'validation case')})"
+            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {names}"
+            f" (mean over labels, {plural(expected.cases, 'validation case')})"
         )

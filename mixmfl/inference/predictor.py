@@ -1,4 +1,4 @@
-"""From a network and a preprocessed case to logits."""
+"""Prediction of a preprocessed case by a network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,12 +28,12 @@ def segment_stored(
     """Return class indices ``(Z, Y, X)`` of a preprocessed case, predicted from ``used``.
 
     Args:
-        network: On ``device``; is put into prediction mode.
-        memory: On ``device``.
-        case: That has all of ``used``.
-        used: At least one modality.
-        plans: Of the network.
-        configuration: Of the network.
+        network: The network on ``device``, which is put into prediction mode.
+        memory: Memory of the federation, on ``device``.
+        case: A case with all of ``used``.
+        used: The modalities to predict from, at least one.
+        plans: Plans of the network.
+        configuration: Configuration of the network, ``"2d"`` or ``"3d_fullres"``.
         device: Where to compute.
     """
     planned = plans.configuration(configuration)
@@ -56,7 +56,7 @@ def segment_stored(
 def case_predictor(
     network: SegmentationNet, memory: PrototypeMemory, available: Sequence[str]
 ) -> Predictor:
-    """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+    """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
 
     def predict(images: Tensor) -> Tensor:
         placed, present = place_modalities(images, available, network.modalities)
@@ -69,7 +69,7 @@ def case_predictor(
 def patches_at_a_time(planned: Mapping[str, Any], device: torch.device) -> int:
     """Return how many patches are predicted at once.
 
-    On a CPU one: the maps of two do not fit into its caches, and take twice the memory. Elsewhere
-    the planned batch, which fits where training fits it with its gradients.
+    On a CPU this is one: the maps of two do not fit into its caches, and take twice the memory.
+    Elsewhere it is the planned batch, which fits where training fits it with its gradients.
     """
     return 1 if device.type == "cpu" else int(planned["batch_size"])

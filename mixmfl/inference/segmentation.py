@@ -42,9 +42,9 @@ class Recipe:
     """What preprocessing needs to know of a model.
 
     Attributes:
-        plans: Of the model.
+        plans: Plans of the model.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        modalities: That the model was trained with.
+        modalities: Modalities that the model was trained with.
     """
 
     plans: Plans
@@ -53,11 +53,11 @@ class Recipe:
 
 
 class SegmentationModel(Protocol):
-    """What segmenting a case asks of a model; ``model.Model`` is one."""
+    """What the segmentation of a case needs of a model; ``model.Model`` is one."""
 
     @property
     def plans(self) -> Plans:
-        """The plans that it was trained with."""
+        """The plans that the model was trained with."""
 
     @property
     def configuration(self) -> str:
@@ -65,11 +65,11 @@ class SegmentationModel(Protocol):
 
     @property
     def recipe(self) -> Recipe:
-        """What preprocessing needs to know of it."""
+        """What preprocessing needs to know of the model."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that the model computes on."""
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
@@ -77,12 +77,12 @@ class SegmentationModel(Protocol):
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A case as a model wants it.
+    """A case, preprocessed for one model.
 
     Attributes:
         available: The case's modalities that the model knows.
-        images: ``(K, Z', Y', X')`` float32, of these.
-        properties: What leads back to the case's grid.
+        images: ``(K, Z', Y', X')`` float32 images of the available modalities.
+        properties: What restores a prediction to the case's grid.
     """
 
     available: tuple[str, ...]
@@ -92,12 +92,12 @@ class ModelInput:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case that only has to be run through the networks.
+    """A case that is ready to be run through the networks.
 
     Attributes:
-        inputs: One per model.
-        head: ``(Z, Y, X)`` bool, outside which nothing is found; None where anything may be.
-        doubts: In what the case is unlike those that the models were planned for.
+        inputs: Input of each model.
+        head: ``(Z, Y, X)`` bool, outside which the mask is background; None: no restriction.
+        doubts: How the case differs from those that the models were planned for.
     """
 
     inputs: tuple[ModelInput, ...]
@@ -122,25 +122,25 @@ def check_models_agree(recipes: Sequence[Recipe]) -> None:
     """Check that models can be averaged.
 
     Raises:
-        ModelError: There is none, or their labels differ.
+        ModelError: There is no model, or the models' labels differ.
     """
     if not recipes:
         raise ModelError("at least one model is needed")
     for other in recipes[1:]:
-        if (words := recipes[0].plans.labels.difference(other.plans.labels)) is not None:
-            raise ModelError(f"the models cannot be averaged, their labels differ: {words}")
+        if (change := recipes[0].plans.labels.difference(other.plans.labels)) is not None:
+            raise ModelError(f"the models cannot be averaged, their labels differ: {change}")
 
 
 def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
-    """Preprocess a case for every model; its images are let go one by one.
+    """Preprocess a case for every model; its images are freed one by one.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin.
     """
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
-    # planned for images that are zero outside the head: there is nothing to find there
+    # models planned for images that are zero outside the head find nothing there
     head = head_mask(list(case.images.values()))
-    doubts = [told for recipe in recipes for told in _doubts(case, head, recipe)]
+    doubts = [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
     inputs = []
     for recipe in recipes:
         available = tuple(name for name in recipe.modalities if name in case.images)
@@ -162,24 +162,24 @@ def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
 
 
 def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
-    """Say in what a case is unlike those that a model was planned for, as far as it is sure."""
-    found = []
+    """Return how a case clearly differs from those that a model was planned for, in sentences."""
+    doubts = []
     own, planned = spacings(case.canonical.spacing, recipe.plans.nnunet, recipe.configuration)
     if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
-        told = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
-        found.append("its voxels of {} mm are far from the {} mm of the model".format(*told))
+        sizes = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
+        doubts.append("its voxels of {} mm are far from the {} mm of the model".format(*sizes))
     thickest = int(np.argmax(case.canonical.spacing))
     others = tuple(axis for axis in range(3) if axis != thickest)
     slices = int(head.any(axis=others).sum())
     if slices < FEW_SLICES:
-        found.append(f"it shows {plural(slices, 'slice')} only")
+        doubts.append(f"it shows {plural(slices, 'slice')} only")
     is_masked = recipe.plans.configuration(recipe.configuration)["use_mask_for_norm"][0]
     if is_masked and head.mean() > NO_BACKGROUND:
-        found.append(
+        doubts.append(
             f"{head.mean():.0%} of its voxels are other than 0: its background was not removed, "
-            "the skull perhaps neither, as they were in the images that the model was planned for"
+            "and perhaps not the skull either, as in the images that the model was planned for"
         )
-    return found
+    return doubts
 
 
 def predict_case(
@@ -188,9 +188,9 @@ def predict_case(
     """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
 
     Args:
-        models: One, or several whose probabilities are averaged.
-        case: With at least one modality of each model.
-        options: How.
+        models: One model, or several whose probabilities are averaged.
+        case: A case with at least one modality of each model.
+        options: How the networks are run.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin.
@@ -204,27 +204,27 @@ def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Op
     """Return class indices ``(Z, Y, X)`` on the case's canonical grid.
 
     Args:
-        models: One, or several whose probabilities are averaged.
-        prepared: For these models.
-        options: How.
+        models: One model, or several whose probabilities are averaged.
+        prepared: The case, prepared for these models.
+        options: How the networks are run.
     """
     pairs = list(zip(models, prepared.inputs, strict=True))
     if len(pairs) == 1:
-        model, given = pairs[0]
-        found = restore(_logits(model, given, options), given.properties, *_description(model))
+        model, case = pairs[0]
+        mask = restore(_logits(model, case, options), case.properties, *_description(model))
     else:
         total: Array | None = None
-        for model, given in pairs:
+        for model, case in pairs:
             each = restore_probabilities(
-                _logits(model, given, options), given.properties, *_description(model)
+                _logits(model, case, options), case.properties, *_description(model)
             )
             total = each if total is None else np.add(total, each, out=total)
         assert total is not None
         manager = label_manager(models[0].plans.labels)
-        found = manager.convert_probabilities_to_segmentation(total / len(models))
+        mask = manager.convert_probabilities_to_segmentation(total / len(models))
     if prepared.head is not None:
-        found[~prepared.head] = 0
-    return found
+        mask[~prepared.head] = 0
+    return mask
 
 
 def _description(model: SegmentationModel) -> tuple[Any, ...]:
@@ -232,24 +232,24 @@ def _description(model: SegmentationModel) -> tuple[Any, ...]:
 
 
 _MAPS = 3
-"""Feature maps that are there at once at least, in single precision."""
+"""Least number of feature maps in memory at once, in single precision."""
 
 
-def _logits(model: SegmentationModel, given: ModelInput, options: Options) -> torch.Tensor:
+def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> torch.Tensor:
     planned = model.plans.configuration(model.configuration)
-    needed, there = 4 * _MAPS * largest_map(planned), available_bytes()
-    if model.device.type == "cpu" and needed > there:
+    needed, free = 4 * _MAPS * largest_map(planned), available_bytes()
+    if model.device.type == "cpu" and needed > free:
         raise DataError(
             f"a patch of {planned['patch_size']} voxels takes {needed / 1e9:.1f} GB in this model; "
-            f"{there / 1e9:.1f} GB of memory are free. Use a machine with more memory"
+            f"{free / 1e9:.1f} GB of memory are free. Use a machine with more memory"
         )
     return predict_volume(
-        model.predictor(given.available),
-        torch.from_numpy(given.images),
+        model.predictor(case.available),
+        torch.from_numpy(case.images),
         planned["patch_size"],
         step=options.step,
         mirror_axes=range(len(planned["patch_size"])) if options.mirror else (),
         batch_size=patches_at_a_time(planned, model.device),
         device=model.device,
-        dtype=torch.float16,  # a large volume's logits are the largest thing there is
+        dtype=torch.float16,  # a large volume's logits take the most memory of all
     ).cpu()

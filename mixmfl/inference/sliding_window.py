@@ -27,18 +27,19 @@ def predict_volume(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Predict a volume patch by patch, at nnU-Net's places and with its weights.
+    """Predict a volume patch by patch, at nnU-Net's positions and with its weights.
 
     Args:
-        predictor: The network.
-        images: ``(C, Z, Y, X)``
-        patch_size: Voxels, (Z, Y, X), or (Y, X) for a 2-D network, which sees every slice.
+        predictor: The function that predicts patches.
+        images: The volume, ``(C, Z, Y, X)``.
+        patch_size: Size of a patch in voxels, (Z, Y, X), or (Y, X) for a 2-D network, which sees
+            every slice.
         step: Distance of neighbouring patches as a share of the patch, above 0 and at most 1.
         mirror_axes: Patch axes along which mirrored patches are predicted as well and averaged.
-        batch_size: Patches at a time.
-        device: Where the network is, and where logits are blended.
-        dtype: Of the result. Patches are added up in single precision whatever it is, and only in
-            the planes that still get some, so that a large volume needs half the memory with
+        batch_size: Number of patches predicted at a time.
+        device: Device of the network, on which logits are blended, too.
+        dtype: Type of the result. Patches are added up in single precision whatever it is, and only
+            in the planes that still get some, so that a large volume needs half the memory with
             ``torch.float16``.
 
     Returns:
@@ -48,7 +49,7 @@ def predict_volume(
     tile = (1, *patch_size) if flat else tuple(patch_size)
     padded, original = _pad(images, tile)
     starts = compute_steps_for_sliding_window(padded.shape[1:], tile, step)
-    if flat:  # slices do not overlap: every one is a place of its own
+    if flat:  # slices do not overlap: each has a position of its own
         starts[0] = list(range(padded.shape[1]))
     weight = compute_gaussian(
         tuple(patch_size), value_scaling_factor=10, dtype=torch.float32, device=device
@@ -57,16 +58,16 @@ def predict_volume(
         tuple(slice(a, a + n) for a, n in zip(place, tile, strict=True))
         for place in product(*starts)
     ]
-    found: Tensor | None = None
+    volume: Tensor | None = None
     # sums and weights of the planes from `low` on, down to the last that a patch has touched
     low, blended, total = 0, torch.empty(0), torch.zeros(0, *padded.shape[2:], device=device)
     for first in range(0, len(places), batch_size):
         chosen = places[first : first + batch_size]
         patches = torch.stack([padded[(slice(None), *place)] for place in chosen]).to(device)
         logits = _mirrored(predictor, patches[:, :, 0] if flat else patches, mirror_axes).float()
-        if found is None:
+        if volume is None:
             size = (logits.shape[1], *padded.shape[1:])
-            found = torch.empty(size, dtype=dtype, device=device)
+            volume = torch.empty(size, dtype=dtype, device=device)
             blended = torch.zeros((size[0], 0, *size[2:]), device=device)
         more = chosen[-1][0].stop - low - len(total)  # places are sorted by their first plane
         if more > 0:
@@ -79,10 +80,10 @@ def predict_volume(
         rest = places[first + batch_size :]
         done = (rest[0][0].start if rest else padded.shape[1]) - low
         if done > 0:  # these planes get no more
-            found[:, low : low + done] = blended[:, :done] / total[:done]
+            volume[:, low : low + done] = blended[:, :done] / total[:done]
             blended, total, low = blended[:, done:], total[done:], low + done
-    assert found is not None  # an image has at least one patch
-    return found[(slice(None), *original)]
+    assert volume is not None  # an image has at least one patch
+    return volume[(slice(None), *original)]
 
 
 def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Tensor:
@@ -96,7 +97,7 @@ def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Ten
 
 
 def _pad(images: Tensor, tile: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad with zeros on both sides up to the size of a patch; also return where the image lies."""
+    """Pad with zeros on both sides up to the size of a patch; also return where the image is."""
     missing = [max(0, n - size) for n, size in zip(tile, images.shape[1:], strict=True)]
     before = [n // 2 for n in missing]
     sides = [side for b, n in zip(before, missing, strict=True) for side in (b, n - b)]

@@ -16,26 +16,27 @@ from mixmfl.networks.prototypes import PrototypeMemory
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a network sees in the modalities at hand, a list entry per level.
+    """What a network encodes of the available modalities, a list entry per level.
 
     Attributes:
-        tailored: ``(B, M, C_tailored, *P)``; zero where a modality is absent. Empty where the
-            network has no such stream.
-        shared: ``(B, M, C_shared, *P)``, likewise.
-        present: ``(B, M)`` bool; what is not present weighs nothing in ``decode``.
+        tailored: ``(B, M, C_tailored, *P)``; zero where a modality is missing. Empty where the
+            network has no tailored stream.
+        shared: ``(B, M, C_shared, *P)``; zero where a modality is missing. Empty where the network
+            has no shared stream.
+        present: ``(B, M)`` bool, the available modalities; the others have no weight in ``decode``.
         images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
-        imagined: ``(B, M)`` bool: of which absent modalities ``tailored`` holds imagined features;
-            None: of none.
+        imputed: ``(B, M)`` bool, the missing modalities whose imputed features ``tailored`` holds;
+            None: there are none.
     """
 
     tailored: list[Tensor]
     shared: list[Tensor]
     present: Tensor
     images: Tensor | None = None
-    imagined: Tensor | None = None
+    imputed: Tensor | None = None
 
-    def showing(self, shown: Tensor) -> "Encoding":
-        """Return the encoding as if only ``shown``, ``(B, M)`` bool, were at hand."""
+    def restricted_to(self, shown: Tensor) -> "Encoding":
+        """Return the encoding as if only ``shown``, ``(B, M)`` bool, were available."""
         return dataclasses.replace(self, present=self.present & shown)
 
 
@@ -43,9 +44,9 @@ class SegmentationNet(nn.Module, ABC):
     """What training, validation and prediction need of a network.
 
     Attributes:
-        modalities: Those of the federation; the order of the input's axis M.
-        compensated: Levels at which memory stands in for absent modalities, from 0.
-        decoder: nnU-Net's, with deep supervision in training.
+        modalities: Modalities of the federation, in the order of the input's axis M.
+        compensated: Levels, from 0, at which memory stands in for missing modalities.
+        decoder: nnU-Net's decoder, with deep supervision in training.
     """
 
     modalities: tuple[str, ...]
@@ -60,11 +61,11 @@ class SegmentationNet(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
-        """Encode the modalities at hand.
+        """Encode the available modalities.
 
         Args:
-            images: ``(B, M, *P)``; what an absent modality holds is never looked at.
-            present: ``(B, M)`` bool.
+            images: ``(B, M, *P)``; what a missing modality holds is never read.
+            present: ``(B, M)`` bool, the available modalities.
         """
 
     @abstractmethod
@@ -97,15 +98,15 @@ _DECODER_READS = (
 def place_modalities(
     images: Tensor, available: Sequence[str], modalities: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
-    """Return what a network is given of images of the modalities at hand.
+    """Return a network's input from images of the available modalities.
 
     Args:
         images: ``(B, K, *P)``
         available: The K modalities.
-        modalities: The network's M.
+        modalities: The M modalities of the network.
 
     Returns:
-        Images ``(B, M, *P)``, zero where a modality is absent, and ``(B, M)`` bool: the present.
+        Images ``(B, M, *P)``, zero where a modality is missing, and ``(B, M)`` bool, the available.
     """
     slots = [modalities.index(name) for name in available]
     placed = images.new_zeros((len(images), len(modalities), *images.shape[2:]))
@@ -116,9 +117,9 @@ def place_modalities(
 
 
 def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> SimpleNamespace:
-    """Return what a decoder for skips of ``features`` channels reads off "its encoder".
+    """Return the sizes and operators that a decoder of ``features`` channels reads off its encoder.
 
-    Sizes and operators; given as a namespace, it does not register that encoder's weights as its
+    They come as a namespace, so that the decoder does not register the encoder's weights as its
     own.
     """
     return SimpleNamespace(

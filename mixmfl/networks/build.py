@@ -33,9 +33,9 @@ class PrototypeSizes:
     """What the prototypes of one modality at one level look like.
 
     Attributes:
-        rows: Of every part, one per class.
+        rows: Rows of every part, one per class.
         tailored: Channels of a value and of a spread.
-        voxels: Of a patch at this level.
+        voxels: Voxels of a patch at this level.
     """
 
     rows: int
@@ -49,21 +49,21 @@ class PrototypeSizes:
         return {"values": features, "spreads": features, "counts": (self.rows,)}
 
     def unseen(self) -> Prototypes:
-        """Return prototypes of which none was ever seen."""
+        """Return prototypes of classes that were never seen."""
         return Prototypes(**{part: torch.zeros(shape) for part, shape in self.shapes.items()})
 
 
 def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSizes]:
     """Return what prototypes look like, by encoder level; empty where there is no memory.
 
-    Where modalities are imagined the memory has every level, else those of compensation.
+    Where modalities are imputed the memory has every level, else the levels of compensation.
     """
     planned = plans.configuration(configuration)
     architecture = planned["architecture"]["arch_kwargs"]
     levels = architecture["n_stages"]
     sizes = {}
-    every = range(levels) if plans.training.imagining else plans.network.compensation_levels
-    for level in sorted({level % levels for level in every}):
+    chosen = range(levels) if plans.training.imagining else plans.network.compensation_levels
+    for level in sorted({level % levels for level in chosen}):
         channels = architecture["features_per_stage"][level]
         patch = list(planned["patch_size"])
         for strides in architecture["strides"][: level + 1]:
@@ -89,7 +89,7 @@ def memory_shapes(
 
 
 def build_outline(plans: Plans, configuration: str) -> SegmentationNet:
-    """Build the planned network in prediction mode, of shapes alone: weights take no memory."""
+    """Build the planned network in prediction mode with shapes alone: weights take no memory."""
     with torch.device("meta"):
         return build_network(plans, configuration, seed=0).eval()
 
@@ -103,6 +103,6 @@ def check_memory(state: Mapping[str, Tensor], plans: Plans, configuration: str) 
     shapes = memory_shapes(plans.modalities, prototype_sizes(plans, configuration))
     places = {name.rpartition(".")[0] for name in state}
     needed = {name: shape for name, shape in shapes.items() if name.rpartition(".")[0] in places}
-    if strange := sorted(state.keys() ^ needed.keys()):
-        raise ValueError(f"{strange[0][:80]!r} is missing, or is not planned")
+    if unmatched := sorted(state.keys() ^ needed.keys()):
+        raise ValueError(f"{unmatched[0][:80]!r} is missing, or is not planned")
     check_forms(state, needed)

@@ -1,8 +1,8 @@
-"""Imagined modalities: what one that a case lacks might have shown, for training only.
+"""Imputation of the features of missing modalities, for training only.
 
-Where the true class of a voxel is known, the memory tells what a modality's tailored features are
-like there; how far a voxel is from the usual is taken over from a modality that is at hand. So a
-site trains the decoder to read modalities that it never held, and no image has to be shared.
+Where the true class of a voxel is known, the memory gives the mean and the spread of a modality's
+tailored features there; the voxel's deviation is copied from an available modality. So a site
+trains the decoder to read modalities that it never held, and no image has to be shared.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mixmfl.networks.base import Encoding
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, can_recall, classes_at
 
 FURTHEST = 4.0
-"""Standard deviations from its class that an imagined feature may be."""
+"""The most standard deviations by which an imputed feature may differ from its class."""
 
 _SLOPE = 0.01  # of the LeakyReLU that encoders end in
 
@@ -27,7 +27,7 @@ def deviations(features: Tensor, prototypes: Prototypes, classes: Tensor) -> Ten
 
     Args:
         features: ``(B, C, *P)``, tailored features of one modality.
-        prototypes: Of that modality, one per class.
+        prototypes: Prototypes of that modality, one per class.
         classes: ``(B, *P)`` integer class of each voxel; one outside ``0 … K - 1`` (outside the
             head, or the ignore label) gives zero, and so does a channel without any spread.
 
@@ -39,16 +39,16 @@ def deviations(features: Tensor, prototypes: Prototypes, classes: Tensor) -> Ten
     return torch.where(known & (spread > 0), apart.clamp(-FURTHEST, FURTHEST), 0)
 
 
-def imagine(prototypes: Prototypes, deviations: Tensor, classes: Tensor) -> Tensor:
-    """Return features of a modality that deviate so far from those of their class.
+def impute(prototypes: Prototypes, deviations: Tensor, classes: Tensor) -> Tensor:
+    """Return features of a missing modality, from its prototypes and given deviations.
 
-    ``leaky_relu(value + spread · deviation)`` of every voxel's class, as the encoders end in that.
-    (Our choice.)
+    At every voxel ``leaky_relu(value + spread · deviation)``, with the value and spread of its
+    class; the encoders end in that activation. (Our choice.)
 
     Args:
-        prototypes: Of the modality, one per class. A class never seen gives zero.
+        prototypes: Prototypes of the modality, one per class. A class never seen gives zero.
         deviations: ``(B, C, *P)``, in standard deviations.
-        classes: ``(B, *P)``, as in ``deviations``.
+        classes: ``(B, *P)`` integer class of each voxel; one outside ``0 … K - 1`` gives zero.
 
     Returns:
         ``(B, C, *P)`` float32.
@@ -65,56 +65,56 @@ def impute_missing(
     probability: float,
     generator: torch.Generator,
 ) -> Encoding | None:
-    """Return the encoding with some of the absent modalities imagined, each by its own draw.
+    """Return the encoding with some of the missing modalities imputed, each by its own draw.
 
-    Each takes the deviations of one modality at hand, drawn anew; the gradient does not follow.
+    Each takes the deviations of one available modality, drawn for it; no gradient flows back.
 
     Args:
-        encoding: With a tailored stream; all on one device.
-        modalities: Those of the axis M.
-        memory: Of the federation; what it does not know at every level has no part.
+        encoding: An encoding with a tailored stream; all on one device.
+        modalities: The modalities of the axis M.
+        memory: Memory of the federation; modalities unknown to it at any level have no part.
         classes: ``(B, 1, *P)`` true class of each voxel at full resolution.
-        probability: Of each modality that is absent and known.
-        generator: Of all that is drawn, on the same device.
+        probability: Probability that a modality which is missing and known is imputed.
+        generator: Random generator of the draws, on the same device.
 
     Returns:
-        None where nothing is imagined.
+        The encoding; None where nothing is imputed.
     """
     levels = range(len(encoding.tailored))
     known = torch.tensor(
         [all(can_recall(memory, name, level) for level in levels) for name in modalities],
         device=classes.device,
     )
-    givers = encoding.present & known  # (B, M)
-    cases, number = givers.shape
+    donors = encoding.present & known  # (B, M)
+    cases, number = donors.shape
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(shape, device=classes.device, generator=generator)
 
-    imagined = ~encoding.present & known & (draw(cases, number) < probability)
-    imagined &= givers.any(dim=1, keepdim=True)
-    # of every imagined modality: the one at hand with the highest draw
-    giver = draw(cases, number, number).masked_fill(~givers[:, None], -1).argmax(dim=2)
-    if not imagined.any():
+    imputed = ~encoding.present & known & (draw(cases, number) < probability)
+    imputed &= donors.any(dim=1, keepdim=True)
+    # of every imputed modality: the available one with the highest draw
+    donor = draw(cases, number, number).masked_fill(~donors[:, None], -1).argmax(dim=2)
+    if not imputed.any():
         return None
     tailored = []
     for level, features in enumerate(encoding.tailored):
         at_level = classes_at(classes, features)
         filled = features.clone()
-        for taker, giving in product(range(number), repeat=2):
-            rows = imagined[:, taker] & (giver[:, taker] == giving)
+        for recipient, donor_index in product(range(number), repeat=2):
+            rows = imputed[:, recipient] & (donor[:, recipient] == donor_index)
             if not rows.any():
                 continue
-            given = features[rows, giving].detach()
-            apart = deviations(given, memory[modalities[giving], level], at_level[rows])
-            found = imagine(memory[modalities[taker], level], apart, at_level[rows])
-            filled[rows, taker] = found.to(filled.dtype)
+            donated = features[rows, donor_index].detach()
+            apart = deviations(donated, memory[modalities[donor_index], level], at_level[rows])
+            received = impute(memory[modalities[recipient], level], apart, at_level[rows])
+            filled[rows, recipient] = received.to(filled.dtype)
         tailored.append(filled)
-    return replace(encoding, tailored=tailored, imagined=imagined)
+    return replace(encoding, tailored=tailored, imputed=imputed)
 
 
 def _of_class(prototypes: Prototypes, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return value and spread ``(B, C, *P)`` of every voxel's class; where it is one."""
+    """Return value and spread ``(B, C, *P)`` of each voxel's class, and whether it is a class."""
     known = (classes >= 0) & (classes < len(prototypes.values))
     row = torch.where(known, classes, 0)
     value, spread = (rows[row].movedim(-1, 1) for rows in (prototypes.values, prototypes.spreads))

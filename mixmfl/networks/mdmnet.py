@@ -45,20 +45,20 @@ class MDMNet(SegmentationNet):
         """Build the network with random weights (from torch's global generator).
 
         Args:
-            modalities: Those of the federation; the order of the input's axis M.
+            modalities: Modalities of the federation, in the order of the input's axis M.
             heads: Output channels.
             architecture: nnU-Net's planned ``arch_kwargs``.
-            settings: Ours.
+            settings: Settings of the network in our plans.
 
         Raises:
-            PlansError: A modality has a name that torch's containers have taken.
+            PlansError: A modality's name is an attribute of torch's containers.
         """
         super().__init__()
         planned = resolve_architecture(architecture)
         del planned["n_conv_per_stage_decoder"]  # nnU-Net's; ours are in the settings
         features = list(planned["features_per_stage"])
-        if taken := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
-            raise PlansError(f"{taken[0]!r} cannot name a modality here; give it another name")
+        if reserved := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
+            raise PlansError(f"{reserved[0]!r} cannot name a modality here; give it another name")
         self.modalities = tuple(modalities)
         self.temperature = settings.temperature
         levels = len(features)
@@ -94,11 +94,11 @@ class MDMNet(SegmentationNet):
         _initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
-        """Run the encoders of the modalities at hand, and only those.
+        """Run the encoders of the available modalities, and only those.
 
         Args:
-            images: ``(B, M, *P)``; what an absent modality holds is never looked at.
-            present: ``(B, M)`` bool.
+            images: ``(B, M, *P)``; what a missing modality holds is never read.
+            present: ``(B, M)`` bool, the available modalities.
         """
         row, slot = present.nonzero(as_tuple=True)  # N pairs (case, modality)
         shared: list[Tensor] = []
@@ -126,13 +126,13 @@ class MDMNet(SegmentationNet):
         return Encoding(tailored, shared, present)
 
     def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
-        """Fill the slots of absent modalities from memory, fuse, decode.
+        """Fill the slots of missing modalities from memory, fuse, decode.
 
         Returns:
             Logits ``(B, heads, *P)``; in training a list of them, finest first.
         """
         present = encoding.present
-        filled = present if encoding.imagined is None else present | encoding.imagined
+        filled = present if encoding.imputed is None else present | encoding.imputed
         skips = [
             self.fuse(
                 level,
@@ -158,12 +158,12 @@ class MDMNet(SegmentationNet):
         """Return the fused feature map of a level, ``(B, C_fused, *P)``.
 
         Args:
-            level: Of the encoders.
+            level: Level of the encoders, from 0.
             tailored: ``(B, M, C_tailored, *P)``, or None without such a stream.
-            shared: ``(B, M, C_shared, *P)``, likewise.
-            present: ``(B, M)`` bool: of which ``shared`` is looked at.
-            filled: ``(B, M)`` bool: likewise of ``tailored``.
-            memory: Of the federation.
+            shared: ``(B, M, C_shared, *P)``, or None without a shared stream.
+            present: ``(B, M)`` bool, the slots of ``shared`` that are read.
+            filled: ``(B, M)`` bool, the slots of ``tailored`` that are read.
+            memory: Memory of the federation.
         """
         recalled = None
         if level in self.compensated and tailored is not None and shared is not None:
@@ -173,13 +173,13 @@ class MDMNet(SegmentationNet):
     def recall_missing(
         self, level: int, slots: Tensor, present: Tensor, memory: PrototypeMemory
     ) -> Tensor:
-        """Return what memory tells of absent modalities, ``(B, M, C_tailored, *P)``, else zero.
+        """Return recalled features of missing modalities, ``(B, M, C_tailored, *P)``, else zero.
 
         Args:
-            level: Of the encoders.
-            slots: ``(B, M, C_tailored, *P)``, tailored features of the modalities at hand.
-            present: ``(B, M)`` bool.
-            memory: Of the federation; of a modality that it lacks it tells nothing.
+            level: Level of the encoders, from 0.
+            slots: ``(B, M, C_tailored, *P)``, tailored features of the available modalities.
+            present: ``(B, M)`` bool, the available modalities.
+            memory: Memory of the federation; a modality that it lacks stays zero.
         """
         recalled = torch.zeros_like(slots)
         for index, modality in enumerate(self.modalities):
@@ -199,22 +199,22 @@ class MDMNet(SegmentationNet):
         present: Tensor,
         memory: PrototypeMemory,
     ) -> Tensor:
-        """Return what memory tells of one modality, ``(B, C_tailored, *P)``.
+        """Return the recalled features of one modality, ``(B, C_tailored, *P)``.
 
         Args:
-            modality: That memory knows at this level.
-            level: Of the encoders.
-            slots: ``(B, M, C_tailored, *P)``
-            present: ``(B, M)`` bool; where ``modality`` is present it is not looked at.
-            memory: Of the federation.
+            modality: A modality that memory knows at this level.
+            level: Level of the encoders, from 0.
+            slots: ``(B, M, C_tailored, *P)``, tailored features of the available modalities.
+            present: ``(B, M)`` bool, the available modalities; ``modality`` itself is not read.
+            memory: Memory of the federation.
         """
-        at_level = {name: told for (name, at), told in memory.items() if at == level}
+        at_level = {name: rows for (name, at), rows in memory.items() if at == level}
         features = {
             name: (slots[:, number], present[:, number])
             for number, name in enumerate(self.modalities)
             if name != modality and can_recall(memory, name, level)
         }
-        if not features:  # whoever is at hand, memory does not know it
+        if not features:  # memory knows none of the available modalities
             return torch.zeros_like(slots[:, 0])
         return recall(features, at_level, modality, self.temperature)
 
@@ -223,9 +223,9 @@ class Fusion(nn.Module):
     """Fuse one slot per modality and the mean shared feature into one feature map.
 
     Concatenated, in the order of the modalities, or in the gated form as a mean of the slots,
-    weighed at every voxel by a softmax over those at hand. An absent modality's slot is empty, or
-    holds what memory recalls times a trust that training finds out and that is 0 at first; a level
-    that recalls nothing has none.
+    weighted at every voxel by a softmax over the available ones. A missing modality's slot is
+    empty, or holds what memory recalls times a trust that is learnt and starts at 0; a level that
+    recalls nothing has no trust.
     """
 
     def __init__(
@@ -247,8 +247,8 @@ class Fusion(nn.Module):
             shared: Channels of the shared feature; 0: there is none.
             fused: Channels of the result.
             planned: nnU-Net's planned operators.
-            gated: The form.
-            recalls: Whether ``forward`` is given what memory recalls.
+            gated: Whether slots are fused by a gated mean, not concatenated.
+            recalls: Whether ``forward`` gets features recalled from memory.
         """
         super().__init__()
         self.score = planned["conv_op"](tailored, 1, 1) if gated and tailored else None
@@ -279,9 +279,10 @@ class Fusion(nn.Module):
 
         Args:
             slots: ``(B, M, C_tailored, *P)``, or None without a tailored stream.
-            filled: ``(B, M)`` bool, at least one True per row; other slots are not looked at.
+            filled: ``(B, M)`` bool, at least one True per row; other slots are not read.
             shared: ``(B, M, C_shared, *P)``, or None without a shared stream.
-            present: ``(B, M)`` bool, likewise: over which of ``shared`` the mean is.
+            present: ``(B, M)`` bool, at least one True per row: the slots of ``shared`` that the
+                mean is over.
             recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
         """
         (unit,) = self.mix.convs
@@ -327,7 +328,7 @@ class AddingDecoder(UNetDecoder):
     def __init__(
         self, encoder: Any, heads: int, convs: Sequence[int], *, deep_supervision: bool
     ) -> None:
-        """Build it with random weights; arguments as nnU-Net's decoder's."""
+        """Build it with random weights; the arguments are those of nnU-Net's decoder."""
         super().__init__(encoder, heads, convs, deep_supervision)
         planned = {name: getattr(encoder, name) for name in _DECODER_READS if name != "conv_op"}
         deepest_first = zip(
@@ -350,7 +351,7 @@ class AddingDecoder(UNetDecoder):
 
 
 def _among(maps: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Return maps ``(count, C, *P)``: at ``rows``, which rise, those given, elsewhere zero."""
+    """Return maps ``(count, C, *P)``: ``maps`` at the ascending ``rows``, elsewhere zero."""
     if len(rows) == count:
         return maps
     return maps.new_zeros((count, *maps.shape[1:])).index_copy(0, rows, maps)

@@ -43,8 +43,8 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], *, whole: bool 
     """Check that a state has the network's parameters and no others; none is read for it.
 
     Args:
-        network: As planned; may be an outline.
-        state: To check.
+        network: The planned network; may be an outline.
+        state: The parameters to check.
         whole: Whether it must have all parameters.
 
     Raises:
@@ -53,8 +53,8 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], *, whole: bool 
     expected = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
     if whole and (missing := sorted(expected.keys() - state.keys())):
         raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-    if strange := sorted(state.keys() - expected.keys()):
-        raise ValueError(f"{len(strange)} tensors are not planned, such as {strange[0][:80]!r}")
+    if unplanned := sorted(state.keys() - expected.keys()):
+        raise ValueError(f"{len(unplanned)} tensors are not planned, such as {unplanned[0][:80]!r}")
     check_forms(state, {name: expected[name] for name in state})
 
 
@@ -65,20 +65,20 @@ def check_forms(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
         ValueError: One has another shape or type.
     """
     for name, needed in shapes.items():
-        if (found := form_of(state, name)) != (needed, torch.float32):
+        if (form := form_of(state, name)) != (needed, torch.float32):
             raise ValueError(
-                f"{name} has the shape {found[0]} of {found[1]}, {needed} of float32 is needed"
+                f"{name} has the shape {form[0]} of {form[1]}, {needed} of float32 is needed"
             )
 
 
 def assign_parameters(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give the network these parameters in place of its own; they cannot be trained.
 
-    Each is taken from ``state`` once, and not copied. So the network's own may be of the device
-    ``meta``, where they have a shape and no memory.
+    Each is taken from ``state`` once, and not copied. So the network's own parameters may be on the
+    device ``meta``, where they have a shape and no memory.
 
     Raises:
-        ValueError: As ``check_state``.
+        ValueError: A parameter is missing, is not the network's, or has another shape or type.
     """
     check_state(network, state)
     for name, _ in list(network.named_parameters()):

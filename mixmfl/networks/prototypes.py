@@ -1,4 +1,4 @@
-"""The memory of modality prototypes: how it is observed, merged, and read for absent modalities.
+"""The memory of modality prototypes: how it is observed, merged, and read for missing modalities.
 
 Pure functions on tensors. A prototype stands for one class in one modality at one encoder level:
 the mean of the tailored encoder's features, which is its value, and how far they spread about it.
@@ -47,8 +47,8 @@ def classes_at(classes: Tensor, features: Tensor) -> Tensor:
     """Return the class of each voxel at the resolution of features, ``(B, *P)`` integers.
 
     Args:
-        classes: ``(B, 1, *P)`` at full resolution.
-        features: ``(…, *P)`` of the same patches at any level.
+        classes: ``(B, 1, *P)`` class of each voxel at full resolution.
+        features: ``(…, *P)`` features of the same patches at any level.
     """
     size = features.shape[2 - classes.ndim :]
     return functional.interpolate(classes.float(), size, mode="nearest")[:, 0].long()
@@ -61,7 +61,7 @@ def observe(tailored: Tensor, classes: Tensor, num_classes: int) -> Prototypes:
         tailored: ``(B, C_tailored, *P)`` features of one modality.
         classes: ``(B, *P)`` integer class of each voxel at this level; a class outside
             ``0 … num_classes - 1`` (the ignore label) is left out.
-        num_classes: How many there are, K.
+        num_classes: Number of classes, K.
     """
     flat = classes.flatten().long()
     known = (flat >= 0) & (flat < num_classes)
@@ -101,9 +101,9 @@ def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
 
 
 def level_counts(parts: Sequence[Prototypes]) -> list[Prototypes]:
-    """Return the prototypes with no count above the median of those who saw the class.
+    """Return the prototypes with no count above the median over the sites that saw the class.
 
-    So that no site speaks for more than the usual one does.
+    So no site weighs more than the median site.
     """
     counts = torch.stack([part.counts for part in parts]).double()  # (S, K)
     seen = torch.where(counts > 0, counts, torch.nan)
@@ -124,8 +124,8 @@ def merge_memories(
 
     Args:
         before: The memory that the round started from.
-        replies: By site.
-        levelled: Whether ``level_counts`` comes first.
+        replies: Memory that each site replied with, by site.
+        levelled: Whether counts are first limited by ``level_counts``.
     """
     merged = dict(before)
     for place in sorted({place for memory in replies.values() for place in memory}):
@@ -143,20 +143,20 @@ def withhold_rare(
     """Return the memory without the rows that rest on few cases or voxels, as if never seen.
 
     Args:
-        memory: Of a site.
-        cases: At least, that have the modality and the class.
-        voxels: At least, behind the row.
-        class_cases: How many cases of the site have a modality and a class; those not named: none.
+        memory: Memory of a site.
+        cases: Least number of cases with the modality and the class.
+        voxels: Least number of voxels behind a row.
+        class_cases: Number of the site's cases by modality and class; 0 where it is not named.
     """
-    kept = {}
-    for (modality, level), found in memory.items():
+    released = {}
+    for (modality, level), prototypes in memory.items():
         enough = torch.tensor(
-            [class_cases.get((modality, row), 0) >= cases for row in range(len(found.counts))],
-            device=found.counts.device,
-        ) & (found.counts >= voxels)
-        unseen = Prototypes(*(torch.zeros_like(getattr(found, part)) for part in PARTS))
-        kept[modality, level] = _where(enough, found, unseen)
-    return kept
+            [class_cases.get((modality, row), 0) >= cases for row in range(len(prototypes.counts))],
+            device=prototypes.counts.device,
+        ) & (prototypes.counts >= voxels)
+        unseen = Prototypes(*(torch.zeros_like(getattr(prototypes, part)) for part in PARTS))
+        released[modality, level] = _where(enough, prototypes, unseen)
+    return released
 
 
 def _where(rows: Tensor, one: Prototypes, other: Prototypes) -> Prototypes:
@@ -174,7 +174,7 @@ def memory_to(memory: PrototypeMemory, device: torch.device) -> PrototypeMemory:
 
 
 def can_recall(memory: PrototypeMemory, modality: str, level: int) -> bool:
-    """Say whether the memory knows any class of a modality at a level."""
+    """Return whether the memory knows any class of a modality at a level."""
     place = (modality, level)
     return place in memory and bool((memory[place].counts > 0).any())
 
@@ -182,41 +182,42 @@ def can_recall(memory: PrototypeMemory, modality: str, level: int) -> bool:
 def recall(
     features: Mapping[str, tuple[Tensor, Tensor]],
     memory: Mapping[str, Prototypes],
-    wanted: str,
+    missing: str,
     temperature: float,
 ) -> Tensor:
-    """Read what an absent modality's tailored features would be, asking the modalities at hand.
+    """Recall a missing modality's tailored features, by means of the available modalities.
 
-    Each of them says which class a voxel looks like, in its own terms: its tailored feature beside
-    its own values. Their mean likeness picks among the absent modality's values:
-    ``softmax(mean over m at hand of cos(t_m - v̄_m, v_m - v̄_m) / temperature) @ v`` over the
-    classes that the absent modality and one at hand have seen, where ``v̄_m`` is the mean value of
-    those classes: features of one level have much in common whatever the class, and taking the mean
-    off leaves what tells the classes apart. (The attention is DESIGN's; centring is our choice.)
+    Each available modality compares its tailored feature at a voxel with its own values, one per
+    class. Their mean likeness picks among the missing modality's values:
+    ``softmax(mean over available m of cos(t_m - v̄_m, v_m - v̄_m) / temperature) @ v`` over the
+    classes that the missing modality and an available one have seen, where ``v̄_m`` is the mean
+    value of those classes: features of one level have much in common whatever the class, and taking
+    the mean off leaves what separates the classes. (The attention is DESIGN's; centring is our
+    choice.)
 
     Args:
-        features: By modality, tailored features ``(B, C_tailored, *P)``, and ``(B,)`` bool: at
-            hand in which cases.
-        memory: By modality, of this level.
-        wanted: The absent modality.
+        features: By modality, tailored features ``(B, C_tailored, *P)``, and ``(B,)`` bool, the
+            cases in which it is available.
+        memory: Prototypes of this level, by modality.
+        missing: The missing modality.
         temperature: Above 0; the smaller, the nearer to picking one prototype.
 
     Returns:
         ``(B, C_tailored, *P)``; zero in a case of which no class is known.
     """
     any_features = next(iter(features.values()))[0]
-    shape, rows = any_features.shape, len(memory[wanted].counts)
+    shape, rows = any_features.shape, len(memory[missing].counts)
     total = any_features.new_zeros((shape[0], *shape[2:], rows))
     votes = any_features.new_zeros((shape[0], rows))
-    for modality, (found, here) in features.items():
+    for modality, (tailored, here) in features.items():
         if modality in memory and here.any():
             seen = memory[modality].counts > 0
-            likeness = _likeness(found[here], memory[modality].values, seen)
+            likeness = _likeness(tailored[here], memory[modality].values, seen)
             total[here] = total[here] + likeness * seen
             votes[here] = votes[here] + seen.to(votes.dtype)
     mean = total / votes.clamp(min=1).reshape(shape[0], *[1] * (len(shape) - 2), rows)
-    known = (votes > 0) & (memory[wanted].counts > 0)
-    return _mix(mean, known, memory[wanted], temperature)
+    known = (votes > 0) & (memory[missing].counts > 0)
+    return _mix(mean, known, memory[missing], temperature)
 
 
 def _likeness(features: Tensor, rows: Tensor, seen: Tensor) -> Tensor:
@@ -247,7 +248,7 @@ def memory_to_state(memory: PrototypeMemory) -> State:
 
 
 def memory_from_state(state: Mapping[str, Tensor]) -> PrototypeMemory:
-    """Return the memory that ``memory_to_state`` wrote; other names are left alone."""
+    """Return the memory that ``memory_to_state`` wrote; other names are ignored."""
     places: Iterable[tuple[str, int]] = {
         (name.split(".")[1], int(name.split(".")[2]))
         for name in state

@@ -14,15 +14,15 @@ from mixmfl.planning.architecture import resolve_architecture
 
 
 class StackedNet(SegmentationNet):
-    """nnU-Net's plain U-Net with a channel per modality, zero where that is absent.
+    """nnU-Net's plain U-Net with a channel per modality, zero where that is missing.
 
-    What federated averaging is given where nobody thinks of modalities: the baseline.
+    It is the baseline: federated averaging without regard to modalities.
     """
 
     def __init__(
         self, modalities: Sequence[str], heads: int, architecture: Mapping[str, Any]
     ) -> None:
-        """Build the network with random weights; arguments as ``MDMNet``'s."""
+        """Build the network with random weights; ``MDMNet`` describes the arguments."""
         super().__init__()
         planned = resolve_architecture(architecture)
         decoder_convs = planned.pop("n_conv_per_stage_decoder")
@@ -34,11 +34,11 @@ class StackedNet(SegmentationNet):
         _initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
-        """Keep the images: what they are encoded to depends on which others are shown."""
+        """Keep the images: their encoding depends on which other modalities are shown."""
         return Encoding([], [], present, images)
 
     def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
-        """Run the U-Net; memory is not looked at."""
+        """Run the U-Net; memory is not read."""
         assert encoding.images is not None  # as ``encode`` made it
-        at_hand = _over(encoding.present, encoding.images.ndim)
-        return self.decoder(self.encoder(torch.where(at_hand, encoding.images, 0)))
+        available = _over(encoding.present, encoding.images.ndim)
+        return self.decoder(self.encoder(torch.where(available, encoding.images, 0)))

@@ -1,7 +1,7 @@
-"""What an attacker makes of what sites send: membership inference, with and without protection.
+"""Membership inference from what sites send, with and without protection.
 
-Half of every site's cases train. The attacker sees what the server sees, holds all cases, and says
-of each whether it trained. Two scores are known from the literature. Loss: a case that trained has
+Half of every site's cases train. The attacker sees what the server sees, has all cases, and decides
+for each whether it trained. Two scores are known from the literature. Loss: a case that trained has
 its loss lowered more by a site's training (after Yeom et al. 2018, Privacy Risk in Machine
 Learning). Gradient: its gradient lies more along what the site sent (after Melis et al. 2019,
 Exploiting Unintended Feature Leakage in Collaborative Learning, and Li et al. 2023, Effective
@@ -45,29 +45,29 @@ from mixmfl.training.supervision import Compare, Supervision
 from mixmfl.training.validation import validate
 
 WATCHED = 3
-"""Of the last rounds the attacker looks at what was sent."""
+"""Number of last rounds whose messages the attacker reads."""
 
 PATCHES = 4
-"""Of each case that the attacker computes losses and gradients on."""
+"""Number of patches of a case that the attacker computes losses and gradients on."""
 
 RESAMPLES = 2000
-"""Of the candidates, for the confidence interval."""
+"""Number of resamples of the candidates for the confidence interval."""
 
 CLIP = 1.0
-"""Of the gradient of a case, with differential privacy."""
+"""Norm that a case's gradient is clipped to, with differential privacy."""
 
 DELTA = 1e-3
-"""Of epsilon, with differential privacy; below 1 / the cases of a phantom's site."""
+"""Delta of differential privacy; below 1 / the number of cases of a phantom site."""
 
 
 @dataclass(frozen=True)
 class Protection:
-    """What sites do against the attacker.
+    """A protection of the sites against the attacker.
 
     Attributes:
-        name: For the table.
+        name: Name for the table.
         masked: Whether the server learns sums only.
-        noise: Multiplier of differential privacy; None: without.
+        noise: Noise multiplier of differential privacy; None: no differential privacy.
     """
 
     name: str
@@ -85,19 +85,19 @@ PROTECTIONS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What the attacks came to under one protection.
+    """The results of the attacks under one protection.
 
     Attributes:
-        protection: Which.
+        protection: Name of the protection.
         auc: By attack, the probability that a case that trained scores above one that did not; 0.5
             is guessing.
-        low: Lower end of its 95% interval, by bootstrap over candidates.
-        high: Upper end.
-        dice: Mean of the model on the cases that did not train.
-        epsilon: The greatest of the sites'; NaN without differential privacy.
-        sent_bytes: By a site in a round, mean.
-        received_bytes: Likewise.
-        seconds: Of a round at a site, mean; all sites compute on one machine.
+        low: By attack, lower end of the 95% interval of ``auc``, by bootstrap over candidates.
+        high: By attack, upper end of that interval.
+        dice: Mean Dice of the model on the cases that did not train.
+        epsilon: The greatest epsilon of the sites; NaN without differential privacy.
+        sent_bytes: Bytes that a site sent in a round, mean.
+        received_bytes: Bytes that a site received in a round, mean.
+        seconds: Duration of a round at a site, mean; all sites compute on one machine.
     """
 
     protection: str
@@ -113,7 +113,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the attacker sees of one site in one round: weights before and after."""
+    """The weights of one site before and after one round, as the attacker sees them."""
 
     before: State
     after: State
@@ -123,7 +123,7 @@ def split_candidates(site: Site, seed: int) -> tuple[Site, tuple[PreprocessedCas
     """Return a site that trains on a random half of its cases, and the other half.
 
     Raises:
-        DataError: It has fewer than two cases.
+        DataError: The site has fewer than two cases.
     """
     cases = sorted((*site.training, *site.validation), key=lambda case: case.name)
     if len(cases) < 2:
@@ -142,28 +142,28 @@ def measure(
     report: Report = no_report,
     protections: Sequence[Protection] = PROTECTIONS,
 ) -> str:
-    """Attack under every protection, write what was found to files, and return it as a table.
+    """Attack under every protection, write the results to files, and return them as a table.
 
     Args:
-        plans: Of the runs.
-        sites: With all their cases, two or more each.
-        settings: Of the runs.
-        out: Gets attack.json, table.md and the runs; new or empty.
-        report: Where progress is told.
-        protections: To measure.
+        plans: Plans of the runs.
+        sites: Sites with all their cases, two or more each.
+        settings: Settings of the runs.
+        out: Folder for attack.json, table.md and the runs; new or empty.
+        report: Function that shows progress.
+        protections: Protections to measure.
 
     Raises:
-        DataError: ``out`` holds something, or a site has too few cases.
+        DataError: ``out`` is not empty, or a site has too few cases.
     """
     if out.is_dir() and any(out.iterdir()):
         raise DataError(f"{out}: is not empty; nothing was written. Name another folder")
-    found = []
+    results = []
     for number, protection in enumerate(protections):
         report("attacks", number, len(protections))
         folder = out / "runs" / str(number)
-        found.append(attack(plans, sites, settings, protection, folder))
+        results.append(attack(plans, sites, settings, protection, folder))
     report("attacks", len(protections), len(protections))
-    table = attack_table(found)
+    table = attack_table(results)
     content = {
         "settings": dataclasses.asdict(settings),
         "found": [
@@ -172,7 +172,7 @@ def measure(
                 "dice": or_none(item.dice),
                 "epsilon": or_none(item.epsilon),
             }
-            for item in found
+            for item in results
         ],
     }
     write_json(out / "attack.json", content)
@@ -180,13 +180,13 @@ def measure(
     return table
 
 
-def attack_table(found: Sequence[Found]) -> str:
-    """Return what was found as a table in Markdown."""
-    attacks = list(found[0].auc)
+def attack_table(results: Sequence[Found]) -> str:
+    """Return the results as a table in Markdown."""
+    attacks = list(results[0].auc)
     heads = ["protection", *(f"AUC by {name}" for name in attacks), "epsilon", "Dice"]
     heads += ["sent MB", "received MB", "seconds"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for item in found:
+    for item in results:
         areas = [f"{item.auc[a]:.2f} ({item.low[a]:.2f} to {item.high[a]:.2f})" for a in attacks]
         epsilon = "" if math.isnan(item.epsilon) else f"{item.epsilon:.3g}"
         sizes = [f"{size / 1e6:.2f}" for size in (item.sent_bytes, item.received_bytes)]
@@ -205,20 +205,20 @@ def attack(
     """Train under a protection, and attack what was sent.
 
     Args:
-        plans: Of the run.
-        sites: With all their cases.
-        settings: Of the run; its seed also decides who trains.
-        protection: Which.
-        folder: For the run and the ledgers; new.
+        plans: Plans of the run.
+        sites: Sites with all their cases.
+        settings: Settings of the run; its seed also decides which cases train.
+        protection: Protection to train under.
+        folder: New folder for the run and the ledgers.
     """
     halves = {site.name: split_candidates(site, settings.seed) for site in sites}
     training = [_protected(member, protection, folder) for member, _ in halves.values()]
     settings = dataclasses.replace(settings, masked=protection.masked)
-    run, state, sights = on_message(plans, training, settings, folder / "run")
+    run, state, observations = on_message(plans, training, settings, folder / "run")
     scores: dict[str, list[npt.NDArray[np.float64]]] = {}
     for member, others in halves.values():
         candidates = (*member.training, *others)
-        for name, values in _scores(sights[member.name], candidates, plans, settings).items():
+        for name, values in _scores(observations[member.name], candidates, plans, settings).items():
             spread = max(float(values.std()), 1e-12)  # sites differ in how their losses lie
             scores.setdefault(name, []).append((values - values.mean()) / spread)
     truth = np.concatenate(
@@ -239,7 +239,7 @@ def attack(
         )
         for member, others in halves.values()
     )
-    rows = [told for sites_told in run.history for told in sites_told.values()]
+    rows = [row for by_site in run.history for row in by_site.values()]
     joined = {name: np.concatenate(values) for name, values in scores.items()}
     intervals = {name: interval(values, truth, settings.seed) for name, values in joined.items()}
     return Found(
@@ -248,10 +248,10 @@ def attack(
         {name: low for name, (low, _) in intervals.items()},
         {name: high for name, (_, high) in intervals.items()},
         dice,
-        max((told.epsilon for told in rows if told.epsilon is not None), default=float("nan")),
-        float(np.mean([told.sent_bytes for told in rows])),
-        float(np.mean([told.received_bytes for told in rows])),
-        float(np.mean([told.seconds for told in rows])),
+        max((row.epsilon for row in rows if row.epsilon is not None), default=float("nan")),
+        float(np.mean([row.sent_bytes for row in rows])),
+        float(np.mean([row.received_bytes for row in rows])),
+        float(np.mean([row.seconds for row in rows])),
     )
 
 
@@ -260,7 +260,7 @@ def on_message(
 ) -> tuple[Run, ServerState, dict[str, list[Observation]]]:
     """Train, and return by site what the server saw of it in the last rounds.
 
-    Of a masked run that is how the weights that it sends out moved, which all sites share.
+    In a masked run the server sees only how the weights that it sends moved; all sites share them.
     """
     before: dict[str, list[State]] = {site.name: [] for site in sites}
     after: dict[str, list[State]] = {site.name: [] for site in sites}
@@ -277,12 +277,12 @@ def on_message(
 
     run = simulate(plans, sites, settings, "all", folder, on_message=listen)
     state = load_state_of(run, settings.rounds)
-    sights = {}
+    observations = {}
     for site in before:
         seen = [*after[site], state.weights] if settings.masked else after[site]
         pairs = list(zip(before[site], seen, strict=True))[-WATCHED:]
-        sights[site] = [Observation(*pair) for pair in pairs]
-    return run, state, sights
+        observations[site] = [Observation(*pair) for pair in pairs]
+    return run, state, observations
 
 
 def _protected(site: Site, protection: Protection, folder: Path) -> Site:
@@ -295,32 +295,32 @@ def _protected(site: Site, protection: Protection, folder: Path) -> Site:
 
 
 def _scores(
-    sights: Sequence[Observation],
+    observations: Sequence[Observation],
     cases: Sequence[PreprocessedCase],
     plans: Plans,
     settings: RunSettings,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return how much each case looks as if it had trained, by attack, mean over what was seen."""
+    """Return by attack the score of each case for having trained, mean over observations."""
     network = build_network(plans, settings.configuration, settings.seed).eval()
     network.decoder.deep_supervision = False
     patches = [_patches(case, plans, settings) for case in cases]
     parameters = dict(network.named_parameters())
-    loss = np.zeros((len(sights), len(cases)))
+    loss = np.zeros((len(observations), len(cases)))
     gradient = np.zeros_like(loss)
-    for row, sight in enumerate(sights):
-        both = parameters.keys() & sight.before.keys() & sight.after.keys()
-        moved = {name: sight.before[name] - sight.after[name] for name in sorted(both)}
-        held = [parameters[name] for name in moved]
+    for row, observation in enumerate(observations):
+        both = parameters.keys() & observation.before.keys() & observation.after.keys()
+        moved = {name: observation.before[name] - observation.after[name] for name in sorted(both)}
+        trained = [parameters[name] for name in moved]
         length = _norm(moved.values())
-        load_state(network, {name: sight.before[name] for name in moved})
+        load_state(network, {name: observation.before[name] for name in moved})
         for column, (images, present, compare) in enumerate(patches):
             value = compare([network(images, present, {})])
-            found = torch.autograd.grad(value, held, allow_unused=True)
-            pairs = [(g, moved[n]) for n, g in zip(moved, found, strict=True) if g is not None]
+            gradients = torch.autograd.grad(value, trained, allow_unused=True)
+            pairs = [(g, moved[n]) for n, g in zip(moved, gradients, strict=True) if g is not None]
             along = sum(float((g.double() * step.double()).sum()) for g, step in pairs)
             gradient[row, column] = along / max(_norm(g for g, _ in pairs) * length, 1e-12)
             loss[row, column] = float(value.detach())
-        load_state(network, {name: sight.after[name] for name in moved})
+        load_state(network, {name: observation.after[name] for name in moved})
         with torch.no_grad():
             for column, (images, present, compare) in enumerate(patches):
                 loss[row, column] -= float(compare([network(images, present, {})]))
@@ -339,7 +339,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 def _patches(
     case: PreprocessedCase, plans: Plans, settings: RunSettings
 ) -> tuple[Tensor, Tensor, Compare]:
-    """Return patches of a case on foreground, not augmented: images, present, and their loss."""
+    """Return patches of a case on foreground, not augmented: images, present, and loss function."""
     planned = plans.configuration(settings.configuration)
     chooser = PatchChooser(tuple(planned["patch_size"]), plans.labels)
     generator = np.random.default_rng([settings.seed, site_number(case.name)])
@@ -356,9 +356,9 @@ def _patches(
     if len(planned["patch_size"]) == 2:  # the box is one slice thick
         stacked, labels = stacked[:, :, 0], labels[:, :, 0]
     placed, present = place_modalities(stacked, case.modalities, plans.modalities)
-    told = torch.tensor([labels_each(plans.labels, case.labelled)] * len(labels))
+    labelled = torch.tensor([labels_each(plans.labels, case.labelled)] * len(labels))
     supervision = Supervision(plans.labels, 1, batch_dice=False)
-    compare = supervision.prepare([labels.clamp(min=0)], told)
+    compare = supervision.prepare([labels.clamp(min=0)], labelled)
     return placed, present, compare
 
 

@@ -1,4 +1,4 @@
-"""How good the memory's recall is: of modalities that are there, hidden, and recalled."""
+"""Quality of the memory's recall: available modalities are hidden, recalled and compared."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from mixmfl.training.supervision import known_classes
 
 @dataclass(frozen=True)
 class RecallQuality:
-    """What recall of one modality at one level comes to, over cases.
+    """Quality of the recall of one modality at one level, over cases.
 
     Attributes:
-        modality: That was hidden.
-        level: Of the encoders, from 0.
-        accuracy: Share of a class's voxels whose likest prototype is of that class, mean over
+        modality: Modality that was hidden.
+        level: Level of the encoders, from 0.
+        accuracy: Share of a class's voxels whose most similar prototype is of that class, mean over
             classes; guessing gives one over the number of classes.
         error: Squared distance of the recalled from the true tailored features over that of zeros,
             mean over classes, so that the background does not decide.
-        blind_error: The same of the mean of all values, which knows no class.
-        best_error: The same of the value of the true class, which recall could come to at best.
-        trust: What the network multiplies recalled features by.
+        blind_error: Error of the mean of all values, which ignores the class.
+        best_error: Error of the value of the true class, the best that recall could reach.
+        trust: Factor by which the network multiplies recalled features.
     """
 
     modality: str
@@ -44,16 +44,16 @@ class RecallQuality:
 
 @torch.inference_mode()
 def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[RecallQuality]:
-    """Hide each modality in turn, recall it from the others, and compare with what it was.
+    """Hide each modality in turn, recall it from the others, and compare with its true features.
 
     Args:
-        model: With a memory; without one there is nothing to tell.
-        cases: Those with fewer than two of the model's modalities are left out.
+        model: The model; without a memory the result is empty.
+        cases: The cases; those with fewer than two of the model's modalities are left out.
     """
     network = model.network
     if not isinstance(network, MDMNet) or not model.memory:
         return []
-    found: dict[tuple[str, int], list[Tensor]] = {}
+    by_place: dict[tuple[str, int], list[Tensor]] = {}
     for case in cases:
         known = [name for name in model.modalities if name in case.modalities]
         if len(known) < 2:
@@ -71,15 +71,15 @@ def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[Reca
                         classes, encoding.tailored[level].shape[3:], mode="nearest"
                     )
                     sums = _compare(network, model, encoding, modality, level, others, at_level)
-                    found.setdefault((modality, level), []).append(sums)
-    told = []
-    for (modality, level), parts in sorted(found.items()):
+                    by_place.setdefault((modality, level), []).append(sums)
+    qualities = []
+    for (modality, level), parts in sorted(by_place.items()):
         true, error, blind, best, right, count = torch.stack(parts).sum(dim=0)
         seen = count > 0
         fusion = network.fusion[level]
         assert isinstance(fusion, Fusion)
         assert fusion.trust is not None  # this level recalls
-        told.append(
+        qualities.append(
             RecallQuality(
                 modality,
                 level,
@@ -90,7 +90,7 @@ def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[Reca
                 float(fusion.trust),
             )
         )
-    return told
+    return qualities
 
 
 def _slices(case: PreprocessedCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
@@ -106,8 +106,8 @@ def _slices(case: PreprocessedCase, known: Sequence[str], model: Model) -> tuple
         images, classes = images.movedim(1, 0), classes.movedim(1, 0)
     else:
         images, classes = images[None], classes[None]
-    told = torch.tensor([labels_each(model.plans.labels, case.labelled)] * len(classes))
-    classes = known_classes(classes, model.plans.labels, told)
+    labelled = torch.tensor([labels_each(model.plans.labels, case.labelled)] * len(classes))
+    classes = known_classes(classes, model.plans.labels, labelled)
     strides = torch.tensor(planned["architecture"]["arch_kwargs"]["strides"]).prod(dim=0).tolist()
     sizes = zip(images.shape[2:], strides, strict=True)
     pad = [n for size, stride in reversed(list(sizes)) for n in (0, -size % stride)]
@@ -123,30 +123,30 @@ def _compare(
     others: Tensor,
     classes: Tensor,
 ) -> Tensor:
-    """Return sums over voxels by class, ``(6, K)``: squares of features and errors; right; all."""
+    """Return sums over voxels by class, ``(6, K)``: squared features and errors; hits; voxels."""
     slots = encoding.tailored[level]
     prototypes = model.memory[modality, level]
 
     def recall(memory: PrototypeMemory) -> Tensor:
-        found = network.recall(modality, level, slots, others, memory)
-        return found.movedim(1, -1)[inside]
+        recalled = network.recall(modality, level, slots, others, memory)
+        return recalled.movedim(1, -1)[inside]
 
     number = len(prototypes.counts)
     inside = (classes[:, 0] >= 0) & (classes[:, 0] < number)  # in the head, and not ignored
     of = classes[:, 0][inside].long()
     weight = (prototypes.counts / prototypes.counts.sum())[:, None]
     blind = (prototypes.values * weight).sum(dim=0)
-    wanted = slots[:, network.modalities.index(modality)].movedim(1, -1)[inside]
+    true = slots[:, network.modalities.index(modality)].movedim(1, -1)[inside]
     squares = [
         difference.square().sum(dim=-1)
         for difference in (
-            wanted,
-            wanted - recall(model.memory),
-            wanted - blind,
-            wanted - prototypes.values[of],
+            true,
+            true - recall(model.memory),
+            true - blind,
+            true - prototypes.values[of],
         )
     ]
-    # values that name their row make recall tell what it attends to
+    # with one-hot rows as values, recall returns its attention
     rows = torch.eye(number, device=slots.device)
     named = dataclasses.replace(prototypes, values=rows)
     attention = recall({**model.memory, (modality, level): named})

@@ -21,11 +21,11 @@ from mixmfl.inference.predict_folder import predict_folder
 
 @dataclass(frozen=True)
 class SubsetScores:
-    """What a subset of modalities came to.
+    """The scores of predictions from one subset of modalities.
 
     Attributes:
         subset: The modalities that were used.
-        evaluation: Of every case.
+        evaluation: Evaluation of every case.
     """
 
     subset: Subset
@@ -47,10 +47,10 @@ def predict_subsets(
     """Predict every case from every subset of the model's modalities, one folder per subset.
 
     Yields:
-        What became of each case, as it is known.
+        Subset and outcome of each prediction, as soon as it is done.
 
     Raises:
-        DataError: A case lacks a modality, so that subsets would not mean what they say.
+        DataError: A case lacks a modality, so that not every subset is available.
     """
     for case in cases:
         if missing := set(model.modalities) - set(case.images):
@@ -62,7 +62,7 @@ def predict_subsets(
 
 
 def masks_folder(out: Path, subset: Subset) -> Path:
-    """Return where the masks of a subset lie."""
+    """Return the folder of the masks of a subset."""
     return out / "+".join(subset)
 
 
@@ -76,11 +76,11 @@ def score_subsets(
     """Score the masks that ``predict_subsets`` wrote.
 
     Args:
-        modalities: Of the model.
-        out: Where the masks are.
-        reference: The cases, with their labels.
-        labels: What these mean.
-        progress: Wraps the subsets, to show how far it is.
+        modalities: Modalities of the model.
+        out: Folder of the masks.
+        reference: Folder of the cases, with their labels.
+        labels: Meaning of the labels.
+        progress: Function that wraps the subsets, to show progress.
     """
     return [
         SubsetScores(subset, evaluate_folder(masks_folder(out, subset), reference, labels))
@@ -100,12 +100,12 @@ def subset_page(
     """Return a page: Dice by subset and region, and pictures of each case for some subsets.
 
     Args:
-        title: Of the page.
-        introduction: Of the page.
-        scores: Of all subsets.
-        cases: With their labels.
-        masks: As ``predict_subsets`` wrote them.
-        labels: What they mean.
+        title: Title of the page.
+        introduction: Introduction of the page.
+        scores: Scores of all subsets.
+        cases: The cases, with their labels.
+        masks: Folder that ``predict_subsets`` wrote the masks to.
+        labels: Meaning of the labels.
         shown: Subsets to draw; the image under the outline is the subset's last modality.
     """
     regions = list(labels.foreground)
@@ -113,7 +113,7 @@ def subset_page(
     values = [[item.mean_dice(name) for name in regions] for item in scores]
     table = HeatTable([item.subset for item in scores], modalities, regions, values)
     key = legend(labels.consecutive().foreground)
-    sections = [Section("Dice by modalities given", "Mean over the cases.", table=table)]
+    sections = [Section("Dice by modalities used", "Mean over the cases.", table=table)]
     for case in cases:
         pictures = _draw_case(case, masks, labels, shown)
         sections.append(Section(case.name, legend=key, pictures=pictures))

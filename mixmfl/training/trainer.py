@@ -164,7 +164,7 @@ def _loss(
     compare = supervision.prepare(batch.classes, batch.labelled)
     views = [encoding]
     if not torch.equal(batch.shown, present):
-        views.append(encoding.showing(batch.shown))
+        views.append(encoding.restricted_to(batch.shown))
     if settings.imagining:
         generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
         imputed = impute_missing(

@@ -514,7 +514,7 @@ def test_a_model_can_be_chosen_for_this_machine(
     assert command(*arguments) == 0
     mine.write_bytes(b"something else")
     assert command(*arguments, "--overwrite") == 2
-    assert "is not what was registered, its contents changed" in capsys.readouterr().err
+    assert "the contents changed since it was registered" in capsys.readouterr().err
     mine.unlink()
     assert command(*arguments) == 2
     assert "the registered model is gone" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The quick form of a network against the plain one."""
+"""The optimised CPU form of a network against the plain one."""
 
 import copy
 import dataclasses
@@ -11,7 +11,7 @@ from small import MODALITIES, small_plans
 from torch import Tensor, nn
 
 from mixmfl.core.devices import best_dtype
-from mixmfl.inference.cpu_network import CPUNetwork, runs
+from mixmfl.inference.cpu_network import CPUNetwork, supports
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
@@ -123,7 +123,7 @@ def test_half_precision_is_for_cpus_that_multiply_it_natively(
 
 def test_other_operators_than_nnunets_are_left_to_the_plain_form() -> None:
     built = network()
-    assert runs(built)
+    assert supports(built)
     unit = next(m for m in built.modules() if isinstance(m, ConvDropoutNormReLU))
     unit.nonlin = nn.GELU()
-    assert not runs(built)
+    assert not supports(built)

@@ -77,8 +77,8 @@ def test_logits_are_those_of_a_run_per_subset(
         assert torch.allclose(quick(images), plain, atol=1e-4)
         some = [MODALITIES[:1], MODALITIES[:2]]  # of a case without the last modality
         fewer = subsets_predictor(quick_of(settings, patch), memory, MODALITIES[:2], some)
-        wanted = torch.cat([each[SUBSETS.index(subset)] for subset in some], dim=1)
-        assert torch.allclose(fewer(images[:, :2]), wanted, atol=1e-4)
+        expected = torch.cat([each[SUBSETS.index(subset)] for subset in some], dim=1)
+        assert torch.allclose(fewer(images[:, :2]), expected, atol=1e-4)
 
 
 def quick_of(settings: dict[str, Any], patch: tuple[int, ...]) -> CPUNetwork:
@@ -112,9 +112,9 @@ def test_masks_are_those_of_a_run_per_subset(tmp_path: Path) -> None:
         for subset in subsets
     }
     for runner in (built, quick_of({"compensation_levels": (-1,)}, (16, 16))):
-        found = segment_subsets(runner, memory, case, subsets, plans, "2d", device)
-        assert found.keys() == each.keys()
-        for subset, mask in found.items():
+        masks = segment_subsets(runner, memory, case, subsets, plans, "2d", device)
+        assert masks.keys() == each.keys()
+        for subset, mask in masks.items():
             assert len(np.unique(mask)) > 1
             assert np.mean(mask != each[subset]) < 1e-3  # logits that are nearly equal
             assert not mask[case.labels[:][0] < 0].any()
@@ -126,7 +126,7 @@ def test_each_modality_is_encoded_once_for_all_subsets(monkeypatch: pytest.Monke
     seen: list[int] = []
     for encoder in (*built.get_submodule("tailored").children(), built.get_submodule("shared")):
         assert isinstance(encoder, nn.Module)
-        encoder.register_forward_hook(lambda module, given, made: seen.append(len(given[0])))
+        encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     predictor = subsets_predictor(built, {}, MODALITIES, SUBSETS)
     with torch.inference_mode():
         predict_volume(predictor, images[0][:, None], (16, 16), device=torch.device("cpu"))

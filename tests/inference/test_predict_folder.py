@@ -71,8 +71,10 @@ def cases(tmp_path: Path) -> Path:
 
 
 def predicted(model: Model, cases: Path, out: Path, **options: Any) -> dict[str, Outcome]:
-    found = find_cases(cases)
-    return {o.name: o for o in predict_folder([model], found.cases, found.refused, out, **options)}
+    listing = find_cases(cases)
+    return {
+        o.name: o for o in predict_folder([model], listing.cases, listing.refused, out, **options)
+    }
 
 
 def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
@@ -88,7 +90,7 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     again = predicted(model, cases, out)
     assert statuses(again) == {"a": "kept", "b": "kept", "c": "kept"}
     assert again["a"].reason == "made before by the same model and settings from the same images"
-    assert again["a"].volumes_ml.keys() == {"lesion", "core"}  # as the first run told them
+    assert again["a"].volumes_ml.keys() == {"lesion", "core"}  # as in the first run
     assert {f.name: f.stat().st_mtime_ns for f in out.glob("*.nii.gz")} == before
 
     shutil.copy(cases / "a" / "t1.nii.gz", cases / "b" / "t1.nii.gz")  # other inputs
@@ -103,16 +105,16 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
 
 
-def test_a_case_goes_on_from_the_sequences_that_can_be_used(
+def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
     model: Model, cases: Path, tmp_path: Path
 ) -> None:
     (cases / "a" / "t1.nii.gz").write_bytes(b"")
     (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
     out, drop = tmp_path / "masks", AlignmentOptions(leave_out=True)
-    came = predicted(model, cases, out, placing=drop, report=True)["a"]
-    assert (came.status, came.used, came.absent) == ("done", ("t2",), ("flair", "t1"))
-    assert came.reference == "t2"
-    assert [w.partition(":")[0] for w in came.warnings[:2]] == [
+    outcome = predicted(model, cases, out, placing=drop, report=True)["a"]
+    assert (outcome.status, outcome.used, outcome.absent) == ("done", ("t2",), ("flair", "t1"))
+    assert outcome.reference == "t2"
+    assert [w.partition(":")[0] for w in outcome.warnings[:2]] == [
         "flair was left out", "t1 was left out",
     ]  # fmt: skip
     for table in ("cases.csv", "cases.json", "report.html"):
@@ -126,9 +128,7 @@ def test_a_case_goes_on_from_the_sequences_that_can_be_used(
     assert "there is no such file" in strict.reason
 
 
-def test_what_is_expected_is_asked_of_the_sequences_that_are_left(
-    cases: Path, tmp_path: Path
-) -> None:
+def test_expected_dice_is_that_of_the_sequences_that_are_left(cases: Path, tmp_path: Path) -> None:
     (cases / "a" / "t1.nii.gz").write_bytes(b"")
     known = [
         SubsetDice(("t1", "t2"), {"lesion": (0.9, 9)}),
@@ -136,31 +136,33 @@ def test_what_is_expected_is_asked_of_the_sequences_that_are_left(
     ]
     model = load_model(save(tmp_path / "m.safetensors", expected=known))
     asked = {"placing": AlignmentOptions(leave_out=True), "least_dice": 0.5}
-    came = predicted(model, cases, tmp_path / "masks", **asked)["a"]
-    assert came.status == "failed"
-    assert "Dice 0.200 is expected from t2" in came.reason
+    outcome = predicted(model, cases, tmp_path / "masks", **asked)["a"]
+    assert outcome.status == "failed"
+    assert "Dice 0.200 is expected from t2" in outcome.reason
 
 
-def test_what_is_unlike_the_cases_of_the_plan_is_said(tmp_path: Path) -> None:
+def test_what_is_unlike_the_cases_of_the_plan_is_a_warning(tmp_path: Path) -> None:
     plans = small_plans(patch=(4, 16, 16))
     planned = {**plans.configuration("3d_fullres"), "use_mask_for_norm": [True] * 3}
     nested = {**plans.nnunet, "configurations": {"3d_fullres": planned}}
     recipe = Recipe(dataclasses.replace(plans, nnunet=nested), "3d_fullres", MODALITIES)
 
-    def told(shape: tuple[int, ...], spacing: tuple[float, ...], edge: int) -> list[str]:
+    def doubts(shape: tuple[int, ...], spacing: tuple[float, ...], edge: int) -> list[str]:
         voxels = small_case(("t1",), 0, shape)[0]["t1"]
         voxels[:, :edge], voxels[:, -edge:] = 0, 0
         grid = make_grid(shape, spacing, (0, 0, 0), GRID.direction)
         loaded = LoadedCase("p", {"t1": voxels}, None, grid, grid, "t1")
         return list(prepare(loaded, [dataclasses.replace(recipe), recipe]).doubts)
 
-    assert told((12, 20, 18), (2.9, 1, 1), 3) == []
-    assert told((4, 20, 18), (3.1, 1, 1), 3) == [
+    assert doubts((12, 20, 18), (2.9, 1, 1), 3) == []
+    assert doubts((4, 20, 18), (3.1, 1, 1), 3) == [
         "its voxels of 3.1 x 1 x 1 mm are far from the 1 x 1 x 1 mm of the model",
         "it shows 4 slices only",
     ]
-    assert told((12, 20, 18), (1, 0.3, 1), 3)[0].startswith("its voxels of 1 x 0.3 x 1 mm are far")
-    (skull,) = told((12, 42, 18), (1, 1, 1), 1)
+    assert doubts((12, 20, 18), (1, 0.3, 1), 3)[0].startswith(
+        "its voxels of 1 x 0.3 x 1 mm are far"
+    )
+    (skull,) = doubts((12, 42, 18), (1, 1, 1), 1)
     assert skull.startswith("95% of its voxels are other than 0: its background was not removed")
 
 
@@ -173,9 +175,9 @@ def test_a_mask_that_a_user_corrected_is_left_alone(
     mask.write_bytes(mask.read_bytes() + b"corrected by hand")
     corrected = mask.read_bytes()
     other = load_model(save(tmp_path / "other.safetensors", seed=1))
-    came = predicted(other, cases, out)
-    assert statuses(came) == {"a": "kept", "b": "done", "c": "done"}
-    assert "a.nii.gz is there and is not as we wrote it" in came["a"].reason
+    outcomes = predicted(other, cases, out)
+    assert statuses(outcomes) == {"a": "kept", "b": "done", "c": "done"}
+    assert "a.nii.gz is there and is not as we wrote it" in outcomes["a"].reason
     assert "a,kept,a.nii.gz is there and is not as we wrote it" in (out / "cases.csv").read_text()
     assert mask.read_bytes() == corrected
     assert statuses(predicted(other, cases, out))["a"] == "kept"
@@ -191,17 +193,17 @@ def test_the_row_of_a_corrected_mask_keeps_what_is_known_and_warns_of_what_is_ol
     mask = out / "a.nii.gz"
     written = mask.read_bytes()
     mask.write_bytes(written + b"corrected by hand")
-    for _ in range(2):  # the warning is there once, however often it is run
-        came = predicted(model, cases, out, report=True)["a"]
-        assert (came.status, came.used) == ("kept", ("t1", "t2"))
-        assert came.volumes_ml == before.volumes_ml
-        assert len(came.warnings) == len(before.warnings) + 1
-        assert "are of the mask before it was edited" in came.warnings[-1]
+    for _ in range(2):  # the warning appears once, however often it is run
+        outcome = predicted(model, cases, out, report=True)["a"]
+        assert (outcome.status, outcome.used) == ("kept", ("t1", "t2"))
+        assert outcome.volumes_ml == before.volumes_ml
+        assert len(outcome.warnings) == len(before.warnings) + 1
+        assert "are of the mask before it was edited" in outcome.warnings[-1]
     assert "of the mask before it was edited" in (out / "report.html").read_text()
     mask.write_bytes(written)
-    came = predicted(model, cases, out, report=True)["a"]
-    assert came.reason.startswith("made before by the same model")
-    assert came.warnings == before.warnings
+    outcome = predicted(model, cases, out, report=True)["a"]
+    assert outcome.reason.startswith("made before by the same model")
+    assert outcome.warnings == before.warnings
 
 
 def damaged(cases: Path) -> None:
@@ -231,7 +233,7 @@ def test_what_was_written_stays_ours_although_the_case_failed_since(
     assert predicted(model, good, out, report=True)["a"].status == "kept"
 
 
-def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
+def test_a_mask_is_ours_although_we_were_killed_before_the_table_was_written(
     model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "masks"
@@ -246,8 +248,8 @@ def test_a_mask_is_ours_although_we_were_killed_before_the_table_told_so(
             list(run)
     assert (out / "a.nii.gz").is_file()
     assert not list(out.glob(".writing-*"))
-    came = predicted(model, cases, out, report=True)
-    assert statuses(came) == {"a": "done", "b": "done", "c": "done"}
+    outcomes = predicted(model, cases, out, report=True)
+    assert statuses(outcomes) == {"a": "done", "b": "done", "c": "done"}
 
 
 def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
@@ -266,12 +268,12 @@ def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
 
 def test_the_network_is_that_of_the_file_although_the_file_was_replaced(tmp_path: Path) -> None:
     file = save(tmp_path / "m.safetensors", seed=1)
-    model, wanted = load_model(file), network_state(load_model(file).network)
+    model, original = load_model(file), network_state(load_model(file).network)
     save(tmp_path / "m.safetensors", seed=2)  # another file by its name
-    found = network_state(model.network)
-    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+    loaded = network_state(model.network)
+    assert all(torch.equal(loaded[name], weight) for name, weight in original.items())
     other = network_state(load_model(file).network)
-    assert not all(torch.equal(other[name], weight) for name, weight in wanted.items())
+    assert not all(torch.equal(other[name], weight) for name, weight in original.items())
 
 
 def test_a_full_disk_costs_the_case_that_it_met(
@@ -288,14 +290,14 @@ def test_a_full_disk_costs_the_case_that_it_met(
     out = tmp_path / "masks"
     with monkeypatch.context() as patch:
         patch.setattr("mixmfl.inference.predict_folder.write_labels", full)
-        came = predicted(model, cases, out)
-    assert statuses(came) == {"a": "done", "b": "failed", "c": "done"}
-    assert came["b"].reason.startswith("the disk is full (")
+        outcomes = predicted(model, cases, out)
+    assert statuses(outcomes) == {"a": "done", "b": "failed", "c": "done"}
+    assert outcomes["b"].reason.startswith("the disk is full (")
     assert sorted(f.name for f in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
     assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
 
 
-def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
+def test_ctrl_c_leaves_whole_files_and_the_next_run_resumes(
     model: Model, cases: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "masks"
@@ -305,20 +307,20 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
     for mask in out.glob("*.nii.gz"):
         assert read_labels(mask)[0].shape == SHAPE
     assert not list(out.glob(".writing-*"))
-    came = predicted(model, cases, out)
-    assert came["a"].status == "kept"
-    assert set(statuses(came).values()) <= {"kept", "done"}
+    outcomes = predicted(model, cases, out)
+    assert outcomes["a"].status == "kept"
+    assert set(statuses(outcomes).values()) <= {"kept", "done"}
 
 
-def test_the_table_tells_what_a_mask_rests_on_and_what_to_expect(
+def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     model_file: Path, cases: Path, tmp_path: Path, command: Command,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / "masks"
     write_case(cases / "d", ("pd",))
     assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model_file) == 1
-    said = capsys.readouterr()
-    assert "a: done from t1, t2, without flair, expected Dice 0.80 (" in said.out
+    printed = capsys.readouterr()
+    assert "a: done from t1, t2, without flair, expected Dice 0.80 (" in printed.out
     with (out / "cases.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -336,9 +338,9 @@ def test_the_table_tells_what_a_mask_rests_on_and_what_to_expect(
     assert float(a["volume_ml_core"]) == pytest.approx((mask == 2).sum() * 2 / 1000, abs=1e-3)
     assert float(a["seconds"]) > 0
     assert float(a["peak_memory_mb"]) > 50
-    told = json.loads((out / "cases.json").read_text())["cases"]
-    assert told["a"]["models"] == [load_model(model_file).sha256]
-    assert told["a"]["inputs"].keys() == {"t1", "t2"}
+    record = json.loads((out / "cases.json").read_text())["cases"]
+    assert record["a"]["models"] == [load_model(model_file).sha256]
+    assert record["a"]["inputs"].keys() == {"t1", "t2"}
 
 
 def test_less_than_the_least_expected_dice_is_refused(
@@ -348,9 +350,11 @@ def test_less_than_the_least_expected_dice_is_refused(
     out = tmp_path / "masks"
     asked = ["-i", cases, "-o", out, "-m", model_file, "--min-expected-dice"]
     assert command("mixmfl_predict", *asked, "0.5") == 1
-    said = capsys.readouterr().err
-    assert "b: FAILED: --min-expected-dice 0.5: Dice 0.300 is expected from t1 (mean over" in said
-    assert "c: FAILED: --min-expected-dice: Dice from flair was never measured" in said
+    printed = capsys.readouterr().err
+    assert (
+        "b: FAILED: --min-expected-dice 0.5: Dice 0.300 is expected from t1 (mean over" in printed
+    )
+    assert "c: FAILED: --min-expected-dice: Dice from flair was never measured" in printed
     assert [f.name for f in out.glob("*.nii.gz")] == ["a.nii.gz"]
     assert command("mixmfl_predict", *asked, "2") == 2
     assert "--min-expected-dice 2: must be from 0 to 1" in capsys.readouterr().err
@@ -365,9 +369,9 @@ def test_quiet_prints_trouble_only_and_the_log_has_it_all(
     asked = ["-i", cases, "-o", tmp_path / "masks", "-m", model_file, "--quiet", "--log", log]
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a process of its own
     assert command("mixmfl_predict", *asked) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
     text = log.read_text()
     assert "a: done from t1, t2" in text
     assert "d: FAILED: has pd" in text
@@ -388,7 +392,7 @@ def test_a_table_of_someone_else_is_not_replaced(
     assert (out / "cases.csv").read_text() == "my patients"
     (out / "cases.json").write_text('{"format": "mixmfl cases 99"}')
     assert command("mixmfl_predict", *asked) == 2
-    assert "format 'mixmfl cases 99' was found" in capsys.readouterr().err
+    assert "has format 'mixmfl cases 99'; 'mixmfl cases 1' is needed" in capsys.readouterr().err
     assert command("mixmfl_predict", *asked, "--overwrite") == 0
 
 
@@ -403,14 +407,14 @@ def test_a_case_in_memory_gives_the_mask_of_its_files(
     assert np.array_equal(model.predict(files), want)
     loaded = {name: nib.load(file) for name, file in files.items()}
     arrays: dict[str, Any] = {name: (i.get_fdata(), i.affine) for name, i in loaded.items()}
-    found = model.predict(arrays)
-    assert np.array_equal(found, want)
-    assert found.dtype == np.uint8
+    mask = model.predict(arrays)
+    assert np.array_equal(mask, want)
+    assert mask.dtype == np.uint8
     turned = nib.as_closest_canonical(loaded["t1"])
     mixed: dict[str, Any] = {"t1": (turned.get_fdata(), turned.affine), "t2": files["t2"]}
-    there = nib.Nifti1Image(model.predict(mixed, reference="t1"), turned.affine)
-    want_there = nib.as_closest_canonical(nib.load(tmp_path / "masks" / "a.nii.gz"))
-    assert np.array_equal(np.asarray(there.dataobj), np.asarray(want_there.dataobj))
+    predicted_turned = nib.Nifti1Image(model.predict(mixed, reference="t1"), turned.affine)
+    want_turned = nib.as_closest_canonical(nib.load(tmp_path / "masks" / "a.nii.gz"))
+    assert np.array_equal(np.asarray(predicted_turned.dataobj), np.asarray(want_turned.dataobj))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +428,7 @@ def test_a_case_in_memory_gives_the_mask_of_its_files(
         ({"t1": "nowhere.nii.gz"}, "nowhere.nii.gz: there is no such file"),
     ],
 )
-def test_what_cannot_be_predicted_in_memory_is_told(
+def test_what_cannot_be_predicted_in_memory_is_refused(
     model: Model, images: dict[str, Any], message: str
 ) -> None:
     from mixmfl.core.errors import DataError
@@ -441,9 +445,9 @@ def test_images_on_other_grids_come_onto_the_finest(
     voxels = images["t2"].reshape(6, 10, 2, 9, 2).mean(axis=(2, 4))
     voxels[:, 0] = 0
     write_image(cases / "a" / "t2.nii.gz", voxels, coarse)
-    came = predicted(model, cases, tmp_path / "masks")["a"]
-    assert (came.status, came.reference) == ("done", "t1")
-    assert came.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
+    outcome = predicted(model, cases, tmp_path / "masks")["a"]
+    assert (outcome.status, outcome.reference) == ("done", "t1")
+    assert outcome.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
     asked = {"placing": AlignmentOptions(reference="t2")}
     assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
@@ -452,11 +456,11 @@ def test_images_on_other_grids_come_onto_the_finest(
 
 def test_a_case_of_no_known_modality_has_its_reason(model: Model, tmp_path: Path) -> None:
     case = Case("x", {"pd": tmp_path / "pd.nii.gz"})
-    (came,) = predict_folder([model], [case], (), tmp_path / "masks")
-    assert came.reason == "has pd; the model needs at least one of flair, t1, t2"
+    (outcome,) = predict_folder([model], [case], (), tmp_path / "masks")
+    assert outcome.reason == "has pd; the model needs at least one of flair, t1, t2"
 
 
-def test_a_missing_model_is_told_before_the_folder_is_looked_at(
+def test_a_missing_model_is_reported_before_the_folder_is_read(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["mixmfl_predict", "-i", tmp_path / "nowhere", "-o", tmp_path / "masks"]
@@ -466,7 +470,7 @@ def test_a_missing_model_is_told_before_the_folder_is_looked_at(
     assert "gone.safetensors: there is no such model file" in capsys.readouterr().err
 
 
-def test_the_command_tells_of_every_file_and_takes_a_table_of_files(
+def test_the_command_reports_every_file_and_takes_a_table_of_files(
     model_file: Path,
     cases: Path,
     tmp_path: Path,
@@ -482,10 +486,10 @@ def test_the_command_tells_of_every_file_and_takes_a_table_of_files(
     out, table = tmp_path / "masks", tmp_path / "table.csv"
     asked = ["mixmfl_predict", "-i", cases, "-o", out, "-m", model_file, "--no-report"]
     assert command(*asked) == 0
-    said = capsys.readouterr().out
-    assert "not used: 2 files for t2: a/t2.nii.gz, a/t2w.nii.gz; keep one of them" in said
-    assert "b/t2.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)" in said
-    assert f"6 files set aside, and why: {out / 'set_aside.csv'}" in said
+    printed = capsys.readouterr().out
+    assert "not used: 2 files for t2: a/t2.nii.gz, a/t2w.nii.gz; keep one of them" in printed
+    assert "b/t2.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)" in printed
+    assert f"6 files set aside, and why: {out / 'set_aside.csv'}" in printed
     rows = list(csv.reader((out / "set_aside.csv").read_text(encoding="utf-8").splitlines()))
     assert [row[0] for row in rows] == [
         "path", "a/t2.nii.gz", "a/t2w.nii.gz", "a/TOF.nii.gz", "b/t2.mgz", "empty", "notes.txt",

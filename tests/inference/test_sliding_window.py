@@ -57,10 +57,10 @@ def test_blended_logits_agree_with_nnunets_predictor(
         "any", axes,
     )  # fmt: skip
     want = peer.predict_sliding_window_return_logits(images).float()
-    found = predict_volume(
+    logits = predict_volume(
         network, images, patch, step=step, mirror_axes=axes, batch_size=3, device=CPU
     )
-    assert torch.allclose(found, want, atol=1e-5)
+    assert torch.allclose(logits, want, atol=1e-5)
 
 
 def test_patches_of_a_batch_are_predicted_as_one_by_one() -> None:
@@ -76,5 +76,5 @@ def test_every_voxel_gets_the_mean_of_the_patches_that_cover_it() -> None:
         return images
 
     images = torch.randn(1, 11, 29, 23)
-    found = predict_volume(identity, images, (8, 16, 16), step=0.5, device=CPU)
-    assert torch.allclose(found, images, atol=1e-5)
+    logits = predict_volume(identity, images, (8, 16, 16), step=0.5, device=CPU)
+    assert torch.allclose(logits, images, atol=1e-5)

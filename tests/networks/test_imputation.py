@@ -7,7 +7,7 @@ from torch import tensor
 
 from mixmfl.networks.base import Encoding
 from mixmfl.networks.build import build_network, prototype_sizes
-from mixmfl.networks.imputation import FURTHEST, deviations, imagine, impute_missing
+from mixmfl.networks.imputation import FURTHEST, deviations, impute, impute_missing
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, observe
 from mixmfl.planning.plans import replace_settings
@@ -49,50 +49,50 @@ def encoded(present: torch.Tensor, size: int = 16) -> tuple[MDMNet, Encoding, to
 def test_deviations_are_in_standard_deviations_of_the_class() -> None:
     memory = prototypes([[4.0, 0.0], [2.0, 1.0]], [[0.5, 0.0], [2.0, 1.0]])
     features = tensor([[[5.0, 5.0, 9.0, 9.0], [1.0, 0.0, 9.0, 9.0]]])  # (B=1, C=2, P=4)
-    found = deviations(features, memory, tensor([[0, 1, -1, 2]]))
-    assert found[0, 0].tolist() == [2.0, 1.5, 0.0, 0.0]  # (5 - 4) / 0.5, (5 - 2) / 2
-    assert found[0, 1].tolist() == [0.0, -1.0, 0.0, 0.0]  # the first class has no spread there
+    result = deviations(features, memory, tensor([[0, 1, -1, 2]]))
+    assert result[0, 0].tolist() == [2.0, 1.5, 0.0, 0.0]  # (5 - 4) / 0.5, (5 - 2) / 2
+    assert result[0, 1].tolist() == [0.0, -1.0, 0.0, 0.0]  # the first class has no spread there
     far = deviations(tensor([[[1e6, -1e6]]]), prototypes([[0.0]], [[1.0]]), tensor([[0, 0]]))
     assert far.tolist() == [[[FURTHEST, -FURTHEST]]]
 
 
-def test_what_is_imagined_is_the_value_of_the_class_and_so_many_spreads() -> None:
+def test_what_is_imputed_is_the_value_of_the_class_and_so_many_spreads() -> None:
     memory = prototypes([[4.0, 1.0], [2.0, -3.0]], [[0.5, 2.0], [1.0, 1.0]])
     classes = tensor([[0, 1], [1, -1]])  # (B=2, P=2)
-    found = imagine(memory, tensor([[[2.0, 0.0], [-1.0, 1.0]]] * 2), classes)
+    result = impute(memory, tensor([[[2.0, 0.0], [-1.0, 1.0]]] * 2), classes)
     # LeakyReLU's slope is 0.01: of 1 - 2, -3 + 1 and -3 - 1
-    assert found[0].tolist() == [[5.0, 2.0], [pytest.approx(-0.01), pytest.approx(-0.02)]]
-    assert found[1].tolist() == [[4.0, 0.0], [pytest.approx(-0.04), 0.0]]  # -1: outside the head
+    assert result[0].tolist() == [[5.0, 2.0], [pytest.approx(-0.01), pytest.approx(-0.02)]]
+    assert result[1].tolist() == [[4.0, 0.0], [pytest.approx(-0.04), 0.0]]  # -1: outside the head
 
 
 def test_a_label_beyond_the_classes_is_ignored() -> None:
     memory, classes = prototypes([[4.0], [2.0]], [[1.0], [1.0]]), tensor([[2, 7]])
-    assert imagine(memory, torch.ones(1, 1, 2), classes).tolist() == [[[0.0, 0.0]]]
+    assert impute(memory, torch.ones(1, 1, 2), classes).tolist() == [[[0.0, 0.0]]]
 
 
-def test_a_modality_imagined_from_itself_is_itself() -> None:
+def test_a_modality_imputed_from_itself_is_itself() -> None:
     """Where all stays within reach, and is above zero as after a nonlinearity."""
     features = 5 + torch.rand(2, 3, 6, 7, generator=drawn(4))
     classes = torch.randint(0, 2, (2, 6, 7), generator=drawn(5))
     memory = observe(features, classes, num_classes=2)
-    found = imagine(memory, deviations(features, memory, classes), classes)
-    assert torch.allclose(found, features, atol=1e-5)
+    result = impute(memory, deviations(features, memory, classes), classes)
+    assert torch.allclose(result, features, atol=1e-5)
 
 
 def test_the_deviations_of_a_modality_at_hand_are_taken_over_at_every_level() -> None:
     present = tensor([[True, False, False]])
     network, encoding, classes = encoded(present)
     memory = {
-        place: replace(told, spreads=torch.full_like(told.spreads, 0.5))
-        for place, told in some_memory().items()
+        place: replace(prototypes, spreads=torch.full_like(prototypes.spreads, 0.5))
+        for place, prototypes in some_memory().items()
     }
-    found = impute_missing(encoding, network.modalities, memory, classes, 1.0, drawn())
-    assert found is not None
+    result = impute_missing(encoding, network.modalities, memory, classes, 1.0, drawn())
+    assert result is not None
     for level in LEVELS:
-        # values are 5, 6 and 7 in every class; what is imagined stays above 0
+        # values are 5, 6 and 7 in every class; what is imputed stays above 0
         apart = ((encoding.tailored[level][0, 0] - 5) / 0.5).clamp(-FURTHEST, FURTHEST)
-        assert torch.allclose(found.tailored[level][0, 1], 6 + 0.5 * apart, atol=1e-5)
-        assert torch.allclose(found.tailored[level][0, 2], 7 + 0.5 * apart, atol=1e-5)
+        assert torch.allclose(result.tailored[level][0, 1], 6 + 0.5 * apart, atol=1e-5)
+        assert torch.allclose(result.tailored[level][0, 2], 7 + 0.5 * apart, atol=1e-5)
 
 
 def test_every_modality_at_hand_gives_its_deviations_at_times() -> None:
@@ -101,29 +101,31 @@ def test_every_modality_at_hand_gives_its_deviations_at_times() -> None:
     # the two deviate to different sides, as far as they may
     usual = {"flair": -1e6, "t1": 1e6, "t2": 7.0}
     memory = {
-        (name, level): replace(told, values=told.values * 0 + usual[name], spreads=told.spreads + 1)
-        for (name, level), told in some_memory().items()
+        (name, level): replace(
+            prototypes, values=prototypes.values * 0 + usual[name], spreads=prototypes.spreads + 1
+        )
+        for (name, level), prototypes in some_memory().items()
     }
-    found = impute_missing(encoding, network.modalities, memory, classes, 1.0, drawn())
-    assert found is not None
-    sides = found.tailored[0][:, 2].mean(dim=(1, 2, 3)) > 7  # the value of T2
+    result = impute_missing(encoding, network.modalities, memory, classes, 1.0, drawn())
+    assert result is not None
+    sides = result.tailored[0][:, 2].mean(dim=(1, 2, 3)) > 7  # the value of T2
     assert 0.4 < sides.double().mean().item() < 0.6  # of cases
 
 
-def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
+def test_only_missing_modalities_that_the_memory_knows_are_imputed() -> None:
     present = tensor([[True, False, False], [True, True, True]])
     network, encoding, classes = encoded(present)
     known = some_memory(("flair", "t1"))  # without spread
-    found = impute_missing(encoding, network.modalities, known, classes, 1.0, drawn())
-    assert found is not None
-    assert found.imagined is not None
-    assert found.imagined.tolist() == [[False, True, False], [False, False, False]]
-    assert found.present is encoding.present
+    result = impute_missing(encoding, network.modalities, known, classes, 1.0, drawn())
+    assert result is not None
+    assert result.imputed is not None
+    assert result.imputed.tolist() == [[False, True, False], [False, False, False]]
+    assert result.present is encoding.present
     for level in LEVELS:
-        assert (found.tailored[level][0, 1] == 6.0).all()  # t1's value
+        assert (result.tailored[level][0, 1] == 6.0).all()  # t1's value
         same = torch.ones(2, 3, dtype=torch.bool)
         same[0, 1] = False
-        assert torch.equal(found.tailored[level][same], encoding.tailored[level][same])
+        assert torch.equal(result.tailored[level][same], encoding.tailored[level][same])
 
 
 @pytest.mark.parametrize(
@@ -132,10 +134,13 @@ def test_only_absent_modalities_that_the_memory_knows_are_imagined() -> None:
         ([[True, True, True]], some_memory()),
         ([[True, False, False]], {}),
         ([[False, True, True]], {at: p for at, p in some_memory().items() if at[1] != 1}),
-        ([[False, True, True]], some_memory(("flair",))),  # nobody at hand can give deviations
+        (
+            [[False, True, True]],
+            some_memory(("flair",)),
+        ),  # no available modality can give deviations
     ],
 )
-def test_nothing_is_imagined_where_nothing_is_absent_or_known(
+def test_nothing_is_imputed_where_nothing_is_missing_or_known(
     present: list[list[bool]], memory: PrototypeMemory
 ) -> None:
     network, encoding, classes = encoded(tensor(present))
@@ -144,41 +149,41 @@ def test_nothing_is_imagined_where_nothing_is_absent_or_known(
     assert impute_missing(encoding, network.modalities, some_memory(), classes, 0, drawn()) is None
 
 
-def test_each_absent_modality_is_imagined_by_its_own_draw() -> None:
+def test_each_missing_modality_is_imputed_by_its_own_draw() -> None:
     present = tensor([[True, False, False]] * 400)
     network, encoding, classes = encoded(present, size=8)
-    found = impute_missing(encoding, network.modalities, some_memory(), classes, 0.25, drawn())
-    assert found is not None
-    assert found.imagined is not None
-    shares = found.imagined.double().mean(dim=0).tolist()
+    result = impute_missing(encoding, network.modalities, some_memory(), classes, 0.25, drawn())
+    assert result is not None
+    assert result.imputed is not None
+    shares = result.imputed.double().mean(dim=0).tolist()
     assert shares == [0, pytest.approx(0.25, abs=0.06), pytest.approx(0.25, abs=0.06)]
-    both = (found.imagined.sum(dim=1) == 2).double().mean().item()
+    both = (result.imputed.sum(dim=1) == 2).double().mean().item()
     assert both == pytest.approx(1 / 16, abs=0.04)
 
 
-def test_what_is_imagined_is_decoded_as_if_at_hand_but_leaves_the_shared_mean() -> None:
+def test_what_is_imputed_is_decoded_as_if_available_but_leaves_the_shared_mean() -> None:
     """The same logits as of a case that has the modality, with a shared feature of nothing new."""
     network, encoding, classes = encoded(tensor([[True, False, False]]))
-    found = impute_missing(
+    result = impute_missing(
         encoding, network.modalities, some_memory(("flair", "t1")), classes, 1.0, drawn()
     )
-    assert found is not None
+    assert result is not None
     shared = [features.clone() for features in encoding.shared]
     for features in shared:
-        features[:, 1] = features[:, 0]  # then the mean over both is that of the one at hand
-    as_if = Encoding(found.tailored, shared, tensor([[True, True, False]]))
+        features[:, 1] = features[:, 0]  # then the mean over both is that of the available one
+    as_if = Encoding(result.tailored, shared, tensor([[True, True, False]]))
     network.eval()
-    imagined, real = (network.decode(each, {}) for each in (found, as_if))
-    assert isinstance(imagined, torch.Tensor)
+    from_imputed, real = (network.decode(each, {}) for each in (result, as_if))
+    assert isinstance(from_imputed, torch.Tensor)
     assert isinstance(real, torch.Tensor)
-    assert torch.allclose(imagined, real, atol=1e-5)
-    # the encoder of the modality at hand learns from this look, too
-    (gradient,) = torch.autograd.grad(imagined.sum(), [encoding.tailored[0]])
+    assert torch.allclose(from_imputed, real, atol=1e-5)
+    # the encoder of the available modality learns from this view, too
+    (gradient,) = torch.autograd.grad(from_imputed.sum(), [encoding.tailored[0]])
     assert gradient[0, 0].abs().sum() > 0
     assert gradient[0, 1].abs().sum() == 0
 
 
-def test_training_imagines_what_a_site_lacks_and_only_then() -> None:
+def test_training_imputes_what_a_site_lacks_and_only_then() -> None:
     """Weights of the slots of T2 move at a site without T2, once the memory knows T2."""
     plans = replace_settings(small_plans(), {"compensation_levels": []}, {})
 
@@ -203,7 +208,7 @@ def test_training_imagines_what_a_site_lacks_and_only_then() -> None:
     assert torch.equal(with_memory, moved(1.0, some_memory()))
 
 
-def test_the_memory_has_every_level_where_modalities_are_imagined() -> None:
+def test_the_memory_has_every_level_where_modalities_are_imputed() -> None:
     plans = replace_settings(small_plans(), {"compensation_levels": [-1]}, {"imagining": 0})
     assert list(prototype_sizes(plans, "2d")) == [2]
     plans = replace_settings(plans, {"compensation_levels": []}, {})

@@ -64,7 +64,7 @@ def test_logits_come_at_every_resolution_in_training_and_at_one_in_prediction(
 
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
 @pytest.mark.parametrize("hidden", [float("nan"), 7.0])
-def test_what_an_absent_modality_holds_does_not_change_a_bit(
+def test_what_an_missing_modality_holds_does_not_change_a_bit(
     configuration: str, patch: tuple[int, ...], hidden: float
 ) -> None:
     network = build(configuration, patch).eval()
@@ -75,7 +75,7 @@ def test_what_an_absent_modality_holds_does_not_change_a_bit(
     assert torch.equal(network(images, present, memory), network(spoilt, present, memory))
 
 
-def test_encoders_of_absent_modalities_are_not_computed() -> None:
+def test_encoders_of_missing_modalities_are_not_computed() -> None:
     network = build("2d", (16, 16))
     ran: list[str] = []
     for name, encoder in network.tailored.items():
@@ -94,7 +94,7 @@ def test_a_case_does_not_see_the_others_of_its_batch() -> None:
         assert torch.allclose(together[row], alone[0], atol=1e-5)
 
 
-def test_memory_stands_in_for_absent_modalities_and_only_for_them() -> None:
+def test_memory_stands_in_for_missing_modalities_and_only_for_them() -> None:
     network = trusting(build("2d", (16, 16))).eval()
     images, everything = torch.randn(1, 3, 16, 16), presence("t1+t2+flair")
     memory = some_memory(network)
@@ -135,7 +135,7 @@ def test_the_order_in_which_the_images_of_a_case_are_given_changes_no_bit() -> N
 
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
 @pytest.mark.parametrize("fusion", ["concatenated", "gated"])
-def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
+def test_a_second_view_is_as_if_the_hidden_modalities_had_never_been_available(
     configuration: str, patch: tuple[int, ...], fusion: str
 ) -> None:
     plans = replace_settings(small_plans(patch=patch), {"fusion": fusion}, {})
@@ -143,7 +143,7 @@ def test_a_second_look_is_as_if_the_hidden_modalities_had_never_been_there(
     images, shown = torch.randn(2, 3, *patch), presence("t1", "t1+flair")
     everything = network.encode(images, torch.ones_like(shown))
     memory = some_memory(network)
-    second = network.decode(everything.showing(shown), memory)
+    second = network.decode(everything.restricted_to(shown), memory)
     assert isinstance(second, Tensor)
     assert torch.allclose(second, network(images, shown, memory), atol=1e-5)
     assert not torch.allclose(second, network(images, torch.ones_like(shown), memory), atol=1e-2)
@@ -175,23 +175,23 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(tru
     first = [shared[0, :2].mean(dim=0), slots[0, 0], slots[0, 1], trust * recalled[0, 2]]
     second = [shared[1, 2], trust * recalled[1, 0], slots[1, 1], slots[1, 2]]
     want = fusion.mix(torch.stack([torch.cat(first), torch.cat(second)]))
-    found = fusion(slots, filled, shared, present, recalled)
-    assert torch.allclose(found, want, atol=1e-5)
+    result = fusion(slots, filled, shared, present, recalled)
+    assert torch.allclose(result, want, atol=1e-5)
     without = [torch.cat([*first[:3], empty]), torch.cat([second[0], empty, *second[2:]])]
-    found = fusion(slots, filled, shared, present, None)
-    assert torch.allclose(found, fusion.mix(torch.stack(without)), atol=1e-5)
+    result = fusion(slots, filled, shared, present, None)
+    assert torch.allclose(result, fusion.mix(torch.stack(without)), atol=1e-5)
 
 
 def test_a_fusion_may_have_one_stream_alone() -> None:
     planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
     slots, shared = maps(1, 3, 1), maps(1, 3, 2)
-    at_hand = presence("flair+t2")
+    available = presence("flair+t2")
     tailored = Fusion(3, 1, 0, 4, planned, gated=False, recalls=False)
     want = tailored.mix(torch.cat([slots[:, 0], torch.zeros(1, 1, 8, 8), slots[:, 2]], dim=1))
-    assert torch.allclose(tailored(slots, at_hand, None, at_hand, None), want, atol=1e-5)
+    assert torch.allclose(tailored(slots, available, None, available, None), want, atol=1e-5)
     common = Fusion(3, 0, 2, 4, planned, gated=False, recalls=False)
     want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
-    assert torch.allclose(common(None, at_hand, shared, at_hand, None), want, atol=1e-5)
+    assert torch.allclose(common(None, available, shared, available, None), want, atol=1e-5)
 
 
 def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
@@ -203,14 +203,14 @@ def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
         fusion.score.bias.zero_()
     slots, shared, recalled = maps(1, 3, 1), maps(1, 3, 2), maps(1, 3, 1)
     recalled[:, :2] = 0
-    at_hand = presence("flair+t1")  # t2 is absent
+    available = presence("flair+t1")  # t2 is missing
     first, second = slots[0, 0].exp(), slots[0, 1].exp()
     gated = (first * slots[0, 0] + second * slots[0, 1]) / (first + second)
     mean = shared[0, :2].mean(dim=0)
     want = fusion.mix(torch.cat([mean, gated])[None])
-    assert torch.allclose(fusion(slots, at_hand, shared, at_hand, None), want, atol=1e-5)
+    assert torch.allclose(fusion(slots, available, shared, available, None), want, atol=1e-5)
     want = fusion.mix(torch.cat([mean, gated + 0.5 * recalled[0, 2]])[None])
-    assert torch.allclose(fusion(slots, at_hand, shared, at_hand, recalled), want, atol=1e-5)
+    assert torch.allclose(fusion(slots, available, shared, available, recalled), want, atol=1e-5)
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:
@@ -256,10 +256,10 @@ def test_adding_a_skip_is_concatenating_it_under_the_same_weights(
     skips = network_skips(network, patch)
     for decoder in (network.decoder, adding.decoder):
         decoder.deep_supervision = deep_supervision
-    want, found = network.decoder(skips), adding.decoder(skips)
+    want, result = network.decoder(skips), adding.decoder(skips)
     if not deep_supervision:
-        want, found = [want], [found]
-    for one, other in zip(want, found, strict=True):
+        want, result = [want], [result]
+    for one, other in zip(want, result, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
 
 
@@ -276,18 +276,18 @@ def network_skips(network: SegmentationNet, patch: tuple[int, ...]) -> list[Tens
 @pytest.mark.parametrize("skips", ["concatenated", "added"])
 @pytest.mark.parametrize("decoder_convs", [1, 2])
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
-def test_the_planned_memory_is_that_of_the_features_really_kept(
+def test_the_planned_memory_is_that_of_the_features_really_stored(
     configuration: str, patch: tuple[int, ...], decoder_convs: int, skips: str
 ) -> None:
     settings = {"decoder_convs": decoder_convs, "decoder_skips": skips}
     plans = replace_settings(small_plans(patch=patch), settings, {})
     network = build_network(plans, configuration, 0)
     assert [len(stage.convs) for stage in network.decoder.stages] == [decoder_convs] * 2
-    kept = 0
+    stored = 0
 
     def count(_: object, __: object, output: Tensor) -> None:
-        nonlocal kept
-        kept += output.numel()
+        nonlocal stored
+        stored += output.numel()
 
     for module in network.modules():
         # a fusion's convolution is computed without its module
@@ -298,10 +298,10 @@ def test_the_planned_memory_is_that_of_the_features_really_kept(
     network.decode(encoding, {})
     planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
     estimate = nnunet_planner.feature_map_size(patch, 3, len(LABELS.values), planned, plans.network)
-    assert estimate == pytest.approx(kept + slots, rel=0.02)
+    assert estimate == pytest.approx(stored + slots, rel=0.02)
 
 
-def test_a_network_takes_over_parameters_that_are_all_there_and_fit() -> None:
+def test_a_network_takes_over_parameters_that_are_complete_and_fit() -> None:
     one, other = build("2d", (16, 16)), build("2d", (16, 16), seed=1)
     state = network_state(other)
     assign_parameters(one, state)

@@ -46,23 +46,23 @@ def test_the_class_of_a_coarse_voxel_is_that_of_its_first_fine_one() -> None:
 
 def test_classes_that_are_not_those_of_the_plans_have_no_prototype() -> None:
     features = tensor([[[1.0, 3.0, 50.0, 70.0]]])
-    found = observe(features, tensor([[1, 1, 2, -1]]), num_classes=2)
-    assert found.values.tolist() == [[0.0], [2.0]]
-    assert found.counts.tolist() == [0.0, 2.0]
+    observed = observe(features, tensor([[1, 1, 2, -1]]), num_classes=2)
+    assert observed.values.tolist() == [[0.0], [2.0]]
+    assert observed.counts.tolist() == [0.0, 2.0]
 
 
 def test_observing_several_cases_of_several_dimensions_agrees_with_a_loop() -> None:
     generator = torch.Generator().manual_seed(1)
     tailored = torch.randn(2, 2, 4, 5, 6, generator=generator)
     classes = torch.randint(0, 3, (2, 1, 4, 5, 6), generator=generator)[:, 0]
-    found = observe(tailored, classes[:, None], num_classes=3)
+    observed = observe(tailored, classes[:, None], num_classes=3)
     for index in range(3):
         inside = classes == index
         want = torch.stack([tailored[:, c][inside].mean() for c in range(2)])
-        assert torch.allclose(found.values[index], want, atol=1e-6)
+        assert torch.allclose(observed.values[index], want, atol=1e-6)
         want = torch.stack([tailored[:, c][inside].std(correction=0) for c in range(2)])
-        assert torch.allclose(found.spreads[index], want, atol=1e-6)
-        assert found.counts[index] == inside.sum()
+        assert torch.allclose(observed.spreads[index], want, atol=1e-6)
+        assert observed.counts[index] == inside.sum()
 
 
 def test_merging_weighs_by_counts_and_leaves_unseen_classes_zero() -> None:
@@ -141,14 +141,14 @@ def test_votes_are_the_mean_likeness_in_each_modalitys_own_terms() -> None:
         "t1": (tensor([[[1.0], [1.0]], [[1.0], [1.0]]]), here),  # cosines ±1/sqrt(2)
         "flair": (tensor([[[0.0], [3.0]], [[0.0], [3.0]]]), both),  # (0, -1): cosines -1, +1
     }
-    found = recall(features, memory, "t2", temperature=0.5)
+    recalled = recall(features, memory, "t2", temperature=0.5)
 
     def mixed(cosine: float) -> list[list[float]]:
         near, far = math.exp(cosine / 0.5), math.exp(-cosine / 0.5)
         return [[(near * 1 + far * 5) / (near + far)], [(near * 1 + far * 9) / (near + far)]]
 
     votes = [(1 / math.sqrt(2) - 1) / 2, 1 / math.sqrt(2)]
-    for case, vote in zip(found.tolist(), votes, strict=True):
+    for case, vote in zip(recalled.tolist(), votes, strict=True):
         assert case == [pytest.approx(row, rel=1e-5) for row in mixed(vote)]
 
 
@@ -177,8 +177,8 @@ def test_a_modality_has_no_vote_on_a_class_that_it_has_not_seen() -> None:
     features = {"t1": (tensor([[[0.9]]]), here), "flair": (tensor([[[7.0]]]), here)}
     # T1's cosines are 1 and -1; that of FLAIR's only class is 0, for it is FLAIR's mean, too
     near, far = math.exp((1 + 0) / 2 / 0.5), math.exp(-1 / 0.5)
-    found = recall(features, memory, "t2", temperature=0.5)
-    assert found.item() == pytest.approx((near * 2 + far * 4) / (near + far))
+    recalled = recall(features, memory, "t2", temperature=0.5)
+    assert recalled.item() == pytest.approx((near * 2 + far * 4) / (near + far))
 
 
 def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is_blank() -> None:
@@ -186,10 +186,10 @@ def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is
         "t1": prototypes([[1.0], [-1.0]], [3.0, 3.0]),
         "t2": prototypes([[2.0], [4.0]], [1.0, 1.0]),
     }
-    found = torch.zeros(2, 1, 3, requires_grad=True)
-    read = recall({"t1": (found, tensor([True, False]))}, memory, "t2", 0.1)
-    assert (read[1] == 0).all()  # a case with nothing at hand
-    (gradient,) = torch.autograd.grad(read.sum(), found)
+    features = torch.zeros(2, 1, 3, requires_grad=True)
+    read = recall({"t1": (features, tensor([True, False]))}, memory, "t2", 0.1)
+    assert (read[1] == 0).all()  # a case without an available modality
+    (gradient,) = torch.autograd.grad(read.sum(), features)
     assert gradient.isfinite().all()
     assert gradient.abs().max() < 1e5
 
@@ -197,9 +197,9 @@ def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is
 def test_rows_that_rest_on_few_cases_or_voxels_are_withheld() -> None:
     memory = {("t1", 2): prototypes([[1.0], [2.0], [3.0], [4.0]], [99.0, 10.0, 9.0, 99.0])}
     class_cases = {("t1", 0): 2, ("t1", 1): 3, ("t1", 2): 3, ("t2", 3): 3}  # no T1 with class 3
-    kept = withhold_rare(memory, 3, 10, class_cases)["t1", 2]
-    assert kept.values.tolist() == [[0.0], [2.0], [0.0], [0.0]]
-    assert kept.counts.tolist() == [0, 10, 0, 0]
+    released = withhold_rare(memory, 3, 10, class_cases)["t1", 2]
+    assert released.values.tolist() == [[0.0], [2.0], [0.0], [0.0]]
+    assert released.counts.tolist() == [0, 10, 0, 0]
 
 
 def test_a_memory_moves_with_all_that_it_has() -> None:
@@ -230,16 +230,20 @@ def test_a_memory_survives_its_form_as_named_tensors() -> None:
             assert getattr(back[place], part).tolist() == getattr(memory[place], part).tolist()
 
 
-def test_levelled_no_site_speaks_for_more_voxels_than_the_usual_one() -> None:
-    def told(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
+def test_levelled_no_site_weighs_more_than_the_median_site() -> None:
+    def memory_of(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
         rows = torch.full((2, 1), value)
         return {("t1", 0): Prototypes(rows, rows, torch.tensor(counts, dtype=torch.float32))}
 
-    replies = {"a": told(1.0, 10, 1), "b": told(3.0, 10, 40), "c": told(100.0, 1e6, 0)}
+    replies = {
+        "a": memory_of(1.0, 10, 1),
+        "b": memory_of(3.0, 10, 40),
+        "c": memory_of(100.0, 1e6, 0),
+    }
     plain = merge_memories({}, replies)["t1", 0]
     assert plain.values[0].item() == pytest.approx(100, abs=0.01)
     levelled = merge_memories({}, replies, levelled=True)["t1", 0]
-    # each at most the median of those who saw it: 10 of three, 20.5 of two
+    # each at most the median of the sites that saw it: 10 of three, 20.5 of two
     assert levelled.counts.tolist() == [30, 21.5]
     assert levelled.values[0].item() == pytest.approx(104 / 3)
     assert levelled.values[1].item() == pytest.approx((1 * 1 + 20.5 * 3) / 21.5)

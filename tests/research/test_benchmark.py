@@ -45,12 +45,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(work: Path, tmp_path_factory: pytest.TempPathFactory) -> benchmark.Benchmark:
-    made = benchmark.open_benchmark(
+    opened = benchmark.open_benchmark(
         work, tmp_path_factory.mktemp("out") / "out", "2d", "full", "cpu", 0
     )
-    assert benchmark.run_all(made, NAMES, [0], Workers()) == []
-    benchmark.summarise(made, "mdm")
-    return made
+    assert benchmark.run_all(opened, NAMES, [0], Workers()) == []
+    benchmark.summarise(opened, "mdm")
+    return opened
 
 
 def rows_of(done: benchmark.Benchmark) -> list[dict[str, str]]:
@@ -86,9 +86,10 @@ def test_budgets_are_equal_and_pooled_data_take_the_steps_of_all_sites(
 ) -> None:
     def steps(method: str) -> int:
         runs = (done.folder(method, 0)).glob("*/run.json")
-        told = [json.loads(run.read_text()) for run in runs]
+        records = [json.loads(run.read_text()) for run in runs]
         return sum(
-            t["settings"]["rounds"] * t["settings"]["local_steps"] * len(t["sites"]) for t in told
+            t["settings"]["rounds"] * t["settings"]["local_steps"] * len(t["sites"])
+            for t in records
         )
 
     assert steps("local") == steps("fedavg") == steps("mdm") == steps("central") == 2 * 3 * 2
@@ -122,18 +123,18 @@ def test_a_method_that_is_described_otherwise_now_is_not_done(
 
 
 def test_tables_hold_all_that_is_done_whatever_was_asked_last(work: Path, tmp_path: Path) -> None:
-    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
     for names in (["local"], ["fedavg"]):
-        assert benchmark.run_all(made, names, [0], Workers()) == []
-        benchmark.summarise(made, "mdm")
-    assert {row["method"] for row in rows_of(made)} == {"local", "fedavg"}
-    assert "## Difference to local" in (made.out / "table.md").read_text()
+        assert benchmark.run_all(opened, names, [0], Workers()) == []
+        benchmark.summarise(opened, "mdm")
+    assert {row["method"] for row in rows_of(opened)} == {"local", "fedavg"}
+    assert "## Difference to local" in (opened.out / "table.md").read_text()
 
 
-def test_an_interrupted_method_goes_on_to_the_same_scores(
+def test_an_interrupted_method_resumes_to_the_same_scores(
     done: benchmark.Benchmark, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -141,10 +142,10 @@ def test_an_interrupted_method_goes_on_to_the_same_scores(
     with monkeypatch.context() as patched:
         patched.setattr(benchmark, "_score", killed)
         with pytest.raises(KeyboardInterrupt):
-            benchmark.run_one(made, "mdm", 0, False)
-    assert not made.is_done("mdm", 0)
-    benchmark.run_one(made, "mdm", 0, False)
-    one, other = (b.folder("mdm", 0) / "scores.csv" for b in (done, made))
+            benchmark.run_one(opened, "mdm", 0, False)
+    assert not opened.is_done("mdm", 0)
+    benchmark.run_one(opened, "mdm", 0, False)
+    one, other = (b.folder("mdm", 0) / "scores.csv" for b in (done, opened))
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -202,19 +203,21 @@ def test_a_work_folder_without_test_cases_is_refused(tmp_path: Path) -> None:
 def test_one_failed_training_does_not_stop_the_others(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
 
     def only_mdm(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
         if name != "mdm":
             raise DataError("no such luck")
 
     monkeypatch.setattr(benchmark, "run_one", only_mdm)
-    assert benchmark.run_all(made, ["local", "mdm"], [0], Workers()) == [
+    assert benchmark.run_all(opened, ["local", "mdm"], [0], Workers()) == [
         "local, seed 0: no such luck"
     ]
 
 
-def test_an_own_copy_is_scored_only_where_its_site_keeps_it(done: benchmark.Benchmark) -> None:
+def test_a_personalised_model_is_scored_only_where_its_site_keeps_it(
+    done: benchmark.Benchmark,
+) -> None:
     record = json.loads((done.folder("mdm", 0) / benchmark.ALL / "run.json").read_text())
     scores = {
         name: {
@@ -249,14 +252,14 @@ def test_a_method_replaces_only_what_it_names() -> None:
     plans = small_plans()
     for name in methods.METHODS:
         method = methods.find_method(name)
-        made = method.apply(plans)
+        changed = method.apply(plans)
         for part, changes in (("network", method.network), ("training", method.training)):
-            before, after = (dataclasses.asdict(getattr(p, part)) for p in (plans, made))
+            before, after = (dataclasses.asdict(getattr(p, part)) for p in (plans, changed))
             assert {key for key in before if before[key] != after[key]} <= set(changes)
-        assert made.nnunet == plans.nnunet
+        assert changed.nnunet == plans.nnunet
 
 
-def test_a_stacked_network_sees_zeros_where_a_modality_is_absent() -> None:
+def test_a_stacked_network_sees_zeros_where_a_modality_is_missing() -> None:
     plans = methods.find_method("fedavg").apply(small_plans())
     network = build_network(plans, "2d", 0).eval()
     images = torch.randn(1, 3, 16, 16)
@@ -290,21 +293,21 @@ def test_the_command_lists_methods_and_refuses_what_it_cannot_do(
     assert not out.exists()
 
 
-def test_the_command_goes_on_with_a_folder_and_names_what_it_wrote(
+def test_the_command_resumes_a_folder_and_names_what_it_wrote(
     done: benchmark.Benchmark, work: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = rows_of(done)
     asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "0", "--device", "cpu")
     assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", ",".join(NAMES)) == 0
-    told = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
     assert {"table.md", "cases.csv", "subsets.png", "sites.png"} <= {
-        Path(line).name for line in told
+        Path(line).name for line in printed
     }
-    assert all(Path(line).is_file() for line in told)
-    assert rows_of(done) == before  # nothing was trained anew
+    assert all(Path(line).is_file() for line in printed)
+    assert rows_of(done) == before  # nothing was trained again
 
 
-def test_the_command_tells_which_trainings_failed_and_ends_with_one(
+def test_the_command_reports_which_trainings_failed_and_ends_with_one(
     done: benchmark.Benchmark,
     work: Path,
     command: Command,
@@ -318,9 +321,9 @@ def test_the_command_tells_which_trainings_failed_and_ends_with_one(
     monkeypatch.setattr(benchmark, "run_one", fail)
     asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "1,0", "--device", "cpu")
     assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", "mdm") == 1
-    said = capsys.readouterr()
-    assert "1 training failed:\n  mdm, seed 1: no such luck" in said.err
-    assert "table.md" in said.out  # of what is there
+    printed = capsys.readouterr()
+    assert "1 training failed:\n  mdm, seed 1: no such luck" in printed.err
+    assert "table.md" in printed.out  # of what is done
 
 
 def test_a_plan_model_of_a_benchmark_can_be_loaded(done: benchmark.Benchmark) -> None:

@@ -1,4 +1,4 @@
-"""The attack: what it is made of by hand, and that it finds what there is to find."""
+"""Membership inference: its parts by hand, and that it finds members where it should."""
 
 import dataclasses
 import json
@@ -81,9 +81,9 @@ def test_it_measures_every_protection_and_writes_what_it_found(
     assert (tmp_path / "out" / "table.md").read_text() == table + "\n"
     content = json.loads((tmp_path / "out" / "attack.json").read_text())
     plain, noisy = content["found"]
-    for found in (plain, noisy):
+    for result in (plain, noisy):
         for name in ("loss", "gradient"):
-            assert 0 <= found["low"][name] <= found["auc"][name] <= found["high"][name] <= 1
+            assert 0 <= result["low"][name] <= result["auc"][name] <= result["high"][name] <= 1
     assert plain["epsilon"] is None
     assert noisy["epsilon"] > 0
     assert noisy["sent_bytes"] > 1.5 * plain["sent_bytes"]
@@ -93,8 +93,8 @@ def test_it_measures_every_protection_and_writes_what_it_found(
 
 def test_the_table_has_a_row_per_protection() -> None:
     one = {"loss": 0.75}
-    found = Found("none", one, {"loss": 0.7}, {"loss": 0.8}, 0.5, float("nan"), 2e6, 1e6, 1.5)
-    assert attack_table([found]).splitlines() == [
+    result = Found("none", one, {"loss": 0.7}, {"loss": 0.8}, 0.5, float("nan"), 2e6, 1e6, 1.5)
+    assert attack_table([result]).splitlines() == [
         "| protection | AUC by loss | epsilon | Dice | sent MB | received MB | seconds |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| none | 0.75 (0.70 to 0.80) |  | 0.500 | 2.00 | 1.00 | 1.50 |",

@@ -32,15 +32,15 @@ def study(folder: Path, splits: Any = SPLITS) -> Path:
 
 
 def test_sites_train_on_the_set_and_test_with_all_that_is_trained(tmp_path: Path) -> None:
-    found = read_study(study(tmp_path / "data"))
-    north, south = found.federation("A", 0)
+    loaded = read_study(study(tmp_path / "data"))
+    north, south = loaded.federation("A", 0)
     assert [(case.name, list(case.images)) for case in north.train] == [
         ("p1", ["t1"]), ("p2", ["t1"])
     ]  # fmt: skip
     assert [case.name for case in south.train] == ["p1", "p2"]
     # nobody trains T2, so that plans would not know it
     assert [(case.name, list(case.images)) for case in north.tests] == [("p0", ["flair", "t1"])]
-    north, south = found.federation("A", 1)
+    north, south = loaded.federation("A", 1)
     assert [case.name for case in north.tests] == ["p1"]
     assert (south.tests, len(south.train)) == ((), 3)
 
@@ -83,15 +83,15 @@ def test_splits_that_contradict_the_patients_are_refused(
 def test_what_cannot_be_a_federation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"splits.json: there is no such file"):
         read_study(tmp_path)
-    found = read_study(study(tmp_path / "data"))
+    loaded = read_study(study(tmp_path / "data"))
     with pytest.raises(DataError, match="no modality set 'B', but A"):
-        found.federation("B", 0)
+        loaded.federation("B", 0)
     with pytest.raises(DataError, match="no fold 2; there are 0 to 1"):
-        found.federation("A", 2)
+        loaded.federation("A", 2)
     splits = {**SPLITS, "modality_sets": {"A": {"south": ["T2"]}}}
-    (found.folder / "splits.json").write_text(json.dumps(splits))
+    (loaded.folder / "splits.json").write_text(json.dumps(splits))
     with pytest.raises(DataError, match="trains on t2, which none of its patients outside fold 0"):
-        read_study(found.folder).federation("A", 0)
+        read_study(loaded.folder).federation("A", 0)
 
 
 def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
@@ -126,23 +126,23 @@ def test_the_command_goes_from_patients_to_a_page(
     preset["planner"].update(memory_gb=0.01, base_features=4, target_spacing=None)
     preset["training"].update(local_steps=1)
     (tmp_path / "tiny.json").write_text(json.dumps(preset))
-    given = [
+    arguments = [
         "mixmfl_benchmark_patients", "-i", data, "-o", tmp_path / "out",
         "--preset", tmp_path / "tiny.json",
         "--methods", "no-memory,fedavg", "--sets", "A", "--folds", "0", "--size", "1", "-n", "1",
         "--device", "cpu",
     ]  # fmt: skip
-    assert command(*given) == 0
+    assert command(*arguments) == 0
     page = tmp_path / "out" / "1.md"
     assert "| fedavg, own modalities |" in page.read_text()
     scores = tmp_path / "out" / "A0" / "1" / "runs" / "fedavg" / "seed0" / "scores.csv"
     before = scores.stat().st_mtime_ns
-    assert command(*given) == 0  # what is there is kept
+    assert command(*arguments) == 0  # finished results are kept
     assert scores.stat().st_mtime_ns == before
-    assert command(*given, "--sets", "A,B", "--only-tables") == 0
-    assert command(*given, "--sets", "A,B") == 1
+    assert command(*arguments, "--sets", "A,B", "--only-tables") == 0
+    assert command(*arguments, "--sets", "A,B") == 1
     assert "B0: " in capsys.readouterr().err
-    assert command(*given, "--size", "many") == 2  # and no page
+    assert command(*arguments, "--size", "many") == 2  # and no page
     assert "quick, full or a number of steps is needed" in capsys.readouterr().err
-    assert command(*given, "--folds", "x") == 2
+    assert command(*arguments, "--folds", "x") == 2
     assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err

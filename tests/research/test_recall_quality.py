@@ -31,11 +31,11 @@ def test_recall_is_nearer_to_a_hidden_modality_than_zeros_and_than_a_class_blind
     trained: tuple[Model, Site],
 ) -> None:
     model, held_out = trained
-    told = recall_quality(model, held_out.training)
-    assert {(q.modality, q.level) for q in told} == {
+    qualities = recall_quality(model, held_out.training)
+    assert {(q.modality, q.level) for q in qualities} == {
         (name, level) for name in ("flair", "t1", "t2") for level in (1, 2)
     }
-    for quality in told:
+    for quality in qualities:
         assert quality.error < 1
         assert quality.best_error < quality.error < quality.blind_error
         assert quality.accuracy > 1 / 3  # guessing among three classes
@@ -47,8 +47,8 @@ def test_recall_by_the_values_of_other_classes_is_worse(
     model, held_out = trained
 
     def mean_error(wrong: Model) -> float:
-        told = recall_quality(wrong, held_out.training)
-        return sum(q.error for q in told) / len(told)
+        qualities = recall_quality(wrong, held_out.training)
+        return sum(q.error for q in qualities) / len(qualities)
 
     # of one modality: were all turned alike, votes would be, too, and recall would be the same
     turned = {
@@ -60,7 +60,7 @@ def test_recall_by_the_values_of_other_classes_is_worse(
     assert mean_error(dataclasses.replace(model, memory=turned)) > mean_error(model)
 
 
-def test_without_a_memory_or_a_second_modality_there_is_nothing_to_tell(
+def test_without_a_memory_or_a_second_modality_there_is_no_quality(
     trained: tuple[Model, Site], tmp_path: Path
 ) -> None:
     model, held_out = trained
@@ -95,11 +95,11 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
     )
     perfect = Prototypes(10 * torch.eye(2), torch.eye(2), torch.tensor([240.0, 16.0]))
     memory = {(name, 2): perfect for name in network.modalities}
-    told = recall_quality(dataclasses.replace(model, memory=memory), held_out.training[:1])
-    assert [(q.modality, q.level) for q in told] == [("flair", 2), ("t1", 2), ("t2", 2)]
+    qualities = recall_quality(dataclasses.replace(model, memory=memory), held_out.training[:1])
+    assert [(q.modality, q.level) for q in qualities] == [("flair", 2), ("t1", 2), ("t2", 2)]
     # the class-blind value is 10 * (240, 16) / 256; its squared distance over that of zeros
     blind = (2 * (10 * 16 / 256) ** 2 / 100 + 2 * (10 * 240 / 256) ** 2 / 100) / 2
-    for quality in told:
+    for quality in qualities:
         assert quality.accuracy == 1.0
         assert quality.error == pytest.approx(0, abs=1e-6)
         assert quality.blind_error == pytest.approx(blind)

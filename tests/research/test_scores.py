@@ -54,7 +54,7 @@ def test_a_table_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "cases.csv"
     path.write_text(f"{','.join(COLUMNS)}\nmdm,0,north,n1,t1,lesion,0.5,1\n{line}\n")
-    with pytest.raises(DataError, match=rf"cases\.csv: line 3 is damaged \({reason}\); mend or"):
+    with pytest.raises(DataError, match=rf"cases\.csv: line 3 is damaged \({reason}\); fix or"):
         read_rows(path)
 
 
@@ -64,7 +64,7 @@ def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
         read_rows(path)
     for text in ("", "case,label\na,b\n"):
         path.write_text(text)
-        with pytest.raises(DataError, match="needed is a table of scores, whose first line is"):
+        with pytest.raises(DataError, match="a table of scores is needed, whose first line is"):
             read_rows(path)
     for content in (b"\xff\xfe\x00", f'{",".join(COLUMNS)}\n"mdm'.encode()):
         path.write_bytes(content)

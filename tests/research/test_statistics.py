@@ -60,10 +60,10 @@ def lowered(dice: Mapping[str, Mapping[str, float]], by: float) -> dict[str, dic
 
 def several(count: int = 3) -> list[Row]:
     """Return two methods, the second with a single seed."""
-    found = [
+    scored = [
         row for seed in range(count) for row in rows("mdm", lowered(MDM, seed / 100), seed=seed)
     ]
-    return found + rows("fedavg", lowered(MDM, 0.1))
+    return scored + rows("fedavg", lowered(MDM, 0.1))
 
 
 def about(number: float) -> object:
@@ -93,15 +93,15 @@ def test_every_site_counts_the_same_from_every_subset() -> None:
 
 
 def test_a_site_without_a_subset_is_left_out_of_that_subset_alone() -> None:
-    found = rows("mdm", {"n1": {"t1": 0.6, "t2": 0.2}, "s1": {"t1": 1.0}})
-    scores = Scores(found, OWN)
+    scored = rows("mdm", {"n1": {"t1": 0.6, "t2": 0.2}, "s1": {"t1": 1.0}})
+    scores = Scores(scored, OWN)
     assert scores.points("mdm", "subsets").mean == about(50)  # t1: (60 + 100) / 2, t2: 20
 
 
 def test_a_region_with_nothing_to_find_is_left_out_of_a_cases_points() -> None:
-    found = rows("mdm", {"n1": {"t1": 0.6}, "n2": {"t1": 0.4}}, region="whole")
-    found += rows("mdm", {"n1": {"t1": 0.2}, "n2": {"t1": NAN}}, region="core")
-    scores = Scores(found, OWN)
+    scored = rows("mdm", {"n1": {"t1": 0.6}, "n2": {"t1": 0.4}}, region="whole")
+    scored += rows("mdm", {"n1": {"t1": 0.2}, "n2": {"t1": NAN}}, region="core")
+    scores = Scores(scored, OWN)
     assert scores.points("mdm", "own").mean == about(40)  # n1: (60 + 20) / 2, n2: 40 alone
     assert scores.points("mdm", "own", "whole").mean == about(50)
     assert scores.points("mdm", "own", "core").mean == about(20)
@@ -119,34 +119,34 @@ def test_a_case_that_lacks_a_modality_of_its_site_is_judged_by_what_it_has() -> 
 
 def test_the_deviation_over_seeds_is_that_of_the_whole_number() -> None:
     # 60, 70 and 80 on own modalities; single cases differ by more, in opposite directions
-    found = [
+    scored = [
         row
         for seed, (north, south) in enumerate([(0.2, 1.0), (1.0, 0.4), (0.7, 0.9)])
         for row in rows("mdm", {"n1": {"t1": north}, "s1": {"t1+t2": south}}, seed=seed)
     ]
-    scores = Scores(found, OWN)
+    scores = Scores(scored, OWN)
     assert scores.points("mdm", "own") == Estimate(about(70), about(10))  # type: ignore[arg-type]
     assert scores.site_points("mdm", "north").std == about(
         math.sqrt((130**2 + 110**2 + 20**2) / 18)
     )
-    one = Scores(found[:2], OWN).points("mdm", "own")
+    one = Scores(scored[:2], OWN).points("mdm", "own")
     assert one == Estimate(about(60), about(NAN))  # type: ignore[arg-type]
 
 
 def test_hd95_is_averaged_where_defined_and_counted_where_not() -> None:
-    found = rows("mdm", {"n1": {"t1": 0.5}}, hd95=4.0)
-    found += rows("mdm", {"n2": {"t1": 0.5}}, hd95=8.0)
-    found += rows("mdm", {"n3": {"t1": 0.0}}, hd95=NAN)  # missed
-    found += rows("mdm", {"n4": {"t1": NAN}}, hd95=NAN)  # nothing to find, and nothing found
-    found += rows("mdm", {"n1": {"t2": 0.5}}, hd95=10.0)
-    scores = Scores(found, OWN)
+    scored = rows("mdm", {"n1": {"t1": 0.5}}, hd95=4.0)
+    scored += rows("mdm", {"n2": {"t1": 0.5}}, hd95=8.0)
+    scored += rows("mdm", {"n3": {"t1": 0.0}}, hd95=NAN)  # missed
+    scored += rows("mdm", {"n4": {"t1": NAN}}, hd95=NAN)  # nothing to find, and nothing found
+    scored += rows("mdm", {"n1": {"t2": 0.5}}, hd95=10.0)
+    scores = Scores(scored, OWN)
     assert scores.hd95("mdm", "own").mm.mean == about(6)
     assert scores.hd95("mdm", "own").undefined == about(1 / 3)
     assert scores.hd95("mdm", "subsets").mm.mean == about(8)  # t1: 6, t2: 10
     assert scores.hd95("mdm", "subsets", "lesion").undefined == about(1 / 6)  # t1: 1/3, t2: none
-    found += rows("mdm", {"s1": {"t1": 0.5}}, hd95=16.0)  # counts as much as the north's four
+    scored += rows("mdm", {"s1": {"t1": 0.5}}, hd95=16.0)  # counts as much as the north's four
     for kind in KINDS:
-        both = Scores([row for row in found if row.modalities == ("t1",)], OWN).hd95("mdm", kind)
+        both = Scores([row for row in scored if row.modalities == ("t1",)], OWN).hd95("mdm", kind)
         assert both.mm.mean == about(11)  # (6 + 16) / 2
         assert both.undefined == about(1 / 6)  # (1/3 + 0) / 2
 
@@ -184,9 +184,9 @@ def test_a_loss_compares_only_cases_that_have_both_subsets() -> None:
 
 
 def test_the_order_of_rows_and_of_modalities_changes_no_number() -> None:
-    found = several()
-    turned = [replace(row, modalities=row.modalities[::-1]) for row in found[::-1]]
-    first, second = Scores(found, OWN), Scores(turned, OWN)
+    scored = several()
+    turned = [replace(row, modalities=row.modalities[::-1]) for row in scored[::-1]]
+    first, second = Scores(scored, OWN), Scores(turned, OWN)
     assert (first.methods, second.methods) == (("mdm", "fedavg"), ("fedavg", "mdm"))
     for kind in KINDS:
         assert first.points("mdm", kind).mean == about(second.points("mdm", kind).mean)
@@ -197,19 +197,19 @@ def test_the_order_of_rows_and_of_modalities_changes_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("scored", "message"),
     [
-        ([], "there is not one score to compare"),
+        ([], "there are no scores to compare"),
         (rows("mdm", MDM) * 2, "mdm, seed 0: lesion of case 'n1' from t1 has two scores"),
         (
             [replace(row, site="east") for row in rows("mdm", MDM)],
-            "scores are of the sites east, but known are north, south",
+            "scores are of the sites east; known sites are north, south",
         ),
     ],
 )
-def test_scores_that_make_no_sense_are_refused(found: Sequence[Row], message: str) -> None:
+def test_scores_that_make_no_sense_are_refused(scored: Sequence[Row], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Scores(found, OWN)
+        Scores(scored, OWN)
 
 
 # --- differences --------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ def against_nothing(*sites: Sequence[float], kind: Kind = "own") -> Interval:
         for name, values in zip(names, sites, strict=True)
         for n, value in enumerate(values)
     }
-    found = rows("mdm", dice) + rows("none", {case: {"t1": 0.0} for case in dice})
-    return Scores(found, dict.fromkeys(names, ("t1",))).difference("mdm", "none", kind)
+    scored = rows("mdm", dice) + rows("none", {case: {"t1": 0.0} for case in dice})
+    return Scores(scored, dict.fromkeys(names, ("t1",))).difference("mdm", "none", kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -241,8 +241,8 @@ def test_the_interval_is_the_one_worked_out_by_hand(kind: Kind) -> None:
     # two such sites: all four draws are 0 in 1/16 = 6 % of the resamples, still beyond 2.5 %
     assert astuple(against_nothing([0, 1], [0, 0.4], kind=kind)) == (about(35), 0, about(70))
     # three: in 1/64 = 1.6 %, and then the smallest case alone is 1 once, so that the end is 1/6
-    found = against_nothing([0, 1], [0, 1], [0, 1], kind=kind)
-    assert astuple(found) == (about(50), about(100 / 6), about(500 / 6))
+    interval = against_nothing([0, 1], [0, 1], [0, 1], kind=kind)
+    assert astuple(interval) == (about(50), about(100 / 6), about(500 / 6))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -272,16 +272,16 @@ def test_a_draw_of_which_nothing_is_known_is_left_out() -> None:
     # s1 is empty and one method finds nothing there, the other too much; drawn twice, with
     # probability 1/4, the site says nothing of the first
     empty = {"s1": {"t1": NAN}, "s2": {"t1": 0.5}}
-    found = rows("mdm", empty) + rows("local", {"s1": {"t1": 0.0}, "s2": {"t1": 0.5}})
+    scored = rows("mdm", empty) + rows("local", {"s1": {"t1": 0.0}, "s2": {"t1": 0.5}})
     # s1 and s2: 50 - 25; s2 twice: 50 - 50
-    assert Scores(found, OWN).difference("mdm", "local", "own") == Interval(25, 0, 25)
+    assert Scores(scored, OWN).difference("mdm", "local", "own") == Interval(25, 0, 25)
 
 
 def test_only_seeds_and_predictions_of_both_methods_are_compared() -> None:
-    found = rows("mdm", {"n1": {"t1": 0.5}, "n2": {"t1": 0.9}}, seed=0)
-    found += rows("mdm", {"n1": {"t1": 0.9}, "n2": {"t1": 0.9}}, seed=1)
-    found += rows("local", {"n1": {"t1": 0.4}}, seed=0)
-    scores = Scores(found, OWN)
+    scored = rows("mdm", {"n1": {"t1": 0.5}, "n2": {"t1": 0.9}}, seed=0)
+    scored += rows("mdm", {"n1": {"t1": 0.9}, "n2": {"t1": 0.9}}, seed=1)
+    scored += rows("local", {"n1": {"t1": 0.4}}, seed=0)
+    scores = Scores(scored, OWN)
     assert scores.seeds == {"mdm": (0, 1), "local": (0,)}
     assert scores.missing == {"mdm": 0, "local": 1}
     for kind in KINDS:
@@ -293,10 +293,10 @@ def test_only_seeds_and_predictions_of_both_methods_are_compared() -> None:
 
 def test_a_difference_is_averaged_over_seeds_and_subsets() -> None:
     base = {"n1": {"t1": 0.5, "t2": 0.5}}
-    found = rows("mdm", {"n1": {"t1": 0.6, "t2": 0.9}}, seed=0)
-    found += rows("mdm", {"n1": {"t1": 0.7, "t2": 0.5}}, seed=1)
-    found += rows("local", base, seed=0) + rows("local", base, seed=1)
-    scores = Scores(found, OWN)
+    scored = rows("mdm", {"n1": {"t1": 0.6, "t2": 0.9}}, seed=0)
+    scored += rows("mdm", {"n1": {"t1": 0.7, "t2": 0.5}}, seed=1)
+    scored += rows("local", base, seed=0) + rows("local", base, seed=1)
+    scores = Scores(scored, OWN)
     assert scores.difference("mdm", "local", "own").mean == about(15)
     assert scores.difference("mdm", "local", "subsets").mean == about(17.5)  # 10, 40, 20, 0
 
@@ -307,23 +307,23 @@ def test_a_difference_is_that_of_the_summarys_numbers(kind: Kind) -> None:
     rng = np.random.default_rng(0)
     dice = {case: dict(MDM["n1"]) for case in ("n1", "s1", "s2", "s3", "e1", "e2")}
     dice |= {"s4": {"t1": 0.0}, "e3": {"t2": 0.0}}
-    found = [
+    scored = [
         replace(row, dice=NAN if rng.random() < 0.2 else rng.random())
         for method in ("mdm", "local")
         for seed in range(3)
         for region in ("whole", "core")
         for row in rows(method, dice, seed=seed, region=region)
     ]
-    scores = Scores(found, {**OWN, "east": ("t1", "t2")})
+    scores = Scores(scored, {**OWN, "east": ("t1", "t2")})
     ours, theirs = (scores.points(method, kind).mean for method in ("mdm", "local"))
     assert scores.difference("mdm", "local", kind).mean == pytest.approx(ours - theirs, rel=1e-12)
 
 
 def test_what_is_found_where_there_is_nothing_counts_against_a_method() -> None:
     # n2 has no lesion: one method finds none there and is not judged, the other has 0
-    found = rows("mdm", {"n1": {"t1": 0.5}, "n2": {"t1": NAN}})
-    found += rows("local", {"n1": {"t1": 0.5}, "n2": {"t1": 0.0}})
-    scores = Scores(found, OWN)
+    scored = rows("mdm", {"n1": {"t1": 0.5}, "n2": {"t1": NAN}})
+    scored += rows("local", {"n1": {"t1": 0.5}, "n2": {"t1": 0.0}})
+    scores = Scores(scored, OWN)
     for kind in KINDS:
         assert scores.points("mdm", kind).mean == about(50)
         assert scores.points("local", kind).mean == about(25)
@@ -357,10 +357,10 @@ def test_the_page_has_the_numbers() -> None:
 
 
 def test_the_page_tells_what_costs_is_undefined_or_missing() -> None:
-    found = rows("mdm", {"n1": {"t1": 0.8, "t1+t2": 0.7}}) + rows(
+    scored = rows("mdm", {"n1": {"t1": 0.8, "t1+t2": 0.7}}) + rows(
         "local", {"n1": {"t1": 0.0}}, hd95=NAN
     )
-    page = markdown(Scores(found, OWN), [], "mdm", "A", "B")
+    page = markdown(Scores(scored, OWN), [], "mdm", "A", "B")
     assert "- mdm: 10.0 points (t2 added to t1)" in page
     assert "**local lacks 1 prediction that others have; its means leave them out.**" in page
     assert "| local | 0.0 | 0.0 | 0.0 | - | - (100.0 %) | - | - |" in page

@@ -33,19 +33,19 @@ def scores(seed: int, **methods: float) -> Scores:
 
 
 def test_points_are_means_over_subsets_then_cases_then_sites() -> None:
-    found = Trainings({"A0": scores(0, old=0.0)})
-    assert found.points("old", "own").mean == pytest.approx((30 + 50) / 2)
-    assert found.points("old", "subsets").mean == pytest.approx(((40 + 50) / 2 + 50) / 2)
+    trainings = Trainings({"A0": scores(0, old=0.0)})
+    assert trainings.points("old", "own").mean == pytest.approx((30 + 50) / 2)
+    assert trainings.points("old", "subsets").mean == pytest.approx(((40 + 50) / 2 + 50) / 2)
     # the southern case has one modality: nothing of it lacks any
-    assert found.points("old", "lacking").mean == pytest.approx((30 + 50) / 2)
-    assert found.points("old", "single").mean == pytest.approx(((30 + 50) / 2 + 50) / 2)
-    assert found.points("old", "full").mean == pytest.approx(((60 + 50) / 2 + 50) / 2)
-    assert found.site_points("old", "north").mean == pytest.approx(30)
-    assert found.subset_points("old", ("t1", "t2")).mean == pytest.approx(55)
+    assert trainings.points("old", "lacking").mean == pytest.approx((30 + 50) / 2)
+    assert trainings.points("old", "single").mean == pytest.approx(((30 + 50) / 2 + 50) / 2)
+    assert trainings.points("old", "full").mean == pytest.approx(((60 + 50) / 2 + 50) / 2)
+    assert trainings.site_points("old", "north").mean == pytest.approx(30)
+    assert trainings.subset_points("old", ("t1", "t2")).mean == pytest.approx(55)
 
 
 def test_differences_are_over_trainings_that_both_methods_did() -> None:
-    found = Trainings(
+    trainings = Trainings(
         {
             "A0": scores(0, old=0.0, new=0.1),
             "A1": scores(1, old=0.0, new=-0.02),
@@ -53,17 +53,17 @@ def test_differences_are_over_trainings_that_both_methods_did() -> None:
             "C1": scores(1, old=0.0),  # not yet trained
         }
     )
-    assert found.of("old", "new") == [("A0", 0), ("A1", 1), ("C0", 0)]
-    told = found.difference("new", "old", "subsets")
-    assert (told.trainings, told.better) == (3, 2)
-    assert told.bootstrap.mean == pytest.approx(4)  # (10 - 2 + 4) / 3
+    assert trainings.of("old", "new") == [("A0", 0), ("A1", 1), ("C0", 0)]
+    difference = trainings.difference("new", "old", "subsets")
+    assert (difference.trainings, difference.better) == (3, 2)
+    assert difference.bootstrap.mean == pytest.approx(4)  # (10 - 2 + 4) / 3
     # all cases of a training differ alike, so that only trainings vary: 1 of 27 draws is all -2
-    assert told.bootstrap.low == pytest.approx(-2)
-    assert told.bootstrap.high == pytest.approx(10)
+    assert difference.bootstrap.low == pytest.approx(-2)
+    assert difference.bootstrap.high == pytest.approx(10)
     # Student: standard deviation 6, t(2 degrees of freedom) = 4.3027
-    assert told.student.low == pytest.approx(4 - 4.3027 * 6 / math.sqrt(3), abs=1e-3)
-    assert told.widest.low == told.student.low
-    assert told.widest.high == told.student.high
+    assert difference.student.low == pytest.approx(4 - 4.3027 * 6 / math.sqrt(3), abs=1e-3)
+    assert difference.widest.low == difference.student.low
+    assert difference.widest.high == difference.student.high
 
 
 def test_cases_are_drawn_within_their_site_and_trainings_as_a_whole() -> None:
@@ -88,7 +88,7 @@ def test_what_is_not_known_is_left_out() -> None:
     one = Trainings({"A0": scores(0, old=0.0, new=0.1)}).difference("new", "old", "own")
     assert one.bootstrap.low == pytest.approx(10)
     assert math.isnan(one.widest.low)  # one training says nothing of others
-    with pytest.raises(DataError, match="not one training to compare"):
+    with pytest.raises(DataError, match="no trainings to compare"):
         Trainings({})
 
 

@@ -170,7 +170,7 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
         targets = supervision_targets([classes, halved], LABELS)
         losses = [
             compare(network.decode(seen, memory), targets)
-            for seen in (encoding, encoding.showing(shown))
+            for seen in (encoding, encoding.restricted_to(shown))
         ]
         losses.append(alignment(encoding.shared[-1], present))
         losses.append(separation(encoding.tailored[-1], encoding.shared[-1], present))

@@ -10,7 +10,7 @@ from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.training import site_network
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import CASES_PER_SUBSET, MEASURE, RunSettings, Site
-from mixmfl.inference.cpu_network import quickest
+from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
@@ -27,7 +27,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         settings: Settings of the run.
     """
     usable = set(task.record["modalities"])
-    runner = quickest(site_network(task, site, plans, settings).eval(), site.device)
+    runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
     memory = memory_to(memory_from_state(task.tensors), site.device)
     used: Counter[Subset] = Counter()  # number of cases
     sums: dict[Subset, dict[str, DiceSum]] = defaultdict(lambda: no_dice(plans.labels))

@@ -1,7 +1,7 @@
-"""The methods that are compared: each a small description of what it does unlike the plans.
+"""The methods that are compared: each describes how it differs from the plans.
 
-All share plans, cases, budget of gradient steps, augmentation, validation and code; a method says
-only which network it trains, what it trains on together, and what it switches off.
+All share plans, cases, budget of gradient steps, augmentation, validation and code; a method names
+only its network, which cases are trained on together, and what it switches off.
 """
 
 import zlib
@@ -22,12 +22,12 @@ class Method:
     """How a method differs from training as planned.
 
     Attributes:
-        what: In a sentence, for tables.
+        what: Description in one sentence, for tables.
         sites: ``"together"``: federated; ``"alone"``: every site trains its own network, nothing
             is exchanged; ``"pooled"``: one network on all cases at one place.
-        network: Settings of the network that it replaces.
-        training: Settings of training that it replaces.
-        edit_memory: What an ablation makes of the memory after every round.
+        network: Settings of the network that the method replaces.
+        training: Settings of training that the method replaces.
+        edit_memory: Function that an ablation applies to the memory after every round.
     """
 
     what: str
@@ -47,16 +47,16 @@ class Method:
         }
 
     def apply(self, plans: Plans) -> Plans:
-        """Return the plans as the method has them."""
+        """Return the plans with the settings of the method."""
         return replace_settings(plans, self.network, self.training)
 
 
-_FORGETFUL = {"imagining": 0}
-_ONE_STREAM = {**_FORGETFUL, "losses": {}}
+_NO_IMPUTATION = {"imagining": 0}
+_ONE_STREAM = {**_NO_IMPUTATION, "losses": {}}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
-        "each site trains a U-Net alone, a channel per modality and zeros for absent ones",
+        "each site trains a U-Net alone, a channel per modality and zeros for missing ones",
         sites="alone",
         network=_STACKED,
         training={**_ONE_STREAM, "modality_dropping": 0},
@@ -77,7 +77,7 @@ BASELINES = {
         training=_ONE_STREAM,
     ),
     "mdm": Method(
-        "as planned: tailored and shared encoders; absent modalities imagined in training"
+        "as planned: tailored and shared encoders; missing modalities imputed in training"
     ),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
 }
@@ -94,7 +94,7 @@ def _random_values(memory: PrototypeMemory) -> PrototypeMemory:
 
 
 def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
-    """Return noise of its own for a modality and level, each row as long as the true one."""
+    """Return noise for a modality and level, each row as long as the true one."""
     generator = torch.Generator().manual_seed(zlib.crc32(repr(place).encode()))
     noise = torch.randn(rows.shape, generator=generator)
     return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
@@ -117,15 +117,15 @@ def _plain(
     **others: Any,
 ) -> Method:
     """Return a variant of `no-memory`."""
-    forgetful = {**_FORGETFUL, **(training or {})}
-    return Method(what, network=network or {}, training=forgetful, **others)
+    settings = {**_NO_IMPUTATION, **(training or {})}
+    return Method(what, network=network or {}, training=settings, **others)
 
 
 _DEEP = {"compensation_levels": [-1, -2]}
 ABLATIONS = {
-    "no-spread": Method("imagined by the mean of the class alone", edit_memory=_spreads_zero),
+    "no-spread": Method("imputed by the mean of the class alone", edit_memory=_spreads_zero),
     "imagined-random": Method("values random, but still one per class", edit_memory=_random_values),
-    "imagined-zero": Method("imagined to be zero everywhere", edit_memory=_nothing),
+    "imagined-zero": Method("imputed as zero everywhere", edit_memory=_nothing),
     "decoder-1": Method(
         "one convolution at each resolution of the decoder, not two", network={"decoder_convs": 1}
     ),
@@ -138,20 +138,20 @@ ABLATIONS = {
         "both of these, as in the preset default",
         network={"tailored_width": 0.5, "decoder_convs": 1, "decoder_skips": "added"},
     ),
-    "no-memory": _plain("nothing is imagined; the rows below are compared with this one"),
+    "no-memory": _plain("nothing is imputed; the rows below are compared with this one"),
     "no-tailored": _plain(
         "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _ONE_STREAM
     ),
     "gated": _plain("a gated mean of the slots, not their concatenation", {"fusion": "gated"}),
     "no-dropping": _plain(
-        "no second look with modalities hidden", training={"modality_dropping": 0}
+        "no second view with modalities hidden", training={"modality_dropping": 0}
     ),
     "alignment": _plain("shared features drawn together", training={"losses": {"alignment": 0.1}}),
     "separation": _plain(
         "tailored features kept from shared ones", training={"losses": {"separation": 1}}
     ),
     "memory": _plain(
-        "memory read at the two deepest levels, asked by votes of the modalities at hand", _DEEP
+        "memory read at the two deepest levels, by votes of the available modalities", _DEEP
     ),
     **{
         f"memory-level{level}": _plain(
@@ -172,11 +172,11 @@ ABLATIONS = {
 METHODS = {**BASELINES, **ABLATIONS}
 GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
 SITE = "+site"
-"""Behind a method's name: the same after each site fine-tuned its own copy."""
+"""Suffix of a method's name: the method with the sites' personalised models."""
 
 
 def base_of(name: str) -> str:
-    """Return a method's name without ``+site``: what is trained before sites fine-tune it."""
+    """Return a method's name without ``+site``: the name of its global model."""
     return name.removesuffix(SITE)
 
 
@@ -189,7 +189,7 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     """Return the methods that names and groups stand for, each once.
 
     Raises:
-        DataError: There is no such method, or it has no model that sites could fine-tune.
+        DataError: There is no such method, or it has no global model to fine-tune.
     """
     chosen = [method for name in names for method in GROUPS.get(name, (name,))]
     for name in chosen:

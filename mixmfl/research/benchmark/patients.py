@@ -1,14 +1,14 @@
-"""Patients of hospitals made into federations, by test fold and by what a site may train on.
+"""Patients of hospitals as federations, by test fold and by the modalities that sites train on.
 
-A *study* is a folder of patients that all can read and nobody changes::
+A *study* is a read-only folder of patients::
 
     DATA/<site>/<patient>/...    cases in a layout that ``cases.find_cases`` knows
     DATA/splits.json             {"modality_sets": {SET: {SITE: [MODALITY, ...]}},
                                   "test_folds": [{SITE: [PATIENT, ...]}, ...]}
     DATA/dataset.json            what the labels mean; without it 1 is a lesion
 
-In a federation of a fold and a set, a site trains on its other patients with the modalities of the
-set alone; patients of the fold test, with all modalities that any site trains on.
+A federation has a fold and a set. The patients of the fold are test cases, with all modalities that
+any site trains on; a site trains on its other patients, with the modalities of the set alone.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from mixmfl.data.partition import Site, write_sites
 
 SPLITS = "splits.json"
 LESION = Labels({"background": 0, "lesion": 1})
-"""What labels mean where a study does not say it."""
+"""The labels of a study without ``dataset.json``."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Study:
     """The patients of several hospitals, and how they are split.
 
     Attributes:
-        folder: Where they lie.
-        cases: Of each site, sorted by name.
-        refused: Of each site: what cannot be used.
-        modality_sets: By the set's name, then by site, the modalities that it trains on.
-        test_folds: Of each fold by site, the names of the patients that test.
-        labels: What the labels mean.
+        folder: The study's folder.
+        cases: Cases of each site, sorted by name.
+        refused: Cases of each site that cannot be used.
+        modality_sets: Modalities that a site trains on, by the set's name, then by site.
+        test_folds: Names of the test patients, by fold, then by site.
+        labels: Meaning of the labels.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class Study:
         """Return the sites of a federation, sorted by name.
 
         Args:
-            modality_set: Its name.
-            fold: Its number, from 0.
+            modality_set: Name of the modality set.
+            fold: Number of the test fold, from 0.
 
         Raises:
             DataError: There is no such set or fold, or a site would have nothing to train on.
@@ -69,17 +69,18 @@ class Study:
                 f"{self.folder / SPLITS}: no fold {fold}; there are 0 to {len(self.test_folds) - 1}"
             )
         sites, tests = [], self.test_folds[fold]
-        for name, holds in sorted(self.modality_sets[modality_set].items()):
-            held = tests.get(name, ())
-            seen = [_with_only(case, holds) for case in self.cases[name] if case.name not in held]
+        for name, modalities in sorted(self.modality_sets[modality_set].items()):
+            tested = tests.get(name, ())
+            cases = [case for case in self.cases[name] if case.name not in tested]
+            seen = [_with_only(case, modalities) for case in cases]
             train = tuple(case for case in seen if case.images)
             if not train:
                 raise DataError(
                     f"{self.folder / name}: in set {modality_set} the site trains on "
-                    f"{', '.join(holds)}, which none of its patients outside fold {fold} has"
+                    f"{', '.join(modalities)}, which none of its patients outside fold {fold} has"
                 )
-            chosen = tuple(case for case in self.cases[name] if case.name in held)
-            sites.append(Site(name, tuple(sorted(holds)), train, chosen))
+            chosen = tuple(case for case in self.cases[name] if case.name in tested)
+            sites.append(Site(name, tuple(sorted(modalities)), train, chosen))
         # plans know a modality only by cases that train on it
         trained = {m for site in sites for case in site.train for m in case.images}
         return tuple(
@@ -92,7 +93,7 @@ def read_study(folder: Path) -> Study:
     """Read a study's splits and find its patients; no image is opened.
 
     Raises:
-        DataError: Splits are missing, damaged or contradict the patients that are there.
+        DataError: Splits are missing or damaged, or contradict the patients in the folder.
     """
     file = folder / SPLITS
     if not file.is_file():
@@ -117,20 +118,20 @@ def read_study(folder: Path) -> Study:
         for fold in written
     )
     names = sorted({site for by_site in (*sets.values(), *folds) for site in by_site})
-    found = {site: find_cases(folder / site, modalities, labels_needed=True) for site in names}
+    listings = {site: find_cases(folder / site, modalities, labels_needed=True) for site in names}
     for number, fold in enumerate(folds):
         for site, patients in fold.items():
-            there = {case.name for case in found[site].cases}
-            there |= {refused.name for refused in found[site].refused}
-            if strange := sorted(set(patients) - there):
+            known = {case.name for case in listings[site].cases}
+            known |= {refused.name for refused in listings[site].refused}
+            if unknown := sorted(set(patients) - known):
                 raise DataError(
-                    f"{file}: {strange[0]!r} tests in fold {number}, but {folder / site} has no "
+                    f"{file}: {unknown[0]!r} tests in fold {number}, but {folder / site} has no "
                     "such patient; are splits and patients of the same study?"
                 )
     return Study(
         folder,
-        {site: each.cases for site, each in found.items()},
-        {site: each.refused for site, each in found.items()},
+        {site: each.cases for site, each in listings.items()},
+        {site: each.refused for site, each in listings.items()},
         sets,
         folds,
         read_folder_labels(folder) or LESION,
@@ -141,23 +142,23 @@ def write_patients(study: Study, modality_set: str, fold: int, out: Path) -> Non
     """Write a federation's folder of links to the study's files, whole or not at all.
 
     Args:
-        study: Whose patients.
-        modality_set: Its name.
-        fold: Its number.
-        out: New or empty, outside the study.
+        study: The study with the patients.
+        modality_set: Name of the modality set.
+        fold: Number of the test fold.
+        out: Folder to write, new or empty, outside the study.
 
     Raises:
-        DataError: As ``Study.federation``, or as ``partition.write_sites``.
+        DataError: ``Study.federation`` or ``partition.write_sites`` raised it.
     """
     sites = study.federation(modality_set, fold)
-    told = {
+    record = {
         "what": "which patient went where; written by mixmfl_benchmark_patients",
         "cases": str(study.folder.resolve()),
         "modality_set": modality_set,
         "fold": fold,
         "sites": {site.name: site.to_json() for site in sites},
     }
-    write_sites(out, study.folder, sites, told, study.labels)
+    write_sites(out, study.folder, sites, record, study.labels)
 
 
 def _with_only(case: Case, modalities: "set[str] | tuple[str, ...]") -> Case:
@@ -179,7 +180,7 @@ def _words(written: Any, file: Path) -> tuple[str, ...]:
 
 
 def _modality(word: str, modalities: Modalities, file: Path) -> str:
-    found = modalities.find(word)
-    if found is None:
+    name = modalities.find(word)
+    if name is None:
         raise DataError(f"{file}: {word!r} is no modality; known are {', '.join(modalities.names)}")
-    return found
+    return name

@@ -23,14 +23,14 @@ DPI = 140
 def draw_subsets(scores: Scores, path: Path) -> None:
     """Draw points by subset (rows) and method (columns) as PNG, whole or not at all.
 
-    Dots show which modalities a row is given; the last row is the mean of the others.
+    Dots show which modalities a row uses; the last row is the mean of the others.
     """
     modalities, methods, subsets = scores.modalities, scores.methods, scores.subsets
     rows = [[scores.subset_points(name, subset).mean for name in methods] for subset in subsets]
     rows.append([scores.points(name, "subsets").mean for name in methods])
     values = np.array(rows)
     low, high = _limits(values)
-    # columns of cells are 0, 1, ...; those of dots lie left of them, half as wide
+    # columns of cells are 0, 1, ...; those of dots are left of them, half as wide
     dots = [(n - len(modalities)) / 2 - 0.3 for n in range(len(modalities))]
     is_long = max(map(len, methods)) > 11
     size = (0.8 * (len(methods) + len(modalities) / 2) + 0.6, 0.29 * len(values) + 0.9 + is_long)
@@ -58,7 +58,7 @@ def draw_subsets(scores: Scores, path: Path) -> None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_xlim(dots[0] - 0.3, len(methods) - 0.5)
-    figure.suptitle("Dice in points, by the modalities given", fontsize=11)
+    figure.suptitle("Dice in points, by the modalities used", fontsize=11)
     _save(figure, path)
 
 
@@ -73,18 +73,18 @@ def draw_sites(scores: Scores, path: Path) -> None:
     figure = _figure(2 + max(1.25, 0.2 * len(methods)) * len(groups), 4.2)
     axes = figure.subplots()
     for n, method in enumerate(methods):
-        found = [
+        estimates = [
             *(scores.site_points(method, site) for site in sites),
             scores.points(method, "own"),
         ]
         axes.bar(
             [group + (n - (len(methods) - 1) / 2) * width for group in groups],
-            [each.mean for each in found],
+            [each.mean for each in estimates],
             width * 0.92,
             label=method,
             color=PALETTE[n % len(PALETTE)],
             hatch=HATCHES[n // len(PALETTE) % len(HATCHES)],
-            yerr=[each.std for each in found],
+            yerr=[each.std for each in estimates],
             error_kw={"elinewidth": 1, "ecolor": INK, "capsize": 2},
         )
     names = [f"{site}\n{'+'.join(scores.own[site])}" for site in sites]

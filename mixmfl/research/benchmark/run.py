@@ -1,12 +1,12 @@
-"""Every method on equal terms: trained, scored on the sites' test cases, one folder each.
+"""Every method under equal conditions: trained and scored on test cases, in a folder of its own.
 
 ::
 
-    OUT/benchmark.json                    what is compared; must be the same to go on
+    OUT/benchmark.json                    what is compared; must be the same to resume
     OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``
-    OUT/runs/<method>/seed<k>/scores.csv  written last: it is there, so all of this is done
+    OUT/runs/<method>/seed<k>/scores.csv  written last: if it exists, the rest is done
     OUT/runs/<method>/seed<k>/cost.json, memory.json
-    OUT/runs/<method>+site/seed<k>/       the same, and the own copies that sites kept
+    OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
     OUT/cases.csv, table.md, subsets.png, sites.png
 """
 
@@ -47,7 +47,7 @@ from mixmfl.research.recall_quality import RecallQuality, recall_quality
 
 FOLD = "0"
 ALL = "all"
-"""The one run of a method that is not trained at each site alone."""
+"""Name of the one run of a method that does not train at each site alone."""
 QUICK_ROUNDS, QUICK_STEPS = 30, 10
 
 
@@ -56,13 +56,14 @@ class Benchmark:
     """What is compared, and where.
 
     Attributes:
-        work: As ``mixmfl_plan_preprocess`` made it, with test cases.
-        out: Where everything is written.
-        plans: Those in ``work``.
+        work: Folder that ``mixmfl_plan_preprocess`` made, with test cases.
+        out: Folder for all results.
+        plans: The plans in ``work``.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        rounds: Of every method.
-        local_steps: Of a site in a round; a network on pooled data takes them for all sites.
-        device: Where to compute, as torch names it.
+        rounds: Number of rounds of every method.
+        local_steps: Gradient steps of a site in a round; a network on pooled data takes those of
+            all sites.
+        device: Device to compute on, as torch names it.
         workers: Processes that prepare batches, per method.
     """
 
@@ -76,20 +77,20 @@ class Benchmark:
     workers: int = 0
 
     def folder(self, method: str, seed: int) -> Path:
-        """Return where a method's runs of a seed lie."""
+        """Return the folder of a method's runs with a seed."""
         return self.out / "runs" / method / f"seed{seed}"
 
     def is_done(self, method: str, seed: int) -> bool:
-        """Say whether a method is trained and scored as it is described today."""
+        """Return whether a method is trained and scored as it is described now."""
         return _is_scored(self.folder(method, seed), method)
 
     def done(self) -> list[tuple[str, int]]:
-        """Return all that is done: method and seed, methods in the order of their table."""
+        """Return what is done as pairs of method and seed, methods in the order of ``METHODS``."""
         return done_in(self.out)
 
 
 def done_in(out: Path) -> list[tuple[str, int]]:
-    """Return all that is done in a benchmark's folder; see ``Benchmark.done``."""
+    """Return the methods and seeds that are done in a benchmark's folder."""
     return [
         (name, int(folder.name.removeprefix("seed")))
         for base in METHODS
@@ -109,31 +110,31 @@ def _is_scored(folder: Path, method: str) -> bool:
 def open_benchmark(
     work: Path, out: Path, configuration: str, size: str, device: str, workers: int
 ) -> Benchmark:
-    """Describe a benchmark, and make its folder or find that it is there.
+    """Open a benchmark, and make its folder if there is none.
 
     Args:
-        work: As ``mixmfl_plan_preprocess`` made it, with test cases.
-        out: New, or of the same benchmark.
+        work: Folder that ``mixmfl_plan_preprocess`` made, with test cases.
+        out: A new folder, or that of the same benchmark.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         size: ``"quick"``, ``"full"``: rounds and steps as planned; or a number of steps of a site
             in the whole training, such as ``"1000"``, in rounds of as many steps as planned.
-        device: Where to compute.
+        device: Device to compute on, as torch names it.
         workers: Processes that prepare batches, per method.
 
     Raises:
         PlansError: There are no plans.
-        DataError: ``out`` holds something else, or a benchmark of other plans or another budget;
+        DataError: ``out`` holds other files, or a benchmark with other plans or another budget;
             there is no test case; or ``size`` is no number of whole rounds.
     """
     plans = Plans.load(work / "plans.json")
     rounds, local_steps = _budget(size, plans)
-    made = Benchmark(work, out, plans, configuration, rounds, local_steps, device, workers)
-    tests = {site: [case.name for case in cases] for site, cases in test_cases(made).items()}
+    benchmark = Benchmark(work, out, plans, configuration, rounds, local_steps, device, workers)
+    tests = {site: [case.name for case in cases] for site, cases in test_cases(benchmark).items()}
     sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
-    if strange := sorted(set(tests) - {site.name for site in sites}):
-        raise DataError(f"{work / 'tests'}: {strange[0]!r} is no site that trains in {work}")
+    if unknown := sorted(set(tests) - {site.name for site in sites}):
+        raise DataError(f"{work / 'tests'}: {unknown[0]!r} is no site that trains in {work}")
     record = out / "benchmark.json"
-    asked = {
+    settings = {
         "configuration": configuration,
         "rounds": rounds,
         "local_steps": local_steps,
@@ -145,7 +146,7 @@ def open_benchmark(
     }
     if record.is_file():
         before = read_json(record)
-        if changed := [name for name in asked if before.get(name) != asked[name]]:
+        if changed := [name for name in settings if before.get(name) != settings[name]]:
             raise DataError(
                 f"{out}: holds a benchmark with other {', '.join(changed)}; its numbers would not "
                 "compare. Name another folder by -o"
@@ -153,12 +154,12 @@ def open_benchmark(
     elif out.is_dir() and any(out.iterdir()):
         raise DataError(f"{out}: holds files that are no benchmark; name another folder by -o")
     else:
-        write_json(record, asked)
-    return made
+        write_json(record, settings)
+    return benchmark
 
 
 def _budget(size: str, plans: Plans) -> tuple[int, int]:
-    """Return how many rounds of how many steps of a site a size stands for."""
+    """Return the number of rounds, and of steps of a site in a round, of a size."""
     local_steps = plans.training.local_steps
     if size == "quick":
         return QUICK_ROUNDS, QUICK_STEPS
@@ -185,40 +186,40 @@ def test_cases(benchmark: Benchmark) -> dict[str, list[PreprocessedCase]]:
     """Return the test cases of every site that has some.
 
     Raises:
-        DataError: No site has.
+        DataError: No site has test cases, or they were preprocessed with other plans.
     """
     folders = sorted((benchmark.work / "tests").glob(f"*/{benchmark.configuration}"))
-    found = {f.parent.name: [open_case(f, name) for name in case_names(f)] for f in folders}
-    found = {site: cases for site, cases in found.items() if cases}
+    tests = {f.parent.name: [open_case(f, name) for name in case_names(f)] for f in folders}
+    tests = {site: cases for site, cases in tests.items() if cases}
     planned = benchmark.plans.preprocessing(benchmark.configuration)
-    if any(case.planned != planned for cases in found.values() for case in cases):
+    if any(case.planned != planned for cases in tests.values() for case in cases):
         raise DataError(
             f"{benchmark.work / 'tests'}: was preprocessed with other plans; run "
             f"mixmfl_plan_preprocess -c {benchmark.configuration} again"
         )
-    if not found:
+    if not tests:
         raise DataError(
             f"{benchmark.work}: holds no test cases for {benchmark.configuration}. Put them in "
             'folders of the federation that federation.json names, {"tests": {"SITE": "FOLDER"}}, '
             "and run mixmfl_plan_preprocess again; mixmfl_demo_data --tests and "
             "mixmfl_split_federation do that"
         )
-    return found
+    return tests
 
 
 def run_all(
     benchmark: Benchmark, methods: Sequence[str], seeds: Sequence[int], workers: Workers
 ) -> list[str]:
-    """Train and score what is not done yet; one that fails does not stop the others.
+    """Train and score what is not done yet; a method that fails does not stop the others.
 
     Args:
-        benchmark: What to run; its folder is claimed.
-        methods: Their names, with or without ``+site``.
-        seeds: Of the first weights, the validation split and every draw.
+        benchmark: The benchmark; its folder is locked by the caller.
+        methods: Names of the methods, with or without ``+site``.
+        seeds: Seeds of the first weights, the validation split and every draw.
         workers: Processes for methods side by side.
 
     Returns:
-        What failed, and why.
+        Each method and seed that failed, with the reason.
     """
     trained = list(dict.fromkeys(map(base_of, methods)))
     personal = {base_of(name) for name in methods if name.endswith(SITE)}
@@ -226,20 +227,20 @@ def run_all(
         f"{name}, seed {seed}": (run_one, benchmark, name, seed, name in personal)
         for seed in seeds
         for name in trained
-        if not all(benchmark.is_done(wanted, seed) for wanted in methods if base_of(wanted) == name)
+        if not all(benchmark.is_done(each, seed) for each in methods if base_of(each) == name)
     }
     _, failed = workers.run(jobs, "methods x seeds")
     return [f"{item.name}: {item.reason}" for item in failed]
 
 
 def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
-    """Train and score one method, going on with what was begun.
+    """Train and score one method, resuming a run that was interrupted.
 
     Args:
-        benchmark: Which.
-        name: Of the method, without ``+site``.
-        seed: Of everything random.
-        personal: Whether to fine-tune and score the sites' own copies, too.
+        benchmark: The benchmark.
+        name: Name of the method, without ``+site``.
+        seed: Seed of everything random.
+        personal: Whether to fine-tune and score the sites' personalised models, too.
     """
     method = find_method(name)
     plans = method.apply(benchmark.plans)
@@ -274,7 +275,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
         )
     files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
     cost = Cost(
-        name, seed, _sent_bytes(method, runs), sum(told.seconds for told in _site_rounds(runs))
+        name, seed, _sent_bytes(method, runs), sum(each.seconds for each in _site_rounds(runs))
     )
     if not benchmark.is_done(name, seed):
         of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
@@ -284,14 +285,15 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
     run = runs[ALL]
     began = time.monotonic()
     simulate_personalization(run, sites)
-    copies = {}
+    personalised = {}
     for site in sites:
-        copies[site.name] = files[ALL]
+        personalised[site.name] = files[ALL]
         if site.name in run.personal and run.personal[site.name].kept:
-            copies[site.name] = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
-            export_model(run.folder, "best", copies[site.name], site.name)
+            file = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
+            export_model(run.folder, "best", file, site.name)
+            personalised[site.name] = file
     seconds = cost.seconds + time.monotonic() - began
-    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), copies)
+    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), personalised)
 
 
 def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, ...]]:
@@ -310,11 +312,11 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     """Write tables and plots of all that is done, and return the files.
 
     Args:
-        benchmark: Which.
-        reference: The method that others are compared with, if it is done.
+        benchmark: The benchmark.
+        reference: Method that the others are compared with, if it is done.
 
     Raises:
-        DataError: Nothing is done.
+        DataError: No method is done.
     """
     rows, costs = read_results(benchmark.out)
     scores = Scores(rows, known_own(benchmark.out))
@@ -335,8 +337,8 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
     for method, seed in done_in(out):
         folder = out / "runs" / method / f"seed{seed}"
         rows += read_rows(folder / "scores.csv")
-        told = read_json(folder / "cost.json")
-        costs.append(Cost(method, seed, or_nan(told["sent_bytes"]), told["seconds"]))
+        cost = read_json(folder / "cost.json")
+        costs.append(Cost(method, seed, or_nan(cost["sent_bytes"]), cost["seconds"]))
     return rows, costs
 
 
@@ -350,15 +352,16 @@ _RECALL = ("accuracy", "error", "blind_error", "best_error", "trust")
 
 
 def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
-    """Return what recall came to in the methods that have a memory, mean over their seeds."""
+    """Return the section on recall in the methods with a memory, mean over their seeds."""
     lines = []
     for method in scores.methods:
-        found: dict[tuple[str, int], list[list[float]]] = {}
+        by_place: dict[tuple[str, int], list[list[float]]] = {}
         for seed in scores.seeds[method]:
-            for told in read_json(benchmark.folder(method, seed) / "memory.json")["recall"]:
-                numbers = [told[name] for name in _RECALL]
-                found.setdefault((told["modality"], told["level"]), []).append(numbers)
-        for (modality, level), seeds in sorted(found.items()):
+            for recall in read_json(benchmark.folder(method, seed) / "memory.json")["recall"]:
+                numbers = [recall[name] for name in _RECALL]
+                place = (recall["modality"], recall["level"])
+                by_place.setdefault(place, []).append(numbers)
+        for (modality, level), seeds in sorted(by_place.items()):
             means = " | ".join(f"{mean:.2f}" for mean in np.mean(seeds, axis=0))
             lines.append(f"| {method} | {modality} | {level} | {means} |")
     if not lines:
@@ -371,19 +374,19 @@ def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
         "| trust |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    words = (
+    caption = (
         "Each modality of the test cases hidden in turn and recalled from the others. Right class: "
         "share of a class's voxels whose likest prototype is of that class, mean over classes. "
         "Error: squared distance to the true tailored features as a share of that of zeros, mean "
-        "over classes; beside it that of the mean of all values, and of the true class's value, "
-        "which recall could come to at best. Trust: what "
-        "the network multiplies recalled features by. Level 0 is full resolution."
+        "over classes; beside it the error of the mean of all values, and of the true class's "
+        "value, which is the best that recall could reach. Trust: the factor by "
+        "which the network multiplies recalled features. Level 0 is full resolution."
     )
-    return "\n".join([*head, *lines, "", words, ""])
+    return "\n".join([*head, *lines, "", caption, ""])
 
 
 def _introduction(benchmark: Benchmark, scores: Scores) -> str:
-    """Return what the page says before its tables: the budget, and what each method is."""
+    """Return the introduction of the page: the budget, and what each method is."""
     lines = [
         f"Every method took {benchmark.rounds} rounds of {benchmark.local_steps} gradient steps "
         f"at each site ({benchmark.configuration}), or as many in all on pooled data, with the "
@@ -393,27 +396,27 @@ def _introduction(benchmark: Benchmark, scores: Scores) -> str:
     ]
     more = benchmark.plans.training.personal_rounds
     for name in scores.methods:
-        copies = ""
+        personal = ""
         if name.endswith(SITE):
-            copies = f"; then each site fine-tunes its own copy in {more} rounds more"
-        lines.append(f"- `{name}`: {find_method(name).what}{copies}")
+            personal = f"; then each site fine-tunes a personalised model in {more} more rounds"
+        lines.append(f"- `{name}`: {find_method(name).what}{personal}")
     return "\n".join(lines)
 
 
 def _sent_bytes(method: Method, runs: Mapping[str, Run]) -> float:
-    """Return what a site sent in the whole training, mean over sites; NaN where images were."""
+    """Return the bytes that a site sent in training, mean over sites; NaN where it sent images."""
     if method.sites != "together":
         return 0.0 if method.sites == "alone" else math.nan
     run = runs[ALL]
-    return sum(told.sent_bytes for told in _site_rounds(runs)) / len(run.registrations)
+    return sum(each.sent_bytes for each in _site_rounds(runs)) / len(run.registrations)
 
 
 def _site_rounds(runs: Mapping[str, Run]) -> list[SiteRound]:
-    return [told for run in runs.values() for sites in run.history for told in sites.values()]
+    return [each for run in runs.values() for sites in run.history for each in sites.values()]
 
 
 def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]:
-    """Return what trains together, by name of the run."""
+    """Return the sites that train together, by name of the run."""
     if method.sites == "alone":
         return {site.name: [site] for site in sites}
     if method.sites == "pooled":
@@ -426,7 +429,7 @@ def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]
 
 
 def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
-    """Score a method's models on the test cases of their sites; that it is done is written last."""
+    """Score a method's models on their sites' test cases; ``scores.csv`` is written last."""
     tests = test_cases(benchmark)
     models = {file: load_model(file, benchmark.device) for file in set(files.values())}
     rows = [
@@ -436,17 +439,17 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
         for row in score_case(models[files[site]], case, site, cost.method, cost.seed)
     ]
     quality: list[RecallQuality] = []
-    if len(models) == 1:  # one model for all sites can be asked about all cases
+    if len(models) == 1:  # one model for all sites is measured on all cases
         (model,) = models.values()
         quality = recall_quality(model, [case for cases in tests.values() for case in cases])
     folder = benchmark.folder(cost.method, cost.seed)
     write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
-    told = {
+    record = {
         "sent_bytes": or_none(cost.sent_bytes),
         "seconds": cost.seconds,
         "method": find_method(cost.method).describe(),
     }
-    write_json(folder / "cost.json", told)
+    write_json(folder / "cost.json", record)
     write_rows(rows, folder / "scores.csv")
 
 
@@ -455,8 +458,8 @@ def score_case(
 ) -> Iterator[Row]:
     """Yield a row per subset of the case's modalities and label or region.
 
-    Scored on the grid of preprocessing. A model that knows none of a subset's modalities finds
-    nothing: Dice is 0 where there was something to find.
+    Masks are scored on the grid of preprocessing. A model that knows none of a subset's modalities
+    has an empty mask: Dice is 0 where the truth has the region.
     """
     labels = model.plans.labels.consecutive()
     truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head

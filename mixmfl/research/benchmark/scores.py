@@ -1,4 +1,4 @@
-"""The table that a benchmark's scores are kept in: a row per region of a prediction, as CSV."""
+"""The table of a benchmark's scores: a row per region of a prediction, as CSV."""
 
 import csv
 import math
@@ -16,17 +16,17 @@ COLUMNS = ("method", "seed", "site", "case", "modalities", "region", "dice", "hd
 
 @dataclass(frozen=True)
 class Row:
-    """How one region of one prediction was found.
+    """The scores of one region of one prediction.
 
     Attributes:
-        method: By which method.
-        seed: Of its training.
-        site: Whose case it is.
-        case: Its name, unique at its site.
-        modalities: The ones that the prediction was made from.
+        method: Method that predicted it.
+        seed: Seed of the method's training.
+        site: Site of the case.
+        case: Name of the case, unique at its site.
+        modalities: Modalities that the prediction was made from.
         region: Name of the label or region.
-        dice: 0 to 1; NaN where neither mask has the region.
-        hd95: In mm; NaN where a mask does not have the region.
+        dice: Dice, 0 to 1; NaN where neither mask has the region.
+        hd95: HD95 in mm; NaN where a mask does not have the region.
     """
 
     method: str
@@ -51,8 +51,8 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             # all digits, so that the numbers are the same when they are read again
             numbers = ["" if math.isnan(n) else repr(float(n)) for n in (row.dice, row.hd95)]
             modalities = "+".join(row.modalities)
-            told = (row.method, row.seed, row.site, row.case, modalities, row.region)
-            writer.writerow([*map(cell, told), *numbers])
+            names = (row.method, row.seed, row.site, row.case, modalities, row.region)
+            writer.writerow([*map(cell, names), *numbers])
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -68,7 +68,7 @@ def read_rows(path: Path) -> list[Row]:
             header = next(lines, [])
             if tuple(header) != COLUMNS:
                 raise DataError(
-                    f"{path}: its first line is {','.join(header)!r}; needed is a table of scores, "
+                    f"{path}: its first line is {','.join(header)!r}; a table of scores is needed, "
                     f"whose first line is {','.join(COLUMNS)!r}"
                 )
             for fields in lines:
@@ -76,8 +76,8 @@ def read_rows(path: Path) -> list[Row]:
                     rows.append(_parse(fields))
                 except ValueError as reason:
                     raise DataError(
-                        f"{path}: line {lines.line_num} is damaged ({reason}); mend or remove it, "
-                        "or have the table written again"
+                        f"{path}: line {lines.line_num} is damaged ({reason}); fix or remove it, "
+                        "or write the table again"
                     ) from None
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
@@ -87,7 +87,11 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _parse(fields: Sequence[str]) -> Row:
-    """Return a line's row; a ValueError says what is wrong with it."""
+    """Return the row of a line.
+
+    Raises:
+        ValueError: The line is damaged; the message says how.
+    """
     if len(fields) != len(COLUMNS):
         raise ValueError(f"{len(fields)} fields instead of {len(COLUMNS)}")
     method, seed, site, case, modalities, region, dice, hd95 = map(from_cell, fields)

@@ -1,8 +1,8 @@
-"""What a benchmark comes to: scores of single predictions in, statistics out.
+"""Statistics of a benchmark, from the scores of single predictions.
 
-A case's *points* are 100 times its mean Dice over the regions. What is NaN is left out of any mean,
-such as the Dice of a region that neither reference nor prediction has; a region found where there
-is none has Dice 0. Scores are averaged in two kinds:
+A case's *points* are 100 times its mean Dice over the regions. NaN is left out of any mean,
+such as the Dice of a region that neither reference nor prediction has; a region that is predicted
+but not in the reference has Dice 0. Scores are averaged in two kinds:
 
     "own"      each case from those of its site's modalities that it has
     "subsets"  each case from every subset of its modalities
@@ -35,13 +35,13 @@ COVERAGE = 95  # per cent
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training took.
+    """The cost of one training.
 
     Attributes:
-        method: Which method.
-        seed: Which of its trainings.
-        sent_bytes: By a site in the whole training, mean over sites.
-        seconds: The whole training took.
+        method: Name of the method.
+        seed: Seed of the training.
+        sent_bytes: Bytes that a site sent in the whole training, mean over sites.
+        seconds: Duration of the whole training.
     """
 
     method: str
@@ -68,7 +68,7 @@ class Estimate:
 
     @classmethod
     def over(cls, seeds: Sequence[float] | Array) -> "Estimate":
-        """Return that of a number per seed, ``(seeds,)``; NaN is left out."""
+        """Return the estimate from a number per seed, ``(seeds,)``; NaN is left out."""
         numbers = [float(value) for value in seeds]
         return cls(mean(numbers), deviation(numbers))
 
@@ -91,37 +91,37 @@ class Loss:
 
 
 class Scores:
-    """The scores of all predictions, and the numbers that they come to.
+    """The scores of all predictions, and statistics of them.
 
     A prediction that was not made counts as NaN: it is left out, and ``missing`` counts it.
 
     Attributes:
-        methods: In the order in which the rows first name them.
-        seeds: Of each method, sorted.
-        sites: Those with cases, in the order of ``own``.
-        own: Each site's own modalities.
-        cases: (site, case), site by site.
-        modalities: In the order of the row that has most of them.
-        subsets: The ones predicted from, small ones first.
-        regions: In the order in which the rows first name them.
-        missing: How many predictions of a case from a subset, which another method or seed has,
-            each method lacks.
+        methods: Methods, in the order in which the rows first name them.
+        seeds: Seeds of each method, sorted.
+        sites: Sites with cases, in the order of ``own``.
+        own: Modalities of each site.
+        cases: Pairs of site and case, site by site.
+        modalities: Modalities, in the order of the row that has most of them.
+        subsets: Subsets predicted from, small ones first.
+        regions: Regions, in the order in which the rows first name them.
+        missing: By method, the number of predictions of a case from a subset that it lacks and
+            another method or seed has.
 
     Args:
-        rows: In any order.
-        own: The modalities that each site holds; may be empty.
+        rows: Scores, in any order.
+        own: Modalities of each site; may be empty.
 
     Raises:
-        DataError: There are no rows, one comes twice, or one is of a site that ``own`` lacks.
+        DataError: There are no rows, a row is repeated, or its site is not in ``own``.
     """
 
     def __init__(self, rows: Iterable[Row], own: Mapping[str, Sequence[str]]) -> None:
         rows = list(rows)
         if not rows:
-            raise DataError("there is not one score to compare; has a method been evaluated?")
+            raise DataError("there are no scores to compare; has a method been evaluated?")
         if unknown := sorted({row.site for row in rows} - own.keys()):
             raise DataError(
-                f"scores are of the sites {', '.join(unknown)}, but known are {', '.join(own)}; "
+                f"scores are of the sites {', '.join(unknown)}; known sites are {', '.join(own)}; "
                 "are scores and sites of the same benchmark?"
             )
         with_cases = {row.site for row in rows}
@@ -138,25 +138,25 @@ class Scores:
         axes = (self.methods, seeds, self.cases, self.subsets, self.regions)
         self._dice = np.full([len(axis) for axis in axes], np.nan)
         self._hd95 = self._dice.copy()
-        made = np.zeros(self._dice.shape, dtype=bool)
+        scored = np.zeros(self._dice.shape, dtype=bool)
         places = [{item: n for n, item in enumerate(axis)} for axis in axes]
         for row in rows:
             subset = tuple(name for name in self.modalities if name in row.modalities)
             items = (row.method, row.seed, (row.site, row.case), subset, row.region)
             place = tuple(at[item] for at, item in zip(places, items, strict=True))
-            if made[place]:
+            if scored[place]:
                 raise DataError(
                     f"{row.method}, seed {row.seed}: {row.region} of case {row.case!r} from "
                     f"{'+'.join(subset)} has two scores; remove one of them"
                 )
-            made[place] = True
+            scored[place] = True
             self._dice[place] = row.dice
             self._hd95[place] = row.hd95
 
-        self._predicted = np.any(made, axis=4)  # (methods, seeds, cases, subsets)
+        self._predicted = np.any(scored, axis=4)  # (methods, seeds, cases, subsets)
         trained = np.any(self._predicted, axis=(2, 3))  # (methods, seeds)
-        wanted = np.any(self._predicted, axis=(0, 1))  # (cases, subsets)
-        missing = wanted & ~self._predicted & trained[:, :, None, None]
+        by_any = np.any(self._predicted, axis=(0, 1))  # (cases, subsets)
+        missing = by_any & ~self._predicted & trained[:, :, None, None]
         self.missing = dict(zip(self.methods, missing.sum(axis=(1, 2, 3)).tolist(), strict=True))
         self.seeds = {
             method: tuple(seed for seed, has in zip(seeds, having, strict=True) if has)
@@ -166,18 +166,18 @@ class Scores:
         self._is_own = np.array(  # (cases, subsets), at most one True per case
             [
                 self._find_own(site, from_)
-                for (site, _), from_ in zip(self.cases, wanted, strict=True)
+                for (site, _), from_ in zip(self.cases, by_any, strict=True)
             ]
         )
 
     def _find_own(self, site: str, predicted: Array) -> list[bool]:
-        """Return which subset is a case's own; ``predicted``: from which it was predicted."""
+        """Return which subset is a case's own; ``predicted`` holds those it was predicted from."""
         has = {name for n in np.flatnonzero(predicted) for name in self.subsets[n]}
         own = has.intersection(self.own[site])
         return [own == set(subset) for subset in self.subsets]
 
     def points(self, method: str, kind: Kind, region: str | None = None) -> Estimate:
-        """Return a method's points: of one region, or of the mean over regions."""
+        """Return a method's points for one region, or for the mean over regions."""
         return Estimate.over(self._by_seed(self._points(method, region), kind))
 
     def site_points(self, method: str, site: str) -> Estimate:
@@ -229,7 +229,7 @@ class Scores:
         return max(known, key=lambda loss: loss.points, default=None)
 
     def difference(self, a: str, b: str, kind: Kind) -> Interval:
-        """Return by how many points ``a`` is above ``b``, and the interval of that.
+        """Return by how many points ``a`` is above ``b``, with the interval.
 
         Where both methods have the same seeds and predictions, the mean is that of ``points`` of
         ``a`` minus that of ``b``. See ``paired`` for what is compared and ``bootstrap`` for the
@@ -244,12 +244,12 @@ class Scores:
         return bootstrap(lead, np.bincount(sites), np.random.default_rng(0))
 
     def paired(self, a: str, b: str, kind: Kind) -> tuple[Array, Array]:
-        """Return the points of what two methods both predicted, and whose cases these are.
+        """Return the points of what two methods both predicted, and the sites of these cases.
 
         Returns:
             Points, ``(2, seeds, cases, subsets)``, NaN where one of the two has no prediction; for
-            "own" in place of the subsets is a case's own. Seeds and cases of which nothing is
-            known are left out.
+            "own" the only subset is the case's own. Seeds and cases without any prediction are
+            left out.
             Number of each case's site in ``sites``, ``(cases,)``.
         """
         methods = [self.methods.index(a), self.methods.index(b)]
@@ -303,24 +303,24 @@ def bootstrap(
     site has two, the interval's ends are NaN, as are all three without any case.
 
     Args:
-        statistic: Takes how often each case is drawn, ``(N, cases)``, to ``(N,)`` numbers; a draw
-            of which it is NaN is left out.
-        cases: How many each site has, in the order in which ``statistic`` takes them.
-        rng: Draws the cases.
+        statistic: Function from how often each case is drawn, ``(N, cases)``, to ``(N,)`` numbers;
+            a draw whose number is NaN is left out.
+        cases: Number of cases of each site, in the order in which ``statistic`` takes them.
+        rng: Random generator that draws the cases.
     """
     if not sum(cases):
         return Interval(math.nan, math.nan, math.nan)
-    found = float(statistic(np.ones((1, sum(cases)))).item())
-    if math.isnan(found) or max(cases) == 1:
-        return Interval(found, math.nan, math.nan)
+    value = float(statistic(np.ones((1, sum(cases)))).item())
+    if math.isnan(value) or max(cases) == 1:
+        return Interval(value, math.nan, math.nan)
     draws = [rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) for n in cases if n]
     tail = (100 - COVERAGE) / 2
     low, high = np.nanpercentile(statistic(np.concatenate(draws, axis=1)), [tail, 100 - tail])
-    return Interval(found, float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def _order_subsets(chosen: Iterable[Subset]) -> tuple[Subset, tuple[Subset, ...]]:
-    """Return the modalities, as the fullest subset orders them, and the subsets, small first."""
+    """Return the modalities, in the order of the largest subset, and the subsets, small first."""
     chosen = list(chosen)
     fullest = max(chosen, key=len)
     modalities = tuple(dict.fromkeys(name for subset in (fullest, *chosen) for name in subset))
@@ -333,7 +333,7 @@ def _average(values: Array, sites: Array, draws: Array) -> Array:
     """Return the mean over the cases of a site, then over sites, then over subsets.
 
     Args:
-        values: ``(..., cases, subsets)``; NaN is left out.
+        values: Numbers, ``(..., cases, subsets)``; NaN is left out.
         sites: Number of each case's site, ``(cases,)``.
         draws: How often each case counts, ``(N, cases)``.
 
@@ -354,7 +354,7 @@ def _average(values: Array, sites: Array, draws: Array) -> Array:
 
 
 def _mean(values: Array, axis: int) -> Array:
-    """Return the mean without NaN; NaN where nothing else is there, with no warning."""
+    """Return the mean without NaN; NaN where there is nothing else, with no warning."""
     known = ~np.isnan(values)
     return _divide(np.where(known, values, 0).sum(axis=axis), known.sum(axis=axis))
 

@@ -1,7 +1,7 @@
-"""Methods over many trainings, each of which tests other patients: what differences are sure.
+"""Differences of methods over many trainings, each of which tests other patients.
 
-A *training* is what all methods do once on the same terms: a fold, a modality set and a seed. Its
-patients are scored from every subset of their modalities, and what is averaged is a *part* of it:
+A *training* is done once by all methods under equal conditions: a fold, a modality set and a seed.
+Its patients are scored from every subset of their modalities, and a mean is over a *part* of it:
 
     "own"      each case from those of its site's modalities that it has
     "subsets"  each case from every subset of its modalities
@@ -48,8 +48,8 @@ class Difference:
     Attributes:
         bootstrap: The mean, and the interval of ``hierarchical_bootstrap``.
         student: The mean, and Student's interval over the trainings' means.
-        trainings: How many.
-        better: In how many of them the first method is above the other.
+        trainings: Number of trainings.
+        better: Number of trainings in which the first method is above the other.
     """
 
     bootstrap: Interval
@@ -59,7 +59,7 @@ class Difference:
 
     @property
     def widest(self) -> Interval:
-        """Return the mean, and the worse of both ends on either side: what may be claimed."""
+        """Return the mean with the lower of both low ends and the higher of both high ends."""
         both = (self.bootstrap, self.student)
         ends = [(each.low, each.high) for each in both]
         if any(math.isnan(end) for pair in ends for end in pair):
@@ -79,14 +79,14 @@ class Addition:
 
 
 class Trainings:
-    """The scores of many trainings, and the numbers that they come to.
+    """The scores of many trainings, and statistics of them.
 
     Attributes:
-        scores: By the name of a federation, such as ``"A0"``; each may have several seeds.
-        methods: In the order in which they are first met.
-        sites: Likewise.
-        modalities: Of the federation with most of them.
-        subsets: Of ``modalities``, small ones first, as far as any is predicted from.
+        scores: Scores by the name of a federation, such as ``"A0"``; each may have several seeds.
+        methods: Methods, in the order in which ``scores`` first names them.
+        sites: Sites, in the order in which ``scores`` first names them.
+        modalities: Modalities of the federation with most of them.
+        subsets: Subsets of ``modalities`` that are predicted from, small ones first.
 
     Raises:
         DataError: There are no scores.
@@ -95,13 +95,13 @@ class Trainings:
     def __init__(self, scores: Mapping[str, Scores]) -> None:
         """Take the scores; see the attributes."""
         if not scores:
-            raise DataError("there is not one training to compare; has a method been scored?")
+            raise DataError("there are no trainings to compare; has a method been scored?")
         self.scores = dict(scores)
-        every = list(self.scores.values())
-        self.methods = tuple(dict.fromkeys(name for each in every for name in each.methods))
-        self.sites = tuple(dict.fromkeys(name for each in every for name in each.sites))
-        self.modalities = max((each.modalities for each in every), key=len)
-        subsets = dict.fromkeys(subset for each in every for subset in each.subsets)
+        federations = list(self.scores.values())
+        self.methods = tuple(dict.fromkeys(name for each in federations for name in each.methods))
+        self.sites = tuple(dict.fromkeys(name for each in federations for name in each.sites))
+        self.modalities = max((each.modalities for each in federations), key=len)
+        subsets = dict.fromkeys(subset for each in federations for subset in each.subsets)
         self.subsets = tuple(sorted(subsets, key=len))
 
     def of(self, *methods: str) -> list[tuple[str, int]]:
@@ -119,20 +119,20 @@ class Trainings:
         return Estimate.over([self.mean_of(at, method, part) for at in self.of(method)])
 
     def mean_of(self, training: tuple[str, int], method: str, part: Part) -> float:
-        """Return a method's points in one training, which is one of those that ``of`` tells."""
+        """Return a method's points in one training, which is one of those that ``of`` returns."""
         return _mean_of(self._part(training, part, method))
 
     def site_points(self, method: str, site: str) -> Estimate:
         """Return a method's points at one site, on own modalities."""
-        found = [self._part(at, "own", method).get(site) for at in self.of(method)]
-        return Estimate.over([float(values.mean()) for values in found if values is not None])
+        by_training = [self._part(at, "own", method).get(site) for at in self.of(method)]
+        return Estimate.over([float(values.mean()) for values in by_training if values is not None])
 
     def subset_points(self, method: str, subset: Subset) -> Estimate:
         """Return a method's points from one of ``subsets``."""
-        found = [
+        by_training = [
             _by_site(self.scores[at[0]], self._from(at, method, subset)) for at in self.of(method)
         ]
-        return Estimate.over([_mean_of(sites) for sites in found])
+        return Estimate.over([_mean_of(sites) for sites in by_training])
 
     def difference(self, a: str, b: str, part: Part) -> Difference:
         """Return by how many points ``a`` is above ``b``; equal arguments give equal intervals."""
@@ -148,8 +148,8 @@ class Trainings:
     def worst_addition(self, method: str) -> Addition | None:
         """Return which modality costs most when added to a subset, over cases that have both.
 
-        None where no two subsets differ by one modality. It is the worst of many, so that even a
-        method to which no addition matters has one above 0.
+        It is None where no two subsets differ by one modality. As the worst of many it is above 0
+        even for a method that no addition changes systematically.
         """
         worst: tuple[float, Subset, str, list[Sites]] | None = None
         for subset, added in itertools.product(self.subsets, self.modalities):
@@ -207,13 +207,14 @@ def hierarchical_bootstrap(trainings: Sequence[Sites], rng: np.random.Generator)
     training the interval is over its cases alone; without any number all three are NaN.
 
     Args:
-        trainings: A number for each case, by site; trainings without a case are left out.
-        rng: Draws.
+        trainings: By training a number for each case, by site; trainings without cases are left
+            out.
+        rng: Random generator of the draws.
     """
     known = [sites for sites in trainings if sites]
     if not known:
         return Interval(math.nan, math.nan, math.nan)
-    found = mean(_mean_of(sites) for sites in known)
+    center = mean(_mean_of(sites) for sites in known)
     picked = rng.integers(len(known), size=(RESAMPLES, len(known)))
     drawn = np.empty(picked.shape)
     for number, sites in enumerate(known):
@@ -225,11 +226,11 @@ def hierarchical_bootstrap(trainings: Sequence[Sites], rng: np.random.Generator)
         drawn[here] = np.mean(means, axis=0)
     tail = (100 - COVERAGE) / 2
     low, high = np.percentile(drawn.mean(axis=1), [tail, 100 - tail])
-    return Interval(found, float(low), float(high))
+    return Interval(center, float(low), float(high))
 
 
 def student_interval(means: Sequence[float]) -> Interval:
-    """Return the mean and Student's interval of it, its ends NaN below two numbers."""
+    """Return the mean and its Student's interval, whose ends are NaN below two numbers."""
     known = [value for value in means if not math.isnan(value)]
     if len(known) < 2:
         return Interval(mean(known), math.nan, math.nan)
@@ -245,8 +246,8 @@ def _mean_of(sites: Sites) -> float:
 
 def _by_site(scores: Scores, numbers: Array) -> Sites:
     """Return numbers ``(cases,)`` by site, without those that are NaN."""
-    found: dict[str, list[float]] = {}
+    by_site: dict[str, list[float]] = {}
     for (site, _), value in zip(scores.cases, numbers.tolist(), strict=True):
         if not math.isnan(value):
-            found.setdefault(site, []).append(value)
-    return {site: np.array(values) for site, values in found.items()}
+            by_site.setdefault(site, []).append(value)
+    return {site: np.array(values) for site, values in by_site.items()}
