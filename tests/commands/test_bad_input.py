@@ -197,6 +197,13 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_training_takes_the_preprocessed_configuration_where_none_is_named(
+    work: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path, "--rounds", 0) == 2
+    assert "--rounds: must be above 0" in refused(capsys, "mixmfl_train_federated")
+
+
 def test_cases_that_other_plans_preprocessed_are_refused(
     work: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
