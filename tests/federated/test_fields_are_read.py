@@ -153,6 +153,11 @@ def test_every_field_of_a_registration_changes_what_the_server_does(tmp_path: Pa
             other.labelled
         )
 
-    for change in ({"cases": 5}, {"modality_cases": {"t1": 2}}, {"validated": []},
-                   {"labelled": ["lesion"]}):  # fmt: skip
+    changes: list[dict[str, Any]] = [
+        {"cases": 5},
+        {"modality_cases": {"t1": 2}},
+        {"validated": []},
+        {"labelled": ["lesion"]},
+    ]
+    for change in changes:
         assert done(change) != done({}), change

@@ -62,4 +62,4 @@ def test_what_is_no_image_is_refused_in_words(model_file: Path, tmp_path: Path) 
     with pytest.raises(TypeError, match="images by modality are needed"):
         model.predict(tmp_path)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"t1: a path, an image of nibabel or a pair .* not nd"):
-        model.predict({"t1": np.zeros((3, 3, 3))})  # type: ignore[dict-item]
+        model.predict({"t1": np.zeros((3, 3, 3))})
