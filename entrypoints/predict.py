@@ -144,8 +144,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         if options.write_mapping.exists() and not options.overwrite:
             raise MixmflError(f"{options.write_mapping}: exists already; --overwrite replaces it")
         found, rows = find_all(options.input, modalities, mapping)
-        write_text(options.write_mapping, mapping_table(rows, options.input, found.told))
-        images = plural(len(images_told(found.told)), "image file")
+        write_text(options.write_mapping, mapping_table(rows, options.input, found.records))
+        images = plural(len(images_told(found.records)), "image file")
         say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
         say("edit it, and use it with --mapping")
         return 0

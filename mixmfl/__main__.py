@@ -45,8 +45,8 @@ def _list(words: Sequence[str]) -> str:
     lines = []
     for word in words:
         main = commands()[f"mixmfl_{word}"].load()
-        said = sys.modules[main.__module__].__doc__ or ""
-        what = said.partition(": ")[2].strip().replace("`", "")
+        text = sys.modules[main.__module__].__doc__ or ""
+        what = text.partition(": ")[2].strip().replace("`", "")
         lines.append(f"  {word:{widest}}  {what}")
     return "\n".join(lines)
 

@@ -20,12 +20,12 @@ class GatheredFile:
 
     Attributes:
         path: The file.
-        said: The reading of its name, or the entry of the user's table.
-        given: Whether ``said`` comes from the user's table.
+        reading: The reading of its name, or the entry of the user's table.
+        given: Whether ``reading`` comes from the user's table.
     """
 
     path: Path
-    said: FileName
+    reading: FileName
     given: bool = False
 
 
@@ -36,14 +36,14 @@ class Chosen:
     Attributes:
         images: The file of each modality, sorted by modality.
         label: The segmentation, if there is one.
-        told: A record of every file; ``FileRecord.case`` is still empty.
+        records: A record of every file; ``FileRecord.case`` is still empty.
         warnings: Doubts about the choice of images.
         fault: The reason why the case cannot be used; empty where it can.
     """
 
     images: Mapping[str, Path]
     label: Path | None
-    told: tuple[FileRecord, ...]
+    records: tuple[FileRecord, ...]
     warnings: tuple[str, ...] = ()
     fault: str = ""
 
@@ -62,9 +62,9 @@ class Draft:
     faults: list[str] = field(default_factory=list)
     hint: str = _EXTEND
 
-    def add(self, path: Path, said: FileName, given: bool = False) -> None:
+    def add(self, path: Path, reading: FileName, given: bool = False) -> None:
         """Add a file."""
-        self.files.append(GatheredFile(path, said, given))
+        self.files.append(GatheredFile(path, reading, given))
 
     def choose(self, folder: Path, labels_needed: bool) -> Chosen:
         """Choose the files that are used.
@@ -79,7 +79,7 @@ class Draft:
         """
         by_modality: dict[str, list[GatheredFile]] = defaultdict(list)
         for file in self.files:
-            by_modality[file.said.modality or ""].append(file)
+            by_modality[file.reading.modality or ""].append(file)
         records: list[FileRecord] = []
         questions: list[str] = []
         images: dict[str, Path] = {}
@@ -94,11 +94,11 @@ class Draft:
                 several = f"{len(files)} files for {modality}: {listed(files, folder)}"
                 questions.append(f"{several}; keep one of them{_or_mapping(labels_needed)}")
         for file in by_modality[""]:
-            if file.said.is_label:
+            if file.reading.is_label:
                 continue
             records.append(FileRecord(file.path, _why_aside(file)))
-            if file.said.doubt:
-                what = f"{inside(file.path, folder)}: the name {_name(file)} {file.said.doubt}"
+            if file.reading.doubt:
+                what = f"{inside(file.path, folder)}: the name {_name(file)} {file.reading.doubt}"
                 questions.append(
                     f"{what}; rename it so that it fits one{_or_mapping(labels_needed)}"
                 )
@@ -116,7 +116,7 @@ class Draft:
 
     def _label(self, folder: Path, needed: bool) -> tuple[Path | None, list[FileRecord], str]:
         """Return the segmentation, the records of all label files, and why none was chosen."""
-        files = [file for file in self.files if file.said.is_label]
+        files = [file for file in self.files if file.reading.is_label]
         lesions = [
             file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
         ]
@@ -146,8 +146,8 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
 def _least_processed(files: Sequence[GatheredFile]) -> GatheredFile | None:
     """Return the file that is least processed, or that the user chose; None if several are."""
     files = [file for file in files if file.given] or list(files)
-    least = min((len(file.said.processing) for file in files), default=0)
-    candidates = [file for file in files if len(file.said.processing) == least]
+    least = min((len(file.reading.processing) for file in files), default=0)
+    candidates = [file for file in files if len(file.reading.processing) == least]
     return candidates[0] if len(candidates) == 1 else None
 
 
@@ -164,10 +164,10 @@ def _record(
 def _why_aside(file: GatheredFile) -> str:
     if file.given:
         return "mapping"
-    if file.said.doubt:
-        return f"undecided: its name {file.said.doubt}"
-    if file.said.aside:
-        return f"its name says {file.said.aside}"
+    if file.reading.doubt:
+        return f"undecided: its name {file.reading.doubt}"
+    if file.reading.aside:
+        return f"its name says {file.reading.aside}"
     return "its name says no known modality"
 
 

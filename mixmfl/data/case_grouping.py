@@ -35,14 +35,14 @@ class ImageFile:
 
     Attributes:
         path: The file.
-        said: The reading of its name.
+        reading: The reading of its name.
         place: The folders it lies in below the one searched, without those that sort one case's
             files (``anat``, ``labels``) and those that repeat the case's name.
         home: Like ``place``, with the folders that repeat the case's name, too.
     """
 
     path: Path
-    said: FileName
+    reading: FileName
     place: Parts
     home: Parts
 
@@ -71,22 +71,22 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     """
     files = [_read_file(path, folder, modalities) for path in paths]
     files = _named_by_folder(files, folder, modalities)
-    rests, unclear = _rests([file for file in files if file.said.modality])
-    known = [file for file in files if file.said.is_known]
-    case_folders = {file.home for file in known if not rests.get(file.path, file.said.case)}
+    rests, unclear = _rests([file for file in files if file.reading.modality])
+    known = [file for file in files if file.reading.is_known]
+    case_folders = {file.home for file in known if not rests.get(file.path, file.reading.case)}
 
     def key(file: ImageFile) -> Key:
         tops = (file.home[:length] for length in range(1, len(file.home) + 1))
         top = next((top for top in tops if top in case_folders), None)
-        rest = rests.get(file.path, file.said.case)
+        rest = rests.get(file.path, file.reading.case)
         return (top, "") if top else (file.place if rest else file.home, rest)
 
-    key_of = {file.path: key(file) for file in known if file.said.modality}
+    key_of = {file.path: key(file) for file in known if file.reading.modality}
     places: dict[Parts, set[str]] = defaultdict(set)  # where cases are, with their rests
     for place, rest in key_of.values():
         places[place].add(rest)
     for file in known:
-        if file.said.is_label:
+        if file.reading.is_label:
             key_of[file.path] = _key_of_label(file, key(file), places)
     keys = set(key_of.values())
     name_of = _name_cases(keys, folder)
@@ -95,12 +95,12 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
         beside[path.parent].add(each)
     placed, faults = [], defaultdict(list)
     for file in files:
-        if file.said.is_known:
+        if file.reading.is_known:
             placed.append((file, name_of[key_of[file.path]]))
         else:
             near = beside[file.path.parent] if file.path.parent != folder else set()
             owner = _owner(file, key(file), keys, near)
-            name = name_of[owner] if owner else "_".join(file.place) or file.said.case
+            name = name_of[owner] if owner else "_".join(file.place) or file.reading.case
             placed.append((file, name))
     for name, count in Counter(name_of.values()).items():
         if count > 1:
@@ -156,14 +156,14 @@ def _named_by_folder(
     beside = Counter(file.path.parent for file in files)
     named = []
     for file in files:
-        silent = not (file.said.is_known or file.said.aside or file.said.doubt)
+        silent = not (file.reading.is_known or file.reading.aside or file.reading.doubt)
         if silent and file.path.parent != folder:
             above = read_name(file.path.parent.name, modalities)
             alone = beside[file.path.parent] == 1
             if above.modality and not above.case and (alone or not file.home):
-                case = "" if alone else file.said.case
+                case = "" if alone else file.reading.case
                 file_name = FileName(case, above.modality, head=case, processing=above.processing)
-                file = replace(file, said=file_name)
+                file = replace(file, reading=file_name)
         named.append(file)
     return named
 
@@ -179,26 +179,28 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
     unclear: set[Path] = set()
     at_home: dict[Parts, list[ImageFile]] = defaultdict(list)
     for image in images:
-        if not image.said.is_bids:
+        if not image.reading.is_bids:
             at_home[image.home].append(image)
-    homes_of = Counter(head for mine in at_home.values() for head in {i.said.head for i in mine})
+    homes_of = Counter(head for mine in at_home.values() for head in {i.reading.head for i in mine})
     for home, mine in at_home.items():
         by_head: dict[str, list[ImageFile]] = defaultdict(list)
         for image in mine:
-            by_head[image.said.head].append(image)
+            by_head[image.reading.head].append(image)
         for head, group in by_head.items():
             by_case: dict[str, list[ImageFile]] = defaultdict(list)
             for image in group:
-                by_case[image.said.case].append(image)
+                by_case[image.reading.case].append(image)
             for case, same in by_case.items():
                 rest = case if _suffix_separates_cases(by_case, head, home) else head
                 rests.update(dict.fromkeys((image.path for image in same), rest))
         paths = [image.path for image in mine]
-        count = len({image.said.modality for image in mine})
+        count = len({image.reading.modality for image in mine})
         apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
         repeated = max(homes_of[head] for head in by_head) > 1
         if len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
-            if not re.search(r"\d", mine[0].said.head):  # p01/DICOM_t1_5: the folder is the patient
+            if not re.search(
+                r"\d", mine[0].reading.head
+            ):  # p01/DICOM_t1_5: the folder is the patient
                 rests.update(dict.fromkeys(paths, ""))
         elif apart and all(map(str.isdecimal, by_head)) and (count > 2 or (home and repeated)):
             rests.update(dict.fromkeys(paths, ""))  # numbers of series: 201_T1W, 301_T2W
@@ -217,7 +219,7 @@ def _suffix_separates_cases(
         return True
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
-    modality_sets = [{image.said.modality for image in images} for images in by_case.values()]
+    modality_sets = [{image.reading.modality for image in images} for images in by_case.values()]
     if len(set.union(*modality_sets)) > 1:
         return any(len(modalities) > 1 for modalities in modality_sets)
     if head:  # p01/p01_t1_5, p01/p01_t1_9
@@ -230,7 +232,7 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
     """Return the case that a label belongs to."""
     place, label_rest = key
     rests = places.get(place, ())
-    for rest in (label_rest, file.said.head):
+    for rest in (label_rest, file.reading.head):
         if rest in rests:
             return place, rest
     begun = [rest for rest in rests if rest and _spaced(label_rest).startswith(_spaced(rest))]
@@ -256,10 +258,10 @@ def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
 
 def _owner(file: ImageFile, key: Key, keys: Set[Key], beside: Set[Key]) -> Key | None:
     """Return the case that a file of unknown kind lies beside; None if that is unclear."""
-    for candidate in (key, (file.place, ""), (file.place, file.said.head)):
+    for candidate in (key, (file.place, ""), (file.place, file.reading.head)):
         if candidate in keys:
             return candidate
-    stem = _spaced(file.said.case)
+    stem = _spaced(file.reading.case)
     starts = [key for key in keys if key[1] and stem.startswith(_spaced(key[1]))]
     if starts:
         return max(starts, key=lambda key: (len(key[1]), key[0] == file.place, key))

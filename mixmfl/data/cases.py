@@ -95,7 +95,7 @@ class Found:
         layout: The layout by which the files were grouped.
         labels: The label description of the folder's own dataset.json, if there is one.
         folder: The folder that was searched.
-        told: A record of every image file, including those of refused cases.
+        records: A record of every image file, including those of refused cases.
         masks: Refused labels without any image beside them, by name; the images may be DICOM.
     """
 
@@ -106,12 +106,12 @@ class Found:
     labels: Labels | None
     folder: Path
     masks: Mapping[str, Path] = field(default_factory=dict)
-    told: tuple[FileRecord, ...] = ()
+    records: tuple[FileRecord, ...] = ()
 
     @property
     def aside(self) -> tuple[FileRecord, ...]:
         """Records of files that are neither used nor part of a refused case."""
-        return tuple(each for each in self.told if not each.modality)
+        return tuple(each for each in self.records if not each.modality)
 
 
 def find_cases(
@@ -171,18 +171,18 @@ def find_cases(
             refused.append(Refused(name, fault))
         else:
             cases.append(Case(name, dict(chosen.images), chosen.label, warnings=chosen.warnings))
-        records += [replace(each, case=name) for each in chosen.told]
+        records += [replace(each, case=name) for each in chosen.records]
     aside = {each.path for each in records if not each.modality}
     ignored = tuple(
         file.path
         for case in cases
         for file in drafts[case.name].files
-        if file.path in aside and not file.said.is_known
+        if file.path in aside and not file.reading.is_known
     )
     masks = {
         name: draft.files[0].path
         for name, draft in drafts.items()
-        if len(draft.files) == 1 and draft.files[0].said.is_label and not draft.faults
+        if len(draft.files) == 1 and draft.files[0].reading.is_label and not draft.faults
     }
     cases, more = _with_unread(cases, folder, modalities)
     return Found(
@@ -204,8 +204,8 @@ def account(found: Found, known: Sequence[Path] = ()) -> Found:
     """
     if not found.folder.is_dir():
         return found
-    seen = [*known, *(each.path for each in found.told)]
-    return replace(found, told=(*found.told, *rest_below(found.folder, seen)))
+    seen = [*known, *(each.path for each in found.records)]
+    return replace(found, records=(*found.records, *rest_below(found.folder, seen)))
 
 
 def describe(found: Found) -> str:
@@ -235,7 +235,9 @@ def describe(found: Found) -> str:
 
 def _is_set_aside(file: GatheredFile) -> bool:
     """Say whether a file was set aside on purpose, and so makes no case to refuse."""
-    return (file.given and not file.said.is_known) or bool(file.said.is_bids and file.said.aside)
+    return (file.given and not file.reading.is_known) or bool(
+        file.reading.is_bids and file.reading.aside
+    )
 
 
 def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:
@@ -261,7 +263,7 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
         )
     records = (FileRecord(file, "mapping" if entry else "its name", name, modality),)
     case = Case(name, {modality: file})
-    return Found((case,), (), (), "a single file", None, file, told=records)
+    return Found((case,), (), (), "a single file", None, file, records=records)
 
 
 def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:
@@ -283,7 +285,9 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given
         name, file = owners[path]
         drafts[name].files.remove(file)
         is_label = entry.modality == LABEL
-        file_name = FileName(file.said.case, None if is_label else entry.modality or None, is_label)
+        file_name = FileName(
+            file.reading.case, None if is_label else entry.modality or None, is_label
+        )
         drafts.setdefault(entry.case or name, Draft()).add(file.path, file_name, given=True)
     for name in [name for name, draft in drafts.items() if not draft.files]:
         del drafts[name]
@@ -383,7 +387,7 @@ def _draft_from_names(
     hidden = _bids_ignored(folder)
     drafts: dict[str, Draft] = defaultdict(Draft)
     for file, name in grouped.files:
-        file_name = file.said
+        file_name = file.reading
         if any(fnmatch.fnmatch(inside(file.path, folder), pattern) for pattern in hidden):
             file_name = FileName(file_name.case, aside="a file that .bidsignore names")
         draft = drafts[name]

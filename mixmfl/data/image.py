@@ -72,7 +72,7 @@ class Grid:
         origin: Centre of the first voxel, (x, y, z) in mm, LPS.
         direction: 3x3 matrix row by row; its columns are the directions, LPS, in which the X, Y
             and Z axes of the array run.
-        told: The place as the image's NIfTI header writes it, which masks of it copy; None without
+        place: The place as the image's NIfTI header writes it, which masks of it copy; None without
             such a header.
     """
 
@@ -80,7 +80,7 @@ class Grid:
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: tuple[float, float, float, float, float, float, float, float, float]
-    told: nifti.Place | None = field(default=None, compare=False, repr=False)
+    place: nifti.Place | None = field(default=None, compare=False, repr=False)
 
 
 class Source(Protocol):
@@ -254,7 +254,7 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
     with replacing(path) as temporary:
         try:
             if path.name.lower().endswith(nifti.ENDINGS):
-                affine, place = _affine(grid), grid.told
+                affine, place = _affine(grid), grid.place
                 if place is not None and difference(_placed(place.affine, grid), grid) is not None:
                     place = None  # a grid that was made from that of a file
                 nifti.write(temporary, image, affine, place)
@@ -304,13 +304,13 @@ def is_on_qform(label: Grid, grid: Grid) -> bool:
     Tools on ITK write such labels. A label that was drawn on an image has the image's voxels,
     wherever a later registration puts these by the sform.
     """
-    qform = grid.told.qform if grid.told is not None else None
+    qform = grid.place.qform if grid.place is not None else None
     return qform is not None and difference(label, _placed(qform, grid)) is None
 
 
 def doubts(grid: Grid) -> tuple[list[str], list[str]]:
     """Return notes and warnings about the place of an image by its NIfTI header."""
-    place = grid.told
+    place = grid.place
     if place is None:
         return [], []
     if not place.is_told:
@@ -424,7 +424,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         header = nifti.read_header(path)
         affine = np.array(header.place.affine)
         grid = _grid_of(affine, header.shape, header.spacing, str(path))
-        grid = replace(grid, told=header.place)
+        grid = replace(grid, place=header.place)
         _check_size(grid, str(path))
         return header, grid
     reader = sitk.ImageFileReader()

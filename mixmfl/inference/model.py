@@ -67,8 +67,8 @@ class Model:
         device: Where it computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
-        sha256: Of the file.
-        name: Of the file.
+        sha256: SHA-256 of the model file.
+        name: Name of the model file.
     """
 
     plans: Plans
@@ -189,8 +189,8 @@ def save_model(
     Args:
         path: Ends in ``.safetensors``.
         state: Weights and memory.
-        plans: Of the run.
-        configuration: Of the run.
+        plans: Plans of the run.
+        configuration: ``"2d"`` or ``"3d_fullres"``, that the run trained.
         modality_cases: How many training cases of the federation had each modality.
         privacy: Epsilon and delta of the sites that trained with differential privacy.
         expected: Dice from subsets of modalities, where it was measured.
@@ -276,8 +276,8 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
             "mixmfl_export"
         ) from None
-    told = header.get("mixmfl_version")
-    writer = told if is_text(told) else "of unknown version"
+    version = header.get("mixmfl_version")
+    writer = version if is_text(version) else "of unknown version"
     if header.get("format") != FORMAT:
         raise ModelError(
             f"{path}: format {shown(header.get('format'))} was found, {FORMAT!r} is needed; export "
@@ -365,10 +365,10 @@ def _read_record(
             for name, value in fields(spent, ("epsilon", "delta"), "privacy").items():
                 real(value, Range(0, 1e12), f"privacy: {name}")
         # files written before it was measured do not have it
-        told = listed(header.get("expected", ()), Range(0, MOST_SUBSETS), "expected")
+        listing = listed(header.get("expected", ()), Range(0, MOST_SUBSETS), "expected")
     except PlansError as error:
         raise ValueError(str(error)) from None
-    expected = tuple(SubsetDice.from_json(each) for each in told)
+    expected = tuple(SubsetDice.from_json(each) for each in listing)
     for each in expected:
         if not {*each.modalities} <= {*plans.modalities}:
             raise ValueError(f"expected: {shown(each.modalities)} are not those of the plans")

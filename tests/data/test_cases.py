@@ -497,7 +497,7 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
     found = account(find_cases(tmp_path))
     met = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    records = {each.path.relative_to(tmp_path).as_posix(): each for each in found.told}
+    records = {each.path.relative_to(tmp_path).as_posix(): each for each in found.records}
     assert met - {".hidden/x"} <= set(records)
     assert records["empty"].why == "an empty folder"
     assert records[".hidden"].why == "hidden: its name begins with a dot"
@@ -505,7 +505,7 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert records["p/T1.json"].why == "no image that we know"
     assert records["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
     assert (records["p/T1.nii.gz"].case, records["p/T1.nii.gz"].modality) == ("p", "t1")
-    assert len(records) == len(found.told)  # each once
+    assert len(records) == len(found.records)  # each once
     (warned,) = [case for case in found.cases if case.warnings]
     assert warned.name == "q"
     assert warned.warnings == ("q/T1c.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)",)
@@ -523,7 +523,7 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
     found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
     assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
-    assert [(record.path.name, record.modality) for record in found.told] == [
+    assert [(record.path.name, record.modality) for record in found.records] == [
         ("p01_FLAIR.nii.gz", "flair")
     ]
     with pytest.raises(DataError, match=r"does not say which modality it is .* Rename it, such as"):
@@ -542,7 +542,7 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
     folder = tmp_path / "in"
     make_files(folder, "p/T1_bet.nii.gz", "p/T1_n4.nii.gz", "p/scan.nii.gz", "q_t2.nii.gz")
     table = tmp_path / "table.csv"
-    table.write_text(mapping_table((), folder, find_cases(folder).told), encoding="utf-8")
+    table.write_text(mapping_table((), folder, find_cases(folder).records), encoding="utf-8")
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert {row["file"]: row["modality"] for row in rows} == {
         "p/T1_bet.nii.gz": "-",

@@ -194,7 +194,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         refused=tuple(refused),
-        told=(*found.told, *aside),
+        records=(*found.records, *aside),
     )
     read = [file for row in dicom.rows for file in row.series.files]
     return account(both, [*read, *(each.path for each in dicom.damaged), *known])

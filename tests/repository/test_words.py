@@ -1,0 +1,56 @@
+"""Words that a reader would have to learn first stay out of the code; CONTRIBUTING.md has ours."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CODE = sorted((*(ROOT / "mixmfl").rglob("*.py"), *(ROOT / "entrypoints").glob("*.py")))
+
+NAMES = {
+    *("House", "Departure", "Parcel", "Offered", "Leg", "Sight", "Ahead", "Behind", "QuickNet"),
+    *("Placing", "StoredCase", "Roster", "Nameless", "PlanOrders", "TrainOrders", "Told", "Held"),
+    *("overhear", "patiently", "attending", "let_go", "specialise", "adopt_state", "imagine"),
+    *("train_embedded", "deal_cases", "told", "tells", "said"),
+}
+
+FRAGMENT = re.compile(
+    r"\b(Likewise|As there|As above)\.|^\s*\w+: Of (the|a|an) [\w ]+\.$", re.MULTILINE
+)
+"""Docstrings that need the line above them."""
+
+
+def names_in(code: str) -> Iterator[str]:
+    """Yield the names that a module defines, assigns or takes as arguments."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def fragments_in(code: str) -> Iterator[str]:
+    """Yield what in a module's docstrings is no sentence that stands by itself."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            for found in FRAGMENT.finditer(ast.get_docstring(node) or ""):
+                yield found.group().strip()
+
+
+@pytest.mark.parametrize("file", CODE, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_names_and_docstrings_need_no_dialect(file: Path) -> None:
+    code = file.read_text(encoding="utf-8")
+    assert sorted(NAMES.intersection(names_in(code))) == []
+    assert list(fragments_in(code)) == []
+
+
+def test_the_rule_finds_what_it_is_for() -> None:
+    code = 'def f(told):\n    """Do it.\n\n    Args:\n        told: Of the run.\n    """\n'
+    assert NAMES.intersection(names_in(code)) == {"told"}
+    assert list(fragments_in(code)) == ["told: Of the run."]
+    assert list(fragments_in('"""Likewise."""')) == ["Likewise."]
