@@ -430,12 +430,13 @@ def test_a_plot_that_fails_leaves_the_old_one(
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("comparison", "torch matplotlib"),
-        ("comparison_page", "torch matplotlib"),
-        ("comparison_plots", "torch matplotlib.pyplot"),
+        ("statistics", "torch matplotlib"),
+        ("tables", "torch matplotlib"),
+        ("plots", "torch matplotlib.pyplot"),
     ],
 )
 def test_importing_does_without_what_is_not_needed(module: str, unwanted: str) -> None:
-    code = f"import sys, mixmfl.{module}; print(*set({unwanted.split()}) & set(sys.modules))"
+    name = f"mixmfl.research.benchmark.{module}"
+    code = f"import sys, {name}; print(*set({unwanted.split()}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
