@@ -259,6 +259,3 @@ class JsonFields:
 
     def _at(self, name: str) -> str:
         return f"{self.source}: {one_line(name)}"
-
-
-Told = JsonFields  # until every module has the new name

@@ -80,7 +80,7 @@ def _segmentation(
                 setattr(header, name, None if name.endswith(("Date", "Time")) else "")
         if not header.get("FrameOfReferenceUID"):
             raise DataError(
-                f"{series.name} has no FrameOfReferenceUID, which says in which space it lies; a "
+                f"{series.name} has no FrameOfReferenceUID, which names its coordinate system; a "
                 "DICOM segmentation needs one"
             )
         for measures in _measures(header):

@@ -45,7 +45,7 @@ def segment_subsets(
         subsets: Subsets of at least one modality each; may be empty.
         plans: Plans of the network.
         configuration: Configuration of the network, ``"2d"`` or ``"3d_fullres"``.
-        device: Where to compute.
+        device: Device to compute on.
     """
     if not subsets:
         return {}

@@ -34,7 +34,7 @@ def segment_stored(
         used: The modalities to predict from, at least one.
         plans: Plans of the network.
         configuration: Configuration of the network, ``"2d"`` or ``"3d_fullres"``.
-        device: Where to compute.
+        device: Device to compute on.
     """
     planned = plans.configuration(configuration)
     network.eval()

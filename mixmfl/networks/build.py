@@ -30,7 +30,7 @@ def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNe
 
 @dataclass(frozen=True)
 class PrototypeSizes:
-    """What the prototypes of one modality at one level look like.
+    """Sizes of the prototypes of one modality at one level.
 
     Attributes:
         rows: Rows of every part, one per class.
@@ -54,7 +54,7 @@ class PrototypeSizes:
 
 
 def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSizes]:
-    """Return what prototypes look like, by encoder level; empty where there is no memory.
+    """Return the sizes of prototypes by encoder level; empty where there is no memory.
 
     Where modalities are imputed the memory has every level, else the levels of compensation.
     """

@@ -242,7 +242,7 @@ class Fusion(nn.Module):
         """Build it with random weights.
 
         Args:
-            modalities: How many slots there are.
+            modalities: Number of slots.
             tailored: Channels of a slot; 0: there are no slots.
             shared: Channels of the shared feature; 0: there is none.
             fused: Channels of the result.

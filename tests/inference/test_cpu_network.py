@@ -33,7 +33,7 @@ def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationN
     return built
 
 
-def plain_and_quick(
+def plain_and_optimised(
     built: SegmentationNet,
     available: tuple[str, ...],
     dtype: torch.dtype = torch.float32,
@@ -43,8 +43,8 @@ def plain_and_quick(
     images = torch.randn(2, len(available), *patch, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         plain = case_predictor(built, memory or {}, available)(images)
-        quick = CPUNetwork(copy.deepcopy(built), dtype)  # it takes the network over
-        return plain, quick.predictor(memory or {}, available)(images)
+        optimised = CPUNetwork(copy.deepcopy(built), dtype)  # it takes the network over
+        return plain, optimised.predictor(memory or {}, available)(images)
 
 
 @pytest.mark.parametrize("available", SUBSETS)
@@ -64,9 +64,9 @@ def test_logits_are_those_of_the_plain_form(
     settings: dict[str, Any], patch: tuple[int, ...], available: tuple[str, ...]
 ) -> None:
     settings = {"compensation_levels": (), **settings}
-    plain, quick = plain_and_quick(network(patch, **settings), available, patch=patch)
-    assert quick.dtype == torch.float32
-    assert torch.allclose(quick, plain, atol=1e-4)
+    plain, optimised = plain_and_optimised(network(patch, **settings), available, patch=patch)
+    assert optimised.dtype == torch.float32
+    assert torch.allclose(optimised, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("available", SUBSETS)
@@ -82,20 +82,20 @@ def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> Non
         )
         for name in MODALITIES
     }
-    plain, quick = plain_and_quick(built, available, memory=memory)
-    assert torch.allclose(quick, plain, atol=1e-4)
-    forgetful, _ = plain_and_quick(built, available)
+    plain, optimised = plain_and_optimised(built, available, memory=memory)
+    assert torch.allclose(optimised, plain, atol=1e-4)
+    forgetful, _ = plain_and_optimised(built, available)
     assert torch.allclose(plain, forgetful) == (available == MODALITIES)
 
 
 def test_half_precision_gives_the_same_up_to_its_rounding() -> None:
-    plain, quick = plain_and_quick(network(), ("t1", "t2"), torch.bfloat16)
-    assert quick.dtype == torch.float32
+    plain, optimised = plain_and_optimised(network(), ("t1", "t2"), torch.bfloat16)
+    assert optimised.dtype == torch.float32
     # 8 bits, rounded some ten times on the way
-    assert (quick - plain).abs().max() < 10 * 2**-8 * plain.abs().max()
+    assert (optimised - plain).abs().max() < 10 * 2**-8 * plain.abs().max()
 
 
-def test_weights_are_there_once() -> None:
+def test_weights_are_stored_once() -> None:
     built = network()
     names = {name for name, weight in built.named_parameters() if weight.ndim > 2}
     before = sum(weight.numel() for weight in built.parameters())

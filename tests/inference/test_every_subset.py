@@ -72,27 +72,27 @@ def test_logits_are_those_of_a_run_per_subset(
             for subset in SUBSETS
         ]
         plain = subsets_predictor(built, memory, MODALITIES, SUBSETS)(images)
-        quick = subsets_predictor(CPUNetwork(built, torch.float32), memory, MODALITIES, SUBSETS)
+        optimised = subsets_predictor(CPUNetwork(built, torch.float32), memory, MODALITIES, SUBSETS)
         assert torch.allclose(plain, torch.cat(each, dim=1), atol=1e-4)
-        assert torch.allclose(quick(images), plain, atol=1e-4)
+        assert torch.allclose(optimised(images), plain, atol=1e-4)
         some = [MODALITIES[:1], MODALITIES[:2]]  # of a case without the last modality
-        fewer = subsets_predictor(quick_of(settings, patch), memory, MODALITIES[:2], some)
+        fewer = subsets_predictor(optimised_of(settings, patch), memory, MODALITIES[:2], some)
         expected = torch.cat([each[SUBSETS.index(subset)] for subset in some], dim=1)
         assert torch.allclose(fewer(images[:, :2]), expected, atol=1e-4)
 
 
-def quick_of(settings: dict[str, Any], patch: tuple[int, ...]) -> CPUNetwork:
+def optimised_of(settings: dict[str, Any], patch: tuple[int, ...]) -> CPUNetwork:
     return CPUNetwork(network(patch, **settings), torch.float32)
 
 
 @pytest.mark.parametrize("settings", FORMS)
 def test_half_precision_gives_the_same_up_to_its_rounding(settings: dict[str, Any]) -> None:
     memory, images = memory_of(network(**settings)), images_of((16, 16))
-    quick = CPUNetwork(network(**settings), torch.bfloat16)
+    optimised = CPUNetwork(network(**settings), torch.bfloat16)
     with torch.inference_mode():
-        together = quick.subsets_predictor(memory, MODALITIES, SUBSETS)(images)
+        together = optimised.subsets_predictor(memory, MODALITIES, SUBSETS)(images)
         each = [
-            quick.predictor(memory, subset)(images[:, [MODALITIES.index(m) for m in subset]])
+            optimised.predictor(memory, subset)(images[:, [MODALITIES.index(m) for m in subset]])
             for subset in SUBSETS
         ]
     assert together.dtype == torch.float32
@@ -111,7 +111,7 @@ def test_masks_are_those_of_a_run_per_subset(tmp_path: Path) -> None:
         subset: segment_stored(built, memory, case, subset, plans, "2d", device)
         for subset in subsets
     }
-    for runner in (built, quick_of({"compensation_levels": (-1,)}, (16, 16))):
+    for runner in (built, optimised_of({"compensation_levels": (-1,)}, (16, 16))):
         masks = segment_subsets(runner, memory, case, subsets, plans, "2d", device)
         assert masks.keys() == each.keys()
         for subset, mask in masks.items():

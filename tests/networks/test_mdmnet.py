@@ -264,7 +264,7 @@ def test_adding_a_skip_is_concatenating_it_under_the_same_weights(
 
 
 def network_skips(network: SegmentationNet, patch: tuple[int, ...]) -> list[Tensor]:
-    """Return random maps as a decoder of nnU-Net's is given them, finest first."""
+    """Return random maps for a decoder of nnU-Net, finest first."""
     ups = list(network.decoder.transpconvs)[::-1]
     skips = [torch.randn(2, ups[0].out_channels, *patch)]
     for up in ups:

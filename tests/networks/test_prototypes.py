@@ -26,16 +26,16 @@ def prototypes(
     counts: list[float],
     spreads: list[list[float]] | None = None,
 ) -> Prototypes:
-    told = tensor(values) * 0 if spreads is None else tensor(spreads)
-    return Prototypes(tensor(values), told, tensor(counts))
+    spread = tensor(values) * 0 if spreads is None else tensor(spreads)
+    return Prototypes(tensor(values), spread, tensor(counts))
 
 
 def test_prototypes_are_the_mean_feature_of_each_class() -> None:
     tailored = tensor([[[2.0, 4.0, 6.0, 80.0]]])  # (B=1, C=1, P=4)
-    found = observe(tailored, tensor([[0, 0, 1, 9]]), num_classes=3)  # 9: ignored
-    assert found.values.tolist() == [[3.0], [6.0], [0.0]]
-    assert found.spreads.tolist() == [[1.0], [0.0], [0.0]]
-    assert found.counts.tolist() == [2.0, 1.0, 0.0]
+    observed = observe(tailored, tensor([[0, 0, 1, 9]]), num_classes=3)  # 9: ignored
+    assert observed.values.tolist() == [[3.0], [6.0], [0.0]]
+    assert observed.spreads.tolist() == [[1.0], [0.0], [0.0]]
+    assert observed.counts.tolist() == [2.0, 1.0, 0.0]
 
 
 def test_the_class_of_a_coarse_voxel_is_that_of_its_first_fine_one() -> None:

@@ -1,4 +1,4 @@
-"""Patients of hospitals made into federations, and the benchmark on them."""
+"""Patients of hospitals as federations, and the benchmark on them."""
 
 import json
 from collections.abc import Callable

@@ -436,7 +436,7 @@ def test_a_plot_that_fails_leaves_the_old_one(
     ],
 )
 def test_importing_does_without_what_is_not_needed(module: str, unwanted: str) -> None:
-    there = f"set({unwanted.split()}) & set(sys.modules)"
-    code = f"import sys, mixmfl.research.benchmark.{module}; print(*{there})"
+    name = f"mixmfl.research.benchmark.{module}"
+    code = f"import sys, {name}; print(*set({unwanted.split()}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

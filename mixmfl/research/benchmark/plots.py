@@ -106,7 +106,7 @@ def _limits(values: Array) -> tuple[float, float]:
     """Return the values for the lightest and the darkest shade, never equal."""
     known = values[~np.isnan(values)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-    return low, max(high, low + 1)  # differences below a point are not to look large
+    return low, max(high, low + 1)  # so that differences below a point do not look large
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -213,7 +213,7 @@ def run_all(
     """Train and score what is not done yet; a method that fails does not stop the others.
 
     Args:
-        benchmark: The benchmark; its folder is locked by the caller.
+        benchmark: The benchmark; no other process may use its folder.
         methods: Names of the methods, with or without ``+site``.
         seeds: Seeds of the first weights, the validation split and every draw.
         workers: Processes for methods side by side.
@@ -376,9 +376,9 @@ def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
     ]
     caption = (
         "Each modality of the test cases hidden in turn and recalled from the others. Right class: "
-        "share of a class's voxels whose likest prototype is of that class, mean over classes. "
-        "Error: squared distance to the true tailored features as a share of that of zeros, mean "
-        "over classes; beside it the error of the mean of all values, and of the true class's "
+        "share of a class's voxels whose most similar prototype is of that class, mean over "
+        "classes. Error: squared distance to the true tailored features as a share of that of zeros, "
+        "mean over classes; beside it the error of the mean of all values, and of the true class's "
         "value, which is the best that recall could reach. Trust: the factor by "
         "which the network multiplies recalled features. Level 0 is full resolution."
     )
