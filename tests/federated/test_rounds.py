@@ -458,7 +458,7 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
             SETTINGS,
         )
     without = dataclasses.replace(good, record={"round": 0})
-    with pytest.raises(AggregationError, match="sent the loss None; a finite number is needed"):
+    with pytest.raises(AggregationError, match="sent the loss None; a finite number from"):
         merge_round(start, {"north": without}, registrations, plans, SETTINGS)
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)
