@@ -160,7 +160,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     files = options.model or [registered_model(_runner.home())]
     for file in files:
         if not file.is_file():
-            raise MixmflError(f"-m {file}: this model file does not exist")
+            raise MixmflError(f"-m {file}: there is no such model file")
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:

@@ -402,17 +402,17 @@ def test_an_empty_folder_is_told(
 SLOWLY = """
 import signal, sys, time
 from importlib.metadata import entry_points
-from mixmfl.inference import predict_folder as predict
+from mixmfl.inference import predict_folder
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job that a shell began with &
-quick = predict.segment
-predict.segment = lambda *arguments: time.sleep(2) or quick(*arguments)
-(found,) = entry_points(group="console_scripts", name="mixmfl_predict")
-sys.exit(found.load()(sys.argv[1:]))
+quick = predict_folder.segment
+predict_folder.segment = lambda *arguments: time.sleep(2) or quick(*arguments)
+(command,) = entry_points(group="console_scripts", name="mixmfl_predict")
+sys.exit(command.load()(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_end_says_how_to_go_on_and_leaves_whole_files(
+def test_a_signal_to_end_says_how_to_resume_and_leaves_whole_files(
     model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     cases, out = tmp_path / "cases", tmp_path / "masks"
