@@ -203,7 +203,9 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
-    read_run_settings(JsonFields(dataclasses.asdict(settings), "the settings of the run", MixmflError))
+    read_run_settings(
+        JsonFields(dataclasses.asdict(settings), "the settings of the run", MixmflError)
+    )
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     sites = _options.sites(options.sites, flare.site_names(kit))
