@@ -377,15 +377,9 @@ def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
     caption = (
         "Each modality of the test cases hidden in turn and recalled from the others. Right class: "
         "share of a class's voxels whose most similar prototype is of that class, mean over "
-<<<<<<< HEAD
-        "classes. Error: squared distance to the true tailored features over that of zeros, "
-        "mean over classes; beside it the error of the mean of all values, and of the true class's "
-        "value, which is the best that recall could reach. Trust: the factor by "
-=======
         "classes. Error: squared distance to the true tailored features as a share of that of "
         "zeros, mean over classes; beside it the error of the mean of all values, and of the true "
         "class's value, which is the best that recall could reach. Trust: the factor by "
->>>>>>> w2
         "which the network multiplies recalled features. Level 0 is full resolution."
     )
     return "\n".join([*head, *lines, "", caption, ""])
