@@ -229,7 +229,10 @@ def test_tests_go_without_a_modality_that_nobody_trains(
     options = ("--setting", "cross-modal", "--sites", 2, "--least", 4)
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, *options) == 0
     output = capsys.readouterr().out
-    assert "t1c, t2: held by no site: nobody trains it, and test cases go without it\n" in output
+    assert (
+        "t1c, t2: held by no site: it is not trained, and test cases are used without it\n"
+        in output
+    )
     assert "flair, t1: held by one site only: there is nothing to average it with\n" in output
     (tested, *_) = find_cases(out / "site_2_tests").cases
     assert list(tested.images) == ["flair", "t1"]
@@ -392,7 +395,7 @@ def test_labels_are_not_guessed(
     arguments = ("mixmfl_split_federation", "-i", brats, "-o", out, "--sites", 1)
     assert command(*arguments, "--setting", "multi-modal") == 2
     output = capsys.readouterr().err
-    assert f"{brats}: what do its labels mean? Needed is a dataset.json there" in output
+    assert f"{brats}: the meaning of its labels is unknown. Write a dataset.json there" in output
     shown = [json.loads(text) for text in re.findall(r"^  (\{.*?\]\})$", output, re.M | re.S)]
     assert shown[0] == LABELS
     assert Labels.from_dataset_json(shown[1], "message").values == (0, 1, 2, 3)
@@ -418,8 +421,8 @@ def test_the_label_descriptions_of_the_recipe_are_those_of_the_message() -> None
         (("--sites", 4), "12 cases dealt to 4 sites give one of them 1, and 5 are needed"),
         (("--sites", 2, "--least", 4, "--hold", "north:t1"), "no site 'north'; these are: site_1"),
         (("--sites", 1, "--hold", "site_1:pd"), "--hold site_1: no case has pd; the cases have"),
-        (("--hold", "site_1:t1,what"), "needed is SITE:MODALITY[,MODALITY]"),
-        (("--hold", "site_1:t1,T1w"), "needed is SITE:MODALITY[,MODALITY], each modality once"),
+        (("--hold", "site_1:t1,what"), "SITE:MODALITY[,MODALITY] is needed"),
+        (("--hold", "site_1:t1,T1w"), "SITE:MODALITY[,MODALITY] is needed, each modality once"),
         (("--hold", "site_1:t1", "--hold", "site_1:t2"), "site site_1 is given twice"),
         (("--hold", "site_1:t1", "--setting", "cross-modal"), "in mix-modal, not in cross-modal"),
         (("--partition", "p.csv", "--sites", 2), "give either --partition"),

@@ -369,7 +369,7 @@ def test_the_command_writes_then_reports_what_is_there(
     assert "unseen: 1 case, t1, t1c, t2, flair, held out for testing" in output
     before = bytes_of(tmp_path)
     assert command()(arguments) == 0
-    assert "is already there" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert bytes_of(tmp_path) == before
 
 

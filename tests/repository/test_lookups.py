@@ -64,7 +64,6 @@ ALLOWED = {
     ("fingerprint.py", "getattr(self, field.name)"): "the fields of our own dataclass",
     ("metrics.py", "getattr(each, metric)"): "the names of METRICS",
     ("prototypes.py", "getattr(self, part)"): "PARTS, the fields of our own dataclass",
-    ("prototypes.py", "getattr(found, part)"): "likewise",
     ("prototypes.py", "getattr(one, part)"): "likewise",
     ("prototypes.py", "getattr(other, part)"): "likewise",
     ("prototypes.py", "getattr(prototypes, part)"): "likewise",

@@ -486,7 +486,7 @@ def test_a_reply_that_nobody_fetched_is_not_logged_as_sent(federation: Federatio
     task = StoredMessage.pack(Message("train", {"round": 0}, {}), Path(tempfile.gettempdir()))
     north.note_reply(north.answer(task), taken=False)
     (_, line) = federation.configs["north"].exchange_log.read_text().splitlines()
-    assert "not sent, the coordinator did not take it: failed, record error task version" in line
+    assert "not sent, the coordinator did not take it: failed, record error version" in line
 
 
 def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(

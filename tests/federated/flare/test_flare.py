@@ -778,8 +778,8 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     ("spoil", "why"),
     [
         ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
-        ({"fingerprint": {"format": 2}}, "what it sent is not taken: site north: the fields"),
-        ({"fingerprint": 3}, "what it sent is not taken: site north: is 3; an object"),
+        ({"fingerprint": {"format": 2}}, "what it sent is not taken: site north: unknown fields"),
+        ({"fingerprint": 3}, "what it sent is not taken: site north: an object with fields"),
         ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
     ],
 )
@@ -851,7 +851,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
     assert "sent a task 'shutdown'; this version of mixmfl knows" in config.problem_log.read_text()
     came, left = config.exchange_log.read_text().splitlines()
     assert " came from coordinator: shutdown, 0 tensors" in came
-    assert " not sent, the coordinator did not take it: failed, record error task version" in left
+    assert " not sent, the coordinator did not take it: failed, record error version" in left
     executor.handle_event(EventType.END_RUN, context)  # and not again
     executor.execute("shutdown", Shareable(), context, Signal())
     assert executor._reply is not None
