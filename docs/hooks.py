@@ -43,10 +43,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, place, content=_as_in_docs(text)))
     files.append(File.generated(config, "api/index.md", content=_public()))
     files.append(File.generated(config, "api/modules.md", content=_overview()))
+    public = _homes()
     for name, file in _modules().items():
         content = f"---\ntitle: mixmfl.{name}\n---\n::: mixmfl.{name}\n"
         if file.stem == "__init__":  # what a package lets out is told where it is defined
             content += "    options: {members: false}\n"
+        elif names := [each for each, home in public.items() if home == f"mixmfl.{name}"]:
+            # these are on the page of what is public; a name has one place in the site
+            content += f'    options: {{filters: ["!^_[^_]", "!^({"|".join(names)})$"]}}\n'
         files.append(File.generated(config, f"api/{name}.md", content=content))
     return files
 
@@ -58,7 +62,8 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     # code is not part of the site, but of the API where it is a module
     for name, file in _modules().items():
         source = file.relative_to(ROOT).as_posix()
-        markdown = markdown.replace(f"](../{source})", f"](api/{name}.md)")
+        for link in (f"](../{source})", f"]({source})"):
+            markdown = markdown.replace(link, f"](api/{name}.md)")
     return markdown
 
 
@@ -94,8 +99,8 @@ def _modules() -> dict[str, Path]:
     }
 
 
-def _public() -> str:
-    """Return the page of what is public: the names that ``mixmfl`` itself exports."""
+def _homes() -> dict[str, str]:
+    """Return the modules of the names that ``mixmfl`` itself exports."""
     tree = ast.parse((ROOT / "mixmfl" / "__init__.py").read_text(encoding="utf-8"))
     homes = {
         alias.name: node.module
@@ -108,8 +113,13 @@ def _public() -> str:
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
-    parts = [f"## mixmfl.{name}\n\n::: {homes[name]}.{name}\n" for name in names if name in homes]
-    return "# API\n\nWhat `import mixmfl` offers.\n\n" + "\n".join(parts)
+    return {name: homes[name] for name in names if name != "__version__"}
+
+
+def _public() -> str:
+    """Return the page of what is public."""
+    parts = [f"## mixmfl.{name}\n\n::: {home}.{name}\n" for name, home in _homes().items()]
+    return "# API\n\nWhat `import mixmfl` offers, beside its `__version__`.\n\n" + "\n".join(parts)
 
 
 def _overview() -> str:

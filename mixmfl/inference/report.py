@@ -12,6 +12,7 @@
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,13 @@ from mixmfl.inference.outcomes import Outcome
 Array = npt.NDArray[Any]
 
 FOLDER = "report"
-SHORTEST_NAME = 3  # letters; a shorter word is not taken for a person's name
+_CASE_WORDS = """
+patient patients pat subject subj sub case cases study exam examination session ses visit scan
+series image images brain head site fold train training val validation test unseen
+brats tcga upenn ucsf pdgm gbm lgg hgg isles wmh adni oasis ixi
+"""
+WORDS_FOR_CASES = frozenset(_CASE_WORDS.split())
+"""Words that number cases rather than name people."""
 MOST_VOXELS = 1 << 22  # a larger case is shown coarser, to keep the files small
 
 INTRODUCTION = """\
@@ -55,14 +62,16 @@ def for_pages(image: Array) -> npt.NDArray[np.uint8]:
 def shown_name(case: str, show_patient: bool = False) -> str:
     """Return what the page and its files call a case.
 
-    That is its name, unless it may be a person's: a word without a digit, as folders are named
-    after patients. Then it is a digest of the name, which tells nobody who it is.
+    That is its name if it is made of digits, of words up to two letters, and of words that number
+    cases, such as ``sub-01`` or ``BraTS20_Training_001``. Any other word may be a person's name,
+    as in ``Mueller_Anna_1970``: then it is a digest, which tells nobody who it is.
 
     Args:
         case: Name of the case.
         show_patient: Whether the page may name patients.
     """
-    if show_patient or len(case) < SHORTEST_NAME or any(map(str.isdigit, case)):
+    words = re.findall(r"[^\W\d_]{3,}", case.lower())
+    if show_patient or WORDS_FOR_CASES.issuperset(words):
         return case
     return f"case-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
 
