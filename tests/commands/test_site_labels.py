@@ -12,6 +12,8 @@ from small import LPS, SHAPE, small_plans, stored_site
 from mixmfl.core.files import read_json
 from mixmfl.data.image import Grid, read_labels, write_image, write_labels
 from mixmfl.data.labels import Labels
+from mixmfl.federated.state import Site
+from mixmfl.planning.plans import Plans
 
 Command = Callable[..., int]
 
@@ -99,38 +101,36 @@ def test_sites_that_label_different_classes_train_one_model(
     assert "stroke" not in said
 
 
-def test_prototypes_are_observed_of_classes_that_the_site_labels_alone(tmp_path: Path) -> None:
+def observed_classes(site: Site, plans: Plans) -> list[bool]:
+    """Return of which classes a round of training observed prototypes; all memories must agree."""
     from mixmfl.federated.client.training import train_at_site
     from mixmfl.federated.server.merge import train_task
     from mixmfl.federated.state import RunSettings, first_state, register
+
+    settings = RunSettings("2d", 0, 1, 2, 0.01)
+    task = train_task(first_state(plans, settings), register(site))
+    reply, _ = train_at_site(task, site, plans, settings, {})
+    counts = [t for name, t in reply.tensors.items() if name.endswith(".counts")]
+    assert counts
+    observed = [(found > 0).tolist() for found in counts]
+    assert all(each == observed[0] for each in observed)
+    return observed[0]
+
+
+def test_prototypes_are_observed_of_classes_that_the_site_labels_alone(tmp_path: Path) -> None:
+    from mixmfl.federated.state import register
 
     plans = small_plans(labels=LABELS)
     site = stored_site(tmp_path, "north", [("t1",), ("t1",)], plans, labelled=("tumour",))
     assert register(site).labelled == ["tumour"]
-    settings = RunSettings("2d", 0, 1, 2, 0.01)
-    task = train_task(first_state(plans, settings), register(site))
-    reply, _ = train_at_site(task, site, plans, settings, {})
-    counts = [t for name, t in reply.tensors.items() if name.endswith(".counts")]
-    assert counts
-    for found in counts:
-        assert (found > 0).tolist() == [True, True, False]
+    assert observed_classes(site, plans) == [True, True, False]
 
 
 def test_classes_that_a_site_cannot_tell_apart_are_not_observed(tmp_path: Path) -> None:
-    from mixmfl.federated.client.training import train_at_site
-    from mixmfl.federated.server.merge import train_task
-    from mixmfl.federated.state import RunSettings, first_state, register
-
     plans = small_plans(labels=Labels({"background": 0, "whole": (1, 2), "core": 2}, (1, 2)))
     site = stored_site(tmp_path, "north", [("t1",), ("t1",)], plans, labelled=("whole",))
     assert site.training[0].class_locations.keys() == {(1, 2)}
-    settings = RunSettings("2d", 0, 1, 2, 0.01)
-    task = train_task(first_state(plans, settings), register(site))
-    reply, _ = train_at_site(task, site, plans, settings, {})
-    counts = [t for name, t in reply.tensors.items() if name.endswith(".counts")]
-    assert counts
-    for found in counts:
-        assert (found > 0).tolist() == [True, False, False]
+    assert observed_classes(site, plans) == [True, False, False]
 
 
 def test_validation_leaves_out_what_a_case_does_not_label(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from mixmfl.data.image import Grid, write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.state import Site
+from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import open_case, save_case
@@ -109,6 +111,19 @@ def small_plans(
         NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
         dataclasses.replace(defaults, **training),
     )
+
+
+def random_network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationNet:
+    """Return a network whose biases, norms and trust are random, too."""
+    plans = small_plans(patch=patch)
+    plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
+    built = build_network(plans, plans.configurations[0], seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return built
 
 
 def small_case(

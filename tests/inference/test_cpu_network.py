@@ -1,36 +1,21 @@
 """The optimised CPU form of a network against the plain one."""
 
 import copy
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
-from small import MODALITIES, small_plans
+from small import MODALITIES, random_network
 from torch import Tensor, nn
 
 from mixmfl.core.devices import best_dtype
 from mixmfl.inference.cpu_network import CPUNetwork, supports
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
-from mixmfl.networks.build import build_network
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 
 SUBSETS = (("t1",), ("flair", "t2"), MODALITIES)
-
-
-def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationNet:
-    """Return a network whose biases, norms and trust are random, too."""
-    plans = small_plans(patch=patch)
-    plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
-    built = build_network(plans, plans.configurations[0], seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            if parameter.ndim < 2:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
-    return built
 
 
 def plain_and_optimised(
@@ -64,14 +49,16 @@ def test_logits_are_those_of_the_plain_form(
     settings: dict[str, Any], patch: tuple[int, ...], available: tuple[str, ...]
 ) -> None:
     settings = {"compensation_levels": (), **settings}
-    plain, optimised = plain_and_optimised(network(patch, **settings), available, patch=patch)
+    plain, optimised = plain_and_optimised(
+        random_network(patch, **settings), available, patch=patch
+    )
     assert optimised.dtype == torch.float32
     assert torch.allclose(optimised, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("available", SUBSETS)
 def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> None:
-    built = network(compensation_levels=(-1,))
+    built = random_network(compensation_levels=(-1,))
     (level,) = built.compensated
     generator = torch.Generator().manual_seed(3)
     memory = {
@@ -89,14 +76,14 @@ def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> Non
 
 
 def test_half_precision_gives_the_same_up_to_its_rounding() -> None:
-    plain, optimised = plain_and_optimised(network(), ("t1", "t2"), torch.bfloat16)
+    plain, optimised = plain_and_optimised(random_network(), ("t1", "t2"), torch.bfloat16)
     assert optimised.dtype == torch.float32
     # 8 bits, rounded some ten times on the way
     assert (optimised - plain).abs().max() < 10 * 2**-8 * plain.abs().max()
 
 
 def test_weights_are_stored_once() -> None:
-    built = network()
+    built = random_network()
     names = {name for name, weight in built.named_parameters() if weight.ndim > 2}
     before = sum(weight.numel() for weight in built.parameters())
     CPUNetwork(built, torch.float32)
@@ -122,7 +109,7 @@ def test_half_precision_is_for_cpus_that_multiply_it_natively(
 
 
 def test_other_operators_than_nnunets_are_left_to_the_plain_form() -> None:
-    built = network()
+    built = random_network()
     assert supports(built)
     unit = next(m for m in built.modules() if isinstance(m, ConvDropoutNormReLU))
     unit.nonlin = nn.GELU()

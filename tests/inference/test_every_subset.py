@@ -1,13 +1,12 @@
 """All subsets of a case from one encoding, against running the network for each of them."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small import MODALITIES, small_plans, stored_site
+from small import MODALITIES, random_network, small_plans, stored_site
 from torch import Tensor, nn
 
 from mixmfl.evaluation.subset_dice import all_subsets
@@ -16,7 +15,6 @@ from mixmfl.inference.every_subset import segment_subsets, subsets_predictor
 from mixmfl.inference.predictor import case_predictor, segment_stored
 from mixmfl.inference.sliding_window import predict_volume
 from mixmfl.networks.base import SegmentationNet
-from mixmfl.networks.build import build_network
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 
 SUBSETS = all_subsets(MODALITIES)
@@ -32,17 +30,8 @@ FORMS: list[dict[str, Any]] = [
 
 
 def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationNet:
-    """Return a network whose biases, norms and trust are random, too."""
-    plans = small_plans(patch=patch)
-    settings = {"compensation_levels": (), **settings}
-    plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
-    built = build_network(plans, plans.configurations[0], seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            if parameter.ndim < 2:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
-    return built
+    """Return a random network without compensation, unless the settings say otherwise."""
+    return random_network(patch, **{"compensation_levels": (), **settings})
 
 
 def memory_of(built: SegmentationNet) -> PrototypeMemory:

@@ -9,9 +9,7 @@ from typing import Any
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.files import Stored, read_header
-
-MOST_VOXELS = 1 << 30
-"""The voxels that a file or a series may have: 4 GiB in single precision."""
+from mixmfl.data.image import MOST_VOXELS
 
 MOST_FRAMES = 20_000
 """The frames that a file may have; each has a place, which takes memory before any pixel."""

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.dicom.header import MOST_VOXELS, Plane
-from mixmfl.data.image import Grid, check_directions, make_grid
+from mixmfl.data.dicom.header import Plane
+from mixmfl.data.image import MOST_VOXELS, Grid, check_directions, make_grid
 
 SPACING_TOLERANCE = 0.02  # relative: slices may be so far from evenly spaced
 AXES_TOLERANCE = 1e-3  # of each cosine: headers differ in the sixth digit
