@@ -51,14 +51,6 @@ It is a mean over other patients and says nothing about this case. Masks must be
 someone who can judge them."""
 
 
-def for_pages(image: Array) -> npt.NDArray[np.uint8]:
-    """Return an image in 255 grey values, and 0 where it was 0."""
-    inside = image != 0
-    low, high = np.percentile(image[inside], [0.5, 99.5]) if inside.any() else (0.0, 1.0)
-    scaled = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1) * 254 + 1
-    return np.where(inside, scaled, 0).astype(np.uint8)
-
-
 def shown_name(case: str, show_patient: bool = False) -> str:
     """Return what the page and its files call a case.
 
@@ -87,7 +79,7 @@ def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labe
     Args:
         out: Folder of the masks.
         name: What the page calls the case; see ``shown_name``.
-        image: ``(Z, Y, X)``, from ``for_pages``, canonical.
+        image: ``(Z, Y, X)``, from ``case_reader.for_pages``, canonical.
         mask: ``(Z, Y, X)`` class indices.
         grid: Grid of the image and the mask.
         labels: What the indices mean.

@@ -10,6 +10,7 @@ from mixmfl.evaluation.subset_dice import all_subsets
 
 Command = Callable[..., int]
 Said = pytest.CaptureFixture[str]
+CASES = 2  # of each hospital
 
 
 @pytest.fixture
@@ -22,6 +23,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (found,) = entry_points(group="console_scripts", name="mixmfl_demo")
     small = {"spacing_mm": 8.0, "preset": str(tmp_path / "tiny.json")}
     module = found.load().__globals__
+    run_shown = module["_runner"].run_shown
+    fewer = {"mixmfl_demo_data": ("--cases", CASES), "mixmfl_plan_preprocess": ("-n", 1)}
+
+    def run_small(name: str, *arguments: object) -> None:
+        run_shown(name, *arguments, *fewer.get(name, ()))
+
+    monkeypatch.setattr(module["_runner"], "run_shown", run_small)
     monkeypatch.setitem(module, "SETTINGS", module["SETTINGS"] | small)
     return module["SETTINGS"]
 
@@ -40,7 +48,7 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
     said = capsys.readouterr().out
     for step in ("mixmfl_demo_data", "mixmfl_plan_preprocess", "mixmfl_train_federated"):
         assert f"\n$ {step} " in said
-    assert "4 cases of hospital 'unseen', from 15 subsets of modalities" in said
+    assert f"{CASES} cases of hospital 'unseen', from 15 subsets of modalities" in said
     rows = [line for line in said.splitlines() if line.startswith("│")]
     assert len(rows) == 16
     assert rows[14].startswith("│ flair, t1, t1c, t2 ")
@@ -48,10 +56,10 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
     subsets = all_subsets(("flair", "t1", "t1c", "t2"))
     masks = {"+".join(subset): len(list((out / "masks" / "+".join(subset)).glob("*.nii.gz")))
              for subset in subsets}  # fmt: skip
-    assert masks == dict.fromkeys(masks, 4)
+    assert masks == dict.fromkeys(masks, CASES)
     page = (out / "report.html").read_text()
     assert "phantom" in page
-    assert page.count("data:image/png") == 4 * 5  # four cases, each alone and all four modalities
+    assert page.count("data:image/png") == CASES * 5  # each modality alone, and all four
     assert not list(home.iterdir())  # the clinician's registered model is not the demo's
 
     # as an interruption leaves it: a mask is missing

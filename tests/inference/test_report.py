@@ -17,9 +17,10 @@ from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import report
+from mixmfl.inference.case_reader import for_pages
 from mixmfl.inference.model import save_model
 from mixmfl.inference.outcomes import Outcome
-from mixmfl.inference.report import for_pages, shown_name, write_case, write_report
+from mixmfl.inference.report import shown_name, write_case, write_report
 
 Command = Callable[..., int]
 LABELS = Labels({"background": 0, "lesion": 2, "core": 4})

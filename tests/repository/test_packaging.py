@@ -104,10 +104,10 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert shown == "[]\n"
 
 
-def test_the_process_that_reads_cases_for_a_prediction_has_no_torch() -> None:
+def test_the_process_that_reads_cases_for_a_prediction_imports_nothing_heavy() -> None:
     shown = run_python(
         "import mixmfl.core.pipeline, mixmfl.inference.case_reader, sys\n"
-        "print({'torch', 'nnunetv2', 'pandas'} & set(sys.modules))"
+        "print({'torch', 'nnunetv2', 'pandas', 'jinja2', 'scipy.ndimage'} & set(sys.modules))"
     )
     assert shown == "set()\n"
 
