@@ -46,6 +46,10 @@ Form = tuple[tuple[int, ...], torch.dtype]
 """Shape and type of a tensor."""
 
 
+class DamageError(ValueError):
+    """A file is not what was written."""
+
+
 class Stored(Mapping[str, Tensor]):
     """Tensors in an open safetensors file, read on demand, whole or in parts.
 
@@ -257,11 +261,48 @@ def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the names, types, shapes and numbers of tensors."""
     hasher = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name in sorted(tensors):  # one at a time, where they are read from a file
+        tensor = tensors[name]
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         # as bytes, so that the types that numpy lacks are hashed too
         hasher.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return hasher.hexdigest()
+
+
+def with_digests(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the header with a digest of the tensors' numbers and one of all else.
+
+    They show damage. They are no signature: whoever changes a file on purpose makes them again.
+    """
+    content = {**header, "tensors_sha256": digest(tensors)}
+    return {**content, "header_sha256": header_digest(tensors, content)}
+
+
+def check_header(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Check header, names, shapes and types against their digest, without reading a tensor.
+
+    Raises:
+        DamageError: They are not what ``with_digests`` was given.
+    """
+    if header.get("header_sha256") != header_digest(tensors, header):
+        raise DamageError("it is damaged: its header is not what was written")
+
+
+def check_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Check tensors against their digest, reading them one at a time.
+
+    Raises:
+        DamageError: They are not what ``with_digests`` was given.
+    """
+    if header.get("tensors_sha256") != digest(tensors):
+        raise DamageError("it is damaged: its tensors are not those that were written")
+
+
+def header_digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a header, but for this digest in it, and of the tensors' forms."""
+    forms = [(name, str(form_of(tensors, name))) for name in sorted(tensors)]
+    content = {name: value for name, value in header.items() if name != "header_sha256"}
+    return hashlib.sha256(json.dumps([content, forms]).encode()).hexdigest()
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,15 @@ from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.files import SelfClosingFile, replacing, sha256
 from mixmfl.core.json_fields import Range, fields, is_text, listed, named, real, shown, whole
 from mixmfl.core.process_memory import give_back_memory
-from mixmfl.core.tensor_store import open_stored, read, write
+from mixmfl.core.tensor_store import (
+    DamageError,
+    check_header,
+    check_tensors,
+    open_stored,
+    read,
+    with_digests,
+    write,
+)
 from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
@@ -42,7 +50,7 @@ from mixmfl.planning.plans import Plans
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-FORMAT = "mixmfl model 1"
+FORMAT = "mixmfl model 2"
 
 MOST_CASES = 10**9
 """Of a federation, that a header may tell of."""
@@ -213,7 +221,7 @@ def save_model(
         **memory_to_state(state.memory),
     }
     with replacing(path) as temporary:
-        write(temporary, tensors, header)
+        write(temporary, tensors, with_digests(tensors, header))
         return sha256(temporary)
 
 
@@ -224,11 +232,19 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         path: The model of all.
         own: The site's blocks.
         out: To write.
+
+    Raises:
+        ModelError: The model of all is damaged.
     """
-    tensors, header = read(path)
+    try:
+        tensors, header = read(path)
+        check_header(tensors, header)
+        check_tensors(tensors, header)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
     merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
-        write(temporary, merged, header)
+        write(temporary, merged, with_digests(merged, header))
 
 
 def _source(modality: str, image: Any) -> Path | Source:
@@ -269,13 +285,12 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     path, device = Path(path), torch.device(device)
     try:
         tensors, header = open_stored(SelfClosingFile(path))
+        if header.get("format") == FORMAT:
+            check_header(tensors, header)
     except FileNotFoundError:
         raise ModelError(f"{path}: there is no such model file") from None
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
-            "mixmfl_export"
-        ) from None
+        raise _unreadable(path, error) from None
     version = header.get("mixmfl_version")
     writer = version if is_text(version) else "of unknown version"
     if header.get("format") != FORMAT:
@@ -294,6 +309,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         check_state(network, weights)
         others = tensors.only([name for name in tensors if not name.startswith("network.")])
         check_memory(others, plans, configuration)
+        check_tensors(tensors, header)
         if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         if os.name == "nt":
@@ -307,8 +323,8 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"plans ({error}); export the run again with mixmfl_export, or install the version "
             "that wrote it"
         ) from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read to its end ({error}); copy it again") from None
+    except (OSError, DamageError) as error:
+        raise _unreadable(path, error) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     runner = fastest_form(network, device)
@@ -325,6 +341,13 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         expected,
         sha256(path),
         path.name,
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
+        "mixmfl_export"
     )
 
 

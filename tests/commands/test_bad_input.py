@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import LABELS, MODALITIES, small_case, small_plans, stored_site
+from small import LABELS, MODALITIES, model_bytes, small_case, small_plans, stored_site
 from torch import Tensor
 
 from mixmfl.core import tensor_store
@@ -234,7 +234,7 @@ def spoil_model(
 ) -> None:
     held, header = tensor_store.read(model)
     change(held, header)
-    model.write_bytes(tensor_store.pack(held, header))
+    model.write_bytes(model_bytes(held, header))
 
 
 def drop(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import small_head
-from small import MODALITIES, small_case, small_plans
+from small import MODALITIES, model_bytes, small_case, small_plans
 
 from mixmfl.core import tensor_store
 from mixmfl.data.image import Grid, read_labels, write_image
@@ -338,14 +338,14 @@ def cut(file: Path) -> None:
 
 def newer(file: Path) -> None:
     held, header = tensor_store.read(file)
-    file.write_bytes(tensor_store.pack(held, {**header, "format": "mixmfl model 99"}))
+    file.write_bytes(model_bytes(held, {**header, "format": "mixmfl model 99"}))
 
 
 def older(file: Path) -> None:
     """Write it as a version did whose plans had no ``temperature``."""
     held, header = tensor_store.read(file)
     del header["plans"]["network"]["temperature"]
-    file.write_bytes(tensor_store.pack(held, {**header, "mixmfl_version": "0.0.7"}))
+    file.write_bytes(model_bytes(held, {**header, "mixmfl_version": "0.0.7"}))
 
 
 def pickled(file: Path) -> None:
@@ -365,7 +365,7 @@ def someone_elses(file: Path) -> None:
     ("spoil", "message"),
     [
         (cut, "cannot be read as a model"),
-        (newer, "format 'mixmfl model 99' was found, 'mixmfl model 1' is needed"),
+        (newer, "format 'mixmfl model 99' was found, 'mixmfl model 2' is needed"),
         (older, "was written by mixmfl 0.0.7, and mixmfl"),
         (older, "missing fields ['temperature']); export the run again with mixmfl_export"),
         (pickled, "cannot be read as a model"),

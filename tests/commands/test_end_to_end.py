@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import LABELS_JSON, LPS, SHAPE, write_case
+from small import LABELS_JSON, LPS, SHAPE, model_bytes, write_case
 
 from mixmfl.core.files import read_json
 from mixmfl.data.image import Grid, read_grid, read_labels, write_image
@@ -534,7 +534,7 @@ def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
         (pickle.dumps({"weights": 1}), "cannot be read as a model"),
         (b"", "cannot be read as a model"),
         (pack({}, {"format": "mixmfl model 9", "mixmfl_version": "9.0"}), r"wrote it \(9\.0\)"),
-        (pack({}, {"format": "mixmfl model 1"}), "do not fit together"),
+        (model_bytes({}, {"format": "mixmfl model 2"}), "do not fit together"),
     ):
         file.write_bytes(spoilt)
         with pytest.raises(ModelError, match=message):

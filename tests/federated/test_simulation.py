@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import pickle
 from pathlib import Path
 
@@ -229,6 +230,22 @@ def test_a_damaged_record_falls_back_to_the_newest_that_is_whole(
         copy.write_text("{")
     with pytest.raises(ModelError, match="is damaged, and no round has a record that is not"):
         open_run(out)
+
+
+def test_a_run_whose_plans_changed_is_neither_resumed_nor_exported(
+    tmp_path: Path, plans: Plans, sites: list[Site]
+) -> None:
+    out = tmp_path / "run"
+    simulate(plans, sites, SETTINGS, "0", out)
+    file = out / "plans.json"
+    content = json.loads(file.read_text())
+    content["nnunet"]["configurations"]["2d"]["spacing"] = [1.0, 9.0]
+    file.write_text(json.dumps(content))
+    message = r"plans.json: is damaged or was changed; the run was started with other plans"
+    with pytest.raises(ModelError, match=message):
+        open_run(out)
+    with pytest.raises(ModelError, match=message):
+        export_model(out, "best", tmp_path / "m.safetensors")
 
 
 def test_a_run_is_resumed_only_as_it_was_started(

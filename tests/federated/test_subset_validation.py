@@ -11,7 +11,7 @@ from small import small_plans, stored_site
 from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.subset_dice import SubsetDice, find, least
 from mixmfl.federated.client import subset_validation
-from mixmfl.federated.server.checkpoint import choose_round
+from mixmfl.federated.server.checkpoint import choose_round, save_expected
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.subset_validation import Measured, merge_measured
 from mixmfl.federated.simulation import simulate
@@ -55,13 +55,14 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     simulate(plans, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
-    content = json.loads(record.read_text())
-    record.write_text(json.dumps({**content, "round": other}))
+    save_expected(run, other, [*model.expected])
     export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
     assert load_model(tmp_path / "m.safetensors").expected == ()
-    record.write_text('{"round": 1, "expected": [{"modalities": ["t1"], "dice": {"a": [7, 1]}}]}')
-    with pytest.raises(ModelError, match=r"expected.json: is damaged"):
-        export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
+    content = json.loads(record.read_text())
+    for damaged in ({**content, "round": 9}, {"round": 1, "expected": []}, {}):
+        record.write_text(json.dumps(damaged))
+        with pytest.raises(ModelError, match=r"expected.json: is damaged .* remove it"):
+            export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
 
 
 def test_without_validation_cases_nothing_is_expected(tmp_path: Path) -> None:

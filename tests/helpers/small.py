@@ -2,13 +2,14 @@
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mixmfl.core.tensor_store import pack, with_digests
 from mixmfl.data.image import Grid, write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.state import Site
@@ -111,6 +112,11 @@ def small_plans(
         NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
         dataclasses.replace(defaults, **training),
     )
+
+
+def model_bytes(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> bytes:
+    """Return the content of a model file, with digests that fit it."""
+    return pack(tensors, with_digests(tensors, header))
 
 
 def random_network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationNet:

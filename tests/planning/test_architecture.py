@@ -22,15 +22,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import LABELS, MODALITIES, small_case, small_plans
+from small import LABELS, MODALITIES, model_bytes, small_case, small_plans
 from torch import nn
 
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
-from mixmfl.core.tensor_store import pack, read
+from mixmfl.core.tensor_store import Stored, header_digest, pack, read
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
-from mixmfl.federated.server.checkpoint import Run, _record_digest, open_run, start_run
+from mixmfl.federated.server.checkpoint import Run, _digest, open_run, start_run
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import segmentation
 from mixmfl.inference.model import load_model, save_model
@@ -160,7 +160,7 @@ def ways_in(model: Path, tmp_path: Path) -> Mapping[str, Callable[[Any], object]
     start_run(run)
 
     def from_model(content: Any) -> object:
-        file.write_bytes(pack(tensors, {**header, "plans": content}))
+        file.write_bytes(model_bytes(tensors, {**header, "plans": content}))
         return load_model(file)
 
     def from_file(content: Any) -> object:
@@ -668,7 +668,7 @@ def test_a_model_file_that_says_what_cannot_be_is_refused(
 ) -> None:  # fmt: skip
     tensors, header = read(model)
     change(tensors, header)
-    (tmp_path / "m.safetensors").write_bytes(pack(tensors, header))
+    (tmp_path / "m.safetensors").write_bytes(model_bytes(tensors, header))
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path / "m.safetensors")
 
@@ -680,6 +680,13 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
     length = int.from_bytes(content[:8], "little")
     declared, begin = json.loads(content[8 : 8 + length]), len(content) - 8 - length
     end = begin + 2**35
+    giant = ((2**33,), torch.float32)
+    header = json.loads(declared["__metadata__"]["mixmfl"])
+    forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    with open(os.devnull, "rb", buffering=0) as nothing:
+        stored = Stored(nothing, {n: (f, 0) for n, f in {**forms, "network.giant": giant}.items()})
+    header["header_sha256"] = header_digest(stored, header)
+    declared["__metadata__"]["mixmfl"] = json.dumps(header)
     declared["network.giant"] = {"dtype": "F32", "shape": [2**33], "data_offsets": [begin, end]}
     text = json.dumps(declared).encode()
     file = tmp_path / "m.safetensors"
@@ -717,7 +724,7 @@ def test_a_run_that_says_what_cannot_be_is_refused(
     start_run(Run(tmp_path / "run", small_plans(), SETTINGS, "0", {}))
     file = tmp_path / "run" / "run.json"
     content = put(json.loads(file.read_text()), place, value)
-    content["sha256"] = _record_digest(content)
+    content["sha256"] = _digest(content)
     file.write_text(json.dumps(content))
     with pytest.raises(ModelError, match=message):
         open_run(tmp_path / "run")

@@ -184,6 +184,12 @@ def open_run(folder: Path) -> Run:
             f"{folder / 'run.json'}: format {record.get('format')!r} was found, {FORMAT} is needed"
         )
     plans = Plans.load(folder / "plans.json")
+    # runs that were begun before it was recorded have none
+    if record.get("plans_sha256", _digest(plans.to_json())) != _digest(plans.to_json()):
+        raise ModelError(
+            f"{folder / 'plans.json'}: is damaged or was changed; the run was started with other "
+            "plans. Put those back, from a copy or from plans.json of the folder given by -i"
+        )
     try:
         return _read_run(folder, record, plans)
     except (KeyError, TypeError, AttributeError, ValueError, MixmflError) as error:
@@ -362,7 +368,7 @@ def _strange(file: Path, error: ValueError) -> ModelError:
 def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
     """Save the Dice that a round's model is expected to have from subsets of modalities."""
     content = {"round": number, "expected": [each.to_json() for each in expected]}
-    write_json(run.folder / "expected.json", content)
+    write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
 
 
 def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
@@ -376,10 +382,15 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
         return None
     content = read_json(file, ModelError)
     try:
+        if content["sha256"] != _digest(content):
+            raise ValueError("it is not what was written")
         expected = [SubsetDice.from_json(each) for each in content["expected"]]
         return expected if content["round"] == number else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelError(f"{file}: is damaged ({error})") from None
+        raise ModelError(
+            f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
+            "measures again"
+        ) from None
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
@@ -489,6 +500,7 @@ def _write_record(run: Run) -> None:
         "format": FORMAT,
         "settings": dataclasses.asdict(run.settings),
         "fold": run.fold,
+        "plans_sha256": _digest(run.plans.to_json()),
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
         "personal": {
@@ -500,13 +512,14 @@ def _write_record(run: Run) -> None:
             for sites in run.history
         ],
     }
-    content["sha256"] = _record_digest(content)
+    content["sha256"] = _digest(content)
     if run.history:
         write_json(_round_folder(run, len(run.history)) / "run.json", content)
     write_json(run.folder / "run.json", content)
 
 
-def _record_digest(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON content, but for the field that holds it."""
     text = json.dumps({name: value for name, value in content.items() if name != "sha256"})
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -517,7 +530,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     for file in (folder / "run.json", *rounds):
         try:
             record = read_json(file, ModelError)
-            if record.get("format") == FORMAT and record.get("sha256") != _record_digest(record):
+            if record.get("format") == FORMAT and record.get("sha256") != _digest(record):
                 raise ModelError(f"{file}: is damaged; it is not what was written")
         except ModelError as error:
             log.warning("%s", error)
