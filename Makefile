@@ -25,7 +25,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo network-demo benchmark benchmark-patients privacy test slow coverage mutants lowest audit check format docs messages clean
+.PHONY: help install develop demo network-demo benchmark benchmark-patients privacy test slow coverage mutants lowest audit check format docs tables clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -99,7 +99,7 @@ format: develop ## put the code in the project's form
 docs: develop ## the documentation as a site, in site/; nothing is fetched, a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-messages: develop ## what docs/federation.md tells of messages, from the code
+tables: develop ## the tables of messages and settings in docs/, from the code
 	$(BIN)/python docs/generate.py
 
 clean: ## remove what was built, never demo/

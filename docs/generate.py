@@ -1,14 +1,18 @@
-"""Write what docs/federation.md tells of messages: every field, and sizes of an example.
+"""Write the tables of docs/federation.md and docs/plans.md that the code declares.
 
-Run by ``make messages``; a test compares the page with what this makes.
+The one has every field of every message, and sizes of an example; the other has every setting.
+Run by ``make tables``; a test compares the pages with what this makes.
 """
 
-import re
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from mixmfl.core.declarations import settings_of
 from mixmfl.data.labels import Labels
 from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.outbound_preview import preview_outbound
@@ -16,10 +20,10 @@ from mixmfl.federated.messages import SENT
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.planning.nnunet_planner import plan
-from mixmfl.planning.plans import Plans, load_preset
+from mixmfl.planning.plans import Plans, Preset, load_preset, preset_names
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 
-PAGE = Path(__file__).parent / "federation.md"
+PAGES = [Path(__file__).with_name(name) for name in ("federation.md", "plans.md")]
 LABELS = Labels({"background": 0, "whole_tumour": (1, 2), "core": 2}, (1, 2))
 GRID = (96, 160, 144)  # of every case of the example: voxels of 1 mm, (Z, Y, X)
 
@@ -76,13 +80,69 @@ def _fingerprint(cases: list[tuple[str, ...]]) -> Fingerprint:
     return merge_fingerprints([by_modalities[held] for held in cases])
 
 
+def planner() -> str:
+    """Return a table of the planner's settings."""
+    return _settings(Preset().planner)
+
+
+def network() -> str:
+    """Return a table of the network's settings."""
+    return _settings(Preset().network)
+
+
+def training() -> str:
+    """Return a table of the settings of training."""
+    return _settings(Preset().training)
+
+
+def presets() -> str:
+    """Return a table of what each shipped preset changes of the defaults."""
+    lines = ["| preset | what differs from the defaults |", "| --- | --- |"]
+    defaults = dataclasses.asdict(Preset())
+    for name in preset_names():
+        preset = dataclasses.asdict(load_preset(name))
+        changes = [
+            f"`{setting}` {_shown(value)}"
+            for part, settings in preset.items()
+            for setting, value in settings.items()
+            if value != defaults[part][setting]
+        ]
+        lines.append(f"| `{name}` | {', '.join(changes) or 'nothing'} |")
+    return "\n".join(lines)
+
+
+def _settings(defaults: Any) -> str:
+    """Return a table of settings, given their defaults."""
+    lines = ["| field | unit | default | values | reason |", "| --- | --- | --- | --- | --- |"]
+    values = dataclasses.asdict(defaults)
+    lines += [
+        f"| `{each.name}` | {each.unit} | {_shown(values[each.name])} | {each.needed} "
+        f"| {each.reason} |"
+        for each in settings_of(type(defaults))
+    ]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """Return a setting's value as a table has it: as in JSON, words without quotes."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+TABLES = {made.__name__: made for made in (fields, example, presets, planner, network, training)}
+
+
 def filled(page: str) -> str:
     """Return a page with what stands between the marks of each table made anew."""
-    for name, make in (("fields", fields), ("example", example)):
-        mark = rf"(<!-- made by docs/generate.py: {name} -->\n).*?(<!-- end of {name} -->)"
-        page = re.sub(mark, rf"\g<1>\n{make()}\n\n\g<2>", page, flags=re.DOTALL)
+    for name, make in TABLES.items():
+        if (begin := f"<!-- made by docs/generate.py: {name} -->\n") in page:
+            before, _, rest = page.partition(begin)
+            _, end, after = rest.partition(f"<!-- end of {name} -->")
+            page = f"{before}{begin}\n{make()}\n\n{end}{after}"
     return page
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in PAGES:
+        file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")

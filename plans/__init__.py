@@ -1,1 +1,1 @@
-"""Shipped plan presets (JSON), read by `mixmfl.plan.load_preset`."""
+"""Shipped plan presets (JSON), read by `mixmfl.planning.plans.load_preset`."""

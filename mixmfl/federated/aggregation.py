@@ -238,7 +238,7 @@ def aggregation_rule(name: str, *, fewest_holders: int = 1) -> Callable[[Rule], 
     """Register the decorated function as an aggregation rule.
 
     Args:
-        name: What plans call the rule; one of ``CHOICES["aggregation"]`` in ``plans.py``.
+        name: What plans call the rule; one of ``settings.Aggregation``.
         fewest_holders: How many sites must hold a block; with fewer the rule is ``clipped``. A
             rule that compares sites needs three: of two values that differ nothing tells which
             one is hostile, while clipping bounds what either can do.

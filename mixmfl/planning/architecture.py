@@ -16,6 +16,7 @@ from torch import nn
 
 from mixmfl.core.errors import PlansError
 from mixmfl.core.json_fields import Range, fields, flag, listed, real, shown, whole, word
+from mixmfl.planning.bounds import CHANNELS, CONVOLUTIONS, STAGES
 
 if TYPE_CHECKING:  # settings are needed for their type only
     from mixmfl.planning.settings import NetworkSettings
@@ -23,11 +24,8 @@ if TYPE_CHECKING:  # settings are needed for their type only
 NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 """The network that nnU-Net plans, as its plans name it. It is compared, never looked up."""
 
-STAGES = Range(2, 14)  # nnU-Net's planner has 14 at most; a U-Net of one has no decoder
-CHANNELS = Range(1, 2048)
 KERNEL = Range(1, 7)
 STRIDE = Range(1, 4)
-CONVOLUTIONS = Range(1, 8)  # of a stage
 
 MOST_LAYERS = 2000
 """Convolutions of a network. With nine modalities nnU-Net's largest has about 200."""

@@ -12,11 +12,11 @@ from typing import Any
 from mixmfl.core.errors import PlansError
 from mixmfl.core.json_fields import Range, fields, flag, listed, name, real, shown, whole, word
 from mixmfl.planning.architecture import check_architecture
+from mixmfl.planning.bounds import SPACING
 
 CONFIGURATIONS = {"2d": 2, "3d_fullres": 3}
 """Configurations that are used, and the number of axes of their patches."""
 
-SPACING = Range(0.05, 100)  # mm
 SIZE = Range(1, 8192)  # voxels along an axis
 BATCH = Range(1, 2**16)
 

@@ -3,91 +3,32 @@
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import (
-    MOST_NAME,
-    Range,
-    fields,
-    flag,
-    is_text,
-    listed,
-    real,
-    shown,
-    whole,
-    word,
-)
+from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole
+from mixmfl.core.records import read_record
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
-from mixmfl.planning.architecture import CHANNELS, CONVOLUTIONS, STAGES, check_network_size
-from mixmfl.planning.nnunet_plans import CONFIGURATIONS, SPACING, check_planned
+from mixmfl.planning.architecture import check_network_size
+from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 
 FORMAT = 1
 
-# what a setting that is a number may be; a setting is not read without an entry here
-RANGES = {
-    "memory_gb": Range(0, 1024, above=True),
-    "base_features": Range(0, 512, above=True),
-    "max_features_2d": CHANNELS,
-    "max_features_3d": CHANNELS,
-    "target_spacing": SPACING,
-    "tailored_width": Range(0, 4),
-    "shared_width": Range(0, 4),
-    "compensation_levels": Range(-STAGES.greatest, STAGES.greatest - 1),
-    "prototypes": Range(1, 64),
-    "temperature": Range(1e-4, 1000),
-    "decoder_convs": CONVOLUTIONS,
-    "rounds": Range(0, 10**5, above=True),
-    "local_steps": Range(0, 10**5, above=True),
-    "learning_rate": Range(0, 10, above=True),
-    "weight_decay": Range(0, 10),
-    "gradient_norm": Range(0, 10**6, above=True),
-    "foreground_share": Range(0, 1),
-    "modality_dropping": Range(0, 1),
-    "imagining": Range(0, 1),
-    "alignment": Range(0, 10**6, above=True),
-    "separation": Range(0, 10**6, above=True),
-    "memory_decay": Range(0, 1),
-    "validate_every": Range(0, 10**6, above=True),
-    "keep_every": Range(0, 10**6, above=True),
-    "personal_rounds": Range(0, 10**4, above=True),
-    "personal_learning_rate": Range(0, 10, above=True),
-    "personal_share": Range(0, 1),
-    "trimming": Range(0, 0.5),
-}
-
-MOST_ENTRIES = Range(0, STAGES.greatest)
-"""How many entries a setting that is a list may have."""
-
-# the words that a setting may be, or by which it has numbers
-CHOICES = {
-    "form": ("decoupled", "stacked"),
-    "fusion": ("concatenated", "gated"),
-    "decoder_skips": ("concatenated", "added"),
-    "losses": ("alignment", "separation"),
-    "aggregation": ("mean", "clipped", "median", "trimmed"),
-    "configuration": tuple(CONFIGURATIONS),
-}
-
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings that plans are made with."""
+    """The settings that plans are made with; a file holds what differs from the defaults."""
 
-    planner: PlannerSettings
-    network: NetworkSettings
-    training: TrainingSettings
+    planner: PlannerSettings = field(default_factory=PlannerSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
 @dataclass(frozen=True)
@@ -169,8 +110,10 @@ class Plans:
         fields(content, ("format", "modalities", "labels", "network", "training", "nnunet"), source)
         modalities = _modalities(content["modalities"], f"{source}: modalities")
         labels = _labels(content["labels"], f"{source}: labels")
-        network = read_settings(NetworkSettings, content["network"], f"{source}: network")
-        training = read_settings(TrainingSettings, content["training"], f"{source}: training")
+        network = read_record(NetworkSettings, content["network"], f"{source}: network", whole=True)
+        training = read_record(
+            TrainingSettings, content["training"], f"{source}: training", whole=True
+        )
         check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
         plans = cls(modalities, labels, content["nnunet"], network, training)
         _check_streams(network, training, source)
@@ -224,8 +167,10 @@ def preset_names() -> tuple[str, ...]:
 def load_preset(name: str) -> Preset:
     """Read a shipped preset by its name, or a user's by its path.
 
+    What it does not name has the declared default.
+
     Raises:
-        PlansError: There is none of that name, or a field is unknown, missing or wrong.
+        PlansError: There is none of that name, or a field is unknown or wrong.
     """
     if name in preset_names():
         content = json.loads(files("mixmfl.plans").joinpath(f"{name}.json").read_text("utf-8"))
@@ -235,11 +180,7 @@ def load_preset(name: str) -> Preset:
         raise PlansError(
             f"preset {name!r}: there are {', '.join(preset_names())}, or give the path of a .json"
         )
-    preset = read_settings(Preset, content, name)
-    spacing = preset.planner.target_spacing
-    if spacing is not None and len(spacing) != 3:
-        raise PlansError(f"{name}: planner: target_spacing: (Z, Y, X) in mm is needed")
-    return preset
+    return read_record(Preset, content, name)
 
 
 def usual_configuration(work: Path, plans: Plans) -> str:
@@ -317,49 +258,3 @@ def _labels(content: Any, source: str) -> Labels:
         raise PlansError(str(error)) from None
     listed(labels.values, entries, f"{source}: values")
     return labels
-
-
-def read_settings(kind: type[T], content: Any, source: str) -> T:
-    """Build a dataclass of settings from JSON, refusing what it does not have.
-
-    Args:
-        kind: The dataclass; its numbers are in ``RANGES``, its words in ``CHOICES``.
-        content: Unchecked JSON, which should be an object with the fields.
-        source: What messages call the value.
-
-    Raises:
-        PlansError: A field is unknown, missing or wrong.
-    """
-    types_by_name = typing.get_type_hints(kind)
-    fields(content, tuple(types_by_name), source)
-    return kind(
-        **{
-            name: _value(expected, content[name], f"{source}: {name}")
-            for name, expected in types_by_name.items()
-        }
-    )
-
-
-def _value(expected: Any, value: Any, source: str) -> Any:
-    """Check a JSON value against a field's type: number, word, numbers in a row or by name."""
-    field = source.rpartition(": ")[2]
-    if dataclasses.is_dataclass(expected):
-        return read_settings(typing.cast(type, expected), value, source)
-    if isinstance(expected, types.UnionType):  # only ever `something | None`
-        return None if value is None else _value(typing.get_args(expected)[0], value, source)
-    if typing.get_origin(expected) is tuple:
-        kind = typing.get_args(expected)[0]
-        return tuple(_value(kind, item, source) for item in listed(value, MOST_ENTRIES, source))
-    if typing.get_origin(expected) is Mapping:
-        words = CHOICES[field]
-        if not isinstance(value, Mapping) or not value.keys() <= set(words):
-            raise PlansError(
-                f"{source}: numbers by name are needed, of {', '.join(words)}, not {shown(value)}"
-            )
-        kind = typing.get_args(expected)[1]
-        return {name: _value(kind, value[name], f"{source}: {name}") for name in sorted(value)}
-    if expected is str:
-        return word(value, CHOICES[field], source)
-    if expected is bool:
-        return flag(value, source)
-    return expected((whole if expected is int else real)(value, RANGES[field], source))

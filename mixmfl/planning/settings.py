@@ -1,100 +1,242 @@
-"""The settings of a run: of the planner, the network and training."""
+"""The settings of a run: of the planner, the network and training.
+
+A setting is declared here and nowhere else: its type, bounds, unit, reason and default. The
+defaults are those of the preset ``default``; another preset holds what it changes of them.
+docs/plans.md has the tables, which ``make tables`` writes.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from mixmfl.core.declarations import entries, setting, within
+from mixmfl.planning.bounds import CHANNELS, CONVOLUTIONS, MOST_STAGES, SPACING
+
+_Millimetres = Annotated[float, within(SPACING.least, SPACING.greatest)]
+_Channels = Annotated[int, within(CHANNELS.least, CHANNELS.greatest)]
+
+
+Aggregation = Literal["mean", "clipped", "median", "trimmed"]
+Loss = Literal["alignment", "separation"]
 
 
 @dataclass(frozen=True)
 class PlannerSettings:
-    """Settings of nnU-Net's planner.
+    """Settings of nnU-Net's planner."""
 
-    Attributes:
-        memory_gb: GPU memory that patch and batch size aim at. nnU-Net's own default is 8.
-        base_features: Channels of the first stage; doubled at every stage.
-        max_features_2d: Channels at most, 2-D.
-        max_features_3d: Channels at most, 3-D.
-        target_spacing: mm, (Z, Y, X); None: nnU-Net's choice (the median of the cases).
-    """
-
-    memory_gb: float
-    base_features: int
-    max_features_2d: int
-    max_features_3d: int
-    target_spacing: tuple[float, ...] | None
+    memory_gb: Annotated[
+        float,
+        within(0, 1024, above=True),
+        setting(
+            "GB",
+            "target GPU memory for patch and batch size; nnU-Net's default is 8. Feature maps are "
+            "counted, as below; weights and optimizer are not",
+        ),
+    ] = 8.0
+    base_features: Annotated[
+        int,
+        within(1, 512),
+        setting("channels", "of the first stage, doubled at every stage; 32 is nnU-Net's"),
+    ] = 32
+    max_features_2d: Annotated[
+        _Channels, setting("channels", "at most, in 2-D; 512 is nnU-Net's")
+    ] = 512
+    max_features_3d: Annotated[
+        _Channels, setting("channels", "at most, in 3-D; 320 is nnU-Net's")
+    ] = 320
+    target_spacing: Annotated[
+        tuple[_Millimetres, _Millimetres, _Millimetres] | None,
+        setting(
+            "mm, (Z, Y, X), or of [stacks](data.md#orientation) the slices' axis and the two "
+            "others",
+            "null: nnU-Net's choice, in most cases the median over all cases",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Settings of the network, beyond the stages that the planner lays out.
+    """Settings of the network, beyond the stages that the planner lays out."""
 
-    Attributes:
-        form: ``"decoupled"``: MDM's encoders per modality; ``"stacked"``: one plain U-Net with a
-            channel per modality, zero where it is missing. The rest is of the decoupled form.
-        tailored_width: Channels of a tailored encoder, as a share of the planned channels; 0:
-            there is none.
-        shared_width: Channels of the shared encoder, as such a share; 0: there is none.
-        fusion: How slots become one: ``"concatenated"``, or a ``"gated"`` mean.
-        compensation_levels: Encoder levels at which the memory stands in for missing modalities;
-            0 is full resolution, -1 the deepest. At the others missing modalities are left out.
-        temperature: What cosine similarities are divided by in the attention over prototypes.
-        decoder_convs: Convolutions at each resolution of the decoder; nnU-Net plans two.
-        decoder_skips: How a fused map joins what the decoder brings from below:
-            ``"concatenated"``, as in nnU-Net, or ``"added"``.
-    """
-
-    form: str
-    tailored_width: float
-    shared_width: float
-    fusion: str
-    compensation_levels: tuple[int, ...]
-    temperature: float
-    decoder_convs: int
-    decoder_skips: str
+    form: Annotated[
+        Literal["decoupled", "stacked"],
+        setting(
+            "word",
+            "`decoupled` has an encoder per modality; `stacked` is a plain U-Net with a channel "
+            "per modality, zeros for missing ones, used as a baseline; the other fields then have "
+            "no effect",
+        ),
+    ] = "decoupled"
+    tailored_width: Annotated[
+        float,
+        within(0, 4),
+        setting("share of the planned channels", "width of each tailored encoder; 0: none"),
+    ] = 0.5
+    shared_width: Annotated[
+        float,
+        within(0, 4),
+        setting("share of the planned channels", "width of the shared encoder; 0: none"),
+    ] = 0.5
+    fusion: Annotated[
+        Literal["concatenated", "gated"],
+        setting(
+            "word",
+            "how slots become one: `gated` is a mean of the slots, weighted at every voxel; "
+            "[experiments.md](experiments.md#views-streams-and-recall) compares them",
+        ),
+    ] = "concatenated"
+    compensation_levels: Annotated[
+        tuple[Annotated[int, within(-MOST_STAGES, MOST_STAGES - 1)], ...],
+        entries(0, MOST_STAGES),
+        setting(
+            "encoder levels",
+            "levels at which the memory replaces a missing modality, in prediction, too; 0 is full "
+            "resolution, -1 the deepest. At other levels missing modalities are left out. Empty, "
+            "because no gain was shown",
+        ),
+    ] = ()
+    temperature: Annotated[
+        float,
+        within(1e-4, 1000),
+        setting(
+            "none",
+            "divides the cosine similarities to the prototypes before softmax, where the memory is "
+            "read",
+        ),
+    ] = 0.1
+    decoder_convs: Annotated[
+        int,
+        within(CONVOLUTIONS.least, CONVOLUTIONS.greatest),
+        setting(
+            "convolutions per resolution",
+            "in the decoder; 2 is nnU-Net's. One is faster, especially with few modalities, and "
+            "lowers Dice after as many steps ([experiments.md](experiments.md#a-cheaper-network))",
+        ),
+    ] = 1
+    decoder_skips: Annotated[
+        Literal["concatenated", "added"],
+        setting(
+            "word",
+            "how a fused map joins the decoder's map from the level below; nnU-Net's are "
+            "`concatenated`; `added` halves the input of the next convolution, with the same "
+            "effect on time and Dice",
+        ),
+    ] = "added"
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How sites train.
+    """How sites train."""
 
-    Attributes:
-        rounds: Exchanges with the server.
-        local_steps: Gradient steps of each site in a round.
-        learning_rate: AdamW's, in the first round; falls polynomially (power 0.9) to the last.
-        weight_decay: Weight decay of AdamW.
-        gradient_norm: Gradients are clipped to this norm (nnU-Net: 12).
-        foreground_share: Share of a batch whose patch is centred on foreground (nnU-Net: 1/3).
-        modality_dropping: Probability that the second view of a case has some of its modalities
-            hidden, every non-empty proper subset being equally likely; 0: there is no second view.
-        imagining: Probability that a missing modality of a case, which the memory knows, is imputed
-            in one more view of the case, see ``imputation``; 0: there is no such view, and no
-            memory but at the compensation levels.
-        losses: Weights, by name, of losses on the deepest features of both streams, see
-            ``feature_losses.LOSSES``; a loss that is not named is not used.
-        memory_decay: What a modality's earlier batches of a round still count for in the site's
-            prototypes, per later batch that shows it: features drift while the encoders learn.
-        validate_every: Rounds between two validations; the last round is always validated.
-        keep_every: Rounds between two checkpoints that are never removed, beside last and best.
-        personal_rounds: Rounds, of the run's local steps, in which a site fine-tunes its model.
-        personal_learning_rate: AdamW's, in the first of these; falls as that of a run does.
-        personal_share: How far it goes from the global model to the fine-tuned weights.
-        aggregation: Rule that merges the sites' changes of a block; see ``aggregation.RULES``.
-        trimming: Share of the holders that ``"trimmed"`` leaves out at each end.
-    """
-
-    rounds: int
-    local_steps: int
-    learning_rate: float
-    weight_decay: float
-    gradient_norm: float
-    foreground_share: float
-    modality_dropping: float
-    imagining: float
-    losses: Mapping[str, float]
-    memory_decay: float
-    validate_every: int
-    keep_every: int
-    personal_rounds: int
-    personal_learning_rate: float
-    personal_share: float
-    aggregation: str
-    trimming: float
+    rounds: Annotated[int, within(1, 10**5), setting("rounds", "exchanges with the server")] = 200
+    local_steps: Annotated[
+        int,
+        within(1, 10**5),
+        setting(
+            "gradient steps", "per site and round; equal for all, so that sites finish together"
+        ),
+    ] = 100
+    learning_rate: Annotated[
+        float,
+        within(0, 10, above=True),
+        setting(
+            "none",
+            "AdamW's in the first round; in round r of R, counted from 0, it is this times "
+            "(1 - r/R)^0.9, as nnU-Net's schedule",
+        ),
+    ] = 1e-3
+    weight_decay: Annotated[float, within(0, 10), setting("none", "AdamW's")] = 1e-4
+    gradient_norm: Annotated[
+        float,
+        within(0, 10**6, above=True),
+        setting("none", "gradients are clipped to this norm; nnU-Net's"),
+    ] = 12.0
+    foreground_share: Annotated[
+        float,
+        within(0, 1),
+        setting("share of a batch", "patches centred on a foreground voxel; nnU-Net's"),
+    ] = 0.33
+    modality_dropping: Annotated[
+        float,
+        within(0, 1),
+        setting(
+            "probability",
+            "probability that the modality-dropout view of a case hides some of its modalities; "
+            "every non-empty proper subset is equally likely. 0: no such view",
+        ),
+    ] = 1.0
+    imagining: Annotated[
+        float,
+        within(0, 1),
+        setting(
+            "probability",
+            "that a missing modality which the memory knows is imputed in one more view of the "
+            "case ([method.md](method.md#feature-imputation-of-missing-modalities)). 0: there is "
+            "no such view, and no memory except at the compensation levels. Off by default, "
+            "because [patients](experiments.md#on-patients) did not favour it",
+        ),
+    ] = 0.0
+    losses: Annotated[
+        Mapping[Loss, Annotated[float, within(0, 10**6, above=True)]],
+        entries(0, 2),
+        setting(
+            "weights by name",
+            "losses on the deepest features of both streams: `alignment` makes the shared features "
+            "of a case's modalities similar, `separation` decorrelates tailored from shared "
+            "features; a loss that is not named is off",
+        ),
+    ] = field(default_factory=dict)
+    memory_decay: Annotated[
+        float,
+        within(0, 1),
+        setting(
+            "share per batch",
+            "weight that a modality's earlier batches of a round keep in its prototypes, per later "
+            "batch that shows it: features drift while encoders learn",
+        ),
+    ] = 0.98
+    validate_every: Annotated[
+        int,
+        within(1, 10**6),
+        setting("rounds", "distance between validations; the last round is always validated"),
+    ] = 10
+    keep_every: Annotated[
+        int,
+        within(1, 10**6),
+        setting(
+            "rounds",
+            "distance between checkpoints that are kept in addition to the last and the best",
+        ),
+    ] = 50
+    personal_rounds: Annotated[
+        int,
+        within(1, 10**4),
+        setting(
+            "rounds",
+            "rounds of `local_steps` in which a site fine-tunes its personalised model "
+            "(`--personalize`)",
+        ),
+    ] = 6
+    personal_learning_rate: Annotated[
+        float,
+        within(0, 10, above=True),
+        setting("none", "AdamW's in the first of these; falls like that of a run"),
+    ] = 5e-4
+    personal_share: Annotated[
+        float,
+        within(0, 1),
+        setting("share", "position between the global model (0) and the fine-tuned weights (1)"),
+    ] = 0.5
+    aggregation: Annotated[
+        Aggregation,
+        setting(
+            "word",
+            "rule that merges the sites' changes of a block: "
+            "[privacy.md](privacy.md#rules-of-aggregation)",
+        ),
+    ] = "mean"
+    trimming: Annotated[
+        float,
+        within(0, 0.5),
+        setting("share", "share of holders that `trimmed` leaves out at each end; at least one"),
+    ] = 0.2

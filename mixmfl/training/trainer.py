@@ -174,7 +174,7 @@ def _loss(
         views += [imputed] if imputed is not None else []
     losses = [compare(network.decode(view, memory)) for view in views]
     loss = torch.stack(losses).mean()
-    for name, weight in settings.losses.items():
+    for name, weight in sorted(settings.losses.items()):
         loss = loss + weight * LOSSES[name](encoding.tailored[-1], encoding.shared[-1], present)
     return loss, encoding
 

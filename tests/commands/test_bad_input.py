@@ -72,15 +72,27 @@ def refused(said: Said, command: str) -> str:
     ("place", "value", "message"),
     [
         # a negative memory sent nnU-Net's planner round and round for ever
-        (("planner", "memory_gb"), -1, "planner: memory_gb: is -1; it must be above 0"),
-        (("planner", "base_features"), 0, "base_features: is 0; it must be above 0"),
-        (("planner", "target_spacing"), [0, 1, 1], "target_spacing: is 0; it must be from 0.05"),
-        (("planner", "target_spacing"), [1, 1], r"target_spacing: (Z, Y, X) in mm is needed"),
-        (("network", "temperature"), 0, "temperature: is 0; it must be from 0.0001 to 1000"),
+        (("planner", "memory_gb"), -1, "planner: memory_gb: is -1; it must be a number above 0"),
+        (("planner", "base_features"), 0, "base_features: is 0; it must be a whole number from 1"),
+        (
+            ("planner", "target_spacing"),
+            [0, 1, 1],
+            "target_spacing: is 0; it must be a number from 0.05",
+        ),
+        (
+            ("planner", "target_spacing"),
+            [1, 1],
+            "target_spacing: has 2 entries; it must have 3",
+        ),
+        (("network", "temperature"), 0, "temperature: is 0; it must be a number from 0.0001"),
         (("network", "compensation_levels"), [9], "compensation_levels: 2d has"),
-        (("training", "modality_dropping"), 7, "modality_dropping: is 7; it must be from 0 to 1"),
+        (
+            ("training", "modality_dropping"),
+            7,
+            "modality_dropping: is 7; it must be a number from 0 to 1",
+        ),
         (("training", "learning_rate"), float("inf"), "Infinity is no JSON number"),
-        (("training", "keep_every"), 0, "keep_every: is 0; it must be above 0"),
+        (("training", "keep_every"), 0, "keep_every: is 0; it must be a whole number from 1"),
     ],
 )
 def test_a_preset_whose_numbers_mean_nothing_is_refused(

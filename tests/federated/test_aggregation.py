@@ -1,6 +1,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from mixmfl.federated.server.update_checks import norms_of
 from mixmfl.federated.state import block_weights
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
-from mixmfl.planning.plans import CHOICES
+from mixmfl.planning.settings import Aggregation
 
 
 def test_every_parameter_belongs_to_a_block() -> None:
@@ -240,7 +241,7 @@ def test_clipping_shortens_an_update_to_the_usual_norm() -> None:
 
 
 def test_plans_may_name_every_rule_and_no_other() -> None:
-    assert CHOICES["aggregation"] == tuple(RULES)
+    assert get_args(Aggregation) == tuple(RULES)
 
 
 def test_a_change_is_shortened_to_what_is_allowed_and_never_made_longer() -> None:

@@ -7,13 +7,16 @@ import pytest
 from small import small_plans
 
 from mixmfl.core.errors import PlansError
+from mixmfl.core.records import read_record
 from mixmfl.planning.plans import (
     Plans,
+    Preset,
     load_preset,
     preset_names,
     replace_settings,
     usual_configuration,
 )
+from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 from mixmfl.research.benchmark.methods import METHODS
 
 
@@ -27,7 +30,7 @@ def test_plans_survive_their_file(tmp_path: Path) -> None:
     assert Plans.load(tmp_path / "plans.json").to_json() == plans.to_json()
 
 
-def test_every_shipped_preset_is_whole() -> None:
+def test_every_shipped_preset_is_read() -> None:
     assert set(preset_names()) == {"brats", "default", "demo", "patients", "phantom", "wide"}
     for name in preset_names():
         assert load_preset(name).training.rounds > 0
@@ -41,10 +44,44 @@ def test_the_default_is_wide_but_for_what_its_ablation_changes() -> None:
 
 
 def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
-    preset = json.loads((Path(__file__).parents[2] / "plans" / "default.json").read_text())
-    preset["planner"]["target_spacing"] = [2, 2, 2]
-    (tmp_path / "mine.json").write_text(json.dumps(preset))
-    assert load_preset(str(tmp_path / "mine.json")).planner.target_spacing == (2.0, 2.0, 2.0)
+    whole = dataclasses.asdict(load_preset("wide"))
+    whole["planner"]["target_spacing"] = [2, 2, 2]
+    (tmp_path / "mine.json").write_text(json.dumps(whole))
+    read = load_preset(str(tmp_path / "mine.json"))
+    assert read.planner.target_spacing == (2.0, 2.0, 2.0)
+    assert (read.network, read.training) == (load_preset("wide").network, TrainingSettings())
+
+
+def test_a_preset_holds_what_it_changes_of_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"network": {"tailored_width": 0.75}}')
+    preset = load_preset(str(file))
+    assert preset.network == dataclasses.replace(NetworkSettings(), tailored_width=0.75)
+    assert (preset.planner, preset.training) == (PlannerSettings(), TrainingSettings())
+    assert load_preset("default") == Preset()
+    file.write_text('{"network": {"width": 0.75}}')
+    with pytest.raises(PlansError, match=r"mine.json: network: unknown fields \['width'\]"):
+        load_preset(str(file))
+    file.write_text('{"heads": {}}')
+    with pytest.raises(PlansError, match=r"mine.json: unknown fields \['heads'\]"):
+        load_preset(str(file))
+
+
+def test_no_shipped_preset_repeats_a_default() -> None:
+    defaults, found = dataclasses.asdict(Preset()), 0
+    for name in preset_names():
+        shipped = json.loads((Path(__file__).parents[2] / "plans" / f"{name}.json").read_text())
+        for part, changes in shipped.items():
+            for field, value in changes.items():
+                assert value != defaults[part][field], (name, field)
+                found += 1
+    assert found > 20
+
+
+def test_the_defaults_are_within_their_own_bounds() -> None:
+    for settings in (PlannerSettings(), NetworkSettings(), TrainingSettings()):
+        content = json.loads(json.dumps(dataclasses.asdict(settings)))
+        assert read_record(type(settings), content, "defaults", whole=True) == settings
 
 
 @pytest.mark.parametrize(
@@ -53,20 +90,48 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("format",), 0, "plans of format 0 were found"),
         (("patch",), 3, r"unknown fields \['patch'\]"),
         (("training", "epochs"), 3, r"training: unknown fields \['epochs'\]"),
-        (("training", "rounds"), "many", "training: rounds: int is needed, not 'many'"),
-        (("training", "rounds"), 2.5, "training: rounds: int is needed, not 2.5"),
-        (("network", "temperature"), True, "temperature: float is needed"),
+        (
+            ("training", "rounds"),
+            "many",
+            "training: rounds: is 'many'; it must be a whole number from 1 to",
+        ),
+        (("training", "rounds"), 2.5, "training: rounds: is 2.5; it must be a whole number"),
+        (
+            ("network", "temperature"),
+            True,
+            "temperature: is True; it must be a number from 0.0001 to 1000",
+        ),
         (("network", "compensation_levels"), 3, "compensation_levels: a list is needed"),
-        (("network", "temperature"), 0, "network: temperature: is 0; it must be from 0.0001"),
-        (("training", "losses"), {"focal": 1}, "by name are needed, of alignment, separation, not"),
-        (("training", "losses"), [1], r"losses: numbers by name are needed, .* not \[1\]"),
-        (("training", "losses"), {"alignment": 0}, "losses: alignment: is 0; it must be above 0"),
+        (
+            ("network", "temperature"),
+            0,
+            "network: temperature: is 0; it must be a number from 0.0001",
+        ),
+        (
+            ("training", "losses"),
+            {"focal": 1},
+            "name: is 'focal'; it must be alignment or separation",
+        ),
+        (("training", "losses"), [1], r"losses: an object with fields is needed, not \[1\]"),
+        (
+            ("training", "losses"),
+            {"alignment": 0},
+            "losses: alignment: is 0; it must be a number above 0",
+        ),
         (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
         (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
         (("network", "shared_width"), 0, "a memory needs both streams; leave"),
-        (("training", "personal_share"), 1.5, "personal_share: is 1.5; it must be from 0 to 1"),
+        (
+            ("training", "personal_share"),
+            1.5,
+            "personal_share: is 1.5; it must be a number from 0 to 1",
+        ),
         (("network", "compensation_levels"), [3], "2d has 3 levels, .* 3 is none of them"),
-        (("training", "memory_decay"), 1.5, "memory_decay: is 1.5; it must be from 0 to 1"),
+        (
+            ("training", "memory_decay"),
+            1.5,
+            "memory_decay: is 1.5; it must be a number from 0 to 1",
+        ),
         (("network",), [], "network: an object with fields is needed"),
         (("nnunet", "configurations"), {}, "neither 2d nor 3d_fullres is planned"),
     ],
@@ -103,7 +168,7 @@ def test_replaced_settings_are_checked_as_if_read() -> None:
     assert (plans.network.fusion, plans.training.rounds) == ("gated", 7)
     with pytest.raises(PlansError, match=r"unknown fields \['epochs'\]"):
         replace_settings(small_plans(), {}, {"epochs": 7})
-    with pytest.raises(PlansError, match="rounds: is 0; it must be above 0"):
+    with pytest.raises(PlansError, match="rounds: is 0; it must be a whole number from 1 to"):
         replace_settings(small_plans(), {}, {"rounds": 0})
 
 

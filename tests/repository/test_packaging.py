@@ -57,6 +57,7 @@ DOORS = {
     "jinja2": {"evaluation.html"},
     "sklearn": {"research.membership_inference"},
     "blosc2": {"planning.preprocessed_case"},
+    "msgspec": {"core.declarations", "core.records"},
     "safetensors": {"core.tensor_store"},
     "nvflare": {"federated.flare"},
     "cryptography": {"federated.flare.provisioning", "federated.secure_aggregation.crypto"},

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.state import RunSettings, first_state, register
 from mixmfl.networks.build import build_network
 from mixmfl.networks.prototypes import Prototypes
-from mixmfl.planning.plans import CHOICES, replace_settings
+from mixmfl.planning.plans import replace_settings
+from mixmfl.planning.settings import Loss
 from mixmfl.training.feature_losses import LOSSES, alignment, separation
 from mixmfl.training.nnunet_training import supervision_loss, supervision_targets
 
@@ -186,7 +188,7 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
 
 
 def test_plans_may_name_every_loss_and_no_other() -> None:
-    assert CHOICES["losses"] == tuple(LOSSES)
+    assert get_args(Loss) == tuple(LOSSES)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -1,0 +1,144 @@
+"""JSON that somebody else wrote becomes a dataclass, or one error says what is wrong with it.
+
+What each field may be is declared at the field, see ``declarations``. msgspec judges the values,
+strictly: true is no number, 2.0 no whole one, NaN within no bounds, and a value is never changed,
+but that a whole number does where any number will do. It names no value that it refuses, so the
+sentence for whoever wrote the record is made here.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mixmfl.core.declarations import (
+    LONGEST_PATH,
+    count_of,
+    is_row,
+    kinds_of,
+    needed,
+    optional,
+    split,
+    text_of,
+)
+from mixmfl.core.errors import MixmflError, PlansError
+from mixmfl.core.json_fields import fields, is_word, listed, named, shown
+from mixmfl.core.text import one_line
+
+T = TypeVar("T")
+
+
+def read_record(
+    kind: type[T],
+    content: Any,
+    source: str,
+    error: type[MixmflError] = PlansError,
+    *,
+    whole: bool = False,
+) -> T:
+    """Build a dataclass from JSON.
+
+    Args:
+        kind: The dataclass.
+        content: Unchecked JSON, which should be an object with the dataclass's fields.
+        source: What messages call the content, such as the name of a file.
+        error: The class of the error that is raised.
+        whole: Whether fields that have a default must be there, too.
+
+    Raises:
+        MixmflError: A field is unknown, missing, of another type or beyond its bounds.
+    """
+    record = typing.cast(type, kind)
+    kinds, may = kinds_of(record), frozenset() if whole else _with_default(record)
+    fields(content, sorted(kinds.keys() - may), source, may=may, error=error)
+    values = {}
+    for name in (name for name in kinds if name in content):
+        read = _value if name in _slow_fields(record) else _fast
+        values[name] = read(kinds[name], content[name], _At(f"{source}: {name}", error, whole))
+    return kind(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _At:
+    """Where a value stands; see ``read_record`` for the attributes."""
+
+    source: str
+    error: type[MixmflError]
+    whole: bool
+
+    def inside(self, name: str) -> "_At":
+        """Return where something in the value stands."""
+        return dataclasses.replace(self, source=f"{self.source}: {name}")
+
+
+def _fast(kind: Any, value: Any, at: _At) -> Any:
+    """Have msgspec judge a whole value; only where it refuses, look for the entry that is wrong."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return _value(kind, value, at)
+
+
+def _value(kind: Any, value: Any, at: _At) -> Any:
+    """Return a value as what a field is declared to be, judged entry by entry."""
+    plain, declared = split(kind)
+    if (beside_null := optional(plain)) is not None:
+        if value is None:
+            return None
+        plain, declared = split(beside_null)
+    inner, origin = typing.get_args(plain), typing.get_origin(plain)
+    if dataclasses.is_dataclass(plain):
+        return read_record(typing.cast(type, plain), value, at.source, at.error, whole=at.whole)
+    if origin is Mapping:
+        named(value, count_of(declared), at.source, at.error)
+        return {
+            _value(inner[0], name, at.inside("name")): _value(
+                inner[1], each, at.inside(one_line(name))
+            )
+            for name, each in value.items()
+        }
+    if origin in (tuple, Sequence):
+        count = len(inner) if is_row(plain) else count_of(declared)
+        items = listed(value, count, at.source, at.error)
+        kinds = inner if is_row(plain) else [inner[0]] * len(items)
+        made = [_value(each, item, at) for each, item in zip(kinds, items, strict=True)]
+        return tuple(made) if origin is tuple else made
+    if plain is Path and is_word(value, LONGEST_PATH):
+        return Path(value)
+    if (meta := text_of(declared)) is None or is_word(value, meta.max_length or 0):
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            pass
+    raise at.error(f"{at.source}: is {shown(value)}; it must be {needed(kind)}")
+
+
+@cache
+def _with_default(record: type) -> frozenset[str]:
+    """Return the fields of a record that have a default."""
+    missing = dataclasses.MISSING
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(record)
+        if field.default is not missing or field.default_factory is not missing
+    )
+
+
+@cache
+def _slow_fields(record: type) -> frozenset[str]:
+    """Return the fields of a record that msgspec alone cannot judge."""
+    return frozenset(name for name, kind in kinds_of(record).items() if _has_ours(kind))
+
+
+def _has_ours(kind: Any) -> bool:
+    """Say whether there are records, paths or printable text in a value."""
+    plain, declared = split(kind)
+    if dataclasses.is_dataclass(plain) or plain is Path or text_of(declared):
+        return True
+    if typing.get_origin(plain) is typing.Literal:
+        return False
+    return any(map(_has_ours, typing.get_args(plain)))
