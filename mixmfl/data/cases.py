@@ -16,7 +16,7 @@ from typing import Any
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import files_below
 from mixmfl.core.text import one_line, plural
-from mixmfl.data.accounting import LABEL, FileRecord, inside, other_format, rest_below
+from mixmfl.data.accounting import LABEL, FileRecord, header_of, inside, other_format, rest_below
 from mixmfl.data.case_drafts import Draft, GatheredFile
 from mixmfl.data.case_grouping import group, stem_of
 from mixmfl.data.file_names import FileName, read_name
@@ -302,7 +302,7 @@ def _with_unread(
     """Warn where an image of a case lies in a format that is not read."""
     warnings: dict[str, list[str]] = defaultdict(list)
     records = []
-    paths = [path for path in files_below(folder) if other_format(path)]
+    paths = [p for p in files_below(folder) if other_format(p) and not header_of(p)]
     for path in paths:
         modality = read_name(stem_of(path), modalities).modality
         beside = [

@@ -489,11 +489,12 @@ def test_labels_of_two_raters_do_not_matter_to_prediction(tmp_path: Path) -> Non
 
 
 def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
-    make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mgz", "q/FLAIR.nii.gz", ".hidden/x")
-    make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img")
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mnc", "q/FLAIR.nii.gz", ".hidden/x")
+    make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img", "s/T1.img")
     (tmp_path / "empty").mkdir()
     (tmp_path / "p" / "T1.json").write_text("{}")
-    (tmp_path / "q" / "T1c.mgz").write_text("x")
+    for name in ("q/T1c.mnc", "s/T2.img", "s/T1.img"):
+        (tmp_path / name).write_text("x")
     os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
     found = account(find_cases(tmp_path))
     met = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
@@ -503,24 +504,31 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert records[".hidden"].why == "hidden: its name begins with a dot"
     assert records["gone.txt"].why == "a link to a file that is not there"
     assert records["p/T1.json"].why == "no image that we know"
-    assert records["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
+    assert records["q/T1c.mnc"].why == "MINC is not read; convert it to NIfTI (.nii.gz)"
+    assert records["s/T2.img"].why == "the voxels of T2.hdr"
+    assert (records["s/T2.hdr"].case, records["s/T2.hdr"].modality) == ("s", "t2")
     assert (records["p/T1.nii.gz"].case, records["p/T1.nii.gz"].modality) == ("p", "t1")
     assert len(records) == len(found.records)  # each once
-    (warned,) = [case for case in found.cases if case.warnings]
-    assert warned.name == "q"
-    assert warned.warnings == ("q/T1c.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)",)
+    warnings = {case.name: case.warnings for case in found.cases if case.warnings}
+    assert warnings == {
+        "q": ("q/T1c.mnc: MINC is not read; convert it to NIfTI (.nii.gz)",),
+        "s": (
+            "s/T1.img: a file of voxels without its header is not read; convert it to NIfTI "
+            "(.nii.gz)",
+        ),
+    }
     table = aside_table(found.aside, tmp_path)
     assert "empty,an empty folder" in table
 
 
 def test_a_folder_of_other_formats_alone_says_what_to_convert(tmp_path: Path) -> None:
-    make_files(tmp_path, "p/T1.mgz")
-    with pytest.raises(DataError, match=r"not read are p/T1\.mgz \(FreeSurfer\): convert them"):
+    make_files(tmp_path, "p/T1.mnc")
+    with pytest.raises(DataError, match=r"not read are p/T1\.mnc \(MINC\): convert them"):
         find_cases(tmp_path)
 
 
 def test_a_single_file_is_a_case(tmp_path: Path) -> None:
-    make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
+    make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mnc")
     found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
     assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
     assert [(record.path.name, record.modality) for record in found.records] == [
@@ -531,8 +539,8 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     mapping = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
     (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=mapping).cases
     assert list(case.images) == ["t2"]
-    with pytest.raises(DataError, match="FreeSurfer is not read; convert it"):
-        find_cases(tmp_path / "T1.mgz")
+    with pytest.raises(DataError, match="MINC is not read; convert it"):
+        find_cases(tmp_path / "T1.mnc")
 
 
 # --- the user's table
