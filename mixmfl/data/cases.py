@@ -4,6 +4,7 @@ Training and prediction both find cases here, by names alone: ``find_cases`` rea
 ``describe`` reports what it took each file for. ``load_case`` reads the files themselves.
 """
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -150,7 +151,10 @@ def find_cases(
             f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
         )
 
-    labels = read_folder_labels(folder)
+    labels = None
+    if read_dataset_json(folder):
+        with contextlib.nullcontext() if labels_needed else contextlib.suppress(DataError):
+            labels = read_folder_labels(folder)
     layout = "nnU-Net's channel numbers"
     drafts = _draft_from_channels(folder, modalities)
     if drafts is None:

@@ -8,8 +8,8 @@ is in millimetres, LPS: x grows to the patient's left, y to the back, z to the h
 import hashlib
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -179,6 +179,25 @@ def files_of(path: Path) -> tuple[Path, ...]:
             found = _VOXELS_FILE.search(file.read(1 << 16))
         voxels = path.parent / found[1].decode("utf-8", "replace").strip() if found else None
     return (path, voxels) if voxels is not None and voxels.is_file() else (path,)
+
+
+def are_copies(paths: Sequence[Path]) -> bool:
+    """Say whether image files hold the same bytes, packed by gzip or not; empty ones do not."""
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(nifti.unpacked(path)) for path in paths]
+            length = 0
+            while length <= 8 * MOST_VOXELS:
+                pieces = {file.read(1 << 20) for file in files}
+                if len(pieces) > 1:
+                    return False
+                (piece,) = pieces
+                if not piece:
+                    return length > 0
+                length += len(piece)
+    except DataError:
+        pass
+    return False
 
 
 def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:

@@ -8,13 +8,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from test_nifti import AFFINE, VOXELS, turned
+import SimpleITK as sitk  # noqa: N813 - its own abbreviation
 
 from mixmfl.core.errors import DataError
 from mixmfl.data import image
 from mixmfl.data.accounting import header_of
 from mixmfl.data.cases import Case
 from mixmfl.inference.case_reader import digests_of
+
+VOXELS = np.random.default_rng(0).integers(1, 900, (6, 5, 4)).astype(np.int16)  # X, Y, Z
+AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])
+AFFINE[:3, 3] = 10, 20, -30
+TURNED = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ AFFINE
 
 
 def repacked(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -28,13 +33,13 @@ def test_an_image_lies_where_nibabel_has_it_and_so_does_its_mask(
 ) -> None:
     voxels = (VOXELS % 200).astype(kind)
     made = nib.MGHImage if ".mg" in name else nib.Nifti1Pair
-    nib.save(made(voxels, turned(8)), tmp_path / name)
+    nib.save(made(voxels, TURNED), tmp_path / name)
     file = tmp_path / name.replace(".img", ".hdr")
     array, grid = image.read_image(file)
     np.testing.assert_array_equal(array, voxels.T)
     image.write_labels(tmp_path / "mask.nii.gz", (array > 99).astype(np.uint8), grid)
     mask = nib.load(tmp_path / "mask.nii.gz")
-    np.testing.assert_allclose(mask.affine, turned(8), atol=1e-4)
+    np.testing.assert_allclose(mask.affine, TURNED, atol=1e-4)
     np.testing.assert_array_equal(np.asarray(mask.dataobj), voxels > 99)
 
 
@@ -96,7 +101,7 @@ def test_the_voxels_in_another_file_are_part_of_an_image(tmp_path: Path, name: s
         voxels: Any
         voxels, grid = image.read_image(tmp_path / "whole.nii")
         (tmp_path / "whole.nii").unlink()
-        image.sitk.WriteImage(image.to_sitk(voxels, grid), str(tmp_path / name))
+        sitk.WriteImage(image.to_sitk(voxels, grid), str(tmp_path / name))
     header, data = image.files_of(tmp_path / name)
     assert {header, data} == set(tmp_path.iterdir())
     assert header_of(data) == name
