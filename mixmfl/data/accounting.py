@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.spreadsheet import cell
-from mixmfl.data.image import FILE_ENDINGS, OTHER_FORMATS
+from mixmfl.data.image import DETACHED, FILE_ENDINGS, OTHER_FORMATS, files_of
 
 LABEL = "label"
 """The ``FileRecord.modality`` of a segmentation."""
@@ -72,21 +72,22 @@ def _why_not_read(path: Path) -> str:
         return "is no file"
     if not path.stat().st_size:
         return "an empty file"
+    if owner := header_of(path):
+        return f"the voxels of {owner}"
     ending = other_format(path)
     if ending:
         return f"{OTHER_FORMATS[ending]} is not read; convert it to NIfTI (.nii.gz)"
     if path.name.lower().endswith(FILE_ENDINGS):
         return "an image outside the folders that are read in this layout"
-    if owner := _header_of(path):
-        return f"the voxels of {owner}"
     return "no image that we know"
 
 
-def _header_of(path: Path) -> str:
+def header_of(path: Path) -> str:
     """Return the name of the separate header file that a file of voxels belongs to, or nothing."""
-    stem = path.name.split(".")[0]
-    candidates = (path.with_name(f"{stem}{ending}") for ending in (".mhd", ".nhdr"))
-    return next((each.name for each in candidates if each.is_file() and each != path), "")
+    stems = {path.name.split(".")[0], path.stem, Path(path.stem).stem}
+    endings = [cased for each in DETACHED for cased in (each, each.upper())]
+    headers = [path.with_name(stem + ending) for stem in sorted(stems) for ending in endings]
+    return next((e.name for e in headers if e != path and path in files_of(e)[1:]), "")
 
 
 def other_format(path: Path) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.data.accounting import LABEL, FileRecord, inside
-from mixmfl.data.file_names import FileName
+from mixmfl.data.file_names import EVEN, FileName
+from mixmfl.data.image import are_copies
 from mixmfl.data.modalities import words_of
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
@@ -144,11 +145,20 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
 
 
 def _least_processed(files: Sequence[GatheredFile]) -> GatheredFile | None:
-    """Return the file that is least processed, or that the user chose; None if several are."""
+    """Return the file that is least processed, or that the user chose; None if several are.
+
+    Copies of a file, packed or not, count once.
+
+    dcm2niix writes an image of uneven slices as it is, with a wrong place for most of them, and
+    once more on even ones: that is the one to use.
+    """
     files = [file for file in files if file.given] or list(files)
+    files = [file for file in files if EVEN in file.reading.processing] or list(files)
     least = min((len(file.reading.processing) for file in files), default=0)
     candidates = [file for file in files if len(file.reading.processing) == least]
-    return candidates[0] if len(candidates) == 1 else None
+    if len(candidates) > 1 and not are_copies([file.path for file in candidates]):
+        return None
+    return candidates[0] if candidates else None
 
 
 def _record(

@@ -6,7 +6,9 @@ patient and cannot be grouped safely are refused: otherwise each piece of a pati
 from a single sequence.
 """
 
+import itertools
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -16,9 +18,18 @@ from mixmfl.data.accounting import inside, other_format
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_words import agent_in, agent_in_name
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
-_KIND_FOLDERS = {"anat", "dwi", "perf", "image", "images", "imagestr", "imagests"}
+_KIND_FOLDERS = {
+    "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
+    "resources", "files",
+}  # fmt: skip
+_SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
+# what SPM and CAT12 write before the name of an image that they made something of
+_SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
+_LONGEST_PREFIX = 16
+_DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
@@ -71,6 +82,9 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     """
     files = [_read_file(path, folder, modalities) for path in paths]
     files = _named_by_folder(files, folder, modalities)
+    files = _without_products_of_spm(files)
+    files = _with_agent_of_folder(files, folder)
+    files = _joined_by_name(files, folder)
     rests, unclear = _rests([file for file in files if file.reading.modality])
     known = [file for file in files if file.reading.is_known]
     case_folders = {file.home for file in known if not rests.get(file.path, file.reading.case)}
@@ -115,7 +129,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
 
 
 def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
-    parents = path.relative_to(folder).parts[:-1]
+    parents = tuple(map(_composed, path.relative_to(folder).parts[:-1]))
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
@@ -130,18 +144,24 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
         if file_name.modality or file_name.doubt:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
+    return _placed(path, file_name, parents, modalities)
+
+
+def _placed(path: Path, reading: FileName, parents: Parts, modalities: Modalities) -> ImageFile:
+    """Return a file with its place, of which folders that sort by kind are no part."""
 
     def is_sorting(part: str) -> bool:
         kind = read_name(part, modalities)
         if part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case):
             return True
-        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha
-        return kind.modality is not None and kind.modality == file_name.modality
+        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha, 5_MASK/MASK.nii
+        same = kind.modality is not None and kind.modality == reading.modality
+        return same or (kind.is_label and reading.is_label)
 
     home = tuple(part for part in parents if not is_sorting(part))
-    case = file_name.case if file_name.is_known else file_name.head or file_name.case
+    case = reading.case if reading.is_known else reading.head or reading.case
     place = tuple(part for part in home if _spaced(part) not in _spaced(case))
-    return ImageFile(path, file_name, place, home)
+    return ImageFile(path, reading, place, home)
 
 
 def _is_label_folder(name: str, modalities: Modalities) -> bool:
@@ -152,20 +172,133 @@ def _is_label_folder(name: str, modalities: Modalities) -> bool:
 def _named_by_folder(
     files: Sequence[ImageFile], folder: Path, modalities: Modalities
 ) -> list[ImageFile]:
-    """Read the folder's name where the file's name has no known word: ``T1/scan.nii``."""
-    beside = Counter(file.path.parent for file in files)
-    named = []
+    """Read a folder's name where the file's name has no known word: ``T1/scan.nii``.
+
+    The folder may lie further up if the file is the only one below it, as in XNAT's
+    ``SCANS/4-T1/NIFTI/image.nii.gz``.
+    """
+    below = Counter(place for file in files for place in file.path.parents)
+    return [_named_by_its_folder(file, folder, below, modalities) for file in files]
+
+
+def _named_by_its_folder(
+    file: ImageFile, folder: Path, below: Mapping[Path, int], modalities: Modalities
+) -> ImageFile:
+    if file.reading.is_known or file.reading.aside or file.reading.doubt:
+        return file
+    for place in file.path.parents:
+        if place == folder or (below[place] > 1 and place != file.path.parent):
+            return file
+        above, alone = read_name(_composed(place.name), modalities), below[place] == 1
+        parents = tuple(map(_composed, place.relative_to(folder).parts[:-1]))
+        if above.modality and not above.case and (alone or not file.home):
+            case = "" if alone else file.reading.case
+            reading = FileName(case, above.modality, head=case, processing=above.processing)
+            return _placed(file.path, reading, parents, modalities)
+        if alone and (above.is_known or above.doubt or above.aside):
+            if {part.lower() for part in parents} & _SERIES_FOLDERS and above.head.isdecimal():
+                above = replace(above, case="", head="")
+            return _placed(file.path, above, parents, modalities)
+        if below[place] > 1:
+            return file
+    return file
+
+
+def _without_products_of_spm(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Set aside what SPM made of an image beside it or in the folder above: ``c1T1``, ``wmT1``."""
+    by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
     for file in files:
-        silent = not (file.reading.is_known or file.reading.aside or file.reading.doubt)
-        if silent and file.path.parent != folder:
-            above = read_name(file.path.parent.name, modalities)
-            alone = beside[file.path.parent] == 1
-            if above.modality and not above.case and (alone or not file.home):
-                case = "" if alone else file.reading.case
-                file_name = FileName(case, above.modality, head=case, processing=above.processing)
-                file = replace(file, reading=file_name)
-        named.append(file)
-    return named
+        by_stem[file.path.parent][stem_of(file.path)] = file
+    left = []
+    for file in files:
+        stem, folder = stem_of(file.path), file.path.parent
+        for at in reversed(range(1, min(len(stem), _LONGEST_PREFIX))):
+            name = stem[at:]
+            original = by_stem[folder].get(name) or by_stem.get(folder.parent, {}).get(name)
+            is_patient = at == 1 and name[0].isdecimal()  # s01_T1 beside 01_T1
+            if original and not is_patient and _SPM.fullmatch(stem[:at]):
+                aside = f"an image that SPM made of {name}"
+                reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
+                file = replace(file, reading=reading, place=original.place, home=original.home)
+                break
+        left.append(file)
+    return left
+
+
+def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
+    """Read what a folder says of the contrast agent of a T1 whose own name does not say it.
+
+    So ``post_contrast/T1.nii.gz`` is a T1 with contrast agent; ``post/T1.nii.gz`` is undecided, as
+    it may be after surgery, unless a T1 with contrast agent lies beside it.
+    """
+    with_agent = {file.path.parent for file in files if file.reading.modality == "t1c"}
+    refined = []
+    for file in files:
+        parts = map(_composed, reversed(file.path.relative_to(folder).parts[:-1]))
+        spoken = ((part, agent) for part in parts for agent in (agent_in(part),) if agent)
+        part, agent = next(spoken, ("", ""))
+        reading = file.reading
+        own = agent_in_name(stem_of(file.path))
+        doubt = f"says {reading.modality}, and the folder {part!r} tells of a contrast agent"
+        if reading.is_bids or reading.modality not in ("t1", "t1c"):
+            pass
+        elif reading.modality == "t1c":
+            if agent == "without":
+                reading = replace(reading, modality=None, doubt=f"{doubt} to come")
+        elif agent == "with" and own != "without":
+            reading = replace(reading, modality="t1c")
+        elif (agent == "with") or (
+            agent == "unclear" and own != "without" and file.path.parent not in with_agent
+        ):
+            reading = replace(reading, modality=None, doubt=doubt)
+        refined.append(replace(file, reading=reading))
+    return refined
+
+
+def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
+    """Bring images of one patient together that lie in a folder each, by name and folder.
+
+    As archives write them: ``002_S_0295/MPRAGE/2011-06-02/I239487/ADNI_002_S_0295_MR_….nii``. All
+    numbers that identify the patient in the files' names must be in the names of the folders around
+    all of them, for a number alone may come back with another patient. Days are examinations.
+    """
+    by_patient: dict[tuple[str, str], list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.is_known and re.search(r"\d", file.reading.head):
+            day = next((d[0] for part in file.home for d in _DAY.finditer(part)), "")
+            by_patient[file.reading.head, day].append(file)
+    days = Counter(head for head, _ in by_patient)
+    moved: dict[Path, Parts] = {}
+    for (head, day), mine in by_patient.items():
+        images = [file for file in mine if file.reading.modality]
+        if len({file.home for file in mine}) == 1 or len(images) != len(
+            {file.reading.modality for file in images}
+        ):
+            continue
+        levels = zip(*(file.home for file in mine), strict=False)
+        common = tuple(
+            parts[0] for parts in itertools.takewhile(lambda parts: len({*parts}) == 1, levels)
+        )
+        around = {word for part in (folder.resolve().name, *common) for word in _words(part)}
+        numbers = {word for word in _words(head) if re.search(r"\d", word)}
+        if numbers <= around:
+            home = common
+            if day and days[head] > 1:
+                at = next((at for at, part in enumerate(common) if day in part), len(common))
+                home = (*common[:at], day)
+            moved.update({file.path: home for file in mine})
+    return [
+        replace(
+            file,
+            home=moved[file.path],
+            place=tuple(
+                p for p in moved[file.path] if _spaced(p) not in _spaced(file.reading.case)
+            ),
+        )
+        if file.path in moved
+        else file
+        for file in files
+    ]
 
 
 def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
@@ -206,7 +339,11 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
             rests.update(dict.fromkeys(paths, ""))  # numbers of series: 201_T1W, 301_T2W
         elif apart and home:
             rests.update(dict.fromkeys(paths, ""))
-            if any(re.search(r"\d", head) for head in by_head):
+            # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
+            others = [head for head in by_head if head and _spaced(head) not in _spaced(home[-1])]
+            if any(re.search(r"\d", head) for head in others) and (
+                len(others) > 1 or len(others) == len(by_head)
+            ):
                 unclear.update(paths)
     return rests, unclear
 
@@ -219,7 +356,11 @@ def _suffix_separates_cases(
         return True
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
-    modality_sets = [{image.reading.modality for image in images} for images in by_case.values()]
+    # an ADC is made of its DWI, and has its number
+    modality_sets = [
+        {"dwi" if image.reading.modality == "adc" else image.reading.modality for image in images}
+        for images in by_case.values()
+    ]
     if len(set.union(*modality_sets)) > 1:
         return any(len(modalities) > 1 for modalities in modality_sets)
     if head:  # p01/p01_t1_5, p01/p01_t1_9
@@ -272,7 +413,16 @@ def stem_of(path: Path) -> str:
     """Return an image's name without its ending."""
     name = path.name.lower()
     ending = next((end for end in FILE_ENDINGS if name.endswith(end)), other_format(path))
-    return path.name[: len(path.name) - len(ending)]
+    return _composed(path.name[: len(path.name) - len(ending)])
+
+
+def _composed(name: str) -> str:
+    """Return a name with each letter and its accent as one character; macOS takes them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _words(name: str) -> list[str]:
+    return _spaced(name).split()
 
 
 def _spaced(name: str) -> str:

@@ -4,6 +4,7 @@ Training and prediction both find cases here, by names alone: ``find_cases`` rea
 ``describe`` reports what it took each file for. ``load_case`` reads the files themselves.
 """
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import files_below
 from mixmfl.core.text import one_line, plural
-from mixmfl.data.accounting import LABEL, FileRecord, inside, other_format, rest_below
+from mixmfl.data.accounting import LABEL, FileRecord, header_of, inside, other_format, rest_below
 from mixmfl.data.case_drafts import Draft, GatheredFile
 from mixmfl.data.case_grouping import group, stem_of
 from mixmfl.data.file_names import FileName, read_name
@@ -150,7 +151,10 @@ def find_cases(
             f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
         )
 
-    labels = read_folder_labels(folder)
+    labels = None
+    if read_dataset_json(folder):
+        with contextlib.nullcontext() if labels_needed else contextlib.suppress(DataError):
+            labels = read_folder_labels(folder)
     layout = "nnU-Net's channel numbers"
     drafts = _draft_from_channels(folder, modalities)
     if drafts is None:
@@ -302,7 +306,7 @@ def _with_unread(
     """Warn where an image of a case lies in a format that is not read."""
     warnings: dict[str, list[str]] = defaultdict(list)
     records = []
-    paths = [path for path in files_below(folder) if other_format(path)]
+    paths = [p for p in files_below(folder) if other_format(p) and not header_of(p)]
     for path in paths:
         modality = read_name(stem_of(path), modalities).modality
         beside = [

@@ -6,11 +6,17 @@ by the BIDS specification, where the suffix alone says what a file is.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
 from mixmfl.data.sequence_vocabulary import KINDS
-from mixmfl.data.sequence_words import Reading, is_sequence_word, meaning_of, read_words
+from mixmfl.data.sequence_words import (
+    Reading,
+    begins_kind,
+    is_sequence_word,
+    meaning_of,
+    read_words,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ _PROCESSING = frozenset((
     "affine", "normalized", "normalised", "mni", "mni152", "preproc", "preprocessed",
     "processed", "denoised", "pp", "unstripped", "restore", "resampled", "resliced",
     "reoriented", "reorient", "std", "rai", "ras", "lps", "crop", "cropped", "robustfov",
-    "defaced", "deface", "zscore", "histmatch",
+    "defaced", "deface", "zscore", "histmatch", "tilt", "prenorm",
 ))  # fmt: skip
 # "T1_to_T2" is a T1 on the grid of a T2
 _CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "reg"))
@@ -63,6 +69,16 @@ _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
 _ANTS = re.compile(r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$")
+# HD-GLIO's "reoriented to standard", which elsewhere is a map of R2*
+_ORIENTED = re.compile(r"(?i)(?<![a-z0-9])(flair|ct1|t1[a-z]*|t2w?)([ _.-])r2s(?![a-z0-9])")
+# what dcm2niix appends; a letter more tells files of one name apart
+_PART = re.compile(r"(?i)_(ph|real|imaginary)[a-z]?$")
+_EVEN = re.compile(r"(?i)_eq(?:_\d+)?[a-z]?$")
+_ECHO = re.compile(r"(?i)_e([12])$")
+_PARTS = {"ph": "phase", "real": "real part", "imaginary": "imaginary part"}
+EVEN = "eq"
+"""The word of ``FileName.processing`` for an image on even slices made of one on uneven ones."""
+
 # what dcm2nii writes: 20190101_120000t1mpragesag
 _TIMED = re.compile(r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*)")
 _BIDS = re.compile(
@@ -103,9 +119,29 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """
     if bids := _BIDS.fullmatch(stem):
         return _read_bids(stem, bids, modalities, folder)
-    for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2")):
+    for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
-    return _read_free(_TIMED.sub(_without_time, stem), modalities)
+    return _read_converted(_TIMED.sub(_without_time, stem), modalities)
+
+
+def _read_converted(stem: str, modalities: Modalities) -> FileName:
+    """Read a name at whose end dcm2niix may have written what the image is."""
+    if part := _PART.search(stem):
+        file_name = _read_free(stem[: part.start()], modalities)
+        if file_name.modality:
+            aside = _PARTS[part[1].lower()]
+            return replace(file_name, case=stem, modality=None, aside=aside)
+    if even := _EVEN.search(stem):
+        file_name = _read_free(stem[: even.start()], modalities)
+        return replace(file_name, processing=(*file_name.processing, EVEN))
+    file_name = _read_free(stem, modalities)
+    echo = _ECHO.search(stem)
+    if echo and file_name.doubt:
+        kinds = {meaning_of(word) for word in words_of(stem)} & set(KINDS)
+        if kinds == {"pd", "t2"}:  # the first echo is the short one
+            modality = "pd" if echo[1] == "1" else "t2"
+            return replace(file_name, modality=modality, doubt="")
+    return file_name
 
 
 def _without_time(match: re.Match[str]) -> str:
@@ -233,7 +269,7 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
 
     def is_about_sequence(at: int) -> bool:
         word, meaning = words[at].lower(), meaning_of(words[at])
-        if at in matched or meaning in KINDS:
+        if at in matched or meaning in KINDS or begins_kind(words[at:]):
             return True
         if not meaning or meaning in ("beside", "filler", "before", "other", "perhaps not"):
             return False

@@ -1,14 +1,15 @@
 """Images as arrays with a grid: reading, writing, and one orientation for all.
 
-Only this module and ``registration`` import SimpleITK; only this module and ``nifti``, which reads
-and writes that format, import nibabel. Arrays are (Z, Y, X); their physical place is in
-millimetres, LPS: x grows to the patient's left, y to the back, z to the head.
+Only this module and ``registration`` import SimpleITK; only this module, ``nifti`` and
+``freesurfer``, which read these formats, import nibabel. Arrays are (Z, Y, X); their physical place
+is in millimetres, LPS: x grows to the patient's left, y to the back, z to the head.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,17 +21,16 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import replacing
-from mixmfl.data import nifti
+from mixmfl.data import freesurfer, nifti
 
 Array = npt.NDArray[Any]
 
-FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+FILE_ENDINGS = (*nifti.ENDINGS, *freesurfer.ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd")
 # image formats that are not read, by the first ending that fits
 OTHER_FORMATS = {
-    ".mgz": "FreeSurfer", ".mgh": "FreeSurfer", ".hdr": "NIfTI or Analyze in two files",
-    ".img": "NIfTI or Analyze in two files", ".img.gz": "NIfTI or Analyze in two files",
-    ".hdr.gz": "NIfTI or Analyze in two files", ".nii.bz2": "NIfTI packed by bzip2",
-    ".nii.zip": "NIfTI packed by zip", ".nii.xz": "NIfTI packed by xz", ".mnc": "MINC",
+    ".img": "a file of voxels without its header", ".nii.bz2": "NIfTI packed by bzip2",
+    ".img.gz": "a file of voxels without its header", ".nii.zip": "NIfTI packed by zip",
+    ".nii.xz": "NIfTI packed by xz", ".mnc": "MINC",
     ".mnc.gz": "MINC", ".rec": "Philips PAR/REC", ".par": "Philips PAR/REC", ".xml.rec": "Philips",
     ".head": "AFNI", ".brik": "AFNI", ".brik.gz": "AFNI", ".gipl": "GIPL", ".gipl.gz": "GIPL",
     ".vtk": "VTK", ".mif": "MRtrix", ".mif.gz": "MRtrix", ".tif": "TIFF", ".tiff": "TIFF",
@@ -38,12 +38,17 @@ OTHER_FORMATS = {
     ".tar": "an archive", ".tar.gz": "an archive", ".tgz": "an archive", ".7z": "an archive",
     ".rar": "an archive", ".npy": "NumPy", ".npz": "NumPy", ".v": "ECAT",
 }  # fmt: skip
-WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # those that are one file
+WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+DETACHED = (*nifti.PAIRS, ".nhdr", ".mhd")
+"""Endings of headers whose voxels lie in another file."""
 
 # by the last ending; named, because ITK would try its readers of all other formats, too
 _READERS = {
     ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
 }  # fmt: skip
+
+# what names the voxels' file in a header of NRRD and of MetaImage
+_VOXELS_FILE = re.compile(rb"(?im)^(?:data ?file:|ElementDataFile *=)([^\r\n]+)")
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
 SPACING_TOLERANCE = 1e-3  # relative
@@ -53,7 +58,7 @@ ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 # No scanner makes images beyond these: the file is damaged, or has other units. The largest number
 # of voxels is that of a cube of 1024.
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
-LONGEST_MM = 3000.0  # of an image, along each axis
+SHORTEST_MM, LONGEST_MM = 3.0, 3000.0  # of an image, along its longest axis
 MOST_VOXELS = 1 << 30
 
 LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
@@ -159,6 +164,40 @@ def read_grid(path: Path | Source) -> Grid:
         DataError: The file is missing, unreadable, or no three-dimensional scalar image.
     """
     return _open(path)[1] if isinstance(path, Path) else path.read()[1]
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return the files that an image is read from: its own, and a separate one of its voxels."""
+    name = path.name.lower()
+    voxels = None
+    if not path.is_file():
+        return (path,)
+    if name.endswith(nifti.PAIRS):
+        voxels = nifti.voxels_of(path)
+    elif name.endswith(DETACHED):
+        with path.open("rb") as file:
+            found = _VOXELS_FILE.search(file.read(1 << 16))
+        voxels = path.parent / found[1].decode("utf-8", "replace").strip() if found else None
+    return (path, voxels) if voxels is not None and voxels.is_file() else (path,)
+
+
+def are_copies(paths: Sequence[Path]) -> bool:
+    """Say whether image files hold the same bytes, packed by gzip or not; empty ones do not."""
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(nifti.unpacked(path)) for path in paths]
+            length = 0
+            while length <= 8 * MOST_VOXELS:
+                pieces = {file.read(1 << 20) for file in files}
+                if len(pieces) > 1:
+                    return False
+                (piece,) = pieces
+                if not piece:
+                    return length > 0
+                length += len(piece)
+    except DataError:
+        pass
+    return False
 
 
 def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:
@@ -391,10 +430,12 @@ def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
     """Read voxels in the file's type, or in type ``scaled`` where a NIfTI header scales them."""
     opened, grid = _open(path)
     if isinstance(opened, nifti.Header):
-        return nifti.read_voxels(path, opened, scaled), grid
+        return nifti.read_voxels(opened, scaled), grid
     on_disk = path.stat().st_size
-    detached = path.suffix.lower() in (".nhdr", ".mhd")
-    if not detached and math.prod(grid.shape) > on_disk * nifti.LARGEST_COMPRESSION:
+    if (
+        not path.name.lower().endswith(DETACHED)
+        and math.prod(grid.shape) > on_disk * nifti.LARGEST_COMPRESSION
+    ):
         raise DataError(
             f"{path}: promises {math.prod(grid.shape)} voxels, but has {on_disk} bytes; it is "
             "incomplete or damaged. Copy or export it again"
@@ -420,10 +461,10 @@ def _open(path: Path) -> tuple[Any, Grid]:
         raise DataError(
             f"{path}: is no image we read; its name must end in {_either(FILE_ENDINGS)}"
         )
-    if path.name.lower().endswith(nifti.ENDINGS):
-        header = nifti.read_header(path)
-        affine = np.array(header.place.affine)
-        grid = _grid_of(affine, header.shape, header.spacing, str(path))
+    if path.name.lower().endswith((*nifti.ENDINGS, *freesurfer.ENDINGS)):
+        reads = freesurfer if path.name.lower().endswith(freesurfer.ENDINGS) else nifti
+        header = reads.read_header(path)
+        grid = _grid_of(np.array(header.affine), header.shape, header.spacing, str(path))
         grid = replace(grid, place=header.place)
         _check_size(grid, str(path))
         return header, grid
@@ -474,10 +515,11 @@ def _check_size(grid: Grid, source: str) -> None:
             "count in millimetres? Export it again"
         )
     longest = max(n * step for n, step in zip(grid.shape, grid.spacing, strict=True))
-    if longest > LONGEST_MM:
+    if not SHORTEST_MM <= longest <= LONGEST_MM:
         raise DataError(
-            f"{size_text}, and is {longest:.0f} mm long; up to {LONGEST_MM:.0f} mm are believed. "
-            "Export it again, with the right spacing"
+            f"{size_text}, and is {longest:.3g} mm long; {SHORTEST_MM:g} to {LONGEST_MM:g} mm are "
+            "believed. Does its header count in millimetres? Export it again, with the right "
+            "spacing"
         )
 
 

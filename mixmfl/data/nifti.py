@@ -1,8 +1,8 @@
 """Reading and writing of NIfTI files; headers are checked against the file.
 
 Places are nibabel's: the sform if its code is above 0, else the qform if its code is above 0, else
-voxels of ``pixdim`` around the middle. Only this module and ``image`` import nibabel, and only this
-module imports isal.
+voxels of ``pixdim`` around the middle. An image may be one file or a pair, ``.hdr`` and ``.img``.
+Only this module, ``freesurfer`` and ``image`` import nibabel, and only this module imports isal.
 """
 
 import contextlib
@@ -23,13 +23,18 @@ from mixmfl.core.process_memory import available_bytes
 
 Array = npt.NDArray[Any]
 
-ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii", ".hdr", ".hdr.gz")
+PAIRS = (".hdr", ".hdr.gz")
+"""Endings of headers whose voxels lie in another file, which ends in one of ``VOXELS``."""
+
+VOXELS = (".img", ".img.gz")
 
 # No image compresses better than this (deflate's limit is 1032), so a header that promises more
 # voxels is damaged, which is known before memory is allocated.
 LARGEST_COMPRESSION = 1100
 
 _PIECE = 1 << 20  # bytes that are read at a time
+_MOST_BEHIND = 1 << 24  # bytes behind the voxels, where a format has anything there
 _KNOWN_CODES = range(6)  # of sform and qform, by the standard
 # number types by their code in the header, with their name in messages
 _REFUSED = {
@@ -68,46 +73,68 @@ class Header:
     Attributes:
         shape: Number of voxels, (Z, Y, X).
         spacing: Millimetres between voxels, (Z, Y, X).
-        place: The place of the voxels.
+        affine: 4x4 matrix from an index to mm, RAS; row by row.
+        place: The place of the voxels, for masks to copy; None where the format is not NIfTI.
+        voxels: The file that holds the numbers.
         kind: The type of the numbers in the file.
         start: The byte at which the numbers begin.
         slope: The factor by which the numbers are multiplied.
         intercept: The number that is added after that.
+        goes_on: Whether the format has other data behind the numbers.
     """
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    place: Place
+    affine: tuple[tuple[float, ...], ...]
+    place: Place | None
+    voxels: Path
     kind: np.dtype[Any]
     start: int
-    slope: float
-    intercept: float
+    slope: float = 1.0
+    intercept: float = 0.0
+    goes_on: bool = False
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of a NIfTI-1 or NIfTI-2 file.
+    """Read and check the header of a NIfTI-1 or NIfTI-2 file, or of a pair of files.
 
     Raises:
         DataError: The file is unreadable, no NIfTI file, or its header cannot be that of a
-            three-dimensional image with one number per voxel.
+            three-dimensional image with one number per voxel; or the file of its voxels is missing.
     """
-    header = _raw_header(path)
+    header, voxels = _raw_header(path)
     shape = _shape(path, header)
     kind = _kind(path, header)
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise damaged(path, error) from None
-    start = float(header["vox_offset"]) or float(header.single_vox_offset)
-    if not math.isfinite(start) or start < header.single_vox_offset or start != int(start):
+    first = header.single_vox_offset if voxels == path else 0
+    start = float(header["vox_offset"]) or float(first)
+    if not math.isfinite(start) or start < first or start != int(start):
         raise damaged(path, f"its vox_offset is {start:g}")
     spacing, place = _place(path, header, shape)
     return Header(
-        shape, spacing, place, kind, int(start), 1.0 if slope is None else slope, intercept or 0.0
+        shape,
+        spacing,
+        place.affine,
+        place,
+        voxels,
+        kind,
+        int(start),
+        1.0 if slope is None else slope,
+        intercept or 0.0,
     )
 
 
-def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> Array:
+def voxels_of(path: Path) -> Path | None:
+    """Return the file with the voxels of a pair's header, which has its name; None without one."""
+    stem = path.name[: path.name.lower().index(".hdr")]
+    beside = (each for each in sorted(path.parent.iterdir()) if each.name.startswith(stem))
+    return next((e for e in beside if e.name[len(stem) :].lower() in VOXELS), None)
+
+
+def read_voxels(header: Header, scaled: type[np.floating[Any]]) -> Array:
     """Read the voxels, ``(Z, Y, X)``, in the file's type, or in type ``scaled`` if they are scaled.
 
     ITK is not used: its NIfTI reader silently takes NaN for 0 and fills the missing part of a cut
@@ -117,7 +144,7 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
         DataError: The file has fewer or more voxels than the header says, or they do not fit into
             memory.
     """
-    count = math.prod(header.shape)
+    path, count = header.voxels, math.prod(header.shape)
     length = count * header.kind.itemsize
     packed, on_disk = _is_packed(path), path.stat().st_size
     if header.start + length > on_disk * (LARGEST_COMPRESSION if packed else 1):
@@ -125,7 +152,7 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
     is_scaled = (header.slope, header.intercept) != (1.0, 0.0)
     check_memory(path, length + (count * np.dtype(scaled).itemsize if is_scaled else 0))
     content = np.empty(length, dtype=np.uint8)
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         bytes_read, place = 0, memoryview(content.data)
         while piece := len(file.read(min(_PIECE, header.start - bytes_read))):
             bytes_read += piece
@@ -134,7 +161,10 @@ def read_voxels(path: Path, header: Header, scaled: type[np.floating[Any]]) -> A
             bytes_read += piece
         if bytes_read < header.start + length:
             raise _incomplete(path, header, bytes_read)
-        if file.read(1):  # at the end gzip has its checksum
+        behind = 0
+        while behind <= _MOST_BEHIND and (piece := len(file.read(_PIECE))):  # gzip's sum is last
+            behind += piece
+        if behind > (_MOST_BEHIND if header.goes_on else 0):
             raise DataError(
                 f"{path}: goes on behind its last voxel (byte {header.start + length}); size, "
                 "number type or offset in its header are not those of its voxels. Copy or export "
@@ -227,9 +257,10 @@ def not_an_image(path: Path, reason: object) -> DataError:
     )
 
 
-def _raw_header(path: Path) -> Any:
-    """Return nibabel's header as the file has it, unrepaired."""
-    with _unpacked(path) as file:
+def _raw_header(path: Path) -> tuple[Any, Path]:
+    """Return nibabel's header as the file has it, unrepaired, and the file of the voxels."""
+    is_pair = path.name.lower().endswith(PAIRS)
+    with unpacked(path) as file:
         start = file.read(nib.Nifti2Header.sizeof_hdr)
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
@@ -237,9 +268,27 @@ def _raw_header(path: Path) -> Any:
         header = kind(start[: kind.sizeof_hdr], check=False)
         if int(header["sizeof_hdr"]) != kind.sizeof_hdr:
             raise damaged(path, f"its sizeof_hdr is {header['sizeof_hdr']}")
-        if header["magic"].item() != kind.single_magic:
-            raise not_an_image(path, "it is the header of a pair of files")
-        return header
+        if header["magic"].item() != (kind.pair_magic if is_pair else kind.single_magic):
+            raise not_an_image(
+                path,
+                "it holds voxels, too, and is no header of a pair; its name should end in .nii"
+                if is_pair
+                else "it is the header of a pair of files; its name should end in .hdr",
+            )
+        if not is_pair:
+            return header, path
+        voxels = voxels_of(path)
+        if voxels is None:
+            raise DataError(
+                f"{path}: is the header of a pair of files, and no file .img with its voxels lies "
+                "beside it. Copy that, too"
+            )
+        return header, voxels
+    if is_pair and nib.AnalyzeHeader.may_contain_header(start):
+        raise DataError(
+            f"{path}: is of Analyze 7.5, which does not say where left and right are. Convert it "
+            "to NIfTI with the program that wrote it"
+        )
     raise not_an_image(path, "it has no NIfTI header")
 
 
@@ -364,7 +413,7 @@ def _is_packed(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[Any]:
+def unpacked(path: Path) -> Iterator[Any]:
     """Open a file for reading, through gzip where its first bytes say so.
 
     Raises:

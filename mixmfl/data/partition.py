@@ -20,7 +20,7 @@ import numpy as np
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import replacing, write_json
 from mixmfl.data.cases import Case, Found
-from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.image import DETACHED, FILE_ENDINGS
 from mixmfl.data.labels import Labels
 
 SETTINGS = ("mix-modal", "multi-modal", "cross-modal")
@@ -529,7 +529,7 @@ def _check_new(folder: Path, source: Path) -> None:
 def _put(file: Path, folder: Path, kind: str, copy: bool) -> None:
     """Link or copy a file into a folder, named after its kind, as any reader understands."""
     ending = next(end for end in FILE_ENDINGS if file.name.lower().endswith(end))
-    if ending in (".nhdr", ".mhd"):
+    if ending in DETACHED:
         raise DataError(
             f"{file}: is a header, and its voxels lie in another file, which it would not find "
             "from elsewhere; convert it to one file (.nrrd, .mha, .nii.gz)"

@@ -18,7 +18,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
-    "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc"),
+    "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc, ct1"),
     "t1 by technique": _phrases("""
         mprage, mp rage, mp-rage, memprage, mempr, mp2rage, mpragec, bravo, spgr, fspgr, irspgr,
         irfspgr, efgre3d, vibe, starvibe, lava, thrive, ethrive, tfe, itfe, t1tfe, mdeft, tfl,
@@ -159,8 +159,8 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         multihance, prohance, omniscan, clariscan, vueway, elucirem, gadoteridol, gadobutrol,
         gadoterate, gadopentetate, gdtpa, gddtpa, gd dtpa, gd dota, gddota, gadopiclenol, km,
         kontrast, kontrastmittel, contrast, contrasto, contraste, contrastmiddel,
-        contrastvloeistof, ce, mdc, mezzo di contrasto, medio de contraste, produit de contraste,
-        pdc, cte, inj, injected, injection, injecte, injectee, enhanced, enhancement,
+        contrastvloeistof, ce, enh, mdc, mezzo di contrasto, medio de contraste, produit de
+        contraste, pdc, cte, inj, injected, injection, injecte, injectee, enhanced, enhancement,
         contrastenhanced, contrast enhanced, contrast agent, iniettato, gdc, civ, ivc, contrast
         medium, dye
     """),

@@ -52,6 +52,7 @@ _PIECES = frozenset(
     for phrase in MEANINGS[meaning]
     if " " not in (word := phrase) and len(word) > 1
 )
+_LEAST_FIRST = 4  # letters of a technique that may begin a glued word: "tirmdarkfluid", not "set2"
 _AGENT = (
     r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte)"
 )
@@ -71,6 +72,9 @@ _REWRITTEN = (
     # the sign of an agent: before it after a space, or after it before one
     (re.compile(rf"(?<![^\s_(,;])-(?={_AGENT}(?![a-z0-9]))"), " minus "),
     (re.compile(rf"(?<![a-z0-9])({_AGENT})-(?![a-z0-9])"), r" \1 minus "),
+    # "T1C-" is a T1 without it
+    (re.compile(r"(?<![a-z0-9])(t1w?)[\s_]?(c|ce|gd|km)\s?-(?![a-z0-9])"), r" \1 \2 minus "),
+    (re.compile(r"(?<![a-z0-9])(t1w?)[\s_]?(c|ce|gd|km)\s?\+"), r" \1 \2 plus "),
     (re.compile(r"\+"), " plus "),
     (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
@@ -102,10 +106,38 @@ def read_words(text: str) -> Reading:
     )
 
 
+def agent_in(text: str) -> str:
+    """Return what a text of sequence words alone, such as a folder's name, says of an agent.
+
+    Returns:
+        ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing or is about more.
+    """
+    phrases = _understand(text)
+    if not phrases or not all(each.meaning for each in phrases):
+        return ""
+    if {each.words for each in phrases} == {"post"}:  # the agent, or surgery
+        return "unclear"
+    return _agent(phrases, {each.meaning for each in phrases})[0]
+
+
+def agent_in_name(text: str) -> str:
+    """Return what the words of a T1's name say of an agent, as ``agent_in`` does."""
+    phrases = _understand(text)
+    return _agent(phrases, {each.meaning for each in phrases})[0]
+
+
 @cache
 def is_sequence_word(word: str) -> bool:
     """Say whether a word of a file's name is about the sequence, not the patient."""
     return all(each.meaning or each.words in _PARTS for each in _understand(word))
+
+
+def begins_kind(words: Sequence[str]) -> bool:
+    """Say whether words begin with a phrase of several words for a sequence, as ``dark fluid``."""
+    lower = [word.casefold() for word in words[:_LONGEST]]
+    return any(
+        _TABLE.get(tuple(lower[:length]), "") in KINDS for length in range(2, len(lower) + 1)
+    )
 
 
 @cache
@@ -161,7 +193,8 @@ def _pieces(word: str) -> tuple[str, ...]:
             return ()
         for stop in range(len(rest), 1, -1):
             piece = rest[:stop]
-            if piece not in _PIECES or (first and _TABLE[piece,] == "technique"):
+            short = len(piece) < _LEAST_FIRST
+            if piece not in _PIECES or (first and short and _TABLE[piece,] == "technique"):
                 continue
             if (others := split(rest[stop:], False)) is not None:
                 return (piece, *others)
@@ -209,6 +242,8 @@ def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str
     modality = ""
     if not kinds:
         return "", "no word of it names a sequence that we know"
+    if "ct1" in words:
+        return "", "a T1 with contrast agent, or a computed tomography"
     if others & {"t2", "pd"} and "two echoes" in meanings:
         return "", "two echoes, of which it does not say which"
     if words & {"epi", "ep2d"} and (t1 or "t2" in others) and not others - {"t2", "t2star"}:

@@ -16,7 +16,7 @@ from mixmfl.core.files import sha256
 from mixmfl.core.pipeline import WaitTurn
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.data.cases import Case
-from mixmfl.data.image import Source
+from mixmfl.data.image import Source, files_of
 from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case, voxels_of
 
 LARGE_BYTES = 1 << 30
@@ -79,7 +79,10 @@ def digests_of(case: Case) -> dict[str, str]:
 
     def digest(source: Path | Source) -> str:
         try:
-            return sha256(source) if isinstance(source, Path) else source.sha256()
+            if not isinstance(source, Path):
+                return source.sha256()
+            digests = [sha256(file) for file in files_of(source)]
+            return digests[0] if len(digests) == 1 else "+".join(digests)
         except OSError:  # it is left out of the case, or refused, when it is read
             return ""
 

@@ -17,6 +17,7 @@ from mixmfl.core.text import quoted
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.cases import Case, Found
 from mixmfl.data.dicom.cases import Row
+from mixmfl.data.image import files_of
 from mixmfl.data.label_sets import LabelMap, map_labels
 from mixmfl.data.labels import Labels, read_site_labels
 from mixmfl.data.load_case import AlignmentOptions, load_case
@@ -385,7 +386,7 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     if site.placing != AlignmentOptions():
         parts.append(dataclasses.asdict(site.placing))
     for kind, source in sorted(sources.items()):
-        files = (source,) if isinstance(source, Path) else getattr(source, "files", ())
+        files = files_of(source) if isinstance(source, Path) else getattr(source, "files", ())
         for file in files:
             if file.exists():  # a broken link is refused when it is read
                 status = file.stat()

@@ -73,6 +73,19 @@ def test_what_a_hospital_gives_by_mistake_is_refused_before_anything_starts(
     assert not (kits / "north" / "console.log").exists()
 
 
+def test_a_hospital_with_mostly_unknown_images_is_told_the_alias_that_takes_them(
+    given: dict[str, object], cases: Path, command: Command, capsys: Said
+) -> None:
+    for number in range(5):
+        for name in ("LGE", "cine2", "cine4"):
+            (cases / f"secret{number}" / f"{name}.nii.gz").touch()
+    assert command("mixmfl_site", *sum(given.items(), ())) == 2
+    said = capsys.readouterr()
+    assert "15 images are of no modality that is known" in said.err
+    assert "--alias lge=lge" in said.err
+    assert "Ctrl-C" not in said.out
+
+
 def test_a_kit_that_is_in_use_is_not_used_twice(
     given: dict[str, object], kits: Path, command: Command, capsys: Said
 ) -> None:

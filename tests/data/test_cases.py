@@ -1,6 +1,8 @@
 import csv
+import gzip
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -429,6 +431,130 @@ def test_where_two_files_fit_the_user_is_asked_and_prediction_goes_on(tmp_path: 
     }
 
 
+def test_copies_of_a_file_count_once(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/T1 (2).nii.gz", "p/T2.nii", "p/FLAIR.nii.gz")
+    content = bytes(range(256)) * 9
+    for name, packed in (("T1.nii", False), ("T1.nii.gz", True), ("T2_5.nii.gz", True)):
+        (tmp_path / "p" / name).write_bytes(gzip.compress(content) if packed else content)
+    (tmp_path / "p" / "T1 (2).nii.gz").write_bytes(gzip.compress(content, 1))
+    (tmp_path / "p" / "T2.nii").write_bytes(content[:-1] + b"x")
+    (case,) = find_cases(tmp_path).cases
+    assert list(case.images) == ["flair", "t1"]
+    assert [warning[:30] for warning in case.warnings] == ["not used: 2 files for t2: p/T2"]
+
+
+def test_even_slices_go_before_the_uneven_ones_that_they_were_made_of(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/p_t2_5.nii.gz", "p/p_t2_5_Eq_1.nii.gz", "p/p_t1_4.nii.gz")
+    assert taken(find_cases(tmp_path))["p"]["t2"] == "p/p_t2_5_Eq_1.nii.gz"
+
+
+def test_what_spm_made_of_an_image_is_no_patient_of_its_own(tmp_path: Path) -> None:
+    make_files(tmp_path, "p/x1_T1.nii", "p/x1_FLAIR.nii", "p/c1x1_T1.nii", "p/mx1_T1.nii")
+    make_files(tmp_path, "p/wmx1_T1.nii", "p/rx1_FLAIR.nii", "p/y_x1_T1.nii", "p/mri/mwp1x1_T1.nii")
+    make_files(tmp_path, "q/01_T1.nii", "q/01_T2.nii", "q/s01_T1.nii", "q/s01_T2.nii")
+    found = find_cases(tmp_path)
+    assert {name: set(files) for name, files in taken(found).items()} == {
+        "x1": {"t1", "flair"},
+        "01": {"t1", "t2"},
+        "s01": {"t1", "t2"},  # a patient, not a smoothed image of 01
+    }
+    assert {each.path.name for each in found.aside} >= {"c1x1_T1.nii", "mwp1x1_T1.nii"}
+    assert {each.why for each in found.aside} == {
+        "its name says an image that SPM made of x1_T1",
+        "its name says an image that SPM made of x1_FLAIR",
+    }
+
+
+def test_a_diffusion_image_and_its_map_are_no_patient_of_their_own(tmp_path: Path) -> None:
+    make_files(tmp_path, "p01/p01_ep2d_3scan_trace_8.nii.gz", "p01/p01_t2_tse_3.nii.gz")
+    make_files(tmp_path, "p01/p01_ep2d_3scan_trace_8_ADC.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "p01": {"adc", "dwi", "t2"}
+    }
+
+
+def test_a_file_without_patient_is_of_the_patient_of_its_folder(tmp_path: Path) -> None:
+    make_files(tmp_path, "p01/T1 nach KM.nii.gz", "p01/p01_FLAIR.nii.gz", "q/T2.nii.gz")
+    make_files(tmp_path, "q/x7_FLAIR.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "p01": {"t1c", "flair"},
+        "q": {"t2", "flair"},
+    }
+
+
+def test_a_folder_per_series_may_lie_above_others(tmp_path: Path) -> None:
+    for patient in ("S1", "S2"):
+        make_files(tmp_path / "xnat", f"{patient}/SCANS/4-T1/NIFTI/image.nii.gz")
+        make_files(tmp_path / "xnat", f"{patient}/SCANS/5-t2_flair/resources/NIFTI/files/x.nii.gz")
+        make_files(tmp_path / "xnat", f"{patient}/SCANS/6-MASK/NIFTI/image.nii.gz")
+        make_files(tmp_path / "egd", f"{patient}/1_T1/NIFTI/T1.nii.gz")
+        make_files(tmp_path / "egd", f"{patient}/2_FLAIR/NIFTI/FLAIR.nii.gz")
+        make_files(tmp_path / "egd", f"{patient}/5_MASK/NIFTI/MASK.nii.gz")
+    for layout in ("xnat", "egd"):
+        found = find_cases(tmp_path / layout, labels_needed=True)
+        assert {name: set(files) for name, files in taken(found).items()} == {
+            "S1": {"t1", "flair", "label"},
+            "S2": {"t1", "flair", "label"},
+        }
+
+
+def test_a_folder_per_image_is_one_patient_where_names_and_folders_say_so(tmp_path: Path) -> None:
+    for day, number in (("2011-06-02", 70), ("2012-07-03", 90)):
+        for name in ("MPRAGE", "FLAIR"):
+            place = f"ADNI/002_S_0295/{name}/{day}_07_57_03.0/I{number + len(name)}"
+            file = f"ADNI_002_S_0295_MR_{name}_br_raw_I{number + len(name)}.nii"
+            make_files(tmp_path, f"{place}/{file}")
+    make_files(tmp_path, "OAS3_MR_d01/anat2/sub-OAS3_ses-d01_T1w.nii.gz")
+    make_files(tmp_path, "OAS3_MR_d01/anat4/sub-OAS3_ses-d01_T2w.nii.gz")
+    make_files(tmp_path, "a/1/x_p7_t1.nii.gz", "a/2/x_p7_t2.nii.gz")  # of one number at two places
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "2011-06-02_ADNI_002_S_0295_MR": {"t1", "flair"},
+        "2012-07-03_ADNI_002_S_0295_MR": {"t1", "flair"},
+        "sub-OAS3_ses-d01": {"t1", "t2"},
+        "a_1_x_p7": {"t1"},
+        "a_2_x_p7": {"t2"},
+    }
+
+
+def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
+    make_files(tmp_path, "a/pre_contrast/T1.nii.gz", "a/post contrast/T1.nii.gz", "a/T2.nii.gz")
+    make_files(tmp_path, "b/nach KM/T1.nii.gz", "b/T2.nii.gz", "Gad_Ben/T1.nii.gz")
+    # before and after surgery
+    make_files(tmp_path, "c/post/T1.nii.gz", "c/post/T1c.nii.gz", "c/pre/T1.nii.gz")
+    found = find_cases(tmp_path)
+    assert {name: set(files) for name, files in taken(found).items()} == {
+        "a": {"t1", "t1c", "t2"},
+        "b": {"t1c", "t2"},
+        "Gad_Ben": {"t1"},
+        "c_post": {"t1", "t1c"},
+        "c_pre": {"t1"},
+    }
+    make_files(tmp_path, "d/post/T1.nii.gz", "d/post/FLAIR.nii.gz", "e/ohne KM/T1c.nii.gz")
+    found = find_cases(tmp_path)
+    (case,) = [case for case in found.cases if case.name == "d_post"] or [
+        case for case in found.cases if case.name == "d"
+    ]
+    assert list(case.images) == ["flair"]
+    assert "the folder 'post' tells of a contrast agent" in case.warnings[0]
+    assert "the folder 'ohne KM' tells of a contrast agent" in str(refusals(found))
+
+
+def test_letters_with_accents_are_one_name_however_they_are_stored(tmp_path: Path) -> None:
+    make_files(tmp_path, unicodedata.normalize("NFD", "Müller/T1.nii.gz"))
+    make_files(tmp_path, unicodedata.normalize("NFC", "Müller/FLAIR.nii.gz"))
+    (case,) = find_cases(tmp_path).cases
+    assert case.name == unicodedata.normalize("NFC", "Müller")
+    assert set(case.images) == {"t1", "flair"}
+
+
+def test_labels_that_cannot_be_read_do_not_matter_to_prediction(tmp_path: Path) -> None:
+    write_json(tmp_path / "dataset.json", {**CHANNELS, "labels": {"0": "background", "1": "core"}})
+    make_files(tmp_path, "imagesTr/p1_0000.nii.gz", "labelsTr/p1.nii.gz")
+    assert [case.name for case in find_cases(tmp_path).cases] == ["p1"]
+    with pytest.raises(DataError, match="the form before nnU-Net v2"):
+        find_cases(tmp_path, labels_needed=True)
+
+
 # --- BIDS
 
 
@@ -489,11 +615,12 @@ def test_labels_of_two_raters_do_not_matter_to_prediction(tmp_path: Path) -> Non
 
 
 def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
-    make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mgz", "q/FLAIR.nii.gz", ".hidden/x")
-    make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img")
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mnc", "q/FLAIR.nii.gz", ".hidden/x")
+    make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img", "s/T1.img")
     (tmp_path / "empty").mkdir()
     (tmp_path / "p" / "T1.json").write_text("{}")
-    (tmp_path / "q" / "T1c.mgz").write_text("x")
+    for name in ("q/T1c.mnc", "s/T2.img", "s/T1.img"):
+        (tmp_path / name).write_text("x")
     os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
     found = account(find_cases(tmp_path))
     met = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
@@ -503,24 +630,31 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert records[".hidden"].why == "hidden: its name begins with a dot"
     assert records["gone.txt"].why == "a link to a file that is not there"
     assert records["p/T1.json"].why == "no image that we know"
-    assert records["q/T1c.mgz"].why == "FreeSurfer is not read; convert it to NIfTI (.nii.gz)"
+    assert records["q/T1c.mnc"].why == "MINC is not read; convert it to NIfTI (.nii.gz)"
+    assert records["s/T2.img"].why == "the voxels of T2.hdr"
+    assert (records["s/T2.hdr"].case, records["s/T2.hdr"].modality) == ("s", "t2")
     assert (records["p/T1.nii.gz"].case, records["p/T1.nii.gz"].modality) == ("p", "t1")
     assert len(records) == len(found.records)  # each once
-    (warned,) = [case for case in found.cases if case.warnings]
-    assert warned.name == "q"
-    assert warned.warnings == ("q/T1c.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)",)
+    warnings = {case.name: case.warnings for case in found.cases if case.warnings}
+    assert warnings == {
+        "q": ("q/T1c.mnc: MINC is not read; convert it to NIfTI (.nii.gz)",),
+        "s": (
+            "s/T1.img: a file of voxels without its header is not read; convert it to NIfTI "
+            "(.nii.gz)",
+        ),
+    }
     table = aside_table(found.aside, tmp_path)
     assert "empty,an empty folder" in table
 
 
 def test_a_folder_of_other_formats_alone_says_what_to_convert(tmp_path: Path) -> None:
-    make_files(tmp_path, "p/T1.mgz")
-    with pytest.raises(DataError, match=r"not read are p/T1\.mgz \(FreeSurfer\): convert them"):
+    make_files(tmp_path, "p/T1.mnc")
+    with pytest.raises(DataError, match=r"not read are p/T1\.mnc \(MINC\): convert them"):
         find_cases(tmp_path)
 
 
 def test_a_single_file_is_a_case(tmp_path: Path) -> None:
-    make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mgz")
+    make_files(tmp_path, "p01_FLAIR.nii.gz", "scan.nii.gz", "T1.mnc")
     found = find_cases(tmp_path / "p01_FLAIR.nii.gz")
     assert [(case.name, list(case.images)) for case in found.cases] == [("p01", ["flair"])]
     assert [(record.path.name, record.modality) for record in found.records] == [
@@ -531,8 +665,8 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     mapping = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
     (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=mapping).cases
     assert list(case.images) == ["t2"]
-    with pytest.raises(DataError, match="FreeSurfer is not read; convert it"):
-        find_cases(tmp_path / "T1.mgz")
+    with pytest.raises(DataError, match="MINC is not read; convert it"):
+        find_cases(tmp_path / "T1.mnc")
 
 
 # --- the user's table

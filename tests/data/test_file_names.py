@@ -53,7 +53,20 @@ def read(stem: str, folder: str = "") -> FileName:
         ("p2_t1", "p2", "t1"),
         ("sub-01_acq-gd_T1w", "sub-01", "t1c"),
         ("sub-01_ce-none_T1w", "sub-01", "t1"),
+        # the sign before or behind decides
+        ("p01_T1C-", "p01", "t1"),
+        ("p01_T1C+", "p01", "t1c"),
+        ("p01_T1Gd-", "p01", "t1"),
+        ("T1_enh", "", "t1c"),
+        # a sequence of several words may begin the name, or be glued to a time
+        ("dark_fluid_spc", "", "flair"),
+        ("p01_proton_density", "p01", "pd"),
+        ("20200115_101010tirmdarkfluid", "20200115_101010", "flair"),
+        # echoes of a double echo: the first is the short one
+        ("p01_pd_t2_tse_e1", "p01_e1", "pd"),
+        ("p01_pd_t2_tse_e2", "p01_e2", "t2"),
         # as tools write what they made of an image
+        ("T2_r2s_bet_reg", "", "t2"),
         ("T1_brain", "", "t1"),
         ("T1Warped", "", "t1"),
         ("T1_to_T2", "", "t1"),
@@ -101,6 +114,8 @@ def test_other_names_stay_unknown(stem: str) -> None:
         ("sub-01_task-rest_acq-T2star_bold", "functional"), ("sub-01_T1map", "map"),
         ("sub-01_inv-1_MP2RAGE", "one image of an MP2RAGE"), ("sub-01_part-phase_T2starw", "phase"),
         ("sub-01_angio", "angiography"), ("sub-01_asl", "perfusion"),
+        ("p01_swi_7_ph", "phase"), ("p01_t1_se_4_real", "real part"),
+        ("p01_t1_se_4_imaginaryb", "imaginary part"), ("p01_R2s", "map"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_to_segment_is_known_for_what_it_is(stem: str, aside: str) -> None:
@@ -121,6 +136,7 @@ def test_the_type_of_data_of_a_bids_folder_counts() -> None:
         ("p_t1_t2", "is undecided ('t1', 't2': these are different sequences)"),
         ("lesion_t1", "fits a label and t1"),
         ("T1_C", "is undecided ('t1' is a T1, but 'c' does not say whether with or without"),
+        ("CT1", "is undecided ('ct1': a T1 with contrast agent, or a computed tomography)"),
         ("p01_post_T1", "has 'post' before a T1, which may tell the time or a contrast agent"),
         ("sub-01_acq-FLAIR_T2w", "says flair by acq-flair and t2 by its suffix"),
         ("sub-01_acq-c_T1w", "is undecided ('t1' is a T1, but 'c' does not say"),
@@ -136,6 +152,7 @@ def test_what_was_made_of_an_image_is_told_from_the_image() -> None:
     assert read("T1").processing == ()
     assert read("T1_N4_brain").processing == ("N4", "brain")
     assert read("T1_to_T2").processing == ("to T2",)
+    assert read("p01_t2_tse_5_Eq_1").processing == ("eq",)
     assert read("sub-01_space-MNI152_desc-preproc_T1w").processing == (
         "space-mni152",
         "desc-preproc",

@@ -480,7 +480,7 @@ def test_the_command_reports_every_file_and_takes_a_table_of_files(
     shutil.rmtree(cases / "c")
     shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "t2w.nii.gz")
     shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "TOF.nii.gz")
-    (cases / "b" / "t2.mgz").write_bytes(b"x")
+    (cases / "b" / "t2.mnc").write_bytes(b"x")
     (cases / "notes.txt").write_text("none")
     (cases / "empty").mkdir()
     out, table = tmp_path / "masks", tmp_path / "table.csv"
@@ -488,11 +488,11 @@ def test_the_command_reports_every_file_and_takes_a_table_of_files(
     assert command(*asked) == 0
     printed = capsys.readouterr().out
     assert "not used: 2 files for t2: a/t2.nii.gz, a/t2w.nii.gz; keep one of them" in printed
-    assert "b/t2.mgz: FreeSurfer is not read; convert it to NIfTI (.nii.gz)" in printed
+    assert "b/t2.mnc: MINC is not read; convert it to NIfTI (.nii.gz)" in printed
     assert f"6 files set aside, with reasons: {out / 'set_aside.csv'}" in printed
     rows = list(csv.reader((out / "set_aside.csv").read_text(encoding="utf-8").splitlines()))
     assert [row[0] for row in rows] == [
-        "path", "a/t2.nii.gz", "a/t2w.nii.gz", "a/TOF.nii.gz", "b/t2.mgz", "empty", "notes.txt",
+        "path", "a/t2.nii.gz", "a/t2w.nii.gz", "a/TOF.nii.gz", "b/t2.mnc", "empty", "notes.txt",
     ]  # fmt: skip
 
     assert command(*asked, "--write-mapping", table) == 0

@@ -23,6 +23,7 @@ from mixmfl.core.worker_pool import Workers
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.outbound import (
     OutboundField,
@@ -144,10 +145,12 @@ class SiteConfig:
         """Find the site's cases.
 
         Raises:
-            DataError: There is no usable case, or no dataset.json defines the labels.
+            DataError: There is no usable case, no dataset.json defines the labels, or most images
+                are of no known modality.
         """
         modalities = Modalities().with_aliases(self.aliases)
         site = find_site(self.data, modalities, self.labels, self.placing)
+        check_most_are_known([site.found], modalities)
         return dataclasses.replace(site, name=self.name)
 
     def fingerprint(self) -> tuple[Fingerprint, Labels]:
