@@ -14,7 +14,7 @@ from mixmfl.core.json_fields import JsonFields, is_word
 from mixmfl.core.tensor_store import Form, form_of
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.messages import MOST_BYTES, MOST_ROUNDS, Message
-from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants, are_sealed
+from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants
 from mixmfl.federated.state import (
     CONFIGURATIONS,
     FOLDS,
@@ -104,8 +104,6 @@ def check_run_task(
     if task.kind in ("train", "masked", "personalize"):
         needed |= set(register(site).weights)
     if task.kind == "masked":
-        record.choices("blocks", blocks)
-    if task.kind == "shares":
         holders = record.inside("holders", len(blocks) + len(places) + 1)
         if strange := sorted(holders.content.keys() - blocks - places - {LOSS}):
             raise AggregationError(f"{holders.source}: the run has no block {quoted(strange[0])}")
@@ -164,23 +162,8 @@ def _validation(record: JsonFields) -> None:
     record.whole("round", 0, MOST_ROUNDS)
 
 
-def _shares(record: JsonFields) -> None:
-    Participants.from_json(record.content)
-
-
 def _masked(record: JsonFields) -> None:
-    record.only(["round", "blocks", "sealed"])
-    record.whole("round", 0, MOST_ROUNDS)
-    if not are_sealed(record.value("sealed")):
-        raise record.wrong("sealed", "shares of the other sites, as hexadecimal digits")
-
-
-def _unmask(record: JsonFields) -> None:
-    record.only(["round", "replied"])
-    record.whole("round", 0, MOST_ROUNDS)
-    names = record.value("replied")
-    if not isinstance(names, list) or not all(map(is_word, names)) or len(set(names)) < len(names):
-        raise record.wrong("replied", "a list of sites, each at most once")
+    Participants.from_json(record.content)
 
 
 def _nothing(record: JsonFields) -> None:
@@ -193,9 +176,7 @@ _FIELDS: Mapping[str, Callable[[JsonFields], Any]] = {
     "join": _join,
     "train": _round,
     "keys": _round,
-    "shares": _shares,
     "masked": _masked,
-    "unmask": _unmask,
     "validate": _validation,
     "measure": _validation,
     "personalize": _validation,
