@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--quorum",
         type=int,
         metavar="SITES",
-        help="with --kit: number of sites that a round needs; default: more than half",
+        help="with --kit: number of sites that a round needs; default: more than half. A masked "
+        "round needs all",
     )
     parser.add_argument(
         "--masked",
@@ -207,7 +208,10 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     sites = _options.sites(options.sites, flare.site_names(kit))
-    quorum = len(sites) // 2 + 1 if options.quorum is None else options.quorum
+    least = len(sites) if options.masked else len(sites) // 2 + 1
+    quorum = least if options.quorum is None else options.quorum
+    if options.masked and quorum != least:
+        raise MixmflError("--quorum: a masked round needs all sites; leave this option out")
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
     if options.deadline <= 0:

@@ -48,22 +48,12 @@ SENT: Mapping[str, Mapping[str, str]] = {
     },
     "keys": {
         "round": "number of the round",
-        "seal": "a public key of this round, for sealed shares",
-        "mask": "a public key of this round, for masks",
-    },
-    "shares": {
-        "round": "number of the round",
-        "sealed": "shares of this round's secrets, each encrypted for one other site",
+        "key": "a public key of this round, for masks",
     },
     "masked": {
         "round": "number of the round",
         "epsilon": "epsilon spent so far",
         "delta": "the delta it holds for",
-    },
-    "unmask": {
-        "round": "number of the round",
-        "seeds": "shares that remove the masks from the sum of those who replied",
-        "dropped": "shares of the keys of those who did not reply",
     },
     "personalize": {
         "dice": "mean validation Dice of the personalised model",

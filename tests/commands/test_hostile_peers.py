@@ -33,7 +33,6 @@ from mixmfl.federated.client.task_checks import check_run_task, check_task, form
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
-from mixmfl.federated.secure_aggregation.crypto import join_secret, split_secret
 from mixmfl.federated.secure_aggregation.protocol import Participants
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
@@ -301,9 +300,7 @@ def tasks(site: Site) -> list[Message]:
     join = {"version": "0", "run": "abc", "plans": {}, "settings": settings, "fold": "0"}
     validate = validation_task(dataclasses.replace(state, round=1), "north", {"north": told})
     key = "ab" * 32
-    roster = Participants(
-        0, dict.fromkeys(("a", "b", "c"), (key, key)), {"loss": ("a", "b", "c")}, 2
-    )
+    roster = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")})
     return [
         Message("fingerprint", {"version": "0", "minimum": [5, 100]}, {}),
         Message("preprocess", {"plans": {}, "configurations": ["2d"]}, {}),
@@ -313,13 +310,7 @@ def tasks(site: Site) -> list[Message]:
         dataclasses.replace(validate, kind="measure"),
         personalization_task(dataclasses.replace(state, round=1), "north", {"north": told}),
         Message("keys", {"round": 0}, {}),
-        Message("shares", roster.to_json(), {}),
-        Message("unmask", {"round": 0, "replied": ["a", "b", "c"]}, {}),
-        dataclasses.replace(
-            train_task(state, told),
-            kind="masked",
-            record={"round": 0, "blocks": ["decoder"], "sealed": {"a": "00"}},
-        ),
+        dataclasses.replace(train_task(state, told), kind="masked", record=roster.to_json()),
         Message("model", {}, {"file": torch.zeros(9, dtype=torch.uint8)}),
     ]
 
@@ -342,8 +333,8 @@ def test_every_field_of_a_task_is_typed_and_bounded(site: Site, tasks: list[Mess
         }
         # what is checked elsewhere, and what happens to be right
         assert not {at[0] for at in taken if at} - {
-            *("version", "plans", "minimum", "settings", "round", "modalities", "blocks", "sealed"),
-            *("keys", "holders", "threshold", "replied", "configurations", "run", "fold"),
+            *("version", "plans", "minimum", "settings", "round", "modalities"),
+            *("keys", "holders", "configurations", "run", "fold"),
         }, task.kind
 
 
@@ -485,7 +476,7 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
 
 def test_a_roster_in_which_a_site_counts_twice_is_refused() -> None:
     key = "ab" * 32
-    good = Participants(0, dict.fromkeys("abc", (key, key)), {"loss": ("a", "b", "c")}, 2).to_json()
+    good = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")}).to_json()
     assert Participants.from_json(good).holders == {"loss": ("a", "b", "c")}
     for spoil, why in (
         ({"loss": ["a", "a", "a"]}, "each may be named once"),
@@ -493,18 +484,6 @@ def test_a_roster_in_which_a_site_counts_twice_is_refused() -> None:
     ):
         with pytest.raises(PrivacyError, match=rf"holders: loss: is .*; {why}"):
             Participants.from_json({**good, "holders": spoil})
-
-
-def test_one_wrong_share_is_left_out_where_there_is_one_to_spare() -> None:
-    secret = bytes(range(32))
-    shares = dict(enumerate(split_secret(secret, 5, 3), start=1))
-    for place in shares:
-        assert join_secret({**shares, place: "f" * 120}, 3) == secret
-    with pytest.raises(PrivacyError, match="do not belong together"):
-        join_secret({**shares, 1: "f" * 120, 2: "e" * 120, 3: "d" * 119}, 3)
-    three = {place: shares[place] for place in (1, 2, 3)}
-    with pytest.raises(PrivacyError, match="do not belong together"):
-        join_secret({**three, 2: "2"}, 3)
 
 
 # --- names in logs, on a terminal, in tables

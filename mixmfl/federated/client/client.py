@@ -7,11 +7,11 @@ from mixmfl.core.nan import or_none
 from mixmfl.core.text import quoted
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.personalization import personalize_at_site
-from mixmfl.federated.client.secure_aggregation import Secrets, answer_masked
+from mixmfl.federated.client.secure_aggregation import RoundKey, send_key, train_masked
 from mixmfl.federated.client.subset_validation import measure_at_site
+from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.state import MEASURE, RunSettings, Site
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
@@ -35,15 +35,19 @@ class Handled:
 
 
 class Client:
-    """One site in one run. Between tasks it keeps only the secrets of a masked round."""
+    """One site in one run. Between tasks it keeps only the key of a masked round."""
 
-    def __init__(self, site: Site, plans: Plans, settings: RunSettings) -> None:
-        """Args: site: the site with its cases; plans, settings: those of the run."""
+    def __init__(
+        self, site: Site, plans: Plans, settings: RunSettings, summed: SummedSites | None = None
+    ) -> None:
+        """Take the site with its cases, plans and settings of the run, and the site's record."""
         self.site, self.plans, self.settings = site, plans, settings
-        self._secrets: Secrets | None = None
+        self._summed = summed or SummedSites()
+        self._key: RoundKey | None = None
         self._handlers = {
             "train": self._train,
-            **dict.fromkeys(MASKED_KINDS, self._answer_masked),
+            "keys": self._send_key,
+            "masked": self._train_masked,
             "validate": self._validate,
             MEASURE: self._measure,
             "personalize": self._personalize,
@@ -77,11 +81,15 @@ class Client:
             )
         return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
 
-    def _answer_masked(self, task: Message, optimizer: State) -> Handled:
-        reply, after, self._secrets = answer_masked(
-            task, self.site, self.plans, self.settings, optimizer, self._secrets
+    def _send_key(self, task: Message, optimizer: State) -> Handled:
+        reply, self._key = send_key(task)
+        return Handled(reply)
+
+    def _train_masked(self, task: Message, optimizer: State) -> Handled:
+        key, self._key = self._key, None
+        return Handled(
+            *train_masked(task, self.site, self.plans, self.settings, optimizer, key, self._summed)
         )
-        return Handled(reply, after)
 
     def _validate(self, task: Message, optimizer: State) -> Handled:
         return Handled(validate_at_site(task, self.site, self.plans, self.settings))

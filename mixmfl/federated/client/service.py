@@ -32,6 +32,7 @@ from mixmfl.federated.client.outbound import (
     outgoing_fingerprint,
 )
 from mixmfl.federated.client.outbound_preview import preview_outbound
+from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.task_checks import (
     Forms,
     check_run_task,
@@ -109,6 +110,11 @@ class SiteConfig:
         It names cases and files.
         """
         return self.work / "problems.log"
+
+    @property
+    def summed_file(self) -> Path:
+        """The record of the sites that masked numbers of this one were summed with."""
+        return self.work / "summed_sites.json"
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, for the process that answers tasks."""
@@ -287,7 +293,7 @@ class ClientService:
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
-        client = Client(site, plans, settings)
+        client = Client(site, plans, settings, SummedSites(self._config.summed_file))
         self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))
 
@@ -295,7 +301,7 @@ class ClientService:
         client, number = self._client_for(task), int(task.record["round"])
         before = self._optimizer_before(number) if task.kind in TRAINING else {}
         handled = client.handle(task, before)
-        if not handled.optimizer:  # a step of a masked round in which nothing is trained
+        if not handled.optimizer:  # in a masked round the key is sent first
             return handled.reply
         save_tensors(self._optimizer_file(number), handled.optimizer)
         stored = self._stored_rounds()

@@ -35,7 +35,7 @@ def check_task(task: Message) -> None:
             task that has none.
     """
     source = f"the coordinator's task {task.kind!r}"
-    if task.kind == "shares":
+    if task.kind == "masked":
         Participants.from_json(task.record)
     else:
         read_record(TASKS[task.kind], task.record, source, AggregationError)
@@ -88,8 +88,6 @@ def check_run_task(
     if task.kind in ("train", "masked", "personalize"):
         needed |= set(register(site).weights)
     if task.kind == "masked":
-        record.choices("blocks", blocks)
-    if task.kind == "shares":
         holders = record.inside("holders", len(blocks) + len(places) + 1)
         if strange := sorted(holders.content.keys() - blocks - places - {LOSS}):
             raise AggregationError(f"{holders.source}: the run has no block {quoted(strange[0])}")

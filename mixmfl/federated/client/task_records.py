@@ -10,13 +10,6 @@ from typing import Annotated, Any
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
 from mixmfl.federated.messages import MOST_ROUNDS
-from mixmfl.federated.secure_aggregation.protocol import (
-    MOST_BLOCKS,
-    MOST_SITES,
-    BlockName,
-    Sealed,
-    SiteName,
-)
 from mixmfl.federated.state import CONFIGURATIONS, Cases, Fold, RunSettings, Voxels
 
 _Round = Annotated[int, within(0, MOST_ROUNDS)]
@@ -87,29 +80,6 @@ class ValidationTask:
 
 
 @dataclass(frozen=True)
-class MaskedTask:
-    """Train in a masked round.
-
-    Attributes:
-        round: Number of the round.
-        blocks: Blocks to send.
-        sealed: Shares of the other sites, sealed, by site.
-    """
-
-    round: _Round
-    blocks: Annotated[Sequence[BlockName], entries(0, MOST_BLOCKS, distinct=True)]
-    sealed: Annotated[Mapping[SiteName, Sealed], entries(0, MOST_SITES)]
-
-
-@dataclass(frozen=True)
-class UnmaskTask:
-    """Send shares that remove masks: of those who replied, and of those who did not."""
-
-    round: _Round
-    replied: Annotated[Sequence[SiteName], entries(0, MOST_SITES, distinct=True)]
-
-
-@dataclass(frozen=True)
 class ModelTask:
     """Keep the finished model, which is the task's tensor."""
 
@@ -120,11 +90,9 @@ TASKS: Mapping[str, type] = {
     "join": JoinTask,
     "train": RoundTask,
     "keys": RoundTask,
-    "masked": MaskedTask,
-    "unmask": UnmaskTask,
     "validate": ValidationTask,
     "measure": ValidationTask,
     "personalize": ValidationTask,
     "model": ModelTask,
 }
-"""Records of tasks by kind; that of ``shares`` is ``Participants``."""
+"""Records of tasks by kind; that of ``masked`` is ``Participants``."""

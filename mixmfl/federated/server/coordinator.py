@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixmfl.core.errors import AggregationError, ModelError, PrivacyError, QuorumError
+from mixmfl.core.errors import AggregationError, ModelError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import FEWEST_SUMMED
 from mixmfl.federated.server.checkpoint import (
     Run,
     SiteRound,
@@ -26,16 +25,13 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.secure_aggregation import (
-    are_shares,
     check_masked,
     check_masked_run,
     gather_participants,
     keys_tasks,
     masked_tasks,
     merge_sums,
-    shares_tasks,
     sum_blocks,
-    unmask_tasks,
 )
 from mixmfl.federated.server.subset_validation import measure_task, merge_measured, read_measured
 from mixmfl.federated.server.update_checks import check_validation
@@ -131,7 +127,7 @@ def train_rounds(
         report: Called after every round.
         pause: Asked before every round whether to stop here.
         edit_memory: Changes the merged memory after every round, for an ablation.
-        quorum: Number of sites that must take part in a round.
+        quorum: Number of sites that must take part in a round; in a masked one all must.
 
     Returns:
         Whether all rounds are done.
@@ -191,8 +187,11 @@ def _one_round(
     quorum: int,
 ) -> ServerState:
     """Let the sites train, merge their replies, validate where it is time to, and save."""
-    one_round = _masked_round if run.settings.masked else _plain_round
-    state, diagnostics, trained = one_round(run, state, ask, quorum)
+    state, diagnostics, trained = (
+        _masked_round(run, state, ask)
+        if run.settings.masked
+        else _plain_round(run, state, ask, quorum)
+    )
     if edit_memory is not None:
         state = dataclasses.replace(state, memory=edit_memory(state.memory))
     every = run.plans.training.validate_every
@@ -242,49 +241,41 @@ def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained
     return merged, diagnostics, [asked.came]
 
 
-def _masked_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
-    """Let the sites train, and learn only sums over sites; see ``protocol``."""
-    number, registrations = state.round, run.registrations
+def _masked_round(run: Run, state: ServerState, ask: Ask) -> Trained:
+    """Let the sites train, and learn only the sum over all of them; see ``protocol``.
+
+    Raises:
+        QuorumError: A site is missing. The round can be repeated.
+    """
+    registrations, steps = run.registrations, list[Mapping[str, Answer]]()
     sizes = prototype_sizes(run.plans, run.settings.configuration)
-    absent: dict[str, str] = {}
-    steps: list[Mapping[str, Answer]] = []
 
     def answers(tasks: Mapping[str, Message]) -> dict[str, Message]:
         asked = ask(tasks)
-        absent.update(asked.absent)
         steps.append(asked.came)
+        if missing := sorted(set(tasks) - set(asked.came)):
+            raise AggregationError(
+                "a masked round is a sum over all sites of the run, or "
+                "none, and there is no answer from "
+                + "; ".join(f"{s} ({asked.absent.get(s, 'did not answer')})" for s in missing)
+            )
         return {site: answer.message for site, answer in asked.came.items()}
 
-    keys = answers(keys_tasks(number, registrations))
-    roster = gather_participants(state, keys, registrations, sizes)
-    shared = answers(shares_tasks(roster))
-    shared = {site: reply for site, reply in shared.items() if are_shares(site, reply, roster)}
-    replies = {}
-    for site, reply in answers(masked_tasks(state, roster, shared, registrations)).items():
-        try:
-            check_masked(site, reply, roster, shared, state, sizes)
-            replies[site] = reply
-        except AggregationError as error:
-            absent[site] = str(error)
-    needed = max(quorum, roster.threshold, FEWEST_SUMMED)
-    if len(replies) < needed:
-        raise QuorumError(
-            f"round {number + 1}: {len(replies)} masked replies can be used, {needed} are needed: "
-            + ("; ".join(reason for _, reason in sorted(absent.items())) or "no site replied")
-        )
-    reveals = answers(unmask_tasks(roster, replies))
     try:
-        sums = sum_blocks(roster, shared, replies, reveals)
-    except PrivacyError as error:  # with other keys the next try may do
-        raise QuorumError(f"round {number + 1}: the sum cannot be unmasked: {error}") from None
+        keys = answers(keys_tasks(state.round, registrations))
+        roster = gather_participants(state, keys, registrations, sizes)
+        replies = answers(masked_tasks(state, roster, registrations))
+        for site, reply in replies.items():
+            check_masked(site, reply, roster, state, sizes)
+    except AggregationError as error:  # of one site, and without it no sum is made
+        raise QuorumError(f"round {state.round + 1}: {error}") from None
+    sums = sum_blocks(roster, replies)
     merged, diagnostics = merge_sums(
         state, roster, replies, sums, registrations, run.plans, run.settings
     )
-    lost = {s: absent.get(s, "did not answer") for s in set(registrations) - set(replies)}
-    rejected = {**lost, **diagnostics.rejected}
-    for site, reason in sorted(rejected.items()):
-        log.warning("round %d: %s: does not take part: %s", number + 1, site, reason)
-    return merged, dataclasses.replace(diagnostics, rejected=rejected), steps
+    for site, reason in sorted(diagnostics.rejected.items()):
+        log.warning("round %d: %s: does not take part: %s", state.round + 1, site, reason)
+    return merged, diagnostics, steps
 
 
 def _read_validation(

@@ -3,34 +3,29 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mixmfl.core.errors import AggregationError, PlansError, QuorumError
+from mixmfl.core.errors import AggregationError, PlansError
 from mixmfl.core.json_fields import is_real, is_whole
 from mixmfl.core.tensor_store import form_of, read_part
 from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import PIECE, add_changes, select_blocks
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.crypto import from_words, join_secret, sum_words
+from mixmfl.federated.secure_aggregation.crypto import from_words, sum_words
 from mixmfl.federated.secure_aggregation.protocol import (
     FEWEST_SUMMED,
     LOSS,
     MEMORY_BITS,
-    Mask,
     Participants,
-    add_masks,
-    are_keys,
-    are_sealed,
     bits_of,
     block_length,
-    is_hexadecimal,
-    pair_mask,
+    is_key,
 )
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.server.update_checks import (
@@ -113,78 +108,41 @@ def gather_participants(
     registrations: Mapping[str, Registration],
     sizes: Mapping[int, PrototypeSizes],
 ) -> Participants:
-    """Return the participants of a round, from the sites that sent keys.
+    """Return the participants of a round, from the sites' replies to ``keys``.
 
     Raises:
-        QuorumError: Too few sites sent keys.
+        AggregationError: A reply has no key.
     """
-    keys = {}
     for site, reply in sorted(replies.items()):
-        pair = reply.record.get("seal"), reply.record.get("mask")
-        asked = reply.kind == "keys" and set(reply.record) == {"round", "seal", "mask"}
-        if asked and _is_of(reply, state.round) and are_keys(pair):
-            keys[site] = (str(pair[0]), str(pair[1]))
-    holders: dict[str, tuple[str, ...]] = {LOSS: tuple(keys)}
+        asked = reply.kind == "keys" and set(reply.record) == {"round", "key"}
+        if not (asked and _is_of(reply, state.round) and is_key(reply.record["key"])):
+            raise AggregationError(f"site {site!r} sent no key for round {state.round + 1}")
+    sites = tuple(sorted(replies))
+    holders: dict[str, tuple[str, ...]] = {LOSS: sites}
     for block in summed_blocks(state.weights, registrations):
-        who = tuple(site for site in keys if block in registrations[site].weights)
+        who = tuple(site for site in sites if block in registrations[site].weights)
         holders[block] = who
         if block.startswith("tailored."):
             modality = block.removeprefix("tailored.")
             holders |= {f"memory.{modality}.{level}": who for level in sizes}
-    holders = {block: who for block, who in holders.items() if len(who) >= FEWEST_SUMMED}
-    if LOSS not in holders:
-        raise QuorumError(
-            f"round {state.round + 1}: {len(keys)} sites sent keys; a masked round needs "
-            f"{FEWEST_SUMMED}, for a sum over fewer hides nothing"
-        )
-    return Participants(state.round, keys, holders, len(keys) // 2 + 1)
-
-
-def shares_tasks(roster: Participants) -> dict[str, Message]:
-    """Return the tasks that ask the participants to share their secrets."""
-    return {site: Message("shares", roster.to_json(), {}) for site in roster.keys}
+    keys = {site: str(replies[site].record["key"]) for site in sites}
+    return Participants(state.round, keys, holders)
 
 
 def masked_tasks(
-    state: ServerState,
-    roster: Participants,
-    shared: Mapping[str, Message],
-    registrations: Mapping[str, Registration],
+    state: ServerState, roster: Participants, registrations: Mapping[str, Registration]
 ) -> dict[str, Message]:
-    """Return the tasks for sites that shared their secrets: train, and send masked blocks."""
-    blocks = list(summed_blocks(state.weights, registrations))
-    tasks = {}
-    for site in sorted(shared):
-        sealed = {
-            other: reply.record["sealed"][site]
-            for other, reply in sorted(shared.items())
-            if other != site
-        }
-        plain = train_task(state, registrations[site])
-        record = {**plain.record, "blocks": blocks, "sealed": sealed}
-        tasks[site] = Message("masked", record, plain.tensors)
-    return tasks
-
-
-def are_shares(site: str, reply: Message, roster: Participants) -> bool:
-    """Say whether a reply has sealed shares for every other participant."""
-    sealed = reply.record.get("sealed")
-    # as digits: AES-GCM's own bytes, and per block its name and a share of at most 131 digits
-    most = 2 * (200 + sum(160 + len(block) for block in roster.holders))
-    return (
-        reply.kind == "shares"
-        and _is_of(reply, roster.round)
-        and set(reply.record) == {"round", "sealed"}
-        and are_sealed(sealed, most)
-        and sealed.keys() == roster.keys.keys() - {site}
-    )
+    """Return the tasks to train, and to send masked blocks."""
+    return {
+        site: Message("masked", roster.to_json(), train_task(state, registrations[site]).tensors)
+        for site in roster.keys
+    }
 
 
 def check_masked(
     site: str,
     reply: Message,
     roster: Participants,
-    shared: Collection[str],
     state: ServerState,
     sizes: Mapping[int, PrototypeSizes],
 ) -> None:
@@ -196,7 +154,7 @@ def check_masked(
     lengths = {
         f"masked.{block}": block_length(block, state.weights, sizes)
         for block, who in roster.holders.items()
-        if site in who and len(set(who) & set(shared)) >= FEWEST_SUMMED
+        if site in who
     }
     forms = {name: form_of(reply.tensors, name) for name in reply.tensors}
     if (
@@ -214,27 +172,19 @@ def check_masked(
         )
 
 
-def unmask_tasks(roster: Participants, replied: Collection[str]) -> dict[str, Message]:
-    """Return the tasks that ask sites for the shares that remove the masks from the sum."""
-    record = {"round": roster.round, "replied": sorted(replied)}
-    return {site: Message("unmask", record, {}) for site in sorted(replied)}
-
-
 @dataclass(frozen=True)
 class BlockSum:
-    """The sum of a block over the holders that replied, computed part by part.
+    """The sum of a block over its holders, in which their masks cancel, computed part by part.
 
     Attributes:
         name: Name of the masked block in the replies.
         replies: Tensors of the holders' replies.
-        masks: Masks whose sum removes the sites' masks.
         bits: Binary digits after the point.
         length: Number of numbers in the block.
     """
 
     name: str
     replies: tuple[Mapping[str, Tensor], ...]
-    masks: tuple[Mask, ...] = field(repr=False)
     bits: int
     length: int
 
@@ -242,74 +192,26 @@ class BlockSum:
         """Return some of its numbers, ``(stop - start,)``."""
         room = torch.empty(stop - start, dtype=torch.int64)
         parts = (read_part(reply, self.name, start, stop, room) for reply in self.replies)
-        total = sum_words(part.numpy().view(np.uint64) for part in parts)
-        add_masks(total, start, self.masks)
-        return from_words(total, self.bits)
+        return from_words(sum_words(part.numpy().view(np.uint64) for part in parts), self.bits)
 
     def whole(self) -> npt.NDArray[np.float64]:
         """Return all of its numbers."""
         return self.part(0, self.length)
 
 
-def sum_blocks(
-    roster: Participants,
-    shared: Collection[str],
-    replies: Mapping[str, Message],
-    reveals: Mapping[str, Message],
-) -> dict[str, BlockSum]:
-    """Return the sum over the holders that replied, by block; a block of too few is left out.
+def sum_blocks(roster: Participants, replies: Mapping[str, Message]) -> dict[str, BlockSum]:
+    """Return the sum over the holders, by block.
 
     Args:
         roster: Participants of the round.
-        shared: Sites that shared their secrets, so that others added masks for them.
-        replies: Masked replies by site.
-        reveals: Replies to ``unmask``, by site.
-
-    Raises:
-        QuorumError: Too few sites revealed their shares.
-        PrivacyError: Shares do not belong together.
+        replies: Masked replies of all of them, by site.
     """
-    secrets = {
-        roster.place(site): reply.record
-        for site, reply in reveals.items()
-        if _reveals(reply, roster)
-    }
-    if len(secrets) < roster.threshold:
-        raise QuorumError(
-            f"round {roster.round + 1}: {len(secrets)} sites helped to unmask the sum, "
-            f"{roster.threshold} are needed"
-        )
-    dropped = {
-        site: join_secret(
-            {
-                place: shares["dropped"][site]
-                for place, shares in secrets.items()
-                if site in shares["dropped"]
-            },
-            roster.threshold,
-        )
-        for site in sorted(set(shared) - set(replies))
-    }
     sums = {}
-    for block, who in sorted(roster.holders.items()):
-        here = [site for site in who if site in replies]
-        if len(here) < FEWEST_SUMMED:
-            continue
-        masks: list[Mask] = []
-        for site in here:
-            shares = {
-                place: record["seeds"][block][site]
-                for place, record in secrets.items()
-                if site in record["seeds"].get(block, {})
-            }
-            masks.append((join_secret(shares, roster.threshold), -1))
-        for gone in (site for site in who if site in dropped):
-            for site in here:  # what the site added for the one that is gone, seen from that one
-                masks.append(pair_mask(dropped[gone], roster, gone, site, block))
+    for block, holders in sorted(roster.holders.items()):
         name = f"masked.{block}"
-        sources = tuple(replies[site].tensors for site in here)
+        sources = tuple(replies[site].tensors for site in holders)
         length = math.prod(form_of(sources[0], name)[0])
-        sums[block] = BlockSum(name, sources, tuple(masks), bits_of(block), length)
+        sums[block] = BlockSum(name, sources, bits_of(block), length)
     return sums
 
 
@@ -344,8 +246,7 @@ def merge_sums(
             _, modality, level = block.split(".")
             seen[modality, int(level)] = _merged_prototypes(total.whole(), sizes[int(level)])
         elif block != LOSS:
-            here = [site for site in roster.holders[block] if site in replies]
-            weight = sum(registrations[site].weights[block] for site in here)
+            weight = sum(registrations[site].weights[block] for site in roster.holders[block])
             changes |= _mean_changes(select_blocks(state.weights, [block]), total, weight)
     norms = norms_of({**changes, **memory_to_state(seen)})
     rejected: dict[str, str] = {}
@@ -394,21 +295,6 @@ def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> 
     least = np.maximum(counts, 2.0**-MEMORY_BITS)[:, None]
     means = [rows.reshape(size.rows, -1) / least for rows in features]
     return Prototypes(*(torch.from_numpy(part).float() for part in (*means, counts)))
-
-
-def _reveals(reply: Message, roster: Participants) -> bool:
-    seeds, dropped = reply.record.get("seeds"), reply.record.get("dropped")
-    return (
-        reply.kind == "unmask"
-        and _is_of(reply, roster.round)
-        and set(reply.record) == {"round", "seeds", "dropped"}
-        and isinstance(seeds, Mapping)
-        and isinstance(dropped, Mapping)
-        and all(isinstance(part, Mapping) for part in seeds.values())
-        and all(
-            is_hexadecimal(share) for part in (*seeds.values(), dropped) for share in part.values()
-        )
-    )
 
 
 def _is_of(reply: Message, round_number: int) -> bool:

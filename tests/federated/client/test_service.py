@@ -5,7 +5,7 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,11 @@ def answer(hospital: ClientService, content: bytes) -> bytes:
 class Federation:
     """Sites that are asked directly; one that is down does not answer."""
 
-    def __init__(self, folder: Path, plans: Plans) -> None:
+    def __init__(
+        self, folder: Path, plans: Plans, sites: Mapping[str, Sequence[Sequence[str]]] = CASES
+    ) -> None:
         self.configs = {}
-        for name, cases in CASES.items():
+        for name, cases in sites.items():
             stored_site(folder / name, name, cases, plans)
             here, data = folder / name, folder / "nothing"
             self.configs[name] = SiteConfig(name, data, here, minimum=Minimum())
@@ -165,6 +167,34 @@ def test_a_run_resumes_after_coordinator_and_sites_were_restarted(
     assert train(federation, orders)
     model = (orders.out / "model.safetensors").read_bytes()
     assert model == embedded(federation, plans, tmp_path / "embedded")
+
+
+def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
+    tmp_path: Path, plans: Plans
+) -> None:
+    """Not by a new run, nor after all have restarted; the hospitals may agree to it."""
+    plans.save(tmp_path / "plans.json")
+    federation = Federation(tmp_path, plans, {name: [("t1", "t2"), ("t1",)] for name in "abcd"})
+    masked = dataclasses.replace(SETTINGS, rounds=2, masked=True)
+
+    def run(name: str, sites: str) -> TrainingJob:
+        return TrainingJob(tmp_path, tmp_path / name, tuple(sites), name, masked, "0")
+
+    assert not train(federation, run("one", "abcd"), stop_after=1)
+    federation.down = {"d"}
+    with pytest.raises(QuorumError, match=r"none, and there is no answer from d \(is not connec"):
+        train(federation, run("one", "abcd"))
+    federation.down = set()
+    federation.restart()
+    assert train(federation, run("one", "abcd"))
+    federation.restart()
+    with pytest.raises(QuorumError, match=r"no answer from a \(could not do it \(PrivacyError\)"):
+        train(federation, run("two", "abc"))
+    reason = (tmp_path / "a" / "problems.log").read_text()
+    assert "was summed over a, b, c, d before, and is asked for over a, b, c now" in reason
+    for config in federation.configs.values():
+        config.summed_file.unlink()
+    assert train(federation, run("two", "abc"))
 
 
 def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(

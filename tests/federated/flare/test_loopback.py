@@ -246,7 +246,7 @@ def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) ->
     assert run is not None
     assert [any(told.absent for told in sites.values()) for sites in run.history] == [False] * 2
     kinds = set(re.findall(r"came from \w+: (\w+)", running.exchanged("masked")))
-    assert kinds == {"join", "keys", "shares", "masked", "unmask", "validate", "measure", "model"}
+    assert kinds == {"join", "keys", "masked", "validate", "measure", "model"}
 
 
 @pytest.mark.slow
