@@ -11,6 +11,7 @@ from dynamic_network_architectures.building_blocks.plain_conv_encoder import Pla
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from mixmfl.networks.layers import speed_up_narrow
 from mixmfl.networks.prototypes import PrototypeMemory
 
 
@@ -132,6 +133,7 @@ def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> Simp
 
 def _initialise(network: nn.Module) -> None:
     """Draw the weights of convolutions as nnU-Net does."""
+    speed_up_narrow(network)
     for module in network.modules():
         # on the device "meta" there are shapes and no numbers to draw
         if isinstance(module, nn.modules.conv._ConvNd) and not module.weight.is_meta:

@@ -23,8 +23,9 @@ from mixmfl.networks.base import (
     _over,
     _read_by_decoder,
 )
+from mixmfl.networks.layers import planned_layers
 from mixmfl.networks.prototypes import PrototypeMemory, can_recall, recall
-from mixmfl.planning.architecture import resolve_architecture, stream_channels
+from mixmfl.planning.architecture import stream_channels
 from mixmfl.planning.settings import NetworkSettings
 
 
@@ -54,7 +55,7 @@ class MDMNet(SegmentationNet):
             PlansError: A modality's name is an attribute of torch's containers.
         """
         super().__init__()
-        planned = resolve_architecture(architecture)
+        planned = planned_layers(architecture)
         del planned["n_conv_per_stage_decoder"]  # nnU-Net's; ours are in the settings
         features = list(planned["features_per_stage"])
         if reserved := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
@@ -312,7 +313,8 @@ class Fusion(nn.Module):
                 terms.append((matrix, recalled.flatten(1, 2)))
         mixed = reduce(add, (matrix @ maps.flatten(2) for matrix, maps in terms))
         if unit.conv.bias is not None:
-            mixed = mixed + unit.conv.bias[:, None]
+            # in the type of the maps: else the fused map would be float32 in half precision, too
+            mixed = mixed + unit.conv.bias[:, None].to(mixed.dtype)
         fused: Tensor = unit.all_modules[1:](
             mixed.reshape(*mixed.shape[:2], *terms[0][1].shape[2:])
         )

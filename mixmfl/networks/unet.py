@@ -9,8 +9,8 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor
 
 from mixmfl.networks.base import Encoding, SegmentationNet, _initialise, _over, _read_by_decoder
+from mixmfl.networks.layers import planned_layers
 from mixmfl.networks.prototypes import PrototypeMemory
-from mixmfl.planning.architecture import resolve_architecture
 
 
 class StackedNet(SegmentationNet):
@@ -24,7 +24,7 @@ class StackedNet(SegmentationNet):
     ) -> None:
         """Build the network with random weights; ``MDMNet`` describes the arguments."""
         super().__init__()
-        planned = resolve_architecture(architecture)
+        planned = planned_layers(architecture)
         decoder_convs = planned.pop("n_conv_per_stage_decoder")
         self.modalities = tuple(modalities)
         self.compensated = frozenset()

@@ -138,7 +138,10 @@ def _optimizer(
     trained = set(blocks)
     parameters = {n: p for n, p in network.named_parameters() if block_of(n) in trained}
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=learning_rate, weight_decay=plans.training.weight_decay
+        parameters.values(),
+        lr=learning_rate,
+        weight_decay=plans.training.weight_decay,
+        fused=True,
     )
     _load_optimizer(optimizer, parameters, state)
     return parameters, optimizer
@@ -221,6 +224,4 @@ def _load_optimizer(
             continue
         name, moment = key.rsplit(".", 1)
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU, its moments with the parameter
-        place = torch.device("cpu") if moment == "step" else parameter.device
-        optimizer.state[parameter][moment] = value.to(place, copy=True)
+        optimizer.state[parameter][moment] = value.to(parameter.device, copy=True)
