@@ -113,8 +113,12 @@ def agent_in(text: str) -> str:
         ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing or is about more.
     """
     phrases = _understand(text)
-    if not phrases or not all(each.meaning for each in phrases):
-        return ""
+    speaking = ("agent", "with", "without", "both", "post", "pre")
+    if not all(each.meaning for each in phrases) or not any(
+        each.meaning in speaking and (len(each.words) > 2 or each.words in ("gd", "km"))
+        for each in phrases
+    ):
+        return ""  # a folder "c" or "NC" has another reason
     if {each.words for each in phrases} == {"post"}:  # the agent, or surgery
         return "unclear"
     return _agent(phrases, {each.meaning for each in phrases})[0]
@@ -124,6 +128,11 @@ def agent_in_name(text: str) -> str:
     """Return what the words of a T1's name say of an agent, as ``agent_in`` does."""
     phrases = _understand(text)
     return _agent(phrases, {each.meaning for each in phrases})[0]
+
+
+def names_both_echoes(text: str) -> bool:
+    """Say whether a text names proton density and T2, the two echoes of one sequence."""
+    return {each.meaning for each in _understand(text)} & set(KINDS) == {"pd", "t2"}
 
 
 @cache

@@ -519,6 +519,7 @@ def test_a_folder_per_image_is_one_patient_where_names_and_folders_say_so(tmp_pa
 def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     make_files(tmp_path, "a/pre_contrast/T1.nii.gz", "a/post contrast/T1.nii.gz", "a/T2.nii.gz")
     make_files(tmp_path, "b/nach KM/T1.nii.gz", "b/T2.nii.gz", "Gad_Ben/T1.nii.gz")
+    make_files(tmp_path, "NC/T1c.nii.gz", "g/T1.nii.gz")  # of groups, not of agents
     # before and after surgery
     make_files(tmp_path, "c/post/T1.nii.gz", "c/post/T1c.nii.gz", "c/pre/T1.nii.gz")
     found = find_cases(tmp_path)
@@ -526,6 +527,8 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
         "a": {"t1", "t1c", "t2"},
         "b": {"t1c", "t2"},
         "Gad_Ben": {"t1"},
+        "NC": {"t1c"},
+        "g": {"t1"},
         "c_post": {"t1", "t1c"},
         "c_pre": {"t1"},
     }

@@ -54,12 +54,14 @@ class FoundDicom:
         refused: Studies that cannot be used.
         rows: Every series, including those set aside.
         damaged: Files that could not be read; a warning of a case or a refusal names each.
+        copies: Files that hold the same image as another one.
     """
 
     cases: tuple[Case, ...]
     refused: tuple[Refused, ...]
     rows: tuple[Row, ...]
     damaged: tuple[Damaged, ...] = ()
+    copies: tuple[Path, ...] = ()
 
 
 def find_dicom(
@@ -123,7 +125,7 @@ def find_dicom(
                 [*(f"{row.series.name}: {row.why}" for row in chosen), *damage_notes.get(name, [])]
             )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
-    return FoundDicom(tuple(cases), tuple(refused), tuple(all_rows), found.damaged)
+    return FoundDicom(tuple(cases), tuple(refused), tuple(all_rows), found.damaged, found.copies)
 
 
 def find_all(
@@ -190,6 +192,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
         for row in dicom.rows
         if not row.modality
     ]
+    aside += [FileRecord(path, "a copy of another file of its series") for path in dicom.copies]
     both = dataclasses.replace(
         found,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
@@ -253,6 +256,11 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         warnings.append(
             "its StudyInstanceUID is not unique: files of other patients or folders have it, or "
             "have none; they were kept apart"
+        )
+    if len(by_modality) > 1 and any(row.series.is_doubtful and row.modality for row in rows):
+        warnings.append(
+            "its files name no patient and lie in a folder per series whose names are not those of "
+            "series: are they of one patient? If not, give them other cases by --mapping"
         )
     for modality, mine in sorted(by_modality.items()):
         mapped = [row for row in mine if row.why == "mapping"]

@@ -21,7 +21,9 @@ _LONGEST_TEXT = 200
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate",
-    "PatientSex", "PatientIdentityRemoved", "Modality", "SeriesNumber", "InstanceNumber",
+    "PatientSex", "PatientAge", "PatientWeight", "PatientSize", "PatientIdentityRemoved",
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "Modality", "SeriesNumber", "InstanceNumber",
     "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
     "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusStartTime", "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast",
@@ -35,6 +37,14 @@ _NAMES = [
     "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+_VISIT = ("PatientAge", "PatientWeight", "PatientSize", "StudyDate", "StudyTime", "StudyID",
+          "AccessionNumber")  # fmt: skip
+# what anonymisers write for a name or an ID
+_NOBODY = {
+    "", "x", "xx", "xxx", "0", "00", "000", "none", "null", "unknown", "removed", "hidden",
+    "patient", "name", "no name", "noname", "nn", "n.n", "deidentified", "de-identified",
+    "redacted", "unbekannt", "inconnu", "desconocido",
+}  # fmt: skip
 _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
 _CREATORS = [(0x0021, 0x0010), (0x2001, 0x0010), (0x0043, 0x0010)]
 _PRIVATE = [_GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT, *_CREATORS]
@@ -133,6 +143,9 @@ class Instance:
         series: SeriesInstanceUID; empty where it is missing.
         sop: SOPInstanceUID; empty where it is missing.
         patient: ID, name, date of birth and sex, in lower case.
+        visit: Age, weight, size, date, time, ID and accession number of the examination, which are
+            the same in all of its files.
+        frame_of_reference: FrameOfReferenceUID; empty where it is missing.
         who: Name and ID as they are written, shown only on request.
         is_anonymous: Whether other patients may have the same ID and name.
         header: The fields that describe the sequence.
@@ -150,6 +163,8 @@ class Instance:
     series: str
     sop: str
     patient: tuple[str, ...]
+    visit: tuple[str, ...]
+    frame_of_reference: str
     who: str
     is_anonymous: bool
     header: Header
@@ -181,7 +196,9 @@ def read_instance(file: Path) -> Instance | None:
     names = _text(content, "PatientName"), _text(content, "PatientID")
     who = " ".join(names).strip()
     is_anonymous = (
-        not all(names) or "anon" in who.casefold() or _is_yes(content, "PatientIdentityRemoved")
+        any(name.strip("^ .-").casefold() in _NOBODY for name in names)
+        or "anon" in who.casefold()
+        or _is_yes(content, "PatientIdentityRemoved")
     )
     return Instance(
         file,
@@ -192,6 +209,8 @@ def read_instance(file: Path) -> Instance | None:
             _text(content, name).strip("^ ").casefold()
             for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
         ),
+        tuple(_text(content, name) for name in _VISIT),
+        _text(content, "FrameOfReferenceUID"),
         who,
         is_anonymous,
         _header(values[0]),

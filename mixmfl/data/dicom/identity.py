@@ -8,14 +8,20 @@ with the folders of the files.
 import hashlib
 import itertools
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.dicom.header import Instance
 from mixmfl.data.dicom.planes import FEWEST_SLICES
+from mixmfl.data.sequence_words import read_words
 
 _LENGTH = 8  # characters of a digest in a name
+
+# of a series, by its number or UID: S0001, series_3, 301, 1.2.840.…
+_SERIES_FOLDER = re.compile(r"(?i)(?:s|se|ser|sr|series|serie|scan|im|img|mr)?[ _-]*[0-9.]+")
+_SILENT = read_words("").why
 
 Patient = tuple[str, ...]
 SeriesName = tuple[int, str, str]  # number, description, modality: a series as people know it
@@ -30,7 +36,8 @@ def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[
     """
     by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
-        by_study[each.study][each.patient].append(each)
+        who = (*each.patient, *each.visit) if each.is_anonymous else each.patient
+        by_study[each.study][who].append(each)
     parts: dict[tuple[str, ...], list[Instance]] = {}
     for study, patients in by_study.items():
         for patient, mine in _one_per_patient(patients).items():
@@ -72,20 +79,24 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
 def without_copies(instances: Sequence[Instance]) -> list[Instance]:
     """Keep one of the files that hold the same image of the same patient.
 
-    Two files are copies if they have one SOPInstanceUID and the same pixels. Files with that
-    identifier and other pixels have it from an anonymiser, and stay.
+    Two files of a series are copies if they have one SOPInstanceUID, or one folder, and the same
+    number, place and pixels: archives give a file that is sent twice a new identifier. Files of one
+    identifier with other pixels have it from an anonymiser, and stay.
     """
     unique: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
     seen: dict[Path, str] = {}
     for each in instances:
-        twins = unique[each.sop, each.study, each.series, each.patient] if each.sop else []
+        key = each.study, each.series, each.patient, each.number, _placed(each)
         if not any(
-            other.number == each.number
-            and _placed(other) == _placed(each)
+            (
+                (each.sop and other.sop == each.sop)
+                or (_placed(each) and other.file.parent == each.file.parent)
+            )
+            and _slot(other) == _slot(each)
             and _pixels(other, seen) == _pixels(each, seen)
-            for other in twins
+            for other in unique[key]
         ):
-            unique[each.sop, each.study, each.series, each.patient].append(each)
+            unique[key].append(each)
     return sorted((each for part in unique.values() for each in part), key=lambda each: each.file)
 
 
@@ -105,7 +116,7 @@ def _one_per_patient(patients: Mapping[Patient, list[Instance]]) -> dict[Patient
 
 
 def _may_be(one: Patient, other: Patient) -> bool:
-    pairs = list(zip(one, other, strict=True))
+    pairs = list(zip(one, other, strict=False))  # of an anonymous patient more is compared
     return all(a == b or not (a and b) for a, b in pairs) and any(a and a == b for a, b in pairs)
 
 
@@ -168,7 +179,8 @@ def _splitting_depth(instances: Sequence[Instance], folder: Path) -> int | None:
 def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | None:
     """Return the depth at which folders look like those of patients; None if there is none.
 
-    There one folder holds several series, and no series is spread over two folders.
+    There one folder holds several series, and no series is spread over two folders; or each holds
+    one in a frame of reference of its own, and is not named after that series.
     """
     paths = [_below(each.file, folder).split("/") for each in instances]
     depth = next(
@@ -181,7 +193,52 @@ def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | Non
         tops[path[depth]].add((each.series, _series_name(each)))
     times = Counter(name for held in tops.values() for name in held)
     several = any(len({name for _, name in held}) > 1 for held in tops.values())
-    return depth if several and max(times.values()) == 1 else None
+    if max(times.values()) > 1:
+        return None
+    if several:
+        return depth
+    frames = {(path[depth], each.frame_of_reference) for path, each in
+              zip(paths, instances, strict=True)}  # fmt: skip
+    apart = len({frame for _, frame in frames if frame}) == len(frames) == len(tops) > 1
+    return depth if apart and not _are_named_by_series(paths, instances, depth) else None
+
+
+def may_be_several(instances: Sequence[Instance], folder: Path) -> bool:
+    """Say whether files taken for one examination may be of several patients.
+
+    They may if patients are anonymous, and folders hold one series each and are not named after it:
+    nothing says whether they are folders of patients or of series.
+    """
+    if not any(each.is_anonymous for each in instances):
+        return False
+    paths = [_below(each.file, folder).split("/") for each in instances]
+    depth = next(
+        (at for at, names in enumerate(itertools.zip_longest(*paths)) if len(set(names)) > 1), None
+    )
+    if depth is None or any(len(path) <= depth for path in paths):
+        return False
+    held: dict[str, set[SeriesName]] = defaultdict(set)
+    for path, each in zip(paths, instances, strict=True):
+        held[path[depth]].add(_series_name(each))
+    return max(map(len, held.values())) == 1 and not _are_named_by_series(paths, instances, depth)
+
+
+def _are_named_by_series(
+    paths: Sequence[Sequence[str]], instances: Sequence[Instance], depth: int
+) -> bool:
+    """Say whether a folder at a depth has a name as series have it: a word for it, or a number."""
+
+    def is_named(name: str, each: Instance) -> bool:
+        reading = read_words(name)
+        words = set(re.findall(r"[a-z0-9]+", name.lower()))
+        text = f"{each.header.description} {each.header.protocol}".lower()
+        return bool(
+            reading.why != _SILENT
+            or _SERIES_FOLDER.fullmatch(name)
+            or (words & set(re.findall(r"[a-z0-9]+", text)) - {""})
+        )
+
+    return any(is_named(path[depth], each) for path, each in zip(paths, instances, strict=True))
 
 
 def _colliding_depths(places: Mapping[str, Sequence[Instance]]) -> set[int]:

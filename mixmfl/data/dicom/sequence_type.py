@@ -12,7 +12,7 @@ from mixmfl.data.dicom.header import Header
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.sequence_words import Reading, read_words
+from mixmfl.data.sequence_words import Reading, names_both_echoes, read_words
 
 # modalities by AcquisitionContrast, and the kinds of images that are none of ours
 _CONTRASTS = {
@@ -100,6 +100,8 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
         return Recognised("", f"not sure: {field} says {stated}; {place}: {reading.why}")
     modality, why = (reading.modality, place) if reading.modality else (stated, field)
     if not modality:
+        if echo := _echo(header):
+            return Recognised(echo, f"{place}, and the echo time of {header.echo_ms:g} ms")
         return Recognised("", f"not sure: {place}: {reading.why}")
     if modality == "t1" and reading.why == SILENT:
         reading = _reading_of_t1(header)
@@ -188,6 +190,14 @@ def _reading_of_t1(header: Header) -> Reading:
     readings = [read_words(f"T1 {text}") for _, text in _texts(header)]
     return next((each for each in readings if each.modality != "t1" or _says_native(each)),
                 readings[0])  # fmt: skip
+
+
+def _echo(header: Header) -> str:
+    """Return which of a double echo's images this is, by its time; empty if it is none."""
+    if not any(names_both_echoes(text) for _, text in _texts(header)):
+        return ""
+    modality = _from_times(header).modality
+    return modality if modality in ("pd", "t2") else ""
 
 
 def _by_alias(text: str, modalities: Modalities) -> str:

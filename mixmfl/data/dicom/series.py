@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.dicom.files import Damaged, looks_like_dicom, quiet, read_header
 from mixmfl.data.dicom.header import Header, Instance, Plane, read_instance
-from mixmfl.data.dicom.identity import digest, examinations, series_of, without_copies
+from mixmfl.data.dicom.identity import (
+    digest,
+    examinations,
+    may_be_several,
+    series_of,
+    without_copies,
+)
 from mixmfl.data.dicom.pixels import read_planes
 from mixmfl.data.dicom.planes import (
     FEWEST_SLICES,
@@ -56,6 +62,7 @@ class Series:
         pixels: Columns times rows of a slice.
         slices: The number of planes of all files.
         warnings: Doubts about its completeness.
+        is_doubtful: Whether its examination may be of several patients.
         patient: Name and ID, shown only on request.
     """
 
@@ -74,6 +81,7 @@ class Series:
     slices: int
     warnings: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
+    is_doubtful: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -132,10 +140,12 @@ class FoundSeries:
     Attributes:
         series: The series, sorted by examination and number.
         damaged: Files that could not be read, sorted by path.
+        copies: Files that hold the same image as another one.
     """
 
     series: tuple[Series, ...]
     damaged: tuple[Damaged, ...]
+    copies: tuple[Path, ...] = ()
 
 
 def find_series(folder: Path) -> FoundSeries:
@@ -162,10 +172,14 @@ def find_series(folder: Path) -> FoundSeries:
         Damaged(file, "does not begin as DICOM does") for file in others if _pattern(file) in named
     ]
     damaged.sort(key=lambda each: each.path)
+    files = {each.file for each in instances}
     instances = without_copies(instances)
+    copies = sorted(files - {each.file for each in instances})
+    found = examinations(instances, folder)
+    doubtful = {name for name, mine in found.items() if may_be_several(mine, folder)}
     groups = [
         (examination, uid, part)
-        for examination, mine in examinations(instances, folder).items()
+        for examination, mine in found.items()
         for uid, part in series_of(mine, folder).items()
     ]
     owners = Counter(uid for _, uid, _ in groups)
@@ -173,9 +187,10 @@ def find_series(folder: Path) -> FoundSeries:
     all_series = []
     for examination, uid, part in groups:
         unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
-        all_series += _images(unique, examination, part, _doubts(part, strays))
+        images = _images(unique, examination, part, _doubts(part, strays))
+        all_series += [replace(each, is_doubtful=examination in doubtful) for each in images]
     all_series.sort(key=lambda each: (each.examination, each.header.number, each.uid))
-    return FoundSeries(tuple(all_series), tuple(damaged))
+    return FoundSeries(tuple(all_series), tuple(damaged), tuple(copies))
 
 
 def source_headers(series: Series) -> tuple[list[Any], list[int]]:
@@ -229,11 +244,12 @@ def _images(
         except DataError as error:
             fault = fault or str(error)
         first = next(each for each in mine if each.header == _usual(mine))
+        header = _of_part(_usual(mine), part) if label else _usual(mine)
         images.append(
             Series(
                 f"{uid}#{label}" if label else uid,
                 examination,
-                _usual(mine),
+                header,
                 tuple(files),
                 tuple((numbers[part[index].file], part[index].frame) for index in order),
                 grid,
@@ -249,6 +265,20 @@ def _images(
             )
         )
     return images
+
+
+def _of_part(header: Header, planes: Sequence[Plane]) -> Header:
+    """Return a header with the times of these planes; a file may hold several echoes."""
+    (echo, component, _), physics = planes[0].variety, planes[0].physics
+    repetition, inversion, flip = map(float, physics[:3])
+    return replace(
+        header,
+        echo_ms=float(echo),
+        component=component,
+        repetition_ms=repetition,
+        inversion_ms=inversion,
+        flip_degrees=flip,
+    )
 
 
 def _usual(instances: Sequence[Instance]) -> Header:

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from small_dicom import SHAPE, spoil, volume, write_series
 
-from mixmfl.data.dicom.cases import find_dicom
+from mixmfl.data.dicom.cases import find_all, find_dicom
 from mixmfl.data.dicom.series import find_series
 from mixmfl.data.modalities import Modalities
 
@@ -113,3 +113,65 @@ def test_a_slice_with_another_identifier_is_told_beside_its_series(tmp_path: Pat
 
 def headers(folder: Path) -> list[Any]:
     return [pydicom.dcmread(file) for file in sorted(folder.rglob("IM*"))]
+
+
+@pytest.mark.parametrize(
+    "differing",
+    [
+        ("PatientAge", "040Y", "061Y"),
+        ("PatientWeight", "70", "90"),
+        ("StudyDate", "20200101", "20210505"),
+        ("StudyTime", "101010", "111111"),
+        ("AccessionNumber", "17", "18"),
+        ("FrameOfReferenceUID", "1.2.8", "1.2.9"),
+    ],
+    ids=lambda differing: str(differing[0]),
+)
+@pytest.mark.parametrize("nobody", ["", "0", "ANON1", "Unknown"])
+def test_anonymous_patients_are_told_apart_by_their_examination(
+    tmp_path: Path, differing: tuple[str, str, str], nobody: str
+) -> None:
+    tag, *values = differing
+    tags: dict[str, Any]
+    for place, value, (text, number) in zip(("a", "b"), values, PAIRS.values(), strict=True):
+        tags = {tag: value, "SeriesDescription": text, "SeriesNumber": number}
+        write_series(
+            tmp_path / place, volume(number), study="1.2.3", patient=nobody, PatientID=nobody,
+            **tags,
+        )  # fmt: skip
+    found = find_dicom(tmp_path, KNOWN)
+    assert {c.name: set(c.images) for c in found.cases} == {"a": {"flair"}, "b": {"t1c"}}
+
+
+def test_where_nothing_tells_anonymous_patients_from_series_the_user_is_asked(
+    tmp_path: Path,
+) -> None:
+    for folder, places in (("people", ("meier", "huber")), ("series", ("S002", "T1 KM"))):
+        for place, (text, number) in zip(places, PAIRS.values(), strict=True):
+            write_series(
+                tmp_path / folder / place, volume(number), study="1.2.3", patient="", PatientID="",
+                SeriesDescription=text, SeriesNumber=number,
+            )  # fmt: skip
+    (case,) = find_dicom(tmp_path / "people", KNOWN).cases
+    assert "are they of one patient? If not, give them other cases by --mapping" in case.warnings[0]
+    (case,) = find_dicom(tmp_path / "series", KNOWN).cases
+    assert case.warnings == ()
+    # two examinations with one frame of reference each, but named as series are
+    write_series(
+        tmp_path / "series" / "301", volume(5), study="1.2.3", patient="", PatientID="",
+        SeriesDescription="T2", SeriesNumber=301, FrameOfReferenceUID="1.2.7",
+    )  # fmt: skip
+    (case,) = find_dicom(tmp_path / "series", KNOWN).cases
+    assert set(case.images) == {"flair", "t1c", "t2"}
+
+
+def test_a_file_that_an_archive_holds_twice_counts_once_and_is_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="FLAIR")
+    content: Any = pydicom.dcmread(tmp_path / "p" / "IM0003")
+    content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    content.save_as(tmp_path / "p" / "again.dcm")
+    found, _ = find_all(tmp_path, KNOWN)
+    assert [set(case.images) for case in found.cases] == [{"flair"}]
+    assert [(each.path.name, each.why) for each in found.aside] == [
+        ("again.dcm", "a copy of another file of its series")
+    ]

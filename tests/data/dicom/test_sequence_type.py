@@ -14,6 +14,10 @@ from mixmfl.data.modalities import Modalities
         (Header(description="t2_tirm_tra_dark-fluid"), "flair"),
         (Header(description="Ax T2 FLAIR"), "flair"),
         (Header(description="t2_tse_tra"), "t2"),
+        # the echo time says which of two echoes it is
+        (Header(description="pd_t2_tse", scanning=("SE",), echo_ms=15, repetition_ms=4000), "pd"),
+        (Header(description="pd_t2_tse", scanning=("SE",), echo_ms=95, repetition_ms=4000), "t2"),
+        (Header(description="pd_t2_tse"), ""),
         (Header(description="MPRAGE"), "t1"),
         (Header(description="T1 FLAIR sag"), "t1"),
         (Header(description="t1_mprage_sag KM"), "t1c"),

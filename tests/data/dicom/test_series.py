@@ -13,13 +13,13 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 from small import MODALITIES, small_plans
-from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
+from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_enhanced, write_series
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Given
 from mixmfl.data.dicom.cases import find_all, find_dicom
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, difference, read_labels, write_image
+from mixmfl.data.image import Grid, difference, read_image, read_labels, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
@@ -455,3 +455,26 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     monkeypatch.setattr("mixmfl.inference.dicom_seg.find_spec", lambda name: None)
     assert command("mixmfl_predict", *asked, "--dicom-seg") == 2
     assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err
+
+
+def test_each_echo_of_an_enhanced_file_has_its_own_time(tmp_path: Path) -> None:
+    """Otherwise both echoes are taken for the first one."""
+    voxels = np.repeat(volume(), 2, axis=0)
+    voxels[1::2] += 7
+    normal = np.reshape(GRID.direction, (3, 3))[:, 2]
+
+    def change(frame: int, group: Any) -> None:
+        echo, place = pydicom.Dataset(), pydicom.Dataset()
+        echo.EffectiveEchoTime = (15.0, 95.0)[frame % 2]
+        place.ImagePositionPatient = [
+            float(mm) for mm in np.array(GRID.origin) + normal * GRID.spacing[0] * (frame // 2)
+        ]
+        group.MREchoSequence, group.PlanePositionSequence = [echo], [place]
+
+    write_enhanced(
+        tmp_path / "p", voxels, change, SeriesDescription="pd_t2_tse", RepetitionTime=4000
+    )
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert set(case.images) == {"pd", "t2"}
+    one, two = (read_image(case.images[name])[0] for name in ("pd", "t2"))
+    np.testing.assert_array_equal(two, one + 7)
