@@ -139,6 +139,7 @@ class Site:
         workers: Processes that prepare batches; 0: this one does.
         minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
+        validation_cases: Fewest cases behind a Dice that the site sends.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Site:
     workers: int = 0
     minimum: Minimum = field(default_factory=Minimum)
     privacy: Privacy | None = None
+    validation_cases: int = 1
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
 from mixmfl.training.trainer import train_locally
-from mixmfl.training.validation import validate
+from mixmfl.training.validation import dice_sums, validate
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
         settings.configuration,
         site.device,
     )
-    dice = {name: [dice_sum.total, dice_sum.cases] for name, dice_sum in sums.items()}
+    dice = dice_sums(sums, site.validation_cases)
     return outgoing("validate", {"round": task.record["round"], "dice": dice})
 
 
