@@ -33,7 +33,6 @@ from mixmfl.networks.prototypes import (
     memory_to_state,
 )
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import class_cases
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
@@ -120,13 +119,12 @@ def train_at_site(
         **_changes(task, network, weights, settings),
         **memory_to_state(trained.memory),
     }
-    minimum = agreed_minimum(site, settings)
     reply = outgoing(
         "train",
         {"round": round_number, "loss": trained.loss},
         tensors,
-        minimum=minimum,
-        class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
+        minimum=agreed_minimum(site, settings),
+        behind=trained.cases,
     )
     return reply, trained.optimizer
 

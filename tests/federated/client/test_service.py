@@ -255,7 +255,7 @@ def test_what_a_coordinator_used_up_is_remembered_over_restarts_and_runs(
         "measure": measure_task(state, "north", registered),
         "personalize": personalization_task(state, "north", registered),
     }
-    for number, kind in enumerate((*kinds * 3,)[:3]):
+    for number, kind in enumerate([*kinds, *kinds, *kinds][:3]):
         federation.restart()
         assert asks(federation, "north", join_task(plans, run=f"run{number}")) == "join"
         assert asks(federation, "north", tasks[kind]) == kind
