@@ -5,11 +5,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
+from mixmfl.core.errors import MixmflError
 from mixmfl.core.text import printable
 
 from . import _options, _runner
+
+if TYPE_CHECKING:
+    from mixmfl.federated.client.limits import Limits
 
 DESCRIPTION = """\
 Join the federation of KIT, and answer the coordinator until Ctrl-C: statistics for a plan,
@@ -50,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "may ask for more)",
     )
     _options.add_privacy(parser, "this hospital")
+    _add_limits(parser)
     parser.add_argument(
         "--turns",
         type=Path,
@@ -61,6 +67,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     _options.add_alias(parser)
     _options.add_device(parser)
     return _runner.run(parser, argv, _work)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add what the hospital allows; a default is that of ``Limits``, which waits for torch."""
+    parser.add_argument(
+        "--require-masked",
+        action="store_true",
+        default=None,
+        help="join masked runs only (docs/privacy.md)",
+    )
+    for option, kind, what in (
+        ("--max-rounds", int, "rounds trained here, over all runs; default: 10000"),
+        ("--max-local-steps", int, "gradient steps in a round; default: 100000"),
+        ("--max-learning-rate", float, "learning rate; default: 10"),
+        ("--max-queries", int, "validations answered, over all runs; default: 10000"),
+        ("--min-validation-cases", int, "fewest cases behind a Dice that is sent; default: 1"),
+    ):
+        parser.add_argument(option, type=kind, metavar="N", help=what)
+
+
+def _limits(options: argparse.Namespace) -> "Limits":
+    from mixmfl.federated.client.limits import Limits
+
+    given = {
+        "masked_only": options.require_masked,
+        "rounds": options.max_rounds,
+        "local_steps": options.max_local_steps,
+        "learning_rate": options.max_learning_rate,
+        "queries": options.max_queries,
+        "validation_cases": options.min_validation_cases,
+    }
+    if wrong := [name for name, value in given.items() if value is not None and not value >= 0]:
+        raise MixmflError(f"a limit must be 0 or more: {', '.join(wrong)}")
+    return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -87,6 +127,7 @@ def _work(options: argparse.Namespace) -> int:
         _options.minimum(options, NETWORK_MINIMUM),
         _options.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,
+        _limits(options),
     )
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")

@@ -26,6 +26,7 @@ from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
 
 MOST_LOCAL_STEPS = 100_000
+MOST_LEARNING_RATE = 10.0
 """Most gradient steps of a site in a round: a day of steps that take a second."""
 
 CONFIGURATIONS = ("2d", "3d_fullres")
@@ -130,7 +131,7 @@ class RunSettings:
     seed: Annotated[int, within(0, 2**63 - 1)]
     rounds: Annotated[int, within(1, MOST_ROUNDS)]
     local_steps: Annotated[int, within(1, MOST_LOCAL_STEPS)]
-    learning_rate: Annotated[float, within(1e-12, 10)]
+    learning_rate: Annotated[float, within(1e-12, MOST_LEARNING_RATE)]
     minimum_cases: Cases = 0
     minimum_voxels: Voxels = 0
     masked: bool = False
@@ -154,6 +155,7 @@ class Site:
         workers: Processes that prepare batches; 0: this one does.
         minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
+        validation_cases: Fewest cases behind a Dice that the site sends.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Site:
     workers: int = 0
     minimum: Minimum = field(default_factory=Minimum)
     privacy: Privacy | None = None
+    validation_cases: int = 1
 
 
 @dataclass(frozen=True)

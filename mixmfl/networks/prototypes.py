@@ -54,6 +54,14 @@ def classes_at(classes: Tensor, features: Tensor) -> Tensor:
     return functional.interpolate(classes.float(), size, mode="nearest")[:, 0].long()
 
 
+def classes_of_each(classes: Tensor, num_classes: int) -> Tensor:
+    """Return which classes each patch has, ``(B, K)`` bool, of classes ``(B, *P)``."""
+    flat = classes.flatten(1).long()
+    flat = flat.where((flat >= 0) & (flat < num_classes), num_classes)
+    has = torch.zeros(len(flat), num_classes + 1, dtype=torch.bool, device=flat.device)
+    return has.scatter_(1, flat, True)[:, :num_classes]
+
+
 def observe(tailored: Tensor, classes: Tensor, num_classes: int) -> Prototypes:
     """Return the prototypes of one batch.
 
@@ -138,24 +146,23 @@ def merge_memories(
 
 
 def withhold_rare(
-    memory: PrototypeMemory, cases: int, voxels: int, class_cases: Mapping[tuple[str, int], int]
+    memory: PrototypeMemory, cases: int, voxels: int, behind: Mapping[tuple[str, int], Tensor]
 ) -> PrototypeMemory:
     """Return the memory without the rows that rest on few cases or voxels, as if never seen.
 
     Args:
         memory: Memory of a site.
-        cases: Least number of cases with the modality and the class.
+        cases: Least number of cases behind a row.
         voxels: Least number of voxels behind a row.
-        class_cases: Number of the site's cases by modality and class; 0 where it is not named.
+        behind: For each of the prototypes ``(K,)`` how many cases are behind each row; 0 where
+            it is not named.
     """
     released = {}
-    for (modality, level), prototypes in memory.items():
-        enough = torch.tensor(
-            [class_cases.get((modality, row), 0) >= cases for row in range(len(prototypes.counts))],
-            device=prototypes.counts.device,
-        ) & (prototypes.counts >= voxels)
+    for place, prototypes in memory.items():
+        counted = behind.get(place, torch.zeros_like(prototypes.counts))
+        enough = (counted.to(prototypes.counts.device) >= cases) & (prototypes.counts >= voxels)
         unseen = Prototypes(*(torch.zeros_like(getattr(prototypes, part)) for part in PARTS))
-        released[modality, level] = _where(enough, prototypes, unseen)
+        released[place] = _where(enough, prototypes, unseen)
     return released
 
 

@@ -4,10 +4,8 @@ A case is ``<case>.images.b2nd``, ``<case>.labels.b2nd`` and ``<case>.json``. Th
 last; a case without it was left half done and does not exist for readers.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -173,22 +171,6 @@ def open_case(folder: Path, name: str) -> PreprocessedCase:
         {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},
         None if labelled is None else tuple(labelled),
     )
-
-
-def class_cases(cases: Iterable[PreprocessedCase]) -> dict[tuple[str, int], int]:
-    """Return how many cases have a modality and at least one voxel of a class, by index."""
-    found = Counter(
-        (modality, index)
-        for case in cases
-        for modality in case.modalities
-        for index in _classes_in(case.folder, case.name)
-    )
-    return dict(found)
-
-
-@cache  # asked in every round of a run, whose cases do not change
-def _classes_in(folder: Path, name: str) -> frozenset[int]:
-    return frozenset(np.unique(open_case(folder, name).labels[:]).tolist())
 
 
 def _class_key(text: str) -> int | tuple[int, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
@@ -33,6 +34,7 @@ class Batch:
             row, and only where ``present`` is.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
         seed: Seed for all further random draws of this batch.
+        cases: ``(B,)`` the number of each patch's case among the site's training cases.
         labelled: ``(B, N)`` bool, on the CPU: whether a case labels each of the plans' labels or
             regions; None: all cases label all.
     """
@@ -42,6 +44,7 @@ class Batch:
     shown: Tensor
     classes: list[Tensor]
     seed: int
+    cases: Tensor
     labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -52,6 +55,7 @@ class Batch:
             self.shown.to(device),
             [item.to(device) for item in self.classes],
             self.seed,
+            self.cases,
             self.labelled,
         )
 
@@ -146,7 +150,7 @@ class Batches(Dataset[Batch]):
                 self.sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(drawn)
             ]
-        return _batch(items, generator)
+        return _batch(items, drawn, generator)
 
     def sample(
         self, case: PreprocessedCase, foreground: bool, generator: np.random.Generator
@@ -200,16 +204,19 @@ class PoissonBatches(Dataset[list[Batch]]):
             raise IndexError(step)
         generator = np.random.default_rng(seed_of(*batches.entropy, step))
         chosen = (generator.random(len(batches.cases)) < self._rate).nonzero()[0]
-        drawn = [batches.cases[index] for index in chosen]
         share = batches.settings.foreground_share
         with seeded(generator):
             return [
-                _batch([batches.sample(case, generator.random() < share, generator)], generator)
-                for case in drawn
+                _batch(
+                    [batches.sample(batches.cases[case], generator.random() < share, generator)],
+                    [case],
+                    generator,
+                )
+                for case in chosen
             ]
 
 
-def _batch(items: Sequence[Sample], generator: np.random.Generator) -> Batch:
+def _batch(items: Sequence[Sample], cases: npt.ArrayLike, generator: np.random.Generator) -> Batch:
     images, present, shown, classes, labelled = zip(*items, strict=True)
     return Batch(
         torch.stack(images),
@@ -217,6 +224,7 @@ def _batch(items: Sequence[Sample], generator: np.random.Generator) -> Batch:
         torch.stack(shown),
         [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
         int(generator.integers(0, 2**31)),
+        torch.as_tensor(cases),
         torch.stack(labelled),
     )
 

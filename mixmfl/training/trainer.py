@@ -1,6 +1,6 @@
 """A site's gradient steps, on one device and independent of any server."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from mixmfl.networks.prototypes import (
     Prototypes,
     State,
     classes_at,
+    classes_of_each,
     fade,
     memory_to,
     merge_prototypes,
@@ -38,12 +39,14 @@ class Trained:
     Attributes:
         loss: Mean loss over the steps.
         memory: Prototypes of the site's own modalities.
+        cases: For each of the prototypes ``(K,)`` how many training cases are behind each row.
         optimizer: AdamW's state, by ``<parameter>.<moment>``, and with half precision the
             scale of the gradients.
     """
 
     loss: float
     memory: PrototypeMemory
+    cases: Mapping[tuple[str, int], Tensor]
     optimizer: State
 
 
@@ -94,6 +97,7 @@ def train_locally(
     network.train()
     memory = memory_to(memory, device)
     seen: dict[tuple[str, int], Prototypes] = {}
+    found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # patches' cases and classes
     losses: list[Tensor] = []
     for prepared in batches:
         batch = prepared.to(device)
@@ -108,7 +112,8 @@ def train_locally(
         losses.append(loss.detach())
         classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
         observed = _observe_batch(network, encoding, classes, levels, plans)
-        for place, new in observed.items():
+        for place, (new, has) in observed.items():
+            found.setdefault(place, []).append((batch.cases, has))
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
     mean_loss = torch.stack(losses).float().mean().item()
@@ -120,6 +125,7 @@ def train_locally(
     return Trained(
         mean_loss,
         memory_to(seen, torch.device("cpu")),
+        {place: _count_cases(parts) for place, parts in found.items()},
         {
             **_save_optimizer(optimizer, parameters),
             **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
@@ -189,21 +195,33 @@ def _observe_batch(
     classes: Tensor,
     levels: Iterable[int],
     plans: Plans,
-) -> dict[tuple[str, int], Prototypes]:
-    """Return the prototypes of a batch at ``levels``, for the modalities available in it."""
-    observed = {}
+) -> dict[tuple[str, int], tuple[Prototypes, Tensor]]:
+    """Return the prototypes of a batch at ``levels``, for the modalities available in it.
+
+    With each comes ``(B, K)`` bool: which patches are behind which rows.
+    """
+    observed, count = {}, len(plans.labels.values)
     for level in levels:
         tailored = encoding.tailored[level].detach()
         at_level = classes_at(classes, tailored)
+        has = classes_of_each(at_level, count)
         for index, modality in enumerate(network.modalities):
             rows = encoding.present[:, index]
             if rows.any():
-                observed[modality, level] = observe(
-                    tailored[rows, index].float(),
-                    at_level[rows],
-                    len(plans.labels.values),
-                )
+                prototypes = observe(tailored[rows, index].float(), at_level[rows], count)
+                observed[modality, level] = prototypes, has & rows[:, None]
     return observed
+
+
+def _count_cases(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return ``(K,)`` of how many different cases the patches of each row are.
+
+    Args:
+        patches: By step: the case of each patch, ``(B,)``, and its rows, ``(B, K)`` bool.
+    """
+    cases = torch.cat([numbers for numbers, _ in patches]).cpu()
+    has = torch.cat([rows for _, rows in patches]).cpu()
+    return torch.tensor([len(set(cases[column].tolist())) for column in has.T])
 
 
 def _save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:

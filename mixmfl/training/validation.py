@@ -56,6 +56,14 @@ def validate(
     return sums
 
 
+def dice_sums(sums: Mapping[str, DiceSum], fewest: int) -> dict[str, list[float | int]]:
+    """Return sums as a message has them; one over fewer than ``fewest`` cases is as if of none."""
+    return {
+        name: [dice.total, dice.cases] if dice.cases >= fewest else [0.0, 0]
+        for name, dice in sums.items()
+    }
+
+
 def no_dice(labels: Labels) -> dict[str, DiceSum]:
     """Return the sums before the first case, all zero."""
     return dict.fromkeys(labels.foreground, DiceSum(0.0, 0))

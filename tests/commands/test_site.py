@@ -11,6 +11,7 @@ import pytest
 from small import LABELS_JSON, write_case
 
 from mixmfl.federated import flare
+from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
@@ -53,6 +54,8 @@ def given(kits: Path, cases: Path, tmp_path: Path) -> dict[str, object]:
         ({"--labels": "kits/labels.json"}, "labels.json: there is no such file"),
         ({"-n": "0"}, "-n 0: at least 1 process is needed"),
         ({"--minimum-cases": "-1"}, "--minimum-cases"),
+        ({"--max-queries": "-1"}, "a limit must be 0 or more: queries"),
+        ({"--max-learning-rate": "nan"}, "a limit must be 0 or more: learning_rate"),
     ],
 )
 def test_what_a_hospital_gives_by_mistake_is_refused_before_anything_starts(
@@ -147,7 +150,10 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     (tmp_path / "work" / "exchange.log").write_text("came from coordinator: last year\n")
     minimum = ("--minimum-cases", 3, "--minimum-voxels", 50)
     turns = ("--turns", tmp_path / "turns", "--alias", "asl=cbf", "--workers", 2)
-    assert command("mixmfl_site", *sum(given.items(), ()), *minimum, *turns) == 130
+    limits = ("--require-masked", "--max-rounds", 7, "--max-local-steps", 6, "--max-queries", 5)
+    more = ("--max-learning-rate", 0.5, "--min-validation-cases", 4)
+    options = (*minimum, *turns, *limits, *more)
+    assert command("mixmfl_site", *sum(given.items(), ()), *options) == 130
     said = capsys.readouterr()
     told = [line for line in said.out.splitlines() if line.startswith("came from")]
     assert told == ["came from coordinator: task 1", "came from coordinator: task 2"]
@@ -159,4 +165,7 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),
         minimum=Minimum(3, 50),
         turns=tmp_path / "turns",
+        limits=Limits(True, 7, 6, 0.5, 5, 4),
     )
+    houses[0].save(tmp_path / "config.json")
+    assert SiteConfig.load(tmp_path / "config.json") == houses[0]

@@ -194,7 +194,14 @@ def test_training_imputes_what_a_site_lacks_and_only_then() -> None:
         images[:, 2] = 0
         present = tensor([[True, True, False]] * 2)
         classes = torch.randint(0, 3, (2, 1, 16, 16), generator=drawn(2))
-        batch = Batch(images, present, present, [classes, classes[..., ::2, ::2]], seed)
+        batch = Batch(
+            images,
+            present,
+            present,
+            [classes, classes[..., ::2, ::2]],
+            seed,
+            torch.arange(len(images)),
+        )
         blocks = ["shared", "fusion", "decoder", "tailored.flair", "tailored.t1"]
         train_locally(network, memory, {}, [batch], chosen, "2d", blocks, 1e-2, torch.device("cpu"))
         mixing = network.get_parameter("fusion.0.mix.convs.0.conv.weight")

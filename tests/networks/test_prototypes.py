@@ -9,6 +9,7 @@ from mixmfl.networks.prototypes import (
     Prototypes,
     can_recall,
     classes_at,
+    classes_of_each,
     fade,
     memory_from_state,
     memory_to,
@@ -196,10 +197,21 @@ def test_votes_have_finite_gradients_where_nothing_is_known_and_where_a_slice_is
 
 def test_rows_that_rest_on_few_cases_or_voxels_are_withheld() -> None:
     memory = {("t1", 2): prototypes([[1.0], [2.0], [3.0], [4.0]], [99.0, 10.0, 9.0, 99.0])}
-    class_cases = {("t1", 0): 2, ("t1", 1): 3, ("t1", 2): 3, ("t2", 3): 3}  # no T1 with class 3
-    released = withhold_rare(memory, 3, 10, class_cases)["t1", 2]
+    behind = {("t1", 2): torch.tensor([2, 3, 3, 0])}
+    released = withhold_rare(memory, 3, 10, behind)["t1", 2]
     assert released.values.tolist() == [[0.0], [2.0], [0.0], [0.0]]
     assert released.counts.tolist() == [0, 10, 0, 0]
+
+
+def test_rows_of_which_nobody_counted_the_cases_are_withheld() -> None:
+    memory = {("t1", 2): prototypes([[1.0]], [99.0])}
+    behind = {("t1", 1): torch.tensor([9])}
+    assert withhold_rare(memory, 1, 0, behind)["t1", 2].counts.tolist() == [0]
+
+
+def test_each_patch_is_asked_for_its_classes() -> None:
+    classes = torch.tensor([[[0, 2], [2, -1]], [[5, 1], [1, 1]]])
+    assert classes_of_each(classes, 3).tolist() == [[True, False, True], [False, True, False]]
 
 
 def test_a_memory_moves_with_all_that_it_has() -> None:

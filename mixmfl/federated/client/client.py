@@ -101,5 +101,7 @@ class Client:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
         result, blocks = personalize_at_site(task, self.site, self.plans, self.settings)
-        record = {"dice": or_none(result.dice), "dice_before": or_none(result.dice_before)}
+        enough = len(self.site.validation) >= self.site.validation_cases
+        both = {"dice": result.dice, "dice_before": result.dice_before}
+        record = {name: or_none(dice) if enough else None for name, dice in both.items()}
         return Handled(outgoing(task.kind, record), personal=blocks if result.kept else {})

@@ -45,7 +45,7 @@ def outgoing(
     tensors: Mapping[str, Tensor] | None = None,
     *,
     minimum: Minimum | None = None,
-    class_cases: Mapping[tuple[str, int], int] | None = None,
+    behind: Mapping[tuple[str, int], Tensor] | None = None,
 ) -> Message:
     """Build a message that leaves a site.
 
@@ -54,8 +54,8 @@ def outgoing(
         record: The message's fields; a fingerprint in the form of ``Fingerprint.to_json``.
         tensors: Tensors by name; only the kinds ``train`` and ``masked`` have any.
         minimum: The agreed minimum of cases and voxels; None: there is none.
-        class_cases: Number of training cases by modality and class (see
-            ``preprocessed_case.class_cases``). Needed where there are prototypes and a minimum.
+        behind: How many training cases are behind the rows of prototypes, as for
+            ``prototypes.withhold_rare``. Needed where there are prototypes and a minimum.
 
     Raises:
         ValueError: The message has a field that its kind does not list, which is a bug.
@@ -71,9 +71,7 @@ def outgoing(
         fields["fingerprint"] = None if reported is None else reported.to_json()
     memory = memory_from_state(carried)
     if memory and least != Minimum():
-        carried |= memory_to_state(
-            withhold_rare(memory, least.cases, least.voxels, class_cases or {})
-        )
+        carried |= memory_to_state(withhold_rare(memory, least.cases, least.voxels, behind or {}))
     return Message(kind, fields, carried)
 
 

@@ -49,7 +49,8 @@ def personalize_at_site(
         half_updates=False,  # nothing is sent, so nothing need be rounded
     )
     weights = register(site).weights
-    site = dataclasses.replace(site, privacy=None)  # the personalised model stays at the site
+    # the personalised model stays at the site
+    site = dataclasses.replace(site, privacy=None, validation_cases=1)
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
         step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)

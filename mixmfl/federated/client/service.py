@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core import devices
-from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError
+from mixmfl.core.errors import AggregationError, DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.files import locked, read_json, replacing, write_json
 from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.records import read_record
@@ -25,6 +25,7 @@ from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.limits import Limits, check_joined
 from mixmfl.federated.client.outbound import (
     OutboundField,
     outbound_fields,
@@ -54,7 +55,7 @@ from mixmfl.federated.state import (
     register,
 )
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
-from mixmfl.inference.model import apply_personal_weights
+from mixmfl.inference.model import apply_personal_weights, load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans
@@ -81,6 +82,7 @@ class SiteConfig:
         placing: What to do with images of a case that are on different grids.
         minimum: Cases and voxels that a statistic must rest on; the server may ask for more.
         privacy: Differential privacy of the cases; None: no noise is added.
+        limits: What a coordinator may have done here.
         turns: File shared by the sites of one machine, of which one works at a time, so that
             memory suffices for one; None: this site does not wait for others.
     """
@@ -97,6 +99,7 @@ class SiteConfig:
     minimum: Minimum = NETWORK_MINIMUM
     privacy: Privacy | None = None
     turns: Path | None = None
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def exchange_log(self) -> Path:
@@ -110,6 +113,11 @@ class SiteConfig:
         It names cases and files.
         """
         return self.work / "problems.log"
+
+    @property
+    def used_file(self) -> Path:
+        """The count of rounds and queries, over all runs; see ``Limits``."""
+        return self.work / "used.json"
 
     @property
     def summed_file(self) -> Path:
@@ -141,6 +149,7 @@ class SiteConfig:
                     "turns": Path(content["turns"]) if content["turns"] else None,
                     "placing": AlignmentOptions(**content["placing"]),
                     "minimum": Minimum(**content["minimum"]),
+                    "limits": Limits(**content["limits"]),
                     "privacy": privacy,
                 }
             )
@@ -176,7 +185,12 @@ class SiteConfig:
         (site,) = open_sites(
             self.work, plans, configuration, fold, seed, device, self.workers, [self.name]
         )
-        return dataclasses.replace(site, minimum=self.minimum, privacy=self.privacy)
+        return dataclasses.replace(
+            site,
+            minimum=self.minimum,
+            privacy=self.privacy,
+            validation_cases=self.limits.validation_cases,
+        )
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -290,10 +304,12 @@ class ClientService:
         settings = read_record(
             RunSettings, record["settings"], "the coordinator's join", AggregationError
         )
+        self._config.limits.check_run(settings)
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         client = Client(site, plans, settings, SummedSites(self._config.summed_file))
+        check_joined(record, self._config.work / "runs" / record["run"] / "joined.json")
         self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))
 
@@ -322,9 +338,14 @@ class ClientService:
 
     def _keep_model(self, task: Message) -> Message:
         """Store the finished global model, and the personalised one if the site has it."""
-        model = self._run_folder / "model.safetensors"
+        model, client = self._run_folder / "model.safetensors", self._run().client
         with replacing(model) as temporary:
             temporary.write_bytes(task.tensors["file"].numpy().data)
+            sent = load_model(temporary)
+            if (sent.plans, sent.configuration) != (client.plans, client.settings.configuration):
+                raise ModelError(
+                    "the coordinator sent a model of other plans than those of the run"
+                )
         if self._personal_file.is_file():
             apply_personal_weights(
                 model, load_tensors(self._personal_file), self._run_folder / "own_model.safetensors"
@@ -336,6 +357,7 @@ class ClientService:
         joined = self._run()
         client = joined.client
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
+        self._config.limits.use(task.kind, self._config.used_file)
         return client
 
     def _run(self) -> _Joined:

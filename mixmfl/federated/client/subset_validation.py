@@ -14,7 +14,7 @@ from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
-from mixmfl.training.validation import DiceSum, add_dice, no_dice
+from mixmfl.training.validation import DiceSum, add_dice, dice_sums, no_dice
 
 
 def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -42,7 +42,6 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         for subset, predicted in segmentations.items():
             sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
     rows = [
-        [list(subset), {name: [dice.total, dice.cases] for name, dice in sums[subset].items()}]
-        for subset in sorted(sums)
+        [list(subset), dice_sums(sums[subset], site.validation_cases)] for subset in sorted(sums)
     ]
     return outgoing(MEASURE, {"round": task.record["round"], "subsets": rows})

@@ -33,12 +33,11 @@ from mixmfl.networks.prototypes import (
     memory_to_state,
 )
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import class_cases
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
 from mixmfl.training.trainer import train_locally
-from mixmfl.training.validation import validate
+from mixmfl.training.validation import dice_sums, validate
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +119,12 @@ def train_at_site(
         **_changes(task, network, weights, settings),
         **memory_to_state(trained.memory),
     }
-    minimum = agreed_minimum(site, settings)
     reply = outgoing(
         "train",
         {"round": round_number, "loss": trained.loss},
         tensors,
-        minimum=minimum,
-        class_cases=class_cases(site.training) if trained.memory and minimum.cases else {},
+        minimum=agreed_minimum(site, settings),
+        behind=trained.cases,
     )
     return reply, trained.optimizer
 
@@ -190,7 +188,7 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
         settings.configuration,
         site.device,
     )
-    dice = {name: [dice_sum.total, dice_sum.cases] for name, dice_sum in sums.items()}
+    dice = dice_sums(sums, site.validation_cases)
     return outgoing("validate", {"round": task.record["round"], "dice": dice})
 
 

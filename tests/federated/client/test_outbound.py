@@ -25,7 +25,6 @@ from mixmfl.planning.fingerprint import (
     merge_fingerprints,
     withhold_small_counts,
 )
-from mixmfl.planning.preprocessed_case import class_cases
 from mixmfl.training.privacy_budget import Privacy
 
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
@@ -155,7 +154,7 @@ def test_rare_labels_and_rare_modalities_are_left_out_of_a_fingerprint() -> None
 def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:
     ones = torch.ones(3, 2)
     memory = {("t1", 0): Prototypes(2 * ones, 3 * ones, torch.tensor([500.0, 99.0, 200.0]))}
-    cases = {("t1", 0): 9, ("t1", 1): 5, ("t1", 2): 4}
+    cases = {("t1", 0): torch.tensor([9, 5, 4])}
     kept = withhold_rare(memory, 5, 100, cases)["t1", 0]
     assert kept.counts.tolist() == [500, 0, 0]  # class 1 has 99 voxels, class 2 four cases
     assert kept.values[:, 0].tolist() == [2, 0, 0]
@@ -165,8 +164,6 @@ def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:
 def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(tmp_path: Path) -> None:
     plans = small_plans()
     site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",), ("t1",)], plans)
-    had = {(modality, index): n for modality, n in (("t1", 3), ("t2", 1)) for index in range(3)}
-    assert class_cases(site.training) == had
     task = train_task(first_state(plans, SETTINGS), register(site))
 
     def seen(by_site: Minimum, by_coordinator: int) -> dict[str, bool]:
@@ -180,3 +177,20 @@ def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(tmp_path:
     assert seen(Minimum(cases=2), 0) == {"t1": True, "t2": False}
     assert seen(Minimum(cases=2), 4) == {"t1": False, "t2": False}
     assert seen(Minimum(voxels=10**6), 0) == {"t1": False, "t2": False}
+
+
+def test_a_prototype_of_patches_of_few_cases_is_held_back_though_many_have_the_class(
+    tmp_path: Path,
+) -> None:
+    plans = small_plans()  # batches of 4
+    site = stored_site(tmp_path, "north", [("t1",)] * 12, plans)
+    task = train_task(first_state(plans, SETTINGS), register(site))
+
+    def rows(steps: int, cases: int) -> int:
+        asked = dataclasses.replace(SETTINGS, local_steps=steps, minimum_cases=cases)
+        reply, _ = train_at_site(task, site, plans, asked, {})
+        return int((reply.tensors["memory.t1.2.counts"] > 0).sum())
+
+    assert rows(1, 5) == 0
+    assert rows(1, 0) > 0
+    assert rows(12, 5) > 0

@@ -27,7 +27,7 @@ from mixmfl.federated.messages import SENT, Message, StoredMessage, decode, enco
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
-from mixmfl.federated.server.merge import train_task
+from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
     PlanningJob,
     TrainingJob,
@@ -36,6 +36,7 @@ from mixmfl.federated.server.orders import (
     save_job,
     train_remotely,
 )
+from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
@@ -48,7 +49,7 @@ from mixmfl.federated.state import (
     register,
 )
 from mixmfl.federated.tensor_files import save_tensors
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model import load_model, save_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.planning.plans import Plans
@@ -195,6 +196,128 @@ def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
     for config in federation.configs.values():
         config.summed_file.unlink()
     assert train(federation, run("two", "abc"))
+
+
+def asks(federation: Federation, site: str, task: Message) -> str:
+    """Return the kind of the reply, and where it is a failure its reason at the site."""
+    kind = decode(answer(federation.hospitals[site], encode(task))).kind
+    if kind != messages.FAILED:
+        return kind
+    return federation.configs[site].problem_log.read_text().splitlines()[-1]
+
+
+def join_task(plans: Plans, settings: RunSettings = SETTINGS, run: str = "abc") -> Message:
+    record = {"run": run, "plans": plans.to_json(), "settings": vars(settings), "fold": "0"}
+    return Message("join", record, {})
+
+
+def limit(federation: Federation, site: str, **limits: Any) -> None:
+    config = federation.configs[site]
+    federation.configs[site] = dataclasses.replace(
+        config, limits=dataclasses.replace(config.limits, **limits)
+    )
+    federation.restart()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"masked_only": True}, "starts a run without masks, and this site takes part in masked"),
+        ({"rounds": 2}, "asks for rounds 3; this site allows 2 (--max-rounds)"),
+        ({"local_steps": 1}, "asks for local steps 2; this site allows 1 (--max-local-steps)"),
+        ({"learning_rate": 1e-3}, "learning rate 0.01; this site allows 0.001 (--max-learning-"),
+    ],
+)
+def test_a_run_beyond_the_limits_of_the_hospital_is_not_joined(
+    federation: Federation, plans: Plans, limits: dict[str, Any], reason: str
+) -> None:
+    limit(federation, "north", **limits)
+    assert reason in asks(federation, "north", join_task(plans))
+    within = dataclasses.replace(SETTINGS, rounds=2, local_steps=1, learning_rate=1e-3, masked=True)
+    assert asks(federation, "north", join_task(plans, within)) == "join"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "limits"),
+    [(("train",), {"rounds": 3}), (("validate", "measure", "personalize"), {"queries": 3})],
+)
+def test_what_a_coordinator_used_up_is_remembered_over_restarts_and_runs(
+    tmp_path: Path, federation: Federation, plans: Plans, kinds: Sequence[str],
+    limits: dict[str, int],
+) -> None:  # fmt: skip
+    limit(federation, "north", **limits)
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
+    registered = {"north": register(opened)}
+    state = first_state(plans, SETTINGS)
+    tasks = {
+        "train": train_task(state, registered["north"]),
+        "validate": validation_task(state, "north", registered),
+        "measure": measure_task(state, "north", registered),
+        "personalize": personalization_task(state, "north", registered),
+    }
+    for number, kind in enumerate([*kinds, *kinds, *kinds][:3]):
+        federation.restart()
+        assert asks(federation, "north", join_task(plans, run=f"run{number}")) == "join"
+        assert asks(federation, "north", tasks[kind]) == kind
+    federation.restart()
+    assert asks(federation, "north", join_task(plans)) == "join"
+    for kind in kinds:
+        (name,) = limits
+        assert f"has answered 3 {name} (" in asks(federation, "north", tasks[kind])
+    for damaged in ("{", '{"rounds": 1}', '{"rounds": -9, "queries": -9}'):
+        federation.configs["north"].used_file.write_text(damaged)
+        assert "used.json" in asks(federation, "north", tasks[kinds[0]])
+
+
+def test_a_masked_run_is_not_joined_again_without_masks(
+    federation: Federation, plans: Plans
+) -> None:
+    masked = join_task(plans, dataclasses.replace(SETTINGS, masked=True))
+    assert asks(federation, "north", masked) == "join"
+    federation.restart()
+    assert "run abc was joined before with other plans" in asks(
+        federation, "north", join_task(plans)
+    )
+    assert asks(federation, "north", masked) == "join"
+
+
+def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    """Else a coordinator that asks with chosen weights learns about a single case."""
+    limit(federation, "north", validation_cases=2)
+    sent: dict[str, Message] = {}
+    north, listened = federation.hospitals["north"], federation.hospitals["north"].answer
+
+    def listen(parcel: StoredMessage) -> StoredMessage:
+        back = listened(parcel)
+        sent[back.open().kind] = back.open()
+        return back
+
+    north.answer = listen  # type: ignore[method-assign]
+    assert train(federation, dataclasses.replace(orders, personalize=True))
+    assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
+    for _, dice in sent["measure"].record["subsets"]:
+        assert {tuple(pair) for pair in dice.values()} == {(0.0, 0)}
+    assert sent["personalize"].record == {"dice": None, "dice_before": None}
+
+
+def test_a_site_keeps_no_model_but_one_of_the_run(
+    tmp_path: Path, federation: Federation, orders: TrainingJob, plans: Plans
+) -> None:
+    assert train(federation, orders)
+    kept = tmp_path / "north" / "runs" / "abc123" / "model.safetensors"
+    before = kept.read_bytes()
+    other = small_plans(keep_every=7)
+    file = tmp_path / "other.safetensors"
+    save_model(file, first_state(other, SETTINGS), other, "2d", {"t1": 1})
+    for content, reason in (
+        (b"anything", "cannot be read as a model"),
+        (file.read_bytes(), "a model of other plans than those of the run"),
+    ):
+        tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        assert reason in asks(federation, "north", Message("model", {}, {"file": tensor}))
+    assert kept.read_bytes() == before
 
 
 def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(

@@ -1,0 +1,119 @@
+"""Limits that a hospital sets on what a coordinator may have done there; no task can change them.
+
+What was used lasts in a file, so that neither a restart nor another run begins it anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixmfl.core.errors import PrivacyError
+from mixmfl.core.files import read_json, write_json
+from mixmfl.core.json_fields import JsonFields
+from mixmfl.federated.state import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, RunSettings
+
+_MOST_USED = 10**9
+
+_COUNTED = {
+    "train": "rounds",
+    "masked": "rounds",
+    "validate": "queries",
+    "measure": "queries",
+    "personalize": "queries",
+}
+"""What a task uses up, by its kind."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a hospital allows.
+
+    Attributes:
+        masked_only: Whether only masked runs are joined.
+        rounds: Rounds that are trained here, over all runs, repeated ones too.
+        local_steps: Gradient steps in a round.
+        learning_rate: Learning rate in the first round.
+        queries: Tasks that are answered by Dice of validation cases, over all runs: each is an
+            answer about weights that the coordinator chooses.
+        validation_cases: Fewest cases behind a Dice that is sent.
+    """
+
+    masked_only: bool = False
+    rounds: int = 10_000
+    local_steps: int = MOST_LOCAL_STEPS
+    learning_rate: float = MOST_LEARNING_RATE
+    queries: int = 10_000
+    validation_cases: int = 1
+
+    def check_run(self, settings: RunSettings) -> None:
+        """Check the settings of a run that the site is to join.
+
+        Raises:
+            PrivacyError: They are beyond a limit.
+        """
+        if self.masked_only and not settings.masked:
+            raise PrivacyError(
+                "the coordinator starts a run without masks, and this site takes part in masked "
+                "runs only (--require-masked)"
+            )
+        for name, option, asked, most in (
+            ("rounds", "--max-rounds", settings.rounds, self.rounds),
+            ("local steps", "--max-local-steps", settings.local_steps, self.local_steps),
+            ("learning rate", "--max-learning-rate", settings.learning_rate, self.learning_rate),
+        ):
+            if asked > most:
+                raise PrivacyError(
+                    f"the coordinator asks for {name} {asked:g}; this site allows {most:g} "
+                    f"({option})"
+                )
+
+    def use(self, kind: str, file: Path) -> None:
+        """Count a task in a file before it is done.
+
+        Args:
+            kind: Kind of the task.
+            file: The count of what was used before; it need not exist.
+
+        Raises:
+            PrivacyError: No more is allowed, or the file is damaged; nothing was counted.
+        """
+        if kind not in _COUNTED:
+            return
+        name, used = _COUNTED[kind], {"rounds": 0, "queries": 0}
+        if file.exists():
+            record = JsonFields(read_json(file, PrivacyError), str(file), PrivacyError)
+            record.only(list(used))
+            used = {each: record.whole(each, 0, _MOST_USED) for each in used}
+        most = {"rounds": self.rounds, "queries": self.queries}[name]
+        if used[name] >= most:
+            raise PrivacyError(
+                f"this site has answered {used[name]} {name} ({file}), and --max-{name} allows "
+                f"{most}; nothing more is sent unless the hospital raises it"
+            )
+        write_json(file, {**used, name: used[name] + 1})
+
+
+def check_joined(task: Mapping[str, Any], file: Path) -> None:
+    """Check that a run is joined again as it was joined first, and record the first time.
+
+    Else a masked run could be joined again without masks, from the same weights.
+
+    Args:
+        task: The record of the task ``join``.
+        file: Where it is recorded, by run.
+
+    Raises:
+        PrivacyError: The run was joined with other plans, settings or fold.
+    """
+    content = {name: task[name] for name in ("plans", "settings", "fold")}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    if not file.exists():
+        write_json(file, {"sha256": digest})
+    elif read_json(file, PrivacyError) != {"sha256": digest}:
+        raise PrivacyError(
+            f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
+            "the coordinator must start a new run"
+        )
