@@ -26,8 +26,9 @@ from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
 
 MOST_LOCAL_STEPS = 100_000
-MOST_LEARNING_RATE = 10.0
 """Most gradient steps of a site in a round: a day of steps that take a second."""
+
+MOST_LEARNING_RATE = 10.0
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 
