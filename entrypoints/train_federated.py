@@ -196,16 +196,14 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     import uuid
 
-    from mixmfl.core.json_fields import JsonFields
+    from mixmfl.core.records import read_record
     from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
-    from mixmfl.federated.state import read_run_settings
+    from mixmfl.federated.state import RunSettings
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
-    read_run_settings(
-        JsonFields(dataclasses.asdict(settings), "the settings of the run", MixmflError)
-    )
+    read_record(RunSettings, dataclasses.asdict(settings), "the settings of the run", MixmflError)
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     sites = _options.sites(options.sites, flare.site_names(kit))

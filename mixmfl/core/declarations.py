@@ -8,6 +8,7 @@ the functions here::
 Messages and the tables of the docs say what is needed by ``needed``, so that a bound stands once.
 """
 
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,11 @@ def within(least: float, greatest: float, *, above: bool = False) -> Meta:
     return Meta(gt=least, le=greatest) if above else Meta(ge=least, le=greatest)
 
 
-def entries(least: int, greatest: int) -> Meta:
-    """Return how many entries a list or an object may have."""
-    return Meta(min_length=least, max_length=greatest)
+def entries(least: int, greatest: int, *, distinct: bool = False) -> Meta:
+    """Return how many entries a list or an object may have; ``distinct``: none of them twice."""
+    return Meta(
+        min_length=least, max_length=greatest, extra={"distinct": True} if distinct else None
+    )
 
 
 def text(longest: int, pattern: str = "", needed: str = "printable text") -> Meta:
@@ -46,6 +49,16 @@ def text(longest: int, pattern: str = "", needed: str = "printable text") -> Met
         max_length=longest,
         pattern=rf"^(?:{pattern})\Z" if pattern else None,
         extra={"needed": f"{needed} of 1 to {longest} characters"},
+    )
+
+
+def one_of(words: Sequence[str]) -> Meta:
+    """Return which words a field may be, where its type is not a ``Literal``."""
+    return Meta(
+        min_length=1,
+        max_length=max(map(len, words)),
+        pattern=rf"^(?:{'|'.join(map(re.escape, words))})\Z",
+        extra={"needed": " or ".join(words)},
     )
 
 
@@ -146,8 +159,13 @@ def is_row(plain: Any) -> bool:
 
 
 def text_of(declared: Sequence[Meta]) -> Meta | None:
-    """Return what is declared of a text by ``text``; None: it may be any text."""
+    """Return what ``text`` or ``one_of`` declare of a text; None: it may be any text."""
     return next((meta for meta in declared if meta.extra and "needed" in meta.extra), None)
+
+
+def is_distinct(declared: Sequence[Meta]) -> bool:
+    """Say whether no entry of a list may be there twice."""
+    return any(meta.extra and "distinct" in meta.extra for meta in declared)
 
 
 def needed(kind: Any, name: str = "a field") -> str:

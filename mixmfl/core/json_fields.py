@@ -1,4 +1,4 @@
-"""Readers of JSON that somebody else wrote: each value has its type and its bounds, or is refused.
+"""Checks of JSON in a free form, such as nnU-Net's plans; ``records`` reads what has fixed fields.
 
 The content of files and messages is JSON (see ``strict_json``). The functions check one value, and
 ``JsonFields`` checks the fields of an object one by one. All of them raise an error that names the
@@ -194,10 +194,6 @@ class JsonFields:
         fields(self.content, needed, self.source, may=optional, error=self.error)
         return self
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> "JsonFields":
-        """Return the same object with values for fields that it may lack."""
-        return JsonFields({**defaults, **self.content}, self.source, self.error)
-
     def value(self, name: str) -> Any:
         """Return a field unchecked."""
         if name not in self.content:
@@ -213,20 +209,6 @@ class JsonFields:
     def whole(self, name: str, least: int, most: int) -> int:
         """Return a whole number from ``least`` to ``most``."""
         return whole(self.value(name), Range(least, most), self._at(name), self.error)
-
-    def real(self, name: str, least: float, most: float) -> float:
-        """Return a number from ``least`` to ``most``."""
-        return float(real(self.value(name), Range(least, most), self._at(name), self.error))
-
-    def truth(self, name: str) -> bool:
-        """Return ``true`` or ``false``."""
-        return flag(self.value(name), self._at(name), self.error)
-
-    def word(self, name: str, longest: int = 80) -> str:
-        """Return printable text that is not empty."""
-        if not is_word(value := self.value(name), longest):
-            raise self.wrong(name, f"printable text of 1 to {longest} characters")
-        return str(value)
 
     def choice(self, name: str, words: Collection[str]) -> str:
         """Return one of the words."""

@@ -18,6 +18,7 @@ import msgspec
 from mixmfl.core.declarations import (
     LONGEST_PATH,
     count_of,
+    is_distinct,
     is_row,
     kinds_of,
     needed,
@@ -106,6 +107,8 @@ def _value(kind: Any, value: Any, at: _At) -> Any:
         items = listed(value, count, at.source, at.error)
         kinds = inner if is_row(plain) else [inner[0]] * len(items)
         made = [_value(each, item, at) for each, item in zip(kinds, items, strict=True)]
+        if is_distinct(declared) and len(set(made)) < len(made):
+            raise at.error(f"{at.source}: is {shown(value)}; each may be named once")
         return tuple(made) if origin is tuple else made
     if plain is Path and is_word(value, LONGEST_PATH):
         return Path(value)
@@ -135,9 +138,17 @@ def _slow_fields(record: type) -> frozenset[str]:
 
 
 def _has_ours(kind: Any) -> bool:
-    """Say whether there are records, paths or printable text in a value."""
+    """Say whether there is in a value what msgspec does not know.
+
+    That is records without unknown fields, paths, printable text and lists of distinct entries.
+    """
     plain, declared = split(kind)
-    if dataclasses.is_dataclass(plain) or plain is Path or text_of(declared):
+    if (
+        dataclasses.is_dataclass(plain)
+        or plain is Path
+        or text_of(declared)
+        or is_distinct(declared)
+    ):
         return True
     if typing.get_origin(plain) is typing.Literal:
         return False

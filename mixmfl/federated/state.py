@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 
-from mixmfl.core.json_fields import JsonFields
+from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.nan import mean
+from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
-from mixmfl.data.modalities import MOST_MODALITIES
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
 from mixmfl.federated.messages import MOST_ROUNDS, Message
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
@@ -22,6 +24,19 @@ from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
+
+MOST_LOCAL_STEPS = 100_000
+"""Most gradient steps of a site in a round: a day of steps that take a second."""
+
+CONFIGURATIONS = ("2d", "3d_fullres")
+
+FOLDS = (*"01234", "all")
+
+Configuration = Annotated[str, one_of(CONFIGURATIONS)]
+Fold = Annotated[str, one_of(FOLDS)]
+Cases = Annotated[int, within(0, MOST_CASES)]
+Voxels = Annotated[int, within(0, MOST_VOXELS)]
+_Modality = Annotated[str, text(LONGEST_NAME)]
 
 
 def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, int]:
@@ -59,8 +74,8 @@ class Minimum:
         voxels: Fewest voxels; 0: any number will do.
     """
 
-    cases: int = 0
-    voxels: int = 0
+    cases: Cases = 0
+    voxels: Voxels = 0
 
     def agreed(self, other: "Minimum") -> "Minimum":
         """Return what holds where two parties each ask for a minimum: the stricter of each.
@@ -111,13 +126,13 @@ class RunSettings:
             masked run they do not, for there numbers travel in fixed point.
     """
 
-    configuration: str
-    seed: int
-    rounds: int
-    local_steps: int
-    learning_rate: float
-    minimum_cases: int = 0
-    minimum_voxels: int = 0
+    configuration: Configuration
+    seed: Annotated[int, within(0, 2**63 - 1)]
+    rounds: Annotated[int, within(1, MOST_ROUNDS)]
+    local_steps: Annotated[int, within(1, MOST_LOCAL_STEPS)]
+    learning_rate: Annotated[float, within(1e-12, 10)]
+    minimum_cases: Cases = 0
+    minimum_voxels: Voxels = 0
     masked: bool = False
     half_updates: bool = True
 
@@ -161,10 +176,12 @@ class Registration:
         labelled: Labels and regions that the site labels, sorted; None: all of the plans'.
     """
 
-    cases: int
-    modality_cases: Mapping[str, int]
-    validated: Sequence[str] = ()
-    labelled: Sequence[str] | None = None
+    cases: Cases
+    modality_cases: Annotated[Mapping[_Modality, Cases], entries(0, MOST_MODALITIES)]
+    validated: Annotated[Sequence[_Modality], entries(0, MOST_MODALITIES)] = ()
+    labelled: (
+        Annotated[Sequence[Annotated[str, text(LONGEST_LABEL)]], entries(0, MOST_LABELS)] | None
+    ) = None
 
     @property
     def weights(self) -> dict[str, int]:
@@ -259,64 +276,3 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
 
 NETWORK = "network"
 """Name of the folder, in a run or in WORK, for the files of a run over a network."""
-
-MOST_LOCAL_STEPS = 100_000
-"""Most gradient steps of a site in a round: a day of steps that take a second."""
-
-LEARNING_RATES = (1e-12, 10.0)
-
-CONFIGURATIONS = ("2d", "3d_fullres")
-
-FOLDS = (*"01234", "all")
-
-
-def read_run_settings(record: JsonFields) -> RunSettings:
-    """Return the checked settings of a run.
-
-    Raises:
-        MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the
-            fields.
-    """
-    defaults = {"minimum_cases": 0, "minimum_voxels": 0, "masked": False, "half_updates": True}
-    needed = ["configuration", "seed", "rounds", "local_steps", "learning_rate"]
-    full = record.only(needed, list(defaults)).with_defaults(defaults)
-    return RunSettings(
-        full.choice("configuration", CONFIGURATIONS),
-        full.whole("seed", 0, 2**63 - 1),
-        full.whole("rounds", 1, MOST_ROUNDS),
-        full.whole("local_steps", 1, MOST_LOCAL_STEPS),
-        full.real("learning_rate", *LEARNING_RATES),
-        full.whole("minimum_cases", 0, MOST_CASES),
-        full.whole("minimum_voxels", 0, MOST_VOXELS),
-        full.truth("masked"),
-        full.truth("half_updates"),
-    )
-
-
-def read_registration(record: JsonFields) -> Registration:
-    """Return the registration of a site, its fields checked but not compared with anything.
-
-    Raises:
-        MixmflError: A field is unknown, missing or beyond its bounds; the class is that of the
-            fields.
-    """
-    record.only(["cases", "modality_cases"], ["validated", "labelled"])
-    full = record.with_defaults({"validated": [], "labelled": None})
-    labelled = full.value("labelled")
-    return Registration(
-        full.whole("cases", 0, MOST_CASES),
-        full.counts("modality_cases", 0, MOST_CASES, MOST_MODALITIES),
-        list(full.items("validated", MOST_MODALITIES)),
-        None if labelled is None else list(full.items("labelled", MOST_LABELS)),
-    )
-
-
-def read_minimum(record: JsonFields) -> tuple[int, int]:
-    """Return the cases and voxels of a field ``minimum``."""
-    value = record.items("minimum", 2)
-    pair = dict(zip(("minimum of cases", "minimum of voxels"), value, strict=False))
-    both = JsonFields(pair, record.source, record.error)
-    return (
-        both.whole("minimum of cases", 0, MOST_CASES),
-        both.whole("minimum of voxels", 0, MOST_VOXELS),
-    )

@@ -382,7 +382,7 @@ def test_the_command_orders_nothing_that_no_hospital_would_do(
     asked = ("-i", tmp_path, "-o", tmp_path / "run", "-c", "2d", "--kit", tmp_path)
     assert command("mixmfl_train_federated", *asked, "--local-steps", 10**12) == 2
     said = capsys.readouterr().err
-    assert "the settings of the run: local_steps: is 1000000000000; it must be from 1" in said
+    assert "the settings of the run: local_steps: is 1000000000000; it must be a whole" in said
 
 
 def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Message]) -> None:
@@ -487,8 +487,11 @@ def test_a_roster_in_which_a_site_counts_twice_is_refused() -> None:
     key = "ab" * 32
     good = Participants(0, dict.fromkeys("abc", (key, key)), {"loss": ("a", "b", "c")}, 2).to_json()
     assert Participants.from_json(good).holders == {"loss": ("a", "b", "c")}
-    for spoil in ({"loss": ["a", "a", "a"]}, {"loss": ["a", "b", "x"]}):
-        with pytest.raises(PrivacyError, match=r"holders: loss: is .*; needed is a list of"):
+    for spoil, why in (
+        ({"loss": ["a", "a", "a"]}, "each may be named once"),
+        ({"loss": ["a", "b", "x"]}, "needed is a list of a, b, c"),
+    ):
+        with pytest.raises(PrivacyError, match=rf"holders: loss: is .*; {why}"):
             Participants.from_json({**good, "holders": spoil})
 
 

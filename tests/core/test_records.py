@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from mixmfl.core.declarations import Declared, entries, needed, setting, settings_of, text, within
+from mixmfl.core.declarations import (
+    Declared,
+    entries,
+    needed,
+    one_of,
+    setting,
+    settings_of,
+    text,
+    within,
+)
 from mixmfl.core.errors import DataError, MixmflError
 from mixmfl.core.records import read_record
 
@@ -36,6 +45,9 @@ class Outer:
         default_factory=dict
     )
     out: Path | None = None
+    folds: Annotated[
+        Sequence[Annotated[str, one_of(("2d", "3d"))]], entries(0, 2, distinct=True)
+    ] = ()
 
 
 def refusal(content: Any, **options: Any) -> str:
@@ -105,6 +117,9 @@ def test_a_record_is_read_with_its_types_and_defaults() -> None:
         ("all_inner", {"n": {}}, "all_inner: n: unknown fields [], missing fields ['share']"),
         ("all_inner", {"\n": {"share": 1}}, "all_inner: name: is '\\n'; it must be printable"),
         ("out", "a\nb", "out: is 'a\\nb'; it must be a path of 1 to 4096 characters, or null"),
+        ("folds", ["2d", "4d"], "folds: is '4d'; it must be 2d or 3d"),
+        ("folds", ["2d|3d"], "folds: is '2d|3d'; it must be 2d or 3d"),
+        ("folds", ["2d", "2d"], "folds: is ['2d', '2d']; each may be named once"),
         ("out", 3, "out: is 3; it must be a path of 1 to 4096 characters, or null"),
     ],
 )
@@ -122,7 +137,7 @@ def test_unknown_and_missing_fields_are_named() -> None:
 
 def test_a_whole_record_has_the_fields_that_have_a_default_too() -> None:
     whole = {**dataclasses.asdict(Outer(1))}
-    assert read_record(Outer, whole, "x.json", whole=True) == Outer(1, sites=[])
+    assert read_record(Outer, whole, "x.json", whole=True) == Outer(1, sites=[], folds=[])
     assert "missing fields ['rule']" in refusal(
         {name: value for name, value in whole.items() if name != "rule"}, whole=True
     )

@@ -688,10 +688,10 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("settings", "rounds"), 10**12, "rounds: is 1000000000000; it must be from 1"),
-        (("settings", "local_steps"), "many", "local_steps: int is needed, not 'many'"),
+        (("settings", "rounds"), 10**12, "rounds: is 1000000000000; it must be a whole"),
+        (("settings", "local_steps"), "many", "local_steps: is 'many'; it must be a whole"),
         (("settings", "configuration"), "os.system", "configuration: is 'os.system'; it must be"),
-        (("settings", "masked"), 1, "masked: true or false is needed, not 1"),
+        (("settings", "masked"), 1, "masked: is 1; it must be true or false"),
         (("fold",), "9", "fold: is '9'; it must be 0 or 1"),
         (("sites",), {"../x": {"cases": 1, "modality_cases": {"t1": 1}}}, "cannot name a site"),
         (

@@ -16,6 +16,7 @@ from mixmfl.core import devices
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError
 from mixmfl.core.files import locked, read_json, replacing, write_json
 from mixmfl.core.json_fields import JsonFields
+from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
@@ -35,7 +36,6 @@ from mixmfl.federated.client.task_checks import (
     check_run_task,
     check_task,
     forms_of,
-    read_run_name,
 )
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import describe_exchange, note
@@ -49,8 +49,6 @@ from mixmfl.federated.state import (
     Minimum,
     RunSettings,
     Site,
-    read_minimum,
-    read_run_settings,
     register,
 )
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
@@ -258,7 +256,7 @@ class ClientService:
         note(self._config.exchange_log, describe_exchange(what, reply))
 
     def _fingerprint(self, task: Message) -> Message:
-        asked = Minimum(*read_minimum(JsonFields(task.record, "the coordinator", AggregationError)))
+        asked = Minimum(*task.record["minimum"])
         return outgoing_fingerprint(*self._config.fingerprint(), self._config.minimum.agreed(asked))
 
     def _preprocess(self, task: Message) -> Message:
@@ -280,13 +278,14 @@ class ClientService:
     def _join(self, task: Message) -> Message:
         record = task.record
         plans = _read_plans(task)
-        fields = JsonFields(record, "the coordinator's join", AggregationError)
-        settings = read_run_settings(fields.inside("settings", 20))
+        settings = read_record(
+            RunSettings, record["settings"], "the coordinator's join", AggregationError
+        )
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         client = Client(site, plans, settings)
-        self._joined = _Joined(read_run_name(fields, "run"), client, forms)
+        self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))
 
     def _train(self, task: Message) -> Message:

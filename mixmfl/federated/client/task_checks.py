@@ -4,28 +4,19 @@ Every field of every kind of task has a type and bounds, and every tensor is one
 of the run have. Anything else is refused before anything is computed, written or allocated.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.json_fields import JsonFields, is_word
+from mixmfl.core.json_fields import JsonFields
+from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import Form, form_of
 from mixmfl.core.text import quoted, shorten
-from mixmfl.federated.messages import MOST_BYTES, MOST_ROUNDS, Message
-from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants, are_sealed
-from mixmfl.federated.state import (
-    CONFIGURATIONS,
-    FOLDS,
-    RunSettings,
-    Site,
-    block_weights,
-    first_state,
-    read_minimum,
-    read_run_settings,
-    register,
-)
+from mixmfl.federated.client.task_records import TASKS
+from mixmfl.federated.messages import MOST_BYTES, Message
+from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants
+from mixmfl.federated.state import RunSettings, Site, block_weights, first_state, register
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.planning.plans import Plans
@@ -36,14 +27,6 @@ Forms = Mapping[str, Form]
 _WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
 
 
-def read_run_name(record: JsonFields, name: str) -> str:
-    """Return a run's name as a folder's: letters and digits, so that it leads nowhere else."""
-    value = record.value(name)
-    if not is_word(value, 64) or not (value.isascii() and value.isalnum()):
-        raise record.wrong(name, "a run's name; letters and digits are needed, 64 at most")
-    return str(value)
-
-
 def check_task(task: Message) -> None:
     """Check the fields of a task, as far as that can be done without knowing a run.
 
@@ -51,17 +34,18 @@ def check_task(task: Message) -> None:
         AggregationError: A field is unknown, missing or beyond its bounds, or tensors came with a
             task that has none.
     """
-    record = JsonFields(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
-    _FIELDS[task.kind](record)
+    source = f"the coordinator's task {task.kind!r}"
+    if task.kind == "shares":
+        Participants.from_json(task.record)
+    else:
+        read_record(TASKS[task.kind], task.record, source, AggregationError)
     if task.tensors and task.kind not in _WITH_TENSORS:
-        raise AggregationError(
-            f"{record.source}: came with {len(task.tensors)} tensors; none belong"
-        )
+        raise AggregationError(f"{source}: came with {len(task.tensors)} tensors; none belong")
     if task.kind == "model":
         names = sorted(task.tensors)
         form = form_of(task.tensors, "file") if names == ["file"] else ((), torch.float32)
         if form[1] != torch.uint8 or len(form[0]) != 1 or not 0 < form[0][0] <= MOST_BYTES:
-            raise AggregationError(f"{record.source}: needed is one tensor of bytes, 'file'")
+            raise AggregationError(f"{source}: needed is one tensor of bytes, 'file'")
 
 
 def forms_of(plans: Plans, settings: RunSettings) -> dict[str, Form]:
@@ -135,69 +119,3 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
     }
     if missing := sorted(expected - task.tensors.keys()):
         raise AggregationError(f"{source}: {shorten(missing)} is missing")
-
-
-def _fingerprint(record: JsonFields) -> None:
-    record.only(["minimum"], ["version"])
-    read_minimum(record)
-
-
-def _preprocess(record: JsonFields) -> None:
-    record.only(["plans", "configurations"])
-    record.choices("configurations", CONFIGURATIONS)
-
-
-def _join(record: JsonFields) -> None:
-    record.only(["run", "plans", "settings", "fold"], ["version"])
-    read_run_name(record, "run")
-    record.choice("fold", FOLDS)
-    read_run_settings(record.inside("settings", 20))
-
-
-def _round(record: JsonFields) -> None:
-    record.only(["round"])
-    record.whole("round", 0, MOST_ROUNDS)
-
-
-def _validation(record: JsonFields) -> None:
-    record.only(["round", "modalities"])
-    record.whole("round", 0, MOST_ROUNDS)
-
-
-def _shares(record: JsonFields) -> None:
-    Participants.from_json(record.content)
-
-
-def _masked(record: JsonFields) -> None:
-    record.only(["round", "blocks", "sealed"])
-    record.whole("round", 0, MOST_ROUNDS)
-    if not are_sealed(record.value("sealed")):
-        raise record.wrong("sealed", "shares of the other sites, as hexadecimal digits")
-
-
-def _unmask(record: JsonFields) -> None:
-    record.only(["round", "replied"])
-    record.whole("round", 0, MOST_ROUNDS)
-    names = record.value("replied")
-    if not isinstance(names, list) or not all(map(is_word, names)) or len(set(names)) < len(names):
-        raise record.wrong("replied", "a list of sites, each at most once")
-
-
-def _nothing(record: JsonFields) -> None:
-    record.only([])
-
-
-_FIELDS: Mapping[str, Callable[[JsonFields], Any]] = {
-    "fingerprint": _fingerprint,
-    "preprocess": _preprocess,
-    "join": _join,
-    "train": _round,
-    "keys": _round,
-    "shares": _shares,
-    "masked": _masked,
-    "unmask": _unmask,
-    "validate": _validation,
-    "measure": _validation,
-    "personalize": _validation,
-    "model": _nothing,
-}

@@ -3,7 +3,6 @@
 import math
 import tempfile
 import time
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields
+from mixmfl.core.records import read_record
 from mixmfl.federated.flare.processes import retry_while_busy
 from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS, SITE_CLASS
 
@@ -86,11 +85,7 @@ def run_job(
 
 
 def _read_result(file: Path) -> JobResult:
-    fields = JsonFields(read_json(file), str(file), DataError).only(["status", "reason"])
-    if not isinstance(reason := fields.content["reason"], str):
-        raise fields.wrong("reason", "text")
-    status = fields.choice("status", typing.get_args(Status))
-    return JobResult(typing.cast(Status, status), reason)
+    return read_record(JobResult, read_json(file), str(file), DataError, whole=True)
 
 
 def _has_ended(session: Session, number: str) -> bool:

@@ -21,14 +21,17 @@ is what both ends agree on.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
 
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.json_fields import JsonFields, is_word
+from mixmfl.core.json_fields import is_word, shown
+from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import form_of
+from mixmfl.core.text import shorten
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.messages import MOST_ROUNDS
 from mixmfl.federated.secure_aggregation.crypto import SEED_BYTES, Words, agree, key_stream
@@ -59,6 +62,17 @@ TRAINING = ("train", "masked")
 # feature times its voxels below 2^38 / sites, to 2^-25
 WEIGHT_BITS, MEMORY_BITS = 32, 24
 
+SiteName = Annotated[str, text(80)]
+
+BlockName = Annotated[str, text(100)]
+
+Sealed = Annotated[str, text(_MOST_SEALED, f"[{_DIGITS}]+", "hexadecimal digits")]
+"""Sealed shares of a site."""
+
+_Key = Annotated[
+    str, text(2 * SEED_BYTES, f"[{_DIGITS}]{{{2 * SEED_BYTES}}}", "hexadecimal digits of a key")
+]
+
 Mask = tuple[bytes, int]
 """The seed of a key stream, and whether it is added (1) or taken away (-1)."""
 
@@ -74,10 +88,16 @@ class Participants:
         threshold: Shares that give a secret.
     """
 
-    round: int
-    keys: Mapping[str, tuple[str, str]]
-    holders: Mapping[str, tuple[str, ...]]
-    threshold: int
+    round: Annotated[int, within(0, MOST_ROUNDS)]
+    keys: Annotated[Mapping[SiteName, tuple[_Key, _Key]], entries(0, MOST_SITES)]
+    holders: Annotated[
+        Mapping[
+            BlockName,
+            Annotated[tuple[SiteName, ...], entries(0, MOST_SITES, distinct=True)],
+        ],
+        entries(0, MOST_BLOCKS),
+    ]
+    threshold: Annotated[int, within(1, MOST_SITES)]
 
     def place(self, site: str) -> int:
         """Return a site's number among the participants, from 1."""
@@ -99,19 +119,20 @@ class Participants:
         Raises:
             PrivacyError: So few sites or shares would hide nothing, or a field is wrong.
         """
-        fields = JsonFields(record, "who has a part in a masked round", PrivacyError)
-        fields.only(["round", "keys", "holders", "threshold"])
-        sites = fields.inside("keys", MOST_SITES)
-        for site in sites.content:
-            if not is_word(site) or not are_keys(sites.value(site)):
-                raise sites.wrong(site, "two public keys of a site, as hexadecimal digits")
-        blocks = fields.inside("holders", MOST_BLOCKS)
-        participants = cls(
-            fields.whole("round", 0, MOST_ROUNDS),
-            {site: (pair[0], pair[1]) for site, pair in sites.content.items()},
-            {block: blocks.choices(block, sites.content) for block in blocks.content},
-            fields.whole("threshold", 1, max(len(sites.content), 1)),
-        )
+        source = "who has a part in a masked round"
+        participants = read_record(cls, record, source, PrivacyError)
+        for block, sites in participants.holders.items():
+            if not set(sites) <= participants.keys.keys():
+                known = shorten(sorted(participants.keys), 20)
+                raise PrivacyError(
+                    f"{source}: holders: {block}: is {shown(sites)}; needed is a list of {known}, "
+                    "each at most once"
+                )
+        if participants.threshold > len(participants.keys):
+            raise PrivacyError(
+                f"{source}: threshold: is {participants.threshold}; it must be at most the number "
+                f"of sites, {len(participants.keys)}"
+            )
         fewest = min((len(sites) for sites in participants.holders.values()), default=0)
         if fewest < FEWEST_SUMMED or 2 * participants.threshold <= len(participants.keys):
             raise PrivacyError(

@@ -26,24 +26,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from mixmfl.core.declarations import entries, within
 from mixmfl.core.errors import MixmflError, ModelError
 from mixmfl.core.files import read_json, write_json, write_text
 from mixmfl.core.json_fields import (
-    JsonFields,
     Range,
     fields,
     is_text,
     listed,
     real,
     shown,
-    whole,
     word,
 )
 from mixmfl.core.nan import or_nan, or_none
+from mixmfl.core.records import read_record
+from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.subset_dice import SubsetDice
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
@@ -53,8 +54,6 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
     ServerState,
-    read_registration,
-    read_run_settings,
 )
 from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
@@ -63,6 +62,11 @@ from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
 from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
+
+
+_Any = Annotated[float, within(-1e300, 1e300)]
+
+_Share = Annotated[float, within(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,14 @@ class SiteRound:
         delta: The delta that this epsilon holds for.
     """
 
-    loss: float | None
-    dice: Mapping[str, float | None]
-    sent_bytes: int
-    received_bytes: int
-    seconds: float
+    loss: _Any | None
+    dice: Annotated[Mapping[str, _Share | None], entries(0, MOST_LABELS)]
+    sent_bytes: Annotated[int, within(0, 2**63 - 1)]
+    received_bytes: Annotated[int, within(0, 2**63 - 1)]
+    seconds: Annotated[float, within(0, 2**63)]
     absent: str = ""
-    epsilon: float | None = None
-    delta: float | None = None
+    epsilon: _Any | None = None
+    delta: _Any | None = None
 
 
 @dataclass
@@ -207,13 +211,12 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
     for site, content in record["sites"].items():
         if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
             raise ModelError(f"{shown(site)} cannot name a site")
-        sites[site] = read_registration(JsonFields(content, f"sites: {site}", ModelError))
+        sites[site] = read_record(Registration, content, f"sites: {site}", ModelError)
         check_registration(site, sites[site], plans)
     for by_site in (*record["history"], record["personal"]):
         fields(by_site, (), "sites", may=tuple(sites))
     # a record has every setting; only in a message some have a default
-    names = [field.name for field in dataclasses.fields(RunSettings)]
-    settings = read_run_settings(JsonFields(record["settings"], "settings", ModelError).only(names))
+    settings = read_record(RunSettings, record["settings"], "settings", ModelError, whole=True)
     plans.configuration(settings.configuration)
     return Run(
         folder,
@@ -222,7 +225,10 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         word(record["fold"], FOLDS, "fold"),
         sites,
         [
-            {site: _read_site_round(entry, f"history: {site}") for site, entry in by_site.items()}
+            {
+                site: read_record(SiteRound, entry, f"history: {site}", ModelError, whole=True)
+                for site, entry in by_site.items()
+            }
             for by_site in listed(record["history"], Range(0, settings.rounds), "history")
         ],
         {int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
@@ -231,26 +237,6 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
             for site, pair in record["personal"].items()
         },
     )
-
-
-_ANY = Range(-1e300, 1e300)
-
-_COUNT = Range(0, 2**63)
-
-
-def _read_site_round(content: Any, source: str) -> SiteRound:
-    fields(content, tuple(field.name for field in dataclasses.fields(SiteRound)), source)
-    for name in ("loss", "epsilon", "delta"):
-        if content[name] is not None:
-            real(content[name], _ANY, f"{source}: {name}")
-    for dice in content["dice"].values():
-        _or_nan(dice, f"{source}: dice")
-    for name in ("sent_bytes", "received_bytes"):
-        whole(content[name], _COUNT, f"{source}: {name}")
-    real(content["seconds"], _COUNT, f"{source}: seconds")
-    if type(content["absent"]) is not str:
-        raise ModelError(f"{source}: absent: text is needed, not {shown(content['absent'])}")
-    return SiteRound(**content)
 
 
 def _or_nan(dice: Any, source: str) -> float:

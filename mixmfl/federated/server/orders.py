@@ -10,18 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 
+from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, is_whole, is_word
+from mixmfl.core.json_fields import JsonFields, is_whole
+from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
+from mixmfl.federated.secure_aggregation.protocol import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import (
     Run,
     choose_round,
@@ -34,15 +36,14 @@ from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, tra
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
-    CONFIGURATIONS,
-    FOLDS,
     NETWORK,
     NOT_CONNECTED,
+    Cases,
+    Configuration,
+    Fold,
     Registration,
     RunSettings,
-    read_minimum,
-    read_registration,
-    read_run_settings,
+    Voxels,
 )
 from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
 
-_LONGEST_PATH = 4096
+_Sites = Annotated[tuple[SiteName, ...], entries(1, MOST_SITES, distinct=True)]
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class PlanningJob:
     """
 
     out: Path
-    sites: tuple[str, ...]
-    preset: str
-    configurations: tuple[str, ...]
-    minimum: tuple[int, int]
+    sites: _Sites
+    preset: Annotated[str, text(LONGEST_PATH)]
+    configurations: Annotated[tuple[Configuration, ...], entries(0, 2, distinct=True)]
+    minimum: tuple[Cases, Voxels]
     replan: bool = False
 
 
@@ -93,11 +94,11 @@ class TrainingJob:
 
     work: Path
     out: Path
-    sites: tuple[str, ...]
-    name: str
+    sites: _Sites
+    name: Annotated[str, text(80)]
     settings: RunSettings
-    fold: str
-    quorum: int = 1
+    fold: Fold
+    quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
 
 
@@ -124,30 +125,13 @@ def load_job(path: Path) -> Orders:
     """
     record = JsonFields(read_json(path), str(path), DataError)
     job = record.choice("job", ("PlanningJob", "TrainingJob"))
-    kind = PlanningJob if job == "PlanningJob" else TrainingJob
-    record.only(["job", *(field.name for field in dataclasses.fields(kind))])
-    out, sites = Path(record.word("out", _LONGEST_PATH)), record.items("sites", MOST_SITES)
-    if not sites or not all(map(is_word, sites)) or len(set(sites)) < len(sites):
-        raise record.wrong("sites", "a list of sites, each once")
+    content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
-        return PlanningJob(
-            out,
-            tuple(sites),
-            record.word("preset", _LONGEST_PATH),
-            record.choices("configurations", CONFIGURATIONS),
-            read_minimum(record),
-            record.truth("replan"),
-        )
-    return TrainingJob(
-        Path(record.word("work", _LONGEST_PATH)),
-        out,
-        tuple(sites),
-        record.word("name"),
-        read_run_settings(record.inside("settings", 20)),
-        record.choice("fold", FOLDS),
-        record.whole("quorum", 1, len(sites)),
-        record.truth("personalize"),
-    )
+        return read_record(PlanningJob, content, record.source, DataError, whole=True)
+    orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
+    if orders.quorum > len(orders.sites):
+        raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
+    return orders
 
 
 def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
@@ -281,7 +265,12 @@ def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dic
 
 def _read_registration(site: str, reply: Message) -> Registration:
     record = JsonFields(reply.record, f"site {site}", AggregationError)
-    return read_registration(record.inside("registration", 10))
+    return read_record(
+        Registration,
+        record.value("registration"),
+        f"{record.source}: registration",
+        AggregationError,
+    )
 
 
 def _registrations(

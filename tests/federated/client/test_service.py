@@ -437,7 +437,7 @@ def test_a_run_cannot_be_called_by_a_path(
     with pytest.raises(DataError, match="join"):
         train(federation, TrainingJob(**{**vars(orders), "name": name}))
     told = federation.configs["north"].problem_log.read_text()
-    assert "letters and digits are needed" in told
+    assert "it must be letters and digits of 1 to 64 characters" in told
 
 
 def test_a_full_disk_costs_the_hospital_its_round(

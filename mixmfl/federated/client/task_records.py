@@ -1,0 +1,130 @@
+"""The fields of the coordinator's tasks, as a site takes them: types and bounds, and no others.
+
+What a run allows, beyond that, is in ``task_checks``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from mixmfl.core.declarations import entries, one_of, text, within
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.federated.messages import MOST_ROUNDS
+from mixmfl.federated.secure_aggregation.protocol import (
+    MOST_BLOCKS,
+    MOST_SITES,
+    BlockName,
+    Sealed,
+    SiteName,
+)
+from mixmfl.federated.state import CONFIGURATIONS, Cases, Fold, RunSettings, Voxels
+
+_Round = Annotated[int, within(0, MOST_ROUNDS)]
+
+
+@dataclass(frozen=True)
+class FingerprintTask:
+    """Send statistics for planning.
+
+    Attributes:
+        minimum: Cases and voxels that must be behind a statistic.
+        version: The coordinator's version of mixmfl, which was compared before.
+    """
+
+    minimum: tuple[Cases, Voxels]
+    version: Any = None
+
+
+@dataclass(frozen=True)
+class PreprocessTask:
+    """Preprocess the cases.
+
+    Attributes:
+        plans: Plans, which ``Plans.from_json`` checks.
+        configurations: Configurations to preprocess.
+    """
+
+    plans: Any
+    configurations: Annotated[
+        Sequence[Annotated[str, one_of(CONFIGURATIONS)]], entries(0, 2, distinct=True)
+    ]
+
+
+@dataclass(frozen=True)
+class JoinTask:
+    """Join a run.
+
+    Attributes:
+        run: Name of the run, which names a folder: so it leads nowhere else.
+        plans: Plans, which ``Plans.from_json`` checks.
+        settings: Settings of the run.
+        fold: Validation fold.
+        version: The coordinator's version of mixmfl, which was compared before.
+    """
+
+    run: Annotated[str, text(64, "[A-Za-z0-9]+", "letters and digits")]
+    plans: Any
+    settings: RunSettings
+    fold: Fold
+    version: Any = None
+
+
+@dataclass(frozen=True)
+class RoundTask:
+    """Train in a round, or send public keys for it."""
+
+    round: _Round
+
+
+@dataclass(frozen=True)
+class ValidationTask:
+    """Validate a model, with the modalities that it can use."""
+
+    round: _Round
+    modalities: Annotated[
+        Sequence[Annotated[str, text(LONGEST_NAME)]], entries(0, MOST_MODALITIES, distinct=True)
+    ]
+
+
+@dataclass(frozen=True)
+class MaskedTask:
+    """Train in a masked round.
+
+    Attributes:
+        round: Number of the round.
+        blocks: Blocks to send.
+        sealed: Shares of the other sites, sealed, by site.
+    """
+
+    round: _Round
+    blocks: Annotated[Sequence[BlockName], entries(0, MOST_BLOCKS, distinct=True)]
+    sealed: Annotated[Mapping[SiteName, Sealed], entries(0, MOST_SITES)]
+
+
+@dataclass(frozen=True)
+class UnmaskTask:
+    """Send shares that remove masks: of those who replied, and of those who did not."""
+
+    round: _Round
+    replied: Annotated[Sequence[SiteName], entries(0, MOST_SITES, distinct=True)]
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """Keep the finished model, which is the task's tensor."""
+
+
+TASKS: Mapping[str, type] = {
+    "fingerprint": FingerprintTask,
+    "preprocess": PreprocessTask,
+    "join": JoinTask,
+    "train": RoundTask,
+    "keys": RoundTask,
+    "masked": MaskedTask,
+    "unmask": UnmaskTask,
+    "validate": ValidationTask,
+    "measure": ValidationTask,
+    "personalize": ValidationTask,
+    "model": ModelTask,
+}
+"""Records of tasks by kind; that of ``shares`` is ``Participants``."""
