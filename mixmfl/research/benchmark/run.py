@@ -161,7 +161,7 @@ def open_benchmark(
     }
     if record.is_file():
         before = read_json(record)
-        compared = sorted({*settings, *before})
+        compared = dict.fromkeys([*settings, *before])
         if changed := [name for name in compared if before.get(name) != settings.get(name)]:
             raise DataError(
                 f"{out}: holds a benchmark with other {', '.join(changed)}; its numbers would not "
