@@ -72,6 +72,35 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_learning_rates(parser: argparse.ArgumentParser) -> None:
+    """Add ``--learning-rates``, for commands that compare methods."""
+    parser.add_argument(
+        "--learning-rates",
+        default="",
+        metavar="RATES",
+        help="comma-separated; every method trains with each, and the one with the highest Dice on "
+        "its validation cases is scored; default: the planned one",
+    )
+
+
+def learning_rates(options: argparse.Namespace) -> tuple[float, ...]:
+    """Return the value of ``--learning-rates``; empty: the planned one.
+
+    Raises:
+        MixmflError: It is no list of numbers above 0 and at most 10.
+    """
+    try:
+        rates = tuple(float(word) for word in options.learning_rates.split(",") if word)
+    except ValueError:
+        rates = (math.nan,)
+    if not all(0 < rate <= 10 for rate in rates):
+        raise MixmflError(
+            f"--learning-rates {options.learning_rates}: numbers above 0 and at most 10 are "
+            "needed, as in 0.002,0.006,0.02"
+        )
+    return rates
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, for commands that run the network."""
     parser.add_argument(

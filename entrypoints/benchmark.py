@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="trainings in parallel; default: CPU cores, with a GPU 1",
     )
     _options.add_workers(parser)
+    _options.add_learning_rates(parser)
     _options.add_device(parser)
     return _runner.run(parser, argv, _work)
 
@@ -88,7 +89,13 @@ def _work(options: argparse.Namespace) -> int:
     _options.check_processes(processes)
     workers = _options.workers(options.workers, device)
     benchmark = run.open_benchmark(
-        options.input, options.out, options.configuration, options.size, str(device), workers
+        options.input,
+        options.out,
+        options.configuration,
+        options.size,
+        str(device),
+        workers,
+        _options.learning_rates(options),
     )
     with _runner.bars() as report, Workers(processes, report) as pool:
         failed = run.run_all(benchmark, names, seeds, pool)

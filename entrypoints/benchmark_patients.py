@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True, help="a folder outside DATA")
     parser.add_argument(
         "--methods",
-        default="local,fedavg,union,tailored,no-memory,mdm",
+        default="local,fedavg,union,tailored,mdm,imputed",
         help="comma-separated; mixmfl_benchmark --list lists them",
     )
     parser.add_argument("--sets", default="A,C", help="comma-separated modality sets; default: A,C")
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--reference",
-        default="no-memory",
-        help="method that others are compared with; default: no-memory",
+        default="mdm",
+        help="method that others are compared with; default: mdm",
     )
     parser.add_argument(
         "--preset", default="patients", help="shipped preset or a .json of your own"
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="train nothing; write the tables of finished trainings",
     )
+    _options.add_learning_rates(parser)
     _options.add_processes(parser)
     _options.add_device(parser)
     return _runner.run(parser, argv, _work)
@@ -70,6 +71,7 @@ def _work(options: argparse.Namespace) -> int:
 
     names = methods.choose(options.methods.split(","))
     _options.check_processes(options.processes)
+    _options.learning_rates(options)  # refused before anything is written
     folds = _folds(options.folds)
     study = read_study(options.input)
     _print_refused(study)
@@ -122,7 +124,13 @@ def _open(
         "--processes", options.processes,
     )  # fmt: skip
     return open_benchmark(
-        folder / "work", folder / options.size, options.configuration, options.size, device, 0
+        folder / "work",
+        folder / options.size,
+        options.configuration,
+        options.size,
+        device,
+        0,
+        _options.learning_rates(options),
     )
 
 

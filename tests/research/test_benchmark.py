@@ -14,6 +14,7 @@ from small import small_plans, stored_site
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.worker_pool import Workers
+from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
 from mixmfl.inference.model import load_model
@@ -184,6 +185,31 @@ def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in
             assert not wrong.any()
         else:
             assert torch.allclose(rows.norm(dim=1), wrong.norm(dim=1), atol=1e-5)
+
+
+def test_a_method_is_scored_with_the_learning_rate_that_its_validation_cases_favour(
+    work: Path, tmp_path: Path
+) -> None:
+    rates = (0.01, 1e-9)  # with the second it stays as it was drawn
+    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0, rates)
+    assert benchmark.run_all(opened, ["fedavg"], [0], Workers()) == []
+    folder = opened.folder("fedavg", 0)
+    dice = {}
+    for rate in rates:
+        run = open_run(folder / f"all-rate-{rate:g}")
+        assert run.settings.learning_rate == rate
+        assert run.best_round
+        dice[rate] = run.dice[run.best_round]
+    assert dice[0.01] != dice[1e-9]  # else nothing is chosen
+    chosen = max(dice, key=dice.__getitem__)
+    assert json.loads((folder / "cost.json").read_text())["learning_rates"] == {"all": chosen}
+
+    alone = benchmark.open_benchmark(work, tmp_path / "alone", "2d", "full", "cpu", 0, (chosen,))
+    assert benchmark.run_all(alone, ["fedavg"], [0], Workers()) == []
+    one, other = (f / "scores.csv" for f in (folder, alone.folder("fedavg", 0)))
+    assert one.read_bytes() == other.read_bytes()
+    with pytest.raises(DataError, match="a benchmark with other learning_rates"):
+        benchmark.open_benchmark(work, opened.out, "2d", "full", "cpu", 0)
 
 
 def test_a_folder_of_another_budget_is_refused(done: benchmark.Benchmark, work: Path) -> None:

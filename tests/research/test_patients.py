@@ -129,7 +129,7 @@ def test_the_command_goes_from_patients_to_a_page(
     arguments = [
         "mixmfl_benchmark_patients", "-i", data, "-o", tmp_path / "out",
         "--preset", tmp_path / "tiny.json",
-        "--methods", "no-memory,fedavg", "--sets", "A", "--folds", "0", "--size", "1", "-n", "1",
+        "--methods", "mdm,fedavg", "--sets", "A", "--folds", "0", "--size", "1", "-n", "1",
         "--device", "cpu",
     ]  # fmt: skip
     assert command(*arguments) == 0

@@ -52,6 +52,7 @@ class Method:
 
 
 _NO_IMPUTATION = {"imagining": 0}
+_IMPUTATION = {"imagining": 0.5}
 _ONE_STREAM = {**_NO_IMPUTATION, "losses": {}}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
@@ -76,9 +77,7 @@ BASELINES = {
         network={"shared_width": 0, "compensation_levels": []},
         training=_ONE_STREAM,
     ),
-    "mdm": Method(
-        "as planned: tailored and shared encoders; missing modalities imputed in training"
-    ),
+    "mdm": Method("as planned: tailored and shared encoders, and what else the plans switch on"),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
 }
 
@@ -123,9 +122,16 @@ def _plain(
 
 _DEEP = {"compensation_levels": [-1, -2]}
 ABLATIONS = {
-    "no-spread": Method("imputed by the mean of the class alone", edit_memory=_spreads_zero),
-    "imagined-random": Method("values random, but still one per class", edit_memory=_random_values),
-    "imagined-zero": Method("imputed as zero everywhere", edit_memory=_nothing),
+    "imputed": Method("missing modalities imputed in training", training=_IMPUTATION),
+    "no-spread": Method(
+        "imputed by the mean of the class alone", training=_IMPUTATION, edit_memory=_spreads_zero
+    ),
+    "imagined-random": Method(
+        "values random, but still one per class", training=_IMPUTATION, edit_memory=_random_values
+    ),
+    "imagined-zero": Method(
+        "imputed as zero everywhere", training=_IMPUTATION, edit_memory=_nothing
+    ),
     "decoder-1": Method(
         "one convolution at each resolution of the decoder, not two", network={"decoder_convs": 1}
     ),

@@ -3,7 +3,8 @@
 ::
 
     OUT/benchmark.json                    what is compared; must be the same to resume
-    OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``
+    OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``;
+                                          <run>-rate-<r> for each of several learning rates
     OUT/runs/<method>/seed<k>/scores.csv  written last: if it exists, the rest is done
     OUT/runs/<method>/seed<k>/cost.json, memory.json
     OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
@@ -65,6 +66,8 @@ class Benchmark:
             all sites.
         device: Device to compute on, as torch names it.
         workers: Processes that prepare batches, per method.
+        learning_rates: Learning rates of which every run chooses its best on its validation cases;
+            empty: the planned one.
     """
 
     work: Path
@@ -75,6 +78,7 @@ class Benchmark:
     local_steps: int
     device: str
     workers: int = 0
+    learning_rates: tuple[float, ...] = ()
 
     def folder(self, method: str, seed: int) -> Path:
         """Return the folder of a method's runs with a seed."""
@@ -108,7 +112,13 @@ def _is_scored(folder: Path, method: str) -> bool:
 
 
 def open_benchmark(
-    work: Path, out: Path, configuration: str, size: str, device: str, workers: int
+    work: Path,
+    out: Path,
+    configuration: str,
+    size: str,
+    device: str,
+    workers: int,
+    learning_rates: Sequence[float] = (),
 ) -> Benchmark:
     """Open a benchmark, and make its folder if there is none.
 
@@ -120,6 +130,7 @@ def open_benchmark(
             in the whole training, such as ``"1000"``, in rounds of as many steps as planned.
         device: Device to compute on, as torch names it.
         workers: Processes that prepare batches, per method.
+        learning_rates: See ``Benchmark``.
 
     Raises:
         PlansError: There are no plans.
@@ -128,7 +139,10 @@ def open_benchmark(
     """
     plans = Plans.load(work / "plans.json")
     rounds, local_steps = _budget(size, plans)
-    benchmark = Benchmark(work, out, plans, configuration, rounds, local_steps, device, workers)
+    rates = tuple(sorted(set(learning_rates)))
+    benchmark = Benchmark(
+        work, out, plans, configuration, rounds, local_steps, device, workers, rates
+    )
     tests = {site: [case.name for case in cases] for site, cases in test_cases(benchmark).items()}
     sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
     if unknown := sorted(set(tests) - {site.name for site in sites}):
@@ -143,10 +157,12 @@ def open_benchmark(
         "tests": tests,
         "cases": _digest(work, configuration),
         "precision": str(autocast_dtype(torch.device(device))),  # of training and of scoring
+        **({"learning_rates": list(rates)} if rates else {}),
     }
     if record.is_file():
         before = read_json(record)
-        if changed := [name for name in settings if before.get(name) != settings[name]]:
+        compared = dict.fromkeys([*settings, *before])
+        if changed := [name for name in compared if before.get(name) != settings.get(name)]:
             raise DataError(
                 f"{out}: holds a benchmark with other {', '.join(changed)}; its numbers would not "
                 "compare. Name another folder by -o"
@@ -263,19 +279,15 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
             benchmark.local_steps * (len(sites) if method.sites == "pooled" else 1),
             plans.training.learning_rate,
         )
-        runs[federation] = simulate(
-            plans,
-            members,
-            settings,
-            FOLD,
-            folder / federation,
-            resume=holds_run(folder / federation),
-            edit_memory=method.edit_memory,
-            measured=False,  # every subset is scored on the test cases anyway
-        )
+        tried = _train_each_rate(benchmark, method, plans, members, settings, folder / federation)
+        runs[federation] = max(tried, key=_best_dice)
     files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
     cost = Cost(
-        name, seed, _sent_bytes(method, runs), sum(each.seconds for each in _site_rounds(runs))
+        name,
+        seed,
+        _sent_bytes(method, runs),
+        sum(each.seconds for each in _site_rounds(runs)),
+        {federation: run.settings.learning_rate for federation, run in runs.items()},
     )
     if not benchmark.is_done(name, seed):
         of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
@@ -293,7 +305,43 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
             export_model(run.folder, "best", file, site.name)
             personalised[site.name] = file
     seconds = cost.seconds + time.monotonic() - began
-    _score(benchmark, Cost(name + SITE, seed, cost.sent_bytes, seconds), personalised)
+    cost = dataclasses.replace(cost, method=name + SITE, seconds=seconds)
+    _score(benchmark, cost, personalised)
+
+
+def _train_each_rate(
+    benchmark: Benchmark,
+    method: Method,
+    plans: Plans,
+    sites: Sequence[Site],
+    settings: RunSettings,
+    out: Path,
+) -> list[Run]:
+    """Train a federation once, or once per learning rate of the benchmark."""
+    by_folder = {
+        out.with_name(f"{out.name}-rate-{rate:g}"): dataclasses.replace(
+            settings, learning_rate=rate
+        )
+        for rate in benchmark.learning_rates
+    } or {out: settings}
+    return [
+        simulate(
+            plans,
+            sites,
+            each,
+            FOLD,
+            folder,
+            resume=holds_run(folder),
+            edit_memory=method.edit_memory,
+            measured=False,  # every subset is scored on the test cases anyway
+        )
+        for folder, each in by_folder.items()
+    ]
+
+
+def _best_dice(run: Run) -> float:
+    """Return the mean validation Dice of a run's best round; -1 where nothing was validated."""
+    return run.dice[run.best_round] if run.best_round else -1.0
 
 
 def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, ...]]:
@@ -338,7 +386,8 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
         folder = out / "runs" / method / f"seed{seed}"
         rows += read_rows(folder / "scores.csv")
         cost = read_json(folder / "cost.json")
-        costs.append(Cost(method, seed, or_nan(cost["sent_bytes"]), cost["seconds"]))
+        rates = cost.get("learning_rates", {})
+        costs.append(Cost(method, seed, or_nan(cost["sent_bytes"]), cost["seconds"], rates))
     return rows, costs
 
 
@@ -448,6 +497,7 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
         "sent_bytes": or_none(cost.sent_bytes),
         "seconds": cost.seconds,
         "method": find_method(cost.method).describe(),
+        "learning_rates": dict(cost.learning_rates),
     }
     write_json(folder / "cost.json", record)
     write_rows(rows, folder / "scores.csv")

@@ -14,7 +14,7 @@ seeds is that of the number beside it.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,13 +41,15 @@ class Cost:
         method: Name of the method.
         seed: Seed of the training.
         sent_bytes: Bytes that a site sent in the whole training, mean over sites.
-        seconds: Duration of the whole training.
+        seconds: Duration of the whole training, with the one learning rate that was chosen.
+        learning_rates: The learning rate of each run of the training, by the run's name.
     """
 
     method: str
     seed: int
     sent_bytes: float
     seconds: float
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,11 @@ class Trainings:
         by_training = [self._part(at, "own", method).get(site) for at in self.of(method)]
         return Estimate.over([float(values.mean()) for values in by_training if values is not None])
 
+    def distance(self, method: str) -> Estimate:
+        """Return a method's HD95 in mm on own modalities, where it is defined."""
+        done = [each for each in self.scores.values() if method in each.methods]
+        return Estimate.over([each.hd95(method, "own").mm.mean for each in done])
+
     def subset_points(self, method: str, subset: Subset) -> Estimate:
         """Return a method's points from one of ``subsets``."""
         by_training = [

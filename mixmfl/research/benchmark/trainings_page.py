@@ -1,5 +1,6 @@
 """The page of a benchmark on patients: differences over trainings, and tables behind them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,19 +107,29 @@ def _points(trainings: Trainings, costs: Mapping[str, list[Cost]]) -> str:
                 "-"
                 if worst is None
                 else f"{worst.added} to {join(worst.subset)}: {interval(worst.points)}",
+                number(trainings.distance(method).mean, 1),
+                _rates(method_costs),
                 number(Estimate.over([cost.seconds for cost in method_costs]).mean, 0),
                 str(len(trainings.of(method))),
             ]
         )
     header = ["method", *(TITLES[part] for part in PARTS), *trainings.sites]
-    header += ["worst addition", "seconds", "trainings"]
+    header += ["worst addition", "HD95, mm", "learning rate", "seconds", "trainings"]
     words = (
         "± is the standard deviation over trainings. Under a site's name: its cases from its own "
         "modalities. *Worst addition*: the points that one more modality costs, on average over "
         "cases that have both subsets, where it costs most; below 0 every addition gains. "
+        "*HD95*: on own modalities, where prediction and reference both have the region. "
+        "*Learning rate*: of the first round, with the number of runs that chose it on their "
+        "validation cases. "
         "Methods with other trainings do not compare here; the table above compares."
     )
     return table(header, rows) + "\n\n" + words
+
+
+def _rates(costs: list[Cost]) -> str:
+    chosen = Counter(rate for cost in costs for rate in cost.learning_rates.values())
+    return ", ".join(f"{rate:g} ({runs})" for rate, runs in sorted(chosen.items())) or "-"
 
 
 def _subsets(trainings: Trainings) -> str:
