@@ -90,7 +90,16 @@ def planned_by(preset: str) -> Plans:
     counts, axis = dict.fromkeys(NAMES, 10), {"1x160": 10}
     bins = dict.fromkeys(NAMES, (1,) * (len(INTENSITY_EDGES) - 1))
     told = Fingerprint(
-        10, counts, {}, {}, (axis,) * 3, (axis,) * 3, {"none": 10}, {"1.00": 10}, bins
+        10,
+        counts,
+        {},
+        {},
+        (axis,) * 3,
+        (axis,) * 3,
+        {"none": 10},
+        {"1.00": 10},
+        bins,
+        {"stripped": 10},
     )
     labels = Labels({"background": 0, "edema": 1, "core": 2, "enhancing": 3})
     return make_plans(told, labels, load_preset(preset))

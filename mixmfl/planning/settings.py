@@ -14,6 +14,8 @@ class PlannerSettings:
         max_features_2d: Channels at most, 2-D.
         max_features_3d: Channels at most, 3-D.
         target_spacing: mm, (Z, Y, X); None: nnU-Net's choice (the median of the cases).
+        normalization: ``"z-score"``, nnU-Net's; or ``"head"``, the middle and the spread of what
+            is no air, for heads that keep their skulls.
     """
 
     memory_gb: float
@@ -21,6 +23,7 @@ class PlannerSettings:
     max_features_2d: int
     max_features_3d: int
     target_spacing: tuple[float, ...] | None
+    normalization: str
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ from mixmfl.federated.state import (
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model import apply_personal_weights
 from mixmfl.networks.prototypes import State
+from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
@@ -83,6 +84,7 @@ class SiteConfig:
         privacy: Differential privacy of the cases; None: no noise is added.
         turns: File shared by the sites of one machine, of which one works at a time, so that
             memory suffices for one; None: this site does not wait for others.
+        brains: How brains are extracted here, if they are.
     """
 
     name: str
@@ -97,6 +99,7 @@ class SiteConfig:
     minimum: Minimum = NETWORK_MINIMUM
     privacy: Privacy | None = None
     turns: Path | None = None
+    brains: BrainExtraction = field(default_factory=BrainExtraction)
 
     @property
     def exchange_log(self) -> Path:
@@ -137,6 +140,7 @@ class SiteConfig:
                     "placing": AlignmentOptions(**content["placing"]),
                     "minimum": Minimum(**content["minimum"]),
                     "privacy": privacy,
+                    "brains": BrainExtraction(**content["brains"]),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -150,7 +154,7 @@ class SiteConfig:
         """
         modalities = Modalities().with_aliases(self.aliases)
         site = find_site(self.data, modalities, self.labels, self.placing)
-        return dataclasses.replace(site, name=self.name)
+        return dataclasses.replace(site, name=self.name, brains=self.brains)
 
     def fingerprint(self) -> tuple[Fingerprint, Labels]:
         """Return the statistics of the cases, before anything is withheld, and their labels."""
