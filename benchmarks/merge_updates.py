@@ -213,7 +213,16 @@ def plans_of(megabytes: float) -> "Plans":
     counts, axis = {"t1": 10, "t2": 10}, {"1x64": 10}
     bins = dict.fromkeys(counts, (1,) * (len(INTENSITY_EDGES) - 1))
     told = Fingerprint(
-        10, counts, {}, {}, (axis,) * 3, (axis,) * 3, {"none": 10}, {"1.00": 10}, bins
+        10,
+        counts,
+        {},
+        {},
+        (axis,) * 3,
+        (axis,) * 3,
+        {"none": 10},
+        {"1.00": 10},
+        bins,
+        {"stripped": 10},
     )
     labels = Labels({"background": 0, "lesion": 1})
     preset = load_preset("demo")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mixmfl.data.load_case import AlignmentOptions
     from mixmfl.data.modalities import Modalities
     from mixmfl.federated.state import Minimum
+    from mixmfl.planning.brains import BrainExtraction
     from mixmfl.training.privacy_budget import Privacy
 
 
@@ -60,6 +61,34 @@ def placing(options: argparse.Namespace, modalities: "Modalities") -> "Alignment
             f"{', '.join(modalities.names)}"
         )
     return AlignmentOptions(reference, options.register)
+
+
+def add_brains(parser: argparse.ArgumentParser) -> None:
+    """Add ``--brain-only`` and ``--brain-command``, for commands that read cases."""
+    parser.add_argument(
+        "--brain-only",
+        action="store_true",
+        help="remove the skull of cases that show it, by deepbet (pip install 'mixmfl[brain]'); "
+        "plans and model file record it, so that all sites and predictions do the same",
+    )
+    parser.add_argument(
+        "--brain-command",
+        default="",
+        metavar="'TOOL {image} {mask}'",
+        help="remove it by this command instead, which reads one image and writes its brain mask; "
+        "it stays here, plans and model file only record that there was one",
+    )
+
+
+def brains(options: argparse.Namespace) -> "BrainExtraction":
+    """Return the value of the options of ``add_brains``.
+
+    Raises:
+        MixmflError: Both are given, or the command cannot be run.
+    """
+    from mixmfl.planning.brains import asked_extraction
+
+    return asked_extraction(options.brain_only, options.brain_command)
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:

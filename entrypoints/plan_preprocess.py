@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
     _options.add_processes(parser)
     _options.add_placing(parser)
+    _options.add_brains(parser)
     _options.add_alias(parser)
     return _runner.run(parser, argv, _work)
 
@@ -99,6 +101,8 @@ def _over_network(options: argparse.Namespace) -> int:
         "plans",
         "site",
         "fingerprint_only",
+        "brain_only",
+        "brain_command",
     )
     if unusable := [
         f"--{name.replace('_', '-')}" for name in site_options if getattr(options, name)
@@ -138,6 +142,7 @@ def _over_network(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from mixmfl.core.files import write_json
     from mixmfl.data.labels import Labels
+    from mixmfl.planning.brains import describe_heads
     from mixmfl.planning.plans import load_preset
     from mixmfl.planning.preprocess import make_plans, merge_received
 
@@ -153,6 +158,7 @@ def _merge(options: argparse.Namespace) -> int:
     plans = make_plans(merged, labels, load_preset(options.preset))
     write_json(options.out / "fingerprint.json", merged.to_json())
     plans.save(plans_file)
+    print(describe_heads(merged.heads))
     print(f"plans for {merged.cases} cases of {len(options.merge)} sites: {plans_file}")
     return 0
 
@@ -166,6 +172,7 @@ def _process(options: argparse.Namespace) -> int:
     from mixmfl.data.labels import read_folder_labels
     from mixmfl.data.modalities import Modalities
     from mixmfl.data.unknown_modalities import check_most_are_known
+    from mixmfl.planning.brains import describe_heads
     from mixmfl.planning.fingerprint import merge_fingerprints
     from mixmfl.planning.plans import Plans, load_preset
     from mixmfl.planning.preprocess import (
@@ -180,6 +187,8 @@ def _process(options: argparse.Namespace) -> int:
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
     placing = _options.placing(options, modalities)
+    brains = _options.brains(options)
+    brains.check()
     sites: tuple[SiteFolder, ...]
     tests: tuple[SiteFolder, ...] = ()
     held_out: tuple[str, ...] = ()
@@ -195,6 +204,8 @@ def _process(options: argparse.Namespace) -> int:
         sites, tests, held_out = federation.sites, federation.tests, federation.held_out
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
+    sites = tuple(replace(site, brains=brains) for site in sites)
+    tests = tuple(replace(site, brains=brains) for site in tests)
     for site in sites:
         print(printable(f"site {site.name}: {describe(site.found)}"))
         if site.rows:
@@ -243,6 +254,7 @@ def _process(options: argparse.Namespace) -> int:
             plans = make_plans(merged, labels, preset)
             write_json(options.out / "fingerprint.json", merged.to_json())
             plans.save(plans_file)
+            print(describe_heads(merged.heads))
             print(f"plans: {plans_file}")
         for site in tests:
             check_site(site, plans, "tests of")

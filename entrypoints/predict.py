@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "that may be a person's (words without a digit); default: hide them",
     )
     _options.add_placing(parser)
+    _options.add_brains(parser)
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -139,6 +140,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     modalities = Modalities().with_aliases(options.alias)
     placing = replace(_options.placing(options, modalities), leave_out=not options.strict)
+    brains = _options.brains(options)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     if options.write_mapping:
         if options.write_mapping.exists() and not options.overwrite:
@@ -183,6 +185,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         options.out,
         only=tuple(modalities.find(word) or word for word in words if word),
         placing=placing,
+        brains=brains,
         options=Options(options.step, options.mirror),
         least_dice=options.min_expected_dice,
         report=not options.no_report,

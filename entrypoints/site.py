@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _options.add_workers(parser)
     _options.add_placing(parser)
+    _options.add_brains(parser)
     _options.add_alias(parser)
     _options.add_device(parser)
     return _runner.run(parser, argv, _work)
@@ -128,6 +129,7 @@ def _work(options: argparse.Namespace) -> int:
         _options.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,
         _limits(options),
+        _options.brains(options),
     )
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")

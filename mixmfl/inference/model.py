@@ -45,6 +45,7 @@ from mixmfl.networks.prototypes import (
     memory_to,
     memory_to_state,
 )
+from mixmfl.planning.brains import asked_extraction
 from mixmfl.planning.plans import Plans
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Model:
         register: bool = False,
         step: float = 0.5,
         mirror: bool = False,
+        brain_only: bool = False,
+        brain_command: str = "",
     ) -> npt.NDArray[Any]:
         """Segment one case.
 
@@ -109,6 +112,9 @@ class Model:
             register: Whether images that do not lie on each other are registered (rigidly).
             step: Distance of neighbouring patches, as a share of the patch.
             mirror: Whether to average over mirrored patches as well.
+            brain_only: Whether deepbet removes the skull of a case that shows it. Where the model
+                was planned so, it does in any case.
+            brain_command: A command of yours that finds the brain, ``"tool {image} {mask}"``.
 
         Returns:
             Label values ``(X, Y, Z)`` on the reference's grid, uint8 or uint16; their meaning is
@@ -133,7 +139,8 @@ class Model:
         if reference and reference not in sources:
             raise DataError(f"reference {reference!r}: there are {', '.join(sources)}")
         loaded = load_case(Case("case", sources), None, AlignmentOptions(reference, register))
-        indices = predict_case([self], loaded, Options(step, mirror))
+        brains = asked_extraction(brain_only, brain_command)
+        indices = predict_case([self], loaded, Options(step, mirror), brains)
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
 

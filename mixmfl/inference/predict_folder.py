@@ -35,11 +35,20 @@ from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
 from mixmfl.inference.outcomes import Outcome, Records
 from mixmfl.inference.report import case_files, shown_name, write_case, write_report
-from mixmfl.inference.segmentation import Options, check_models_agree, prepare, segment
+from mixmfl.inference.segmentation import (
+    Options,
+    check_models_agree,
+    extraction_for,
+    prepare,
+    segment,
+)
+from mixmfl.planning.brains import BrainExtraction
 
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+
+_AS_THEY_ARE = BrainExtraction()
 
 _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
@@ -71,6 +80,7 @@ def predict_folder(
     *,
     only: Sequence[str] = (),
     placing: AlignmentOptions | None = None,
+    brains: BrainExtraction = _AS_THEY_ARE,
     options: Options | None = None,
     least_dice: float = 0.0,
     report: bool = False,
@@ -93,6 +103,7 @@ def predict_folder(
             whole or not at all, beside ``cases.json`` and ``cases.csv``.
         only: Modalities to use where a case has them; empty: all.
         placing: What to do with images on different grids.
+        brains: How brains are extracted at this place; the models say whether they are.
         options: How the networks are run.
         least_dice: Cases from whose modalities less is expected are refused; 0: none.
         report: Whether to write ``report.html`` and its files, too.
@@ -107,11 +118,14 @@ def predict_folder(
 
     Raises:
         ModelError: The models' labels differ.
+        MixmflError: ``segmentation.extraction_for`` raised it.
         DataError: ``only`` names a modality that no model knows, or ``out`` holds a table that is
             not ours.
     """
     placing, options = placing or AlignmentOptions(), options or Options()
-    check_models_agree([model.recipe for model in models])
+    recipes = [model.recipe for model in models]
+    check_models_agree(recipes)
+    brains = extraction_for(recipes, brains)
     known = sorted({name for model in models for name in model.modalities})
     if unknown := [name for name in only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
@@ -122,7 +136,16 @@ def predict_folder(
     if set_aside:
         write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, show_patient)
-    run = _Run(models, out, records, _settings(placing, options), options, extras, least_dice)
+    run = _Run(
+        models,
+        out,
+        records,
+        _settings(placing, options, brains),
+        options,
+        extras,
+        least_dice,
+        brains,
+    )
     expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
         for subset in all_subsets(known)
@@ -223,6 +246,7 @@ class _Run:
         options: Options,
         extras: "_Extras",
         least_dice: float,
+        brains: BrainExtraction,
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -233,6 +257,7 @@ class _Run:
         self.options = options
         self.extras = extras
         self.least_dice = least_dice
+        self.brains = brains
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -291,7 +316,7 @@ class _Run:
         left_out = tuple(name for name in job.case.images if name not in used)
         expected = _expected(self.models, used) if left_out else job.expected
         _check_expected(expected, self.least_dice)
-        prepared = prepare(loaded, [model.recipe for model in self.models])
+        prepared = prepare(loaded, [model.recipe for model in self.models], self.brains)
         loaded.images.clear()
         indices = segment(self.models, prepared, self.options)
         peak = read.peak_memory_mb + peak_memory_mb()
@@ -317,7 +342,7 @@ class _Run:
             reference=loaded.reference,
             expected=expected.dice,
             volumes_ml=volumes,
-            notes=(*job.case.notes, *loaded.notes, *self.renaming_notes(job.case.name)),
+            notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,
@@ -413,12 +438,15 @@ class _Run:
             self.records.write()
 
 
-def _settings(placing: AlignmentOptions, options: Options) -> dict[str, Any]:
+def _settings(
+    placing: AlignmentOptions, options: Options, brains: BrainExtraction
+) -> dict[str, Any]:
     """Return all that decides a mask beside models and images, as JSON content."""
     return {
         "mixmfl_version": __version__,
         **dataclasses.asdict(placing),
         **dataclasses.asdict(options),
+        **({} if brains == _AS_THEY_ARE else {"brains": dataclasses.asdict(brains)}),
     }
 
 

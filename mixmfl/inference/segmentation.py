@@ -19,6 +19,13 @@ from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
+from mixmfl.planning.brains import (
+    UNKNOWN,
+    BrainExtraction,
+    agreed_extraction,
+    extract_brain,
+    head_doubt,
+)
 from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_plans import largest_map
 from mixmfl.planning.nnunet_preprocessing import (
@@ -31,6 +38,8 @@ from mixmfl.planning.nnunet_preprocessing import (
 from mixmfl.planning.plans import Plans
 
 Array = npt.NDArray[Any]
+
+_AS_THEY_ARE = BrainExtraction()
 
 FAR_SPACING = 3.01  # times the planned one, along any axis; headers round
 FEW_SLICES = 5
@@ -98,11 +107,13 @@ class Prepared:
         inputs: Input of each model.
         head: ``(Z, Y, X)`` bool, outside which the mask is background; None: no restriction.
         doubts: How the case differs from those that the models were planned for.
+        notes: What was done to the case, as ``LoadedCase.notes``.
     """
 
     inputs: tuple[ModelInput, ...]
     head: Array | None
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,16 +142,46 @@ def check_models_agree(recipes: Sequence[Recipe]) -> None:
             raise ModelError(f"the models cannot be averaged, their labels differ: {change}")
 
 
-def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
-    """Preprocess a case for every model; its images are freed one by one.
+def extraction_for(recipes: Sequence[Recipe], here: BrainExtraction) -> BrainExtraction:
+    """Return how brains are extracted before these models see a case, and check that it can be.
+
+    Args:
+        recipes: The models' recipes, in which the sites' extraction is recorded.
+        here: What was asked for at this place.
 
     Raises:
-        DataError: A model knows none of the case's modalities, or the case is too thin.
+        MixmflError: The models say something else than what was asked for, or contradict each
+            other; or what extracts brains is not there.
     """
+    extraction = agreed_extraction([recipe.plans.heads for recipe in recipes], here)
+    extraction.check()
+    return extraction
+
+
+def prepare(
+    case: LoadedCase, recipes: Sequence[Recipe], brains: BrainExtraction = _AS_THEY_ARE
+) -> Prepared:
+    """Preprocess a case for every model; its images are freed one by one.
+
+    Args:
+        case: The case.
+        recipes: What the models need.
+        brains: How brains are extracted, as ``extraction_for`` returns it.
+
+    Raises:
+        DataError: A model knows none of the case's modalities, or the case is too thin, or its
+            brain was not found.
+    """
+    heads = [recipe.plans.heads for recipe in recipes]
+    state = UNKNOWN
+    if brains != _AS_THEY_ARE or set(heads) != {UNKNOWN}:
+        extracted = extract_brain(case, brains)
+        case, state = extracted.case, extracted.state
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
     # models planned for images that are zero outside the head find nothing there
     head = head_mask(list(case.images.values()))
-    doubts = [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
+    doubts = [doubt for each in heads if (doubt := head_doubt(state, each))]
+    doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
     inputs = []
     for recipe in recipes:
         available = tuple(name for name in recipe.modalities if name in case.images)
@@ -158,7 +199,9 @@ def prepare(case: LoadedCase, recipes: Sequence[Recipe]) -> Prepared:
             recipe.configuration,
         )
         inputs.append(ModelInput(available, images, properties))
-    return Prepared(tuple(inputs), head if masked else None, tuple(dict.fromkeys(doubts)))
+    return Prepared(
+        tuple(inputs), head if masked else None, tuple(dict.fromkeys(doubts)), case.notes
+    )
 
 
 def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
@@ -183,7 +226,10 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
 
 
 def predict_case(
-    models: Sequence[SegmentationModel], case: LoadedCase, options: Options | None = None
+    models: Sequence[SegmentationModel],
+    case: LoadedCase,
+    options: Options | None = None,
+    brains: BrainExtraction = _AS_THEY_ARE,
 ) -> Array:
     """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
 
@@ -191,12 +237,16 @@ def predict_case(
         models: One model, or several whose probabilities are averaged.
         case: A case with at least one modality of each model.
         options: How the networks are run.
+        brains: How brains are extracted at this place; the models say whether they are.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin.
+        MixmflError: ``extraction_for`` raised it.
     """
+    recipes = [model.recipe for model in models]
+    brains = extraction_for(recipes, brains)
     case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
-    prepared = prepare(case, [model.recipe for model in models])
+    prepared = prepare(case, recipes, brains)
     return segment(models, prepared, options or Options())
 
 

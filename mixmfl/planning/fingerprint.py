@@ -14,9 +14,10 @@ from mixmfl.core.json_fields import JsonFields, is_whole
 from mixmfl.core.text import quoted, shorten
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.planning.brains import STATES, STRIPPED
 from mixmfl.planning.slices import slice_axis, slices_first
 
-FORMAT = 2
+FORMAT = 3
 
 # Foreground intensities are reported in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
@@ -71,6 +72,8 @@ class Fingerprint:
         intensities: Per modality a histogram over ``INTENSITY_EDGES`` of the foreground voxels'
             intensity, in standard deviations from the mean of the image's non-zero voxels.
             The first and last bin hold what lies beyond.
+        heads: How many cases show their ``"skull"``, came ``"stripped"``, or had their brain
+            extracted by ``"deepbet"`` or the site's ``"own"`` command.
     """
 
     cases: int
@@ -82,6 +85,7 @@ class Fingerprint:
     slices: Mapping[str, int]
     kept_share: Mapping[str, int]
     intensities: Mapping[str, tuple[int, ...]]
+    heads: Mapping[str, int]
 
     def with_labels(self, renamed: Mapping[str, str]) -> "Fingerprint":
         """Return the fingerprint with label values replaced; those that become one are added up.
@@ -135,6 +139,7 @@ class Fingerprint:
             slices=record.counts("slices", 1, cases, len(_DIRECTIONS) + 1),
             kept_share=record.counts("kept_share", 1, cases, len(_SHARES)),
             intensities=_read_intensities(record, modality_cases),
+            heads=record.counts("heads", 1, cases, len(STATES)),
         )
         if problem := fingerprint._contradiction():
             raise PlansError(
@@ -162,6 +167,10 @@ class Fingerprint:
             return f"kept_share: the histograms do not add up to its {self.cases} cases"
         if strange := sorted(set(self.kept_share) - _SHARES):
             return f"kept_share: {quoted(strange[0])} is no share in steps of {SHARE_STEP}"
+        if sum(self.heads.values()) != self.cases:
+            return f"heads: the counts do not add up to its {self.cases} cases"
+        if strange := sorted(set(self.heads) - {*STATES}):
+            return f"heads: {quoted(strange[0])} is none of {', '.join(STATES)}"
         if not self.cases <= sum(self.modality_cases.values()):
             return "modality_cases: fewer than its cases, of which each has a modality"
         if self.label_cases.keys() != self.label_voxels.keys():
@@ -196,6 +205,7 @@ def fingerprint_case(
     labels: np.ndarray,
     spacing: tuple[float, float, float],
     cropped: tuple[slice, slice, slice],
+    state: str = STRIPPED,
 ) -> Fingerprint:
     """Return the fingerprint of one case, to be merged before anybody sees it.
 
@@ -204,6 +214,7 @@ def fingerprint_case(
         labels: ``(Z, Y, X)``, label values as declared.
         spacing: mm, ``(Z, Y, X)``.
         cropped: The box around the non-zero voxels, as preprocessing crops it.
+        state: What the case is like, one of ``brains.STATES``.
     """
     values, voxels = np.unique(labels, return_counts=True)
     sizes = [part.stop - part.start for part in cropped]
@@ -222,6 +233,7 @@ def fingerprint_case(
         slices={"none" if along is None else _DIRECTIONS[along]: 1},
         kept_share={f"{round(share / SHARE_STEP) * SHARE_STEP:.2f}": 1},
         intensities={name: _intensities(image, labels) for name, image in images.items()},
+        heads={state: 1},
     )
 
 
@@ -254,6 +266,7 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         slices=_add(part.slices for part in parts),
         kept_share=_add(part.kept_share for part in parts),
         intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
+        heads=_add(part.heads for part in parts),
     )
 
 
@@ -261,8 +274,9 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
     """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
     With fewer cases than the minimum that is nothing. Otherwise a label that fewer cases or voxels
-    have is not counted, and the histogram of a modality that fewer cases have is empty. Spacings
-    and sizes stay as they are: a plan needs the rare ones too.
+    have is not counted, and the histogram of a modality that fewer cases have is empty. Heads of
+    which there are fewer are counted as the most frequent ones. Spacings and sizes stay as they
+    are: a plan needs the rare ones too.
 
     Args:
         fingerprint: Fingerprint of the site.
@@ -276,8 +290,13 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
         for label, number in fingerprint.label_cases.items()
         if number >= cases and fingerprint.label_voxels[label] >= voxels
     }
+    usual = max(sorted(fingerprint.heads), key=lambda state: fingerprint.heads[state])
+    heads: Counter[str] = Counter()
+    for state, number in fingerprint.heads.items():
+        heads[state if number >= cases else usual] += number
     return replace(
         fingerprint,
+        heads=_add([heads]),
         label_cases={k: n for k, n in fingerprint.label_cases.items() if k in labels},
         label_voxels={k: n for k, n in fingerprint.label_voxels.items() if k in labels},
         intensities={

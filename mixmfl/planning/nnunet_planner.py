@@ -19,6 +19,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from mixmfl.core.files import write_json
 from mixmfl.data.labels import Labels
 from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.planning.brains import DEEPBET, OWN
 from mixmfl.planning.fingerprint import (
     Fingerprint,
     grids,
@@ -26,7 +27,7 @@ from mixmfl.planning.fingerprint import (
     is_stacks,
     median_kept_share,
 )
-from mixmfl.planning.nnunet_plans import known_fields
+from mixmfl.planning.nnunet_plans import NORMALIZATIONS, known_fields
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings
 from mixmfl.planning.slices import Turn, slices_first
 
@@ -50,8 +51,9 @@ def plan(
     """Run nnU-Net's planner on merged statistics and return its plans, 2-D and 3-D full resolution.
 
     Patch and batch size are planned for the memory of our network (see ``_Planner``). Channel
-    ``i`` of the plans is ``modalities[i]``; every modality is z-scored. Where the cases are stacks
-    of slices in different directions, the plans say ``"slices_first"``.
+    ``i`` of the plans is ``modalities[i]``; every modality is normalised
+    alike. Where the cases are stacks of slices in different directions, the plans say
+    ``"slices_first"``.
     """
     spacings, sizes = grids(fingerprint)
     dataset = {
@@ -80,6 +82,12 @@ def plan(
         with _captured_output():
             plans = _Planner(name, planner, network).plan_experiment()
     plans = known_fields(plans)
+    extracted = fingerprint.heads.keys() & {DEEPBET, OWN}
+    for configuration in plans["configurations"].values():
+        scheme = NORMALIZATIONS[planner.normalization]
+        configuration["normalization_schemes"] = [scheme] * len(modalities)
+        if extracted:  # also of large brains, for which nnU-Net would take the background in
+            configuration["use_mask_for_norm"] = [True] * len(modalities)
     if is_stacks(fingerprint):
         plans["slices_first"] = True
     return plans

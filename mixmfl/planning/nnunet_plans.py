@@ -29,6 +29,9 @@ MOST_BATCH_VOXELS = 2**30
 MOST_MAP_NUMBERS = 2**31
 """Most numbers of one feature map of one patch: 8 GiB. nnU-Net's largest has a quarter of that."""
 
+NORMALIZATIONS = {"z-score": "ZScoreNormalization", "head": "HeadNormalization"}
+"""The word of the preset for each normalisation, and its name in plans; the second is ours."""
+
 _RESAMPLING = "resample_data_or_seg_to_shape"
 _ORDERS = {"data": (1, 3), "seg": (0, 1), "probabilities": (0, 1)}  # of splines
 _APART = (0, 1)  # along an axis of long voxels
@@ -161,10 +164,13 @@ def _check_configuration(configuration: Any, axes: int, modalities: int, source:
         real(number, Range(0, 10**6), f"{source}: {key}")
     for mm in listed(configuration["spacing"], axes, f"{source}: spacing"):
         real(mm, SPACING, f"{source}: spacing")
-    for scheme in listed(
-        configuration["normalization_schemes"], modalities, f"{source}: normalization_schemes"
-    ):
-        word(scheme, ("ZScoreNormalization",), f"{source}: normalization_schemes")
+    at = f"{source}: normalization_schemes"
+    schemes = [
+        word(scheme, tuple(NORMALIZATIONS.values()), at)
+        for scheme in listed(configuration["normalization_schemes"], modalities, at)
+    ]
+    if len(set(schemes)) != 1:
+        raise PlansError(f"{at}: is {schemes}; it must be the same for all modalities")
     masks = [
         flag(masked, f"{source}: use_mask_for_norm")
         for masked in listed(

@@ -23,8 +23,9 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.data.labels import Labels
 from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, _turn, spacings
-from mixmfl.planning.nnunet_plans import check_resampling
+from mixmfl.planning.nnunet_plans import NORMALIZATIONS, check_resampling
 from mixmfl.planning.resampling import Resampling
+from mixmfl.planning.skull import tissue_level
 
 log = logging.getLogger(__name__)
 
@@ -188,11 +189,14 @@ class _Crop:
         return self.turn(volume)[self.box]
 
     def normalised(self, image: np.ndarray, outside: np.ndarray) -> np.ndarray:
-        """Return an image z-scored by what is not ``outside`` (-1), and resampled."""
+        """Return an image normalised by what is not ``outside`` (-1), and resampled."""
         one = np.array(self.cut(image)[None], dtype=np.float32)
         # what is planned for every modality, and the same for all of them
-        scheme = ZScoreNormalization(self.planned["use_mask_for_norm"][0], {})
-        scored = scheme.run(one[0], outside[0])
+        masked = self.planned["use_mask_for_norm"][0]
+        if self.planned["normalization_schemes"][0] == NORMALIZATIONS["head"]:
+            scored = _head_scores(one[0], outside[0] >= 0 if masked else None)
+        else:
+            scored = ZScoreNormalization(masked, {}).run(one[0], outside[0])
         resampling = _resampling(
             self.planned, "data", scored.shape, self.shape, self.before, self.after
         )
@@ -206,6 +210,30 @@ class _Crop:
             "bbox_used_for_cropping": [[part.start, part.stop] for part in self.box],
             "shape_after_cropping_and_before_resampling": self.outside.shape[1:],
         }
+
+
+_QUARTILES = 1.349  # standard deviations of a normal distribution between its quartiles
+
+
+def _head_scores(image: np.ndarray, inside: np.ndarray | None) -> np.ndarray:
+    """Return an image less its middle tissue, over the tissues' spread.
+
+    Of a whole head a mean and a standard deviation say how much air, fat and bone there is, and
+    where the brain comes to lie differs from patient to patient. Median and quartiles of what is
+    brighter than air say it far less.
+
+    Args:
+        image: ``(Z, Y, X)``.
+        inside: Where the score is needed, 0 elsewhere; None: everywhere.
+    """
+    tissue = image[image > tissue_level(image)]
+    if not tissue.size:  # nothing above 0
+        tissue = image.ravel()
+    low, middle, high = np.percentile(tissue, (25, 50, 75))
+    scored = (image - middle) / max((high - low) / _QUARTILES, 1e-8)
+    if inside is not None:
+        scored[~inside] = 0
+    return scored.astype(np.float32)
 
 
 def _resampling(

@@ -11,10 +11,11 @@ from typing import Any
 
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole
+from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole, word
 from mixmfl.core.records import read_record
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.planning import brains
 from mixmfl.planning.architecture import check_network_size
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
@@ -41,6 +42,8 @@ class Plans:
         nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
         network: Our part of the architecture.
         training: How sites train.
+        heads: What the cases are like that the plans were made from, one of ``brains.PLANNED``;
+            with ``"deepbet"`` or ``"own"`` brains are extracted wherever cases are read.
     """
 
     modalities: tuple[str, ...]
@@ -48,6 +51,7 @@ class Plans:
     nnunet: Mapping[str, Any]
     network: NetworkSettings
     training: TrainingSettings
+    heads: str = brains.UNKNOWN
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -77,6 +81,8 @@ class Plans:
         ]
         if self.nnunet.get("slices_first"):
             decides.append("slices first")
+        if self.heads in (brains.DEEPBET, brains.OWN):
+            decides.append(["brains", self.heads])
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -88,6 +94,7 @@ class Plans:
             "network": dataclasses.asdict(self.network),
             "training": dataclasses.asdict(self.training),
             "nnunet": self.nnunet,
+            "heads": self.heads,
         }
         return json.loads(json.dumps(content))
 
@@ -107,7 +114,8 @@ class Plans:
                 f"{source}: plans of format {shown(found)} were found, this version of "
                 f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
             )
-        fields(content, ("format", "modalities", "labels", "network", "training", "nnunet"), source)
+        parts = ("format", "modalities", "labels", "network", "training", "nnunet")
+        fields(content, parts, source, may=("heads",))  # plans of earlier versions say nothing
         modalities = _modalities(content["modalities"], f"{source}: modalities")
         labels = _labels(content["labels"], f"{source}: labels")
         network = read_record(NetworkSettings, content["network"], f"{source}: network", whole=True)
@@ -115,7 +123,8 @@ class Plans:
             TrainingSettings, content["training"], f"{source}: training", whole=True
         )
         check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
-        plans = cls(modalities, labels, content["nnunet"], network, training)
+        heads = word(content.get("heads", brains.UNKNOWN), brains.PLANNED, f"{source}: heads")
+        plans = cls(modalities, labels, content["nnunet"], network, training, heads)
         _check_streams(network, training, source)
         for name in plans.configurations:
             planned = plans.configuration(name)["architecture"]["arch_kwargs"]
@@ -125,8 +134,8 @@ class Plans:
                     f"{source}: network: compensation_levels: {name} has {stages} levels, from 0 "
                     f"to {stages - 1} or from -{stages} to -1; {bad[0]} is none of them"
                 )
-            heads = max(len(labels.values), len(labels.foreground))
-            check_network_size(planned, len(modalities), heads, network, f"{source}: {name}")
+            outputs = max(len(labels.values), len(labels.foreground))
+            check_network_size(planned, len(modalities), outputs, network, f"{source}: {name}")
         return plans
 
     def save(self, path: Path) -> None:

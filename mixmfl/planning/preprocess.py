@@ -10,22 +10,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mixmfl.core.errors import DataError, MixmflError, PlansError, Refused
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import quoted
 from mixmfl.core.worker_pool import Workers
+from mixmfl.data import image
 from mixmfl.data.cases import Case, Found
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import files_of
 from mixmfl.data.label_sets import LabelMap, map_labels
 from mixmfl.data.labels import Labels, read_site_labels
-from mixmfl.data.load_case import AlignmentOptions, load_case
+from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
 from mixmfl.data.mapping import read_mapping
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.training_cases import MAPPING, find_training_cases
 from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.planning import nnunet_preprocessing
+from mixmfl.planning.brains import (
+    NONE,
+    BrainExtraction,
+    Extracted,
+    agreed_extraction,
+    extract_brain,
+    head_doubt,
+    planned_heads,
+)
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import Plans, Preset
 
@@ -42,6 +54,7 @@ class SiteFolder:
         labels: What the site's labels mean.
         placing: What to do with images of a case that are on different grids.
         rows: How every DICOM series was read.
+        brains: How brains are extracted here, if they are.
     """
 
     name: str
@@ -49,6 +62,7 @@ class SiteFolder:
     labels: Labels
     placing: AlignmentOptions = field(default_factory=AlignmentOptions)
     rows: tuple[Row, ...] = ()
+    brains: BrainExtraction = field(default_factory=BrainExtraction)
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,9 @@ def fingerprint_site(
 
     Raises:
         DataError: None of its cases could be read.
+        MixmflError: What extracts brains is not there.
     """
+    site.brains.check()
     sources = {case.name: origin(case, site) for case in site.found.cases}
     record, file = out / "cases.json", out / "fingerprint.json"
     try:
@@ -199,7 +215,15 @@ def fingerprint_site(
     except (MixmflError, KeyError, AttributeError) as reason:
         log.info("%s: is taken again (%s)", file, reason)
     jobs = {
-        case.name: (_fingerprint_job, case, site.labels, site.placing) for case in site.found.cases
+        case.name: (
+            _fingerprint_job,
+            case,
+            site.labels,
+            site.placing,
+            site.brains,
+            _brain_files(case, site, site.brains, out),
+        )
+        for case in site.found.cases
     }
     done, refused = workers.run(jobs, f"{site.name}: fingerprint")
     if not done:
@@ -213,17 +237,82 @@ def fingerprint_site(
     return fingerprint, refused
 
 
-def _fingerprint_job(case: Case, labels: Labels, placing: AlignmentOptions) -> Fingerprint:
+def _fingerprint_job(
+    case: Case, labels: Labels, placing: AlignmentOptions, brains: BrainExtraction, files: "_Brain"
+) -> Fingerprint:
     from mixmfl.planning.nnunet_preprocessing import nonzero_box
 
-    loaded = load_case(case, labels, placing)
+    extracted = _extract(load_case(case, labels, placing), brains, files)
+    loaded = extracted.case
     assert loaded.labels is not None  # only cases with a label are taken for training
     return fingerprint_case(
         loaded.images,
         labels.to_values(loaded.labels),
         loaded.canonical.spacing,
         nonzero_box(list(loaded.images.values())),
+        extracted.state,
     )
+
+
+# --- brains ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Brain:
+    """The files with a case's brain, which is found once and used by every later step.
+
+    Attributes:
+        folder: Folder of the site's brains.
+        name: Name of the case.
+        origin: Digest of the case and of what extracts its brain.
+    """
+
+    folder: Path
+    name: str
+    origin: str
+
+    @property
+    def mask(self) -> Path:
+        """The brain, on the grid of the case's reference."""
+        return self.folder / f"{self.name}.nii.gz"
+
+    @property
+    def record(self) -> Path:
+        """What it was made from."""
+        return self.folder / f"{self.name}.json"
+
+    def read(self, grid: image.Grid) -> Any:
+        """Return the brain on the canonical grid; None where there is none of this case."""
+        try:
+            if read_json(self.record).get("origin") != self.origin:
+                return None
+            stored, own = image.read_labels(self.mask)
+        except DataError:
+            return None
+        same = image.difference(own, grid) is None
+        return image.to_canonical(stored, grid)[0] > 0 if same else None
+
+    def write(self, brain: Any, grid: image.Grid) -> None:
+        """Write the brain, its record last."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.record.unlink(missing_ok=True)
+        image.write_labels(self.mask, image.from_canonical(brain.astype(np.uint8), grid), grid)
+        write_json(self.record, {"origin": self.origin})
+
+
+def _brain_files(case: Case, site: SiteFolder, brains: BrainExtraction, out: Path) -> _Brain:
+    extracting = dataclasses.replace(site, brains=brains)
+    return _Brain(out / "brains", case.name, origin(case, extracting))
+
+
+def _extract(loaded: LoadedCase, brains: BrainExtraction, files: _Brain) -> Extracted:
+    if brains.tool == NONE:
+        return extract_brain(loaded, brains)
+    known = files.read(loaded.grid)
+    extracted = extract_brain(loaded, brains, known)
+    if known is None and extracted.brain is not None:
+        files.write(extracted.brain, loaded.grid)
+    return extracted
 
 
 # --- plans -------------------------------------------------------------------------------------
@@ -233,12 +322,16 @@ def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plan
     """Make one plan for all from the merged fingerprint.
 
     The modalities of the federation are those that any site has, in alphabetical order.
+
+    Raises:
+        PlansError: Brains were extracted at some sites and not at others, or in two ways.
     """
     from mixmfl.planning import nnunet_planner
 
     modalities = tuple(sorted(fingerprint.modality_cases))
+    heads = planned_heads(fingerprint.heads)
     planned = nnunet_planner.plan(fingerprint, modalities, labels, preset.planner, preset.network)
-    plans = Plans(modalities, labels, planned, preset.network, preset.training)
+    plans = Plans(modalities, labels, planned, preset.network, preset.training, heads)
     # as they will be read: checked, and with lists for tuples
     return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
 
@@ -304,12 +397,16 @@ def preprocess_site(
 
     Raises:
         PlansError: The plans do not fit the site's modalities or labels; see ``check_site``.
+        MixmflError: The plans say that brains are extracted, and the tool is not there.
     """
     from mixmfl.planning import preprocessed_case
 
     mapped = check_site(site, plans)
     folder = out / configuration
     folder.mkdir(parents=True, exist_ok=True)
+    brains = agreed_extraction([plans.heads], site.brains)
+    brains.check()
+    site = dataclasses.replace(site, brains=brains)
     planned = plans.preprocessing(configuration)
     origins = {case.name: origin(case, site, planned) for case in site.found.cases}
     kept = [
@@ -325,6 +422,8 @@ def preprocess_site(
             plans,
             configuration,
             site.placing,
+            brains,
+            _brain_files(case, site, brains, out),
             folder,
             origins[case.name],
         )
@@ -345,12 +444,15 @@ def _preprocess_job(
     plans: Plans,
     configuration: str,
     placing: AlignmentOptions,
+    brains: BrainExtraction,
+    files: _Brain,
     folder: Path,
     made_from: str,
 ) -> tuple[str, ...]:
     from mixmfl.planning import preprocessed_case
 
-    loaded = load_case(case, mapped, placing)
+    extracted = _extract(load_case(case, mapped, placing), brains, files)
+    loaded, doubt = extracted.case, head_doubt(extracted.state, plans.heads)
     names = [name for name in plans.modalities if name in loaded.images]
     images, labels, properties = nnunet_preprocessing.preprocess(
         [loaded.images[name] for name in names],
@@ -376,7 +478,7 @@ def _preprocess_job(
         plans.preprocessing(configuration),
         mapped.labelled,
     )
-    return loaded.notes + loaded.warnings
+    return (*loaded.notes, *loaded.warnings, *([doubt] if doubt else []))
 
 
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
@@ -385,6 +487,8 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     parts: list[Any] = [planned, site.labels.to_json()]
     if site.placing != AlignmentOptions():
         parts.append(dataclasses.asdict(site.placing))
+    if site.brains.tool != NONE:
+        parts.append(dataclasses.asdict(site.brains))
     for kind, source in sorted(sources.items()):
         files = files_of(source) if isinstance(source, Path) else getattr(source, "files", ())
         for file in files:

@@ -52,6 +52,15 @@ class PlannerSettings:
             "null: nnU-Net's choice, in most cases the median over all cases",
         ),
     ] = None
+    normalization: Annotated[
+        Literal["z-score", "head"],
+        setting(
+            "word",
+            "`z-score` is nnU-Net's; `head` takes median and quartiles of what is no air instead "
+            "of mean and standard deviation of everything, for heads that keep their skulls. No "
+            "training was compared with it yet ([experiments.md](experiments.md#whole-heads))",
+        ),
+    ] = "z-score"
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     told = modality_cases or {"t1": cases, "t2": 1}
     return {
-        "format": 2,
+        "format": 3,
         "cases": cases,
         "modality_cases": told,
         "label_cases": {"0": cases, "4": 1},
@@ -108,6 +108,7 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "stacked": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
         "slices": {"none": cases},
         "kept_share": {"0.55": cases},
+        "heads": {"stripped": cases},
         "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
     }
 

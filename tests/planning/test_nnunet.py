@@ -54,7 +54,7 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         merged,
         ["t1", "t2"],
         LABELS,
-        PlannerSettings(8.0, 32, 512, 320, None),
+        PlannerSettings(8.0, 32, 512, 320, None, "z-score"),
         NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 2, "concatenated"),
     )
     ours = nnunet_planner.plan(*asked)
@@ -102,7 +102,7 @@ def test_every_modality_is_z_scored_whatever_it_is_called() -> None:
 
 def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> None:
     merged = merge_fingerprints(fingerprints())
-    planner = PlannerSettings(1.0, 32, 512, 320, None)
+    planner = PlannerSettings(1.0, 32, 512, 320, None, "z-score")
     sizes = []
     for settings in (
         NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 0.1, 2, "concatenated"),

@@ -57,6 +57,7 @@ from mixmfl.federated.state import (
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model import apply_personal_weights, load_model
 from mixmfl.networks.prototypes import State
+from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
@@ -85,6 +86,7 @@ class SiteConfig:
         limits: What a coordinator may have done here.
         turns: File shared by the sites of one machine, of which one works at a time, so that
             memory suffices for one; None: this site does not wait for others.
+        brains: How brains are extracted here, if they are.
     """
 
     name: str
@@ -100,6 +102,7 @@ class SiteConfig:
     privacy: Privacy | None = None
     turns: Path | None = None
     limits: Limits = field(default_factory=Limits)
+    brains: BrainExtraction = field(default_factory=BrainExtraction)
 
     @property
     def exchange_log(self) -> Path:
@@ -151,6 +154,7 @@ class SiteConfig:
                     "minimum": Minimum(**content["minimum"]),
                     "limits": Limits(**content["limits"]),
                     "privacy": privacy,
+                    "brains": BrainExtraction(**content["brains"]),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -166,7 +170,7 @@ class SiteConfig:
         modalities = Modalities().with_aliases(self.aliases)
         site = find_site(self.data, modalities, self.labels, self.placing)
         check_most_are_known([site.found], modalities)
-        return dataclasses.replace(site, name=self.name)
+        return dataclasses.replace(site, name=self.name, brains=self.brains)
 
     def fingerprint(self) -> tuple[Fingerprint, Labels]:
         """Return the statistics of the cases, before anything is withheld, and their labels."""

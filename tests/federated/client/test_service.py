@@ -68,7 +68,16 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     told = dict.fromkeys(modality_cases, bins)
     kept = {"1.00": cases}
     return Fingerprint(
-        cases, modality_cases, {}, {}, (axis,) * 3, (axis,) * 3, {"none": cases}, kept, told
+        cases,
+        modality_cases,
+        {},
+        {},
+        (axis,) * 3,
+        (axis,) * 3,
+        {"none": cases},
+        kept,
+        told,
+        {"stripped": cases},
     ).to_json()
 
 

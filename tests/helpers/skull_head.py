@@ -1,0 +1,65 @@
+"""A head with scalp, bone and brain, as a case of files; and a tool that finds its brain."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mixmfl.data.image import Grid, write_image, write_labels
+
+SHAPE, SPACING = (10, 90, 90), (5.0, 2.0, 2.0)
+GRID = Grid(SHAPE, SPACING, (-90.0, -90.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+BRAIN_MM, BONE_MM, SKIN_MM = 60.0, 68.0, 76.0
+
+_Y, _X = np.ogrid[: SHAPE[1], : SHAPE[2]]
+RADIUS = np.broadcast_to(np.hypot(2.0 * (_Y - 44.5), 2.0 * (_X - 44.5)), SHAPE)
+"""Distance of each voxel from the middle, mm."""
+
+
+def whole_head(seed: int = 0, air: float = 2.0) -> np.ndarray:
+    """Return an image ``(Z, Y, X)``; the air around it is noise, or 0."""
+    generator = np.random.default_rng(seed)
+    tissue = np.select(
+        [RADIUS < BRAIN_MM, RADIUS < BONE_MM, RADIUS < SKIN_MM], [60.0, 8.0, 90.0], 0.0
+    )
+    noise = generator.normal(0, 3, SHAPE) + 3
+    around = air * generator.rayleigh(1, SHAPE)
+    return np.where(tissue > 0, tissue + noise, around).astype(np.float32)
+
+
+def brain_alone(seed: int = 0) -> np.ndarray:
+    """Return the same image, 0 outside the brain."""
+    return np.where(RADIUS < BRAIN_MM, whole_head(seed), 0).astype(np.float32)
+
+
+def write_head(folder: Path, stripped: bool = False, seed: int = 0) -> None:
+    """Write a case with T1 and FLAIR and a lesion as a folder of files."""
+    folder.mkdir(parents=True)
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[3:7, 40:52, 50:60] = 1
+    for number, name in enumerate(("t1", "flair")):
+        made = (brain_alone if stripped else whole_head)(seed + 10 * number)
+        write_image(folder / f"{name}.nii.gz", made + 20.0 * number * labels, GRID)
+    write_labels(folder / "seg.nii.gz", labels, GRID)
+
+
+def brain_tool(folder: Path, body: str = "") -> str:
+    """Write a program that finds the brain of ``whole_head``, and return the command.
+
+    Args:
+        folder: Folder of the program.
+        body: Statements that run first.
+    """
+    program, brain = folder / "tool.py", folder / "brain.npy"
+    np.save(brain, RADIUS < BRAIN_MM)
+    program.write_text(
+        "import sys\n"
+        "import nibabel as nib\n"  # not mixmfl, which takes longer to start than the rest
+        "import numpy as np\n"
+        "loaded = nib.load(sys.argv[1])\n"
+        "image, affine = np.asarray(loaded.dataobj).T, loaded.affine\n"
+        f"brain = np.load({str(brain)!r})\n"
+        f"{body}\n"
+        "nib.save(nib.Nifti1Image(brain.T.astype('uint8'), affine), sys.argv[2])\n"
+    )
+    return f"'{sys.executable}' '{program}' {{image}} {{mask}}"
