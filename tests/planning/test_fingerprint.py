@@ -14,6 +14,7 @@ from mixmfl.planning.fingerprint import (
     is_stacks,
     median_kept_share,
     merge_fingerprints,
+    withhold_small_counts,
 )
 
 
@@ -151,6 +152,9 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
         ({"cases": 5}, "do not add up to its 5 cases"),
         ({"axes": [{"1xa": 1}] * 3}, "axes Z: '1xa' is no spacing"),
         ({"axes": [{"-1x4": 1}] * 3}, "axes Z: '-1x4' is no spacing"),
+        ({"heads": {"horse": 1}}, "heads: 'horse' is none of skull, stripped, deepbet, own"),
+        ({"heads": {"skull": 2}}, "heads: "),
+        ({"heads": {}}, "heads: the counts do not add up"),
         ({"slices": {"Q": 1}}, "slices: 'Q' is no axis"),
         ({"slices": {}}, "slices: the counts do not add up"),
         ({"stacked": [{"1x4": 1}]}, "stacked: is .*; needed is a list of 3 histograms"),
@@ -161,6 +165,17 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
 def test_what_is_no_fingerprint_is_refused(spoil: dict[str, object], message: str) -> None:
     with pytest.raises(PlansError, match=message):
         Fingerprint.from_json({**case().to_json(), **spoil}, "north.json")
+
+
+def test_heads_are_counted_and_few_of_a_kind_are_not_told() -> None:
+    many = merge_fingerprints([case(seed=seed) for seed in range(5)])
+    assert many.heads == {"stripped": 5}
+    one = Fingerprint.from_json({**case().to_json(), "heads": {"skull": 1}}, "one")
+    merged = merge_fingerprints([many, one])
+    assert merged.heads == {"skull": 1, "stripped": 5}
+    told = withhold_small_counts(merged, 2, 0)
+    assert told is not None
+    assert told.heads == {"stripped": 6}
 
 
 def test_there_must_be_something_to_merge() -> None:

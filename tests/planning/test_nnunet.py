@@ -18,7 +18,7 @@ from small import LABELS, small_case, small_plans
 
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.data.labels import Labels
-from mixmfl.planning import nnunet_planner, nnunet_preprocessing
+from mixmfl.planning import nnunet_planner, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
 from mixmfl.planning.preprocess import make_plans
@@ -295,3 +295,57 @@ def test_a_case_that_memory_does_not_hold_once_it_is_resampled_is_refused(
     wrong = (spacing[0], 10 * spacing[0], 10 * spacing[1])
     with pytest.raises(DataError, match=r"16 x 160 x 160 voxels .* Check the spacing"):
         nnunet_preprocessing.preprocess_each([lambda: image] * 2, head, wrong, plans, "2d")
+
+
+def head_scores(images: Any, masked: bool = False) -> np.ndarray:
+    plans = small_plans(("t1",))
+    planned = {
+        **plans.configuration("2d"),
+        "normalization_schemes": ["HeadNormalization"],
+        "use_mask_for_norm": [masked],
+    }
+    nested = {**plans.nnunet, "configurations": {"2d": planned}}
+    nnunet_plans.check_planned(nested, 1, "plans")
+    one, _ = nnunet_preprocessing.preprocess_each(
+        [lambda: images], nnunet_preprocessing.head_mask([images]), (1.0, 1.0, 1.0), nested, "2d"
+    )
+    both, _, _ = nnunet_preprocessing.preprocess(
+        [images], np.zeros(images.shape, np.int16), (1.0, 1.0, 1.0), nested, "2d", LABELS
+    )
+    np.testing.assert_array_equal(one, both)  # training and prediction see the same
+    return one[0]
+
+
+def test_the_heads_normalisation_does_not_depend_on_the_air_around_it() -> None:
+    generator = np.random.default_rng(0)
+    head = generator.normal(100, 10, (6, 20, 20)).astype(np.float32)
+    around = 3 * generator.rayleigh(1, (6, 60, 60)).astype(np.float32)
+    little, much = around[:, :30, :30].copy(), around.copy()
+    for image in (little, much):
+        image[:, 5:25, 5:25] = head
+    inside = (slice(None), slice(5, 25), slice(5, 25))
+    one, other = head_scores(little)[inside], head_scores(much)[inside]
+    np.testing.assert_allclose(one, other, atol=0.02)
+    assert abs(float(np.median(one))) < 0.02
+    assert float(one.std()) == pytest.approx(1, abs=0.05)
+    cut = head_scores(np.where(little > 50, little, 0).astype(np.float32), masked=True)
+    np.testing.assert_allclose(cut, one, atol=0.02)
+
+
+def test_modalities_are_normalised_alike() -> None:
+    plans = small_plans(("t1", "t2"))
+    plans.configuration("2d")["normalization_schemes"][1] = "HeadNormalization"
+    with pytest.raises(PlansError, match="it must be the same for all modalities"):
+        nnunet_plans.check_planned(plans.nnunet, 2, "plans")
+    plans.configuration("2d")["normalization_schemes"][:] = ["os.system"] * 2
+    with pytest.raises(PlansError, match="normalization_schemes"):
+        nnunet_plans.check_planned(plans.nnunet, 2, "plans")
+
+
+def test_a_preset_may_ask_for_the_heads_normalisation() -> None:
+    preset = load_preset("demo")
+    planner = dataclasses.replace(preset.planner, normalization="head")
+    plans = make_plans(
+        merge_fingerprints(fingerprints()), LABELS, dataclasses.replace(preset, planner=planner)
+    )
+    assert plans.configuration("2d")["normalization_schemes"] == ["HeadNormalization"] * 2

@@ -51,6 +51,7 @@ from mixmfl.federated.state import (
 from mixmfl.federated.tensor_files import save_tensors
 from mixmfl.inference.model import load_model, save_model
 from mixmfl.networks.prototypes import State
+from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
 from mixmfl.planning.plans import Plans
 from mixmfl.training.privacy_budget import Privacy
@@ -754,7 +755,11 @@ def test_settings_and_orders_are_read_as_they_were_written(
     )
     noisy = Privacy(8.0, 1e-5, 1.0, 0.5, tmp_path / "ledger.json")
     other = dataclasses.replace(
-        config, labels=None, privacy=noisy, placing=AlignmentOptions("t2", True)
+        config,
+        labels=None,
+        privacy=noisy,
+        placing=AlignmentOptions("t2", True),
+        brains=BrainExtraction("own", "tool {image} {mask}"),
     )
     for home in (config, other):
         home.save(tmp_path / "config.json")
