@@ -19,6 +19,7 @@ from mixmfl.data.labels import Labels
 MODALITY = "SEG"
 """DICOM's word for a segmentation, in the header of its series."""
 
+_KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
 _OFF_GRID = 0.02  # share of a voxel by which a frame may be off the grid
 _TURNED, _STRETCHED = 1e-3, 1e-3  # direction cosines; spacing, relative
 
@@ -127,6 +128,11 @@ class DrawnMask:
     ) -> dict[str, npt.NDArray[np.bool_]]:
         """Return the mask of each label, ``(Z, Y, X)``."""
         kind = str(content.get("SegmentationType", "BINARY")).upper()
+        if kind not in _KINDS:
+            raise DataError(f"has SegmentationType {kind!r}; {', '.join(_KINDS)} are read")
+        most = number_in(content, "MaximumFractionalValue") if kind == "FRACTIONAL" else 1.0
+        if not most > 0:  # NaN, too, with which every voxel would be outside
+            raise DataError("has no MaximumFractionalValue, so its fractions have no meaning")
         member = {name: np.zeros(grid.shape, dtype=bool) for name in {*segments.values()}}
         _, height, width = (1, *frames.shape[1:])
         for frame, place, (z, y, x) in zip(frames, places, corners, strict=True):
@@ -134,7 +140,6 @@ class DrawnMask:
                 drawn = {number: frame == number for number in segments}
             else:
                 number = int(number_in(place, "ReferencedSegmentNumber"))
-                most = number_in(content, "MaximumFractionalValue") if kind == "FRACTIONAL" else 1
                 drawn = {number: 2 * frame.astype(float) >= most}
             for number, here in drawn.items():
                 member[segments[number]][z, y : y + height, x : x + width] |= here
