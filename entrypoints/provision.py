@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mixmfl.core.errors import MixmflError
+
 from . import _runner
 
 DESCRIPTION = """\
@@ -32,12 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "expired or was lost; coordinator renews the coordinator's. The old kits are set aside, "
         "and all other kits keep working",
     )
+    parser.add_argument(
+        "--revoke",
+        metavar="SITE",
+        help="end this hospital's kit, for example when it was lost, and write none: the "
+        "coordinator's server lets it in no more, even one that is running. The next call makes a "
+        "new kit, if the site is still in NETWORK.json",
+    )
     return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
     flare = _runner.network_engine()
     network = flare.Network.load(options.input)
+    if options.revoke is not None:
+        if options.renew:
+            raise MixmflError("--revoke: not together with --renew, which ends the old kit, too")
+        flare.revoke(options.out, options.revoke)
+        print(f"the kit of {options.revoke} is revoked")
+        return 0
     written = flare.provision(network, options.out, options.renew)
     for kit in written:
         opened = flare.open_kit(kit, coordinator=kit.name == flare.COORDINATOR)

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,8 @@ def _work(options: argparse.Namespace) -> int:
     )
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
+    if kit.expires - datetime.now(timezone.utc) < timedelta(days=flare.WARNING_DAYS):
+        print("warning: the certificate ends soon; ask the coordinator for a renewed kit")
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))

@@ -15,20 +15,24 @@ from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.processes import running_client
 from mixmfl.federated.flare.provisioning import (
     COORDINATOR,
+    WARNING_DAYS,
     Network,
     open_kit,
     provision,
+    revoke,
     site_names,
 )
 from mixmfl.federated.flare.runner import run_jobs
 
 __all__ = [
     "COORDINATOR",
+    "WARNING_DAYS",
     "Coordinator",
     "Network",
     "SiteExecutor",
     "open_kit",
     "provision",
+    "revoke",
     "run_jobs",
     "running_client",
     "site_names",

@@ -16,7 +16,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare.provisioning import ADMIN, ORG, SITE_CONFIG, Kit
+from mixmfl.federated.flare.provisioning import ADMIN, CERTIFICATES, ORG, SITE_CONFIG, Kit
 
 _BUSY = 120.0
 """Seconds for which the server may be too busy to answer."""
@@ -77,6 +77,7 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
     """Run one of FLARE's processes, and end it and all that it started with the block."""
     command = [
         *(sys.executable, "-u", "-c", _RUN_AS_CHILD),
+        str(kit.folder / "local" / CERTIFICATES) if kind == "server" else "",
         f"nvflare.private.fed.app.{kind}.{kind}_train",
         *("-m", str(kit.folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"),
         *(*options, "config_folder=config"),
@@ -101,28 +102,57 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
 
 # Runs a module, and ends when the process that started it is gone, however that ended; whatever
 # FLARE starts ends with it. FLARE drops a connection with an invalid certificate silently, so the
-# reason is logged here.
+# reason is logged here. FLARE knows no revoked certificates: a server compares a client's with a
+# list, which is read again every second, when the client connects and whenever it sends.
 _RUN_AS_CHILD = """
-import logging, os, runpy, ssl, sys, threading, time
+import hashlib, json, logging, os, runpy, ssl, sys, threading, time
+
+listed = sys.argv[1]  # the file, or nothing for a client
+valid = set() if listed else None
+
+def read_valid():
+    global valid
+    try:
+        with open(listed, encoding="utf-8") as file:
+            valid = {content["sha256"] for content in json.load(file).values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logging.getLogger("mixmfl.connections").warning("%s: %s", listed, error)
 
 def watch(parent=os.getppid()):
     while os.getppid() == parent:
         time.sleep(1)
+        if listed:
+            read_valid()
     os._exit(1)
 
-class LoggingSSLObject(ssl.SSLObject):
+class CheckedSSLObject(ssl.SSLObject):
     def do_handshake(self):
         try:
             super().do_handshake()
+            self.check()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
             logging.getLogger("mixmfl.connections").warning("a connection was refused: %s", error)
             raise
 
-ssl.SSLContext.sslobject_class = LoggingSSLObject
+    def check(self):
+        if valid is None or not self.server_side:
+            return
+        if not hasattr(self, "digest"):
+            self.digest = hashlib.sha256(self.getpeercert(True) or b"").hexdigest()
+        if self.digest not in valid:
+            raise ssl.SSLError("the client's certificate was replaced or revoked")
+
+    def read(self, *arguments):
+        self.check()
+        return super().read(*arguments)
+
+ssl.SSLContext.sslobject_class = CheckedSSLObject
+if listed:
+    read_valid()
 threading.Thread(target=watch, daemon=True).start()
-del sys.argv[0]
+del sys.argv[:2]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 

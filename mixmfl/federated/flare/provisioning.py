@@ -6,11 +6,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.signature import SignatureBuilder
@@ -30,6 +31,10 @@ SITE_CONFIG = "mixmfl.json"  # in local/ of a hospital's kit: its SiteConfig, re
 COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
 SITE_CLASS = "mixmfl.federated.flare.SiteExecutor"
 """The classes that a job may run. Kits outlast our files' names, so these paths must not change."""
+
+CERTIFICATES = "certificates.json"  # in local/ of the coordinator's kit: those that are accepted
+WARNING_DAYS = 30
+"""How long before its end a certificate is warned of."""
 
 _ROLE = "project_admin"
 _SITES = "sites.json"
@@ -180,10 +185,77 @@ def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[P
                 shutil.move(source, out / name)
                 written.append(out / name)
         write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
+        _list_certificates(out)
         shutil.rmtree(built)
     finally:
         os.umask(old_mask)
     return tuple(written)
+
+
+def revoke(out: Path, site: str) -> None:
+    """End a hospital's kit: the coordinator's server, even while it runs, lets it in no more.
+
+    Args:
+        out: Folder of kits, whose coordinator's kit is the one in use.
+        site: Name of the hospital.
+
+    Raises:
+        DataError: No certificate of such a site is valid.
+    """
+    host = _read_kit(out / COORDINATOR, coordinator=True).server.rpartition(":")[0]
+    if site not in _certificates(out) or site == host or not _is_site(site):
+        raise DataError(f"--revoke {quoted(site)}: {out} has no valid certificate of such a site")
+    _forget(out / "authority", [site])
+    _list_certificates(out)
+    if (out / site).is_dir():
+        (out / site).rename(_aside(out / site))
+
+
+def _certificates(out: Path) -> dict[str, x509.Certificate]:
+    """Return by subject the certificates that the authority issued and did not replace."""
+    state = read_json(out / "authority" / _PROJECT / "state" / "cert.json")
+    return {
+        subject: x509.load_pem_x509_certificate(content["cert"].encode())
+        for subject, content in state.items()
+        if isinstance(content, dict)
+    }
+
+
+def _list_certificates(out: Path) -> None:
+    """Write into the coordinator's kit which certificates its server accepts."""
+    content = {
+        subject: {
+            "sha256": certificate.fingerprint(SHA256()).hex(),
+            "until": f"{certificate.not_valid_after_utc:%Y-%m-%d}",
+        }
+        for subject, certificate in sorted(_certificates(out).items())
+    }
+    write_json(out / COORDINATOR / "local" / CERTIFICATES, content)
+
+
+def ending_soon(kit: Kit, today: date) -> list[str]:
+    """Return a line for each certificate that ends within 30 days, at the coordinator.
+
+    Raises:
+        DataError: The list of certificates is missing or damaged.
+    """
+    file, lines = kit.folder / "local" / CERTIFICATES, []
+    if not file.is_file():
+        raise DataError(
+            f"{file}: there is no list of valid certificates; run mixmfl_provision again with the "
+            "same network, which writes it and changes no kit"
+        )
+    for subject, content in read_json(file).items():
+        try:
+            left = (date.fromisoformat(content["until"]) - today).days
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(file, error) from None
+        if left < WARNING_DAYS:
+            lines.append(
+                f"warning: the certificate of {subject} ends on {content['until']}; renew it by "
+                "mixmfl_provision --renew"
+            )
+    return lines
 
 
 def _forget(authority: Path, subjects: Sequence[str]) -> None:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 
 from nvflare.fuel.flare_api.flare_api import Session
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
 from mixmfl.federated.flare.processes import retry_while_busy, running_server
-from mixmfl.federated.flare.provisioning import Kit
+from mixmfl.federated.flare.provisioning import Kit, ending_soon
 from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
 from mixmfl.federated.server.orders import Orders, job_file, save_job
 from mixmfl.federated.state import NOT_CONNECTED
@@ -58,6 +59,8 @@ def run_jobs(
         return run
 
     read_progress()
+    for line in ending_soon(kit, datetime.now(timezone.utc).date()):
+        say(line)
     with running_server(kit) as session:
         say(f"serving at {kit.server}")
         _wait_for(session, sites, quorum if resuming else len(sites), say)

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from loopback import write_certificate
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
@@ -45,7 +47,15 @@ from mixmfl.federated.flare import executor as executor_module
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.job import JobResult, pause_file, result_file, write_job
-from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision, site_names
+from mixmfl.federated.flare.provisioning import (
+    Kit,
+    Network,
+    ending_soon,
+    open_kit,
+    provision,
+    revoke,
+    site_names,
+)
 from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
@@ -174,6 +184,52 @@ def test_a_kit_that_is_renewed_has_another_key_and_the_old_one_is_set_aside(kits
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     with pytest.raises(DataError, match="holds no kit of east"):
         provision(Network("localhost", 18002, ("north", "south", "east")), kits, ["east"])
+
+
+def _accepted(kits: Path) -> dict[str, str]:
+    listed = json.loads((kits / "coordinator" / "local" / "certificates.json").read_text())
+    return {name: content["sha256"] for name, content in listed.items()}
+
+
+def _digest(kit: Path) -> str:
+    certificate = x509.load_pem_x509_certificate((kit / "startup" / "client.crt").read_bytes())
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def test_the_server_accepts_the_newest_certificate_of_each_and_none_that_was_revoked(
+    kits: Path, command: Callable[..., int], tmp_path: Path
+) -> None:
+    network = Network("localhost", 18002, ("north", "south"))
+    before = _accepted(kits)
+    assert set(before) == {"north", "south", "localhost", "coordinator@mixmfl.org"}
+    assert before["north"] == _digest(kits / "north")
+    provision(network, kits, ["north"])
+    assert _accepted(kits) == {**before, "north": _digest(kits / "north")} != before
+    file = tmp_path / "network.json"
+    file.write_text('{"server": "localhost:18002", "sites": ["north", "south"]}')
+    assert command("mixmfl_provision", "-i", file, "-o", kits, "--revoke", "south") == 0
+    assert set(_accepted(kits)) == {"north", "localhost", "coordinator@mixmfl.org"}
+    assert not (kits / "south").exists()
+    assert command("mixmfl_provision", "-i", file, "-o", kits, "--revoke", "south") == 2
+    assert provision(network, kits) == (kits / "south",)
+    assert _accepted(kits)["south"] == _digest(kits / "south") != before["south"]
+    for name in ("localhost", "coordinator@mixmfl.org", "../x", "root_cert"):
+        with pytest.raises(DataError, match="has no valid certificate of such a site"):
+            revoke(kits, name)
+
+
+def test_the_coordinator_is_warned_30_days_before_a_certificate_ends(kits: Path) -> None:
+    kit = open_kit(kits / "coordinator", coordinator=True)
+    assert ending_soon(kit, (kit.expires - timedelta(days=31)).date()) == []
+    lines = ending_soon(kit, (kit.expires - timedelta(days=29)).date())
+    assert len(lines) == 4
+    assert f"the certificate of north ends on {kit.expires:%Y-%m-%d}; renew it" in lines[2]
+    (kit.folder / "local" / "certificates.json").write_text('{"north": 3}')
+    with pytest.raises(DataError, match=r"certificates.json: is damaged"):
+        ending_soon(kit, kit.expires.date())
+    (kit.folder / "local" / "certificates.json").unlink()
+    with pytest.raises(DataError, match="there is no list of valid certificates; run mixmfl_pr"):
+        ending_soon(kit, kit.expires.date())
 
 
 def _shake_hands(server: Path, client: Path) -> str:
@@ -610,6 +666,7 @@ class _Jobs:
         self.took_part: list[Sequence[str]] = []
         self.in_job: Callable[[], None] = lambda: None
         monkeypatch.setattr(runner, "time", self.clock)
+        monkeypatch.setattr(runner, "ending_soon", lambda kit, today: ["warning: ends"])
         monkeypatch.setattr(runner, "running_server", lambda kit: nullcontext(self))
         monkeypatch.setattr(runner, "run_job", self._run_job)
 

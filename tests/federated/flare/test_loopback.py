@@ -23,7 +23,7 @@ from loopback import MODALITIES, Cable, Loopback, free_port, kill, start, until,
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import processes
 from mixmfl.federated.flare.job import write_job
-from mixmfl.federated.flare.provisioning import Network, open_kit, provision
+from mixmfl.federated.flare.provisioning import Network, open_kit, provision, revoke
 from mixmfl.federated.flare.runner import connected
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
@@ -349,28 +349,49 @@ def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
 def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path) -> None:
     port = free_port()
     provision(Network("localhost", port, ("west",)), tmp_path / "kits")
-    startup = tmp_path / "kits" / "west" / "startup"
+    kits, old = tmp_path / "kits", tmp_path / "old"
+    shutil.copytree(kits / "west", old)
 
-    def answered() -> bool:
+    @contextlib.contextmanager
+    def connected(kit: Path) -> Iterator[Callable[[], bool]]:
+        startup = kit / "startup"
         context = ssl.create_default_context(cafile=str(startup / "rootCA.pem"))
         context.load_cert_chain(startup / "client.crt", startup / "client.key")
-        with contextlib.suppress(OSError):
-            plain = socket.create_connection(("localhost", port), timeout=20)
-            with context.wrap_socket(plain, server_hostname="localhost") as secure:
-                secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                return secure.recv(100).startswith(b"HTTP/1.1 ")
+        plain = socket.create_connection(("localhost", port), timeout=20)
+        with context.wrap_socket(plain, server_hostname="localhost") as secure:
+
+            def answered() -> bool:
+                with contextlib.suppress(OSError):
+                    secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    return secure.recv(100).startswith(b"HTTP/1.1 ")
+                return False
+
+            yield answered
+
+    def answers(kit: Path) -> bool:
+        with contextlib.suppress(OSError), connected(kit) as answered:
+            return answered()
         return False
 
-    with processes.running_server(open_kit(tmp_path / "kits" / "coordinator", coordinator=True)):
-        assert answered()
-        authority = tmp_path / "kits" / "authority"
-        write_certificate(startup, "west", days=30, authority=authority)
-        assert answered()
-        write_certificate(startup, "west", days=-1, authority=authority)
-        assert not answered()  # expired
-        write_certificate(startup, "west", days=30)
-        assert not answered()  # unknown
+    with processes.running_server(open_kit(kits / "coordinator", coordinator=True)):
+        assert answers(old)
+        with connected(old) as answered:
+            provision(Network("localhost", port, ("west",)), kits, ["west"])  # the old one was lost
+            time.sleep(3)
+            assert not answered()  # though it was connected before
+        assert not answers(old)
+        assert answers(kits / "west")
+        revoke(kits, "west")
+        time.sleep(3)
+        assert not answers(kits / "west.replaced-2")
+        write_certificate(old / "startup", "west", days=30, authority=kits / "authority")
+        assert not answers(old)  # of the authority, but not in the list
+        write_certificate(old / "startup", "west", days=-1, authority=kits / "authority")
+        assert not answers(old)  # expired
+        write_certificate(old / "startup", "west", days=30)
+        assert not answers(old)  # unknown
     told = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
     refusals = [line for line in told.splitlines() if "a connection was refused" in line]
+    assert any("certificate was replaced or revoked" in line for line in refusals)
     assert any("certificate has expired" in line for line in refusals)
     assert any(re.search("self.signed certificate", line) for line in refusals)
