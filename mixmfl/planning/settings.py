@@ -57,8 +57,8 @@ class PlannerSettings:
         setting(
             "word",
             "`z-score` is nnU-Net's; `head` takes median and quartiles of what is no air instead "
-            "of mean and standard deviation of everything, for heads that keep their skulls. No "
-            "training was compared with it yet ([experiments.md](experiments.md#whole-heads))",
+            "of mean and standard deviation of everything, for heads that keep their skulls, where "
+            "it gains less than `--brain-only` ([experiments.md](experiments.md#whole-heads))",
         ),
     ] = "z-score"
 
