@@ -178,11 +178,17 @@ def _named_by_folder(
     ``SCANS/4-T1/NIFTI/image.nii.gz``.
     """
     below = Counter(place for file in files for place in file.path.parents)
-    return [_named_by_its_folder(file, folder, below, modalities) for file in files]
+    # T1/p1.nii.gz and T1/p2.nii.gz: so FLAIR/p1.nii.gz, alone in its folder, is of p1
+    shared = {stem_of(file.path) for file in files if below[file.path.parent] > 1}
+    return [_named_by_its_folder(file, folder, below, shared, modalities) for file in files]
 
 
 def _named_by_its_folder(
-    file: ImageFile, folder: Path, below: Mapping[Path, int], modalities: Modalities
+    file: ImageFile,
+    folder: Path,
+    below: Mapping[Path, int],
+    shared: Set[str],
+    modalities: Modalities,
 ) -> ImageFile:
     if file.reading.is_known or file.reading.aside or file.reading.doubt:
         return file
@@ -192,7 +198,8 @@ def _named_by_its_folder(
         above, alone = read_name(_composed(place.name), modalities), below[place] == 1
         parents = tuple(map(_composed, place.relative_to(folder).parts[:-1]))
         if above.modality and not above.case and (alone or not file.home):
-            case = "" if alone else file.reading.case
+            is_patient = not alone or (not file.home and stem_of(file.path) in shared)
+            case = file.reading.case if is_patient else ""
             reading = FileName(case, above.modality, head=case, processing=above.processing)
             return _placed(file.path, reading, parents, modalities)
         if alone and (above.is_known or above.doubt or above.aside):
@@ -209,18 +216,35 @@ def _without_products_of_spm(files: Sequence[ImageFile]) -> list[ImageFile]:
     by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
     for file in files:
         by_stem[file.path.parent][stem_of(file.path)] = file
-    left = []
-    for file in files:
+
+    def original_of(file: ImageFile) -> tuple[int, ImageFile | None]:
         stem, folder = stem_of(file.path), file.path.parent
         for at in reversed(range(1, min(len(stem), _LONGEST_PREFIX))):
             name = stem[at:]
             original = by_stem[folder].get(name) or by_stem.get(folder.parent, {}).get(name)
+            if original and _SPM.fullmatch(stem[:at]):
+                return at, original
+        return 0, None
+
+    originals = [original_of(file) for file in files]
+    # letters alone may begin a patient's name, as in sam_T1 beside am_T1
+    sure = {
+        original.path.parent
+        for file, (at, original) in zip(files, originals, strict=True)
+        if original and re.search(r"[\d_]", stem_of(file.path)[:at])
+    }
+    left = []
+    for file, (at, original) in zip(files, originals, strict=True):
+        if original:
+            stem, name = stem_of(file.path), stem_of(original.path)
+            clear = re.search(r"[\d_]", stem[:at]) or (
+                not original.reading.case or original.path.parent in sure
+            )
             is_patient = at == 1 and name[0].isdecimal()  # s01_T1 beside 01_T1
-            if original and not is_patient and _SPM.fullmatch(stem[:at]):
+            if clear and not is_patient:
                 aside = f"an image that SPM made of {name}"
                 reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
                 file = replace(file, reading=reading, place=original.place, home=original.home)
-                break
         left.append(file)
     return left
 
@@ -237,6 +261,8 @@ def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[Imag
         parts = map(_composed, reversed(file.path.relative_to(folder).parts[:-1]))
         spoken = ((part, agent) for part in parts for agent in (agent_in(part),) if agent)
         part, agent = next(spoken, ("", ""))
+        if agent and part != _composed(file.path.parent.name):  # it may have another reason
+            agent = "unclear" if agent == "with" else agent
         reading = file.reading
         own = agent_in_name(stem_of(file.path))
         doubt = f"says {reading.modality}, and the folder {part!r} tells of a contrast agent"

@@ -58,7 +58,7 @@ ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 # No scanner makes images beyond these: the file is damaged, or has other units. The largest number
 # of voxels is that of a cube of 1024.
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
-SHORTEST_MM, LONGEST_MM = 3.0, 3000.0  # of an image, along its longest axis
+SHORTEST_MM, LONGEST_MM = 1.0, 3000.0  # of an image, along its longest axis
 MOST_VOXELS = 1 << 30
 
 LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded

@@ -113,7 +113,9 @@ def agent_in(text: str) -> str:
         ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing or is about more.
     """
     phrases = _understand(text)
-    speaking = ("agent", "with", "without", "both", "post", "pre")
+    speaking = (
+        "agent", "with", "without", "both", "post", "pre", "t1 with agent", "t1 native",
+    )  # fmt: skip
     if not all(each.meaning for each in phrases) or not any(
         each.meaning in speaking and (len(each.words) > 2 or each.words in ("gd", "km"))
         for each in phrases

@@ -431,6 +431,16 @@ def test_where_two_files_fit_the_user_is_asked_and_prediction_goes_on(tmp_path: 
     }
 
 
+def test_a_file_alone_in_a_folder_per_sequence_is_of_the_patient_of_its_name(
+    tmp_path: Path,
+) -> None:
+    make_files(tmp_path, "T1/a.nii.gz", "T1/b.nii.gz", "FLAIR/a.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "a": {"t1", "flair"},
+        "b": {"t1"},
+    }
+
+
 def test_copies_of_a_file_count_once(tmp_path: Path) -> None:
     make_files(tmp_path, "p/T1 (2).nii.gz", "p/T2.nii", "p/FLAIR.nii.gz")
     content = bytes(range(256)) * 9
@@ -452,16 +462,21 @@ def test_what_spm_made_of_an_image_is_no_patient_of_its_own(tmp_path: Path) -> N
     make_files(tmp_path, "p/x1_T1.nii", "p/x1_FLAIR.nii", "p/c1x1_T1.nii", "p/mx1_T1.nii")
     make_files(tmp_path, "p/wmx1_T1.nii", "p/rx1_FLAIR.nii", "p/y_x1_T1.nii", "p/mri/mwp1x1_T1.nii")
     make_files(tmp_path, "q/01_T1.nii", "q/01_T2.nii", "q/s01_T1.nii", "q/s01_T2.nii")
+    make_files(tmp_path, "r/am_T1.nii", "r/sam_T1.nii", "s/T1.nii", "s/mT1.nii")
     found = find_cases(tmp_path)
     assert {name: set(files) for name, files in taken(found).items()} == {
         "x1": {"t1", "flair"},
         "01": {"t1", "t2"},
         "s01": {"t1", "t2"},  # a patient, not a smoothed image of 01
+        "am": {"t1"},
+        "sam": {"t1"},
+        "s": {"t1"},
     }
     assert {each.path.name for each in found.aside} >= {"c1x1_T1.nii", "mwp1x1_T1.nii"}
     assert {each.why for each in found.aside} == {
         "its name says an image that SPM made of x1_T1",
         "its name says an image that SPM made of x1_FLAIR",
+        "its name says an image that SPM made of T1",
     }
 
 
@@ -520,6 +535,7 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     make_files(tmp_path, "a/pre_contrast/T1.nii.gz", "a/post contrast/T1.nii.gz", "a/T2.nii.gz")
     make_files(tmp_path, "b/nach KM/T1.nii.gz", "b/T2.nii.gz", "Gad_Ben/T1.nii.gz")
     make_files(tmp_path, "NC/T1c.nii.gz", "g/T1.nii.gz")  # of groups, not of agents
+    make_files(tmp_path, "T1C/f_T1.nii.gz", "T1/f_T1.nii.gz")
     # before and after surgery
     make_files(tmp_path, "c/post/T1.nii.gz", "c/post/T1c.nii.gz", "c/pre/T1.nii.gz")
     found = find_cases(tmp_path)
@@ -529,6 +545,7 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
         "Gad_Ben": {"t1"},
         "NC": {"t1c"},
         "g": {"t1"},
+        "f": {"t1", "t1c"},
         "c_post": {"t1", "t1c"},
         "c_pre": {"t1"},
     }
