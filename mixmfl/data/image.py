@@ -517,9 +517,9 @@ def _check_size(grid: Grid, source: str) -> None:
     longest = max(n * step for n, step in zip(grid.shape, grid.spacing, strict=True))
     if not SHORTEST_MM <= longest <= LONGEST_MM:
         raise DataError(
-            f"{size_text}, and is {longest:.3g} mm long; {SHORTEST_MM:g} to {LONGEST_MM:g} mm are "
-            "believed. Does its header count in millimetres? Export it again, with the right "
-            "spacing"
+            f"{size_text}, and is {round(longest, 3):g} mm long; {SHORTEST_MM:g} to "
+            f"{LONGEST_MM:g} mm are believed. Does its header count in millimetres? Export it "
+            "again, with the right spacing"
         )
 
 
