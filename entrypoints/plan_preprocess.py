@@ -142,7 +142,7 @@ def _over_network(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from mixmfl.core.files import write_json
     from mixmfl.data.labels import Labels
-    from mixmfl.planning.brains import describe_heads
+    from mixmfl.planning.heads import describe_heads
     from mixmfl.planning.plans import load_preset
     from mixmfl.planning.preprocess import make_plans, merge_received
 
@@ -172,8 +172,8 @@ def _process(options: argparse.Namespace) -> int:
     from mixmfl.data.labels import read_folder_labels
     from mixmfl.data.modalities import Modalities
     from mixmfl.data.unknown_modalities import check_most_are_known
-    from mixmfl.planning.brains import describe_heads
     from mixmfl.planning.fingerprint import merge_fingerprints
+    from mixmfl.planning.heads import describe_heads
     from mixmfl.planning.plans import Plans, load_preset
     from mixmfl.planning.preprocess import (
         check_site,

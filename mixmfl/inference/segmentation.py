@@ -19,13 +19,8 @@ from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
-from mixmfl.planning.brains import (
-    UNKNOWN,
-    BrainExtraction,
-    agreed_extraction,
-    extract_brain,
-    head_doubt,
-)
+from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
+from mixmfl.planning.heads import UNKNOWN, head_doubt
 from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_plans import largest_map
 from mixmfl.planning.nnunet_preprocessing import (

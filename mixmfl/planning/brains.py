@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -26,21 +26,10 @@ from mixmfl.core.errors import DataError, MixmflError, PlansError
 from mixmfl.core.text import one_line
 from mixmfl.data import image
 from mixmfl.data.load_case import LoadedCase
+from mixmfl.planning.heads import DEEPBET, MIXED, NONE, OWN, SKULL, SKULLS, STRIPPED
 from mixmfl.planning.skull import shows_skull
 
 Mask = npt.NDArray[np.bool_]
-
-NONE, DEEPBET, OWN = "none", "deepbet", "own"
-SKULL, STRIPPED = "skull", "stripped"
-
-STATES = (SKULL, STRIPPED, DEEPBET, OWN)
-"""What a case is like: it shows its skull; it came without; it was extracted, by what."""
-
-UNKNOWN, SKULLS, MIXED = "unknown", "skulls", "mixed"
-PLANNED = (UNKNOWN, SKULLS, STRIPPED, MIXED, DEEPBET, OWN)
-"""What plans say of the cases they were made from; unknown in plans of earlier versions."""
-
-FEW = 0.05  # of the cases: so many may differ where plans speak of all
 
 # deepbet was made for T1. On 77 patients with gliomas it cut 0.2 % of the lesion off in T1, 0.1 %
 # in FLAIR, 0.5 % in T1c; in T2 of three patients its brain agreed least with theirs.
@@ -101,52 +90,6 @@ def asked_extraction(brain_only: bool, command: str) -> BrainExtraction:
     extraction = BrainExtraction(OWN, command)
     extraction.check()
     return extraction
-
-
-def planned_heads(counts: Mapping[str, int]) -> str:
-    """Return what plans say of cases, one of ``PLANNED``.
-
-    Args:
-        counts: How many cases are of each of ``STATES``.
-
-    Raises:
-        PlansError: Brains were extracted at some sites and not at others, or in two ways.
-    """
-    made = [tool for tool in (DEEPBET, OWN) if counts.get(tool)]
-    skulls, cases = counts.get(SKULL, 0), sum(counts.values())
-    if len(made) > 1 or (made and skulls):
-        raise PlansError(
-            "brain extraction must be the same at all sites, but there are cases "
-            f"{_listed(counts)}. Give --brain-only at all sites or at none, or --brain-command at "
-            "all"
-        )
-    if made:
-        return made[0]
-    if skulls <= FEW * cases:
-        return STRIPPED
-    return SKULLS if skulls >= (1 - FEW) * cases else MIXED
-
-
-_STATE_WORDS = {
-    SKULL: "with skull",
-    STRIPPED: "without skull",
-    DEEPBET: "extracted by deepbet",
-    OWN: "extracted by a site's own command",
-}
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(
-        f"{_STATE_WORDS[state]} ({counts[state]})" for state in STATES if counts.get(state)
-    )
-
-
-def describe_heads(counts: Mapping[str, int]) -> str:
-    """Return a line on the heads of the cases that plans were made from; see ``planned_heads``."""
-    line = f"heads: {_listed(counts)}"
-    if planned_heads(counts) == MIXED:
-        line += "; --brain-only would make them alike, and a model learns both kinds worse"
-    return line
 
 
 def agreed_extraction(planned: Iterable[str], here: BrainExtraction) -> BrainExtraction:
@@ -231,22 +174,6 @@ def extract_brain(
         each[~brain] = 0
     noted = dataclasses.replace(case, notes=(*case.notes, f"{note} ({ml:.0f} ml)"))
     return Extracted(noted, extraction.tool, brain)
-
-
-def head_doubt(state: str, planned: str) -> str:
-    """Return how a case's head differs from those of plans, in a sentence; empty: it does not.
-
-    Args:
-        state: ``Extracted.state``.
-        planned: ``Plans.heads``.
-    """
-    if state == SKULL and planned in (STRIPPED, DEEPBET, OWN):
-        return (
-            "it shows its skull, which was removed from the images that the model was planned for"
-        )
-    if state != SKULL and planned == SKULLS:
-        return "its skull was removed; the model was planned for heads with their skulls"
-    return ""
 
 
 def _rank(modality: str) -> int:

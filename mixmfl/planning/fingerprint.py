@@ -14,7 +14,7 @@ from mixmfl.core.json_fields import JsonFields, is_whole
 from mixmfl.core.text import quoted, shorten
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
-from mixmfl.planning.brains import STATES, STRIPPED
+from mixmfl.planning.heads import STATES, STRIPPED
 from mixmfl.planning.slices import slice_axis, slices_first
 
 FORMAT = 3
@@ -214,7 +214,7 @@ def fingerprint_case(
         labels: ``(Z, Y, X)``, label values as declared.
         spacing: mm, ``(Z, Y, X)``.
         cropped: The box around the non-zero voxels, as preprocessing crops it.
-        state: What the case is like, one of ``brains.STATES``.
+        state: What the case is like, one of ``heads.STATES``.
     """
     values, voxels = np.unique(labels, return_counts=True)
     sizes = [part.stop - part.start for part in cropped]

@@ -19,7 +19,6 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from mixmfl.core.files import write_json
 from mixmfl.data.labels import Labels
 from mixmfl.planning.architecture import resolve_architecture
-from mixmfl.planning.brains import DEEPBET, OWN
 from mixmfl.planning.fingerprint import (
     Fingerprint,
     grids,
@@ -27,6 +26,7 @@ from mixmfl.planning.fingerprint import (
     is_stacks,
     median_kept_share,
 )
+from mixmfl.planning.heads import DEEPBET, OWN
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, known_fields
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings
 from mixmfl.planning.slices import Turn, slices_first

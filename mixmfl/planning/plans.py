@@ -15,7 +15,7 @@ from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, s
 from mixmfl.core.records import read_record
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
-from mixmfl.planning import brains
+from mixmfl.planning import heads as kinds
 from mixmfl.planning.architecture import check_network_size
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
@@ -42,7 +42,7 @@ class Plans:
         nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
         network: Our part of the architecture.
         training: How sites train.
-        heads: What the cases are like that the plans were made from, one of ``brains.PLANNED``;
+        heads: What the cases are like that the plans were made from, one of ``heads.PLANNED``;
             with ``"deepbet"`` or ``"own"`` brains are extracted wherever cases are read.
     """
 
@@ -51,7 +51,7 @@ class Plans:
     nnunet: Mapping[str, Any]
     network: NetworkSettings
     training: TrainingSettings
-    heads: str = brains.UNKNOWN
+    heads: str = kinds.UNKNOWN
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class Plans:
         ]
         if self.nnunet.get("slices_first"):
             decides.append("slices first")
-        if self.heads in (brains.DEEPBET, brains.OWN):
+        if self.heads in (kinds.DEEPBET, kinds.OWN):
             decides.append(["brains", self.heads])
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -123,7 +123,7 @@ class Plans:
             TrainingSettings, content["training"], f"{source}: training", whole=True
         )
         check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
-        heads = word(content.get("heads", brains.UNKNOWN), brains.PLANNED, f"{source}: heads")
+        heads = word(content.get("heads", kinds.UNKNOWN), kinds.PLANNED, f"{source}: heads")
         plans = cls(modalities, labels, content["nnunet"], network, training, heads)
         _check_streams(network, training, source)
         for name in plans.configurations:

@@ -30,15 +30,13 @@ from mixmfl.data.training_cases import MAPPING, find_training_cases
 from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.planning import nnunet_preprocessing
 from mixmfl.planning.brains import (
-    NONE,
     BrainExtraction,
     Extracted,
     agreed_extraction,
     extract_brain,
-    head_doubt,
-    planned_heads,
 )
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.heads import NONE, head_doubt, planned_heads
 from mixmfl.planning.plans import Plans, Preset
 
 log = logging.getLogger(__name__)

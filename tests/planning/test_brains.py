@@ -19,11 +19,9 @@ from mixmfl.planning.brains import (
     BrainExtraction,
     agreed_extraction,
     asked_extraction,
-    describe_heads,
     extract_brain,
-    head_doubt,
-    planned_heads,
 )
+from mixmfl.planning.heads import describe_heads, head_doubt, planned_heads
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import (
     SiteFolder,
