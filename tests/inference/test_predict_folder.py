@@ -478,7 +478,7 @@ def test_the_command_reports_every_file_and_takes_a_table_of_files(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.rmtree(cases / "c")
-    shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "t2w.nii.gz")
+    shutil.copy(cases / "a" / "t1.nii.gz", cases / "a" / "t2w.nii.gz")  # another image
     shutil.copy(cases / "a" / "t2.nii.gz", cases / "a" / "TOF.nii.gz")
     (cases / "b" / "t2.mnc").write_bytes(b"x")
     (cases / "notes.txt").write_text("none")
