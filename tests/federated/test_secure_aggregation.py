@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from small import small_plans, stored_site
+from small import small_plans
+from small_federation import PLANS, SiteStore, write_work
+from small_federation import SETTINGS as OPEN
 
 from mixmfl.core.errors import AggregationError, MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.core.tensor_store import Stored
@@ -50,7 +52,6 @@ from mixmfl.federated.server.secure_aggregation import (
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import (
     Registration,
-    RunSettings,
     ServerState,
     Site,
     first_state,
@@ -60,9 +61,8 @@ from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PARTS, State
 from mixmfl.training.privacy_budget import Privacy
 
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2, masked=True)
-PLAIN = dataclasses.replace(SETTINGS, masked=False, half_updates=False)
-PLANS = small_plans()
+SETTINGS = dataclasses.replace(OPEN, masked=True)
+PLAIN = dataclasses.replace(OPEN, half_updates=False)
 SIZES = prototype_sizes(PLANS, "2d")
 START = first_state(PLANS, SETTINGS)
 
@@ -76,13 +76,12 @@ MODALITIES: dict[str, Sequence[Sequence[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
-    folder = tmp_path_factory.mktemp("sites")
-    return {name: stored_site(folder, name, cases, PLANS) for name, cases in MODALITIES.items()}
+def sites(store: SiteStore) -> Mapping[str, Site]:
+    return store.federation(MODALITIES).sites
 
 
 @pytest.fixture(scope="module")
-def told(sites: dict[str, Site]) -> dict[str, Registration]:
+def told(sites: Mapping[str, Site]) -> dict[str, Registration]:
     return {name: register(site) for name, site in sites.items()}
 
 
@@ -160,7 +159,7 @@ def test_no_more_of_a_sum_is_made_than_asked_for() -> None:
 class Federation:
     """Sites in this process, asked one after another; some do not answer."""
 
-    def __init__(self, sites: dict[str, Site], plans: Any = PLANS) -> None:
+    def __init__(self, sites: Mapping[str, Site], plans: Any = PLANS) -> None:
         self.sites = sites
         self.clients = {name: Client(site, plans, SETTINGS) for name, site in sites.items()}
         self.seen: dict[str, dict[str, Message]] = {}
@@ -196,7 +195,7 @@ def one_round(
     return state, roster, replies, sums
 
 
-def plain_round(sites: dict[str, Site], told: dict[str, Registration]) -> ServerState:
+def plain_round(sites: Mapping[str, Site], told: dict[str, Registration]) -> ServerState:
     """Do the same round in the plain, training the blocks that three or more sites hold."""
     blocks = list(summed_blocks(START.weights, told))
     replies = {}
@@ -225,7 +224,7 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
 
 
 def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     masked, roster, _, sums = one_round(Federation(sites), told)
     plain = plain_round(sites, told)
@@ -255,7 +254,7 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     ],
 )
 def test_a_site_may_drop_out_at_any_step(
-    sites: dict[str, Site],
+    sites: Mapping[str, Site],
     told: dict[str, Registration],
     silent: dict[str, tuple[str, ...]],
     left: tuple[str, ...],
@@ -270,7 +269,7 @@ def test_a_site_may_drop_out_at_any_step(
 
 
 def test_a_block_whose_holders_become_two_stays_hidden_and_as_it_was(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     masked, _, replies, sums = one_round(federation, told, {"masked": ("north",)})
@@ -287,7 +286,7 @@ def test_a_block_whose_holders_become_two_stays_hidden_and_as_it_was(
 
 
 def test_of_no_site_both_kinds_of_shares_are_given(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     one_round(federation, told, {"masked": ("south",)})
@@ -297,7 +296,7 @@ def test_of_no_site_both_kinds_of_shares_are_given(
 
 
 def test_what_a_site_sends_looks_like_noise(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     one_round(federation, told)
@@ -316,7 +315,7 @@ def test_what_a_site_sends_looks_like_noise(
 
 
 def test_a_site_refuses_what_would_reveal_its_numbers(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     roster = gather_participants(START, federation.ask(keys_tasks(0, told)), told, SIZES)
@@ -351,7 +350,7 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
 
 
 def test_a_server_refuses_replies_that_do_not_fit(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     keys = federation.ask(keys_tasks(0, told))
@@ -397,7 +396,7 @@ def plainly(one: BlockSum, numbers: npt.NDArray[np.float64]) -> BlockSum:
 
 
 def test_a_sum_that_cannot_come_of_training_is_left_out(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     _, roster, replies, sums = one_round(federation, told)
@@ -422,7 +421,7 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
 
 
 def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(
-    tmp_path: Path, sites: dict[str, Site], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, sites: Mapping[str, Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         run = simulate(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
@@ -435,12 +434,10 @@ def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(
 
 
 def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_millionth(
-    tmp_path: Path,
+    tmp_path: Path, store: SiteStore
 ) -> None:
     plans = small_plans(keep_every=1)
-    three = [
-        stored_site(tmp_path, name, [("t1", "t2"), ("t1",)], plans) for name in ("a", "b", "c")
-    ]
+    three = [store.site(name, [("t1", "t2"), ("t1",)]) for name in ("a", "b", "c")]
     masked = simulate(plans, three, SETTINGS, "all", tmp_path / "masked")
     plain = simulate(plans, three, PLAIN, "all", tmp_path / "plain")
     one, other = (load_state_of(open_run(run.folder), 1) for run in (masked, plain))
@@ -451,7 +448,7 @@ def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_milli
 
 
 def test_a_masked_run_goes_on_without_a_site_that_fails(
-    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = Client.handle
 
@@ -467,7 +464,7 @@ def test_a_masked_run_goes_on_without_a_site_that_fails(
         assert not row["north"].absent
 
 
-def test_private_sites_can_be_masked_too(tmp_path: Path, sites: dict[str, Site]) -> None:
+def test_private_sites_can_be_masked_too(tmp_path: Path, sites: Mapping[str, Site]) -> None:
     private = [
         dataclasses.replace(s, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, tmp_path / f"{n}.json"))
         for n, s in sites.items()
@@ -497,19 +494,17 @@ def test_a_run_that_cannot_be_masked_is_refused(told: dict[str, Registration]) -
 def test_the_command_trains_masked(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b", "c"):
-        stored_site(tmp_path / "work", name, [("t1",), ("t1", "t2")], PLANS)
-    PLANS.save(tmp_path / "work" / "plans.json")
-    base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-c", "2d", "--fold", "all")
+    work = write_work(tmp_path / "work", {name: [("t1",), ("t1", "t2")] for name in "abc"})
+    base = ("mixmfl_train_federated", "-i", work, "-c", "2d", "--fold", "all")
     assert command(*base, "-o", tmp_path / "run", "--masked", "--rounds", 1) == 0
     assert open_run(tmp_path / "run").settings.masked
-    small_plans(aggregation="trimmed").save(tmp_path / "work" / "plans.json")
+    small_plans(aggregation="trimmed").save(work / "plans.json")
     assert command(*base, "-o", tmp_path / "b", "--masked") == 2
     assert "which compares the sites' updates" in capsys.readouterr().err
 
 
 def test_a_sum_that_cannot_be_unmasked_is_another_try_and_not_the_end(
-    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise PrivacyError("shares of a secret do not belong together")
@@ -520,7 +515,7 @@ def test_a_sum_that_cannot_be_unmasked_is_another_try_and_not_the_end(
 
 
 def test_without_any_field_a_reply_of_a_masked_round_is_refused(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     roster = one_round(federation, told)[1]

@@ -68,6 +68,20 @@ def test_a_preset_of_the_users_is_read_from_its_path(tmp_path: Path) -> None:
         (("network", "compensation_levels"), [3], "2d has 3 levels, .* 3 is none of them"),
         (("training", "memory_decay"), 1.5, "memory_decay: is 1.5; it must be from 0 to 1"),
         (("network",), [], "network: an object with fields is needed"),
+        (("modalities",), 3, "modalities: a list is needed, not 3"),
+        (("labels",), None, "labels: an object with fields is needed, not None"),
+        (("nnunet",), [], "nnunet: an object with fields is needed"),
+        (("nnunet",), {}, r"nnunet: unknown fields \[\], missing fields \['configurations', "),
+        (
+            ("nnunet", "configurations", "2d", "architecture"),
+            {},
+            r"missing fields \['arch_kwargs', ",
+        ),
+        (
+            ("nnunet", "configurations", "2d", "patch_size"),
+            "big",
+            "a list is needed, not 'big'",
+        ),
         (("nnunet", "configurations"), {}, "neither 2d nor 3d_fullres is planned"),
     ],
 )
