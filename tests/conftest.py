@@ -1,4 +1,4 @@
-"""What tests share: commands as users run them, and a home of their own."""
+"""What tests share: commands as users run them, a home of their own, and small federations."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_federation import SiteStore
 
 # what tests compute is too small for several threads, which would only wait for each other
 torch.set_num_threads(1)
@@ -29,6 +30,12 @@ def command() -> Callable[..., int]:
         return found.load()([str(argument) for argument in arguments])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SiteStore:
+    """Return what stores the cases of small federations, once for all tests."""
+    return SiteStore(tmp_path_factory.mktemp("sites"))
 
 
 @pytest.fixture(scope="session")

@@ -2,24 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from small import LABELS, MODALITIES, model_bytes, small_case, small_plans, stored_site
-from torch import Tensor
+from small import DEMO_PRESET, LABELS, MODALITIES, small_case, small_plans
+from small_federation import write_work
 
-from mixmfl.core import tensor_store
 from mixmfl.data.image import Grid, write_image, write_labels
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import save_model
 
 Command = Callable[..., int]
 Said = pytest.CaptureFixture[str]
-
-PRESET = Path(__file__).parents[2] / "plans" / "demo.json"
 
 
 def write_case(folder: Path, modalities: Sequence[str]) -> None:
@@ -43,10 +38,8 @@ def federation(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    plans, folder = small_plans(rounds=1, local_steps=1), tmp_path / "work"
-    plans.save(folder / "plans.json")
-    stored_site(folder, "north", [("t1", "t2")], plans)
-    return folder
+    plans = small_plans(rounds=1, local_steps=1)
+    return write_work(tmp_path / "work", {"north": [("t1", "t2")]}, plans)
 
 
 @pytest.fixture
@@ -104,7 +97,7 @@ def test_a_preset_whose_numbers_mean_nothing_is_refused(
     value: object,
     message: str,
 ) -> None:
-    preset = json.loads(PRESET.read_text())
+    preset = json.loads(DEMO_PRESET.read_text())
     preset[place[0]][place[1]] = value
     mine, out = tmp_path / "mine.json", tmp_path / "out"
     mine.write_text(json.dumps(preset))
@@ -114,34 +107,13 @@ def test_a_preset_whose_numbers_mean_nothing_is_refused(
     assert not (out / "plans.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "message"),
-    [
-        (("modalities",), 3, "modalities: a list is needed, not 3"),
-        (("labels",), None, "labels: an object with fields is needed, not None"),
-        (("nnunet",), [], "nnunet: an object with fields is needed"),
-        (("nnunet",), {}, "nnunet: unknown fields [], missing fields ['configurations', "),
-        (("nnunet", "configurations", "2d", "architecture"), {}, "missing fields ['arch_kwargs', "),
-        (("nnunet", "configurations", "2d", "patch_size"), "big", "a list is needed, not 'big'"),
-    ],
-)
 def test_damaged_plans_are_refused(
-    work: Path,
-    tmp_path: Path,
-    command: Command,
-    capsys: Said,
-    place: tuple[str, ...],
-    value: object,
-    message: str,
+    work: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
     file = work / "plans.json"
-    content = inner = json.loads(file.read_text())
-    for name in place[:-1]:
-        inner = inner[name]
-    inner[place[-1]] = value
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "modalities": 3}))
     assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path / "run") == 2
-    assert message in refused(capsys, "mixmfl_train_federated")
+    assert "modalities: a list is needed, not 3" in refused(capsys, "mixmfl_train_federated")
     assert not (tmp_path / "run").exists()
 
 
@@ -240,52 +212,16 @@ def test_a_site_named_twice_trains_once_and_nobody_is_told_a_dice_of_nan(
 # --- models
 
 
-def spoil_model(
-    model: Path,
-    change: Callable[[dict[str, Tensor], dict[str, Any]], object],
-) -> None:
-    held, header = tensor_store.read(model)
-    change(held, header)
-    model.write_bytes(model_bytes(held, header))
-
-
-def drop(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:
-    del held[next(name for name in held if name.startswith("network."))]
-
-
-def spoil(held: dict[str, Tensor], header: Mapping[str, Any]) -> None:
-    next(t for name, t in held.items() if name.startswith("network.")).fill_(torch.nan)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (drop, "1 tensors are missing, such as "),
-        (spoil, "1 tensors hold NaN or infinity, such as network."),
-        (
-            lambda held, header: header.update(plans="{"),
-            "cannot read its plans (plans: plans of",
-        ),
-        (lambda held, header: held.update({"memory.t1": torch.ones(1)}), "do not fit together"),
-        (lambda held, header: held.update({"memory.t1.0.values": torch.ones(1)}), "do not fit"),
-    ],
-)
 def test_a_damaged_model_neither_predicts_nor_is_registered(
-    model: Path,
-    federation: Path,
-    tmp_path: Path,
-    command: Command,
-    capsys: Said,
-    change: Callable[[dict[str, Tensor], dict[str, Any]], object],
-    message: str,
+    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
-    spoil_model(model, change)
+    model.write_bytes(model.read_bytes()[:5000])
     masks = tmp_path / "masks"
     assert command("mixmfl_predict", "-i", federation / "north", "-o", masks, "-m", model) == 2
-    assert message in refused(capsys, "mixmfl_predict")
+    assert "cannot be read as a model" in refused(capsys, "mixmfl_predict")
     assert not masks.exists()
     assert command("mixmfl_use_model", model) == 2
-    assert message in refused(capsys, "mixmfl_use_model")
+    assert "cannot be read as a model" in refused(capsys, "mixmfl_use_model")
 
 
 # --- prediction

@@ -1,10 +1,10 @@
-import json
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small import write_preset
 
 from mixmfl.evaluation.subset_dice import all_subsets
 
@@ -16,12 +16,9 @@ CASES = 2  # of each hospital
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Make the demo small; it is the same program otherwise."""
-    preset = json.loads((Path(__file__).parents[2] / "plans" / "demo.json").read_text())
-    preset["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
-    preset["training"] |= {"rounds": 2, "local_steps": 2, "validate_every": 1}
-    (tmp_path / "tiny.json").write_text(json.dumps(preset))
+    preset = write_preset(tmp_path / "tiny.json", rounds=2, local_steps=2, validate_every=1)
     (found,) = entry_points(group="console_scripts", name="mixmfl_demo")
-    small = {"spacing_mm": 8.0, "preset": str(tmp_path / "tiny.json")}
+    small = {"spacing_mm": 8.0, "preset": str(preset)}
     module = found.load().__globals__
     run_shown = module["_runner"].run_shown
     fewer = {"mixmfl_demo_data": ("--cases", CASES), "mixmfl_plan_preprocess": ("-n", 1)}

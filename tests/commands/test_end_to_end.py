@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import LABELS_JSON, LPS, SHAPE, model_bytes, write_case
+from small import LABELS_JSON, LPS, SHAPE, write_case, write_preset
 
 from mixmfl.core.files import read_json
 from mixmfl.data.image import Grid, read_grid, read_labels, write_image
@@ -35,13 +35,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    content = json.loads((Path(__file__).parents[2] / "plans" / "demo.json").read_text())
-    content["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
-    content["planner"] |= {"max_features_3d": 8}
-    content["training"] |= {"rounds": 2, "local_steps": 12, "learning_rate": 0.01}
     file = tmp_path_factory.mktemp("preset") / "tiny.json"
-    file.write_text(json.dumps(content))
-    return file
+    return write_preset(file, rounds=2, local_steps=12, learning_rate=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -286,27 +281,6 @@ def turn(canonical: np.ndarray, grid: Grid, direction: Direction) -> tuple[np.nd
     return turned, Grid(turned.shape, (z, y, x), place, direction)
 
 
-def test_one_bad_case_does_not_stop_the_others_nor_leave_half_a_mask(
-    run: Path, federation: Path, tmp_path: Path, command: Command,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    cases, masks = tmp_path / "cases", tmp_path / "masks"
-    shutil.copytree(federation / "clinic", cases)
-    write_case(cases / "a_bad", ("t1",), 5)
-    file = cases / "a_bad" / "t1.nii.gz"
-    file.write_bytes(file.read_bytes()[:500])
-    write_case(cases / "b_foreign", ("pd",), 6)
-    model = run / "model.safetensors"
-    arguments = ("mixmfl_predict", "-i", cases, "-o", masks, "-m", model)
-    assert command(*arguments) == 1
-    said = capsys.readouterr()
-    assert "a_bad: FAILED: " in said.err
-    assert "b_foreign: FAILED: has pd; the model needs at least one of flair, t1, t2" in said.err
-    assert "2 masks in" in said.out
-    assert "2 of 4 cases failed" in said.out
-    assert sorted(f.name for f in masks.glob("*.nii.gz")) == ["c0.nii.gz", "c1.nii.gz"]
-
-
 def test_masks_that_are_there_are_kept_unless_asked(
     run: Path, federation: Path, tmp_path: Path, command: Command,
     capsys: pytest.CaptureFixture[str],
@@ -358,25 +332,6 @@ def test_a_modality_that_nobody_trained_is_not_predicted_from(
     said = capsys.readouterr()
     assert "p9: FAILED: has t2; the model needs at least one of flair, t1" in said.err
     assert "c0: done from flair, t1" in said.out
-
-
-def test_a_case_thinner_than_a_voxel_costs_that_case_alone(
-    run: Path, federation: Path, tmp_path: Path, command: Command,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    cases = tmp_path / "cases"
-    shutil.copytree(federation / "clinic", cases)
-    generator = np.random.default_rng(0)
-    for name, shape in (("a_thin", (6, 20, 1)), ("b_slice", (1, 20, 18))):
-        (cases / name).mkdir()
-        voxels = generator.normal(10, 1, shape).astype(np.float32)
-        grid = Grid(shape, (2.0, 1.0, 0.2), (0.0, 0.0, 0.0), LPS)
-        write_image(cases / name / "t1.nii.gz", voxels, grid)
-    model = run / "model.safetensors"
-    assert command("mixmfl_predict", "-i", cases, "-o", tmp_path / "masks", "-m", model) == 1
-    said = capsys.readouterr()
-    assert "a_thin: FAILED: the head is 1 voxels of 0.2 mm thick along X" in said.err
-    assert "3 masks in" in said.out
 
 
 def test_test_cases_are_preprocessed_by_the_plans_and_tell_them_nothing(
@@ -518,29 +473,6 @@ def test_a_model_can_be_chosen_for_this_machine(
     mine.unlink()
     assert command(*arguments) == 2
     assert "the registered model is gone" in capsys.readouterr().err
-
-
-def test_what_is_no_model_is_refused(run: Path, tmp_path: Path) -> None:
-    import pickle
-
-    from mixmfl.core.errors import ModelError
-    from mixmfl.core.tensor_store import pack
-    from mixmfl.inference.model import load_model
-
-    content = (run / "model.safetensors").read_bytes()
-    file = tmp_path / "m.safetensors"
-    for spoilt, message in (
-        (content[: len(content) // 2], "cannot be read as a model"),
-        (pickle.dumps({"weights": 1}), "cannot be read as a model"),
-        (b"", "cannot be read as a model"),
-        (pack({}, {"format": "mixmfl model 9", "mixmfl_version": "9.0"}), r"wrote it \(9\.0\)"),
-        (model_bytes({}, {"format": "mixmfl model 2"}), "do not fit together"),
-    ):
-        file.write_bytes(spoilt)
-        with pytest.raises(ModelError, match=message):
-            load_model(file)
-    with pytest.raises(ModelError, match="there is no such model file"):
-        load_model(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ import pytest
 import torch
 from hostile import TEXTS, spoilt
 from mixmfl.entrypoints import _runner
-from small import LABELS_JSON, small_plans, stored_site, write_case
+from small import LABELS_JSON, write_case
+from small_federation import PLANS, SiteStore
+from small_federation import SETTINGS as TWO_ROUNDS
 
 from mixmfl.core.errors import DataError, MixmflError, PlansError, PrivacyError
 from mixmfl.core.files import read_json
@@ -48,7 +50,7 @@ from mixmfl.federated.server.orders import (
 )
 from mixmfl.federated.server.subset_validation import read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_reply, check_validation
-from mixmfl.federated.state import Minimum, RunSettings, Site, first_state, register
+from mixmfl.federated.state import Minimum, Site, first_state, register
 from mixmfl.inference.outcomes import Outcome, Records
 from mixmfl.planning.fingerprint import (
     INTENSITY_EDGES,
@@ -63,8 +65,7 @@ from mixmfl.planning.fingerprint import (
 from mixmfl.planning.preprocess import find_sites
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 
-PLANS = small_plans()
-SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
+SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=3)
 BINS = len(INTENSITY_EDGES) - 1
 
 
@@ -287,10 +288,8 @@ def test_medians_are_those_of_the_cases_one_by_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("hostile")
-    cases = [("t1", "t2"), ("t1",), ("t2",)]
-    return stored_site(folder, "north", cases, PLANS, validation=1)
+def site(store: SiteStore) -> Site:
+    return store.site("north", [("t1", "t2"), ("t1",), ("t2",)], validation=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command of a hospital, ``mixmfl_site``: what it refuses, what it tells, what it asks for."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small import LABELS_JSON, write_case
+from small import write_site
 
 from mixmfl.federated import flare
 from mixmfl.federated.client.limits import Limits
@@ -31,9 +30,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
     folder = tmp_path / "cases"
-    for number in range(5):
-        write_case(folder / f"secret{number}", ("t1", "t2"), number)
-    (folder / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    write_site(folder, [("t1", "t2")] * 5, "secret")
     return folder
 
 

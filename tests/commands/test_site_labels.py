@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import LPS, SHAPE, small_plans, stored_site
+from small import LPS, SHAPE, small_plans, stored_site, write_preset
 
 from mixmfl.core.files import read_json
 from mixmfl.data.image import Grid, read_labels, write_image, write_labels
@@ -59,12 +59,10 @@ def test_sites_that_label_different_classes_train_one_model(
     federation: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work, run, masks = tmp_path / "work", tmp_path / "run", tmp_path / "masks"
-    preset = json.loads((Path(__file__).parents[2] / "plans" / "demo.json").read_text())
-    preset["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
-    (tmp_path / "tiny.json").write_text(json.dumps(preset))
+    preset = write_preset(tmp_path / "tiny.json")
     assert command(
-        "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset",
-        tmp_path / "tiny.json", "-n", 1, "-c", "2d",
+        "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset,
+        "-n", 1, "-c", "2d",
     ) == 0  # fmt: skip
     said = capsys.readouterr().out
     assert "  tumour (2): east as 2; north as 1\n  stroke (1): east as 1; south as 1\n" in said

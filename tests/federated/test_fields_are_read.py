@@ -5,12 +5,11 @@ The kinds of masked rounds are in ``test_secure_aggregation``.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.version import __version__
@@ -30,22 +29,20 @@ from mixmfl.federated.server.merge import (
 )
 from mixmfl.federated.server.subset_validation import measure_task, read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_validation
-from mixmfl.federated.state import RunSettings, first_state, read_dice, register
+from mixmfl.federated.state import first_state, read_dice, register
 from mixmfl.planning.fingerprint import fingerprint_case
 from mixmfl.training.privacy_budget import Privacy
 
-PLANS = small_plans()
-SETTINGS = RunSettings("2d", seed=0, rounds=1, local_steps=1, learning_rate=1e-2)
 Case = tuple[Message, Callable[[Message], Any]]
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Case]:
+def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Case]:
     """By name: a reply of every kind, and what the server makes of it."""
-    folder = tmp_path_factory.mktemp("sites")
-    site = stored_site(folder, "north", [("t1", "t2"), ("t1",)], PLANS, validation=1)
+    site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
+    ledger = tmp_path_factory.mktemp("privacy") / "ledger.json"
     # beyond what its cases need, so that the step is taken whatever it costs
-    private = dataclasses.replace(site, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, folder / "l.json"))
+    private = dataclasses.replace(site, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, ledger))
     told = {"north": register(site)}
     start = first_state(PLANS, SETTINGS)
     client = Client(site, PLANS, SETTINGS)
@@ -142,8 +139,8 @@ def test_without_any_kind_of_tensor_a_reply_is_refused(cases: Mapping[str, Case]
         assert found.startswith("refused: ") and name in found, kind  # noqa: PT018
 
 
-def test_every_field_of_a_registration_changes_what_the_server_does(tmp_path: Path) -> None:
-    told = register(stored_site(tmp_path, "a", [("t1", "t2"), ("t1",)], PLANS, validation=1))
+def test_every_field_of_a_registration_changes_what_the_server_does(store: SiteStore) -> None:
+    told = register(store.site("a", [("t1", "t2"), ("t1",)], validation=1))
     start = first_state(PLANS, SETTINGS)
 
     def done(change: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import pytest
 import small
 import torch
 from small import MODALITIES, small_plans, stored_site
+from small_federation import PLANS, SETTINGS, SiteStore, SmallFederation, write_work
 from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
@@ -18,9 +19,6 @@ from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
 from mixmfl.federated.state import (
     Registration,
-    RunSettings,
-    ServerState,
-    Site,
     first_state,
     learning_rate_of,
     mean_dice,
@@ -30,23 +28,15 @@ from mixmfl.federated.state import (
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import PARTS, Prototypes, State, merge_memories, observe
-from mixmfl.planning.plans import Plans
 from mixmfl.training.validation import DiceSum
 
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
 
-
-@pytest.fixture
-def plans() -> Plans:
-    return small_plans()
-
-
-@pytest.fixture
-def sites(tmp_path: Path, plans: Plans) -> dict[str, Site]:
-    return {
-        "north": stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1),
-        "south": stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans),
-    }
+@pytest.fixture(scope="module")
+def federation(store: SiteStore) -> SmallFederation:
+    return store.federation(
+        {"north": [("t1", "t2"), ("t1",)], "south": [("flair",), ("flair", "t1")]},
+        validation={"north": 1},
+    )
 
 
 def crossed(message: Message) -> Message:
@@ -58,28 +48,16 @@ def same(one: Prototypes, other: Prototypes) -> bool:
     return all(torch.equal(getattr(one, part), getattr(other, part)) for part in PARTS)
 
 
-def one_round(
-    state: ServerState, sites: dict[str, Site], plans: Plans
-) -> tuple[ServerState, dict[str, Message]]:
-    registrations = {name: register(site) for name, site in sites.items()}
-    replies = {}
-    for name, site in sites.items():
-        task = crossed(train_task(state, registrations[name]))
-        reply, _ = train_at_site(task, site, plans, SETTINGS, {})
-        replies[name] = crossed(reply)
-    return merge_round(state, replies, registrations, plans, SETTINGS)[0], replies
-
-
-def test_a_site_tells_how_many_training_cases_have_each_modality(sites: dict[str, Site]) -> None:
-    assert register(sites["north"]) == Registration(1, {"t1": 1, "t2": 1}, ["t1"])
-    assert register(sites["south"]) == Registration(2, {"flair": 2, "t1": 1}, [])
-
-
-def test_a_site_is_sent_its_own_blocks_and_the_memory_of_all(
-    sites: dict[str, Site], plans: Plans
+def test_a_site_tells_how_many_training_cases_have_each_modality(
+    federation: SmallFederation,
 ) -> None:
-    state, _ = one_round(first_state(plans, SETTINGS), sites, plans)
-    task = train_task(state, register(sites["north"]))
+    assert federation.registrations["north"] == Registration(1, {"t1": 1, "t2": 1}, ["t1"])
+    assert federation.registrations["south"] == Registration(2, {"flair": 2, "t1": 1}, [])
+
+
+def test_a_site_is_sent_its_own_blocks_and_the_memory_of_all(federation: SmallFederation) -> None:
+    state, _ = federation.round(federation.start)
+    task = train_task(state, federation.registrations["north"])
     blocks = {block_of(name) for name in task.tensors if not name.startswith("memory.")}
     assert blocks == {"tailored.t1", "tailored.t2", "shared", "fusion", "decoder"}
     remembered = {name.split(".")[1] for name in task.tensors if name.startswith("memory.")}
@@ -88,9 +66,9 @@ def test_a_site_is_sent_its_own_blocks_and_the_memory_of_all(
 
 
 def test_a_reply_holds_the_blocks_the_prototypes_and_the_loss_and_nothing_else(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
-    _, replies = one_round(first_state(plans, SETTINGS), sites, plans)
+    _, replies = federation.round(federation.start)
     reply = replies["south"]
     assert set(reply.record) == {"round", "loss"}
     assert math.isfinite(reply.record["loss"])
@@ -101,10 +79,10 @@ def test_a_reply_holds_the_blocks_the_prototypes_and_the_loss_and_nothing_else(
 
 
 def test_a_round_leaves_encoders_and_prototypes_of_absent_modalities_untouched(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
-    start = first_state(plans, SETTINGS)
-    after, _ = one_round(start, {"south": sites["south"]}, plans)
+    start = federation.start
+    after, _ = federation.only("south").round(start)
 
     def changed(block: str) -> bool:
         names = [name for name in start.weights if block_of(name) == block]
@@ -118,18 +96,18 @@ def test_a_round_leaves_encoders_and_prototypes_of_absent_modalities_untouched(
 
 
 def test_a_site_without_a_modality_has_no_say_in_its_encoder_nor_in_its_prototypes(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
     # after a round of all, the memory knows t2, which north alone has
-    before, _ = one_round(first_state(plans, SETTINGS), sites, plans)
+    before, _ = federation.round(federation.start)
     encoder = [name for name in before.weights if block_of(name) == "tailored.t2"]
     assert encoder
-    alone, _ = one_round(before, {"south": sites["south"]}, plans)
+    alone, _ = federation.only("south").round(before)
     assert all(torch.equal(alone.weights[name], before.weights[name]) for name in encoder)
     assert same(alone.memory["t2", 2], before.memory["t2", 2])
     assert not same(alone.memory["t1", 2], before.memory["t1", 2])
 
-    together, replies = one_round(before, sites, plans)
+    together, replies = federation.round(before)
     north = replies["north"].tensors
     for name in encoder:  # north's change is taken as it is
         assert torch.equal(together.weights[name], before.weights[name] + north[name])
@@ -139,16 +117,16 @@ def test_a_site_without_a_modality_has_no_say_in_its_encoder_nor_in_its_prototyp
 
 
 def test_sites_that_learnt_the_same_get_just_that_back_whatever_they_weigh(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
-    start = first_state(plans, SETTINGS)
-    alone, replies = one_round(start, {"south": sites["south"]}, plans)
+    start = federation.start
+    alone, replies = federation.only("south").round(start)
     registrations = {
-        "south": register(sites["south"]),
+        "south": federation.registrations["south"],
         "twin": Registration(7, {"flair": 1, "t1": 6}),
     }
     twins, _ = merge_round(
-        start, {"south": replies["south"], "twin": replies["south"]}, registrations, plans, SETTINGS
+        start, {"south": replies["south"], "twin": replies["south"]}, registrations, PLANS, SETTINGS
     )
     for name, weight in alone.weights.items():  # but for the rounding of 2/9 and 7/9
         assert torch.allclose(twins.weights[name], weight, rtol=2**-22, atol=1e-9)
@@ -170,11 +148,9 @@ def test_sites_prototypes_merge_to_those_of_all_their_voxels_in_one_place() -> N
     assert torch.equal(merged.counts, central.counts)
 
 
-def test_the_merge_is_the_weighted_mean_worked_out_by_hand(
-    sites: dict[str, Site], plans: Plans
-) -> None:
-    start = first_state(plans, SETTINGS)
-    after, replies = one_round(start, sites, plans)
+def test_the_merge_is_the_weighted_mean_worked_out_by_hand(federation: SmallFederation) -> None:
+    start = federation.start
+    after, replies = federation.round(start)
 
     def of(site: str, name: str) -> Tensor:
         return start.weights[name].double() + replies[site].tensors[name].double()
@@ -193,14 +169,14 @@ def test_the_merge_is_the_weighted_mean_worked_out_by_hand(
 
 
 def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_more(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
     single = dataclasses.replace(SETTINGS, half_updates=False)
-    start, site = first_state(plans, SETTINGS), sites["south"]
+    start, site = federation.start, federation.sites["south"]
     registration = register(site)
     task = train_task(start, registration)
     (short, _), (long, _) = (
-        train_at_site(task, site, plans, settings, {}) for settings in (SETTINGS, single)
+        train_at_site(task, site, PLANS, settings, {}) for settings in (SETTINGS, single)
     )
     own = {n: t for n, t in long.tensors.items() if not n.startswith("memory.")}
     assert all(tensor.dtype == torch.float32 for tensor in own.values())
@@ -212,11 +188,11 @@ def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_mo
     assert len(encode(long)) - len(encode(short)) >= 2 * numbers
 
     # of one site, the server has its weights, but for their rounding
-    merged, _ = merge_round(start, {"south": long}, {"south": registration}, plans, single)
+    merged, _ = merge_round(start, {"south": long}, {"south": registration}, PLANS, single)
     for name, change in own.items():
         want = start.weights[name].double() + change.double()
         assert torch.allclose(merged.weights[name].double(), want, rtol=2**-24, atol=0)
-    rounded, _ = merge_round(start, {"south": short}, {"south": registration}, plans, SETTINGS)
+    rounded, _ = merge_round(start, {"south": short}, {"south": registration}, PLANS, SETTINGS)
     for name, change in own.items():  # 11 bits of the change, or the least that half can tell
         error = (rounded.weights[name] - merged.weights[name]).abs()
         bound = change.abs() * 2**-11 + 2**-25 + merged.weights[name].abs() * 2**-23
@@ -229,14 +205,10 @@ def test_in_a_masked_run_changes_are_masked_in_full_precision() -> None:
     assert dataclasses.replace(SETTINGS, masked=True).update_type == torch.float32
 
 
-def test_the_order_in_which_sites_reply_changes_nothing(
-    sites: dict[str, Site], plans: Plans
-) -> None:
-    start = first_state(plans, SETTINGS)
-    registrations = {name: register(site) for name, site in sites.items()}
-    _, replies = one_round(start, sites, plans)
-    one, _ = merge_round(start, replies, registrations, plans, SETTINGS)
-    other, _ = merge_round(start, dict(reversed(replies.items())), registrations, plans, SETTINGS)
+def test_the_order_in_which_sites_reply_changes_nothing(federation: SmallFederation) -> None:
+    replies = federation.replies
+    one, _ = federation.merge(replies)
+    other, _ = federation.merge(dict(reversed(replies.items())))
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in one.weights)
     assert all(torch.equal(one.memory[p].values, other.memory[p].values) for p in one.memory)
 
@@ -275,17 +247,17 @@ def test_regions_and_the_ignore_label_train_and_validate(
 
 
 def test_training_lowers_the_loss_and_the_optimiser_is_taken_up_again(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
     settings = dataclasses.replace(SETTINGS, local_steps=15, rounds=4)
-    registrations = {"south": register(sites["south"])}
-    state, losses = first_state(plans, settings), []
+    south, registrations = federation.sites["south"], federation.registrations
+    state, losses = first_state(PLANS, settings), []
     optimizer: State = {}
     for _ in range(3):
         task = train_task(state, registrations["south"])
-        reply, optimizer = train_at_site(task, sites["south"], plans, settings, optimizer)
+        reply, optimizer = train_at_site(task, south, PLANS, settings, optimizer)
         losses.append(reply.record["loss"])
-        state, _ = merge_round(state, {"south": reply}, registrations, plans, settings)
+        state, _ = merge_round(state, {"south": reply}, registrations, PLANS, settings)
     assert losses[2] < losses[0] - 0.2
     steps = {v.item() for k, v in optimizer.items() if k.endswith(".step") and "decoder" in k}
     assert steps == {45.0}
@@ -325,34 +297,32 @@ def test_a_site_of_five_cases_with_tiny_lesions_learns_to_find_them(
 
 
 def test_validation_adds_up_dice_of_the_cases_that_have_a_label(
-    sites: dict[str, Site], plans: Plans
+    federation: SmallFederation,
 ) -> None:
-    registrations = {"north": register(sites["north"])}
-    task = crossed(validation_task(first_state(plans, SETTINGS), "north", registrations))
-    found = read_dice(crossed(validate_at_site(task, sites["north"], plans, SETTINGS)))
+    registrations = {"north": federation.registrations["north"]}
+    task = crossed(validation_task(federation.start, "north", registrations))
+    found = read_dice(crossed(validate_at_site(task, federation.sites["north"], PLANS, SETTINGS)))
     assert set(found) == {"lesion", "core"}
     assert all(item.cases == 1 and 0 <= item.total <= 1 for item in found.values())
 
 
-def test_validation_uses_what_any_site_trained_and_only_that(tmp_path: Path, plans: Plans) -> None:
+def test_validation_uses_what_any_site_trained_and_only_that(store: SiteStore) -> None:
     # north validates on a case with all three modalities, but trains t1 alone; nobody trains t2
-    sites = {
-        "north": stored_site(tmp_path, "north", [("t1",), MODALITIES], plans, validation=1),
-        "south": stored_site(tmp_path, "south", [("flair",)], plans),
-    }
-    registrations = {name: register(site) for name, site in sites.items()}
-    state = first_state(plans, SETTINGS)
-    task = validation_task(state, "north", registrations)
+    federation = store.federation(
+        {"north": [("t1",), MODALITIES], "south": [("flair",)]}, validation={"north": 1}
+    )
+    north = federation.sites["north"]
+    task = validation_task(federation.start, "north", federation.registrations)
     assert task.record["modalities"] == ["flair", "t1"]
     blocks = {block_of(name) for name in task.tensors}
     assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
-    found = read_dice(validate_at_site(task, sites["north"], plans, SETTINGS))
+    found = read_dice(validate_at_site(task, north, PLANS, SETTINGS))
     assert found["lesion"].cases == 1
     # its own random first weights, of t2 and of the blocks it was not sent, must not matter
-    other = validate_at_site(task, sites["north"], plans, dataclasses.replace(SETTINGS, seed=9))
+    other = validate_at_site(task, north, PLANS, dataclasses.replace(SETTINGS, seed=9))
     assert read_dice(other) == found
     nothing = dataclasses.replace(task, record={**task.record, "modalities": ["pd"]})
-    left_out = read_dice(validate_at_site(nothing, sites["north"], plans, SETTINGS))
+    left_out = read_dice(validate_at_site(nothing, north, PLANS, SETTINGS))
     assert left_out["lesion"].cases == 0
 
 
@@ -365,20 +335,20 @@ def test_mean_dice_is_over_labels_of_the_mean_over_cases() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_cpu_trains_in_the_type_that_is_its_fastest_and_learns_the_same(
-    sites: dict[str, Site], plans: Plans, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    federation: SmallFederation, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    state = first_state(plans, SETTINGS)
-    task = train_task(state, register(sites["north"]))
+    state = federation.start
+    task = train_task(state, federation.registrations["north"])
     settings = dataclasses.replace(SETTINGS, half_updates=False)
     seen: set[torch.dtype] = set()
 
     def trained(kind: torch.dtype) -> tuple[Message, State]:
         monkeypatch.setattr("mixmfl.core.devices.best_dtype", lambda: kind)
-        network = build_network(plans, "2d", 0)
+        network = build_network(PLANS, "2d", 0)
         monkeypatch.setattr("mixmfl.federated.client.training.build_network", lambda *_: network)
         conv = network.decoder.seg_layers[-1]
         conv.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
-        return train_at_site(task, sites["north"], plans, settings, {})
+        return train_at_site(task, federation.sites["north"], PLANS, settings, {})
 
     plain, moments = trained(torch.float32)
     seen.clear()
@@ -401,35 +371,31 @@ def test_the_learning_rate_falls_as_nnunets() -> None:
 
 
 def test_the_command_has_sites_send_single_precision_where_asked(
-    tmp_path: Path, plans: Plans, command: Callable[..., int]
+    tmp_path: Path, command: Callable[..., int]
 ) -> None:
-    stored_site(tmp_path / "work", "north", [("t1",), ("t1", "t2")], plans)
-    plans.save(tmp_path / "work" / "plans.json")
+    work = write_work(tmp_path / "work", {"north": [("t1",), ("t1", "t2")]})
     sent = {}
     for name, more in (("half", []), ("single", ["--updates", "single"])):
         out = tmp_path / name
-        base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-o", out, "-c", "2d")
+        base = ("mixmfl_train_federated", "-i", work, "-o", out, "-c", "2d")
         assert command(*base, "--fold", "all", "--rounds", 1, "--local-steps", 1, *more) == 0
         run = open_run(out)
         assert run.settings.half_updates == (name == "half")
         sent[name] = run.history[0]["north"].sent_bytes
-    weights = first_state(plans, SETTINGS).weights
+    weights = first_state(PLANS, SETTINGS).weights
     numbers = sum(tensor.numel() for name, tensor in weights.items() if "flair" not in name)
     assert sent["single"] - sent["half"] == pytest.approx(2 * numbers, rel=0.05)
 
 
-def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: Plans) -> None:
-    start = first_state(plans, SETTINGS)
-    registrations = {name: register(site) for name, site in sites.items()}
-    _, replies = one_round(start, sites, plans)
-    good = replies["north"]
+def test_replies_that_do_not_belong_are_refused(federation: SmallFederation) -> None:
+    good = federation.replies["north"]
     with pytest.raises(AggregationError, match="no site replied"):
-        merge_round(start, {}, registrations, plans, SETTINGS)
+        federation.merge({})
     with pytest.raises(AggregationError, match="'east' replied but never registered"):
-        merge_round(start, {"east": good}, registrations, plans, SETTINGS)
+        federation.merge({"east": good})
     late = dataclasses.replace(good, record={**good.record, "round": 5})
     with pytest.raises(AggregationError, match="reply to round 5; a 'train' reply to round 0"):
-        merge_round(start, {"north": late}, registrations, plans, SETTINGS)
+        federation.merge({"north": late})
     name = next(name for name in good.tensors if name.startswith("shared."))
     for spoilt, message in (
         (good.tensors[name] * math.nan, "'north' sent shared with NaN, infinity or"),
@@ -441,25 +407,13 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
         if spoilt is not None:
             tensors[name] = spoilt
         with pytest.raises(AggregationError, match=message):
-            merge_round(
-                start,
-                {"north": dataclasses.replace(good, tensors=tensors)},
-                registrations,
-                plans,
-                SETTINGS,
-            )
+            federation.merge({"north": dataclasses.replace(good, tensors=tensors)})
     fewer = {**good.tensors, "memory.t1.2.counts": -good.tensors["memory.t1.2.counts"]}
     with pytest.raises(AggregationError, match="or a count < 0"):
-        merge_round(
-            start,
-            {"north": dataclasses.replace(good, tensors=fewer)},
-            registrations,
-            plans,
-            SETTINGS,
-        )
+        federation.merge({"north": dataclasses.replace(good, tensors=fewer)})
     without = dataclasses.replace(good, record={"round": 0})
     with pytest.raises(AggregationError, match="sent the loss None; a finite number from"):
-        merge_round(start, {"north": without}, registrations, plans, SETTINGS)
+        federation.merge({"north": without})
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)
         if stray.startswith("memory."):
@@ -468,13 +422,7 @@ def test_replies_that_do_not_belong_are_refused(sites: dict[str, Site], plans: P
         else:
             tensors[stray] = torch.zeros(1)
         with pytest.raises(AggregationError, match="'north' sent what it does not hold"):
-            merge_round(
-                start,
-                {"north": dataclasses.replace(good, tensors=tensors)},
-                registrations,
-                plans,
-                SETTINGS,
-            )
+            federation.merge({"north": dataclasses.replace(good, tensors=tensors)})
 
 
 def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:

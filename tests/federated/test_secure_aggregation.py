@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from small import small_plans, stored_site
+from small import small_plans
+from small_federation import PLANS, SiteStore, write_work
+from small_federation import SETTINGS as OPEN
 
 from mixmfl.core.errors import AggregationError, MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.core.tensor_store import Stored
@@ -42,7 +44,6 @@ from mixmfl.federated.server.secure_aggregation import (
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import (
     Registration,
-    RunSettings,
     ServerState,
     Site,
     first_state,
@@ -52,9 +53,8 @@ from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PARTS, State
 from mixmfl.training.privacy_budget import Privacy
 
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2, masked=True)
-PLAIN = dataclasses.replace(SETTINGS, masked=False, half_updates=False)
-PLANS = small_plans()
+SETTINGS = dataclasses.replace(OPEN, masked=True)
+PLAIN = dataclasses.replace(OPEN, half_updates=False)
 SIZES = prototype_sizes(PLANS, "2d")
 START = first_state(PLANS, SETTINGS)
 
@@ -68,13 +68,12 @@ MODALITIES: dict[str, Sequence[Sequence[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
-    folder = tmp_path_factory.mktemp("sites")
-    return {name: stored_site(folder, name, cases, PLANS) for name, cases in MODALITIES.items()}
+def sites(store: SiteStore) -> Mapping[str, Site]:
+    return store.federation(MODALITIES).sites
 
 
 @pytest.fixture(scope="module")
-def told(sites: dict[str, Site]) -> dict[str, Registration]:
+def told(sites: Mapping[str, Site]) -> dict[str, Registration]:
     return {name: register(site) for name, site in sites.items()}
 
 
@@ -124,7 +123,7 @@ def test_no_more_of_a_sum_is_made_than_asked_for() -> None:
 class Federation:
     """Sites in this process, asked one after another, and what they replied."""
 
-    def __init__(self, sites: dict[str, Site], files: Path | None = None) -> None:
+    def __init__(self, sites: Mapping[str, Site], files: Path | None = None) -> None:
         self.sites, self.files = sites, files
         self.seen: dict[str, dict[str, Message]] = {}
         self.restart()
@@ -169,7 +168,7 @@ def one_round(
     return state, roster, replies, sums
 
 
-def plain_round(sites: dict[str, Site], told: dict[str, Registration]) -> ServerState:
+def plain_round(sites: Mapping[str, Site], told: dict[str, Registration]) -> ServerState:
     """Do the same round in the plain, training the blocks that three or more sites hold."""
     blocks = list(summed_blocks(START.weights, told))
     replies = {}
@@ -198,7 +197,7 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
 
 
 def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     masked, roster, _, sums = one_round(Federation(sites), told)
     plain = plain_round(sites, told)
@@ -223,7 +222,7 @@ def without(told: dict[str, Registration], site: str) -> dict[str, Registration]
 
 
 def test_the_attack_that_a_site_refuses_gives_its_numbers(
-    sites: dict[str, Site], told: dict[str, Registration], monkeypatch: pytest.MonkeyPatch
+    sites: Mapping[str, Site], told: dict[str, Registration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same round with and without south: the difference of the sums is what south sent."""
     monkeypatch.setattr(SummedSites, "agree", lambda *_: None)
@@ -243,7 +242,7 @@ def test_the_attack_that_a_site_refuses_gives_its_numbers(
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("number", [0, 1])
 def test_no_sum_is_made_over_other_sites_than_the_first(
-    tmp_path: Path, sites: dict[str, Site], told: dict[str, Registration], number: int,
+    tmp_path: Path, sites: Mapping[str, Site], told: dict[str, Registration], number: int,
     restarted: bool,
 ) -> None:  # fmt: skip
     """Neither of the same round nor of the next, nor after the sites restarted."""
@@ -262,7 +261,7 @@ def test_no_sum_is_made_over_other_sites_than_the_first(
 
 
 def test_a_record_that_is_damaged_stops_the_site(
-    tmp_path: Path, sites: dict[str, Site], told: dict[str, Registration]
+    tmp_path: Path, sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites, tmp_path)
     _, tasks = asked(federation, told)
@@ -281,7 +280,7 @@ def sum_of(roster: Participants, replies: dict[str, Message]) -> npt.NDArray[np.
 
 @pytest.mark.parametrize("prefix", ["fusion.", "tailored.t1.", "memory.t1.", "tailored.flair."])
 def test_sites_that_were_sent_different_tensors_do_not_add_up(
-    sites: dict[str, Site], told: dict[str, Registration], prefix: str
+    sites: Mapping[str, Site], told: dict[str, Registration], prefix: str
 ) -> None:
     """Else a server that stops the others from learning would see what one site learned."""
     federation = Federation(sites)
@@ -297,7 +296,7 @@ def test_sites_that_were_sent_different_tensors_do_not_add_up(
 
 
 def test_sites_that_were_sent_different_participants_do_not_add_up(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     roster, tasks = asked(federation, told)
@@ -312,7 +311,7 @@ def test_sites_that_were_sent_different_participants_do_not_add_up(
 
 @pytest.mark.parametrize("missing", sorted(MODALITIES))
 def test_of_fewer_than_all_sites_no_sum_can_be_read(
-    sites: dict[str, Site], told: dict[str, Registration], missing: str
+    sites: Mapping[str, Site], told: dict[str, Registration], missing: str
 ) -> None:
     federation = Federation(sites)
     roster, tasks = asked(federation, told)
@@ -326,7 +325,7 @@ def test_of_fewer_than_all_sites_no_sum_can_be_read(
 
 
 def test_what_a_site_sends_looks_like_noise(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     one_round(federation, told)
@@ -346,7 +345,7 @@ def test_what_a_site_sends_looks_like_noise(
 
 
 def test_a_site_refuses_what_would_reveal_its_numbers(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
 
@@ -374,7 +373,7 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
 
 
 def test_a_server_refuses_replies_that_do_not_fit(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     keys = federation.ask(keys_tasks(0, told))
@@ -410,7 +409,7 @@ def plainly(one: BlockSum, numbers: npt.NDArray[np.float64]) -> BlockSum:
 
 
 def test_a_sum_that_cannot_come_of_training_is_left_out(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     _, roster, replies, sums = one_round(federation, told)
@@ -435,7 +434,7 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
 
 
 def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(
-    tmp_path: Path, sites: dict[str, Site], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, sites: Mapping[str, Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         run = simulate(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
@@ -448,12 +447,10 @@ def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(
 
 
 def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_millionth(
-    tmp_path: Path,
+    tmp_path: Path, store: SiteStore
 ) -> None:
     plans = small_plans(keep_every=1)
-    three = [
-        stored_site(tmp_path, name, [("t1", "t2"), ("t1",)], plans) for name in ("a", "b", "c")
-    ]
+    three = [store.site(name, [("t1", "t2"), ("t1",)]) for name in ("a", "b", "c")]
     masked = simulate(plans, three, SETTINGS, "all", tmp_path / "masked")
     plain = simulate(plans, three, PLAIN, "all", tmp_path / "plain")
     one, other = (load_state_of(open_run(run.folder), 1) for run in (masked, plain))
@@ -464,7 +461,7 @@ def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_milli
 
 
 def test_a_masked_run_waits_for_a_site_that_fails_and_is_resumed_with_it(
-    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = Client.handle
     fails_in = dict[str, int]()
@@ -488,7 +485,7 @@ def test_a_masked_run_waits_for_a_site_that_fails_and_is_resumed_with_it(
         assert furthest(one, other) == 0
 
 
-def test_private_sites_can_be_masked_too(tmp_path: Path, sites: dict[str, Site]) -> None:
+def test_private_sites_can_be_masked_too(tmp_path: Path, sites: Mapping[str, Site]) -> None:
     private = [
         dataclasses.replace(s, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, tmp_path / f"{n}.json"))
         for n, s in sites.items()
@@ -518,19 +515,17 @@ def test_a_run_that_cannot_be_masked_is_refused(told: dict[str, Registration]) -
 def test_the_command_trains_masked(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b", "c"):
-        stored_site(tmp_path / "work", name, [("t1",), ("t1", "t2")], PLANS)
-    PLANS.save(tmp_path / "work" / "plans.json")
-    base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-c", "2d", "--fold", "all")
+    work = write_work(tmp_path / "work", {name: [("t1",), ("t1", "t2")] for name in "abc"})
+    base = ("mixmfl_train_federated", "-i", work, "-c", "2d", "--fold", "all")
     assert command(*base, "-o", tmp_path / "run", "--masked", "--rounds", 1) == 0
     assert open_run(tmp_path / "run").settings.masked
-    small_plans(aggregation="trimmed").save(tmp_path / "work" / "plans.json")
+    small_plans(aggregation="trimmed").save(work / "plans.json")
     assert command(*base, "-o", tmp_path / "b", "--masked") == 2
     assert "which compares the sites' updates" in capsys.readouterr().err
 
 
 def test_without_any_field_a_reply_of_a_masked_round_is_refused(
-    sites: dict[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
     federation = Federation(sites)
     roster = one_round(federation, told)[1]

@@ -4,11 +4,14 @@ import csv
 import dataclasses
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small import small_plans
+from small_federation import SETTINGS as TWO_ROUNDS
+from small_federation import SiteStore
 
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.server import checkpoint, coordinator
@@ -16,25 +19,37 @@ from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, o
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import split_fold
-from mixmfl.federated.state import RunSettings, Site
+from mixmfl.federated.state import Site
 from mixmfl.inference.model import load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
-SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
+SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plans() -> Plans:
     return small_plans(keep_every=2)
 
 
-@pytest.fixture
-def sites(tmp_path: Path, plans: Plans) -> list[Site]:
+@pytest.fixture(scope="module")
+def sites(store: SiteStore) -> list[Site]:
     return [
-        stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1),
-        stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans, validation=1),
+        store.site("north", [("t1", "t2"), ("t1",)], validation=1),
+        store.site("south", [("flair",), ("flair", "t1")], validation=1),
     ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, plans: Plans, sites: list[Site]) -> Run:
+    """Train once for all tests that compare with a whole run, or change a copy of its folder."""
+    return simulate(plans, sites, SETTINGS, "0", tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def out(whole: Run, tmp_path: Path) -> Path:
+    """Return the folder of a whole run, which a test may change."""
+    return shutil.copytree(whole.folder, tmp_path / "run")
 
 
 def weights(run: Run) -> State:
@@ -63,9 +78,9 @@ def test_the_same_seed_gives_equal_weights_and_another_seed_does_not(
 
 
 def test_the_order_in_which_sites_are_given_changes_nothing(
-    tmp_path: Path, plans: Plans, sites: list[Site]
+    tmp_path: Path, plans: Plans, sites: list[Site], store: SiteStore
 ) -> None:
-    east = stored_site(tmp_path, "east", [("t2",), ("t1", "t2"), ("t1",)], plans, validation=1)
+    east = store.site("east", [("t2",), ("t1", "t2"), ("t1",)], validation=1)
     one = simulate(plans, [*sites, east], SETTINGS, "0", tmp_path / "a")
     other = simulate(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
     assert one.best_round == other.best_round
@@ -82,9 +97,8 @@ class _KilledError(Exception):
 
 
 def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
-    tmp_path: Path, plans: Plans, sites: list[Site]
+    tmp_path: Path, plans: Plans, sites: list[Site], whole: Run
 ) -> None:
-    whole = simulate(plans, sites, SETTINGS, "0", tmp_path / "whole")
 
     def kill(run: Run) -> None:
         raise _KilledError
@@ -101,9 +115,8 @@ def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
 
 
 def test_a_round_cut_off_while_it_is_saved_is_done_again(
-    tmp_path: Path, plans: Plans, sites: list[Site], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plans: Plans, sites: list[Site], whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = simulate(plans, sites, SETTINGS, "0", tmp_path / "whole")
     out = tmp_path / "cut"
     written: list[int] = []
     real = checkpoint.save_round
@@ -125,21 +138,9 @@ def test_a_round_cut_off_while_it_is_saved_is_done_again(
     assert equal(weights(whole), weights(simulate(plans, sites, SETTINGS, "0", out, resume=True)))
 
 
-def test_resuming_a_finished_run_changes_nothing(
-    tmp_path: Path, plans: Plans, sites: list[Site]
-) -> None:
-    out = tmp_path / "run"
-    simulate(plans, sites, SETTINGS, "0", out)
-    before = (out / "model.safetensors").read_bytes()
-    simulate(plans, sites, SETTINGS, "0", out, resume=True)
-    assert (out / "model.safetensors").read_bytes() == before
-
-
 def test_a_folder_that_holds_a_run_or_anything_else_is_not_written_to(
-    tmp_path: Path, plans: Plans, sites: list[Site]
+    tmp_path: Path, plans: Plans, sites: list[Site], out: Path
 ) -> None:
-    out = tmp_path / "run"
-    simulate(plans, sites, SETTINGS, "0", out)
     with pytest.raises(ModelError, match=r"holds a run; nothing was written.*--resume"):
         simulate(plans, sites, SETTINGS, "0", out)
     other = tmp_path / "mine"
@@ -162,9 +163,9 @@ def test_a_run_killed_before_its_first_record_starts_again(
 
 
 def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
-    tmp_path: Path, plans: Plans
+    tmp_path: Path, plans: Plans, store: SiteStore
 ) -> None:
-    sites = [stored_site(tmp_path, "server", [("t1",), ("t1", "t2")], plans)]
+    sites = [store.site("server", [("t1",), ("t1", "t2")])]
     out = tmp_path / "run"
     run = simulate(plans, sites, SETTINGS, "0", out)
     (out / "rounds" / ".DS_Store").touch()
@@ -175,31 +176,29 @@ def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
 
 
 def test_a_process_per_device_gives_the_same_run(
-    tmp_path: Path, plans: Plans, sites: list[Site]
+    tmp_path: Path, plans: Plans, sites: list[Site], whole: Run
 ) -> None:
-    alone = simulate(plans, sites, SETTINGS, "0", tmp_path / "alone")
     apart = [
         dataclasses.replace(site, device=torch.device("cpu", number))
         for number, site in enumerate(sites)
     ]
     out = tmp_path / "apart"
     together = simulate(plans, apart, SETTINGS, "0", out)
-    assert equal(weights(alone), weights(together))
-    assert [r["north"].loss for r in alone.history] == [r["north"].loss for r in together.history]
+    assert equal(weights(whole), weights(together))
+    assert [r["north"].loss for r in whole.history] == [r["north"].loss for r in together.history]
 
 
 @pytest.mark.parametrize("damaged", ["server.safetensors", "optimizers/south.safetensors"])
 @pytest.mark.parametrize("how", ["a bit", "cut", "gone"])
 def test_a_damaged_state_falls_back_to_the_round_before(
-    tmp_path: Path,
+    whole: Run,
+    out: Path,
     plans: Plans,
     sites: list[Site],
     damaged: str,
     how: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    out = tmp_path / "run"
-    whole = simulate(plans, sites, SETTINGS, "0", out)
     before = weights(whole)
     file = out / "rounds" / "00003" / damaged
     content = bytearray(file.read_bytes())
@@ -218,10 +217,8 @@ def test_a_damaged_state_falls_back_to_the_round_before(
 
 
 def test_a_damaged_record_falls_back_to_the_newest_that_is_whole(
-    tmp_path: Path, plans: Plans, sites: list[Site], caplog: pytest.LogCaptureFixture
+    out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out = tmp_path / "run"
-    simulate(plans, sites, SETTINGS, "0", out)
     record = out / "run.json"
     record.write_text(record.read_text().replace('"rounds": 3', '"rounds": 9'))
     assert open_run(out).settings == SETTINGS  # the last round's copy
@@ -249,10 +246,8 @@ def test_a_run_whose_plans_changed_is_neither_resumed_nor_exported(
 
 
 def test_a_run_is_resumed_only_as_it_was_started(
-    tmp_path: Path, plans: Plans, sites: list[Site]
+    plans: Plans, sites: list[Site], out: Path
 ) -> None:
-    out = tmp_path / "run"
-    simulate(plans, sites, SETTINGS, "0", out)
     faster = dataclasses.replace(SETTINGS, learning_rate=1.0)
     with pytest.raises(ModelError, match=r"other learning_rate \(0\.01, now 1\.0\)\. Resume"):
         simulate(plans, sites, faster, "0", out, resume=True)
@@ -284,35 +279,29 @@ def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
     assert not (tmp_path / "one.safetensors").exists()
 
 
-def test_progress_is_told_per_round_and_site(
-    tmp_path: Path, plans: Plans, sites: list[Site]
-) -> None:
-    out = tmp_path / "run"
-    run = simulate(plans, sites, SETTINGS, "0", out)
+def test_progress_is_told_per_round_and_site(whole: Run) -> None:
+    out = whole.folder
     with (out / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["round"], row["site"]) for row in rows] == [
         (str(n), site) for n in (1, 2, 3) for site in ("north", "south")
     ]
-    assert float(rows[0]["loss"]) == pytest.approx(run.history[0]["north"].loss, abs=1e-5)
+    assert float(rows[0]["loss"]) == pytest.approx(whole.history[0]["north"].loss, abs=1e-5)
     assert 0 <= float(rows[-1]["dice_lesion"]) <= 1
     # a tailored encoder less each way, but for the memory that only grows on the server
     assert all(int(row["sent_bytes"]) > 0 for row in rows)
     assert (out / "progress.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_in_a_run_is_a_pickle(tmp_path: Path, plans: Plans, sites: list[Site]) -> None:
-    simulate(plans, sites, SETTINGS, "0", tmp_path / "run")
-    files = [f for f in (tmp_path / "run").rglob("*") if f.is_file()]
+def test_nothing_in_a_run_is_a_pickle(whole: Run) -> None:
+    files = [f for f in whole.folder.rglob("*") if f.is_file()]
     assert {f.suffix for f in files} == {".json", ".csv", ".png", ".safetensors"}
     for file in files:
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the unpickler says
             pickle.loads(file.read_bytes())
 
 
-def test_a_damaged_run_is_told(tmp_path: Path, plans: Plans, sites: list[Site]) -> None:
-    out = tmp_path / "run"
-    simulate(plans, sites, SETTINGS, "0", out)
+def test_a_damaged_run_is_told(tmp_path: Path, out: Path) -> None:
     (out / "rounds" / "00003" / "server.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match=r"server\.safetensors: cannot be read"):
         export_model(out, "last", tmp_path / "x.safetensors")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small_federation import PLANS, SiteStore
+from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.subset_dice import SubsetDice, find, least
@@ -15,29 +16,25 @@ from mixmfl.federated.server.checkpoint import choose_round, save_expected
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.subset_validation import Measured, merge_measured
 from mixmfl.federated.simulation import simulate
-from mixmfl.federated.state import RunSettings
 from mixmfl.inference import cpu_network
 from mixmfl.inference.model import load_model
 from mixmfl.training.validation import DiceSum, validate
 
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2)
+SETTINGS = dataclasses.replace(SHORT, local_steps=3)
 
 
 def test_the_model_file_says_what_dice_its_sites_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: SiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_network, "best_dtype", lambda: torch.float32)  # as validation computes
-    plans = small_plans()
-    north = stored_site(
-        tmp_path, "north", [("t1", "t2"), ("t1", "t2"), ("t1",)], plans, validation=1
-    )
-    south = stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans, validation=1)
-    run = simulate(plans, [north, south], SETTINGS, "0", tmp_path / "run")
+    north = store.site("north", [("t1", "t2"), ("t1", "t2"), ("t1",)], validation=1)
+    south = store.site("south", [("flair",), ("flair", "t1")], validation=1)
+    run = simulate(PLANS, [north, south], SETTINGS, "0", tmp_path / "run")
     model = load_model(tmp_path / "run" / "model.safetensors")
     assert [each.modalities for each in model.expected] == [("flair",), ("t1",), ("flair", "t1")]
 
     both = [
-        validate(model.network, model.memory, site.validation, ["t1"], plans, "2d", model.device)
+        validate(model.network, model.memory, site.validation, ["t1"], PLANS, "2d", model.device)
         for site in (north, south)
     ]
     for name in ("lesion", "core"):
@@ -52,7 +49,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
 
     record = tmp_path / "run" / "expected.json"
     before = record.stat().st_mtime_ns
-    simulate(plans, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
+    simulate(PLANS, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
     save_expected(run, other, [*model.expected])
@@ -65,22 +62,20 @@ def test_the_model_file_says_what_dice_its_sites_measured(
             export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
 
 
-def test_without_validation_cases_nothing_is_expected(tmp_path: Path) -> None:
-    plans = small_plans()
-    site = stored_site(tmp_path, "north", [("t1", "t2")], plans)
-    simulate(plans, [site], SETTINGS, "all", tmp_path / "run")
+def test_without_validation_cases_nothing_is_expected(tmp_path: Path, store: SiteStore) -> None:
+    site = store.site("north", [("t1", "t2")])
+    simulate(PLANS, [site], SETTINGS, "all", tmp_path / "run")
     assert load_model(tmp_path / "run" / "model.safetensors").expected == ()
 
 
 def test_a_site_measures_few_cases_of_a_subset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: SiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subset_validation, "CASES_PER_SUBSET", 2)
-    plans = small_plans()
     cases = [("t1",), ("t1",), ("t1", "t2"), ("t1",)]
-    site = stored_site(tmp_path, "north", cases, plans, validation=3)
+    site = store.site("north", cases, validation=3)
     settings = dataclasses.replace(SETTINGS, rounds=1, local_steps=1)
-    simulate(plans, [site], settings, "0", tmp_path / "run")
+    simulate(PLANS, [site], settings, "0", tmp_path / "run")
     expected = load_model(tmp_path / "run" / "model.safetensors").expected
     # the training case has no T2, so that its encoder is not used
     assert [(each.modalities, each.cases) for each in expected] == [(("t1",), 2)]

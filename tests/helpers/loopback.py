@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +16,8 @@ import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from small import LABELS_JSON, write_case
+from mixmfl.entrypoints._local_network import free_port, start
+from small import write_site
 
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.flare.provisioning import Network, provision
@@ -28,29 +27,6 @@ from mixmfl.planning.plans import load_preset
 from mixmfl.planning.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
 
 MODALITIES = {"north": ("t1", "t2"), "south": ("flair", "t1"), "west": ("t2",)}
-_RUN = (
-    "import sys; from importlib.metadata import entry_points; "
-    "(found,) = entry_points(group='console_scripts', name=sys.argv[1]); "
-    "sys.exit(found.load()(sys.argv[2:]))"
-)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(log: Path, name: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start a command as a process of its own."""
-    told = [str(argument) for argument in arguments]
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _RUN, name, *told],
-            stdout=file,
-            stderr=file,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
 
 
 def until(true: Callable[[], object], what: str, seconds: float = 180) -> None:
@@ -175,9 +151,7 @@ class Loopback:
         sites = []
         for name, modalities in MODALITIES.items():
             data = folder / "data" / name
-            for number in range(3):
-                write_case(data / f"{name}_patient{number}", modalities, number)
-            (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+            write_site(data, [modalities] * 3, f"{name}_patient")
             sites.append(find_site(data))
         with Workers() as workers:
             places = {site.name: folder / site.name / "sites" / site.name for site in sites}

@@ -1,6 +1,7 @@
 """A small plan, made by hand, and small cases for it."""
 
 import dataclasses
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from mixmfl.federated.state import Site
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
-from mixmfl.planning.plans import Plans
+from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocessed_case import open_case, save_case
 from mixmfl.planning.settings import NetworkSettings, TrainingSettings
 
@@ -26,6 +27,7 @@ LABELS = Labels({"background": 0, "lesion": 1, "core": 2})
 # of cases as files
 SHAPE = (12, 28, 24)
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+DEMO_PRESET = Path(__file__).parents[2] / "plans" / "demo.json"
 LABELS_JSON = {"labels": {"background": 0, "lesion": 1, "core": 4}}  # not consecutive
 
 
@@ -156,6 +158,28 @@ def write_case(folder: Path, modalities: Sequence[str], seed: int) -> None:
         image[:, :2] = 0  # outside the head
         write_image(folder / f"{name}.nii.gz", image, grid)
     write_labels(folder / "seg.nii.gz", np.where(labels == 2, 4, labels), grid)
+
+
+def write_site(
+    folder: Path,
+    cases: Sequence[Sequence[str]],
+    prefix: str = "p",
+    described: Mapping[str, Any] = LABELS_JSON,
+) -> None:
+    """Write a site's cases, given by their modalities, and what their labels mean."""
+    for number, modalities in enumerate(cases):
+        write_case(folder / f"{prefix}{number}", modalities, number)
+    (folder / "dataset.json").write_text(json.dumps(described))
+
+
+def write_preset(file: Path, **training: Any) -> Path:
+    """Write the preset of the demo with a tiny network, and other settings of training."""
+    content = dataclasses.asdict(load_preset("demo"))
+    content["planner"] |= {"memory_gb": 0.02, "base_features": 4}
+    content["planner"] |= {"max_features_2d": 8, "max_features_3d": 8}
+    content["training"] |= training
+    file.write_text(json.dumps(content))
+    return file
 
 
 def stored_site(

@@ -133,6 +133,20 @@ def test_the_defaults_are_within_their_own_bounds() -> None:
             "memory_decay: is 1.5; it must be a number from 0 to 1",
         ),
         (("network",), [], "network: an object with fields is needed"),
+        (("modalities",), 3, "modalities: a list is needed, not 3"),
+        (("labels",), None, "labels: an object with fields is needed, not None"),
+        (("nnunet",), [], "nnunet: an object with fields is needed"),
+        (("nnunet",), {}, r"nnunet: unknown fields \[\], missing fields \['configurations', "),
+        (
+            ("nnunet", "configurations", "2d", "architecture"),
+            {},
+            r"missing fields \['arch_kwargs', ",
+        ),
+        (
+            ("nnunet", "configurations", "2d", "patch_size"),
+            "big",
+            "a list is needed, not 'big'",
+        ),
         (("nnunet", "configurations"), {}, "neither 2d nor 3d_fullres is planned"),
     ],
 )

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import small_plans, stored_site
+from small_federation import PLANS, SiteStore, write_work
+from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import DataError
-from mixmfl.federated.state import RunSettings, Site
+from mixmfl.federated.state import Site
 from mixmfl.research.membership_inference import (
     WATCHED,
     Found,
@@ -22,15 +23,13 @@ from mixmfl.research.membership_inference import (
     split_candidates,
 )
 
-SETTINGS = RunSettings("2d", seed=0, rounds=4, local_steps=2, learning_rate=1e-2)
-PLANS = small_plans()
+SETTINGS = dataclasses.replace(SHORT, rounds=4)
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
-    folder = tmp_path_factory.mktemp("sites")
+def sites(store: SiteStore) -> list[Site]:
     cases = [("t1", "t2"), ("t1",), ("t1", "t2"), ("t2",)]
-    return [stored_site(folder, name, cases, PLANS) for name in ("east", "north", "west")]
+    return [store.site(name, cases) for name in ("east", "north", "west")]
 
 
 def test_the_interval_holds_the_area_under_the_curve() -> None:
@@ -107,7 +106,6 @@ def test_the_command_says_what_is_wrong_before_it_trains(
     base = ("mixmfl_measure_privacy", "-i", tmp_path, "-o", tmp_path / "out")
     assert command(*base, "--rounds", 0) == 2
     assert "--rounds: must be above 0" in capsys.readouterr().err
-    stored_site(tmp_path, "north", [("t1",)], PLANS)
-    PLANS.save(tmp_path / "plans.json")
+    write_work(tmp_path, {"north": [("t1",)]})
     assert command(*base) == 2
     assert "site north: 1 case cannot be split; two are needed" in capsys.readouterr().err

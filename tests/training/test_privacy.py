@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small_federation import PLANS, SiteStore, write_work
+from small_federation import SETTINGS as SHORT
 from torch import tensor
 
 from mixmfl.core.errors import AggregationError, PrivacyError
@@ -22,7 +23,7 @@ from mixmfl.federated.server import merge
 from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.merge import merge_round, train_task
 from mixmfl.federated.simulation import simulate
-from mixmfl.federated.state import RunSettings, Site, first_state, register
+from mixmfl.federated.state import Site, first_state, register
 from mixmfl.inference.model import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
@@ -37,8 +38,7 @@ from mixmfl.training.privacy_budget import (
     spend,
 )
 
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=3, learning_rate=1e-2)
-PLANS = small_plans()
+SETTINGS = dataclasses.replace(SHORT, local_steps=3)
 
 
 def privacy(folder: Path, epsilon: float = 1e6, noise: float = 1.0) -> Privacy:
@@ -46,8 +46,8 @@ def privacy(folder: Path, epsilon: float = 1e6, noise: float = 1.0) -> Privacy:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return stored_site(tmp_path, "north", [("t1", "t2"), ("t1",), ("t1",)], PLANS)
+def site(store: SiteStore) -> Site:
+    return store.site("north", [("t1", "t2"), ("t1",), ("t1",)])
 
 
 def test_epsilon_is_that_of_the_gaussian_mechanism_worked_out_by_hand() -> None:
@@ -233,12 +233,12 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
 
 
 def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_continue(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store: SiteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     # four of two cases in a batch: every case in every step
     once, twice = (epsilon_of([Spent(1.0, 1.0, 3 * n)], 1e-5) for n in (1, 2))
-    north = stored_site(tmp_path, "north", [("t1",), ("t1", "t2")], PLANS)
-    south = stored_site(tmp_path, "south", [("t1",), ("t2",)], PLANS)
+    north = store.site("north", [("t1",), ("t1", "t2")])
+    south = store.site("south", [("t1",), ("t2",)])
     mine = privacy(tmp_path, epsilon=(once + twice) / 2)
     sites = [dataclasses.replace(north, privacy=mine), south]
     with caplog.at_level(logging.WARNING):
@@ -262,10 +262,8 @@ def test_a_model_without_privacy_says_nothing_of_it(tmp_path: Path, site: Site) 
     assert load_model(run.folder / "model.safetensors").record["privacy"] == {}
 
 
-def test_a_copy_that_stays_at_its_site_costs_no_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    site = stored_site(tmp_path, "north", [("t1",), ("t1",)], PLANS, validation=1)
+def test_a_copy_that_stays_at_its_site_costs_no_budget(tmp_path: Path, store: SiteStore) -> None:
+    site = store.site("north", [("t1",), ("t1",)], validation=1)
     mine = dataclasses.replace(site, privacy=privacy(tmp_path))
     told = {"north": register(mine)}
     task = merge.personalization_task(first_state(PLANS, SETTINGS), "north", told)
@@ -276,9 +274,8 @@ def test_a_copy_that_stays_at_its_site_costs_no_budget(
 def test_the_command_trains_with_privacy_and_says_what_was_spent(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored_site(tmp_path / "work", "north", [("t1",), ("t1", "t2")], PLANS)
-    PLANS.save(tmp_path / "work" / "plans.json")
-    base = ("mixmfl_train_federated", "-i", tmp_path / "work", "-c", "2d", "--fold", "all")
+    work = write_work(tmp_path / "work", {"north": [("t1",), ("t1", "t2")]})
+    base = ("mixmfl_train_federated", "-i", work, "-c", "2d", "--fold", "all")
     out = tmp_path / "run"
     assert command(*base, "-o", out, "--dp-epsilon", 1e3) == 0
     assert "north epsilon " in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import small_plans, stored_site
+from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.federated.client.outbound import outbound_fields, outbound_table, outgoing
 from mixmfl.federated.client.outbound_preview import preview_outbound
@@ -17,7 +17,7 @@ from mixmfl.federated.messages import SENT, Message, encode
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.server.merge import train_task, validation_task
 from mixmfl.federated.server.subset_validation import measure_task
-from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings, first_state, register
+from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, first_state, register
 from mixmfl.networks.prototypes import Prototypes, withhold_rare
 from mixmfl.planning.fingerprint import (
     Fingerprint,
@@ -26,8 +26,6 @@ from mixmfl.planning.fingerprint import (
     withhold_small_counts,
 )
 from mixmfl.training.privacy_budget import Privacy
-
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
 
 
 def fingerprint_of(*cases: tuple[str, ...], core: int = 1) -> Fingerprint:
@@ -45,16 +43,15 @@ def fingerprint_of(*cases: tuple[str, ...], core: int = 1) -> Fingerprint:
     return merge_fingerprints(parts)
 
 
-def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(tmp_path: Path) -> None:
-    plans = small_plans()
-    site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans, validation=1)
+def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(store: SiteStore) -> None:
+    site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
     told = {"north": register(site)}
-    state = first_state(plans, SETTINGS)
-    foretold = preview_outbound(site, fingerprint_of(("t1", "t2")), plans, SETTINGS)
+    state = first_state(PLANS, SETTINGS)
+    foretold = preview_outbound(site, fingerprint_of(("t1", "t2")), PLANS, SETTINGS)
     replies = [
-        train_at_site(train_task(state, told["north"]), site, plans, SETTINGS, {})[0],
-        validate_at_site(validation_task(state, "north", told), site, plans, SETTINGS),
-        measure_at_site(measure_task(state, "north", told), site, plans, SETTINGS),
+        train_at_site(train_task(state, told["north"]), site, PLANS, SETTINGS, {})[0],
+        validate_at_site(validation_task(state, "north", told), site, PLANS, SETTINGS),
+        measure_at_site(measure_task(state, "north", told), site, PLANS, SETTINGS),
     ]
     for reply in replies:
         want = {(d.name, d.shape) for d in foretold if d.kind == reply.kind}
@@ -74,12 +71,11 @@ def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(tmp_path: Path
 
 
 def test_a_site_with_a_privacy_budget_foretells_neither_loss_nor_prototypes(
-    tmp_path: Path,
+    tmp_path: Path, store: SiteStore
 ) -> None:
-    plans = small_plans()
-    site = stored_site(tmp_path, "north", [("t1",), ("t1",)], plans)
+    site = store.site("north", [("t1",), ("t1",)])
     mine = dataclasses.replace(site, privacy=Privacy(9.0, 1e-5, 1.0, 1.0, tmp_path / "l.json"))
-    found = preview_outbound(mine, fingerprint_of(("t1",)), plans, SETTINGS)
+    found = preview_outbound(mine, fingerprint_of(("t1",)), PLANS, SETTINGS)
     names = {d.name for d in found if d.kind == "train"}
     assert {"round", "epsilon", "delta"} <= names
     assert "loss" not in names
@@ -161,15 +157,14 @@ def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:
     assert kept.spreads[:, 0].tolist() == [3, 0, 0]
 
 
-def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(tmp_path: Path) -> None:
-    plans = small_plans()
-    site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",), ("t1",)], plans)
-    task = train_task(first_state(plans, SETTINGS), register(site))
+def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(store: SiteStore) -> None:
+    site = store.site("north", [("t1", "t2"), ("t1",), ("t1",)])
+    task = train_task(first_state(PLANS, SETTINGS), register(site))
 
     def seen(by_site: Minimum, by_coordinator: int) -> dict[str, bool]:
         asked = dataclasses.replace(SETTINGS, minimum_cases=by_coordinator)
         mine = dataclasses.replace(site, minimum=by_site)
-        reply: Message = train_at_site(task, mine, plans, asked, {})[0]
+        reply: Message = train_at_site(task, mine, PLANS, asked, {})[0]
         return {m: bool(reply.tensors[f"memory.{m}.2.counts"].any()) for m in ("t1", "t2")}
 
     assert seen(Minimum(), 0) == {"t1": True, "t2": True}
@@ -180,15 +175,14 @@ def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(tmp_path:
 
 
 def test_a_prototype_of_patches_of_few_cases_is_held_back_though_many_have_the_class(
-    tmp_path: Path,
+    store: SiteStore,
 ) -> None:
-    plans = small_plans()  # batches of 4
-    site = stored_site(tmp_path, "north", [("t1",)] * 12, plans)
-    task = train_task(first_state(plans, SETTINGS), register(site))
+    site = store.site("north", [("t1",)] * 12)  # in batches of 4
+    task = train_task(first_state(PLANS, SETTINGS), register(site))
 
     def rows(steps: int, cases: int) -> int:
         asked = dataclasses.replace(SETTINGS, local_steps=steps, minimum_cases=cases)
-        reply, _ = train_at_site(task, site, plans, asked, {})
+        reply, _ = train_at_site(task, site, PLANS, asked, {})
         return int((reply.tensors["memory.t1.2.counts"] > 0).sum())
 
     assert rows(1, 5) == 0

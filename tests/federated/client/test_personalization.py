@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small import small_plans
+from small_federation import SETTINGS as TWO_ROUNDS
+from small_federation import SiteStore, write_work
 
 from mixmfl.core import tensor_store
 from mixmfl.core.errors import ModelError
@@ -33,7 +35,7 @@ from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import Prototypes, State
 from mixmfl.planning.plans import Plans
 
-SETTINGS = RunSettings("2d", seed=0, rounds=1, local_steps=2, learning_rate=1e-2)
+SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=1)
 NORTHS_BLOCKS = {"tailored.t1", "tailored.t2", "shared", "fusion", "decoder"}
 
 
@@ -43,13 +45,13 @@ def plans() -> Plans:
 
 
 @pytest.fixture
-def sites(tmp_path: Path, plans: Plans) -> list[Site]:
+def sites(store: SiteStore) -> list[Site]:
     # north validates on flair too, which only south trains; south has nothing to validate on
     cases = [("t1", "t2"), ("t1",), ("flair", "t1")]
     return [
-        stored_site(tmp_path, "north", cases, plans, validation=1),
-        stored_site(tmp_path, "south", [("flair",), ("flair", "t1")], plans),
-        stored_site(tmp_path, "west", [("t1",), ("t1",)], plans, validation=1),
+        store.site("north", cases, validation=1),
+        store.site("south", [("flair",), ("flair", "t1")]),
+        store.site("west", [("t1",), ("t1",)], validation=1),
     ]
 
 
@@ -237,9 +239,9 @@ def test_sites_personalise_and_export_by_the_commands(
         personal_share=1.0,
     )
     work, run, mine = tmp_path / "work", tmp_path / "run", tmp_path / "mine.safetensors"
-    plans.save(work / "plans.json")
-    stored_site(work, "north", [("t1", "t2"), ("t1",), ("t1", "t2")], plans)
-    stored_site(work, "south", [("flair",)], plans)  # none to validate on
+    # south has none to validate on
+    north = [("t1", "t2"), ("t1",), ("t1", "t2")]
+    write_work(work, {"north": north, "south": [("flair",)]}, plans)
     asked = ["-i", work, "-o", run, "-c", "2d", "--personalize"]
     assert command("mixmfl_train_federated", *asked) == 0
     said = capsys.readouterr().out

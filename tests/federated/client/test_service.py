@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import LABELS_JSON, small_plans, stored_site, write_case
+from small import LABELS_JSON, small_plans, stored_site, write_site
 
 import mixmfl
 from mixmfl.core.errors import DataError, QuorumError
@@ -92,15 +92,9 @@ def answer(hospital: ClientService, content: bytes) -> bytes:
 class Federation:
     """Sites that are asked directly; one that is down does not answer."""
 
-    def __init__(
-        self, folder: Path, plans: Plans, sites: Mapping[str, Sequence[Sequence[str]]] = CASES
-    ) -> None:
-        self.configs = {}
-        for name, cases in sites.items():
-            stored_site(folder / name, name, cases, plans)
-            here, data = folder / name, folder / "nothing"
-            self.configs[name] = SiteConfig(name, data, here, minimum=Minimum())
-        self.hospitals = {name: ClientService(config) for name, config in self.configs.items()}
+    def __init__(self, *configs: SiteConfig) -> None:
+        self.configs = {config.name: config for config in configs}
+        self.restart()
         self.down: set[str] = set()
         self.asked: list[tuple[str, str]] = []
 
@@ -124,6 +118,17 @@ class Federation:
         self.hospitals = {name: ClientService(config) for name, config in self.configs.items()}
 
 
+def configs_of(
+    folder: Path, sites: Mapping[str, Sequence[Sequence[str]]], plans: Plans
+) -> list[SiteConfig]:
+    """Store sites' cases, and return how the sites would be started."""
+    for name, cases in sites.items():
+        stored_site(folder / name, name, cases, plans)
+    return [
+        SiteConfig(name, folder / "nothing", folder / name, minimum=Minimum()) for name in sites
+    ]
+
+
 @pytest.fixture
 def plans() -> Plans:
     return small_plans()
@@ -132,7 +137,7 @@ def plans() -> Plans:
 @pytest.fixture
 def federation(tmp_path: Path, plans: Plans) -> Federation:
     plans.save(tmp_path / "plans.json")
-    return Federation(tmp_path, plans)
+    return Federation(*configs_of(tmp_path, CASES, plans))
 
 
 @pytest.fixture
@@ -185,7 +190,8 @@ def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
 ) -> None:
     """Not by a new run, nor after all have restarted; the hospitals may agree to it."""
     plans.save(tmp_path / "plans.json")
-    federation = Federation(tmp_path, plans, {name: [("t1", "t2"), ("t1",)] for name in "abcd"})
+    cases = {name: [("t1", "t2"), ("t1",)] for name in "abcd"}
+    federation = Federation(*configs_of(tmp_path, cases, plans))
     masked = dataclasses.replace(SETTINGS, rounds=2, masked=True)
 
     def run(name: str, sites: str) -> TrainingJob:
@@ -434,13 +440,9 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
     configs = {}
     for name, modalities in {"north": ("t1", "t2"), "south": ("flair", "t1")}.items():
         data = tmp_path / "data" / name
-        for number in range(2):
-            write_case(data / f"{name}_patient{number}", modalities, number)
-        (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+        write_site(data, [modalities] * 2, f"{name}_patient")
         configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
-    federation = object.__new__(Federation)
-    federation.hospitals = {name: ClientService(config) for name, config in configs.items()}
-    federation.down, federation.asked = set(), []
+    federation = Federation(*configs.values())
     out = tmp_path / "work"
     plan_remotely(PlanningJob(out, tuple(configs), "demo", ("2d",), (0, 0)), federation.ask)
     plans = Plans.load(out / "plans.json")
@@ -460,20 +462,16 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
 
 
 def test_hospitals_that_label_different_classes_plan_and_train_together(tmp_path: Path) -> None:
-    core = {
+    core: dict[str, Any] = {
         "labels": {"background": 0, "Kern": 4},
         "label_map": {"Kern": "core", "1": "background"},
     }
     configs = {}
-    for name, described in {"north": LABELS_JSON, "south": core}.items():
+    for name, described in (("north", LABELS_JSON), ("south", core)):
         data = tmp_path / "data" / name
-        for number in range(2):
-            write_case(data / f"p{number}", ("t1",), number)
-        (data / "dataset.json").write_text(json.dumps(described))
+        write_site(data, [("t1",)] * 2, described=described)
         configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
-    federation = object.__new__(Federation)
-    federation.hospitals = {name: ClientService(config) for name, config in configs.items()}
-    federation.down, federation.asked = set(), []
+    federation = Federation(*configs.values())
     out, names = tmp_path / "work", tuple(configs)
     plan_remotely(PlanningJob(out, names, "demo", ("2d",), (0, 0)), federation.ask)
     assert Plans.load(out / "plans.json").labels.to_json() == LABELS_JSON
@@ -492,9 +490,7 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"
-    for number in range(3):
-        write_case(data / f"p{number}", ("t1", "t2") if number else ("t1",), number)
-    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    write_site(data, [("t1",), ("t1", "t2"), ("t1", "t2")])
 
     def told(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
         north = ClientService(SiteConfig("north", data, tmp_path / "work", minimum=here))
@@ -514,19 +510,12 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
 
 def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for number in range(5):
-        write_case(data / f"secret{number}", ("t1", "t2"), number)
-    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    write_site(data, [("t1", "t2")] * 5, "secret")
     config = SiteConfig("north", data, tmp_path / "work")
     found, missing = preview_of_site(config)
     assert {item.kind for item in found} == {"fingerprint"}
     assert "depends on the plans, which have not arrived yet" in missing
-    federation = object.__new__(Federation)
-    federation.hospitals, federation.down, federation.asked = (
-        {"north": ClientService(config)},
-        set(),
-        [],
-    )
+    federation = Federation(config)
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (5, 100)), federation.ask)
     log = config.exchange_log.read_text()
     found, missing = preview_of_site(config)
@@ -721,8 +710,7 @@ def test_optimizer_states_of_repeated_rounds_are_removed(
 
 def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    for number in range(2):
-        write_case(data / f"p{number}", ("t1", "t2"), number)
+    write_site(data, [("t1", "t2")] * 2)
     thick, grid = read_image(data / "p1" / "t2.nii.gz")
     thin = dataclasses.replace(
         grid,
@@ -731,16 +719,10 @@ def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_
         origin=(*grid.origin[:2], grid.origin[2] - 0.5),  # the middle of half a slice
     )
     write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
-    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
     placing = AlignmentOptions("t1", register=True)
     config = SiteConfig("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
     assert config.cases().placing == placing
-    federation = object.__new__(Federation)
-    federation.hospitals, federation.down, federation.asked = (
-        {"north": ClientService(config)},
-        set(),
-        [],
-    )
+    federation = Federation(config)
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
     (told,) = config.problem_log.read_text().splitlines()
     assert "2d: case p1: t2 was resampled onto the grid of t1" in told

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from loopback import MODALITIES, Cable, Loopback, free_port, kill, start, until, write_certificate
+from loopback import MODALITIES, Cable, Loopback, kill, until, write_certificate
+from mixmfl.entrypoints._local_network import free_port
+from small import write_preset
 
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import processes
@@ -40,11 +43,8 @@ def in_this_process(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
     folder = tmp_path_factory.mktemp("loopback")
-    content = json.loads((Path(__file__).parents[3] / "plans" / "demo.json").read_text())
-    content["planner"] |= {"memory_gb": 0.02, "base_features": 4, "max_features_2d": 8}
-    content["training"] |= {"local_steps": STEPS, "learning_rate": 0.01, "validate_every": 1}
-    (folder / "tiny.json").write_text(json.dumps(content))
-    made = Loopback(folder, folder / "tiny.json")
+    training = {"local_steps": STEPS, "learning_rate": 0.01, "validate_every": 1}
+    made = Loopback(folder, write_preset(folder / "tiny.json", **training))
     yield made
     made.close()
 
@@ -105,15 +105,33 @@ def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
         kill(process)
 
 
-def test_the_demo_of_a_network_gives_the_model_of_one_process(
-    tmp_path: Path, command: object, capsys: pytest.CaptureFixture[str]
-) -> None:
-    done = start(
-        tmp_path / "said.txt",
-        "mixmfl_network_demo",
-        *("-o", tmp_path / "demo"),
-    )
-    code = ended(done)
+SHIPPED = """
+import sys
+from mixmfl.entrypoints import network_demo
+sys.exit(network_demo.main(sys.argv[2:]))
+"""
+# the same with two hospitals, fewer and smaller cases, and a tiny network
+SMALL = """
+import functools, sys
+from mixmfl.entrypoints import _local_network, network_demo
+_local_network.CASES, _local_network.SPACING_MM = 6, 8.0
+_local_network.lay_out = functools.partial(_local_network.lay_out, number=2)
+network_demo.PLAN = ("--preset", sys.argv[1], "-c", "2d")
+sys.exit(network_demo.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(SMALL, id="small"), pytest.param(SHIPPED, id="shipped", marks=pytest.mark.slow)],
+)
+def test_the_demo_of_a_network_gives_the_model_of_one_process(tmp_path: Path, program: str) -> None:
+    preset = write_preset(tmp_path / "tiny.json")
+    with (tmp_path / "said.txt").open("wb") as log:
+        demo = subprocess.Popen(
+            [sys.executable, "-c", program, preset, "-o", tmp_path / "demo"], stdout=log, stderr=log
+        )
+    code = ended(demo)
     said = (tmp_path / "said.txt").read_text()
     assert code == 0, said
     assert "are the same, byte by byte" in said

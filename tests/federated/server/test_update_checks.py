@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_plans, stored_site
+from small import small_plans
+from small_federation import PLANS, SETTINGS, SiteStore, SmallFederation
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.federated import simulation
@@ -16,7 +17,7 @@ from mixmfl.federated.client import client
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.messages import Message, encode
 from mixmfl.federated.server.checkpoint import load_state_of, open_run
-from mixmfl.federated.server.merge import merge_round, train_task
+from mixmfl.federated.server.merge import merge_round
 from mixmfl.federated.server.update_checks import (
     NORM_FACTOR,
     NORM_ROUNDS,
@@ -28,18 +29,12 @@ from mixmfl.federated.server.update_checks import (
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import (
     Registration,
-    RunSettings,
-    ServerState,
     Site,
     first_state,
-    register,
 )
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PARTS, State
 from mixmfl.planning.fingerprint import Fingerprint
-
-SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
-PLANS = small_plans()
 
 Spoil = Callable[[Message], Message]
 
@@ -53,32 +48,9 @@ def first_of(reply: Message, start: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
-    folder = tmp_path_factory.mktemp("sites")
-    return {
-        name: stored_site(folder, name, [("t1", "t2"), ("t1",)], PLANS, validation=1)
-        for name in ("east", "north", "south", "west")
-    }
-
-
-@pytest.fixture(scope="module")
-def told(sites: dict[str, Site]) -> dict[str, Registration]:
-    return {name: register(site) for name, site in sites.items()}
-
-
-@pytest.fixture(scope="module")
-def start() -> ServerState:
-    return first_state(PLANS, SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def replies(
-    sites: dict[str, Site], told: dict[str, Registration], start: ServerState
-) -> dict[str, Message]:
-    return {
-        name: train_at_site(train_task(start, told[name]), site, PLANS, SETTINGS, {})[0]
-        for name, site in sites.items()
-    }
+def federation(store: SiteStore) -> SmallFederation:
+    names, cases = ("east", "north", "south", "west"), [("t1", "t2"), ("t1",)]
+    return store.federation(dict.fromkeys(names, cases), validation=1)
 
 
 def longer(times: float) -> Spoil:
@@ -178,18 +150,15 @@ def test_the_prototypes_of_the_small_plan_have_the_sizes_worked_out_by_hand() ->
 @pytest.mark.parametrize("what", SPOILT)
 def test_a_spoilt_reply_counts_as_absent_and_the_round_is_that_of_the_others(
     what: str,
-    replies: dict[str, Message],
-    told: dict[str, Registration],
-    start: ServerState,
+    federation: SmallFederation,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     spoil, reason = SPOILT[what]
+    replies = federation.replies
     others = {name: reply for name, reply in replies.items() if name != "north"}
-    want, _ = merge_round(start, others, told, PLANS, SETTINGS)
+    want, _ = federation.merge(others)
     with caplog.at_level(logging.WARNING):
-        got, shown = merge_round(
-            start, {**replies, "north": spoil(replies["north"])}, told, PLANS, SETTINGS
-        )
+        got, shown = federation.merge({**replies, "north": spoil(replies["north"])})
     assert all(torch.equal(got.weights[name], want.weights[name]) for name in want.weights)
     assert got.norms == want.norms
     assert set(shown.loss) == {"east", "south", "west"}
@@ -199,10 +168,8 @@ def test_a_spoilt_reply_counts_as_absent_and_the_round_is_that_of_the_others(
     assert "round 1: north: reply rejected: site 'north'" in caplog.text
 
 
-def test_honest_replies_pass(
-    replies: dict[str, Message], told: dict[str, Registration], start: ServerState
-) -> None:
-    state, shown = merge_round(start, replies, told, PLANS, SETTINGS)
+def test_honest_replies_pass(federation: SmallFederation) -> None:
+    state, shown = federation.merge(federation.replies)
     assert not shown.rejected
     assert set(state.norms) == {
         *("tailored.t1", "tailored.t2", "shared", "fusion", "decoder"),
@@ -212,33 +179,25 @@ def test_honest_replies_pass(
 
 
 def test_a_single_site_cannot_go_further_than_its_optimiser_even_in_the_first_round(
-    replies: dict[str, Message], told: dict[str, Registration], start: ServerState
+    federation: SmallFederation,
 ) -> None:
-    merge_round(start, {"north": replies["north"]}, told, PLANS, SETTINGS)
+    federation.merge({"north": federation.replies["north"]})
     # two steps at 0.01, each at most 7.27 learning rates: 0.145 per parameter
-    merge_round(start, {"north": longer(0.1)(replies["north"])}, told, PLANS, SETTINGS)
+    federation.merge({"north": longer(0.1)(federation.replies["north"])})
     with pytest.raises(AggregationError, match="cannot go further than"):
-        merge_round(start, {"north": longer(0.2)(replies["north"])}, told, PLANS, SETTINGS)
+        federation.merge({"north": longer(0.2)(federation.replies["north"])})
 
 
-def test_fewer_replies_than_the_quorum_end_the_round(
-    replies: dict[str, Message], told: dict[str, Registration], start: ServerState
-) -> None:
-    two = {name: replies[name] for name in ("north", "south")}
-    merge_round(start, two, told, PLANS, SETTINGS, quorum=2)
+def test_fewer_replies_than_the_quorum_end_the_round(federation: SmallFederation) -> None:
+    two = {name: federation.replies[name] for name in ("north", "south")}
+    federation.merge(two, quorum=2)
     with pytest.raises(AggregationError, match="2 replies can be used, 3 are needed"):
-        merge_round(start, two, told, PLANS, SETTINGS, quorum=3)
+        federation.merge(two, quorum=3)
 
 
-def test_what_is_no_message_is_told_as_the_reason(
-    replies: dict[str, Message], told: dict[str, Registration], start: ServerState
-) -> None:
-    _, shown = merge_round(
-        start,
-        {"south": replies["south"]},
-        told,
-        PLANS,
-        SETTINGS,
+def test_what_is_no_message_is_told_as_the_reason(federation: SmallFederation) -> None:
+    _, shown = federation.merge(
+        {"south": federation.replies["south"]},
         refused={"north": "a message of 3 bytes is damaged"},
     )
     assert shown.rejected == {"north": "a message of 3 bytes is damaged"}
@@ -259,9 +218,9 @@ def test_the_usual_norm_is_the_median_of_recent_rounds_medians() -> None:
     assert NORM_FACTOR == 10
 
 
-def test_norms_are_remembered_across_a_restart(tmp_path: Path) -> None:
+def test_norms_are_remembered_across_a_restart(tmp_path: Path, store: SiteStore) -> None:
     plans = small_plans(keep_every=2)
-    site = stored_site(tmp_path, "north", [("t1", "t2"), ("t1",)], plans)
+    site = store.site("north", [("t1", "t2"), ("t1",)])
     settings = dataclasses.replace(SETTINGS, rounds=3)
     run = simulate(plans, [site], settings, "all", tmp_path / "run")
     state = load_state_of(open_run(run.folder), 3)
@@ -270,14 +229,14 @@ def test_norms_are_remembered_across_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_without_a_site_that_sends_nonsense_and_says_so(
-    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, federation: SmallFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hostile(task: Message, site: Site, *rest: object) -> tuple[Message, State]:
         reply, optimizer = train_at_site(task, site, *rest)  # type: ignore[arg-type]
         return (longer(1e3)(reply) if site.name == "north" else reply), optimizer
 
     monkeypatch.setattr(client, "train_at_site", hostile)
-    run = simulate(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
+    run = simulate(PLANS, list(federation.sites.values()), SETTINGS, "0", tmp_path / "run")
     for told in open_run(run.folder).history:
         assert told["north"].loss is None
         assert "times the median of recent rounds" in told["north"].absent
@@ -287,7 +246,7 @@ def test_a_run_goes_on_without_a_site_that_sends_nonsense_and_says_so(
 
 
 def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
-    tmp_path: Path, sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, federation: SmallFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def carried(message: Message) -> bytes:
         content = encode(message)
@@ -302,7 +261,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
 
     trained: list[int] = []
     monkeypatch.setattr(simulation, "encode", carried)
-    run = simulate(PLANS, list(sites.values()), SETTINGS, "0", tmp_path / "run")
+    run = simulate(PLANS, list(federation.sites.values()), SETTINGS, "0", tmp_path / "run")
     first, second = run.history
     assert "is damaged" in first["east"].absent
     assert "bytes came, at most" in first["north"].absent
@@ -342,13 +301,11 @@ def test_a_registration_that_cannot_be_true_is_refused(told: Registration, messa
 
 
 def test_a_site_speaks_only_of_classes_that_it_registered(
-    sites: dict[str, Site],
-    told: dict[str, Registration],
-    start: ServerState,
-    replies: dict[str, Message],
+    federation: SmallFederation,
 ) -> None:
+    told = federation.registrations
     changed = {**told, "north": dataclasses.replace(told["north"], labelled=["lesion"])}
-    _, found = merge_round(start, replies, changed, PLANS, SETTINGS)
+    _, found = merge_round(federation.start, federation.replies, changed, PLANS, SETTINGS)
     assert found.rejected.keys() == {"north"}
     assert "of classes that it does not label; it registered lesion" in found.rejected["north"]
     dice = {"lesion": [0.5, 1], "core": [0.5, 1]}
