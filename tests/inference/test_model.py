@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from small import MODALITIES, small_plans
+from small import MODALITIES, model_bytes, small_plans
 from torch import Tensor
 
 from mixmfl.core import tensor_store
@@ -33,7 +33,7 @@ def with_content(change: Callable[[dict[str, Tensor], dict[str, Any]], object]) 
     def spoil(file: Path) -> None:
         held, header = tensor_store.read(file)
         change(held, header)
-        file.write_bytes(tensor_store.pack(held, header))
+        file.write_bytes(model_bytes(held, header))
 
     return spoil
 
@@ -66,7 +66,7 @@ def of_an_older_version(held: dict[str, Tensor], header: dict[str, Any]) -> None
         (Path.unlink, "there is no such model file"),
         (
             with_content(lambda _, header: header.update(format="mixmfl model 99")),
-            "format 'mixmfl model 99' was found, 'mixmfl model 1' is needed",
+            "format 'mixmfl model 99' was found, 'mixmfl model 2' is needed",
         ),
         (
             with_content(lambda _, header: header.update(format="x", mixmfl_version="9.0")),
@@ -78,7 +78,7 @@ def of_an_older_version(held: dict[str, Tensor], header: dict[str, Any]) -> None
             r"missing fields \['temperature'\]\); export the run again with mixmfl_export",
         ),
         (
-            lambda f: f.write_bytes(tensor_store.pack({}, {"format": "mixmfl model 1"})),
+            lambda f: f.write_bytes(model_bytes({}, {"format": "mixmfl model 2"})),
             "do not fit together",
         ),
         (with_content(without_a_weight), "1 tensors are missing, such as "),
