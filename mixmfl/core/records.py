@@ -63,6 +63,21 @@ def read_record(
     return kind(**values)
 
 
+def read_value(kind: Any, content: Any, source: str, error: type[MixmflError] = PlansError) -> Any:
+    """Return JSON that is no record, such as an object with any names, as its declaration says.
+
+    Args:
+        kind: The annotation that a field with this content would have.
+        content: Unchecked JSON.
+        source: What messages call the content.
+        error: The class of the error that is raised.
+
+    Raises:
+        MixmflError: It is something else, or a value in it is.
+    """
+    return _value(kind, content, _At(source, error, whole=False))
+
+
 @dataclasses.dataclass(frozen=True)
 class _At:
     """Where a value stands; see ``read_record`` for the attributes."""

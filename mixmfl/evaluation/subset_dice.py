@@ -6,12 +6,22 @@ Measured on validation cases when training ends (see ``subset_validation``); pla
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Annotated, Any
 
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.nan import mean
 from mixmfl.core.text import plural
+from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
+from mixmfl.data.labels import MOST_LABELS
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
 
 Subset = tuple[str, ...]
+
+MOST_CASES = 10**9
+"""Of a federation, that a file may tell of."""
+
+MOST_SUBSETS = 2**16
+"""Of modalities, of which a file may tell what Dice to expect."""
 
 LOW_DICE = 0.5  # below it, a warning says that a label is segmented badly
 FEW_CASES = 3  # fewer say little
@@ -27,8 +37,16 @@ class SubsetDice:
             for a label where its mask or its reference has it.
     """
 
-    modalities: Subset
-    dice: Mapping[str, tuple[float, int]]
+    modalities: Annotated[
+        tuple[Annotated[str, text(LONGEST_NAME)], ...], entries(1, MOST_MODALITIES, distinct=True)
+    ]
+    dice: Annotated[
+        Mapping[
+            Annotated[str, text(LONGEST_LABEL)],
+            tuple[Annotated[float, within(0, 1)], Annotated[int, within(1, MOST_CASES)]],
+        ],
+        entries(0, MOST_LABELS),
+    ]
 
     @property
     def mean(self) -> float:
@@ -63,26 +81,9 @@ class SubsetDice:
             "dice": {name: [dice, cases] for name, (dice, cases) in self.dice.items()},
         }
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "SubsetDice":
-        """Read what ``to_json`` wrote.
 
-        Raises:
-            ValueError: It is something else; or ``KeyError``, ``TypeError``, ``AttributeError``.
-        """
-        dice = {str(name): (value, cases) for name, (value, cases) in content["dice"].items()}
-        if not all(
-            type(value) in (int, float) and 0 <= value <= 1 and type(cases) is int and cases > 0
-            for value, cases in dice.values()
-        ):
-            raise ValueError("expected Dice is no share of 1, or rests on no case")
-        names = content["modalities"]
-        if not isinstance(names, list) or not names:
-            raise ValueError("expected Dice names no modalities")
-        return cls(
-            tuple(map(str, names)),
-            {name: (float(value), cases) for name, (value, cases) in dice.items()},
-        )
+Expected = Annotated[Sequence[SubsetDice], entries(0, MOST_SUBSETS)]
+"""What a file says of subsets."""
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:

@@ -2,21 +2,23 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.files import SelfClosingFile, replacing, sha256
-from mixmfl.core.json_fields import Range, fields, is_text, listed, named, real, shown, whole
+from mixmfl.core.json_fields import MOST_NAME, fields, is_text, shown
 from mixmfl.core.process_memory import give_back_memory
+from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import (
     DamageError,
     check_header,
@@ -30,7 +32,8 @@ from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case
-from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.evaluation.subset_dice import MOST_CASES, Expected, SubsetDice
 from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.inference.segmentation import Options, Recipe, predict_case
@@ -53,11 +56,38 @@ if TYPE_CHECKING:
 
 FORMAT = "mixmfl model 2"
 
-MOST_CASES = 10**9
-"""Of a federation, that a header may tell of."""
 
-MOST_SUBSETS = 2**16
-"""Of modalities, of which a header may tell what Dice to expect."""
+@dataclass(frozen=True)
+class _Spent:
+    """What a site has spent of its privacy budget."""
+
+    epsilon: Annotated[float, within(0, 1e12)]
+    delta: Annotated[float, within(0, 1)]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The header of a model file; ``save_model`` says what is in it.
+
+    What is ``Any`` is checked elsewhere: the digests, the format and the plans.
+    """
+
+    format: Any
+    mixmfl_version: Annotated[str, text(MOST_NAME)]
+    configuration: Any
+    round: Annotated[int, within(0, 10**5)]
+    modality_cases: Annotated[
+        Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[int, within(0, MOST_CASES)]],
+        entries(0, MOST_MODALITIES),
+    ]
+    plans: Any
+    tensors_sha256: Any
+    header_sha256: Any
+    # files written before it was measured do not have it
+    expected: Expected = ()
+    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, 10**4)] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -306,10 +336,11 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
         )
     try:
-        plans = Plans.from_json(header["plans"], "plans")
-        configuration: str = header["configuration"]
+        told = read_record(_Header, header, "header", ModelError)
+        plans = Plans.from_json(told.plans, "plans")
+        configuration: str = told.configuration
         plans.configuration(configuration)  # raises where it was not planned
-        record, expected = _read_record(header, plans)
+        _check_origin(told, plans)
         # first what was planned and what the file declares, then its numbers
         network = build_outline(plans, configuration)
         weights: Mapping[str, Tensor] = tensors.under("network.")
@@ -344,8 +375,13 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         runner,
         memory,
         device,
-        record,
-        expected,
+        {
+            "mixmfl_version": told.mixmfl_version,
+            "round": told.round,
+            "modality_cases": told.modality_cases,
+            "privacy": {site: vars(spent) for site, spent in told.privacy.items()},
+        },
+        tuple(told.expected),
         sha256(path),
         path.name,
     )
@@ -370,45 +406,18 @@ def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) ->
     return network
 
 
-def _read_record(
-    header: Mapping[str, Any], plans: Plans
-) -> tuple[dict[str, Any], tuple[SubsetDice, ...]]:
-    """Return what a header says of its model's origin, and what Dice to expect.
+def _check_origin(header: _Header, plans: Plans) -> None:
+    """Check that what a header says of its model's origin is about what the plans name.
 
     Raises:
-        ValueError: What is wrong.
-        KeyError: A field is missing.
+        ModelError: It is not.
     """
-    if not is_text(header["mixmfl_version"]):
-        raise ValueError(f"mixmfl_version is {shown(header['mixmfl_version'])}")
-    try:
-        number = whole(header["round"], Range(0, 10**5), "round")
-        cases = fields(header["modality_cases"], (), "modality_cases", may=plans.modalities)
-        for name, count in cases.items():
-            whole(count, Range(0, MOST_CASES), f"modality_cases: {name}")
-        if not any(cases.values()):
-            raise PlansError("modality_cases: no modality was trained with")
-        privacy = named(header.get("privacy", {}), Range(0, 10**4), "privacy")
-        for site, spent in privacy.items():
-            if not is_text(site):
-                raise PlansError(f"privacy: {shown(site)} cannot name a site")
-            for name, value in fields(spent, ("epsilon", "delta"), "privacy").items():
-                real(value, Range(0, 1e12), f"privacy: {name}")
-        # files written before it was measured do not have it
-        listing = listed(header.get("expected", ()), Range(0, MOST_SUBSETS), "expected")
-    except PlansError as error:
-        raise ValueError(str(error)) from None
-    expected = tuple(SubsetDice.from_json(each) for each in listing)
-    for each in expected:
-        if not {*each.modalities} <= {*plans.modalities}:
-            raise ValueError(f"expected: {shown(each.modalities)} are not those of the plans")
+    known = plans.modalities
+    cases = fields(header.modality_cases, (), "modality_cases", may=known, error=ModelError)
+    if not any(cases.values()):
+        raise ModelError("modality_cases: no modality was trained with")
+    for each in header.expected:
+        if not {*each.modalities} <= {*known}:
+            raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")
         if not each.dice.keys() <= plans.labels.foreground.keys():
-            raise ValueError(f"expected: {shown(list(each.dice))} are not the labels of the plans")
-        if each.cases > MOST_CASES:
-            raise ValueError(f"expected: rests on {each.cases} cases; at most {MOST_CASES}")
-    return {
-        "mixmfl_version": header["mixmfl_version"],
-        "round": number,
-        "modality_cases": dict(cases),
-        "privacy": privacy,
-    }, expected
+            raise ModelError(f"expected: {shown(list(each.dice))} are not the labels of the plans")

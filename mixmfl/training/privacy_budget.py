@@ -9,14 +9,18 @@ computes the epsilon, and is imported here only.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from mixmfl.core.declarations import entries, within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import locked, read_json, write_json
+from mixmfl.core.records import read_record
 
 FORMAT = 1
 
 _LEDGER_SECONDS = 30.0
+
+_MOST_NOISE, _MOST_STEPS, _MOST_ENTRIES = 1e300, 10**15, 10**6
 
 # integers, for which the divergence has a closed form; at other orders its series may not converge
 _ORDERS = (*range(2, 65), 80, 96, 128, 256, 512, 1024)
@@ -57,6 +61,32 @@ class Spent:
     rate: float
     noise: float
     steps: int
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """The ledger's file.
+
+    Attributes:
+        format: Which fields it has.
+        spent: Rate, noise and steps; see ``Spent``.
+        epsilon: Of all steps; like ``delta`` for people, and not read.
+        delta: That the epsilon holds for.
+    """
+
+    format: Literal[1]
+    spent: Annotated[
+        Sequence[
+            tuple[
+                Annotated[float, within(0, 1, above=True)],
+                Annotated[float, within(0, _MOST_NOISE, above=True)],
+                Annotated[int, within(1, _MOST_STEPS)],
+            ]
+        ],
+        entries(0, _MOST_ENTRIES),
+    ]
+    epsilon: Any = None
+    delta: Any = None
 
 
 def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
@@ -101,16 +131,14 @@ def read_ledger(path: Path) -> list[Spent]:
     """
     if not path.exists():
         return []
-    content = read_json(path, PrivacyError)
     try:
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}")
-        return [_read_spent(part) for part in content["spent"]]
-    except (KeyError, TypeError, ValueError) as error:
+        ledger = read_record(_Ledger, read_json(path, PrivacyError), str(path), PrivacyError)
+    except PrivacyError as error:
         raise PrivacyError(
-            f"{path}: is damaged ({error}), so the spent privacy budget is not known; "
-            "restore it from a copy, or begin a new budget by removing it"
+            f"{error}, so the spent privacy budget is not known. Restore the ledger from a copy, "
+            "or begin a new budget by removing it"
         ) from None
+    return [Spent(*part) for part in ledger.spent]
 
 
 def spend(privacy: Privacy, rate: float, steps: int) -> float:
@@ -158,10 +186,3 @@ def _spend(privacy: Privacy, rate: float, steps: int) -> float:
         },
     )
     return epsilon
-
-
-def _read_spent(part: Any) -> Spent:
-    rate, noise, steps = part
-    if not (0 < rate <= 1 and noise > 0 and type(steps) is int and steps > 0):
-        raise ValueError(f"steps {part!r}")
-    return Spent(float(rate), float(noise), steps)

@@ -15,6 +15,7 @@ from small_federation import PLANS, SiteStore, write_work
 from small_federation import SETTINGS as OPEN
 
 from mixmfl.core.errors import AggregationError, MixmflError, PlansError, PrivacyError, QuorumError
+from mixmfl.core.files import write_json
 from mixmfl.core.tensor_store import Stored
 from mixmfl.federated.client.client import Client, Handled
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -547,3 +548,20 @@ def test_without_any_field_a_reply_of_a_masked_round_is_refused(
         for field in reply.record:
             rest = {name: value for name, value in reply.record.items() if name != field}
             assert not taken(kind, dataclasses.replace(reply, record=rest)), (kind, field)
+
+
+@pytest.mark.parametrize(
+    ("sites", "found"),
+    [
+        ("a", "a list is needed, not 'a'"),
+        ([], "has 0 entries; it must have from 1 to 1000"),
+        (["a", 1], "is 1; it must be printable text"),
+        (["a", "a"], r"is \['a', 'a'\]; each may be named once"),
+    ],
+)
+def test_a_damaged_record_of_the_sites_summed_stops_the_site(
+    tmp_path: Path, sites: Any, found: str
+) -> None:
+    write_json(tmp_path / "summed.json", {"decoder": sites})
+    with pytest.raises(PrivacyError, match=rf"summed\.json: decoder: {found}"):
+        SummedSites(tmp_path / "summed.json").agree({"decoder": ("a", "b", "c")})

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -141,11 +142,25 @@ def test_a_ledger_that_another_job_does_not_let_go_stops_the_site(
     assert read_ledger(mine.ledger) == []
 
 
-@pytest.mark.parametrize("content", ["{}", '{"format": 1, "spent": [[0.1, 1]]}', "no"])
-def test_a_damaged_ledger_stops_the_site(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("{}", "missing fields ['format', 'spent']"),
+        ("no", "cannot be read as JSON"),
+        ('{"format": 2, "spent": []}', "format: is 2; it must be 1"),
+        ('{"format": true, "spent": []}', "format: is True; it must be 1"),
+        ('{"format": 1, "spent": [[0.1, 1]]}', "spent: has 2 entries; it must have 3"),
+        ('{"format": 1, "spent": [[0, 1, 1]]}', "spent: is 0; it must be a number above 0 and at"),
+        ('{"format": 1, "spent": [[2, 1, 1]]}', "spent: is 2; it must be a number above 0 and at"),
+        ('{"format": 1, "spent": [[1, 0, 1]]}', "spent: is 0; it must be a number above 0 and at"),
+        ('{"format": 1, "spent": [[1, 1, 1.0]]}', "spent: is 1.0; it must be a whole number"),
+        ('{"format": 1, "spent": [[1, 1, 0]]}', "spent: is 0; it must be a whole number from 1"),
+    ],
+)
+def test_a_damaged_ledger_stops_the_site(tmp_path: Path, content: str, found: str) -> None:
     mine = privacy(tmp_path)
     mine.ledger.write_text(content)
-    with pytest.raises(PrivacyError):
+    with pytest.raises(PrivacyError, match=rf"ledger.json: .*{re.escape(found)}.*begin a new bud"):
         spend(mine, 0.1, 1)
 
 

@@ -3,16 +3,18 @@
 What was used lasts in a file, so that neither a restart nor another run begins it anew.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from mixmfl.core.declarations import within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields
+from mixmfl.core.records import read_record
 from mixmfl.federated.state import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, RunSettings
 
 _MOST_USED = 10**9
@@ -25,6 +27,16 @@ _COUNTED = {
     "personalize": "queries",
 }
 """What a task uses up, by its kind."""
+
+_Count = Annotated[int, within(0, _MOST_USED)]
+
+
+@dataclass(frozen=True)
+class _Used:
+    """What was used, over all runs."""
+
+    rounds: _Count
+    queries: _Count
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,10 @@ class Limits:
         """
         if kind not in _COUNTED:
             return
-        name, used = _COUNTED[kind], {"rounds": 0, "queries": 0}
+        before = _Used(0, 0)
         if file.exists():
-            record = JsonFields(read_json(file, PrivacyError), str(file), PrivacyError)
-            record.only(list(used))
-            used = {each: record.whole(each, 0, _MOST_USED) for each in used}
+            before = read_record(_Used, read_json(file, PrivacyError), str(file), PrivacyError)
+        name, used = _COUNTED[kind], dataclasses.asdict(before)
         most = {"rounds": self.rounds, "queries": self.queries}[name]
         if used[name] >= most:
             raise PrivacyError(

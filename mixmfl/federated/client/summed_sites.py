@@ -5,14 +5,26 @@ of that one: to the last bit where the round is the same, and else the better th
 there are. So the first sum decides, and what differs from it is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from mixmfl.core.declarations import entries
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, is_word
+from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted, shorten
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
+from mixmfl.federated.secure_aggregation.protocol import (
+    MOST_BLOCKS,
+    MOST_SITES,
+    BlockName,
+    SiteName,
+)
+
+_Record = Annotated[
+    Mapping[BlockName, Annotated[Sequence[SiteName], entries(1, MOST_SITES, distinct=True)]],
+    entries(0, 100 * MOST_BLOCKS),  # over all runs
+]
 
 
 class SummedSites:
@@ -55,9 +67,6 @@ class SummedSites:
             return self._known
         if not self._file.exists():
             return {}
-        record = JsonFields(read_json(self._file, PrivacyError), str(self._file), PrivacyError)
-        for block in record.content:
-            sites = record.items(block, MOST_SITES)
-            if not sites or not all(map(is_word, sites)):
-                raise record.wrong(block, "a list of sites")
-        return record.content
+        content = read_json(self._file, PrivacyError)
+        known: Mapping[str, list[str]] = read_value(_Record, content, str(self._file), PrivacyError)
+        return known

@@ -43,9 +43,9 @@ from mixmfl.core.json_fields import (
     word,
 )
 from mixmfl.core.nan import or_nan, or_none
-from mixmfl.core.records import read_record
+from mixmfl.core.records import read_record, read_value
 from mixmfl.data.labels import MOST_LABELS
-from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.evaluation.subset_dice import Expected, SubsetDice
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     FOLDS,
@@ -370,9 +370,9 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
     try:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
-        expected = [SubsetDice.from_json(each) for each in content["expected"]]
+        expected = read_value(Expected, content["expected"], "expected", ModelError)
         return expected if content["round"] == number else None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
             "measures again"
