@@ -199,7 +199,7 @@ def set_up(options: argparse.Namespace) -> Bench:
     write_json(site / "dataset.json", described.to_json())
     shapes = []
     for case in cases:
-        loaded = load_case(case, found.labels, found.placing)
+        loaded = load_case(case, found.labels, found.alignment)
         assert loaded.labels is not None  # only labelled cases are found
         (site / case.name).mkdir()
         shapes.append(loaded.canonical.shape)

@@ -30,7 +30,7 @@ def add_alias(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_placing(parser: argparse.ArgumentParser) -> None:
+def add_alignment(parser: argparse.ArgumentParser) -> None:
     """Add ``--reference`` and ``--register``, for commands that read cases."""
     parser.add_argument(
         "--reference",
@@ -46,7 +46,7 @@ def add_placing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def placing(options: argparse.Namespace, modalities: "Modalities") -> "AlignmentOptions":
+def alignment(options: argparse.Namespace, modalities: "Modalities") -> "AlignmentOptions":
     """Return the value of ``--reference`` and ``--register``.
 
     Raises:

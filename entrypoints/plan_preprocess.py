@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
     _options.add_processes(parser)
-    _options.add_placing(parser)
+    _options.add_alignment(parser)
     _options.add_brains(parser)
     _options.add_alias(parser)
     return _runner.run(parser, argv, _work)
@@ -186,7 +186,7 @@ def _process(options: argparse.Namespace) -> int:
 
     preset = load_preset(options.preset)
     modalities = Modalities().with_aliases(options.alias)
-    placing = _options.placing(options, modalities)
+    alignment = _options.alignment(options, modalities)
     brains = _options.brains(options)
     brains.check()
     sites: tuple[SiteFolder, ...]
@@ -198,9 +198,9 @@ def _process(options: argparse.Namespace) -> int:
             "table in its folder as mapping.csv"
         )
     if options.site:
-        sites = (find_site(options.input, modalities, options.labels, placing, options.mapping),)
+        sites = (find_site(options.input, modalities, options.labels, alignment, options.mapping),)
     else:
-        federation = find_sites(options.input, modalities, options.labels, placing)
+        federation = find_sites(options.input, modalities, options.labels, alignment)
         sites, tests, held_out = federation.sites, federation.tests, federation.held_out
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="show the patient in tables and report, if DICOM files name one, and case names there "
         "that may be a person's (words without a digit); default: hide them",
     )
-    _options.add_placing(parser)
+    _options.add_alignment(parser)
     _options.add_brains(parser)
     parser.add_argument(
         "--strict",
@@ -139,7 +139,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.inference.default_model import registered_model
 
     modalities = Modalities().with_aliases(options.alias)
-    placing = replace(_options.placing(options, modalities), leave_out=not options.strict)
+    alignment = replace(_options.alignment(options, modalities), leave_out=not options.strict)
     brains = _options.brains(options)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     if options.write_mapping:
@@ -184,7 +184,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         found.refused,
         options.out,
         only=tuple(modalities.find(word) or word for word in words if word),
-        placing=placing,
+        alignment=alignment,
         brains=brains,
         options=Options(options.step, options.mirror),
         least_dice=options.min_expected_dice,
@@ -226,7 +226,7 @@ def _line(outcome: "Outcome") -> str:
     """Return the line about a case."""
     if outcome.status == "kept":
         return f"{outcome.name}: {outcome.reason}"
-    missing = f", without {', '.join(outcome.absent)}" if outcome.absent else ""
+    missing = f", without {', '.join(outcome.missing)}" if outcome.missing else ""
     mean = outcome.expected_mean
     dice = "" if math.isnan(mean) else f", expected Dice {mean:.2f}"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)

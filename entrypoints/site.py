@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="hospitals on one machine that name the same file work one at a time",
     )
     _options.add_workers(parser)
-    _options.add_placing(parser)
+    _options.add_alignment(parser)
     _options.add_brains(parser)
     _options.add_alias(parser)
     _options.add_device(parser)
@@ -125,7 +125,7 @@ def _work(options: argparse.Namespace) -> int:
         options.processes,
         tuple(options.alias),
         options.labels.resolve() if options.labels else None,
-        _options.placing(options, Modalities().with_aliases(options.alias)),
+        _options.alignment(options, Modalities().with_aliases(options.alias)),
         _options.minimum(options, NETWORK_MINIMUM),
         _options.privacy(options, options.out.resolve() / "privacy.json"),
         options.turns.resolve() if options.turns else None,

@@ -86,7 +86,7 @@ class LoadedCase:
 def load_case(
     case: Case,
     labels: Labels | LabelMap | None = None,
-    placing: AlignmentOptions = _AS_HEADERS_SAY,
+    alignment: AlignmentOptions = _AS_HEADERS_SAY,
     worth: Mapping[tuple[str, ...], float] | None = None,
 ) -> LoadedCase:
     """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
@@ -95,27 +95,27 @@ def load_case(
         case: A case of ``find_cases``.
         labels: The meaning of the label file's values; for a site with its own values a map from
             ``label_sets.map_labels``. Without it the label file is not read.
-        placing: What to do with images that are not on one grid.
+        alignment: What to do with images that are not on one grid.
         worth: The expected Dice by modalities (sorted). Where images do not lie on each other and
             some are left out, the largest set that agrees is used, and of equally large sets the
             one with the highest Dice.
 
     Raises:
         DataError: An image holds NaN or one value everywhere, or does not lie on the reference,
-            and ``placing`` does not leave it out; or no image remains; or the label is on no
+            and ``alignment`` does not leave it out; or no image remains; or the label is on no
             image's grid or holds undeclared values.
     """
-    arrays, grids, notes, warnings = _read_images(case, placing)
+    arrays, grids, notes, warnings = _read_images(case, alignment)
     drawn = case.label if labels is not None else None
     label_grid = _named(case, image.read_grid, drawn) if drawn is not None else None
-    reference = choose_reference(case, grids, label_grid, placing.reference)
+    reference = choose_reference(case, grids, label_grid, alignment.reference)
     if label_grid is not None and image.difference(label_grid, grids[reference]) is not None:
         warnings.append(
             f"the label lies on {reference} by its qform, not by its sform; it was taken as "
             "drawn on its voxels"
         )
     checks: _Checks = {}
-    if placing.leave_out and reference != placing.reference:
+    if alignment.leave_out and reference != alignment.reference:
         reference = _agreeing_reference(reference, arrays, grids, worth or {}, checks)
     grid = grids[reference]
     images, canonical = {}, grid
@@ -123,10 +123,10 @@ def load_case(
         if modality != reference:
             try:
                 arrays[modality] = _onto_reference(
-                    case, modality, reference, arrays, grids, placing, checks, notes, warnings
+                    case, modality, reference, arrays, grids, alignment, checks, notes, warnings
                 )
             except DataError as error:
-                if not placing.leave_out:
+                if not alignment.leave_out:
                     raise
                 warnings.append(_left_out(case, modality, error))
                 if len(grids) == 2:
@@ -151,7 +151,7 @@ def load_case(
 
 
 def _read_images(
-    case: Case, placing: AlignmentOptions
+    case: Case, alignment: AlignmentOptions
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Grid], list[str], list[str]]:
     """Read a case's images, and return them, their grids, notes, and warnings."""
     arrays: dict[str, npt.NDArray[np.float32]] = {}
@@ -164,7 +164,7 @@ def _read_images(
             _check_voxels(case, modality, array)
         except Exception as error:  # any failure costs this image alone
             is_ours = isinstance(error, DataError)
-            if not placing.leave_out or (len(case.images) == 1 and is_ours):
+            if not alignment.leave_out or (len(case.images) == 1 and is_ours):
                 raise
             warnings.append(_left_out(case, modality, error))
             continue
@@ -320,7 +320,7 @@ def _onto_reference(
     reference: str,
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
-    placing: AlignmentOptions,
+    alignment: AlignmentOptions,
     checks: _Checks,
     notes: list[str],
     warnings: list[str],
@@ -354,7 +354,7 @@ def _onto_reference(
     )
     if before.is_mirrored:  # a head is so symmetric that it could be registered all the same
         raise DataError(f"{refused}. {_MIRRORED}")
-    if not placing.register:
+    if not alignment.register:
         raise DataError(f"{refused}. Look at both; --register registers them rigidly")
     transform = register(fixed, onto, moving, own)
     after = fit(fixed, onto, moving, own, transform)

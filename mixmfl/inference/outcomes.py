@@ -22,7 +22,7 @@ from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import one_line, printable
 from mixmfl.evaluation.subset_dice import SubsetDice
 
-FORMAT = "mixmfl cases 1"
+FORMAT = "mixmfl cases 2"
 
 Status = Literal["done", "kept", "failed"]
 
@@ -36,7 +36,7 @@ class Outcome:
         status: ``"done"``, ``"kept"`` (its mask existed already) or ``"failed"``.
         reason: Why the case failed or was kept; empty if done.
         used: Modalities that the mask was predicted from.
-        absent: Missing modalities: those that the model knows and the case lacks or does not use.
+        missing: Missing modalities: those that the model knows and the case lacks or does not use.
         reference: The modality whose grid the mask has.
         expected: Expected Dice by label or region: mean over validation cases, and their number.
         volumes_ml: Volumes of the mask in ml, by label or region.
@@ -56,7 +56,7 @@ class Outcome:
     status: Status
     reason: str = ""
     used: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     reference: str = ""
     expected: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
@@ -191,7 +191,7 @@ def _read(path: Path) -> dict[str, Outcome]:
                     **record,
                     **{
                         key: tuple(record[key])
-                        for key in ("used", "absent", "notes", "warnings", "models", "files")
+                        for key in ("used", "missing", "notes", "warnings", "models", "files")
                     },
                     "expected": {n: (d, c) for n, (d, c) in record["expected"].items()},
                 },
@@ -217,7 +217,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     writer.writerow(map(cell, header))
     for each in outcomes:
         row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
-        row += ["+".join(each.absent), each.reference]
+        row += ["+".join(each.missing), each.reference]
         row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
         for name in names:
             dice, count = each.expected.get(name, (None, ""))

@@ -63,12 +63,12 @@ class _Job:
 
     Attributes:
         case: The case, with the modalities that are used.
-        absent: Missing modalities, which the models know and the case does not use.
+        missing: Missing modalities, which the models know and the case does not use.
         expected: Dice that is expected from the modalities that are used.
     """
 
     case: Case
-    absent: tuple[str, ...]
+    missing: tuple[str, ...]
     expected: SubsetDice
 
 
@@ -79,7 +79,7 @@ def predict_folder(
     out: Path,
     *,
     only: Sequence[str] = (),
-    placing: AlignmentOptions | None = None,
+    alignment: AlignmentOptions | None = None,
     brains: BrainExtraction = _AS_THEY_ARE,
     options: Options | None = None,
     least_dice: float = 0.0,
@@ -102,7 +102,7 @@ def predict_folder(
         out: Folder for the masks: each is written as ``<case>.nii.gz``, on its reference's grid,
             whole or not at all, beside ``cases.json`` and ``cases.csv``.
         only: Modalities to use where a case has them; empty: all.
-        placing: What to do with images on different grids.
+        alignment: What to do with images on different grids.
         brains: How brains are extracted at this place; the models say whether they are.
         options: How the networks are run.
         least_dice: Cases from whose modalities less is expected are refused; 0: none.
@@ -122,7 +122,7 @@ def predict_folder(
         DataError: ``only`` names a modality that no model knows, or ``out`` holds a table that is
             not ours.
     """
-    placing, options = placing or AlignmentOptions(), options or Options()
+    alignment, options = alignment or AlignmentOptions(), options or Options()
     recipes = [model.recipe for model in models]
     check_models_agree(recipes)
     brains = extraction_for(recipes, brains)
@@ -140,7 +140,7 @@ def predict_folder(
         models,
         out,
         records,
-        _settings(placing, options, brains),
+        _settings(alignment, options, brains),
         options,
         extras,
         least_dice,
@@ -157,9 +157,9 @@ def predict_folder(
         yield run.note(run.failed(item.name, item.reason))
     for case in cases:
         images = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
-        absent = tuple(name for name in known if name not in images)
+        missing = tuple(name for name in known if name not in images)
         job = _Job(
-            dataclasses.replace(case, images=images, label=None), absent, _expected(models, images)
+            dataclasses.replace(case, images=images, label=None), missing, _expected(models, images)
         )
         try:
             if not images:
@@ -177,7 +177,7 @@ def predict_folder(
         else:
             jobs.append(job)
     with (
-        PrefetchProcess(read_case, (placing, report, expected_dice), limit_seconds) as reader,
+        PrefetchProcess(read_case, (alignment, report, expected_dice), limit_seconds) as reader,
         WriterThread(limit_seconds) as writer,
     ):
         yield from _overlapped(run, jobs, reader, writer)
@@ -338,7 +338,7 @@ class _Run:
             job.case.name,
             "done",
             used=used,
-            absent=(*job.absent, *left_out),
+            missing=(*job.missing, *left_out),
             reference=loaded.reference,
             expected=expected.dice,
             volumes_ml=volumes,
@@ -409,7 +409,7 @@ class _Run:
         return dataclasses.replace(
             self.failed(job.case.name, reason),
             used=tuple(job.case.images),
-            absent=job.absent,
+            missing=job.missing,
             expected=job.expected.dice,
             seconds=seconds,
         )
@@ -439,12 +439,12 @@ class _Run:
 
 
 def _settings(
-    placing: AlignmentOptions, options: Options, brains: BrainExtraction
+    alignment: AlignmentOptions, options: Options, brains: BrainExtraction
 ) -> dict[str, Any]:
     """Return all that decides a mask beside models and images, as JSON content."""
     return {
         "mixmfl_version": __version__,
-        **dataclasses.asdict(placing),
+        **dataclasses.asdict(alignment),
         **dataclasses.asdict(options),
         **({} if brains == _AS_THEY_ARE else {"brains": dataclasses.asdict(brains)}),
     }

@@ -155,7 +155,7 @@ def _renamed(outcome: Outcome, shown: str) -> Outcome:
 def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
     picture, viewer = (out / file for file in case_files(outcome.name))
     used = f"From {', '.join(outcome.used)}" if outcome.used else outcome.reason
-    missing = f"; without {', '.join(outcome.absent)}" if outcome.absent else ""
+    missing = f"; without {', '.join(outcome.missing)}" if outcome.missing else ""
     lines = [f"{used}{missing}."]
     if outcome.patient:
         lines.insert(0, outcome.patient)

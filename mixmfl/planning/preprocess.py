@@ -50,7 +50,7 @@ class SiteFolder:
         name: Name of the site and of its folder.
         found: Cases of the site, and what was refused.
         labels: What the site's labels mean.
-        placing: What to do with images of a case that are on different grids.
+        alignment: What to do with images of a case that are on different grids.
         rows: How every DICOM series was read.
         brains: How brains are extracted here, if they are.
     """
@@ -58,7 +58,7 @@ class SiteFolder:
     name: str
     found: Found
     labels: Labels
-    placing: AlignmentOptions = field(default_factory=AlignmentOptions)
+    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     rows: tuple[Row, ...] = ()
     brains: BrainExtraction = field(default_factory=BrainExtraction)
 
@@ -82,7 +82,7 @@ def find_sites(
     federation: Path,
     modalities: Modalities | None = None,
     labels_file: Path | None = None,
-    placing: AlignmentOptions | None = None,
+    alignment: AlignmentOptions | None = None,
 ) -> FederationFolder:
     """Find the training sites of a federation: its folders, without those that do not train.
 
@@ -113,10 +113,10 @@ def find_sites(
             f"{federation / 'federation.json'}: tests: {strange[0]!r} is no site that trains; "
             f"these are: {', '.join(folders)}"
         )
-    sites = [find_site(f, modalities, labels_file, placing) for f in folders.values()]
+    sites = [find_site(f, modalities, labels_file, alignment) for f in folders.values()]
     tested = [
         dataclasses.replace(
-            find_site(subfolders[folder], modalities, labels_file, placing), name=site
+            find_site(subfolders[folder], modalities, labels_file, alignment), name=site
         )
         for site, folder in sorted(tests.items())
     ]
@@ -127,7 +127,7 @@ def find_site(
     folder: Path,
     modalities: Modalities | None = None,
     labels_file: Path | None = None,
-    placing: AlignmentOptions | None = None,
+    alignment: AlignmentOptions | None = None,
     mapping: Path | None = None,
 ) -> SiteFolder:
     """Find the training cases of one site.
@@ -152,7 +152,7 @@ def find_site(
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     labels = _labels_of(folder, labels_file)
     # not resolve(): a link is named by itself, not by what it points to
-    return SiteFolder(folder.absolute().name, found, labels, placing or AlignmentOptions(), rows)
+    return SiteFolder(folder.absolute().name, found, labels, alignment or AlignmentOptions(), rows)
 
 
 def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
@@ -217,7 +217,7 @@ def fingerprint_site(
             _fingerprint_job,
             case,
             site.labels,
-            site.placing,
+            site.alignment,
             site.brains,
             _brain_files(case, site, site.brains, out),
         )
@@ -236,11 +236,15 @@ def fingerprint_site(
 
 
 def _fingerprint_job(
-    case: Case, labels: Labels, placing: AlignmentOptions, brains: BrainExtraction, files: "_Brain"
+    case: Case,
+    labels: Labels,
+    alignment: AlignmentOptions,
+    brains: BrainExtraction,
+    files: "_Brain",
 ) -> Fingerprint:
     from mixmfl.planning.nnunet_preprocessing import nonzero_box
 
-    extracted = _extract(load_case(case, labels, placing), brains, files)
+    extracted = _extract(load_case(case, labels, alignment), brains, files)
     loaded = extracted.case
     assert loaded.labels is not None  # only cases with a label are taken for training
     return fingerprint_case(
@@ -419,7 +423,7 @@ def preprocess_site(
             mapped,
             plans,
             configuration,
-            site.placing,
+            site.alignment,
             brains,
             _brain_files(case, site, brains, out),
             folder,
@@ -441,7 +445,7 @@ def _preprocess_job(
     mapped: LabelMap,
     plans: Plans,
     configuration: str,
-    placing: AlignmentOptions,
+    alignment: AlignmentOptions,
     brains: BrainExtraction,
     files: _Brain,
     folder: Path,
@@ -449,7 +453,7 @@ def _preprocess_job(
 ) -> tuple[str, ...]:
     from mixmfl.planning import preprocessed_case
 
-    extracted = _extract(load_case(case, mapped, placing), brains, files)
+    extracted = _extract(load_case(case, mapped, alignment), brains, files)
     loaded, doubt = extracted.case, head_doubt(extracted.state, plans.heads)
     names = [name for name in plans.modalities if name in loaded.images]
     images, labels, properties = nnunet_preprocessing.preprocess(
@@ -483,8 +487,8 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
     sources = {**case.images, "label": case.label}
     parts: list[Any] = [planned, site.labels.to_json()]
-    if site.placing != AlignmentOptions():
-        parts.append(dataclasses.asdict(site.placing))
+    if site.alignment != AlignmentOptions():
+        parts.append(dataclasses.asdict(site.alignment))
     if site.brains.tool != NONE:
         parts.append(dataclasses.asdict(site.brains))
     for kind, source in sorted(sources.items()):

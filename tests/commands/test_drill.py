@@ -112,8 +112,8 @@ def bomb(folder: Path) -> None:
 
 
 def two_of_one(folder: Path) -> None:
-    good(folder)
-    good(folder / "again", "T1w")
+    write_image(good(folder), small_head.ONE, small_head.GRID)
+    write_image(good(folder / "again", "T1w"), small_head.OTHER, small_head.GRID)
 
 
 def elsewhere(folder: Path) -> None:

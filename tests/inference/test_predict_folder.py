@@ -111,18 +111,18 @@ def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
     (cases / "a" / "t1.nii.gz").write_bytes(b"")
     (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
     out, drop = tmp_path / "masks", AlignmentOptions(leave_out=True)
-    outcome = predicted(model, cases, out, placing=drop, report=True)["a"]
-    assert (outcome.status, outcome.used, outcome.absent) == ("done", ("t2",), ("flair", "t1"))
+    outcome = predicted(model, cases, out, alignment=drop, report=True)["a"]
+    assert (outcome.status, outcome.used, outcome.missing) == ("done", ("t2",), ("flair", "t1"))
     assert outcome.reference == "t2"
     assert [w.partition(":")[0] for w in outcome.warnings[:2]] == [
         "flair was left out", "t1 was left out",
     ]  # fmt: skip
     for table in ("cases.csv", "cases.json", "report.html"):
         assert "t1 was left out: " in (out / table).read_text()
-    assert predicted(model, cases, out, placing=drop)["a"].status == "kept"
+    assert predicted(model, cases, out, alignment=drop)["a"].status == "kept"
     write_case(tmp_path / "mended", ("t1",), 5)
     shutil.copy(tmp_path / "mended" / "t1.nii.gz", cases / "a")
-    assert predicted(model, cases, out, placing=drop)["a"].used == ("t1", "t2")
+    assert predicted(model, cases, out, alignment=drop)["a"].used == ("t1", "t2")
     strict = predicted(model, cases, tmp_path / "strict")["a"]
     assert strict.status == "failed"
     assert "there is no such file" in strict.reason
@@ -135,7 +135,7 @@ def test_expected_dice_is_that_of_the_sequences_that_are_left(cases: Path, tmp_p
         SubsetDice(("t2",), {"lesion": (0.2, 9)}),
     ]
     model = load_model(save(tmp_path / "m.safetensors", expected=known))
-    asked = {"placing": AlignmentOptions(leave_out=True), "least_dice": 0.5}
+    asked = {"alignment": AlignmentOptions(leave_out=True), "least_dice": 0.5}
     outcome = predicted(model, cases, tmp_path / "masks", **asked)["a"]
     assert outcome.status == "failed"
     assert "Dice 0.200 is expected from t2" in outcome.reason
@@ -392,7 +392,7 @@ def test_a_table_of_someone_else_is_not_replaced(
     assert (out / "cases.csv").read_text() == "my patients"
     (out / "cases.json").write_text('{"format": "mixmfl cases 99"}')
     assert command("mixmfl_predict", *asked) == 2
-    assert "has format 'mixmfl cases 99'; 'mixmfl cases 1' is needed" in capsys.readouterr().err
+    assert "has format 'mixmfl cases 99'; 'mixmfl cases 2' is needed" in capsys.readouterr().err
     assert command("mixmfl_predict", *asked, "--overwrite") == 0
 
 
@@ -449,7 +449,7 @@ def test_images_on_other_grids_come_onto_the_finest(
     assert (outcome.status, outcome.reference) == ("done", "t1")
     assert outcome.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
-    asked = {"placing": AlignmentOptions(reference="t2")}
+    asked = {"alignment": AlignmentOptions(reference="t2")}
     assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == coarse
 

@@ -63,7 +63,7 @@ def test_what_is_cut_down_for_a_page_stays_where_it_was(monkeypatch: pytest.Monk
 def outcomes(count: int) -> list[Outcome]:
     return [
         Outcome(
-            f"case <{n}>", "done", used=("t1",), absent=("t2",), reference="t1",
+            f"case <{n}>", "done", used=("t1",), missing=("t2",), reference="t1",
             expected={"lesion": (0.83, 4)}, volumes_ml={"lesion": 12.5, "core": 0.0},
             warnings=("the mask is <small>",), files=(f"case <{n}>.nii.gz",),
         )

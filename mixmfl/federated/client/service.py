@@ -80,7 +80,7 @@ class SiteConfig:
         processes: Number of processes that preprocess.
         aliases: Additional words for modalities, in the form of ``--alias``.
         labels: dataset.json that defines the labels; None: the one in or beside ``data``.
-        placing: What to do with images of a case that are on different grids.
+        alignment: What to do with images of a case that are on different grids.
         minimum: Cases and voxels that a statistic must rest on; the server may ask for more.
         privacy: Differential privacy of the cases; None: no noise is added.
         limits: What a coordinator may have done here.
@@ -97,7 +97,7 @@ class SiteConfig:
     processes: int = 1
     aliases: tuple[str, ...] = ()
     labels: Path | None = None
-    placing: AlignmentOptions = field(default_factory=AlignmentOptions)
+    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     minimum: Minimum = NETWORK_MINIMUM
     privacy: Privacy | None = None
     turns: Path | None = None
@@ -150,7 +150,7 @@ class SiteConfig:
                     "aliases": tuple(content["aliases"]),
                     "labels": Path(content["labels"]) if content["labels"] else None,
                     "turns": Path(content["turns"]) if content["turns"] else None,
-                    "placing": AlignmentOptions(**content["placing"]),
+                    "alignment": AlignmentOptions(**content["alignment"]),
                     "minimum": Minimum(**content["minimum"]),
                     "limits": Limits(**content["limits"]),
                     "privacy": privacy,
@@ -168,7 +168,7 @@ class SiteConfig:
                 are of no known modality.
         """
         modalities = Modalities().with_aliases(self.aliases)
-        site = find_site(self.data, modalities, self.labels, self.placing)
+        site = find_site(self.data, modalities, self.labels, self.alignment)
         check_most_are_known([site.found], modalities)
         return dataclasses.replace(site, name=self.name, brains=self.brains)
 

@@ -719,9 +719,9 @@ def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_
         origin=(*grid.origin[:2], grid.origin[2] - 0.5),  # the middle of half a slice
     )
     write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
-    placing = AlignmentOptions("t1", register=True)
-    config = SiteConfig("north", data, tmp_path / "work", placing=placing, minimum=Minimum())
-    assert config.cases().placing == placing
+    alignment = AlignmentOptions("t1", register=True)
+    config = SiteConfig("north", data, tmp_path / "work", alignment=alignment, minimum=Minimum())
+    assert config.cases().alignment == alignment
     federation = Federation(config)
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
     (told,) = config.problem_log.read_text().splitlines()
@@ -740,7 +740,7 @@ def test_settings_and_orders_are_read_as_they_were_written(
         config,
         labels=None,
         privacy=noisy,
-        placing=AlignmentOptions("t2", True),
+        alignment=AlignmentOptions("t2", True),
         brains=BrainExtraction("own", "tool {image} {mask}"),
     )
     for home in (config, other):
