@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -379,7 +379,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "mixmfl_version": told.mixmfl_version,
             "round": told.round,
             "modality_cases": told.modality_cases,
-            "privacy": {site: vars(spent) for site, spent in told.privacy.items()},
+            "privacy": {site: asdict(spent) for site, spent in told.privacy.items()},
         },
         tuple(told.expected),
         sha256(path),

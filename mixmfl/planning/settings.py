@@ -187,7 +187,7 @@ class TrainingSettings:
     ] = 0.0
     losses: Annotated[
         Mapping[Loss, Annotated[float, within(0, 10**6, above=True)]],
-        entries(0, 2),
+        entries(0, 16),
         setting(
             "weights by name",
             "losses on the deepest features of both streams: `alignment` makes the shared features "
