@@ -82,6 +82,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     """
     files = [_read_file(path, folder, modalities) for path in paths]
     files = _named_by_folder(files, folder, modalities)
+    files = _in_folders_of_patients(files, folder, modalities)
     files = _without_products_of_spm(files)
     files = _with_agent_of_folder(files, folder)
     files = _joined_by_name(files, folder)
@@ -147,21 +148,70 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
     return _placed(path, file_name, parents, modalities)
 
 
-def _placed(path: Path, reading: FileName, parents: Parts, modalities: Modalities) -> ImageFile:
-    """Return a file with its place, of which folders that sort by kind are no part."""
+def _placed(
+    path: Path,
+    reading: FileName,
+    parents: Parts,
+    modalities: Modalities,
+    patients: Set[Parts] = frozenset(),
+) -> ImageFile:
+    """Return a file with its place, of which folders that sort by kind are no part.
 
-    def is_sorting(part: str) -> bool:
+    Args:
+        path: The file.
+        reading: The reading of its name.
+        parents: Its folders below the one searched.
+        modalities: Known modalities.
+        patients: Folders that are a patient's although their names say a kind.
+    """
+
+    def is_sorting(depth: int) -> bool:
+        part = parents[depth]
         kind = read_name(part, modalities)
         if part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case):
             return True
+        if parents[: depth + 1] in patients:
+            return False
         # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha, 5_MASK/MASK.nii
         same = kind.modality is not None and kind.modality == reading.modality
         return same or (kind.is_label and reading.is_label)
 
-    home = tuple(part for part in parents if not is_sorting(part))
+    home = tuple(part for depth, part in enumerate(parents) if not is_sorting(depth))
     case = reading.case if reading.is_known else reading.head or reading.case
     place = tuple(part for part in home if _spaced(part) not in _spaced(case))
     return ImageFile(path, reading, place, home)
+
+
+def _in_folders_of_patients(
+    files: Sequence[ImageFile], folder: Path, modalities: Modalities
+) -> list[ImageFile]:
+    """Leave files in a folder that holds more than the kind in its name: ``FLAIR-001/T1.nii``.
+
+    Such a folder is a patient's, and not one of a sequence or of masks.
+    """
+    kinds: dict[Parts, set[str]] = defaultdict(set)
+    parents_of: dict[Path, Parts] = {}
+    for file in files:
+        parents = tuple(map(_composed, file.path.relative_to(folder).parts[:-1]))
+        parents_of[file.path] = parents
+        for depth in range(len(parents)):
+            if file.reading.modality:
+                kinds[parents[: depth + 1]].add(file.reading.modality)
+    patients = set()
+    for parents, found in kinds.items():
+        named = read_name(parents[-1], modalities)
+        if named.is_label or (named.modality and len(found) > 1):
+            patients.add(parents)
+
+    def in_patient(parents: Parts) -> bool:
+        return any(parents[: depth + 1] in patients for depth in range(len(parents)))
+
+    return [
+        _placed(file.path, file.reading, parents, modalities, patients)
+        if in_patient(parents := parents_of[file.path])
+        else file
+        for file in files
+    ]
 
 
 def _is_label_folder(name: str, modalities: Modalities) -> bool:

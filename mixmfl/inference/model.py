@@ -336,11 +336,11 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
         )
     try:
-        told = read_record(_Header, header, "header", ModelError)
-        plans = Plans.from_json(told.plans, "plans")
-        configuration: str = told.configuration
+        record = read_record(_Header, header, "header", ModelError)
+        plans = Plans.from_json(record.plans, "plans")
+        configuration: str = record.configuration
         plans.configuration(configuration)  # raises where it was not planned
-        _check_origin(told, plans)
+        _check_origin(record, plans)
         # first what was planned and what the file declares, then its numbers
         network = build_outline(plans, configuration)
         weights: Mapping[str, Tensor] = tensors.under("network.")
@@ -376,12 +376,12 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         memory,
         device,
         {
-            "mixmfl_version": told.mixmfl_version,
-            "round": told.round,
-            "modality_cases": told.modality_cases,
-            "privacy": {site: asdict(spent) for site, spent in told.privacy.items()},
+            "mixmfl_version": record.mixmfl_version,
+            "round": record.round,
+            "modality_cases": record.modality_cases,
+            "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
-        tuple(told.expected),
+        tuple(record.expected),
         sha256(path),
         path.name,
     )

@@ -14,7 +14,9 @@ UNKNOWN, SKULLS, MIXED = "unknown", "skulls", "mixed"
 PLANNED = (UNKNOWN, SKULLS, STRIPPED, MIXED, DEEPBET, OWN)
 """What plans say of the cases they were made from; unknown in plans of earlier versions."""
 
-FEW = 0.05  # of the cases: so many may differ where plans speak of all
+# so many cases may differ where plans speak of all: this share, or this number. A hospital on a
+# network counts fewer than 5 as the others, so they must not decide on one machine either
+FEW, FEW_CASES = 0.05, 4
 
 
 def planned_heads(counts: Mapping[str, int]) -> str:
@@ -36,9 +38,9 @@ def planned_heads(counts: Mapping[str, int]) -> str:
         )
     if made:
         return made[0]
-    if skulls <= FEW * cases:
-        return STRIPPED
-    return SKULLS if skulls >= (1 - FEW) * cases else MIXED
+    if min(skulls, cases - skulls) > max(FEW_CASES, FEW * cases):
+        return MIXED
+    return SKULLS if 2 * skulls > cases else STRIPPED
 
 
 _STATE_WORDS = {

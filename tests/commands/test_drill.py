@@ -209,7 +209,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "file that cannot be read": (unreadable, "unreadable"),
     "folder named as a file": (is_folder, "cannot be read as an image"),
     "unknown sequence": (lambda f: good(f, "localizer").touch(), "no known modality"),
-    "label only": (lambda f: good(f, "seg").touch(), "no known modality"),
+    "no image": (lambda f: good(f, "seg").touch(), "no known modality"),
 }  # fmt: skip
 LEFT_OUT = ("images that do not overlap", "mirrored left to right")
 

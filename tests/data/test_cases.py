@@ -192,6 +192,23 @@ def test_labels_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
     assert files["p2"] == {"t1": "images/p2_t1.nii.gz", "label": "labels/p2_t1.nii.gz"}
 
 
+@pytest.mark.parametrize("name", ["FLAIR-00{}", "T1 trial 0{}", "mask study {}", "post 0{}"])
+def test_a_patient_whose_folder_is_named_as_a_kind_keeps_all_images(
+    tmp_path: Path, name: str
+) -> None:
+    patients = [name.format(number) for number in (1, 2)]
+    for patient in patients:
+        make_files(tmp_path / patient, "t1.nii.gz", "flair.nii.gz", "seg.nii.gz")
+    assert taken(find_cases(tmp_path)) == {
+        patient: {
+            "flair": f"{patient}/flair.nii.gz",
+            "t1": f"{patient}/t1.nii.gz",
+            "label": f"{patient}/seg.nii.gz",
+        }
+        for patient in patients
+    }
+
+
 def test_the_same_name_in_two_folders_is_two_cases(tmp_path: Path) -> None:
     make_files(tmp_path, "a/001_t1.nii.gz", "b/001_t2.nii.gz", "b/002_t2.nii.gz")
     assert taken(find_cases(tmp_path)) == {

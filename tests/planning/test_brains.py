@@ -54,6 +54,9 @@ def own(command: str) -> BrainExtraction:
         ({"skull": 96, "stripped": 4}, "skulls"),
         ({"skull": 50, "stripped": 50}, "mixed"),
         ({"skull": 4, "stripped": 96}, "stripped"),
+        ({"skull": 4, "stripped": 8}, "stripped"),  # a site on a network counts 4 as the others
+        ({"skull": 5, "stripped": 8}, "mixed"),
+        ({"skull": 2, "stripped": 1}, "skulls"),
         ({"stripped": 99, "deepbet": 1}, "deepbet"),
         ({"own": 3}, "own"),
     ],
@@ -70,8 +73,8 @@ def test_sites_that_extract_differently_are_not_planned_for(counts: dict[str, in
 
 def test_planning_tells_what_heads_there_are() -> None:
     assert describe_heads({"stripped": 3}) == "heads: without skull (3)"
-    assert "with skull (2), without skull (3); --brain-only would" in describe_heads(
-        {"stripped": 3, "skull": 2}
+    assert "with skull (20), without skull (30); --brain-only would" in describe_heads(
+        {"stripped": 30, "skull": 20}
     )
 
 

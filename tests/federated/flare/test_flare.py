@@ -702,6 +702,7 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
     monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
     jobs.run()
     assert jobs.said == [
+        "warning: ends",  # a certificate
         "serving at localhost:1",
         "connected: north",
         "waiting for south (mixmfl_site there)",
@@ -835,7 +836,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     ("spoil", "why"),
     [
         ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
-        ({"fingerprint": {"format": 2}}, "what it sent is not taken: site north: unknown fields"),
+        ({"fingerprint": {"format": 3}}, "what it sent is not taken: site north: unknown fields"),
         ({"fingerprint": 3}, "what it sent is not taken: site north: an object with fields"),
         ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
     ],
