@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from small import DEMO_PRESET, LABELS, MODALITIES, small_case, small_plans
+from small import DEMO_PRESET, LABELS, small_case, small_plans, write_model
 from small_federation import write_work
 
 from mixmfl.data.image import Grid, write_image, write_labels
-from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import save_model
 
 Command = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -44,10 +42,7 @@ def work(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    plans, file = small_plans(), tmp_path / "model.safetensors"
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
-    return file
+    return write_model(tmp_path / "model.safetensors")
 
 
 def refused(said: Said, command: str) -> str:

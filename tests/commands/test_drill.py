@@ -23,11 +23,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import small_head
-from small import MODALITIES, small_case, small_plans
+from small import small_case, write_model
 
 from mixmfl.data.image import Grid, read_labels, write_image
-from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import save_model
 
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)
@@ -226,10 +224,7 @@ GOOD: dict[str, Spoil] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
-    return file
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:

@@ -13,7 +13,8 @@ import torch
 from mixmfl.core.tensor_store import pack, with_digests
 from mixmfl.data.image import Grid, write_image, write_labels
 from mixmfl.data.labels import Labels
-from mixmfl.federated.state import Site
+from mixmfl.federated.state import RunSettings, Site, first_state
+from mixmfl.inference.model import save_model
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
@@ -114,6 +115,14 @@ def small_plans(
         NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
         dataclasses.replace(defaults, **training),
     )
+
+
+def write_model(file: Path) -> Path:
+    """Write a model of the small plans as it is before training, and return its file."""
+    plans = small_plans()
+    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    return file
 
 
 def model_bytes(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> bytes:

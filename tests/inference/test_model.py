@@ -8,23 +8,19 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from small import MODALITIES, model_bytes, small_plans
+from small import model_bytes, write_model
 from torch import Tensor
 
 from mixmfl.core import tensor_store
 from mixmfl.core.errors import ModelError
-from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import load_model
 
 Spoil = Callable[[Path], object]
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    plans, file = small_plans(), tmp_path / "model.safetensors"
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
-    return file
+    return write_model(tmp_path / "model.safetensors")
 
 
 def with_content(change: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> Spoil:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from small import MODALITIES, model_bytes, small_plans, write_case
+from small import model_bytes, write_case, write_model
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.tensor_store import pack, read
-from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import apply_personal_weights, load_model, save_model
+from mixmfl.inference.model import apply_personal_weights, load_model
 
 Command = Callable[..., int]
 MESSAGE = r"cannot be read as a model \(.*\); copy it again, or export it again with mixmfl_export"
@@ -21,10 +20,7 @@ MESSAGE = r"cannot be read as a model \(.*\); copy it again, or export it again 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
-    return file
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def twins(tensors: dict[str, torch.Tensor]) -> tuple[str, str]:

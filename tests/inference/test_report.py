@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import MODALITIES, small_plans
+from small import write_model
 from small_dicom import volume, write_series
 
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
-from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import report
 from mixmfl.inference.case_reader import for_pages
-from mixmfl.inference.model import save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.report import shown_name, write_case, write_report
 
@@ -129,10 +127,7 @@ def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
-    return file
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def test_the_patient_is_named_only_where_that_is_asked_for(

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import generate_uid
-from small import MODALITIES, small_plans
+from small import write_model
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_enhanced, write_series
 
 from mixmfl.core.errors import DataError
@@ -23,9 +23,7 @@ from mixmfl.data.image import Grid, difference, read_image, read_labels, write_i
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
-from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.dicom_seg import write_segmentation
-from mixmfl.inference.model import save_model
 
 Command = Callable[..., int]
 KNOWN = Modalities()
@@ -247,10 +245,7 @@ def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
-    return file
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
