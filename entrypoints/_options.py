@@ -118,14 +118,16 @@ def learning_rates(options: argparse.Namespace) -> tuple[float, ...]:
     Raises:
         MixmflError: It is no list of numbers above 0 and at most 10.
     """
+    from mixmfl.planning.bounds import MOST_LEARNING_RATE
+
     try:
         rates = tuple(float(word) for word in options.learning_rates.split(",") if word)
     except ValueError:
         rates = (math.nan,)
-    if not all(0 < rate <= 10 for rate in rates):
+    if not all(0 < rate <= MOST_LEARNING_RATE for rate in rates):
         raise MixmflError(
-            f"--learning-rates {options.learning_rates}: numbers above 0 and at most 10 are "
-            "needed, as in 0.002,0.006,0.02"
+            f"--learning-rates {options.learning_rates}: numbers above 0 and at most "
+            f"{MOST_LEARNING_RATE:g} are needed, as in 0.002,0.006,0.02"
         )
     return rates
 

@@ -71,7 +71,7 @@ def _work(options: argparse.Namespace) -> int:
 
     names = methods.choose(options.methods.split(","))
     _options.check_processes(options.processes)
-    _options.learning_rates(options)  # refused before anything is written
+    rates = _options.learning_rates(options)  # refused before anything is written
     folds = _folds(options.folds)
     study = read_study(options.input)
     _print_refused(study)
@@ -82,7 +82,7 @@ def _work(options: argparse.Namespace) -> int:
             if options.only_tables:
                 continue
             try:
-                benchmark = _open(options, study, modality_set, fold, device)
+                benchmark = _open(options, study, modality_set, fold, device, rates)
                 with _runner.bars() as report, Workers(options.processes, report) as pool:
                     reasons = run.run_all(benchmark, names, [fold], pool)
                 if benchmark.done():
@@ -109,7 +109,12 @@ def _print_refused(study: "Study") -> None:
 
 
 def _open(
-    options: argparse.Namespace, study: "Study", modality_set: str, fold: int, device: str
+    options: argparse.Namespace,
+    study: "Study",
+    modality_set: str,
+    fold: int,
+    device: str,
+    rates: Sequence[float],
 ) -> "Benchmark":
     """Write a federation and preprocess it, unless that is done, and open its benchmark."""
     from mixmfl.research.benchmark.patients import write_patients
@@ -130,7 +135,7 @@ def _open(
         options.size,
         device,
         0,
-        _options.learning_rates(options),
+        rates,
     )
 
 

@@ -17,9 +17,6 @@ from mixmfl.core.tensor_store import open_stored, pack, unpack, write
 FAILED = "failed"
 """The kind of a reply that only says that a task could not be done."""
 
-MOST_ROUNDS = 100_000
-"""Most rounds of a run: a week of rounds that take six seconds."""
-
 SENT: Mapping[str, Mapping[str, str]] = {
     "fingerprint": {
         "fingerprint": "statistics of the training cases: counts and histograms, no row per case",

@@ -12,23 +12,19 @@ from mixmfl.core.nan import mean
 from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
-from mixmfl.federated.messages import MOST_ROUNDS, Message
+from mixmfl.federated.messages import Message
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
 from mixmfl.networks.prototypes import (
     PrototypeMemory,
     State,
 )
+from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES, MOST_VOXELS
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
-
-MOST_LOCAL_STEPS = 100_000
-"""Most gradient steps of a site in a round: a day of steps that take a second."""
-
-MOST_LEARNING_RATE = 10.0
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from mixmfl.core.declarations import entries, setting, within
-from mixmfl.planning.bounds import CHANNELS, CONVOLUTIONS, MOST_STAGES, SPACING
+from mixmfl.planning.bounds import (
+    CHANNELS,
+    CONVOLUTIONS,
+    MOST_LEARNING_RATE,
+    MOST_LOCAL_STEPS,
+    MOST_ROUNDS,
+    MOST_STAGES,
+    SPACING,
+)
 
 _Millimetres = Annotated[float, within(SPACING.least, SPACING.greatest)]
 _Channels = Annotated[int, within(CHANNELS.least, CHANNELS.greatest)]
@@ -137,17 +145,19 @@ class NetworkSettings:
 class TrainingSettings:
     """How sites train."""
 
-    rounds: Annotated[int, within(1, 10**5), setting("rounds", "exchanges with the server")] = 200
+    rounds: Annotated[
+        int, within(1, MOST_ROUNDS), setting("rounds", "exchanges with the server")
+    ] = 200
     local_steps: Annotated[
         int,
-        within(1, 10**5),
+        within(1, MOST_LOCAL_STEPS),
         setting(
             "gradient steps", "per site and round; equal for all, so that sites finish together"
         ),
     ] = 100
     learning_rate: Annotated[
         float,
-        within(0, 10, above=True),
+        within(0, MOST_LEARNING_RATE, above=True),
         setting(
             "none",
             "AdamW's in the first round; in round r of R, counted from 0, it is this times "
@@ -228,7 +238,7 @@ class TrainingSettings:
     ] = 6
     personal_learning_rate: Annotated[
         float,
-        within(0, 10, above=True),
+        within(0, MOST_LEARNING_RATE, above=True),
         setting("none", "AdamW's in the first of these; falls like that of a run"),
     ] = 5e-4
     personal_share: Annotated[

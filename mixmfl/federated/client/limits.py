@@ -15,7 +15,8 @@ from mixmfl.core.declarations import within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, RunSettings
+from mixmfl.federated.state import RunSettings
+from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS
 
 _MOST_USED = 10**9
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
-from mixmfl.federated.messages import MOST_ROUNDS
 from mixmfl.federated.state import CONFIGURATIONS, Cases, Fold, RunSettings, Voxels
+from mixmfl.planning.bounds import MOST_ROUNDS
 
 _Round = Annotated[int, within(0, MOST_ROUNDS)]
 

@@ -30,9 +30,9 @@ from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import form_of
 from mixmfl.core.text import shorten
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.messages import MOST_ROUNDS
 from mixmfl.federated.secure_aggregation.crypto import KEY_BYTES
 from mixmfl.networks.build import PrototypeSizes
+from mixmfl.planning.bounds import MOST_ROUNDS
 
 FEWEST_SUMMED = 3
 """Fewest sites in a sum: from a sum over two, each of them can compute the other's part."""
