@@ -58,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _options.add_privacy(parser, "this hospital")
     _add_limits(parser)
     parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="FILE",
+        help='fingerprints of the hospitals\' keys, compared by telephone, {"south": "…", …}: '
+        "masked rounds are done with these keys alone; default: with every key that the "
+        "federation's authority certified (docs/privacy.md)",
+    )
+    parser.add_argument(
         "--turns",
         type=Path,
         metavar="FILE",
@@ -111,11 +119,18 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.data.modalities import Modalities
     from mixmfl.federated.client.outbound import outbound_table
     from mixmfl.federated.client.service import SiteConfig, preview_of_site
+    from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
     from mixmfl.federated.state import NETWORK_MINIMUM
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
     device = devices.find_device(options.device)
+    keys = KeyFiles(
+        kit.folder / "startup",
+        kit.coordinators,
+        options.peers.resolve() if options.peers else None,
+    )
+    identity = load_identity(kit.name, keys)
     config = SiteConfig(
         kit.name,
         options.input.resolve(),
@@ -131,11 +146,15 @@ def _work(options: argparse.Namespace) -> int:
         options.turns.resolve() if options.turns else None,
         _limits(options),
         _options.brains(options),
+        keys,
     )
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if kit.expires - datetime.now(timezone.utc) < timedelta(days=flare.WARNING_DAYS):
         print("warning: the certificate ends soon; ask the coordinator for a renewed kit")
+    print(f"fingerprint of this hospital's key: {identity.fingerprint}")
+    if identity.peers is not None:
+        print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))

@@ -1,5 +1,6 @@
 """The command of a hospital, ``mixmfl_site``: what it refuses, what it tells, what it asks for."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
+from mixmfl.federated.secure_aggregation.identities import KeyFiles
 from mixmfl.federated.state import Minimum
 
 Command = Callable[..., int]
@@ -51,6 +53,7 @@ def given(kits: Path, cases: Path, tmp_path: Path) -> dict[str, object]:
         ({"--labels": "kits/labels.json"}, "labels.json: there is no such file"),
         ({"-n": "0"}, "-n 0: at least 1 process is needed"),
         ({"--minimum-cases": "-1"}, "--minimum-cases"),
+        ({"--peers": "kits/authority/none.json"}, "none.json: there is no such file"),
         ({"--max-queries": "-1"}, "a limit must be 0 or more: queries"),
         ({"--max-learning-rate": "nan"}, "a limit must be 0 or more: learning_rate"),
     ],
@@ -149,7 +152,9 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     turns = ("--turns", tmp_path / "turns", "--alias", "asl=cbf", "--workers", 2)
     limits = ("--require-masked", "--max-rounds", 7, "--max-local-steps", 6, "--max-queries", 5)
     more = ("--max-learning-rate", 0.5, "--min-validation-cases", 4)
-    options = (*minimum, *turns, *limits, *more)
+    peers = tmp_path / "peers.json"
+    peers.write_text(json.dumps({"north": "a" * 64, "south": "b" * 64}))
+    options = (*minimum, *turns, *limits, *more, "--peers", peers)
     assert command("mixmfl_site", *sum(given.items(), ()), *options) == 130
     said = capsys.readouterr()
     told = [line for line in said.out.splitlines() if line.startswith("came from")]
@@ -163,6 +168,12 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
         minimum=Minimum(3, 50),
         turns=tmp_path / "turns",
         limits=Limits(True, 7, 6, 0.5, 5, 4),
+        keys=KeyFiles(
+            open_kit(Path(str(given["--kit"])), coordinator=False).folder / "startup",
+            ("localhost", "coordinator@mixmfl.org"),
+            peers,
+        ),
     )
+    assert "masked rounds with north, south alone (" in said.out
     houses[0].save(tmp_path / "config.json")
     assert SiteConfig.load(tmp_path / "config.json") == houses[0]

@@ -33,6 +33,7 @@ from mixmfl.federated.client.outbound import (
     outgoing_fingerprint,
 )
 from mixmfl.federated.client.outbound_preview import preview_outbound
+from mixmfl.federated.client.secure_aggregation import Signer
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.task_checks import (
     Forms,
@@ -43,6 +44,7 @@ from mixmfl.federated.client.task_checks import (
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage
+from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.sites import open_sites
@@ -87,6 +89,7 @@ class SiteConfig:
         turns: File shared by the sites of one machine, of which one works at a time, so that
             memory suffices for one; None: this site does not wait for others.
         brains: How brains are extracted here, if they are.
+        keys: What masked runs are signed with; None: this site takes part in none.
     """
 
     name: str
@@ -103,6 +106,7 @@ class SiteConfig:
     turns: Path | None = None
     limits: Limits = field(default_factory=Limits)
     brains: BrainExtraction = field(default_factory=BrainExtraction)
+    keys: KeyFiles | None = None
 
     @property
     def exchange_log(self) -> Path:
@@ -142,6 +146,9 @@ class SiteConfig:
         try:
             if (privacy := content["privacy"]) is not None:
                 privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
+            if (keys := content["keys"]) is not None:
+                peers = Path(keys["peers"]) if keys["peers"] else None
+                keys = KeyFiles(Path(keys["folder"]), tuple(keys["no_sites"]), peers)
             return cls(
                 **{
                     **content,
@@ -155,6 +162,7 @@ class SiteConfig:
                     "limits": Limits(**content["limits"]),
                     "privacy": privacy,
                     "brains": BrainExtraction(**content["brains"]),
+                    "keys": keys,
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -312,10 +320,17 @@ class ClientService:
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
-        client = Client(site, plans, settings, SummedSites(self._config.summed_file))
+        signer = self._signer(record["run"]) if settings.masked else None
+        client = Client(site, plans, settings, signer)
         check_joined(record, self._config.work / "runs" / record["run"] / "joined.json")
         self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))
+
+    def _signer(self, run: str) -> Signer | None:
+        if self._config.keys is None:
+            return None
+        identity = load_identity(self._config.name, self._config.keys)
+        return Signer(identity, run, SummedSites(self._config.summed_file))
 
     def _train(self, task: Message) -> Message:
         client, number = self._client_for(task), int(task.record["round"])

@@ -19,6 +19,7 @@ from mixmfl.federated.flare.provisioning import (
     Network,
     open_kit,
     provision,
+    request_kit,
     revoke,
     site_names,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "SiteExecutor",
     "open_kit",
     "provision",
+    "request_kit",
     "revoke",
     "run_jobs",
     "running_client",

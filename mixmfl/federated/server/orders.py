@@ -23,7 +23,7 @@ from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES, SiteName
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import (
     Run,
     choose_round,

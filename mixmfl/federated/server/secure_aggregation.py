@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixmfl.core.errors import AggregationError, PlansError
 from mixmfl.core.json_fields import is_real, is_whole
+from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import form_of, read_part
 from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import PIECE, add_changes, select_blocks
@@ -25,8 +26,8 @@ from mixmfl.federated.secure_aggregation.protocol import (
     Participants,
     bits_of,
     block_length,
-    is_key,
 )
+from mixmfl.federated.secure_aggregation.signatures import SignedKey
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.server.update_checks import (
     MOST_EPSILON,
@@ -113,10 +114,13 @@ def gather_participants(
     Raises:
         AggregationError: A reply has no key.
     """
+    keys = {}
     for site, reply in sorted(replies.items()):
-        asked = reply.kind == "keys" and set(reply.record) == {"round", "key"}
-        if not (asked and _is_of(reply, state.round) and is_key(reply.record["key"])):
-            raise AggregationError(f"site {site!r} sent no key for round {state.round + 1}")
+        no_key = f"site {site!r} sent no key for round {state.round + 1}"
+        if not (reply.kind == "keys" and _is_of(reply, state.round)):
+            raise AggregationError(no_key)
+        signed = {name: value for name, value in reply.record.items() if name != "round"}
+        keys[site] = read_record(SignedKey, signed, no_key, AggregationError)
     sites = tuple(sorted(replies))
     holders: dict[str, tuple[str, ...]] = {LOSS: sites}
     for block in summed_blocks(state.weights, registrations):
@@ -125,7 +129,6 @@ def gather_participants(
         if block.startswith("tailored."):
             modality = block.removeprefix("tailored.")
             holders |= {f"memory.{modality}.{level}": who for level in sizes}
-    keys = {site: str(replies[site].record["key"]) for site in sites}
     return Participants(state.round, keys, holders)
 
 

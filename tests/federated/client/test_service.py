@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from masked_federation import write_keys
 from small import LABELS_JSON, small_plans, stored_site, write_site
 
 import mixmfl
@@ -24,7 +25,10 @@ from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
 from mixmfl.federated.messages import SENT, Message, StoredMessage, decode, encode
+from mixmfl.federated.secure_aggregation.crypto import key_pair
+from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
+from mixmfl.federated.secure_aggregation.protocol import Participants
 from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
@@ -35,6 +39,11 @@ from mixmfl.federated.server.orders import (
     plan_remotely,
     save_job,
     train_remotely,
+)
+from mixmfl.federated.server.secure_aggregation import (
+    gather_participants,
+    keys_tasks,
+    masked_tasks,
 )
 from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.simulation import simulate
@@ -50,6 +59,7 @@ from mixmfl.federated.state import (
 )
 from mixmfl.federated.tensor_files import save_tensors
 from mixmfl.inference.model import load_model, save_model
+from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
@@ -124,8 +134,16 @@ def configs_of(
     """Store sites' cases, and return how the sites would be started."""
     for name, cases in sites.items():
         stored_site(folder / name, name, cases, plans)
+    identities = simulated_identities(list(sites))
     return [
-        SiteConfig(name, folder / "nothing", folder / name, minimum=Minimum()) for name in sites
+        SiteConfig(
+            name,
+            folder / "nothing",
+            folder / name,
+            minimum=Minimum(),
+            keys=write_keys(folder / "keys" / name, identities[name]),
+        )
+        for name in sites
     ]
 
 
@@ -212,6 +230,63 @@ def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
     for config in federation.configs.values():
         config.summed_file.unlink()
     assert train(federation, run("two", "abc"))
+
+
+def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
+    tmp_path: Path, plans: Plans
+) -> None:
+    """And an honest coordinator gets its sum afterwards: nothing was recorded of the attack."""
+    cases = {name: [("t1", "t2"), ("t1",)] for name in "abc"}
+    federation = Federation(*configs_of(tmp_path, cases, plans))
+    masked = dataclasses.replace(SETTINGS, masked=True)
+    told = {
+        name: register(
+            config.open(plans, masked.configuration, "0", 0),
+        )
+        for name, config in federation.configs.items()
+    }
+    state, sizes = first_state(plans, masked), prototype_sizes(plans, masked.configuration)
+    for name in told:
+        assert asks(federation, name, join_task(plans, masked)) == "join"
+
+    def roster() -> Participants:
+        came = federation.ask(keys_tasks(0, told)).came
+        return gather_participants(state, {n: a.message for n, a in came.items()}, told, sizes)
+
+    honest = roster()
+    false = dataclasses.replace(honest.keys["b"], key=key_pair()[1].hex())
+    forged = dataclasses.replace(honest, keys={**honest.keys, "b": false})
+    reason = asks(federation, "a", masked_tasks(state, forged, told)["a"])
+    assert "as that of site 'b' in round 1 is not shown to be of that site: its signature" in reason
+    assert not federation.configs["a"].summed_file.exists()
+    lines = federation.configs["a"].exchange_log.read_text().splitlines()
+    assert "sent to coordinator: failed, record error version, 0 tensors" in lines[-1]
+    tasks = masked_tasks(state, roster(), told)
+    assert [asks(federation, name, tasks[name]) for name in told] == ["masked"] * 3
+
+
+def test_a_site_without_a_key_joins_no_masked_run(federation: Federation, plans: Plans) -> None:
+    masked = join_task(plans, dataclasses.replace(SETTINGS, masked=True))
+    north = federation.configs["north"]
+    federation.configs["north"] = dataclasses.replace(north, keys=None)
+    federation.restart()
+    assert "has no key of a kit to sign its part with" in asks(federation, "north", masked)
+    federation.configs["north"] = north
+    federation.restart()
+    assert north.keys is not None
+    key = north.keys.folder / "client.key"
+    other = simulated_identities(["north"])["north"].private
+    for content, reason in (
+        (other, "client.key: is not the key of "),
+        (b"?", "keys/north: the key or a certificate cannot be read"),
+    ):
+        key.write_bytes(content)
+        assert reason in asks(federation, "north", masked)
+    key.unlink()
+    assert "client.key: there is no such file; put the hospital's private key" in asks(
+        federation, "north", masked
+    )
+    assert asks(federation, "north", join_task(plans)) == "join"  # a plain one needs none
 
 
 def asks(federation: Federation, site: str, task: Message) -> str:

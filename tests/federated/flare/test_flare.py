@@ -676,7 +676,8 @@ class _Jobs:
         return SimpleNamespace(client_info=told)
 
     def run(self) -> None:
-        kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
+        now = datetime.now(timezone.utc)
+        kit = Kit(Path("kit"), "coordinator", "localhost:1", now, "", ())
         runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
