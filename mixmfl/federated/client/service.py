@@ -10,10 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mixmfl.core import devices
-from mixmfl.core.errors import AggregationError, DataError, MixmflError, ModelError, PlansError
+from mixmfl.core.declarations import text
+from mixmfl.core.errors import (
+    AggregationError,
+    DataError,
+    MixmflError,
+    ModelError,
+    PlansError,
+    PrivacyError,
+)
 from mixmfl.core.files import locked, read_json, replacing, write_json
 from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.records import read_record
@@ -24,7 +32,10 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.unknown_modalities import check_most_are_known
+from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.audit_log import AuditLog
 from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.jobs import planning_job, training_job
 from mixmfl.federated.client.limits import Limits, check_joined
 from mixmfl.federated.client.outbound import (
     OutboundField,
@@ -90,6 +101,9 @@ class SiteConfig:
             memory suffices for one; None: this site does not wait for others.
         brains: How brains are extracted here, if they are.
         keys: What masked runs are signed with; None: this site takes part in none.
+        approval: Who approves of jobs.
+        server: Address of the coordinator, for the record of what left.
+        syslog: Where that record is sent, too; see ``AuditLog``.
     """
 
     name: str
@@ -107,6 +121,9 @@ class SiteConfig:
     limits: Limits = field(default_factory=Limits)
     brains: BrainExtraction = field(default_factory=BrainExtraction)
     keys: KeyFiles | None = None
+    approval: Approval = field(default_factory=Approval)
+    server: Annotated[str, text(300)] = "the coordinator"
+    syslog: str = ""
 
     @property
     def exchange_log(self) -> Path:
@@ -122,8 +139,18 @@ class SiteConfig:
         return self.work / "problems.log"
 
     @property
+    def audit_log(self) -> AuditLog:
+        """The record of all that left; it names no case."""
+        return AuditLog(self.work / "audit.jsonl", self.syslog)
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of the jobs that the coordinator asked for, and who approved of them."""
+        return self.work / "jobs"
+
+    @property
     def used_file(self) -> Path:
-        """The count of rounds and queries, over all runs; see ``Limits``."""
+        """The count of rounds, queries and bytes, over all runs; see ``Limits``."""
         return self.work / "used.json"
 
     @property
@@ -163,6 +190,12 @@ class SiteConfig:
                     "privacy": privacy,
                     "brains": BrainExtraction(**content["brains"]),
                     "keys": keys,
+                    "approval": Approval(
+                        Path(content["approval"]["policy"])
+                        if content["approval"]["policy"]
+                        else None,
+                        content["approval"]["ask"],
+                    ),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -277,8 +310,11 @@ class ClientService:
             if "version" in task.record:
                 _check_version(task.record["version"])
             check_task(task)
+            self._approve(task)  # before the site's turn, as a person may take long
             with self._config.working():
-                return StoredMessage.pack(self._handlers[kind](task), self._config.work)
+                reply = StoredMessage.pack(self._handlers[kind](task), self._config.work)
+                self._config.limits.use_bytes(reply.size, self._config.used_file)
+                return reply
         except Exception as error:  # the transport must neither see nor log a reason
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._config.problem_log, f"{one_line(kind)} failed: {reason}")
@@ -286,9 +322,50 @@ class ClientService:
             return StoredMessage.pack(outgoing(FAILED, record), self._config.work)
 
     def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:
-        """Log that a reply begins to leave the site, or that the server did not fetch it."""
+        """Log that a reply begins to leave the site, or that the server did not fetch it.
+
+        Raises:
+            PrivacyError: It cannot be recorded that it leaves, and so it must not.
+        """
+        if taken:
+            message = reply.open(reply.size)
+            try:
+                self._config.audit_log.add(
+                    "sent",
+                    to=self._config.server,
+                    run=self._joined.run if self._joined else "",
+                    kind=message.kind,
+                    round=message.record.get("round"),
+                    bytes=reply.size,
+                    sha256=reply.sha256,
+                )
+            except PrivacyError as error:
+                note(self._config.problem_log, f"{message.kind} is not sent: {error}")
+                raise
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
         note(self._config.exchange_log, describe_exchange(what, reply))
+
+    def _approve(self, task: Message) -> None:
+        """Have the hospital approve of a job, when its first task comes.
+
+        Raises:
+            PrivacyError: It is beyond the site's limits, or not approved.
+        """
+        config = self._config
+        if task.kind == "fingerprint":
+            asked = Minimum(*task.record["minimum"])
+            job = planning_job(task.record, config.minimum.agreed(asked))
+        elif task.kind == "join":
+            plans, settings = _read_run(task)
+            config.limits.check_run(settings)
+            used = config.limits.describe_used(config.used_file)
+            job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
+        else:
+            return
+        by = config.approval.decide(job, config.jobs)
+        config.audit_log.add("approved", by=by, job=job.digest, facts=job.facts)
+        facts = "; ".join(f"{name}: {fact}" for name, fact in job.facts.items())
+        note(config.exchange_log, f"approved by {by}: {facts}")
 
     def _fingerprint(self, task: Message) -> Message:
         asked = Minimum(*task.record["minimum"])
@@ -312,11 +389,7 @@ class ClientService:
 
     def _join(self, task: Message) -> Message:
         record = task.record
-        plans = _read_plans(task)
-        settings = read_record(
-            RunSettings, record["settings"], "the coordinator's join", AggregationError
-        )
-        self._config.limits.check_run(settings)
+        plans, settings = _read_run(task)
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
@@ -376,6 +449,7 @@ class ClientService:
         joined = self._run()
         client = joined.client
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
+        self._config.approval.check_still()
         self._config.limits.use(task.kind, self._config.used_file)
         return client
 
@@ -454,6 +528,13 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
 def _read_plans(task: Message) -> Plans:
     fields = JsonFields(task.record, f"the coordinator's task {task.kind!r}", PlansError)
     return Plans.from_json(fields.inside("plans", 20).content, "the coordinator's plans")
+
+
+def _read_run(task: Message) -> tuple[Plans, RunSettings]:
+    settings = read_record(
+        RunSettings, task.record["settings"], "the coordinator's join", AggregationError
+    )
+    return _read_plans(task), settings
 
 
 def _check_version(version: Any) -> None:

@@ -30,7 +30,7 @@ class KeyFiles:
     """
 
     folder: Path
-    no_sites: tuple[str, ...] = ()
+    no_sites: Annotated[tuple[str, ...], entries(0, 10)] = ()
     peers: Path | None = None
 
 

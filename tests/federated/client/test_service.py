@@ -15,12 +15,14 @@ from masked_federation import write_keys
 from small import LABELS_JSON, small_plans, stored_site, write_site
 
 import mixmfl
-from mixmfl.core.errors import DataError, QuorumError
+from mixmfl.core.errors import DataError, PrivacyError, QuorumError
 from mixmfl.core.files import write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
+from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.audit_log import verify_log
 from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
@@ -263,6 +265,78 @@ def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
     assert "sent to coordinator: failed, record error version, 0 tensors" in lines[-1]
     tasks = masked_tasks(state, roster(), told)
     assert [asks(federation, name, tasks[name]) for name in told] == ["masked"] * 3
+
+
+def audited(config: SiteConfig) -> list[dict[str, Any]]:
+    verify_log(config.audit_log.file)
+    return [json.loads(line) for line in config.audit_log.file.read_text().splitlines()]
+
+
+def test_all_that_left_is_recorded_and_each_job_with_who_approved(
+    tmp_path: Path, federation: Federation, plans: Plans
+) -> None:
+    orders = TrainingJob(tmp_path, tmp_path / "run", ("north", "south"), "abc", SETTINGS, "0")
+    assert train(federation, orders)
+    north = federation.configs["north"]
+    entries = audited(north)
+    approved, *sent = entries
+    assert approved["what"] == "approved"
+    assert approved["by"] == "the site's limits, without a policy"
+    assert approved["facts"]["rounds"].startswith("3 of 2 steps, learning rate 0.01, 2d, fold 0")
+    assert "train: round, loss, epsilon, delta, changes of weights" in approved["facts"]["leaves"]
+    asked = [kind for name, kind in federation.asked if name == "north"]
+    assert [entry["kind"] for entry in sent] == asked
+    assert {(entry["what"], entry["to"]) for entry in sent} == {("sent", "the coordinator")}
+    assert {entry["run"] for entry in sent} == {"abc"}
+    # the same digests are in the other log, and at the coordinator in RUN/network/exchange.log
+    log = north.exchange_log.read_text()
+    assert all(f"{e['bytes']} bytes, sha256 {e['sha256']}" in log for e in sent)
+    used = json.loads(north.used_file.read_text())
+    assert used["bytes"] == sum(entry["bytes"] for entry in sent)
+    (job,) = north.jobs.iterdir()
+    assert json.loads(job.read_text())["facts"] == approved["facts"]
+
+
+def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
+    tmp_path: Path, federation: Federation, plans: Plans
+) -> None:
+    file = tmp_path / "policy.json"
+    config = dataclasses.replace(federation.configs["north"], approval=Approval(file))
+    federation.configs["north"] = config
+    federation.restart()
+    write_json(file, {"until": "2999-01-01", "rounds": 2, "planning": False})
+    reason = asks(federation, "north", join_task(plans))
+    assert "does not cover this job: rounds 3, and it approves of 2" in reason
+    statistics = Message("fingerprint", {"minimum": [5, 100]}, {})
+    assert "it approves of no statistics" in asks(federation, "north", statistics)
+    assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 2
+    write_json(file, {"until": "2999-01-01", "rounds": 3})
+    assert asks(federation, "north", join_task(plans)) == "join"
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
+    task = train_task(first_state(plans, SETTINGS), register(opened))
+    assert asks(federation, "north", task) == "train"
+    write_json(file, {"until": "2001-01-01", "rounds": 3})  # the last day is over
+    assert "approves of nothing more: it ended on" in asks(federation, "north", task)
+
+
+def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, plans: Plans) -> None:
+    assert asks(federation, "north", join_task(plans)) == "join"
+    used = json.loads(federation.configs["north"].used_file.read_text())["bytes"]
+    limit(federation, "north", bytes=2 * used)
+    assert asks(federation, "north", join_task(plans)) == "join"
+    reason = asks(federation, "north", join_task(plans))
+    assert f"has sent {2 * used} bytes (" in reason
+    assert f"beyond the {2 * used} of --max-bytes" in reason
+
+
+def test_what_cannot_be_recorded_is_not_given_away(
+    federation: Federation, plans: Plans, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = federation.configs["north"]
+    config.audit_log.file.write_text("cut off")
+    with pytest.raises(PrivacyError, match="its last line is cut off or damaged"):
+        answer(federation.hospitals["north"], encode(Message("fingerprint", {"minimum": "?"}, {})))
+    assert "failed is not sent: " in config.problem_log.read_text().splitlines()[-1]
 
 
 def test_a_site_without_a_key_joins_no_masked_run(federation: Federation, plans: Plans) -> None:

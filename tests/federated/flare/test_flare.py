@@ -39,7 +39,7 @@ from nvflare.fuel.utils.class_loader import load_class
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 
 import mixmfl
-from mixmfl.core.errors import AggregationError, DataError, MixmflError
+from mixmfl.core.errors import AggregationError, DataError, MixmflError, PrivacyError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import controller, job, processes, provisioning, runner, transfer
@@ -334,6 +334,23 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
     assert {len(piece) for piece in pieces[:-1]} == {100}
     assert begun == [True]
     assert offered.taken
+    offered.withdraw()
+
+
+def test_of_a_message_that_cannot_be_recorded_no_piece_is_given(tmp_path: Path) -> None:
+    parcel, asked = StoredMessage.pack(Message("train", {"round": 0}, {}), tmp_path), []
+
+    def unrecorded() -> None:
+        asked.append(True)
+        if len(asked) < 3:
+            raise PrivacyError("the disk is full")
+
+    offered = transfer.Download(_Cell("north.job"), parcel, "server", unrecorded)
+    for _ in range(2):
+        with pytest.raises(PrivacyError, match="the disk is full"):
+            offered.produce(None, "server.job")
+        assert not offered.taken
+    assert offered.produce(None, "server.job")[1] == parcel.read(0, parcel.size)
     offered.withdraw()
 
 
