@@ -17,7 +17,7 @@ import torch
 from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, is_whole
+from mixmfl.core.json_fields import JsonFields, fields
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
@@ -34,6 +34,12 @@ from mixmfl.federated.server.checkpoint import (
 )
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
 from mixmfl.federated.server.merge import personalization_task, read_personal
+from mixmfl.federated.server.reply_records import (
+    FingerprintReply,
+    JoinReply,
+    PreprocessReply,
+    read_reply,
+)
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     NETWORK,
@@ -45,7 +51,7 @@ from mixmfl.federated.state import (
     RunSettings,
     Voxels,
 )
-from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
+from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
 
@@ -241,36 +247,24 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return a site's statistics for planning; no fingerprint where it has too few cases."""
-    record = JsonFields(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
-    labels = Labels.from_dataset_json(record.content["labels"], record.source)
-    if (statistics := record.content["fingerprint"]) is None:
+    record, source = read_reply(FingerprintReply, site, reply, PlansError), f"site {site}"
+    labels = Labels.from_dataset_json(record.labels, source)
+    if record.fingerprint is None:
         return None, labels
-    return Fingerprint.from_json(statistics, record.source), labels
+    return Fingerprint.from_json(record.fingerprint, source), labels
 
 
-def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
+def _read_cases(
+    site: str, reply: Message, configurations: Sequence[str]
+) -> dict[str, tuple[int, int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    record = JsonFields(reply.record, f"site {site}", AggregationError).inside("cases", 10)
-    record.only(configurations)
-    for name in configurations:
-        pair = record.content[name]
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(is_whole(number, 0, MOST_CASES) for number in pair)
-        ):
-            raise record.wrong(name, "how many cases were preprocessed, and how many refused")
-    return dict(record.content)
+    cases = read_reply(PreprocessReply, site, reply).cases
+    fields(cases, configurations, f"site {site!r}: cases", error=AggregationError)
+    return dict(cases)
 
 
 def _read_registration(site: str, reply: Message) -> Registration:
-    record = JsonFields(reply.record, f"site {site}", AggregationError)
-    return read_record(
-        Registration,
-        record.value("registration"),
-        f"{record.source}: registration",
-        AggregationError,
-    )
+    return read_reply(JoinReply, site, reply).registration
 
 
 def _registrations(
