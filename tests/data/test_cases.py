@@ -699,9 +699,11 @@ def test_labels_of_two_raters_do_not_matter_to_prediction(tmp_path: Path) -> Non
 def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mnc", "q/FLAIR.nii.gz", ".hidden/x")
     make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img", "s/T1.img")
+    packed = ("t/more.zip", "t/IM1.dcm.gz", "t/DICOMDIR")
+    make_files(tmp_path, *packed)
     (tmp_path / "empty").mkdir()
     (tmp_path / "p" / "T1.json").write_text("{}")
-    for name in ("q/T1c.mnc", "s/T2.img", "s/T1.img"):
+    for name in ("q/T1c.mnc", "s/T2.img", "s/T1.img", *packed):
         (tmp_path / name).write_text("x")
     os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
     found = account(find_cases(tmp_path))
@@ -713,6 +715,9 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert records["gone.txt"].why == "a link to a file that is not there"
     assert records["p/T1.json"].why == "no image that we know"
     assert records["q/T1c.mnc"].why == "MINC is not read; convert it to NIfTI (.nii.gz)"
+    assert records["t/more.zip"].why == "a zip archive is not read; unpack it"
+    assert records["t/IM1.dcm.gz"].why == "DICOM packed by gzip is not read; unpack it"
+    assert records["t/DICOMDIR"].why == "a list of DICOM files, which are found without it"
     assert records["s/T2.img"].why == "the voxels of T2.hdr"
     assert (records["s/T2.hdr"].case, records["s/T2.hdr"].modality) == ("s", "t2")
     assert (records["p/T1.nii.gz"].case, records["p/T1.nii.gz"].modality) == ("p", "t1")
@@ -721,8 +726,8 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert warnings == {
         "q": ("q/T1c.mnc: MINC is not read; convert it to NIfTI (.nii.gz)",),
         "s": (
-            "s/T1.img: a file of voxels without its header is not read; convert it to NIfTI "
-            "(.nii.gz)",
+            "s/T1.img: a file of voxels without its header is not read; copy its header (.hdr), "
+            "too",
         ),
     }
     table = aside_table(found.aside, tmp_path)
@@ -731,7 +736,7 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_formats_alone_says_what_to_convert(tmp_path: Path) -> None:
     make_files(tmp_path, "p/T1.mnc")
-    with pytest.raises(DataError, match=r"not read are p/T1\.mnc \(MINC\): convert them"):
+    with pytest.raises(DataError, match=r"p/T1\.mnc: MINC is not read; convert it to NIfTI \(\.nii"):
         find_cases(tmp_path)
 
 
