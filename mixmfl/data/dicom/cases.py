@@ -187,7 +187,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
     aside = [
         FileRecord(
-            row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True
+            row.series.files[0], f"{row.series.name}: {row.why}", row.case, is_series=True
         )
         for row in dicom.rows
         if not row.modality
