@@ -51,6 +51,7 @@ from mixmfl.federated.state import (
     RunSettings,
     Voxels,
 )
+from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
@@ -96,6 +97,8 @@ class TrainingJob:
         fold: Validation fold, or ``"all"``.
         quorum: Number of sites that a round needs.
         personalize: Whether sites fine-tune personalised models.
+        stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
+            has all rounds.
     """
 
     work: Path
@@ -106,6 +109,7 @@ class TrainingJob:
     fold: Fold
     quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
+    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
 
 
 Orders = PlanningJob | TrainingJob
@@ -134,6 +138,7 @@ def load_job(path: Path) -> Orders:
     content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
         return read_record(PlanningJob, content, record.source, DataError, whole=True)
+    content = {"stop_when_flat": 0, **content}  # those of before this could be asked for
     orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
     if orders.quorum > len(orders.sites):
         raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
@@ -180,6 +185,8 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are connected; a run that was begun is resumed.
 
+    Other rounds, local steps or learning rate than a run had hold from its next round on.
+
     Args:
         orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
         ask: Sends tasks to the sites and returns their answers.
@@ -221,9 +228,11 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         set(registered) - here, "did not join with the cases that it registered"
     )
     why_away = {**answers.absent, **failed, **changed}
-    run, state, _ = begin(
-        Run(orders.out, plans, orders.settings, orders.fold, known), resume=resumed
+    asked = Run(
+        *(orders.out, plans, orders.settings, orders.fold, known),
+        stop_when_flat=orders.stop_when_flat,
     )
+    run, state, _ = begin(asked, resume=resumed, change=True)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})
