@@ -119,7 +119,6 @@ def _add_approval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--syslog",
-        default="",
         metavar="ADDRESS",
         help="send each line of WORK/audit.jsonl there, too: host:port (UDP), or /dev/log",
     )
@@ -184,6 +183,7 @@ def _work(options: argparse.Namespace) -> int:
         kit.server,
         options.syslog,
     )
+    config.check()
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if kit.expires - datetime.now(timezone.utc) < timedelta(days=flare.WARNING_DAYS):
@@ -223,7 +223,7 @@ def _approval(options: argparse.Namespace) -> "Approval":
     if options.policy is not None:
         policy = Policy.load(options.policy)
         print(f"jobs are approved by {options.policy} until {policy.until}")
-    if options.syslog:
+    if options.syslog is not None:
         address_of(options.syslog)
     return Approval(options.policy.resolve() if options.policy else None, options.ask)
 

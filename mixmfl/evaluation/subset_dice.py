@@ -18,10 +18,10 @@ from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
 Subset = tuple[str, ...]
 
 MOST_CASES = 10**9
-"""Of a federation, that a file may tell of."""
+"""Most cases behind an expected Dice that is read from a file."""
 
 MOST_SUBSETS = 2**16
-"""Of modalities, of which a file may tell what Dice to expect."""
+"""Most subsets of modalities for which a file may have an expected Dice."""
 
 LOW_DICE = 0.5  # below it, a warning says that a label is segmented badly
 FEW_CASES = 3  # fewer say little

@@ -95,15 +95,15 @@ class Model:
     """A model ready to predict. It holds its file, so each process loads its own.
 
     Attributes:
-        plans: That it was trained with; they name its modalities and labels.
+        plans: The plans that it was trained with; they name its modalities and labels.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        weights: Of the network by name, read from the model file when they are asked for: it may
-            be replaced by another, but must not be written over. On Windows, where an open file
-            cannot be replaced, they are in memory.
+        weights: The network's weights by name, read from the model file when they are asked for:
+            it may be replaced by another, but must not be written over. On Windows, where an open
+            file cannot be replaced, they are in memory.
         runner: What predicts: the network in prediction mode, on ``device``, or on a CPU its quick
             form, if it has one.
-        memory: On ``device``.
-        device: Where it computes.
+        memory: The federation's prototypes, on ``device``.
+        device: The device that computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
         sha256: SHA-256 of the model file.
@@ -268,7 +268,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     Args:
         path: The model of all.
         own: The site's blocks.
-        out: To write.
+        out: The file to write.
 
     Raises:
         ModelError: The model of all is damaged.

@@ -537,11 +537,12 @@ def test_sizes_that_are_too_much_together_are_refused() -> None:
     [
         ([], "modalities: has 0 entries; it must have from 1 to 32"),
         ([f"m{i}" for i in range(33)], "modalities: has 33 entries"),
-        (["t1", "t1"], "t1, t1: each may be named once"),
-        (["../../x"], "'../../x' cannot name a modality"),
-        (["<script>"], "'<script>' cannot name a modality"),
-        (["a" * 33], "cannot name a modality; .* at most 32 characters"),
-        (["T1"], "'T1' cannot name a modality"),
+        ("t1", "modalities: a list is needed, not 't1'"),
+        (["t1", "t1"], r"modalities: is \['t1', 't1'\]; each may be named once"),
+        (["../../x"], r"is '../../x'; it must be a modality's name \(a letter, then a-z, 0-9"),
+        (["<script>"], "is '<script>'; it must be a modality's name"),
+        (["a" * 33], "it must be a modality's name .* of 1 to 32 characters"),
+        (["T1"], "is 'T1'; it must be a modality's name"),
     ],
 )
 def test_modalities_have_names_that_lead_nowhere(value: Any, message: str) -> None:

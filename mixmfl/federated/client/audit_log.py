@@ -31,12 +31,12 @@ class AuditLog:
 
     Attributes:
         file: Where it lasts: a JSON object per line.
-        syslog: Where each line is sent, too: ``host:port``, or the path of a socket; empty:
+        syslog: Where each line is sent, too: ``host:port``, or the path of a socket; None:
             nowhere.
     """
 
     file: Path
-    syslog: str = ""
+    syslog: str | None = None
 
     def add(self, what: str, **fields: Any) -> None:
         """Add a line, on disk when this returns.
@@ -86,7 +86,7 @@ class AuditLog:
         return number, _digest(line)
 
     def _tell(self, text: str) -> None:
-        if not self.syslog:
+        if self.syslog is None:
             return
         handler = _Strict(address=address_of(self.syslog))
         try:

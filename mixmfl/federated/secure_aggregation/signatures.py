@@ -30,6 +30,13 @@ SiteName = Annotated[str, text(80)]
 _BASE64 = "[A-Za-z0-9+/]+={0,2}"
 
 
+PublicKey = Annotated[
+    str, text(2 * KEY_BYTES, f"[0-9a-f]{{{2 * KEY_BYTES}}}", "hexadecimal digits of a key")
+]
+Certificate = Annotated[str, text(8192, _BASE64, "a certificate in base64")]
+Signature = Annotated[str, text(1024, _BASE64, "a signature in base64")]
+
+
 @dataclass(frozen=True)
 class SignedKey:
     """A site's public key of a round, and what shows that it is this site's.
@@ -40,12 +47,9 @@ class SignedKey:
         signature: Signature by the certificate's key, base64; see ``signed_content``.
     """
 
-    key: Annotated[
-        str,
-        text(2 * KEY_BYTES, f"[0-9a-f]{{{2 * KEY_BYTES}}}", "hexadecimal digits of a key"),
-    ]
-    certificate: Annotated[str, text(8192, _BASE64, "a certificate in base64")]
-    signature: Annotated[str, text(1024, _BASE64, "a signature in base64")]
+    key: PublicKey
+    certificate: Certificate
+    signature: Signature
 
     def to_json(self) -> dict[str, str]:
         """Return the key as a record."""

@@ -9,13 +9,13 @@ from mixmfl.core.text import quoted
 from mixmfl.evaluation.subset_dice import Subset, SubsetDice
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
-from mixmfl.federated.server.update_checks import check_answer, check_validation
+from mixmfl.federated.server.reply_records import MeasureReply, check_round, read_reply
+from mixmfl.federated.server.update_checks import check_answer, check_sums
 from mixmfl.federated.state import (
     CASES_PER_SUBSET,
     MEASURE,
     Registration,
     ServerState,
-    read_dice,
 )
 from mixmfl.planning.plans import Plans
 from mixmfl.training.validation import DiceSum
@@ -43,29 +43,14 @@ def read_measured(
         AggregationError: The reply is something else, or cannot be true.
     """
     check_answer(site, MEASURE, reply)
-    subsets = reply.record.get("subsets")
-    if (
-        reply.kind != MEASURE
-        or not isinstance(subsets, list)
-        or len(subsets) >= 2 ** len(plans.modalities)
-    ):
-        raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply; a {MEASURE!r} reply is needed"
-        )
+    check_round(site, MEASURE, reply, round_number)
     measured: Measured = {}
-    for item in subsets:
-        if not (
-            isinstance(item, list)
-            and len(item) == 2
-            and isinstance(item[0], list)
-            and item[0]
-            and tuple(map(str, item[0])) not in measured
-            and item[0] == [name for name in sorted(plans.modalities) if name in item[0]]
-        ):
-            raise AggregationError(f"site {site!r} measured {quoted(item)}; no subset is that")
-        dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, CASES_PER_SUBSET, plans, labelled)
-        measured[tuple(item[0])] = read_dice(dice)
+    for subset, dice in read_reply(MeasureReply, site, reply).subsets:
+        known = tuple(name for name in sorted(plans.modalities) if name in subset)
+        if subset != known or subset in measured:
+            raise AggregationError(f"site {site!r} measured {quoted(subset)}; no subset is that")
+        check_sums(site, dice, CASES_PER_SUBSET, plans, labelled)
+        measured[subset] = {name: DiceSum(*pair) for name, pair in dice.items()}
     return measured
 
 
