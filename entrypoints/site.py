@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,8 +186,8 @@ def _work(options: argparse.Namespace) -> int:
     config.check()
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
-    if kit.expires - datetime.now(timezone.utc) < timedelta(days=flare.WARNING_DAYS):
-        print("warning: the certificate ends soon; ask the coordinator for a renewed kit")
+    if line := flare.ends_soon(kit, datetime.now(timezone.utc).date()):
+        print(line)
     print(f"fingerprint of this hospital's key: {identity.fingerprint}")
     if identity.peers is not None:
         print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
@@ -200,11 +200,18 @@ def _work(options: argparse.Namespace) -> int:
     print("all messages sent and received are listed here; stop with Ctrl-C", flush=True)
     config.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     config.exchange_log.touch()
+    warned = datetime.now(timezone.utc).date()
     with config.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:
             with flare.running_client(kit, config) as process:
                 while process.poll() is None:
+                    if (today := datetime.now(timezone.utc).date()) != warned:
+                        warned = today
+                        # read again: it may have been replaced, and an expired one ends this
+                        kit = flare.open_kit(options.kit, coordinator=False)
+                        if line := flare.ends_soon(kit, today):
+                            print(line, flush=True)
                     sys.stdout.write(log.read())
                     sys.stdout.flush()
                     if config.approval.ask:

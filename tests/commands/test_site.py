@@ -2,14 +2,17 @@
 
 import getpass
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from loopback import write_certificate
 from small import write_site
 
 from mixmfl.core.errors import PrivacyError
@@ -18,6 +21,7 @@ from mixmfl.federated.client.approval import Approval, Job
 from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.flare import provisioning
 from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
 from mixmfl.federated.secure_aggregation.identities import KeyFiles
@@ -257,3 +261,41 @@ def test_a_record_is_verified_by_one_command_without_a_kit(
     assert "line 2 was not written after line 1 as it is now" in capsys.readouterr().err
     assert command("mixmfl_site", "-o", tmp_path) == 2
     assert "--kit, -i and -o are needed, but with --verify-log" in capsys.readouterr().err
+
+
+def test_a_site_that_runs_for_months_is_warned_daily_and_ends_with_its_certificate(
+    given: dict[str, object],
+    kits: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = tmp_path / "kit"
+    shutil.copytree(kits / "north", kit)
+    write_certificate(kit / "startup", "north", 32, kits / "authority")
+    days = iter(range(100))
+
+    class Clock(datetime):
+        """A clock that is a day further whenever the command looks."""
+
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(timezone.utc) + timedelta(days=next(days))
+
+    @contextmanager
+    def running_client(kit: Kit, config: SiteConfig) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(poll=lambda: None)
+
+    monkeypatch.setattr(flare, "running_client", running_client)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("mixmfl.entrypoints.site.datetime", Clock)
+    monkeypatch.setattr(provisioning, "datetime", Clock)
+    options = {**given, "--kit": kit}
+    assert command("mixmfl_site", *sum(options.items(), ())) == 2
+    said = capsys.readouterr()
+    warnings = [line for line in said.out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) > 5
+    assert len(set(warnings)) == len(warnings)
+    assert "in 2" in warnings[0]
+    assert "client.crt: expired on" in said.err

@@ -15,8 +15,8 @@ from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.processes import running_client
 from mixmfl.federated.flare.provisioning import (
     COORDINATOR,
-    WARNING_DAYS,
     Network,
+    ends_soon,
     open_kit,
     provision,
     request_kit,
@@ -27,10 +27,10 @@ from mixmfl.federated.flare.runner import run_jobs
 
 __all__ = [
     "COORDINATOR",
-    "WARNING_DAYS",
     "Coordinator",
     "Network",
     "SiteExecutor",
+    "ends_soon",
     "open_kit",
     "provision",
     "request_kit",

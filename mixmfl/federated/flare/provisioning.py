@@ -323,6 +323,17 @@ def ending_soon(kit: Kit, today: date) -> list[str]:
     return lines
 
 
+def ends_soon(kit: Kit, today: date) -> str:
+    """Return a line where a hospital's certificate ends within 30 days, else nothing."""
+    left = (kit.expires.date() - today).days
+    if left >= WARNING_DAYS:
+        return ""
+    return (
+        f"warning: the certificate ends on {kit.expires:%Y-%m-%d}, in {left} days; ask the "
+        "coordinator for a renewed kit"
+    )
+
+
 def _forget(authority: Path, subjects: Sequence[str]) -> None:
     """Remove keys and certificates from the authority's records, so that it issues new ones.
 

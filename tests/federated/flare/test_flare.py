@@ -730,6 +730,30 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
     assert jobs.took_part == [["north", "south"]]
 
 
+def test_a_coordinator_that_runs_for_days_warns_of_certificates_on_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
+    jobs.last_seen["south"] = jobs.clock.now
+    first = datetime(2027, 3, 1, 23, 59, tzinfo=timezone.utc)
+    seconds = iter((0, 1, 90, 91))  # it starts, and looks three times while the job runs
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return first + timedelta(seconds=next(seconds))
+
+    def looks_thrice(*task: Any, **how: Any) -> JobResult:
+        how["each_second"]()
+        how["each_second"]()
+        return jobs._run_job(*task, **how)
+
+    monkeypatch.setattr(runner, "run_job", looks_thrice)
+    monkeypatch.setattr(runner, "datetime", Clock)
+    jobs.run()
+    assert jobs.said.count("warning: ends") == 2  # a minute lies between, and a midnight
+
+
 def test_a_round_that_too_few_answer_is_repeated_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
