@@ -98,6 +98,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-learning-rate", float, "learning rate; default: 10"),
         ("--max-queries", int, "validations answered, over all runs; default: 10000"),
         ("--min-validation-cases", int, "fewest cases behind a Dice that is sent; default: 1"),
+        (
+            "--min-training-cases",
+            int,
+            "fewest training cases of each modality behind weights that "
+            "are sent neither masked nor with noise; default: 1",
+        ),
         ("--max-bytes", int, "bytes sent, over all runs; default: 10^15"),
     ):
         parser.add_argument(option, type=kind, metavar="N", help=what)
@@ -135,6 +141,7 @@ def _limits(options: argparse.Namespace) -> "Limits":
         "queries": options.max_queries,
         "validation_cases": options.min_validation_cases,
         "bytes": options.max_bytes,
+        "training_cases": options.min_training_cases,
     }
     if wrong := [name for name, value in given.items() if value is not None and not value >= 0]:
         raise MixmflError(f"a limit must be 0 or more: {', '.join(wrong)}")

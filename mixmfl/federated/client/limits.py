@@ -15,7 +15,7 @@ from mixmfl.core.declarations import within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import Cases, RunSettings
+from mixmfl.federated.state import Cases, Registration, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS
 
 _MOST_USED = 10**9
@@ -55,6 +55,8 @@ class Limits:
             answer about weights that the coordinator chooses.
         validation_cases: Fewest cases behind a Dice that is sent.
         bytes: Bytes that are sent, over all runs.
+        training_cases: Fewest training cases, of every modality, behind weights that are sent
+            neither masked nor with noise.
     """
 
     masked_only: bool = False
@@ -64,6 +66,7 @@ class Limits:
     queries: _Count = 10_000
     validation_cases: Cases = 1
     bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 10**15
+    training_cases: Cases = 1
 
     def check_run(self, settings: RunSettings) -> None:
         """Check the settings of a run that the site is to join.
@@ -85,6 +88,21 @@ class Limits:
                 raise PrivacyError(
                     f"the coordinator asks for {name} {asked:g}; this site allows {most:g} "
                     f"({option})"
+                )
+
+    def check_cases(self, registration: Registration) -> None:
+        """Check that enough training cases are behind every block that the site would send.
+
+        Raises:
+            PrivacyError: There are fewer.
+        """
+        counts = {"all modalities": registration.cases, **registration.modality_cases}
+        for name, cases in counts.items():
+            if cases < self.training_cases:
+                raise PrivacyError(
+                    f"{cases} training cases have {name}, and weights that are sent must rest on "
+                    f"{self.training_cases} or more (--min-training-cases). Leave this modality "
+                    "out of the folder, or train with masks or noise (--dp-epsilon)"
                 )
 
     def use(self, kind: str, file: Path) -> None:

@@ -382,6 +382,8 @@ class ClientService:
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
+        if not settings.masked and site.privacy is None:
+            self._config.limits.check_cases(register(site))
         signer = self._signer(record["run"]) if settings.masked else None
         client = Client(site, plans, settings, signer)
         file = self._config.work / "runs" / record["run"] / "joined.json"
