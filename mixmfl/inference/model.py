@@ -182,7 +182,7 @@ class Model:
         return _network(self.plans, self.configuration, self.weights).to(self.device)
 
     def predictor(self, available: Sequence[str]) -> Predictor:
-        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+        """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
         if isinstance(self.runner, CPUNetwork):
             return self.runner.predictor(self.memory, available)
         return case_predictor(self.runner, self.memory, available)
@@ -266,12 +266,12 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     """Write a model file with a site's own weights in place of those it has.
 
     Args:
-        path: The model of all.
+        path: The global model.
         own: The site's blocks.
         out: The file to write.
 
     Raises:
-        ModelError: The model of all is damaged.
+        ModelError: The global model is damaged.
     """
     try:
         tensors, header = read(path)
@@ -347,14 +347,15 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         check_state(network, weights)
         others = tensors.only([name for name in tensors if not name.startswith("network.")])
         check_memory(others, plans, configuration)
-        check_tensors(tensors, header)
-        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        numbers = dict(tensors)  # the file is read once
+        check_tensors(numbers, header)
+        if bad := [name for name, tensor in numbers.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         if os.name == "nt":
             weights = dict(weights)
-        assign_parameters(network, weights)
+        assign_parameters(network, {name: numbers[f"network.{name}"] for name in weights})
         network = network.to(device)
-        memory = memory_to(memory_from_state(tensors), device)
+        memory = memory_to(memory_from_state(numbers), device)
     except PlansError as error:
         raise ModelError(
             f"{path}: was written by mixmfl {writer}, and mixmfl {__version__} cannot read its "
@@ -366,7 +367,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     runner = fastest_form(network, device)
-    del network
+    del network, numbers
     give_back_memory()  # the weights as they came are another copy
     return Model(
         plans,

@@ -242,6 +242,20 @@ def test_pages_use_the_words_of_the_field(name: str) -> None:
         assert found is None, f"{name}: {found and found[0].strip()!r}; write: {better}"
 
 
+@pytest.mark.parametrize("walk", read("docs/architecture.md").split("## The walk of ")[1:])
+def test_a_walk_enters_no_room_twice_and_names_files_that_are_there(walk: str) -> None:
+    steps = re.split(r"^\d+\. ", walk, flags=re.MULTILINE)[1:]
+    rooms = [re.split("[`/]", step, maxsplit=2)[1] for step in steps]
+    assert len(rooms) > 4
+    assert len(set(rooms)) == len(rooms)
+    for room, step in zip(rooms, steps, strict=True):
+        files = re.findall(r"`([\w/]+\.py)`", step)
+        assert files, room
+        for file in files:
+            places = (ROOT / file, ROOT / "mixmfl" / room / file)
+            assert any(place.is_file() for place in places), file
+
+
 PLACE = re.compile(r"`(mixmfl/[\w/]+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")
 
 
