@@ -63,7 +63,7 @@ def _libraries(packages: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
         if each.fits:
             yield what, True
         elif each.found or not each.extra:
-            yield f"{what}; {each.wanted} is needed", False
+            yield f"{what}; {each.required} is needed", False
     for extra in sorted({each.extra for each in packages if each.extra and not each.found}):
         # a missing extra is no fault
         yield f"without what needs: pip install 'mixmfl[{extra}]'", True

@@ -181,7 +181,7 @@ def test_the_doctor_without_plans_or_model(command: Command, tmp_path: Path, cap
 
 def test_what_pyproject_asks_for_is_here() -> None:
     found = {each.name: each for each in hardware.packages()}
-    assert found["torch"].wanted == "!=2.9.*,>=2.4"
+    assert found["torch"].required == "!=2.9.*,>=2.4"
     assert found["nvflare"].extra == "network"
     assert "pytest" not in found  # who uses mixmfl needs no tools
     assert found["deepbet"].extra == "brain"  # which a development install leaves out

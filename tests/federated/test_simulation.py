@@ -85,8 +85,8 @@ def test_the_order_in_which_sites_are_given_changes_nothing(
     other = simulate(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
     assert one.best_round == other.best_round
     for mine, turned in zip(one.history, other.history, strict=True):
-        assert {site: told.loss for site, told in mine.items()} == {
-            site: told.loss for site, told in turned.items()
+        assert {site: each.loss for site, each in mine.items()} == {
+            site: each.loss for site, each in turned.items()
         }
     models = [(r.folder / "model.safetensors").read_bytes() for r in (one, other)]
     assert models[0] == models[1]

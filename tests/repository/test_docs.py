@@ -150,10 +150,10 @@ def test_every_make_target_of_a_page_exists(name: str) -> None:
             assert {word for word in words if "=" not in word} <= targets, line
 
 
-@pytest.mark.parametrize("told", [Fingerprint, Registration, RunSettings])
-def test_every_field_that_is_told_is_listed(told: Any) -> None:
+@pytest.mark.parametrize("record", [Fingerprint, Registration, RunSettings])
+def test_every_field_that_is_told_is_listed(record: Any) -> None:
     listed = set(re.findall(r"`(\w+)`", read("docs/federation.md")))
-    assert {field.name for field in fields(told)} <= listed
+    assert {field.name for field in fields(record)} <= listed
 
 
 def test_every_record_that_is_sent_is_listed() -> None:

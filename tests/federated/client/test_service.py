@@ -365,7 +365,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
     assert answer(north, second) == once  # not from the state after the first try
     without = ClientService(federation.configs["south"])
     assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
-    (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
+    (site / "runs" / "abc" / "optimizer" / "00000.safetensors").write_bytes(b"damaged")
     assert answer(north, second) != once  # starts from an empty state
     assert (
         "the optimizer state of round 1 is left out"
@@ -698,7 +698,7 @@ def test_optimizer_states_of_repeated_rounds_are_removed(
     federation: Federation, orders: TrainingJob
 ) -> None:
     assert train(federation, TrainingJob(**{**vars(orders), "settings": LONG}))
-    folder = federation.configs["north"].work / "runs" / "abc123" / "moments"
+    folder = federation.configs["north"].work / "runs" / "abc123" / "optimizer"
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
     north = federation.hospitals["north"]
     state = first_state(small_plans(), LONG)

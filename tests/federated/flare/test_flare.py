@@ -778,7 +778,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
         "old": Message("failed", failed, {}),
     }
     offered = Shareable()
-    offered["parcel"] = {"from": "told by the site", "number": "1"}
+    offered["message"] = {"from": "told by the site", "number": "1"}
 
     def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
         (name,) = targets
@@ -794,7 +794,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
             task.task_done_cb(task, context)
 
     def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
-        assert address == offered["parcel"]
+        assert address == offered["message"]
         if sender == "broken":
             raise AggregationError("more than 10 bytes came")
         return StoredMessage.pack(replies[sender], tmp_path)
@@ -904,7 +904,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
 
     monkeypatch.setattr(executor_module, "fetch", fetch)
     back = executor.execute("shutdown", Shareable(), context, Signal())
-    assert back["parcel"]["from"] == "server"
+    assert back["message"]["from"] == "server"
     executor.handle_event(EventType.END_RUN, context)
     assert "sent a task 'shutdown'; this version of mixmfl knows" in config.problem_log.read_text()
     came, left = config.exchange_log.read_text().splitlines()
