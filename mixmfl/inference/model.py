@@ -346,6 +346,8 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
         )
     try:
+        if any("dice" in each for each in header.get("expected", ())):
+            header = {**header, "expected": []}  # means of earlier versions, maybe of one case
         record = read_record(_Header, header, "header", ModelError)
         plans = Plans.from_json(record.plans, "plans")
         configuration: str = record.configuration
@@ -431,5 +433,7 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")
-        if not each.dice.keys() <= plans.labels.foreground.keys():
-            raise ModelError(f"expected: {shown(list(each.dice))} are not the labels of the plans")
+        if not each.counts.keys() <= plans.labels.foreground.keys():
+            raise ModelError(
+                f"expected: {shown(list(each.counts))} are not the labels of the plans"
+            )

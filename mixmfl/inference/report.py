@@ -26,6 +26,7 @@ from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.overlay import overlay
+from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.evaluation.viewer import viewer_page
 from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
@@ -42,14 +43,16 @@ WORDS_FOR_CASES = frozenset(_CASE_WORDS.split())
 """Words that number cases rather than name people."""
 MOST_VOXELS = 1 << 22  # a larger case is shown coarser, to keep the files small
 
+_UNKNOWN = LabelDice(math.nan, math.nan, 0)
+
 INTRODUCTION = """\
 A row per case: what its mask rests on, how much of what was found, and three planes through the
 largest lesion with the outline of the mask. Radiological convention: the patient's right is on the
 left. A click on the planes opens the slices of the case.
 
-Expected Dice was measured on validation cases from the same modalities when the model was trained.
-It is a mean over other patients and says nothing about this case. Masks must be looked at by
-someone who can judge them."""
+Expected Dice was measured on validation cases when the model was trained: the median of other
+patients, and the Dice that one in ten of them did not reach. It says nothing about this case. Masks
+must be looked at by someone who can judge them."""
 
 
 RESEARCH_ONLY = "Research use only. No medical device: not for diagnosis or treatment."
@@ -146,7 +149,7 @@ def write_report(
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
-        columns = ("ml", "expected Dice")
+        columns = ("ml", "expected Dice", "one in ten below")
         sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
@@ -187,12 +190,12 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
         lines.insert(0, outcome.patient)
     if outcome.reference:
         lines.append(f"On the grid of {outcome.reference}.")
-    cases = max((count for _, count in outcome.expected.values()), default=0)
-    if cases:
-        lines.append(f"Expected Dice from {plural(cases, 'validation case')}.")
+    if outcome.expected_from:
+        lines.append(f"Expected Dice: {outcome.expected_from}.")
     numbers = {
-        name: (outcome.volumes_ml[name], outcome.expected.get(name, (math.nan, 0))[0])
+        name: (outcome.volumes_ml[name], each.median, each.low)
         for name in names
+        for each in (outcome.expected.get(name, _UNKNOWN),)
         if name in outcome.volumes_ml
     }
     return CaseRow(

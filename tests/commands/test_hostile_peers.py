@@ -419,6 +419,7 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
         check_registration("north", _read_registration("north", reply), PLANS)
 
     cases = {"cases": {"2d": [3, 0]}}
+    counts = {name: [1] * 3 + [0] * 17 for name in PLANS.labels.foreground}
     statistics = {"fingerprint": None, "labels": PLANS.labels.to_json()}
     checks: list[tuple[Message, Callable[[Message], object]]] = [
         (outgoing_registration(told), joined),
@@ -433,7 +434,9 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
             lambda m: check_validation("north", m, 1, None, PLANS),
         ),
         (
-            Message("measure", {"round": 1, "subsets": [[["t1"], dice], [["t1", "t2"], dice]]}, {}),
+            Message(
+                "measure", {"round": 1, "subsets": [[["t1"], counts], [["t1", "t2"], counts]]}, {}
+            ),
             lambda m: read_measured("north", m, 1, PLANS),
         ),
     ]
