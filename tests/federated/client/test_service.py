@@ -18,6 +18,7 @@ from mixmfl.core.errors import DataError, QuorumError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
 from mixmfl.federated.client.limits import Limits
@@ -81,6 +82,8 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         kept,
         told,
         {"stripped": cases},
+        {"patients": cases},
+        {"brain": cases},
     ).to_json()
 
 
@@ -316,7 +319,7 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
     assert train(federation, dataclasses.replace(orders, personalize=True))
     assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
     for _, dice in sent["measure"].record["subsets"]:
-        assert {tuple(pair) for pair in dice.values()} == {(0.0, 0)}
+        assert {tuple(counts) for counts in dice.values()} == {(0,) * BINS}
     assert sent["personalize"].record == {"dice": None, "dice_before": None}
 
 
