@@ -312,7 +312,10 @@ class ClientService:
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         client = Client(site, plans, settings, SummedSites(self._config.summed_file))
-        check_joined(record, self._config.work / "runs" / record["run"] / "joined.json")
+        file = self._config.work / "runs" / record["run"] / "joined.json"
+        if changed := check_joined(record, file):
+            line = f"the coordinator changed run {record['run']}: {changed}"
+            note(self._config.exchange_log, line)
         self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))
 
@@ -323,6 +326,7 @@ class ClientService:
         if not handled.optimizer:  # in a masked round the key is sent first
             return handled.reply
         save_tensors(self._optimizer_file(number), handled.optimizer)
+        self._personal_file.unlink(missing_ok=True)  # it was made from fewer rounds
         stored = self._stored_rounds()
         repeated = [other for other in stored if other > number]  # these rounds are done again
         # earlier ones are needed where the server goes back a round, or two
@@ -349,10 +353,10 @@ class ClientService:
                 raise ModelError(
                     "the coordinator sent a model of other plans than those of the run"
                 )
+        own = self._run_folder / "own_model.safetensors"
+        own.unlink(missing_ok=True)  # of a run that was shorter
         if self._personal_file.is_file():
-            apply_personal_weights(
-                model, load_tensors(self._personal_file), self._run_folder / "own_model.safetensors"
-            )
+            apply_personal_weights(model, load_tensors(self._personal_file), own)
         return outgoing(task.kind, {})
 
     def _client_for(self, task: Message) -> Client:

@@ -20,6 +20,7 @@ from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import JsonFields, fields
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
+from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
@@ -51,6 +52,7 @@ from mixmfl.federated.state import (
     RunSettings,
     Voxels,
 )
+from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
@@ -73,6 +75,7 @@ class PlanningJob:
         configurations: Configurations that the sites preprocess.
         minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
         replan: Whether plans are made again where there are some.
+        card: dataset.json that says where the data come from; None: nothing is said.
     """
 
     out: Path
@@ -81,6 +84,7 @@ class PlanningJob:
     configurations: Annotated[tuple[Configuration, ...], entries(0, 2, distinct=True)]
     minimum: tuple[Cases, Voxels]
     replan: bool = False
+    card: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class TrainingJob:
         fold: Validation fold, or ``"all"``.
         quorum: Number of sites that a round needs.
         personalize: Whether sites fine-tune personalised models.
+        stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
+            has all rounds.
     """
 
     work: Path
@@ -106,6 +112,7 @@ class TrainingJob:
     fold: Fold
     quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
+    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
 
 
 Orders = PlanningJob | TrainingJob
@@ -134,6 +141,7 @@ def load_job(path: Path) -> Orders:
     content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
         return read_record(PlanningJob, content, record.source, DataError, whole=True)
+    content = {"stop_when_flat": 0, **content}  # those of before this could be asked for
     orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
     if orders.quorum > len(orders.sites):
         raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
@@ -168,7 +176,10 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
         )
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
-        plans = make_plans(merged, labels, load_preset(orders.preset))
+        dataset = None
+        if orders.card is not None:
+            dataset = read_card(read_json(orders.card), str(orders.card))
+        plans = make_plans(merged, labels, load_preset(orders.preset), dataset)
         write_json(orders.out / "fingerprint.json", merged.to_json())
         plans.save(file)
     names = [name for name in orders.configurations if name in plans.configurations]
@@ -179,6 +190,8 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are connected; a run that was begun is resumed.
+
+    Other rounds, local steps or learning rate than a run had hold from its next round on.
 
     Args:
         orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
@@ -221,9 +234,11 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         set(registered) - here, "did not join with the cases that it registered"
     )
     why_away = {**answers.absent, **failed, **changed}
-    run, state, _ = begin(
-        Run(orders.out, plans, orders.settings, orders.fold, known), resume=resumed
+    asked = Run(
+        *(orders.out, plans, orders.settings, orders.fold, known),
+        stop_when_flat=orders.stop_when_flat,
     )
+    run, state, _ = begin(asked, resume=resumed, change=True)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})
