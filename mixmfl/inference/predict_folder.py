@@ -116,7 +116,7 @@ def predict_folder(
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: Time limit for reading a case, and for writing it.
         set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
-        subjects: Of what the cases are, as ``dataset_card.subjects_of`` says.
+        subjects: What the cases are, as ``dataset_card.subjects_of`` says.
         force: Whether to predict cases that a model was surely not made for, with a warning.
 
     Yields:

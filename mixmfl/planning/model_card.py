@@ -105,7 +105,7 @@ def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str) -> str
     Args:
         card: The model's card.
         body_parts: BodyPartExamined of the case's images by modality, where there is one.
-        subjects: Of what the case is, one of ``SUBJECTS`` or ``UNKNOWN``.
+        subjects: What the case is, one of ``SUBJECTS`` or ``UNKNOWN``.
     """
     for modality, part in body_parts.items():
         if is_elsewhere(part, card.anatomies):
