@@ -47,6 +47,8 @@ SENT: Mapping[str, Mapping[str, str]] = {
     "keys": {
         "round": "number of the round",
         "key": "a public key of this round, for masks",
+        "certificate": "the site's certificate, from its kit",
+        "signature": "the site's signature under the key, for the other sites",
     },
     "masked": {
         "round": "number of the round",

@@ -1,5 +1,6 @@
 """The simulation: all sites on one machine, in one process or in one per device."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,10 @@ from mixmfl.core.errors import AggregationError, PrivacyError
 from mixmfl.core.tensor_store import pack, unpack
 from mixmfl.core.worker_pool import spawn_context
 from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.secure_aggregation import Signer
+from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
+from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
@@ -119,7 +123,8 @@ def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
         if site.name in run.personal or not site.validation:
             continue
         task = encode(personalization_task(state, site.name, run.registrations))
-        handled = Client(site, run.plans, run.settings).handle(decode(task), {})
+        plain = dataclasses.replace(run.settings, masked=False)  # no sum is made of it
+        handled = Client(site, run.plans, plain).handle(decode(task), {})
         result = read_personal(site.name, handled.reply)
         assert result is not None  # the site has validation cases
         save_personal(run, site.name, result, handled.personal)
@@ -139,9 +144,11 @@ def _device_executors(
     each device has a process.
     """
     by_device: dict[str, dict[str, Client]] = {}
+    known = simulated_identities([site.name for site in sites]) if settings.masked else {}
+    signers = {name: Signer(each, "simulation", SummedSites()) for name, each in known.items()}
     for site in sites:
         clients = by_device.setdefault(str(site.device), {})
-        clients[site.name] = Client(site, plans, settings)
+        clients[site.name] = Client(site, plans, settings, signers.get(site.name))
     if len(by_device) == 1:
         ((device, clients),) = by_device.items()
         yield {device: lambda *task: partial(_do_task, clients, *task)}

@@ -7,9 +7,13 @@ from mixmfl.core.nan import or_none
 from mixmfl.core.text import quoted
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.personalization import personalize_at_site
-from mixmfl.federated.client.secure_aggregation import RoundKey, send_key, train_masked
+from mixmfl.federated.client.secure_aggregation import (
+    RoundKey,
+    Signer,
+    send_key,
+    train_masked,
+)
 from mixmfl.federated.client.subset_validation import measure_at_site
-from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import MEASURE, RunSettings, Site
@@ -38,11 +42,19 @@ class Client:
     """One site in one run. Between tasks it keeps only the key of a masked round."""
 
     def __init__(
-        self, site: Site, plans: Plans, settings: RunSettings, summed: SummedSites | None = None
+        self, site: Site, plans: Plans, settings: RunSettings, signer: Signer | None = None
     ) -> None:
-        """Take the site with its cases, plans and settings of the run, and the site's record."""
+        """Take the site with its cases, plans and settings of the run, and its part in masked runs.
+
+        Raises:
+            PrivacyError: The run is masked, and the site has nothing to sign its keys with.
+        """
+        if settings.masked and signer is None:
+            raise PrivacyError(
+                "the run is masked, and this site has no key of a kit to sign its part with"
+            )
         self.site, self.plans, self.settings = site, plans, settings
-        self._summed = summed or SummedSites()
+        self._signer = signer
         self._key: RoundKey | None = None
         self._handlers = {
             "train": self._train,
@@ -82,14 +94,20 @@ class Client:
         return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
 
     def _send_key(self, task: Message, optimizer: State) -> Handled:
-        reply, self._key = send_key(task)
+        reply, self._key = send_key(task, self._masking())
         return Handled(reply)
 
     def _train_masked(self, task: Message, optimizer: State) -> Handled:
         key, self._key = self._key, None
-        return Handled(
-            *train_masked(task, self.site, self.plans, self.settings, optimizer, key, self._summed)
-        )
+        of_run = self.site, self.plans, self.settings
+        return Handled(*train_masked(task, *of_run, optimizer, key, self._masking()))
+
+    def _masking(self) -> Signer:
+        if not self.settings.masked or self._signer is None:
+            raise PrivacyError(
+                "the server asked for a masked reply in a run that was agreed to be plain"
+            )
+        return self._signer
 
     def _validate(self, task: Message, optimizer: State) -> Handled:
         return Handled(validate_at_site(task, self.site, self.plans, self.settings))

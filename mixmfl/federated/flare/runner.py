@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 
 from nvflare.fuel.flare_api.flare_api import Session
 
@@ -47,6 +47,7 @@ def run_jobs(
     resuming = holds_run(orders.out)
     save_job(orders, file)
     done = 0
+    warned: date | None = None
 
     def read_progress() -> Run | None:
         """Read the run up to its last round, and report it."""
@@ -58,9 +59,16 @@ def run_jobs(
         report(run)
         return run
 
+    def warn_daily() -> None:
+        """Say once a day which certificates end soon."""
+        nonlocal warned
+        if (today := datetime.now(timezone.utc).date()) != warned:
+            warned = today
+            for line in ending_soon(kit, today):
+                say(line)
+
     read_progress()
-    for line in ending_soon(kit, datetime.now(timezone.utc).date()):
-        say(line)
+    warn_daily()
     with running_server(kit) as session:
         say(f"serving at {kit.server}")
         _wait_for(session, sites, quorum if resuming else len(sites), say)
@@ -69,6 +77,7 @@ def run_jobs(
             begun = done
 
             def each_second(begun: int = begun) -> None:
+                warn_daily()
                 run = read_progress()
                 if done > begun and run is not None and _has_reconnected(run, connected(session)):
                     pause_file(file).touch()

@@ -24,7 +24,7 @@ from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES, SiteName
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import (
     Run,
     choose_round,
