@@ -16,8 +16,9 @@ from . import _options, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
+    from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
-    from mixmfl.federated.state import Personal, RunSettings
+    from mixmfl.federated.state import Personal, RunSettings, ServerState
     from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
@@ -55,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--learning-rate", type=float, help="in the first round; default: as in the plans"
     )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="start a new run from these weights, as far as they fit the plans: a model file of "
+        "mixmfl (.safetensors), or a checkpoint of nnU-Net v2 (.pth), of which no code is run; a "
+        "table says what is taken",
+    )
+    _options.add_alias(parser)
     parser.add_argument(
         "--stop-when-flat",
         type=int,
@@ -143,6 +153,11 @@ def _work(options: argparse.Namespace) -> int:
     options.stop_when_flat = options.stop_when_flat or 0
     if options.stop_when_flat < 0:
         raise MixmflError("--stop-when-flat: must be 0 or more rounds")
+    if options.init is not None and before is not None:
+        raise MixmflError(
+            f"--init: {options.out} has begun, and weights are only where a run starts. Leave it "
+            "out to resume, or start a new run in another folder"
+        )
     settings = _settings(options, plans, before.settings if before else None)
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
@@ -190,9 +205,10 @@ def _settings(
             "--updates: with --masked sites send fixed-point numbers; leave this option out"
         )
     named = {
-        name: getattr(options, name)
-        for name in ("seed", "rounds", "local_steps", "learning_rate")
-        if getattr(options, name) is not None
+        "seed": options.seed,
+        "rounds": options.rounds,
+        "local_steps": options.local_steps,
+        "learning_rate": options.learning_rate,
     }
     return dataclasses.replace(
         usual,
@@ -201,7 +217,7 @@ def _settings(
         half_updates=options.updates != "single" if options.updates else usual.half_updates,
         minimum_cases=minimum.cases,
         minimum_voxels=minimum.voxels,
-        **named,
+        **{name: value for name, value in named.items() if value is not None},
     )
 
 
@@ -236,6 +252,7 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
         print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
+    initial = _start(options, plans, settings)
     lap = _stopwatch()
     run = simulate(
         plans,
@@ -246,6 +263,7 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         resume=options.resume,
         change=True,
         stop_when_flat=options.stop_when_flat,
+        initial=initial,
         report=lambda run: _print_round(run, len(run.history), lap()),
     )
     _announce_end(run)
@@ -257,6 +275,22 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
+
+
+def _start(
+    options: argparse.Namespace, plans: "Plans", settings: "RunSettings"
+) -> "tuple[ServerState, Start] | None":
+    """Read the weights that ``--init`` names, and print what of them fits."""
+    if options.init is None:
+        return None
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.federated.server.initial_state import start_from
+
+    state, start = start_from(
+        options.init, plans, settings, Modalities().with_aliases(options.alias)
+    )
+    print("\n".join(start.lines()))
+    return state, start
 
 
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
@@ -293,7 +327,12 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         quorum,
         options.personalize,
         options.stop_when_flat,
+        options.init.resolve() if options.init else None,
+        tuple(options.alias),
     )
+    if isinstance(before, TrainingJob) and not holds_run(out):
+        orders = dataclasses.replace(orders, init=before.init, aliases=before.aliases)
+    _start(options, plans, settings)
     printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
 
     def report(run: "Run") -> None:

@@ -18,9 +18,10 @@ from mixmfl.federated.messages import Message, StoredMessage, decode, encode, mo
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
+from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import RunSettings, Site, register
+from mixmfl.federated.state import RunSettings, ServerState, Site, register
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
 
@@ -35,6 +36,7 @@ def simulate(
     resume: bool = False,
     change: bool = False,
     stop_when_flat: int = 0,
+    initial: tuple[ServerState, Start] | None = None,
     report: Callable[[Run], None] = lambda run: None,
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
@@ -55,6 +57,8 @@ def simulate(
             hold from the next round on.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
+        initial: The state that a new run starts from, and what it was taken from; see
+            ``start_from``. None: a random one.
         report: Called with the run after every round.
         edit_memory: Applied to the merged prototypes after every round, for ablations.
         on_message: Called with the site's name, the task and the reply, for every task.
@@ -69,8 +73,13 @@ def simulate(
     registrations = {site.name: register(site) for site in sites}
     for name, registration in registrations.items():
         check_registration(name, registration, plans)
-    requested = Run(out, plans, settings, fold, registrations, stop_when_flat=stop_when_flat)
-    run, state, optimizers = begin(requested, resume=resume, change=change, optimizers=True)
+    first, origin = initial or (None, None)
+    requested = Run(
+        *(out, plans, settings, fold, registrations), stop_when_flat=stop_when_flat, start=origin
+    )
+    run, state, optimizers = begin(
+        requested, resume=resume, change=change, optimizers=True, initial=first
+    )
     devices = sorted({str(site.device) for site in sites})
     with _device_executors(sites, run.plans, run.settings) as executors:
 

@@ -66,10 +66,9 @@ def changes_of_settings(before: RunSettings, now: RunSettings, done: int) -> lis
             f"--rounds {now.rounds}: the run has done {done} rounds already; name {done} to end it "
             "here, or more to go on"
         )
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
     return [
-        Change(done, name, getattr(before, name), getattr(now, name))
-        for name in CHANGEABLE
-        if getattr(before, name) != getattr(now, name)
+        Change(done, name, old[name], new[name]) for name in CHANGEABLE if old[name] != new[name]
     ]
 
 

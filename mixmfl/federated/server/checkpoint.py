@@ -48,6 +48,7 @@ from mixmfl.core.records import read_record, read_value
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.subset_dice import Expected, SubsetDice
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
+from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     FOLDS,
@@ -56,6 +57,7 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
     ServerState,
+    first_state,
     learning_rate_of,
 )
 from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
@@ -115,6 +117,7 @@ class Run:
         stop_when_flat: Rounds without a higher validation Dice after which the run ends; 0: it has
             all its rounds.
         changes: What was changed between rounds, in order.
+        start: What its first weights were taken from; None: they are random.
     """
 
     folder: Path
@@ -127,6 +130,7 @@ class Run:
     personal: dict[str, Personal] = field(default_factory=dict)
     stop_when_flat: int = 0
     changes: list[Change] = field(default_factory=list)
+    start: Start | None = None
 
     @property
     def is_flat(self) -> bool:
@@ -164,8 +168,12 @@ def holds_run(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
-def start_run(run: Run) -> None:
+def start_run(run: Run, state: ServerState | None = None) -> None:
     """Write a new run's record.
+
+    Args:
+        run: A run without rounds.
+        state: The state that it starts from, if not the random one that its plans and seed give.
 
     Raises:
         ModelError: The folder holds a run, or anything else.
@@ -187,6 +195,25 @@ def start_run(run: Run) -> None:
         )
     run.plans.save(plans_file)
     _write_record(run)
+    if state is not None:
+        _save_state(run, state)
+
+
+def initial_state(run: Run) -> ServerState:
+    """Return the state before the first round.
+
+    Raises:
+        ModelError: It was taken from another network, and is not stored any more.
+    """
+    if run.start is None:
+        return first_state(run.plans, run.settings)
+    try:
+        return load_state_of(run, 0)
+    except ModelError as error:
+        raise ModelError(
+            f"{run.folder}: began from the weights of {run.start.file}, which cannot be read "
+            f"({error}). No round is done; remove the folder and begin again with --init"
+        ) from None
 
 
 def open_run(folder: Path) -> Run:
@@ -257,6 +284,7 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
             read_record(Change, entry, "changes", ModelError, whole=True)
             for entry in listed(record.get("changes", []), Range(0, 10**6), "changes")
         ],
+        None if (start := record.get("start")) is None else read_record(Start, start, "start"),
     )
 
 
@@ -281,14 +309,7 @@ def save_round(
         dice: Mean validation Dice, None where the round was not validated.
     """
     folder = _round_folder(run, state.round)
-    norms = {
-        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
-        for block, found in state.norms.items()
-    }
-    save_tensors(
-        folder / "server.safetensors",
-        {**state.weights, **memory_to_state(state.memory), **norms},
-    )
+    _save_state(run, state)
     for site, optimizer in optimizers.items():
         save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
@@ -304,6 +325,17 @@ def record_changes(run: Run, changes: Sequence[Change]) -> None:
     """Record what holds from the next round on; it is in the run's settings already."""
     run.changes += changes
     _write_record(run)
+
+
+def _save_state(run: Run, state: ServerState) -> None:
+    norms = {
+        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
+        for block, found in state.norms.items()
+    }
+    save_tensors(
+        _round_folder(run, state.round) / "server.safetensors",
+        {**state.weights, **memory_to_state(state.memory), **norms},
+    )
 
 
 def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
@@ -533,6 +565,7 @@ def _write_record(run: Run) -> None:
         },
         "stop_when_flat": run.stop_when_flat,
         "changes": [dataclasses.asdict(change) for change in run.changes],
+        "start": None if run.start is None else dataclasses.asdict(run.start),
         "history": [
             {site: dataclasses.asdict(at_site) for site, at_site in sites.items()}
             for sites in run.history

@@ -19,6 +19,7 @@ from mixmfl.federated.server.checkpoint import (
     Run,
     SiteRound,
     choose_round,
+    initial_state,
     last_state,
     load_expected,
     load_state_of,
@@ -85,7 +86,12 @@ Ask = Callable[[Mapping[str, Message]], Answers]
 
 
 def begin(
-    asked: Run, *, resume: bool, change: bool = False, optimizers: bool = False
+    asked: Run,
+    *,
+    resume: bool,
+    change: bool = False,
+    optimizers: bool = False,
+    initial: ServerState | None = None,
 ) -> tuple[Run, ServerState, dict[str, State]]:
     """Start a run, or resume the one in its folder.
 
@@ -95,6 +101,7 @@ def begin(
         change: Whether a resumed run may have other rounds, local steps, learning rate or
             ``stop_when_flat``; they hold from the next round on.
         optimizers: Whether the sites' optimizer states are stored with the run.
+        initial: The state that a new run starts from, if not the random one.
 
     Returns:
         The run, the state to resume from, and the optimizer states by site.
@@ -107,13 +114,15 @@ def begin(
         check_masked_run(asked.plans, asked.registrations)
     if not resume:
         _check_can_be_flat(asked)
-        start_run(asked)
-        return asked, first_state(asked.plans, asked.settings), {}
+        start_run(asked, initial)
+        return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
     _check_same_run(run, asked, change=change)
-    state, states = first_state(run.plans, run.settings), dict[str, State]()
-    if run.history:
-        state, states = last_state(run, optimizers=optimizers)
+    state, states = (
+        last_state(run, optimizers=optimizers)
+        if run.history
+        else (initial_state(run), dict[str, State]())
+    )
     _change(run, asked)
     norms = raise_norms(state.norms, state.round, run.settings, run.changes)
     return run, dataclasses.replace(state, norms=norms), states

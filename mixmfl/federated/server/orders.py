@@ -22,6 +22,7 @@ from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
+from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.protocol import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import (
@@ -33,6 +34,7 @@ from mixmfl.federated.server.checkpoint import (
     record_personal,
 )
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
+from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
@@ -93,6 +95,8 @@ class TrainingJob:
         personalize: Whether sites fine-tune personalised models.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
+        init: File whose weights a new run starts from; None: from random ones.
+        aliases: Other words for modalities, as ``Modalities.with_aliases`` takes them.
     """
 
     work: Path
@@ -104,6 +108,8 @@ class TrainingJob:
     quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
     stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
+    init: Path | None = None
+    aliases: Annotated[tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, 1000)] = ()
 
 
 Orders = PlanningJob | TrainingJob
@@ -132,7 +138,8 @@ def load_job(path: Path) -> Orders:
     content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
         return read_record(PlanningJob, content, record.source, DataError, whole=True)
-    content = {"stop_when_flat": 0, **content}  # those of before this could be asked for
+    # those of before this could be asked for
+    content = {"stop_when_flat": 0, "init": None, "aliases": [], **content}
     orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
     if orders.quorum > len(orders.sites):
         raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
@@ -222,11 +229,16 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         set(registered) - here, "did not join with the cases that it registered"
     )
     why_away = {**answers.absent, **failed, **changed}
+    initial, start = None, None
+    if orders.init is not None and not resumed:
+        modalities = Modalities().with_aliases(orders.aliases)
+        initial, start = start_from(orders.init, plans, orders.settings, modalities)
     asked = Run(
         *(orders.out, plans, orders.settings, orders.fold, known),
         stop_when_flat=orders.stop_when_flat,
+        start=start,
     )
-    run, state, _ = begin(asked, resume=resumed, change=True)
+    run, state, _ = begin(asked, resume=resumed, change=True, initial=initial)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})
