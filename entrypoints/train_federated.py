@@ -28,9 +28,9 @@ what they would exchange over a network. The same seed on one CPU gives the same
 the state of every round (--resume continues), progress.csv and .png, and at the end
 model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
 
-A run that is resumed keeps what no option names. --rounds, --local-steps and --learning-rate may be
-others than before: they hold from the next round on, and the learning rate then falls as in a run
-that had so many rounds from the start.
+A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
+--sites may be others than before: they hold from the next round on, and the learning rate then
+falls as in a run that had so many rounds from the start.
 
 With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
 and every hospital keeps its data, optimizer state and personalised model. A round ends when all
@@ -75,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument(
-        "--sites", nargs="+", default=[], help="sites that take part; default: all in WORK"
+        "--sites",
+        nargs="+",
+        default=[],
+        help="sites that take part; default: all in WORK, after --resume those of the run. Others "
+        "than before join or leave from the next round on",
     )
     parser.add_argument(
         "--fold",
@@ -147,6 +151,8 @@ def _work(options: argparse.Namespace) -> int:
     )
     if before is not None:
         options.fold = options.fold or before.fold
+        options.sites = options.sites or _sites_of(before, options.out)
+        _check_privacy_lasts(before, options)
         if options.stop_when_flat is None:
             options.stop_when_flat = before.stop_when_flat
     options.fold = options.fold or "0"
@@ -178,6 +184,34 @@ def _before(options: argparse.Namespace) -> "Run | TrainingJob | None":
     file = job_file(options.out)
     orders = load_job(file) if file.is_file() else None
     return orders if isinstance(orders, TrainingJob) else None
+
+
+def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
+    """Return the sites of a run, or those that its orders name: one may not have joined yet."""
+    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+
+    file = job_file(out)
+    orders = load_job(file) if file.is_file() else before
+    if isinstance(orders, TrainingJob):
+        return list(orders.sites)
+    return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
+
+
+def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespace) -> None:
+    """Check that a simulated run with differential privacy is resumed with it.
+
+    Raises:
+        MixmflError: It is not.
+    """
+    from mixmfl.federated.server.checkpoint import Run, privacy_spent
+
+    if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
+        return
+    if spent := privacy_spent(before, len(before.history)):
+        raise MixmflError(
+            f"{before.folder}: {', '.join(spent)} trained with differential privacy, which holds "
+            "only if every round has it; name --dp-epsilon and the other --dp options again"
+        )
 
 
 def _settings(

@@ -53,8 +53,8 @@ def simulate(
         fold: Fold that ``split_fold`` was called with.
         out: Folder of the run; new, unless ``resume``.
         resume: Resume the run in ``out``, which must have the same settings and sites.
-        change: Whether the resumed run may have other rounds, local steps and learning rate; they
-            hold from the next round on.
+        change: Whether the resumed run may have other rounds, local steps, learning rate and sites;
+            they hold from the next round on.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
         initial: The state that a new run starts from, and what it was taken from; see
@@ -127,7 +127,7 @@ def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
     for site in sites:
         if site.name in run.personal or not site.validation:
             continue
-        task = encode(personalization_task(state, site.name, run.registrations))
+        task = encode(personalization_task(state, site.name, run.known))
         handled = Client(site, run.plans, run.settings).handle(decode(task), {})
         result = read_personal(site.name, handled.reply)
         assert result is not None  # the site has validation cases

@@ -110,7 +110,7 @@ class Run:
         plans: Plans that the run was started with.
         settings: Settings of the rounds that follow; ``changes`` has what they were before.
         fold: Validation fold, or ``"all"``: every case trains.
-        registrations: Registrations by site.
+        registrations: Registrations by site that takes part.
         history: For each round, how it went at every site.
         dice: Mean validation Dice by validated round.
         personal: How well each site's personalised model does; empty where none was asked for.
@@ -118,6 +118,7 @@ class Run:
             all its rounds.
         changes: What was changed between rounds, in order.
         start: What its first weights were taken from; None: they are random.
+        former: Registrations of sites that took part in earlier rounds, and do not any more.
     """
 
     folder: Path
@@ -131,6 +132,18 @@ class Run:
     stop_when_flat: int = 0
     changes: list[Change] = field(default_factory=list)
     start: Start | None = None
+    former: dict[str, Registration] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, Registration]:
+        """Return the registrations of all sites that take part or did so."""
+        return {**self.former, **self.registrations}
+
+    @property
+    def trained_modalities(self) -> set[str]:
+        """Return the modalities of the sites that took part in a round."""
+        took_part = {site for each in self.history for site, at in each.items() if not at.absent}
+        return {m for site in took_part for m, n in self.known[site].modality_cases.items() if n}
 
     @property
     def is_flat(self) -> bool:
@@ -140,15 +153,19 @@ class Run:
 
     @property
     def best_round(self) -> int | None:
-        """Return the round with the highest mean validation Dice, the first of equals."""
-        judged = {number: dice for number, dice in self.dice.items() if not math.isnan(dice)}
+        """Return the round with the highest mean validation Dice, the first of equals.
+
+        Where sites joined or left, rounds before are not compared: their Dice is of other cases.
+        """
+        since = max((change.after for change in self.changes if change.of_site), default=0)
+        judged = {n: dice for n, dice in self.dice.items() if n > since and not math.isnan(dice)}
         return min(judged, key=lambda number: (-judged[number], number)) if judged else None
 
     @property
     def modality_cases(self) -> dict[str, int]:
-        """Return how many training cases of all sites have each modality of the plans."""
+        """Return how many training cases have each modality, also of sites that have left."""
         return {
-            name: sum(r.modality_cases.get(name, 0) for r in self.registrations.values())
+            name: sum(r.modality_cases.get(name, 0) for r in self.known.values())
             for name in self.plans.modalities
         }
 
@@ -249,14 +266,10 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
             ``ValueError``.
     """
-    sites = {}
-    for site, content in record["sites"].items():
-        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
-            raise ModelError(f"{shown(site)} cannot name a site")
-        sites[site] = read_record(Registration, content, f"sites: {site}", ModelError)
-        check_registration(site, sites[site], plans)
+    sites = _read_sites(record["sites"], plans)
+    former = _read_sites(record.get("former", {}), plans)
     for by_site in (*record["history"], record["personal"]):
-        fields(by_site, (), "sites", may=tuple(sites))
+        fields(by_site, (), "sites", may=(*sites, *former))
     # a record has every setting; only in a message some have a default
     settings = read_record(RunSettings, record["settings"], "settings", ModelError, whole=True)
     plans.configuration(settings.configuration)
@@ -285,7 +298,18 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
             for entry in listed(record.get("changes", []), Range(0, 10**6), "changes")
         ],
         None if (start := record.get("start")) is None else read_record(Start, start, "start"),
+        former,
     )
+
+
+def _read_sites(content: Mapping[str, Any], plans: Plans) -> dict[str, Registration]:
+    sites = {}
+    for site, registration in content.items():
+        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
+            raise ModelError(f"{shown(site)} cannot name a site")
+        sites[site] = read_record(Registration, registration, f"sites: {site}", ModelError)
+        check_registration(site, sites[site], plans)
+    return sites
 
 
 def _or_nan(dice: Any, source: str) -> float:
@@ -446,7 +470,7 @@ def load_optimizers(run: Run, number: int) -> dict[str, State]:
         site
         for sites in run.history[:number]
         for site, at_site in sites.items()
-        if at_site.loss is not None
+        if at_site.loss is not None or at_site.epsilon is not None
     }
     return {site: load_tensors(folder / f"{site}.safetensors") for site in sorted(trained)}
 
@@ -558,6 +582,7 @@ def _write_record(run: Run) -> None:
         "fold": run.fold,
         "plans_sha256": _digest(run.plans.to_json()),
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
+        "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
         "personal": {
             site: [or_none(personal.dice), or_none(personal.dice_before)]

@@ -186,10 +186,12 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are connected; a run that was begun is resumed.
 
-    Other rounds, local steps or learning rate than a run had hold from its next round on.
+    Other rounds, local steps, learning rate or sites than a run had hold from its next round on. A
+    site that is to join one and is not connected joins in a later job.
 
     Args:
-        orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
+        orders: What to train. A new run needs all of its sites; a resumed one needs fewer, and
+            those that it had and that are not named leave it.
         ask: Sends tasks to the sites and returns their answers.
         pause: Asked before every round whether to stop, as when a site has come back.
 
@@ -217,9 +219,14 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     registered, failed = _registrations(answers, plans, orders.work)
     if not resumed:
         _need_all(task.kind, {**answers.absent, **failed})
-    known = open_run(orders.out).registrations if resumed else registered
+    before = open_run(orders.out).known if resumed else {}
     # whoever comes back with other cases than it registered is another site to this run
-    here = {site for site in registered if known.get(site) == registered[site]}
+    here = {site for site in registered if before.get(site, registered[site]) == registered[site]}
+    known = {
+        site: before.get(site) or registered[site]
+        for site in sorted(orders.sites)
+        if site in before or site in here
+    }
     if not here:
         raise QuorumError(
             f"run {orders.out}: none of {', '.join(orders.sites)} joined with the cases that it "
@@ -316,7 +323,7 @@ def _registrations(
 def _personalize(run: Run, ask: Ask) -> None:
     state = load_state_of(run, choose_round(run, "best"))
     tasks = {
-        site: personalization_task(state, site, run.registrations)
+        site: personalization_task(state, site, run.known)
         for site in run.registrations
         if site not in run.personal
     }

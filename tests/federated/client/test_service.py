@@ -488,6 +488,32 @@ def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJ
     assert load_job(file) == started
 
 
+def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    alone = dataclasses.replace(orders, sites=("north",))
+    assert not train(federation, alone, stop_after=1)
+    federation.down = {"south"}
+    both = dataclasses.replace(orders, settings=dataclasses.replace(SETTINGS, rounds=4))
+    assert not train(federation, both, stop_after=1)
+    assert set(open_run(orders.out).registrations) == {"north"}
+    federation.down = set()
+    assert not train(federation, both, stop_after=1)
+    federation.asked.clear()
+    assert train(federation, dataclasses.replace(both, sites=("south",)))
+    run = open_run(orders.out)
+    assert [sorted(each) for each in run.history] == [
+        *(["north"], ["north"], ["north", "south"], ["south"])
+    ]
+    assert {site for site, _ in federation.asked} == {"south"}
+    assert [change.text for change in run.changes] == [
+        "rounds 3 -> 4",
+        "site south joins with 2 training cases",
+        "modality flair joins with 2 training cases, its encoder starts from t2",
+        "site north takes no part",
+    ]
+
+
 def test_hospitals_start_from_the_weights_that_the_coordinator_has(
     tmp_path: Path, federation: Federation, orders: TrainingJob
 ) -> None:

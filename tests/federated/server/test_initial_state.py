@@ -33,6 +33,10 @@ def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
     memory = {(m, level): size.unseen() for level, size in sizes.items() for m in MODALITIES}
     old = dataclasses.replace(first_state(plans, SETTINGS), memory=memory)
     save_model(model, old, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    # what is remembered of a modality that nobody had is not of its encoder, which is flair's
+    save_model(tmp_path / "two.safetensors", old, plans, "2d", {"flair": 1, "t1": 1})
+    two = start_from(tmp_path / "two.safetensors", plans, ONE, Modalities())[0].memory
+    assert {modality for modality, _ in two} == {"flair", "t1"}
     state, start = start_from(model, plans, ONE, Modalities())
     assert all(part.taken == part.tensors for part in start.parts)
     assert {part.name for part in start.parts} >= {"tailored.t1", "shared", "fusion", "memory"}
