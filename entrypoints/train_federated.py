@@ -5,7 +5,8 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from . import _options, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
+    from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
     from mixmfl.federated.state import Personal, RunSettings, ServerState
@@ -288,21 +290,29 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         print(f"{len(site.validation)} validation cases")
     initial = _start(options, plans, settings)
     lap = _stopwatch()
-    run = simulate(
-        plans,
-        sites,
-        settings,
-        options.fold,
-        options.out,
-        resume=options.resume,
-        change=True,
-        stop_when_flat=options.stop_when_flat,
-        initial=initial,
-        report=lambda run: _print_round(run, len(run.history), lap()),
-    )
+    with _bar_when_needed() as progress, _curves(options) as curves:
+
+        def report(run: "Run") -> None:
+            _print_round(run, len(run.history), lap())
+            curves.write(run)
+
+        run = simulate(
+            plans,
+            sites,
+            settings,
+            options.fold,
+            options.out,
+            resume=options.resume,
+            change=True,
+            stop_when_flat=options.stop_when_flat,
+            initial=initial,
+            report=report,
+            progress=progress,
+        )
+        if options.personalize:
+            simulate_personalization(run, sites, progress)
     _announce_end(run)
     if options.personalize:
-        simulate_personalization(run, sites)
         for name, result in run.personal.items():
             print(_describe_personal(name, result))
         if without := [site.name for site in sites if site.name not in run.personal]:
@@ -368,16 +378,20 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         orders = dataclasses.replace(orders, init=before.init, aliases=before.aliases)
     _start(options, plans, settings)
     printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
+    with _curves(options) as curves:
 
-    def report(run: "Run") -> None:
-        nonlocal printed
-        while printed < len(run.history):
-            printed += 1
-            _print_round(run, printed, lap())
+        def report(run: "Run") -> None:
+            nonlocal printed
+            while printed < len(run.history):
+                printed += 1
+                _print_round(run, printed, lap())
+                if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
+                    print("the sites measure the model; its file follows", flush=True)
+            curves.write(run)
 
-    flare.run_jobs(
-        kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
-    )
+        flare.run_jobs(
+            kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
+        )
     run = open_run(out)
     _announce_end(run)
     for site, result in run.personal.items():
@@ -408,6 +422,30 @@ def _describe_personal(site: str, result: "Personal") -> str:
         f"site {site}: personalised model, validation Dice {result.dice:.3f}, global model "
         f"{result.dice_before:.3f}; {kept}"
     )
+
+
+@contextmanager
+def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function (what, done, total) that draws progress bars, from its first call on.
+
+    While rounds are printed, nothing is drawn.
+    """
+    with ExitStack() as stack:
+        drawn: list[Callable[[str, int, int], None]] = []
+
+        def report(what: str, done: int, total: int) -> None:
+            if not drawn:
+                drawn.append(stack.enter_context(_runner.bars()))
+            drawn[0](what, done, total)
+
+        yield report
+
+
+def _curves(options: argparse.Namespace) -> "Curves":
+    from mixmfl.federated.server.checkpoint import holds_run, open_run
+    from mixmfl.federated.server.curves import Curves
+
+    return Curves(len(open_run(options.out).history) if holds_run(options.out) else 0)
 
 
 def _stopwatch() -> Callable[[], float]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, 
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import RunSettings, ServerState, Site, register
+from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is done, how much of it is done, and how much there is."""
 
 
 def simulate(
@@ -41,6 +45,7 @@ def simulate(
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
     measured: bool = True,
+    progress: Progress = lambda what, done, total: None,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -63,6 +68,7 @@ def simulate(
         edit_memory: Applied to the merged prototypes after every round, for ablations.
         on_message: Called with the site's name, the task and the reply, for every task.
         measured: Whether to write the expected Dice per subset of modalities into the model file.
+        progress: Called while the model is measured after the last round.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -81,7 +87,9 @@ def simulate(
         requested, resume=resume, change=change, optimizers=True, initial=first
     )
     devices = sorted({str(site.device) for site in sites})
-    with _device_executors(sites, run.plans, run.settings) as executors:
+    cases = sum(len(site.validation) for site in sites)
+    step = _counted(progress, "measuring Dice of every subset, cases", cases)
+    with _device_executors(sites, run.plans, run.settings, step) as executors:
 
         def start(site: Site, task: Message) -> tuple[bytes, Done]:
             received = encode(task)
@@ -103,6 +111,9 @@ def simulate(
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
                     continue
+                if reply.kind == MEASURE and len(devices) > 1:  # in other processes
+                    for _ in site.validation:
+                        step()
                 on_message(site.name, tasks[site.name], reply)
                 answers[site.name] = Answer(reply, len(sent), len(received), seconds)
                 if after := unpack(optimizer)[0]:
@@ -114,7 +125,9 @@ def simulate(
     return run
 
 
-def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
+def simulate_personalization(
+    run: Run, sites: Sequence[Site], progress: Progress = lambda what, done, total: None
+) -> None:
     """Personalise the best round's model at every site that has not done so yet.
 
     A site without validation cases is left out: its two models could not be compared.
@@ -122,16 +135,24 @@ def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
     Args:
         run: A finished run.
         sites: Sites of the run.
+        progress: Called after every round of a site.
     """
     state = load_state_of(run, choose_round(run, "best"))
-    for site in sites:
-        if site.name in run.personal or not site.validation:
-            continue
+    left = [site for site in sites if site.name not in run.personal and site.validation]
+    rounds = len(left) * run.plans.training.personal_rounds
+    step = _counted(progress, "personalised models, rounds", rounds)
+    for site in left:
         task = encode(personalization_task(state, site.name, run.known))
-        handled = Client(site, run.plans, run.settings).handle(decode(task), {})
+        handled = Client(site, run.plans, run.settings, step=step).handle(decode(task), {})
         result = read_personal(site.name, handled.reply)
         assert result is not None  # the site has validation cases
         save_personal(run, site.name, result, handled.personal)
+
+
+def _counted(progress: Progress, what: str, total: int) -> Callable[[], None]:
+    """Return a function that reports one more of ``total`` at each call."""
+    numbers = count(1)
+    return lambda: progress(what, next(numbers), total)
 
 
 Done = Callable[[], tuple[bytes, bytes, float]]
@@ -140,26 +161,28 @@ Done = Callable[[], tuple[bytes, bytes, float]]
 
 @contextmanager
 def _device_executors(
-    sites: Sequence[Site], plans: Plans, settings: RunSettings
+    sites: Sequence[Site], plans: Plans, settings: RunSettings, step: Callable[[], None]
 ) -> Iterator[Mapping[str, Callable[..., Done]]]:
     """Yield for each device a function that starts a task; a device does its tasks in order.
 
     With one device, the task is done in this process when its result is asked for; with several,
-    each device has a process.
+    each device has a process, which does not call ``step``.
     """
-    by_device: dict[str, dict[str, Client]] = {}
+    by_device: dict[str, list[Site]] = {}
     for site in sites:
-        clients = by_device.setdefault(str(site.device), {})
-        clients[site.name] = Client(site, plans, settings)
+        by_device.setdefault(str(site.device), []).append(site)
     if len(by_device) == 1:
-        ((device, clients),) = by_device.items()
+        ((device, here),) = by_device.items()
+        clients = {site.name: Client(site, plans, settings, step=step) for site in here}
         yield {device: lambda *task: partial(_do_task, clients, *task)}
         return
     context, threads = spawn_context(), torch.get_num_threads()
     with ExitStack() as stack:
         pools = {
             device: stack.enter_context(
-                ProcessPoolExecutor(1, context, _start_worker, (by_device[device], threads))
+                ProcessPoolExecutor(
+                    1, context, _start_worker, (by_device[device], plans, settings, threads)
+                )
             )
             for device in sorted(by_device)
         }
@@ -173,9 +196,9 @@ _CLIENTS: dict[str, Client] = {}
 """Clients by site, in a process that does the tasks of one device."""
 
 
-def _start_worker(clients: Mapping[str, Client], threads: int) -> None:
+def _start_worker(sites: Sequence[Site], plans: Plans, settings: RunSettings, threads: int) -> None:
     torch.set_num_threads(threads)
-    _CLIENTS.update(clients)
+    _CLIENTS.update({site.name: Client(site, plans, settings) for site in sites})
 
 
 def _do_task_here(*task: Any) -> tuple[bytes, bytes, float]:

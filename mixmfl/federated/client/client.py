@@ -1,5 +1,6 @@
 """A site in a run: handles every kind of task, in a simulation and on a network alike."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mixmfl.core.errors import AggregationError, PrivacyError
@@ -38,9 +39,19 @@ class Client:
     """One site in one run. Between tasks it keeps only the key of a masked round."""
 
     def __init__(
-        self, site: Site, plans: Plans, settings: RunSettings, summed: SummedSites | None = None
+        self,
+        site: Site,
+        plans: Plans,
+        settings: RunSettings,
+        summed: SummedSites | None = None,
+        step: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the site with its cases, plans and settings of the run, and the site's record."""
+        """Take the site with its cases, plans and settings of the run, and the site's record.
+
+        ``step`` is called after every case that is measured, and every round of a personalised
+        model.
+        """
+        self._step = step
         self.site, self.plans, self.settings = site, plans, settings
         self._summed = summed or SummedSites()
         self._key: RoundKey | None = None
@@ -95,12 +106,12 @@ class Client:
         return Handled(validate_at_site(task, self.site, self.plans, self.settings))
 
     def _measure(self, task: Message, optimizer: State) -> Handled:
-        return Handled(measure_at_site(task, self.site, self.plans, self.settings))
+        return Handled(measure_at_site(task, self.site, self.plans, self.settings, self._step))
 
     def _personalize(self, task: Message, optimizer: State) -> Handled:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
-        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings)
+        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings, self._step)
         enough = len(self.site.validation) >= self.site.validation_cases
         both = {"dice": result.dice, "dice_before": result.dice_before}
         record = {name: or_none(dice) if enough else None for name, dice in both.items()}

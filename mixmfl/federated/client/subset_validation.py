@@ -4,6 +4,7 @@ A site sends sums over its validation cases, one per subset of the modalities of
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
 from mixmfl.federated.client.outbound import outgoing
@@ -17,7 +18,13 @@ from mixmfl.planning.plans import Plans
 from mixmfl.training.validation import DiceSum, add_dice, dice_sums, no_dice
 
 
-def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
+def measure_at_site(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    step: Callable[[], None] = lambda: None,
+) -> Message:
     """Return the summed Dice of the site's validation cases from each subset of modalities.
 
     Args:
@@ -25,6 +32,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         site: The site; at most ``CASES_PER_SUBSET`` of its cases are used per subset.
         plans: Plans of the run.
         settings: Settings of the run.
+        step: Called after every case.
     """
     usable = set(task.record["modalities"])
     runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
@@ -41,6 +49,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         )
         for subset, predicted in segmentations.items():
             sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
+        step()
     rows = [
         [list(subset), dice_sums(sums[subset], site.validation_cases)] for subset in sorted(sums)
     ]

@@ -45,6 +45,7 @@ from mixmfl.core.json_fields import (
 )
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record, read_value
+from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.subset_dice import Expected, SubsetDice
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
@@ -439,6 +440,7 @@ def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None
     """Save the Dice that a round's model is expected to have from subsets of modalities."""
     content = {"round": number, "expected": [each.to_json() for each in expected]}
     write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
+    write_text(run.folder / "subsets.csv", subsets_table(number, expected))
 
 
 def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
@@ -546,6 +548,7 @@ def progress_table(run: Run) -> str:
             "local_steps",
             "loss",
             *columns,
+            "federation_dice",
             "sent_bytes",
             "received_bytes",
             "seconds",
@@ -555,23 +558,41 @@ def progress_table(run: Run) -> str:
     )
     for number, sites in enumerate(run.history, start=1):
         settings = settings_of(number - 1, run.settings, run.changes)
+        mean = or_none(run.dice.get(number, math.nan))
         for site, at_site in sites.items():
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
                 [
                     number,
-                    site,
+                    cell(site),
                     f"{learning_rate_of(number - 1, settings):.6g}",
                     settings.local_steps,
                     "" if at_site.loss is None else f"{at_site.loss:.5f}",
-                    *("" if value is None else f"{value:.4f}" for value in dice),
+                    *("" if value is None else f"{value:.4f}" for value in (*dice, mean)),
                     at_site.sent_bytes,
                     at_site.received_bytes,
                     f"{at_site.seconds:.2f}",
-                    at_site.absent,
+                    cell(at_site.absent),
                     "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
                 ]
             )
+    return text.getvalue()
+
+
+def subsets_table(number: int, expected: Sequence[SubsetDice]) -> str:
+    """Return Dice from subsets of modalities as CSV: a row per subset and label.
+
+    Args:
+        number: The round whose model was measured.
+        expected: Its Dice.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["round", "modalities", "label", "dice", "cases"])
+    for each in expected:
+        for label, (dice, cases) in each.dice.items():
+            subset = "+".join(each.modalities)
+            writer.writerow([number, subset, cell(label), f"{dice:.4f}", cases])
     return text.getvalue()
 
 
