@@ -4,6 +4,7 @@ A site sends how many of its validation cases have which Dice, for each subset o
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 from mixmfl.evaluation.subset_dice import (
     BINS,
@@ -24,7 +25,13 @@ from mixmfl.planning.plans import Plans
 from mixmfl.training.validation import dice_of_case
 
 
-def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
+def measure_at_site(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    step: Callable[[], None] = lambda: None,
+) -> Message:
     """Return how many validation cases have which Dice from each subset of modalities.
 
     Args:
@@ -32,6 +39,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         site: The site; at most ``CASES_PER_SUBSET`` of its cases are used per subset.
         plans: Plans of the run.
         settings: Settings of the run.
+        step: Called after every case.
     """
     usable = set(task.record["modalities"])
     runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
@@ -50,6 +58,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         for subset, predicted in segmentations.items():
             for name, dice in dice_of_case(predicted, case.labels[:][0], indices).items():
                 counts[subset][name] = add_counts([counts[subset][name], count_dice(dice)])
+        step()
     rows = [
         [
             list(subset),

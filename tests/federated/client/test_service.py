@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from masked_federation import write_keys
-from small import LABELS_JSON, small_plans, stored_site, write_site
+from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
 
 import mixmfl
 from mixmfl.core.errors import DataError, PrivacyError, QuorumError
@@ -33,7 +33,7 @@ from mixmfl.federated.secure_aggregation.crypto import key_pair
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import Participants
-from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.checkpoint import load_state_of, open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -633,9 +633,54 @@ def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJ
     file = tmp_path / "orders.json"
     save_job(orders, file)
     content = json.loads(file.read_text())
-    del content["stop_when_flat"]
+    del content["stop_when_flat"], content["init"], content["aliases"]
     file.write_text(json.dumps(content))
     assert load_job(file) == orders
+    started = dataclasses.replace(orders, init=tmp_path / "m.pth", aliases=("t1=channel0",))
+    save_job(started, file)
+    assert load_job(file) == started
+
+
+def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    alone = dataclasses.replace(orders, sites=("north",))
+    assert not train(federation, alone, stop_after=1)
+    federation.down = {"south"}
+    both = dataclasses.replace(orders, settings=dataclasses.replace(SETTINGS, rounds=4))
+    assert not train(federation, both, stop_after=1)
+    assert set(open_run(orders.out).registrations) == {"north"}
+    federation.down = set()
+    assert not train(federation, both, stop_after=1)
+    federation.asked.clear()
+    assert train(federation, dataclasses.replace(both, sites=("south",)))
+    run = open_run(orders.out)
+    assert [sorted(each) for each in run.history] == [
+        *(["north"], ["north"], ["north", "south"], ["south"])
+    ]
+    assert {site for site, _ in federation.asked} == {"south"}
+    assert [change.text for change in run.changes] == [
+        "rounds 3 -> 4",
+        "site south joins with 2 training cases",
+        "modality flair joins with 2 training cases, its encoder starts from t2",
+        "site north takes no part",
+    ]
+
+
+def test_hospitals_start_from_the_weights_that_the_coordinator_has(
+    tmp_path: Path, federation: Federation, orders: TrainingJob
+) -> None:
+    model = write_model(tmp_path / "old.safetensors")
+    orders = dataclasses.replace(orders, init=model)
+    assert not train(federation, orders, stop_after=0)
+    model.unlink()  # the coordinator keeps what it starts from
+    assert not train(federation, orders, stop_after=1)
+    run = open_run(orders.out)
+    assert run.start is not None
+    assert all(part.taken == part.tensors for part in run.start.parts if part.name != "memory")
+    old = first_state(small_plans(), RunSettings("2d", 0, 1, 1, 0.01)).weights
+    first = load_state_of(run, 0).weights
+    assert all(torch.equal(first[name], old[name]) for name in old)
 
 
 def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
