@@ -87,6 +87,7 @@ def predict_folder(
     least_dice: float = 0.0,
     report: bool = False,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
     show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
@@ -112,6 +113,7 @@ def predict_folder(
         least_dice: Cases from whose modalities less is expected are refused; 0: none.
         report: Whether to write ``report.html`` and its files, too.
         dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
+        dicom_sr: Whether to write these and their volumes, as ``<case>.sr.dcm``.
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: Time limit for reading a case, and for writing it.
@@ -138,11 +140,12 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     origins = [origin_of(model) for model in models]
     records = Records(out, overwrite=overwrite, origins=origins)
+    dicom_seg = dicom_seg or dicom_sr
     if dicom_seg:
         check_available()
     if set_aside:
         write_text(out / "set_aside.csv", set_aside)
-    extras = _Extras(report, dicom_seg, show_patient)
+    extras = _Extras(report, dicom_seg, dicom_sr, show_patient)
     run = _Run(
         models,
         out,
@@ -246,6 +249,7 @@ class _Extras:
 
     report: bool
     dicom_seg: bool
+    dicom_sr: bool
     show_patient: bool
 
 
@@ -297,6 +301,8 @@ class _Run:
             files += case_files(self.shown(case.name))
         if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
             files.append(f"{case.name}.dcm")
+            if self.extras.dicom_sr:
+                files.append(f"{case.name}.sr.dcm")
         return tuple(files)
 
     def existing(self, job: _Job, overwrite: bool) -> Outcome | None:
@@ -390,10 +396,20 @@ class _Run:
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
-            file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
+            made = [self.out / f"{case.name}.dcm"]
+            if self.extras.dicom_sr:
+                made.append(self.out / f"{case.name}.sr.dcm")
             try:
-                write_segmentation(file, source, values, self.labels.foreground, model)
-                files.append(file.name)
+                write_segmentation(
+                    made[0],
+                    source,
+                    values,
+                    self.labels.foreground,
+                    "+".join(self.digests),
+                    self.models[0].plans.card.dataset.segments,
+                    made[1] if self.extras.dicom_sr else None,
+                )
+                files += [file.name for file in made]
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:

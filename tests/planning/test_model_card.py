@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import LABELS, MODALITIES, small_plans
 
-from mixmfl.core.errors import ModelError, PlansError
+from mixmfl.core.errors import DataError, ModelError, PlansError
 from mixmfl.data.dataset_card import DatasetCard, Segment
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import load_model, save_model
@@ -58,6 +58,12 @@ def test_what_sites_say_of_their_cases_adds_up_in_the_card() -> None:
     )  # fmt: skip
     with pytest.raises(PlansError, match="segments: 'core' is no label; these are: lesion"):
         make_card(PATIENTS, SAID, dataclasses.replace(LABELS, declared={"lesion": 1}))
+
+
+def test_a_code_that_no_dictionary_has_is_refused_in_planning() -> None:
+    wrong = dataclasses.replace(SAID, segments={"core": Segment("108369006", region="4711")})
+    with pytest.raises(DataError, match="segments: core: region: 4711 is not among the SNOMED"):
+        make_card(PATIENTS, wrong, LABELS)
 
 
 def test_the_spacing_of_a_single_case_in_twenty_is_not_told() -> None:
