@@ -77,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="replace existing files, also those that mixmfl did not write",
     )
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="predict although the images show another part of the body than the model was made "
+        "for, or the model was trained on simulated images; each such case has a warning",
+    )
+    parser.add_argument(
         "--limit",
         type=float,
         default=60,
@@ -133,6 +139,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.core.text import MOST_LINE, one_line, plural, printable
     from mixmfl.data.accounting import aside_table
     from mixmfl.data.cases import describe
+    from mixmfl.data.dataset_card import subjects_of
     from mixmfl.data.dicom.cases import describe_rows, find_all
     from mixmfl.data.mapping import images_told, mapping_table, read_mapping
     from mixmfl.data.modalities import Modalities
@@ -176,6 +183,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     keep_freed_memory()  # returns what loading freed
     for file, model in zip(files, models, strict=True):
         say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
+        if alarm := model.plans.card.alarm:
+            say(alarm)
 
     words = [word.strip() for word in (options.modalities or "").split(",")]
     outcomes = predict_folder(
@@ -194,6 +203,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,
         set_aside=aside_table(found.aside, options.input),
+        subjects=subjects_of(options.input),
+        force=options.force,
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
     total = todo = len(found.cases) + len(found.refused)

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 FORMAT = "mixmfl model 2"
 
+MOST_SITES = 10**4
+"""Of a federation, that a file may tell of."""
+
 
 @dataclass(frozen=True)
 class _Spent:
@@ -83,10 +86,14 @@ class _Header:
     plans: Any
     tensors_sha256: Any
     header_sha256: Any
-    # files written before it was measured do not have it
+    # files of earlier versions do not have these
+    modality_sites: Annotated[
+        Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[int, within(0, MOST_SITES)]],
+        entries(0, MOST_MODALITIES),
+    ] = field(default_factory=dict)
     expected: Expected = ()
-    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, 10**4)] = field(
-        default_factory=dict
+    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
+        field(default_factory=dict)
     )
 
 
@@ -226,6 +233,7 @@ def save_model(
     modality_cases: Mapping[str, int],
     privacy: Mapping[str, Mapping[str, float]] | None = None,
     expected: Sequence[SubsetDice] = (),
+    modality_sites: Mapping[str, int] | None = None,
 ) -> str:
     """Write a model file, whole or not at all.
 
@@ -239,6 +247,7 @@ def save_model(
         modality_cases: How many training cases of the federation had each modality.
         privacy: Epsilon and delta of the sites that trained with differential privacy.
         expected: Dice from subsets of modalities, where it was measured.
+        modality_sites: How many sites had training cases with each modality, where that is known.
 
     Returns:
         The file's SHA-256.
@@ -249,6 +258,7 @@ def save_model(
         "configuration": configuration,
         "round": state.round,
         "modality_cases": dict(modality_cases),
+        **({"modality_sites": dict(modality_sites)} if modality_sites else {}),
         "expected": [each.to_json() for each in expected],
         "plans": plans.to_json(),
         **({"privacy": privacy} if privacy else {}),
@@ -379,6 +389,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "mixmfl_version": record.mixmfl_version,
             "round": record.round,
             "modality_cases": record.modality_cases,
+            "modality_sites": record.modality_sites,
             "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
         tuple(record.expected),
@@ -414,6 +425,7 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     """
     known = plans.modalities
     cases = fields(header.modality_cases, (), "modality_cases", may=known, error=ModelError)
+    fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
     for each in header.expected:

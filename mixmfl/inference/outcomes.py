@@ -21,6 +21,7 @@ from mixmfl.core.files import read_json, replacing, sha256, write_json
 from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import one_line, printable
 from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.inference.origin import Origin
 
 FORMAT = "mixmfl cases 2"
 
@@ -80,17 +81,21 @@ class Outcome:
 class Records:
     """The outcomes of all runs into one folder; safe to use from several threads."""
 
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, overwrite: bool = False, origins: Sequence[Origin] = ()
+    ) -> None:
         """Read the records of earlier runs.
 
         Args:
             folder: Folder of the masks.
             overwrite: Whether tables and pages that are not ours are replaced.
+            origins: Where the models of this run come from, for ``cases.json``.
 
         Raises:
             DataError: The folder has a table or a page that is not ours.
         """
         self.folder = folder
+        self.origins = origins
         self._lock = threading.Lock()
         self._outcomes: dict[str, Outcome] = {}
         record = folder / "cases.json"
@@ -154,6 +159,7 @@ class Records:
         """
         content = {
             "format": FORMAT,
+            "models": {each.sha256: each.to_json() for each in self.origins},
             "cases": {each.name: _to_json(each) for each in self.outcomes},
         }
         write_json(self.folder / "cases.json", content)

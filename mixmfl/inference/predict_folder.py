@@ -26,15 +26,17 @@ from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.text import plural
 from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
+from mixmfl.data.dataset_card import UNKNOWN
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, from_canonical, write_labels
+from mixmfl.data.image import Grid, Source, from_canonical, write_labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.subset_dice import SubsetDice, all_subsets, find, least
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
+from mixmfl.inference.origin import Origin, origin_of
 from mixmfl.inference.outcomes import Outcome, Records
-from mixmfl.inference.report import case_files, shown_name, write_case, write_report
+from mixmfl.inference.report import alarms_of, case_files, shown_name, write_case, write_report
 from mixmfl.inference.segmentation import (
     Options,
     check_models_agree,
@@ -43,6 +45,7 @@ from mixmfl.inference.segmentation import (
     segment,
 )
 from mixmfl.planning.brains import BrainExtraction
+from mixmfl.planning.model_card import misuse
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +92,8 @@ def predict_folder(
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
     set_aside: str = "",
+    subjects: str = UNKNOWN,
+    force: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Predict every case; a failure is reported, and the other cases continue.
 
@@ -112,6 +117,8 @@ def predict_folder(
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: Time limit for reading a case, and for writing it.
         set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
+        subjects: Of what the cases are, as ``dataset_card.subjects_of`` says.
+        force: Whether to predict cases that a model was surely not made for, with a warning.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -130,7 +137,8 @@ def predict_folder(
     if unknown := [name for name in only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
-    records = Records(out, overwrite=overwrite)
+    origins = [origin_of(model) for model in models]
+    records = Records(out, overwrite=overwrite, origins=origins)
     if dicom_seg:
         check_available()
     if set_aside:
@@ -145,6 +153,7 @@ def predict_folder(
         extras,
         least_dice,
         brains,
+        origins,
     )
     expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
@@ -166,6 +175,13 @@ def predict_folder(
                 raise DataError(
                     f"has {', '.join(case.images)}; the model needs at least one of "
                     f"{', '.join(only or known)}"
+                )
+            if reason := _misuse(models, images, subjects):
+                if not force:
+                    raise DataError(f"{reason}. --force predicts it all the same")
+                warnings = (*case.warnings, f"was predicted by --force although {reason}")
+                job = dataclasses.replace(
+                    job, case=dataclasses.replace(job.case, warnings=warnings)
                 )
             _check_expected(job.expected, least_dice)
             existing = run.existing(job, overwrite)
@@ -247,6 +263,7 @@ class _Run:
         extras: "_Extras",
         least_dice: float,
         brains: BrainExtraction,
+        origins: Sequence[Origin],
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -258,6 +275,7 @@ class _Run:
         self.extras = extras
         self.least_dice = least_dice
         self.brains = brains
+        self.origins = origins
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -380,8 +398,9 @@ class _Run:
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
-                write_case(self.out, self.shown(case.name), shown, indices, canonical, self.labels)
-                files += case_files(self.shown(case.name))
+                name, alarms = self.shown(case.name), alarms_of(self.origins)
+                write_case(self.out, name, shown, indices, canonical, self.labels, alarms)
+                files += case_files(name)
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")
         return dataclasses.replace(
@@ -431,11 +450,19 @@ class _Run:
             OSError: The tables cannot be written.
         """
         if self.extras.report:
-            named = {model.sha256: model.name for model in self.models}
             show = self.extras.show_patient
-            write_report(self.out, self.records.outcomes, self.labels, named, show)
+            write_report(self.out, self.records.outcomes, self.labels, self.origins, show)
         if self._unwritten is not None:
             self.records.write()
+
+
+def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjects: str) -> str:
+    """Return why one of the models was not made for a case; see ``model_card.misuse``."""
+    parts = {
+        name: image.header.body_part for name, image in images.items() if isinstance(image, Series)
+    }
+    reasons = (misuse(model.plans.card, parts, subjects) for model in models)
+    return next(filter(None, reasons), "")
 
 
 def _settings(

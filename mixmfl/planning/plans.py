@@ -17,6 +17,7 @@ from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
 from mixmfl.planning import heads as kinds
 from mixmfl.planning.architecture import check_network_size
+from mixmfl.planning.model_card import ModelCard
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 
@@ -44,6 +45,7 @@ class Plans:
         training: How sites train.
         heads: What the cases are like that the plans were made from, one of ``heads.PLANNED``;
             with ``"deepbet"`` or ``"own"`` brains are extracted wherever cases are read.
+        card: Where the cases come from that the plans were made from.
     """
 
     modalities: tuple[str, ...]
@@ -52,6 +54,7 @@ class Plans:
     network: NetworkSettings
     training: TrainingSettings
     heads: str = kinds.UNKNOWN
+    card: ModelCard = field(default_factory=ModelCard)
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -95,6 +98,7 @@ class Plans:
             "training": dataclasses.asdict(self.training),
             "nnunet": self.nnunet,
             "heads": self.heads,
+            **({"card": card} if (card := self.card.to_json()) else {}),
         }
         return json.loads(json.dumps(content))
 
@@ -115,7 +119,7 @@ class Plans:
                 f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
             )
         parts = ("format", "modalities", "labels", "network", "training", "nnunet")
-        fields(content, parts, source, may=("heads",))  # plans of earlier versions say nothing
+        fields(content, parts, source, may=("heads", "card"))  # earlier plans say nothing
         modalities = _modalities(content["modalities"], f"{source}: modalities")
         labels = _labels(content["labels"], f"{source}: labels")
         network = read_record(NetworkSettings, content["network"], f"{source}: network", whole=True)
@@ -124,7 +128,8 @@ class Plans:
         )
         check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
         heads = word(content.get("heads", kinds.UNKNOWN), kinds.PLANNED, f"{source}: heads")
-        plans = cls(modalities, labels, content["nnunet"], network, training, heads)
+        card = read_record(ModelCard, content.get("card", {}), f"{source}: card")
+        plans = cls(modalities, labels, content["nnunet"], network, training, heads, card)
         _check_streams(network, training, source)
         for name in plans.configurations:
             planned = plans.configuration(name)["architecture"]["arch_kwargs"]

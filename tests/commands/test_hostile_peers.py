@@ -100,7 +100,7 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     told = modality_cases or {"t1": cases, "t2": 1}
     return {
-        "format": 3,
+        "format": 4,
         "cases": cases,
         "modality_cases": told,
         "label_cases": {"0": cases, "4": 1},
@@ -110,6 +110,8 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "slices": {"none": cases},
         "kept_share": {"0.55": cases},
         "heads": {"stripped": cases},
+        "subjects": {"patients": cases},
+        "anatomy": {"brain": cases},
         "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
     }
 

@@ -146,7 +146,9 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"format": 7}, "fingerprint format 7 was found, 3 is needed"),
+        ({"format": 7}, "fingerprint format 7 was found, 4 is needed"),
+        ({"subjects": {"robot": 1}}, "subjects: 'robot' is none of patients, simulated, unknown"),
+        ({"anatomy": {"brain": 2}}, "anatomy: brain: is 2; it must be from 1 to 1"),
         ({"patients": 3}, r"unknown fields \['patients'\]"),
         ({"cases": -1}, "cases: is -1; it must be from 1 to"),
         ({"cases": 5}, "do not add up to its 5 cases"),

@@ -133,6 +133,14 @@ class Run:
             for name in self.plans.modalities
         }
 
+    @property
+    def modality_sites(self) -> dict[str, int]:
+        """Return how many sites have training cases with each modality of the plans."""
+        return {
+            name: sum(r.modality_cases.get(name, 0) > 0 for r in self.registrations.values())
+            for name in self.plans.modalities
+        }
+
 
 def privacy_spent(run: Run, number: int) -> dict[str, dict[str, float]]:
     """Return epsilon and delta by site, of those that train with privacy, after a round."""

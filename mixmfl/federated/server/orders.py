@@ -20,6 +20,7 @@ from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import JsonFields, is_whole
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
+from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.messages import Message
@@ -67,6 +68,7 @@ class PlanningJob:
         configurations: Configurations that the sites preprocess.
         minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
         replan: Whether plans are made again where there are some.
+        card: dataset.json that says where the data come from; None: nothing is said.
     """
 
     out: Path
@@ -75,6 +77,7 @@ class PlanningJob:
     configurations: Annotated[tuple[Configuration, ...], entries(0, 2, distinct=True)]
     minimum: tuple[Cases, Voxels]
     replan: bool = False
+    card: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,10 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
         )
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
-        plans = make_plans(merged, labels, load_preset(orders.preset))
+        dataset = None
+        if orders.card is not None:
+            dataset = read_card(read_json(orders.card), str(orders.card))
+        plans = make_plans(merged, labels, load_preset(orders.preset), dataset)
         write_json(orders.out / "fingerprint.json", merged.to_json())
         plans.save(file)
     names = [name for name in orders.configurations if name in plans.configurations]

@@ -79,6 +79,8 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         kept,
         told,
         {"stripped": cases},
+        {"patients": cases},
+        {"brain": cases},
     ).to_json()
 
 
