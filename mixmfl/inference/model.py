@@ -113,6 +113,7 @@ class Model:
         device: Where it computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
+        quality: By label or region, how Dice goes with confidence on validation cases; maybe empty.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """

@@ -40,7 +40,7 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
             runner, memory, case, subsets, plans, settings.configuration, site.device
         )
         for subset, predicted in segmentations.items():
-            sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
+            sums[subset] = add_dice(sums[subset], predicted.indices, case.labels[:][0], indices)
     rows = [
         [list(subset), dice_sums(sums[subset], site.validation_cases)] for subset in sorted(sums)
     ]
