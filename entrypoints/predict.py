@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -94,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         default=0.0,
         metavar="DICE",
-        help="refuse cases whose modalities give the model a lower expected Dice",
+        help="refuse cases with modalities from which one case in ten had a lower Dice, or of "
+        "which that is not known",
     )
     parser.add_argument(
         "--dicom-seg",
@@ -235,11 +235,18 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def _line(outcome: "Outcome") -> str:
     """Return the line about a case."""
+    from mixmfl.evaluation.mask_quality import in_words
+    from mixmfl.evaluation.subset_dice import Expectation
+
     if outcome.status == "kept":
         return f"{outcome.name}: {outcome.reason}"
     missing = f", without {', '.join(outcome.missing)}" if outcome.missing else ""
-    mean = outcome.expected_mean
-    dice = "" if math.isnan(mean) else f", expected Dice {mean:.2f}"
+    expected = Expectation(outcome.used, outcome.expected)
+    dice = ""
+    if outcome.expected:
+        dice = f", expected Dice {expected.median:.2f} (one in ten below {expected.low:.2f})"
+    if outcome.estimated:
+        dice += f", this mask's Dice {in_words(outcome.estimated)}"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)
     return (
         f"{outcome.name}: done from {', '.join(outcome.used)}{missing}{dice} "

@@ -8,14 +8,14 @@ modalities.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Annotated
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Annotated, Any
 
 from scipy.stats import t as student
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
-from mixmfl.evaluation.subset_dice import MOST_CASES, MOST_SUBSETS
+from mixmfl.evaluation.subset_dice import LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
 
 FEWEST_CASES = 5
 """Validation cases behind a label, below which its Dice is not estimated."""
@@ -48,15 +48,49 @@ class ConfidenceSums:
     xy: Annotated[float, within(0, _MOST)] = 0.0
     yy: Annotated[float, within(0, _MOST)] = 0.0
 
-    def numbers(self) -> list[float | int]:
-        """Return the sums in the order of the attributes."""
-        return list(astuple(self))
+    def to_json(self) -> dict[str, float | int]:
+        """Return JSON content."""
+        return asdict(self)
+
+    @property
+    def is_possible(self) -> bool:
+        """Say whether any masks have these sums: each is of numbers from 0 to 1."""
+        n, slack = self.masks, 1e-9 * self.masks
+        return (
+            (self.cases <= n if n else not self.cases)
+            and max(self.x, self.y) <= n
+            and self.x**2 / max(n, 1) <= self.xx + slack
+            and self.xx <= self.x + slack
+            and self.y**2 / max(n, 1) <= self.yy + slack
+            and self.yy <= self.y + slack
+            and self.xy <= min(self.x, self.y) + slack
+        )
 
 
-Quality = Annotated[
+Confidence = Annotated[
     Mapping[Annotated[str, text(LONGEST_NAME)], ConfidenceSums], entries(0, MOST_LABELS)
 ]
-"""Sums by label or region, as a model file has them."""
+"""Sums by label or region, as messages and model files have them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured on validation cases when training ends.
+
+    Attributes:
+        expected: How many cases have which Dice, by subset of modalities.
+        confidence: How Dice goes with confidence, by label or region.
+    """
+
+    expected: Expected = ()
+    confidence: Confidence = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON content."""
+        return {
+            "expected": [each.to_json() for each in self.expected],
+            "confidence": {name: each.to_json() for name, each in self.confidence.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -72,6 +106,20 @@ class DiceEstimate:
     dice: float
     low: float
     high: float
+
+
+def in_words(estimates: Mapping[str, DiceEstimate]) -> str:
+    """Return estimates by label or region as text, such as ``lesion 0.71 (0.48 to 0.94)``."""
+    return ", ".join(
+        f"{name} {each.dice:.2f} ({each.low:.2f} to {each.high:.2f})"
+        for name, each in estimates.items()
+    )
+
+
+def look_closely(estimates: Mapping[str, DiceEstimate]) -> list[str]:
+    """Return a warning about the labels that are probably segmented badly in this mask."""
+    bad = {name: each for name, each in estimates.items() if each.dice < LOW_DICE}
+    return [f"look closely: this mask's Dice is estimated at {in_words(bad)}"] if bad else []
 
 
 def sums_of_case(pairs: Iterable[tuple[float, float]]) -> ConfidenceSums:
@@ -96,7 +144,7 @@ def sums_of_case(pairs: Iterable[tuple[float, float]]) -> ConfidenceSums:
 
 def add_sums(parts: Sequence[ConfidenceSums]) -> ConfidenceSums:
     """Return the sums over all parts; their order changes no bit."""
-    cases, masks, *sums = zip(*(part.numbers() for part in parts), strict=True)
+    cases, masks, *sums = zip(*map(astuple, parts), strict=True)
     return ConfidenceSums(int(sum(cases)), int(sum(masks)), *(math.fsum(each) for each in sums))
 
 

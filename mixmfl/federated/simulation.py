@@ -33,6 +33,8 @@ def simulate(
     out: Path,
     *,
     resume: bool = False,
+    change: bool = False,
+    stop_when_flat: int = 0,
     report: Callable[[Run], None] = lambda run: None,
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
@@ -49,6 +51,10 @@ def simulate(
         fold: Fold that ``split_fold`` was called with.
         out: Folder of the run; new, unless ``resume``.
         resume: Resume the run in ``out``, which must have the same settings and sites.
+        change: Whether the resumed run may have other rounds, local steps and learning rate; they
+            hold from the next round on.
+        stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
+            has all rounds.
         report: Called with the run after every round.
         edit_memory: Applied to the merged prototypes after every round, for ablations.
         on_message: Called with the site's name, the task and the reply, for every task.
@@ -63,8 +69,8 @@ def simulate(
     registrations = {site.name: register(site) for site in sites}
     for name, registration in registrations.items():
         check_registration(name, registration, plans)
-    requested = Run(out, plans, settings, fold, registrations)
-    run, state, optimizers = begin(requested, resume=resume, optimizers=True)
+    requested = Run(out, plans, settings, fold, registrations, stop_when_flat=stop_when_flat)
+    run, state, optimizers = begin(requested, resume=resume, change=change, optimizers=True)
     devices = sorted({str(site.device) for site in sites})
     with _device_executors(sites, run.plans, run.settings) as executors:
 

@@ -86,9 +86,7 @@ def segment_subsets(
         predicted: npt.NDArray[Any] = manager.convert_logits_to_segmentation(part).numpy()
         if head is not None:
             predicted[~head] = 0
-        masks[subset] = SubsetMask(
-            np.asarray(predicted), confidences(part, plans.labels, head)
-        )
+        masks[subset] = SubsetMask(np.asarray(predicted), confidences(part, plans.labels, head))
     return masks
 
 

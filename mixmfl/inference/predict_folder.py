@@ -23,14 +23,14 @@ from mixmfl.core.errors import DataError, MixmflError, Refused
 from mixmfl.core.files import replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
-from mixmfl.core.text import plural
 from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.dataset_card import UNKNOWN
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, from_canonical, write_labels
 from mixmfl.data.load_case import AlignmentOptions
-from mixmfl.evaluation.subset_dice import SubsetDice, all_subsets, find, least
+from mixmfl.evaluation.mask_quality import look_closely
+from mixmfl.evaluation.subset_dice import Expectation, all_subsets, expect, least
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
@@ -72,7 +72,7 @@ class _Job:
 
     case: Case
     missing: tuple[str, ...]
-    expected: SubsetDice
+    expected: Expectation
 
 
 def predict_folder(
@@ -158,7 +158,7 @@ def predict_folder(
     expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
         for subset in all_subsets(known)
-        for mean in (_expected(models, subset).mean,)
+        for mean in (_expected(models, subset).median,)
     }
 
     jobs = []
@@ -336,7 +336,9 @@ class _Run:
         _check_expected(expected, self.least_dice)
         prepared = prepare(loaded, [model.recipe for model in self.models], self.brains)
         loaded.images.clear()
-        indices = segment(self.models, prepared, self.options)
+        segmented = segment(self.models, prepared, self.options)
+        indices = segmented.indices
+        estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
         regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
@@ -349,6 +351,7 @@ class _Run:
             *loaded.warnings,
             *prepared.doubts,
             *expected.warnings(),
+            *look_closely(estimated),
         ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
@@ -359,6 +362,8 @@ class _Run:
             missing=(*job.missing, *left_out),
             reference=loaded.reference,
             expected=expected.dice,
+            expected_from=expected.basis(),
+            estimated=estimated,
             volumes_ml=volumes,
             notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),
@@ -430,6 +435,7 @@ class _Run:
             used=tuple(job.case.images),
             missing=job.missing,
             expected=job.expected.dice,
+            expected_from=job.expected.basis(),
             seconds=seconds,
         )
 
@@ -477,19 +483,22 @@ def _settings(
     }
 
 
-def _expected(models: Sequence[Model], images: Collection[str]) -> SubsetDice:
+def _expected(models: Sequence[Model], images: Collection[str]) -> Expectation:
     """Return the Dice expected from a case's modalities; of several models, the lowest."""
-    return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
+    return least([expect(model.expected, set(model.modalities) & set(images)) for model in models])
 
 
-def _check_expected(expected: SubsetDice, least_dice: float) -> None:
+def _check_expected(expected: Expectation, least_dice: float) -> None:
     if not least_dice:
         return
     names = "+".join(expected.modalities)
-    if not expected.cases:
-        raise DataError(f"--min-expected-dice: Dice from {names} was never measured for this model")
-    if expected.mean < least_dice:
+    if not expected.is_known:
         raise DataError(
-            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {names}"
-            f" (mean over labels, {plural(expected.cases, 'validation case')})"
+            f"--min-expected-dice: Dice from {names} is not known for this model "
+            f"({expected.basis() or 'never measured'})"
+        )
+    if expected.low < least_dice:
+        raise DataError(
+            f"--min-expected-dice {least_dice:g}: one case in ten has a Dice below "
+            f"{expected.low:.3f} from {names} (mean over labels; {expected.basis()})"
         )

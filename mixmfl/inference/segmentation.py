@@ -260,9 +260,7 @@ class Segmented:
     confidences: Mapping[str, float]
 
 
-def segment(
-    models: Sequence[SegmentationModel], prepared: Prepared, options: Options
-) -> Segmented:
+def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Segmented:
     """Run the networks over a case.
 
     Args:

@@ -15,7 +15,7 @@ from mixmfl.core.declarations import within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import RunSettings
+from mixmfl.federated.state import Cases, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS
 
 _MOST_USED = 10**9
@@ -55,11 +55,11 @@ class Limits:
     """
 
     masked_only: bool = False
-    rounds: int = 10_000
-    local_steps: int = MOST_LOCAL_STEPS
-    learning_rate: float = MOST_LEARNING_RATE
-    queries: int = 10_000
-    validation_cases: int = 1
+    rounds: _Count = 10_000
+    local_steps: Annotated[int, within(0, MOST_LOCAL_STEPS)] = MOST_LOCAL_STEPS
+    learning_rate: Annotated[float, within(0, MOST_LEARNING_RATE)] = MOST_LEARNING_RATE
+    queries: _Count = 10_000
+    validation_cases: Cases = 1
 
     def check_run(self, settings: RunSettings) -> None:
         """Check the settings of a run that the site is to join.
@@ -108,24 +108,47 @@ class Limits:
         write_json(file, {**used, name: used[name] + 1})
 
 
-def check_joined(task: Mapping[str, Any], file: Path) -> None:
-    """Check that a run is joined again as it was joined first, and record the first time.
+_MAY_CHANGE = ("rounds", "local_steps", "learning_rate")
+"""Settings with which a run may be joined again; ``Limits.check_run`` has judged them."""
 
-    Else a masked run could be joined again without masks, from the same weights.
+
+def check_joined(task: Mapping[str, Any], file: Path) -> str:
+    """Check that a run is joined again as it was joined first, and record how it was joined.
+
+    Else a masked run could be joined again without masks, from the same weights. How long it
+    trains may change.
 
     Args:
         task: The record of the task ``join``.
-        file: Where it is recorded, by run.
+        file: The run's file in which it is recorded.
+
+    Returns:
+        What the coordinator changed since the site joined last, in words; empty: nothing.
 
     Raises:
         PrivacyError: The run was joined with other plans, settings or fold.
     """
     content = {name: task[name] for name in ("plans", "settings", "fold")}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    if not file.exists():
-        write_json(file, {"sha256": digest})
-    elif read_json(file, PrivacyError) != {"sha256": digest}:
+    schedule: dict[str, Any] = {name: content["settings"][name] for name in _MAY_CHANGE}
+    lasting = {n: value for n, value in content["settings"].items() if n not in _MAY_CHANGE}
+    agreed: dict[str, Any] = {
+        "sha256": _digest({**content, "settings": lasting}),
+        "schedule": schedule,
+    }
+    before = read_json(file, PrivacyError) if file.exists() else agreed
+    # the record of a version that let nothing change has one digest of everything
+    if before != {"sha256": _digest(content)} and before.get("sha256") != agreed["sha256"]:
         raise PrivacyError(
             f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
             "the coordinator must start a new run"
         )
+    write_json(file, agreed)
+    known = before.get("schedule", schedule)
+    changed = [
+        f"{n} {known.get(n)} -> {schedule[n]}" for n in schedule if known.get(n) != schedule[n]
+    ]
+    return ", ".join(changed)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -40,12 +40,15 @@ from mixmfl.core.json_fields import (
     listed,
     real,
     shown,
+    whole,
     word,
 )
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.data.labels import MOST_LABELS
-from mixmfl.evaluation.subset_dice import Expected, SubsetDice
+from mixmfl.evaluation.mask_quality import Confidence, Measured
+from mixmfl.evaluation.subset_dice import Expected
+from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     FOLDS,
@@ -54,11 +57,13 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
     ServerState,
+    learning_rate_of,
 )
 from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
+from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
@@ -102,12 +107,15 @@ class Run:
     Attributes:
         folder: Folder of the run.
         plans: Plans that the run was started with.
-        settings: Settings that the run was started with.
+        settings: Settings of the rounds that follow; ``changes`` has what they were before.
         fold: Validation fold, or ``"all"``: every case trains.
         registrations: Registrations by site.
         history: For each round, how it went at every site.
         dice: Mean validation Dice by validated round.
         personal: How well each site's personalised model does; empty where none was asked for.
+        stop_when_flat: Rounds without a higher validation Dice after which the run ends; 0: it has
+            all its rounds.
+        changes: What was changed between rounds, in order.
     """
 
     folder: Path
@@ -118,6 +126,14 @@ class Run:
     history: list[Mapping[str, SiteRound]] = field(default_factory=list)
     dice: dict[int, float] = field(default_factory=dict)
     personal: dict[str, Personal] = field(default_factory=dict)
+    stop_when_flat: int = 0
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def is_flat(self) -> bool:
+        """Return whether validation Dice has not risen for ``stop_when_flat`` rounds."""
+        flat = rounds_flat(self.dice, self.best_round, self.changes)
+        return 0 < self.stop_when_flat <= flat
 
     @property
     def best_round(self) -> int | None:
@@ -244,6 +260,12 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
             site: Personal(*(_or_nan(dice, "personal") for dice in listed(pair, 2, "personal")))
             for site, pair in record["personal"].items()
         },
+        # runs of before this could be asked for, or changed, do not say
+        whole(record.get("stop_when_flat", 0), Range(0, MOST_ROUNDS), "stop_when_flat"),
+        [
+            read_record(Change, entry, "changes", ModelError, whole=True)
+            for entry in listed(record.get("changes", []), Range(0, 10**6), "changes")
+        ],
     )
 
 
@@ -279,11 +301,18 @@ def save_round(
     for site, optimizer in optimizers.items():
         save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
+    run.personal.clear()  # they were made from the best of fewer rounds
     if dice is not None:
         run.dice[state.round] = dice
     _write_record(run)
     _drop_states(run)
     write_text(run.folder / "progress.csv", progress_table(run))
+
+
+def record_changes(run: Run, changes: Sequence[Change]) -> None:
+    """Record what holds from the next round on; it is in the run's settings already."""
+    run.changes += changes
+    _write_record(run)
 
 
 def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
@@ -359,14 +388,14 @@ def _strange(file: Path, error: ValueError) -> ModelError:
     return ModelError(f"{file}: is not of the network that the plans describe ({error})")
 
 
-def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
-    """Save the Dice that a round's model is expected to have from subsets of modalities."""
-    content = {"round": number, "expected": [each.to_json() for each in expected]}
+def save_measured(run: Run, number: int, measured: Measured) -> None:
+    """Save what was measured of a round's model on validation cases."""
+    content = {"round": number, **measured.to_json()}
     write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
 
 
-def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
-    """Return what ``save_expected`` saved of a round; None where that is not the round measured.
+def load_measured(run: Run, number: int) -> Measured | None:
+    """Return what ``save_measured`` saved of a round; None where that is not the round measured.
 
     Raises:
         ModelError: The file is damaged.
@@ -379,7 +408,8 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
         expected = read_value(Expected, content["expected"], "expected", ModelError)
-        return expected if content["round"] == number else None
+        confidence = read_value(Confidence, content["confidence"], "confidence", ModelError)
+        return Measured(expected, confidence) if content["round"] == number else None
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
@@ -424,6 +454,11 @@ def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, St
             del run.history[number:]
             run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
             run.personal.clear()
+            run.changes = [
+                dataclasses.replace(change, after=min(change.after, number))
+                for change in run.changes
+            ]
+            (run.folder / "expected.json").unlink(missing_ok=True)  # of a round that is repeated
         return state, optimizer_states
     raise ModelError(f"{run.folder}: no state of its {len(run.history)} rounds can be resumed from")
 
@@ -461,6 +496,8 @@ def progress_table(run: Run) -> str:
         [
             "round",
             "site",
+            "learning_rate",
+            "local_steps",
             "loss",
             *columns,
             "sent_bytes",
@@ -471,12 +508,15 @@ def progress_table(run: Run) -> str:
         ]
     )
     for number, sites in enumerate(run.history, start=1):
+        settings = settings_of(number - 1, run.settings, run.changes)
         for site, at_site in sites.items():
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
                 [
                     number,
                     site,
+                    f"{learning_rate_of(number - 1, settings):.6g}",
+                    settings.local_steps,
                     "" if at_site.loss is None else f"{at_site.loss:.5f}",
                     *("" if value is None else f"{value:.4f}" for value in dice),
                     at_site.sent_bytes,
@@ -501,6 +541,8 @@ def _write_record(run: Run) -> None:
             site: [or_none(personal.dice), or_none(personal.dice_before)]
             for site, personal in run.personal.items()
         },
+        "stop_when_flat": run.stop_when_flat,
+        "changes": [dataclasses.asdict(change) for change in run.changes],
         "history": [
             {site: dataclasses.asdict(at_site) for site, at_site in sites.items()}
             for sites in run.history

@@ -9,15 +9,22 @@ from pathlib import Path
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.federated.messages import Message
+from mixmfl.federated.server.changes import (
+    CHANGEABLE,
+    Change,
+    changes_of_settings,
+    raise_norms,
+)
 from mixmfl.federated.server.checkpoint import (
     Run,
     SiteRound,
     choose_round,
     last_state,
-    load_expected,
+    load_measured,
     load_state_of,
     open_run,
-    save_expected,
+    record_changes,
+    save_measured,
     save_round,
     start_run,
 )
@@ -78,31 +85,59 @@ Ask = Callable[[Mapping[str, Message]], Answers]
 
 
 def begin(
-    asked: Run, *, resume: bool, optimizers: bool = False
+    asked: Run, *, resume: bool, change: bool = False, optimizers: bool = False
 ) -> tuple[Run, ServerState, dict[str, State]]:
     """Start a run, or resume the one in its folder.
 
     Args:
         asked: The run to start or resume, with no history.
         resume: Whether the folder holds the run already; its settings and sites must be the same.
+        change: Whether a resumed run may have other rounds, local steps, learning rate or
+            ``stop_when_flat``; they hold from the next round on.
         optimizers: Whether the sites' optimizer states are stored with the run.
 
     Returns:
         The run, the state to resume from, and the optimizer states by site.
 
     Raises:
-        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
+        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run, or
+            one of more rounds than are asked for.
     """
     if asked.settings.masked:
         check_masked_run(asked.plans, asked.registrations)
     if not resume:
+        _check_can_be_flat(asked)
         start_run(asked)
         return asked, first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
-    _check_same_run(run, asked)
-    if not run.history:
-        return run, first_state(run.plans, run.settings), {}
-    return run, *last_state(run, optimizers=optimizers)
+    _check_same_run(run, asked, change=change)
+    state, states = first_state(run.plans, run.settings), dict[str, State]()
+    if run.history:
+        state, states = last_state(run, optimizers=optimizers)
+    _change(run, asked)
+    norms = raise_norms(state.norms, state.round, run.settings, run.changes)
+    return run, dataclasses.replace(state, norms=norms), states
+
+
+def _change(run: Run, asked: Run) -> None:
+    """Give a run the settings that were asked for, and record what that changes."""
+    done = len(run.history)
+    changes = changes_of_settings(run.settings, asked.settings, done)
+    if run.stop_when_flat != asked.stop_when_flat:
+        _check_can_be_flat(asked)
+        before, now = run.stop_when_flat, asked.stop_when_flat
+        changes.append(Change(done, "stop_when_flat", before, now))
+    if changes:
+        run.settings, run.stop_when_flat = asked.settings, asked.stop_when_flat
+        record_changes(run, changes)
+
+
+def _check_can_be_flat(run: Run) -> None:
+    if run.stop_when_flat and not any(r.validated for r in run.registrations.values()):
+        raise ModelError(
+            "--stop-when-flat: no site has validation cases, so that nothing tells when Dice is "
+            "flat; leave it out, or train with --fold 0"
+        )
 
 
 def train_rounds(
@@ -116,7 +151,7 @@ def train_rounds(
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     quorum: int = 1,
 ) -> bool:
-    """Train for the rounds that are left.
+    """Train for the rounds that are left, or until validation Dice is flat.
 
     Args:
         run: The run; every round is added to it and saved.
@@ -130,12 +165,12 @@ def train_rounds(
         quorum: Number of sites that must take part in a round; in a masked one all must.
 
     Returns:
-        Whether all rounds are done.
+        Whether all rounds are done that the run is to have.
 
     Raises:
         QuorumError: Fewer than ``quorum`` sites answered with what can be merged.
     """
-    while state.round < run.settings.rounds:
+    while state.round < run.settings.rounds and not run.is_flat:
         if pause():
             return False
         state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
@@ -162,7 +197,7 @@ def finish(run: Run, ask: Ask | None) -> Path:
 
 def _measure(run: Run, ask: Ask) -> None:
     number = choose_round(run, "best")
-    if load_expected(run, number) is not None:
+    if load_measured(run, number) is not None:
         return
     state = load_state_of(run, number)
     answers = ask(
@@ -175,7 +210,7 @@ def _measure(run: Run, ask: Ask) -> None:
             measured.append(read_measured(site, answer.message, number, run.plans, labelled))
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    save_expected(run, number, merge_measured(measured))
+    save_measured(run, number, merge_measured(measured))
 
 
 def _one_round(
@@ -293,18 +328,20 @@ def _read_validation(
     return dice
 
 
-def _check_same_run(stored: Run, asked: Run) -> None:
+def _check_same_run(stored: Run, asked: Run, *, change: bool) -> None:
     before, now = (
         {
             **dataclasses.asdict(run.settings),
             "fold": run.fold,
+            "stop_when_flat": run.stop_when_flat,
             **{f"site {name}": str(r) for name, r in sorted(run.registrations.items())},
             "plans": run.plans.to_json(),
         }
         for run in (stored, asked)
     )
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
+    may = {*CHANGEABLE, "stop_when_flat"} if change else set()
+    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed := [name for name in differ if name not in may]:
         differences = (
             name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
             for name in changed

@@ -17,7 +17,7 @@ import torch
 from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, is_whole
+from mixmfl.core.json_fields import JsonFields, fields
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
 from mixmfl.data.dataset_card import read_card
@@ -35,6 +35,12 @@ from mixmfl.federated.server.checkpoint import (
 )
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
 from mixmfl.federated.server.merge import personalization_task, read_personal
+from mixmfl.federated.server.reply_records import (
+    FingerprintReply,
+    JoinReply,
+    PreprocessReply,
+    read_reply,
+)
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     NETWORK,
@@ -46,7 +52,8 @@ from mixmfl.federated.state import (
     RunSettings,
     Voxels,
 )
-from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
+from mixmfl.planning.bounds import MOST_ROUNDS
+from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
 
@@ -93,6 +100,8 @@ class TrainingJob:
         fold: Validation fold, or ``"all"``.
         quorum: Number of sites that a round needs.
         personalize: Whether sites fine-tune personalised models.
+        stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
+            has all rounds.
     """
 
     work: Path
@@ -103,6 +112,7 @@ class TrainingJob:
     fold: Fold
     quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
+    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
 
 
 Orders = PlanningJob | TrainingJob
@@ -131,6 +141,7 @@ def load_job(path: Path) -> Orders:
     content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
         return read_record(PlanningJob, content, record.source, DataError, whole=True)
+    content = {"stop_when_flat": 0, **content}  # those of before this could be asked for
     orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
     if orders.quorum > len(orders.sites):
         raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
@@ -180,6 +191,8 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are connected; a run that was begun is resumed.
 
+    Other rounds, local steps or learning rate than a run had hold from its next round on.
+
     Args:
         orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
         ask: Sends tasks to the sites and returns their answers.
@@ -221,9 +234,11 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         set(registered) - here, "did not join with the cases that it registered"
     )
     why_away = {**answers.absent, **failed, **changed}
-    run, state, _ = begin(
-        Run(orders.out, plans, orders.settings, orders.fold, known), resume=resumed
+    asked = Run(
+        *(orders.out, plans, orders.settings, orders.fold, known),
+        stop_when_flat=orders.stop_when_flat,
     )
+    run, state, _ = begin(asked, resume=resumed, change=True)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})
@@ -247,36 +262,24 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return a site's statistics for planning; no fingerprint where it has too few cases."""
-    record = JsonFields(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
-    labels = Labels.from_dataset_json(record.content["labels"], record.source)
-    if (statistics := record.content["fingerprint"]) is None:
+    record, source = read_reply(FingerprintReply, site, reply, PlansError), f"site {site}"
+    labels = Labels.from_dataset_json(record.labels, source)
+    if record.fingerprint is None:
         return None, labels
-    return Fingerprint.from_json(statistics, record.source), labels
+    return Fingerprint.from_json(record.fingerprint, source), labels
 
 
-def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
+def _read_cases(
+    site: str, reply: Message, configurations: Sequence[str]
+) -> dict[str, tuple[int, int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    record = JsonFields(reply.record, f"site {site}", AggregationError).inside("cases", 10)
-    record.only(configurations)
-    for name in configurations:
-        pair = record.content[name]
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(is_whole(number, 0, MOST_CASES) for number in pair)
-        ):
-            raise record.wrong(name, "how many cases were preprocessed, and how many refused")
-    return dict(record.content)
+    cases = read_reply(PreprocessReply, site, reply).cases
+    fields(cases, configurations, f"site {site!r}: cases", error=AggregationError)
+    return dict(cases)
 
 
 def _read_registration(site: str, reply: Message) -> Registration:
-    record = JsonFields(reply.record, f"site {site}", AggregationError)
-    return read_record(
-        Registration,
-        record.value("registration"),
-        f"{record.source}: registration",
-        AggregationError,
-    )
+    return read_reply(JoinReply, site, reply).registration
 
 
 def _registrations(

@@ -23,6 +23,21 @@ def draw_progress(run: Run, path: Path) -> None:
     best = run.best_round
     if best is not None:
         dice.axvline(best, color="grey", linestyle=":", label=f"best round ({best})")
+    for after in sorted({change.after for change in run.changes if change.after}):
+        for axes in (losses, dice):
+            axes.axvline(after + 0.5, color="tab:red", linestyle="--", linewidth=0.8)
+        losses.annotate(
+            "\n".join(
+                f"{c.what} {c.before:g} → {c.now:g}" for c in run.changes if c.after == after
+            ),
+            xy=(after + 0.5, 0.99),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="top",
+            fontsize=7,
+            color="tab:red",
+        )
     losses.set(title="Training loss (Dice + CE)", xlabel="round")
     dice.set(title="Validation Dice, own modalities", xlabel="round", ylim=(0, 1))
     for axes in (losses, dice):

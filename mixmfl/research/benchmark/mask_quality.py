@@ -58,7 +58,9 @@ def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | No
         for row, estimate in known:
             pairs.append((estimate.dice, row.dice))
             covered.append(estimate.low <= row.dice <= estimate.high)
-            alike = [r for r, _ in known if (r.modalities, r.region) == (row.modalities, row.region)]
+            alike = [
+                r for r, _ in known if (r.modalities, r.region) == (row.modalities, row.region)
+            ]
             blind.append(abs(row.dice - mean(each.dice for each in alike)))
         worst = sorted(known, key=lambda pair: pair[1].dice)[: round(REVIEWED * len(known))]
         bad += sum(row.dice < LOW_DICE for row, _ in known)

@@ -15,11 +15,13 @@ from small import LABELS_JSON, small_plans, stored_site, write_site
 
 import mixmfl
 from mixmfl.core.errors import DataError, QuorumError
-from mixmfl.core.files import write_json
+from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
+from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
@@ -58,6 +60,7 @@ from mixmfl.training.privacy_budget import Privacy
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
 LONG = RunSettings("2d", seed=0, rounds=6, local_steps=1, learning_rate=1e-2)
+TWO_FASTER = RunSettings("2d", seed=0, rounds=2, local_steps=1, learning_rate=2e-2)
 CASES = {
     "north": [("t1", "t2"), ("t1",), ("t2",)],
     "south": [("flair",), ("flair", "t1"), ("flair",)],
@@ -316,7 +319,7 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
     assert train(federation, dataclasses.replace(orders, personalize=True))
     assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
     for _, dice in sent["measure"].record["subsets"]:
-        assert {tuple(pair) for pair in dice.values()} == {(0.0, 0)}
+        assert {tuple(counts) for counts in dice.values()} == {(0,) * BINS}
     assert sent["personalize"].record == {"dice": None, "dice_before": None}
 
 
@@ -436,6 +439,54 @@ def test_personalised_models_stay_at_the_site(
             load_model(own)
     assert not (orders.out / "personal").exists()
     assert "personalize" in {kind for _, kind in federation.asked}
+
+
+def test_a_longer_run_leaves_no_personalised_model_of_the_shorter_one(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    short = dataclasses.replace(SETTINGS, rounds=1)
+    assert train(federation, dataclasses.replace(orders, settings=short, personalize=True))
+    kept = [name for name, told in open_run(orders.out).personal.items() if told.kept]
+    assert kept
+    assert train(federation, dataclasses.replace(orders, settings=TWO_FASTER))
+    run = open_run(orders.out)
+    assert not run.personal
+    assert [str(change) for change in run.changes] == [
+        "from round 2 on: rounds 1 -> 2",
+        "from round 2 on: local_steps 2 -> 1",
+        "from round 2 on: learning_rate 0.01 -> 0.02",
+    ]
+    for config in federation.configs.values():
+        assert not list((config.work / "runs" / "abc123").glob("own*"))
+        assert (
+            "the coordinator changed run abc123: rounds 1 -> 2, local_steps 2 -> 1, "
+            "learning_rate 0.01 -> 0.02"
+        ) in config.exchange_log.read_text()
+
+
+def test_a_run_that_an_earlier_version_joined_is_joined_again(
+    federation: Federation, plans: Plans
+) -> None:
+    assert asks(federation, "north", join_task(plans)) == "join"
+    file = federation.configs["north"].work / "runs" / "abc" / "joined.json"
+    everything = {n: v for n, v in join_task(plans).record.items() if n != "run"}
+    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({"sha256": digest}))
+    assert asks(federation, "north", join_task(plans)) == "join"
+    assert asks(federation, "north", join_task(plans, TWO_FASTER)) == "join"
+    masked = dataclasses.replace(TWO_FASTER, masked=True)
+    assert "run abc was joined before with" in asks(federation, "north", join_task(plans, masked))
+    limit(federation, "north", learning_rate=0.01)
+    assert "--max-learning-rate" in asks(federation, "north", join_task(plans, TWO_FASTER))
+
+
+def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJob) -> None:
+    file = tmp_path / "orders.json"
+    save_job(orders, file)
+    content = json.loads(file.read_text())
+    del content["stop_when_flat"]
+    file.write_text(json.dumps(content))
+    assert load_job(file) == orders
 
 
 def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
@@ -745,12 +796,41 @@ def test_settings_and_orders_are_read_as_they_were_written(
         alignment=AlignmentOptions("t2", True),
         brains=BrainExtraction("own", "tool {image} {mask}"),
     )
-    for home in (config, other):
+    limited = dataclasses.replace(config, minimum=Minimum(3, 50), limits=Limits(True, 7, 6, 0.5, 5))
+    odd = SiteConfig("Klinik\u00a0Ulm", tmp_path / "a\u00a0b", tmp_path / "病院\u3000x")
+    for home in (config, other, limited, odd):
+        home.check()
         home.save(tmp_path / "config.json")
         assert SiteConfig.load(tmp_path / "config.json") == home
     for each in (
         orders,
+        dataclasses.replace(orders, out=odd.data, sites=(odd.name,), quorum=1),
         PlanningJob(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
     ):
         save_job(each, tmp_path / "orders.json")
         assert load_job(tmp_path / "orders.json") == each
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": -1}, "workers: is -1; it must be a whole number from 0 to 1024"),
+        ({"name": "a\x1b"}, r"name: is 'a\\x1b'; it must be printable text of 1 to 80 characters"),
+        ({"minimum": {"cases": "5", "voxels": 1}}, "minimum: cases: is '5'; it must be a whole"),
+        ({"limits": {}}, "limits: unknown fields .*, missing fields .*'queries'"),
+        (
+            {"brains": {"tool": "sh", "command": ""}},
+            "brains: tool: is 'sh'; it must be none or",
+        ),
+        ({"turn": None}, r"unknown fields \['turn'\]"),
+        ({"data": 3}, "data: is 3; it must be a path of 1 to 4096 characters"),
+    ],
+)
+def test_damaged_settings_of_a_site_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    SiteConfig("north", tmp_path, tmp_path).save(file)
+    write_json(file, {**read_json(file), **change})
+    with pytest.raises(DataError, match=f"config.json: {message}.*; start mixmfl_site again"):
+        SiteConfig.load(file)
