@@ -24,7 +24,7 @@ from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.inference.origin import Origin
 
-FORMAT = "mixmfl cases 4"
+FORMAT = "mixmfl cases 3"
 
 Status = Literal["done", "kept", "failed"]
 
