@@ -242,6 +242,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def _line(outcome: "Outcome") -> str:
     """Return the line about a case."""
+    from mixmfl.evaluation.mask_quality import in_words
     from mixmfl.evaluation.subset_dice import Expectation
 
     if outcome.status == "kept":
@@ -251,6 +252,8 @@ def _line(outcome: "Outcome") -> str:
     dice = ""
     if outcome.expected:
         dice = f", expected Dice {expected.median:.2f} (one in ten below {expected.low:.2f})"
+    if outcome.estimated:
+        dice += f", this mask's Dice {in_words(outcome.estimated)}"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)
     return (
         f"{outcome.name}: done from {', '.join(outcome.used)}{missing}{dice} "

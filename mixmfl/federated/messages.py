@@ -43,6 +43,8 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "round": "number of the round",
         "subsets": "for every subset of modalities and every label or region, how many validation "
         "cases have a Dice in each of 20 equal ranges",
+        "confidence": "per label or region, over the masks of the validation cases: their number, "
+        "and sums of confidence and Dice, of their squares and products",
     },
     "keys": {
         "round": "number of the round",

@@ -29,6 +29,7 @@ from mixmfl.data.dataset_card import UNKNOWN
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, from_canonical, write_labels
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, all_subsets, expect, least
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
@@ -341,7 +342,9 @@ class _Run:
         _check_expected(expected, self.least_dice)
         prepared = prepare(loaded, [model.recipe for model in self.models], self.brains)
         loaded.images.clear()
-        indices = segment(self.models, prepared, self.options)
+        segmented = segment(self.models, prepared, self.options)
+        indices = segmented.indices
+        estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
         regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
@@ -354,6 +357,7 @@ class _Run:
             *loaded.warnings,
             *prepared.doubts,
             *expected.warnings(),
+            *look_closely(estimated),
         ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
@@ -365,6 +369,7 @@ class _Run:
             reference=loaded.reference,
             expected=expected.dice,
             expected_from=expected.basis(),
+            estimated=estimated,
             volumes_ml=volumes,
             notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),

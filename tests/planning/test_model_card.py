@@ -87,14 +87,14 @@ def test_the_card_is_in_plans_and_in_the_model_file(tmp_path: Path) -> None:
     file = tmp_path / "m.safetensors"
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
     sites = {"t1": 2}
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, (), sites)
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, None, sites)
     origin = origin_of(load_model(file))
     assert origin.facts["planned from"] == "19 cases of patients"
     assert origin.facts["trained on"] == "flair: 9 cases, t1: 9 cases at 2 sites, t2: 9 cases"
     assert origin.facts["voxels"].startswith("Z 3 to 3 mm (median 3), Y 1 to 1")
     assert origin.facts["reference"] == NOT_STATED
     assert (origin.facts["disease"], origin.alarm) == ("glioma", "")
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, (), {"pet": 2})
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, None, {"pet": 2})
     with pytest.raises(ModelError, match="modality_sites: unknown fields"):
         load_model(file)
 

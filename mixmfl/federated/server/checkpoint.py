@@ -47,6 +47,7 @@ from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
+from mixmfl.evaluation.mask_quality import Confidence, Measured
 from mixmfl.evaluation.subset_dice import Expected, SubsetDice, expect
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
@@ -444,15 +445,15 @@ def _strange(file: Path, error: ValueError) -> ModelError:
     return ModelError(f"{file}: is not of the network that the plans describe ({error})")
 
 
-def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
-    """Save the Dice that a round's model is expected to have from subsets of modalities."""
-    content = {"round": number, "expected": [each.to_json() for each in expected]}
+def save_measured(run: Run, number: int, measured: Measured) -> None:
+    """Save what was measured of a round's model on validation cases."""
+    content = {"round": number, **measured.to_json()}
     write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
-    write_text(run.folder / "subsets.csv", subsets_table(number, expected))
+    write_text(run.folder / "subsets.csv", subsets_table(number, measured.expected))
 
 
-def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
-    """Return what ``save_expected`` saved of a round; None where that is not the round measured.
+def load_measured(run: Run, number: int) -> Measured | None:
+    """Return what ``save_measured`` saved of a round; None where that is not the round measured.
 
     Raises:
         ModelError: The file is damaged.
@@ -465,7 +466,8 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
         expected = read_value(Expected, content["expected"], "expected", ModelError)
-        return expected if content["round"] == number else None
+        confidence = read_value(Confidence, content["confidence"], "confidence", ModelError)
+        return Measured(expected, confidence) if content["round"] == number else None
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "

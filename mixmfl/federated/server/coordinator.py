@@ -22,11 +22,11 @@ from mixmfl.federated.server.checkpoint import (
     choose_round,
     initial_state,
     last_state,
-    load_expected,
+    load_measured,
     load_state_of,
     open_run,
     record_changes,
-    save_expected,
+    save_measured,
     save_round,
     start_run,
 )
@@ -218,7 +218,7 @@ def finish(run: Run, ask: Ask | None) -> Path:
 
 def _measure(run: Run, ask: Ask) -> None:
     number = choose_round(run, "best")
-    if load_expected(run, number) is not None:
+    if load_measured(run, number) is not None:
         return
     state = load_state_of(run, number)
     answers = ask({site: measure_task(state, site, run.known) for site in run.registrations})
@@ -229,7 +229,7 @@ def _measure(run: Run, ask: Ask) -> None:
             measured.append(read_measured(site, answer.message, number, run.plans, labelled))
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    save_expected(run, number, merge_measured(measured))
+    save_measured(run, number, merge_measured(measured))
 
 
 def _one_round(

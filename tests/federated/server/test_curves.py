@@ -14,7 +14,7 @@ from small import small_plans
 from small_federation import SETTINGS, write_work
 
 from mixmfl.evaluation.subset_dice import expect
-from mixmfl.federated.server.checkpoint import Run, load_expected, open_run
+from mixmfl.federated.server.checkpoint import Run, load_measured, open_run
 from mixmfl.federated.server.curves import Curves, scalars
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
@@ -60,10 +60,10 @@ def test_tables_have_the_federation_s_dice_and_every_subset(done: tuple[Run, Cal
     assert {row["federation_dice"] for row in rows} == {f"{run.dice[1]:.4f}"}
     with (run.folder / "subsets.csv").open() as file:
         found = {(row["modalities"], row["label"]): row for row in csv.DictReader(file)}
-    measured = load_expected(run, 1)
+    measured = load_measured(run, 1)
     assert measured
-    for each in measured:
-        for label, dice in expect(measured, each.modalities).dice.items():
+    for each in measured.expected:
+        for label, dice in expect(measured.expected, each.modalities).dice.items():
             row = found.pop(("+".join(each.modalities), label))
             assert (row["round"], row["cases"]) == ("1", str(dice.cases))
             assert row["median_dice"] == f"{dice.median:.4f}"
