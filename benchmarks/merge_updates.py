@@ -223,6 +223,8 @@ def plans_of(megabytes: float) -> "Plans":
         {"1.00": 10},
         bins,
         {"stripped": 10},
+        {"unknown": 10},
+        {"unknown": 10},
     )
     labels = Labels({"background": 0, "lesion": 1})
     preset = load_preset("demo")

@@ -14,12 +14,14 @@ from mixmfl.core.errors import PlansError
 from mixmfl.core.json_fields import Range, named
 from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted, shorten
+from mixmfl.data.body_parts import ANATOMIES
+from mixmfl.data.dataset_card import SUBJECTS, UNKNOWN, DatasetCard
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.heads import STATES, STRIPPED
 from mixmfl.planning.slices import slice_axis, slices_first
 
-FORMAT = 3
+FORMAT = 4
 
 # Foreground intensities are reported in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
@@ -85,6 +87,9 @@ class Fingerprint:
             The first and last bin hold what lies beyond.
         heads: How many cases show their ``"skull"``, came ``"stripped"``, or had their brain
             extracted by ``"deepbet"`` or the site's ``"own"`` command.
+        subjects: How many cases are of ``"patients"``, ``"simulated"``, or ``"unknown"``.
+        anatomy: How many cases show which part of the body, one of ``ANATOMIES`` or
+            ``"unknown"``.
     """
 
     cases: _Count
@@ -102,6 +107,22 @@ class Fingerprint:
     ]
     intensities: Annotated[Mapping[ModalityName, _Histogram], entries(0, MOST_MODALITIES)]
     heads: Annotated[Mapping[Annotated[str, one_of(STATES)], _Count], entries(1, len(STATES))]
+    subjects: Annotated[
+        Mapping[Annotated[str, one_of((*SUBJECTS, UNKNOWN))], _Count],
+        entries(1, len(SUBJECTS) + 1),
+    ]
+    anatomy: Annotated[
+        Mapping[Annotated[str, one_of((*ANATOMIES, UNKNOWN))], _Count],
+        entries(1, len(ANATOMIES) + 1),
+    ]
+
+    def with_origin(self, card: DatasetCard) -> "Fingerprint":
+        """Return the fingerprint of a site's cases with what dataset.json says of all of them."""
+        return replace(
+            self,
+            subjects={card.subjects or UNKNOWN: self.cases},
+            anatomy={card.anatomy or UNKNOWN: self.cases},
+        )
 
     def with_labels(self, renamed: Mapping[str, str]) -> "Fingerprint":
         """Return the fingerprint with label values replaced; those that become one are added up.
@@ -165,6 +186,8 @@ class Fingerprint:
             ("slices", self.slices),
             ("kept_share", self.kept_share),
             ("heads", self.heads),
+            ("subjects", self.subjects),
+            ("anatomy", self.anatomy),
         ):
             if sum(counts.values()) != self.cases:
                 return f"{name}: the counts do not add up to its {self.cases} cases"
@@ -238,6 +261,8 @@ def fingerprint_case(
         kept_share={f"{round(share / SHARE_STEP) * SHARE_STEP:.2f}": 1},
         intensities={name: _intensities(image, labels) for name, image in images.items()},
         heads={state: 1},
+        subjects={UNKNOWN: 1},
+        anatomy={UNKNOWN: 1},
     )
 
 
@@ -271,6 +296,8 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         kept_share=_add(part.kept_share for part in parts),
         intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
         heads=_add(part.heads for part in parts),
+        subjects=_add(part.subjects for part in parts),
+        anatomy=_add(part.anatomy for part in parts),
     )
 
 
@@ -278,9 +305,9 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
     """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
     With fewer cases than the minimum that is nothing. Otherwise a label that fewer cases or voxels
-    have is not counted, and the histogram of a modality that fewer cases have is empty. Heads of
-    which there are fewer are counted as the most frequent ones. Spacings and sizes stay as they
-    are: a plan needs the rare ones too.
+    have is not counted, and the histogram of a modality that fewer cases have is empty. Heads,
+    subjects and anatomies of which there are fewer are counted as the most frequent ones. Spacings
+    and sizes stay as they are: a plan needs the rare ones too.
 
     Args:
         fingerprint: Fingerprint of the site.
@@ -294,13 +321,11 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
         for label, number in fingerprint.label_cases.items()
         if number >= cases and fingerprint.label_voxels[label] >= voxels
     }
-    usual = max(sorted(fingerprint.heads), key=lambda state: fingerprint.heads[state])
-    heads: Counter[str] = Counter()
-    for state, number in fingerprint.heads.items():
-        heads[state if number >= cases else usual] += number
     return replace(
         fingerprint,
-        heads=_add([heads]),
+        heads=_few_as_usual(fingerprint.heads, cases),
+        subjects=_few_as_usual(fingerprint.subjects, cases),
+        anatomy=_few_as_usual(fingerprint.anatomy, cases),
         label_cases={k: n for k, n in fingerprint.label_cases.items() if k in labels},
         label_voxels={k: n for k, n in fingerprint.label_voxels.items() if k in labels},
         intensities={
@@ -310,6 +335,33 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
             for name, histogram in fingerprint.intensities.items()
         },
     )
+
+
+def _few_as_usual(counts: Mapping[str, int], fewest: int) -> dict[str, int]:
+    """Return counts in which those below ``fewest`` are added to the highest."""
+    usual = max(sorted(counts), key=lambda name: counts[name])
+    changed: Counter[str] = Counter()
+    for name, number in counts.items():
+        changed[name if number >= fewest else usual] += number
+    return _add([changed])
+
+
+def spacing_ranges(fingerprint: Fingerprint) -> list[tuple[float, float, float]]:
+    """Return for Z, Y and X the spacing (mm) that 5, 50 and 95 of a hundred cases do not exceed.
+
+    Not the extremes, for these are those of single cases.
+    """
+    ranges = []
+    for axis in fingerprint.axes:
+        counted: Counter[float] = Counter()
+        for key, number in axis.items():
+            counted[_spacing_and_size(key)[0]] += number
+        spacings = sorted(counted)
+        share = np.cumsum([counted[mm] for mm in spacings]) / fingerprint.cases
+        at = np.searchsorted(share, (0.05, 0.5, 0.95)).tolist()
+        low, middle, high = (spacings[min(place, len(spacings) - 1)] for place in at)
+        ranges.append((low, middle, high))
+    return ranges
 
 
 def is_stacks(fingerprint: Fingerprint) -> bool:

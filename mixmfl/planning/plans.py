@@ -18,6 +18,7 @@ from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning import heads as kinds
 from mixmfl.planning.architecture import check_network_size
+from mixmfl.planning.model_card import ModelCard
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 
@@ -45,6 +46,7 @@ class _Record:
         training: See ``Plans``.
         nnunet: nnU-Net's plans, which ``nnunet_plans`` checks.
         heads: See ``Plans``.
+        card: See ``Plans``; it leaves out what nobody said.
     """
 
     format: Any
@@ -54,6 +56,7 @@ class _Record:
     training: TrainingSettings
     nnunet: Any
     heads: Annotated[str, one_of(kinds.PLANNED)]
+    card: Any
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Plans:
         training: How sites train.
         heads: What the cases are like that the plans were made from, one of ``heads.PLANNED``;
             with ``"deepbet"`` or ``"own"`` brains are extracted wherever cases are read.
+        card: Where the cases come from that the plans were made from.
     """
 
     modalities: tuple[str, ...]
@@ -76,6 +80,7 @@ class Plans:
     network: NetworkSettings
     training: TrainingSettings
     heads: str = kinds.UNKNOWN
+    card: ModelCard = field(default_factory=ModelCard)
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -119,6 +124,7 @@ class Plans:
             "training": dataclasses.asdict(self.training),
             "nnunet": self.nnunet,
             "heads": self.heads,
+            **({"card": card} if (card := self.card.to_json()) else {}),
         }
         return json.loads(json.dumps(content))
 
@@ -138,12 +144,18 @@ class Plans:
                 f"{source}: plans of format {shown(found)} were found, this version of "
                 f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
             )
-        content = {"heads": kinds.UNKNOWN, **content}  # plans of earlier versions say nothing
+        content = {
+            "heads": kinds.UNKNOWN,
+            "card": {},
+            **content,
+        }  # plans of earlier versions say nothing
         record = read_record(_Record, content, source, whole=True)
         modalities, network = record.modalities, record.network
         labels = _labels(record.labels, f"{source}: labels")
         check_planned(record.nnunet, len(modalities), f"{source}: nnunet")
-        plans = cls(modalities, labels, record.nnunet, network, record.training, record.heads)
+        card = read_record(ModelCard, record.card, f"{source}: card")
+        made = modalities, labels, record.nnunet, network, record.training
+        plans = cls(*made, record.heads, card)
         _check_streams(network, record.training, source)
         for name in plans.configurations:
             planned = plans.configuration(name)["architecture"]["arch_kwargs"]

@@ -29,6 +29,7 @@ from mixmfl.core.strict_json import MOST_DIGITS, parse_json
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import describe, find_cases
 from mixmfl.data.labels import Labels
+from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.client.task_checks import check_run_task, check_task, forms_of
@@ -101,7 +102,7 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     told = modality_cases or {"t1": cases, "t2": 1}
     return {
-        "format": 3,
+        "format": 4,
         "cases": cases,
         "modality_cases": told,
         "label_cases": {"0": cases, "4": 1},
@@ -111,6 +112,8 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "slices": {"none": cases},
         "kept_share": {"0.55": cases},
         "heads": {"stripped": cases},
+        "subjects": {"patients": cases},
+        "anatomy": {"brain": cases},
         "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
     }
 
@@ -418,6 +421,7 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
         check_registration("north", _read_registration("north", reply), PLANS)
 
     cases = {"cases": {"2d": [3, 0]}}
+    counts = {name: [1] * 3 + [0] * 17 for name in PLANS.labels.foreground}
     statistics = {"fingerprint": None, "labels": PLANS.labels.to_json()}
     checks: list[tuple[Message, Callable[[Message], object]]] = [
         (outgoing_registration(told), joined),
@@ -432,7 +436,15 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
             lambda m: check_validation("north", m, 1, None, PLANS),
         ),
         (
-            Message("measure", {"round": 1, "subsets": [[["t1"], dice], [["t1", "t2"], dice]]}, {}),
+            Message(
+                "measure",
+                {
+                    "round": 1,
+                    "subsets": [[["t1"], counts], [["t1", "t2"], counts]],
+                    "confidence": dict.fromkeys(counts, ConfidenceSums().to_json()),
+                },
+                {},
+            ),
             lambda m: read_measured("north", m, 1, PLANS),
         ),
     ]

@@ -146,7 +146,9 @@ def test_the_description_of_intensities_is_that_of_the_histogram() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"format": 7}, "fingerprint format 7 was found, 3 is needed"),
+        ({"format": 7}, "fingerprint format 7 was found, 4 is needed"),
+        ({"subjects": {"robot": 1}}, "subjects: name: is 'robot'; it must be patients or"),
+        ({"anatomy": {"brain": 2}}, "anatomy: the counts do not add up"),
         ({"patients": 3}, r"unknown fields \['patients'\]"),
         ({"cases": -1}, "cases: is -1; it must be a whole number from 1 to"),
         ({"cases": 5}, "do not add up to its 5 cases"),

@@ -51,7 +51,12 @@ DOORS = {
         "inference.cpu_network",
     },
     "nilearn": {"data.phantom.patient", "evaluation.viewer"},
-    "pydicom": {"data.dicom.series", "data.dicom.files", "data.dicom.pixels"},
+    "pydicom": {
+        "data.dicom.codes",
+        "data.dicom.series",
+        "data.dicom.files",
+        "data.dicom.pixels",
+    },
     "highdicom": {"inference.dicom_seg"},
     "monai": {"evaluation.metrics"},
     "jinja2": {"evaluation.html"},

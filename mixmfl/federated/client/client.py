@@ -1,5 +1,6 @@
 """A site in a run: handles every kind of task, in a simulation and on a network alike."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mixmfl.core.errors import AggregationError, PrivacyError
@@ -42,9 +43,17 @@ class Client:
     """One site in one run. Between tasks it keeps only the key of a masked round."""
 
     def __init__(
-        self, site: Site, plans: Plans, settings: RunSettings, signer: Signer | None = None
+        self,
+        site: Site,
+        plans: Plans,
+        settings: RunSettings,
+        signer: Signer | None = None,
+        step: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the site with its cases, plans and settings of the run, and its part in masked runs.
+
+        ``step`` is called after every case that is measured, and every round of a personalised
+        model.
 
         Raises:
             PrivacyError: The run is masked, and the site has nothing to sign its keys with.
@@ -53,6 +62,7 @@ class Client:
             raise PrivacyError(
                 "the run is masked, and this site has no key of a kit to sign its part with"
             )
+        self._step = step
         self.site, self.plans, self.settings = site, plans, settings
         self._signer = signer
         self._key: RoundKey | None = None
@@ -113,12 +123,12 @@ class Client:
         return Handled(validate_at_site(task, self.site, self.plans, self.settings))
 
     def _measure(self, task: Message, optimizer: State) -> Handled:
-        return Handled(measure_at_site(task, self.site, self.plans, self.settings))
+        return Handled(measure_at_site(task, self.site, self.plans, self.settings, self._step))
 
     def _personalize(self, task: Message, optimizer: State) -> Handled:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
-        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings)
+        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings, self._step)
         enough = len(self.site.validation) >= self.site.validation_cases
         both = {"dice": result.dice, "dice_before": result.dice_before}
         record = {name: or_none(dice) if enough else None for name, dice in both.items()}

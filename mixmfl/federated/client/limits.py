@@ -1,6 +1,6 @@
 """Limits that a hospital sets on what a coordinator may have done there; no task can change them.
 
-What was used lasts in a file, so that neither a restart nor another run begins it anew.
+What was used lasts in a file, so that neither a restart nor another run begins it again.
 """
 
 import dataclasses

@@ -464,11 +464,11 @@ class ClientService:
         return self._run_folder / "own.safetensors"
 
     def _optimizer_file(self, number: int) -> Path:
-        return self._run_folder / "moments" / f"{number:05d}.safetensors"
+        return self._run_folder / "optimizer" / f"{number:05d}.safetensors"
 
     def _stored_rounds(self) -> list[int]:
         """Return the rounds after which an optimizer state is stored, in order."""
-        files = (self._run_folder / "moments").glob("*.safetensors")
+        files = (self._run_folder / "optimizer").glob("*.safetensors")
         return sorted(int(file.stem) for file in files if file.stem.isdecimal())
 
     def _optimizer_before(self, number: int) -> State:

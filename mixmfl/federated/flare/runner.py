@@ -76,13 +76,18 @@ def run_jobs(
         while True:
             begun = done
 
-            def each_second(begun: int = begun) -> None:
+            online = sorted(connected(session) & set(sites))
+
+            def each_second(begun: int = begun, online: Sequence[str] = online) -> None:
                 warn_daily()
                 run = read_progress()
-                if done > begun and run is not None and _has_reconnected(run, connected(session)):
+                if done == begun or run is None:
+                    return
+                now = connected(session)
+                joining = set(sites) - set(run.registrations) - set(online)
+                if joining & now or _has_reconnected(run, now):
                     pause_file(file).touch()
 
-            online = sorted(connected(session) & set(sites))
             result = run_job(session, file, online, deadline=deadline, each_second=each_second)
             read_progress()
             too_few = 0 if done > begun else too_few

@@ -21,7 +21,7 @@ from mixmfl.core.files import unlinked_file
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.federated.messages import StoredMessage
 
-PARCEL = "parcel"  # key in a task and in a result: where the message can be fetched
+MESSAGE = "message"  # key in a task and in a result: where the message can be fetched
 _CHUNK = 4 * 2**20  # bytes of one piece
 _ANSWER_SECONDS = 30.0  # per piece; FLARE asks up to three times again
 _DAYS = 7 * 86400.0  # we withdraw messages ourselves; FLARE would after this time

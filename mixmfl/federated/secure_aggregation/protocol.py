@@ -10,7 +10,7 @@ without, is that site's numbers. What crosses in a round::
               weighted, in fixed point, plus one mask per pair of holders
 
 The masks of a pair cancel in the sum of all holders, and no other sum can be read. They are
-derived from who takes part, with which keys, and from the weights, so that sites that were told
+derived from who takes part, with which keys, and from the weights, so that sites that received
 different things have masks that do not cancel. Messages are plain; nothing of this knows what
 carries them. ``secure_aggregation`` of ``client`` and of ``server`` are the two ends, ``crypto``
 has the arithmetic, and here is what both ends agree on.

@@ -14,6 +14,8 @@ from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
+from mixmfl.evaluation.mask_quality import Confidence
+from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import (
     Certificate,
@@ -43,6 +45,12 @@ Sums = Annotated[
     entries(0, MOST_LABELS),
 ]
 """By label or region the sum of Dice over cases, and their number."""
+
+BinCounts = Annotated[
+    Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[tuple[Cases, ...], entries(BINS, BINS)]],
+    entries(0, MOST_LABELS),
+]
+"""By label or region, how many cases have a Dice in each of the ranges."""
 
 Reply = TypeVar("Reply")
 
@@ -123,18 +131,19 @@ class ValidationReply:
 
 @dataclass(frozen=True)
 class MeasureReply:
-    """Dice for every subset of modalities."""
+    """Cases by Dice, for every subset of modalities; and how Dice goes with confidence."""
 
     round: Round
     subsets: Annotated[
         Sequence[
             tuple[
                 Annotated[tuple[ModalityName, ...], entries(1, MOST_MODALITIES, distinct=True)],
-                Sums,
+                BinCounts,
             ]
         ],
         entries(0, _MOST_SUBSETS),
     ]
+    confidence: Confidence
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from masked_federation import write_keys
-from small import LABELS_JSON, small_plans, stored_site, write_site
+from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
 
 import mixmfl
 from mixmfl.core.errors import DataError, PrivacyError, QuorumError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
 from mixmfl.federated.client.approval import Approval
@@ -32,7 +33,7 @@ from mixmfl.federated.secure_aggregation.crypto import key_pair
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import Participants
-from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.checkpoint import load_state_of, open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -93,6 +94,8 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         kept,
         told,
         {"stripped": cases},
+        {"patients": cases},
+        {"brain": cases},
     ).to_json()
 
 
@@ -465,7 +468,7 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
     assert train(federation, dataclasses.replace(orders, personalize=True))
     assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
     for _, dice in sent["measure"].record["subsets"]:
-        assert {tuple(pair) for pair in dice.values()} == {(0.0, 0)}
+        assert {tuple(counts) for counts in dice.values()} == {(0,) * BINS}
     assert sent["personalize"].record == {"dice": None, "dice_before": None}
 
 
@@ -515,7 +518,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
     assert answer(north, second) == once  # not from the state after the first try
     without = ClientService(federation.configs["south"])
     assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
-    (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
+    (site / "runs" / "abc" / "optimizer" / "00000.safetensors").write_bytes(b"damaged")
     assert answer(north, second) != once  # starts from an empty state
     assert (
         "the optimizer state of round 1 is left out"
@@ -630,9 +633,54 @@ def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJ
     file = tmp_path / "orders.json"
     save_job(orders, file)
     content = json.loads(file.read_text())
-    del content["stop_when_flat"]
+    del content["stop_when_flat"], content["init"], content["aliases"]
     file.write_text(json.dumps(content))
     assert load_job(file) == orders
+    started = dataclasses.replace(orders, init=tmp_path / "m.pth", aliases=("t1=channel0",))
+    save_job(started, file)
+    assert load_job(file) == started
+
+
+def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    alone = dataclasses.replace(orders, sites=("north",))
+    assert not train(federation, alone, stop_after=1)
+    federation.down = {"south"}
+    both = dataclasses.replace(orders, settings=dataclasses.replace(SETTINGS, rounds=4))
+    assert not train(federation, both, stop_after=1)
+    assert set(open_run(orders.out).registrations) == {"north"}
+    federation.down = set()
+    assert not train(federation, both, stop_after=1)
+    federation.asked.clear()
+    assert train(federation, dataclasses.replace(both, sites=("south",)))
+    run = open_run(orders.out)
+    assert [sorted(each) for each in run.history] == [
+        *(["north"], ["north"], ["north", "south"], ["south"])
+    ]
+    assert {site for site, _ in federation.asked} == {"south"}
+    assert [change.text for change in run.changes] == [
+        "rounds 3 -> 4",
+        "site south joins with 2 training cases",
+        "modality flair joins with 2 training cases, its encoder starts from t2",
+        "site north takes no part",
+    ]
+
+
+def test_hospitals_start_from_the_weights_that_the_coordinator_has(
+    tmp_path: Path, federation: Federation, orders: TrainingJob
+) -> None:
+    model = write_model(tmp_path / "old.safetensors")
+    orders = dataclasses.replace(orders, init=model)
+    assert not train(federation, orders, stop_after=0)
+    model.unlink()  # the coordinator keeps what it starts from
+    assert not train(federation, orders, stop_after=1)
+    run = open_run(orders.out)
+    assert run.start is not None
+    assert all(part.taken == part.tensors for part in run.start.parts if part.name != "memory")
+    old = first_state(small_plans(), RunSettings("2d", 0, 1, 1, 0.01)).weights
+    first = load_state_of(run, 0).weights
+    assert all(torch.equal(first[name], old[name]) for name in old)
 
 
 def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
@@ -896,7 +944,7 @@ def test_optimizer_states_of_repeated_rounds_are_removed(
     federation: Federation, orders: TrainingJob
 ) -> None:
     assert train(federation, TrainingJob(**{**vars(orders), "settings": LONG}))
-    folder = federation.configs["north"].work / "runs" / "abc123" / "moments"
+    folder = federation.configs["north"].work / "runs" / "abc123" / "optimizer"
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
     north = federation.hospitals["north"]
     state = first_state(small_plans(), LONG)

@@ -792,6 +792,28 @@ def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_c
     assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
 
 
+@pytest.mark.parametrize("connected_before", [False, True])
+def test_a_site_that_is_to_join_a_run_is_in_the_job_after_it_has_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connected_before: bool
+) -> None:
+    here = SimpleNamespace(absent="")
+    run = SimpleNamespace(history=[{"north": here}], registrations={"north": 1})
+    jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
+    monkeypatch.setattr(runner, "holds_run", lambda folder: True)
+    monkeypatch.setattr(runner, "open_run", lambda folder: run)
+    if not connected_before:
+        jobs.last_seen["south"] = jobs.clock.now - 41
+
+    def south_connects_and_a_round_is_done() -> None:
+        jobs.last_seen["south"] = math.inf
+        run.history.append({"north": here})
+
+    jobs.in_job = south_connects_and_a_round_is_done
+    jobs.run()
+    # one that was there and could not join would only be refused again
+    assert (tmp_path / "run" / "network" / "pause").exists() == (not connected_before)
+
+
 # --- what runs in a job
 
 
@@ -820,7 +842,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
         "old": Message("failed", failed, {}),
     }
     offered = Shareable()
-    offered["parcel"] = {"from": "told by the site", "number": "1"}
+    offered["message"] = {"from": "told by the site", "number": "1"}
 
     def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
         (name,) = targets
@@ -836,7 +858,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
             task.task_done_cb(task, context)
 
     def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
-        assert address == offered["parcel"]
+        assert address == offered["message"]
         if sender == "broken":
             raise AggregationError("more than 10 bytes came")
         return StoredMessage.pack(replies[sender], tmp_path)
@@ -946,7 +968,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
 
     monkeypatch.setattr(executor_module, "fetch", fetch)
     back = executor.execute("shutdown", Shareable(), context, Signal())
-    assert back["parcel"]["from"] == "server"
+    assert back["message"]["from"] == "server"
     executor.handle_event(EventType.END_RUN, context)
     assert "sent a task 'shutdown'; this version of mixmfl knows" in config.problem_log.read_text()
     came, left = config.exchange_log.read_text().splitlines()
