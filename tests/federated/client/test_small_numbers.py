@@ -45,6 +45,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("validate", "dice"): WITHHELD,
     ("measure", "round"): NOTHING,
     ("measure", "subsets"): WITHHELD,
+    ("measure", "confidence"): WITHHELD,
     ("keys", "round"): NOTHING,
     ("keys", "key"): NOTHING,
     ("keys", "certificate"): NOTHING,
