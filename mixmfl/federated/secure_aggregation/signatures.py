@@ -106,7 +106,7 @@ class Identity:
             keys: What the coordinator passed on, by site; this site's own is not looked at.
 
         Raises:
-            PrivacyError: Of one that is not shown; nothing may be sent.
+            PrivacyError: One of them is not shown to be that; nothing may be sent.
         """
         from cryptography import x509
 
