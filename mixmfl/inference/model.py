@@ -299,6 +299,8 @@ def save_model(
 def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     """Write a model file with a site's own weights in place of those it has.
 
+    What was measured on validation cases was measured of the global model, and is left out.
+
     Args:
         path: The global model.
         own: The site's blocks.
@@ -313,6 +315,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         check_tensors(tensors, header)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+    header = {**header, **Measured().to_json()}
     merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
         write(temporary, merged, with_digests(merged, header))

@@ -585,7 +585,7 @@ def test_personalised_models_stay_at_the_site(
         own = config.work / "runs" / "abc123" / "own_model.safetensors"
         assert own.is_file() == told[name].kept
         if told[name].kept:
-            load_model(own)
+            assert (load_model(own).expected, load_model(own).confidence) == ((), {})
     assert not (orders.out / "personal").exists()
     assert "personalize" in {kind for _, kind in federation.asked}
 
