@@ -41,7 +41,9 @@ def _work(options: argparse.Namespace) -> int:
     sites, kit = lay_out(out), out / "kits" / "coordinator"
     work, run = out / "work", out / "run"
     with open_hospitals(out, sites):
-        _runner.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", work, *PLAN)
+        # the card of the data that the comparison's plans have
+        card = ("--card", out / "federation" / "dataset.json")
+        _runner.run_shown("mixmfl_plan_preprocess", "--kit", kit, "-o", work, *PLAN, *card)
         _runner.run_shown("mixmfl_train_federated", "--kit", kit, "-i", work, "-o", run, *TRAIN)
     _compare(out)
     print(f"{time.monotonic() - began:.0f} s in all")
