@@ -101,6 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="also write masks of DICOM cases as DICOM Segmentation: MASKS/<case>.dcm",
     )
+    parser.add_argument(
+        "--dicom-sr",
+        action="store_true",
+        help="also write their volumes as DICOM Structured Report: MASKS/<case>.sr.dcm; this "
+        "includes --dicom-seg",
+    )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html")
     parser.add_argument(
         "--show-patient",
@@ -199,6 +205,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         least_dice=options.min_expected_dice,
         report=not options.no_report,
         dicom_seg=options.dicom_seg,
+        dicom_sr=options.dicom_sr,
         show_patient=options.show_patient,
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,
@@ -235,6 +242,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def _line(outcome: "Outcome") -> str:
     """Return the line about a case."""
+    from mixmfl.evaluation.mask_quality import in_words
     from mixmfl.evaluation.subset_dice import Expectation
 
     if outcome.status == "kept":
@@ -244,6 +252,8 @@ def _line(outcome: "Outcome") -> str:
     dice = ""
     if outcome.expected:
         dice = f", expected Dice {expected.median:.2f} (one in ten below {expected.low:.2f})"
+    if outcome.estimated:
+        dice += f", this mask's Dice {in_words(outcome.estimated)}"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)
     return (
         f"{outcome.name}: done from {', '.join(outcome.used)}{missing}{dice} "

@@ -5,7 +5,8 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,10 @@ from . import _options, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
+    from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
-    from mixmfl.federated.state import Personal, RunSettings
+    from mixmfl.federated.state import Personal, RunSettings, ServerState
     from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
@@ -27,9 +30,9 @@ what they would exchange over a network. The same seed on one CPU gives the same
 the state of every round (--resume continues), progress.csv and .png, and at the end
 model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
 
-A run that is resumed keeps what no option names. --rounds, --local-steps and --learning-rate may be
-others than before: they hold from the next round on, and the learning rate then falls as in a run
-that had so many rounds from the start.
+A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
+--sites may be others than before: they hold from the next round on, and the learning rate then
+falls as in a run that had so many rounds from the start.
 
 With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
 and every hospital keeps its data, optimizer state and personalised model. A round ends when all
@@ -56,6 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--learning-rate", type=float, help="in the first round; default: as in the plans"
     )
     parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="start a new run from these weights, as far as they fit the plans: a model file of "
+        "mixmfl (.safetensors), or a checkpoint of nnU-Net v2 (.pth), of which no code is run; a "
+        "table says what is taken",
+    )
+    _options.add_alias(parser)
+    parser.add_argument(
         "--stop-when-flat",
         type=int,
         metavar="N",
@@ -65,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument(
-        "--sites", nargs="+", default=[], help="sites that take part; default: all in WORK"
+        "--sites",
+        nargs="+",
+        default=[],
+        help="sites that take part; default: all in WORK, after --resume those of the run. Others "
+        "than before join or leave from the next round on",
     )
     parser.add_argument(
         "--fold",
@@ -137,12 +153,19 @@ def _work(options: argparse.Namespace) -> int:
     )
     if before is not None:
         options.fold = options.fold or before.fold
+        options.sites = options.sites or _sites_of(before, options.out)
+        _check_privacy_lasts(before, options)
         if options.stop_when_flat is None:
             options.stop_when_flat = before.stop_when_flat
     options.fold = options.fold or "0"
     options.stop_when_flat = options.stop_when_flat or 0
     if options.stop_when_flat < 0:
         raise MixmflError("--stop-when-flat: must be 0 or more rounds")
+    if options.init is not None and before is not None:
+        raise MixmflError(
+            f"--init: {options.out} has begun, and weights are only where a run starts. Leave it "
+            "out to resume, or start a new run in another folder"
+        )
     settings = _settings(options, plans, before.settings if before else None)
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
@@ -163,6 +186,34 @@ def _before(options: argparse.Namespace) -> "Run | TrainingJob | None":
     file = job_file(options.out)
     orders = load_job(file) if file.is_file() else None
     return orders if isinstance(orders, TrainingJob) else None
+
+
+def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
+    """Return the sites of a run, or those that its orders name: one may not have joined yet."""
+    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+
+    file = job_file(out)
+    orders = load_job(file) if file.is_file() else before
+    if isinstance(orders, TrainingJob):
+        return list(orders.sites)
+    return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
+
+
+def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespace) -> None:
+    """Check that a simulated run with differential privacy is resumed with it.
+
+    Raises:
+        MixmflError: It is not.
+    """
+    from mixmfl.federated.server.checkpoint import Run, privacy_spent
+
+    if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
+        return
+    if spent := privacy_spent(before, len(before.history)):
+        raise MixmflError(
+            f"{before.folder}: {', '.join(spent)} trained with differential privacy, which holds "
+            "only if every round has it; name --dp-epsilon and the other --dp options again"
+        )
 
 
 def _settings(
@@ -190,9 +241,10 @@ def _settings(
             "--updates: with --masked sites send fixed-point numbers; leave this option out"
         )
     named = {
-        name: getattr(options, name)
-        for name in ("seed", "rounds", "local_steps", "learning_rate")
-        if getattr(options, name) is not None
+        "seed": options.seed,
+        "rounds": options.rounds,
+        "local_steps": options.local_steps,
+        "learning_rate": options.learning_rate,
     }
     return dataclasses.replace(
         usual,
@@ -201,7 +253,7 @@ def _settings(
         half_updates=options.updates != "single" if options.updates else usual.half_updates,
         minimum_cases=minimum.cases,
         minimum_voxels=minimum.voxels,
-        **named,
+        **{name: value for name, value in named.items() if value is not None},
     )
 
 
@@ -236,27 +288,53 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
         print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
+    initial = _start(options, plans, settings)
     lap = _stopwatch()
-    run = simulate(
-        plans,
-        sites,
-        settings,
-        options.fold,
-        options.out,
-        resume=options.resume,
-        change=True,
-        stop_when_flat=options.stop_when_flat,
-        report=lambda run: _print_round(run, len(run.history), lap()),
-    )
+    with _bar_when_needed() as progress, _curves(options) as curves:
+
+        def report(run: "Run") -> None:
+            _print_round(run, len(run.history), lap())
+            curves.write(run)
+
+        run = simulate(
+            plans,
+            sites,
+            settings,
+            options.fold,
+            options.out,
+            resume=options.resume,
+            change=True,
+            stop_when_flat=options.stop_when_flat,
+            initial=initial,
+            report=report,
+            progress=progress,
+        )
+        if options.personalize:
+            simulate_personalization(run, sites, progress)
     _announce_end(run)
     if options.personalize:
-        simulate_personalization(run, sites)
         for name, result in run.personal.items():
             print(_describe_personal(name, result))
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
+
+
+def _start(
+    options: argparse.Namespace, plans: "Plans", settings: "RunSettings"
+) -> "tuple[ServerState, Start] | None":
+    """Read the weights that ``--init`` names, and print what of them fits."""
+    if options.init is None:
+        return None
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.federated.server.initial_state import start_from
+
+    state, start = start_from(
+        options.init, plans, settings, Modalities().with_aliases(options.alias)
+    )
+    print("\n".join(start.lines()))
+    return state, start
 
 
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
@@ -293,18 +371,27 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         quorum,
         options.personalize,
         options.stop_when_flat,
+        options.init.resolve() if options.init else None,
+        tuple(options.alias),
     )
+    if isinstance(before, TrainingJob) and not holds_run(out):
+        orders = dataclasses.replace(orders, init=before.init, aliases=before.aliases)
+    _start(options, plans, settings)
     printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
+    with _curves(options) as curves:
 
-    def report(run: "Run") -> None:
-        nonlocal printed
-        while printed < len(run.history):
-            printed += 1
-            _print_round(run, printed, lap())
+        def report(run: "Run") -> None:
+            nonlocal printed
+            while printed < len(run.history):
+                printed += 1
+                _print_round(run, printed, lap())
+                if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
+                    print("the sites measure the model; its file follows", flush=True)
+            curves.write(run)
 
-    flare.run_jobs(
-        kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
-    )
+        flare.run_jobs(
+            kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
+        )
     run = open_run(out)
     _announce_end(run)
     for site, result in run.personal.items():
@@ -335,6 +422,30 @@ def _describe_personal(site: str, result: "Personal") -> str:
         f"site {site}: personalised model, validation Dice {result.dice:.3f}, global model "
         f"{result.dice_before:.3f}; {kept}"
     )
+
+
+@contextmanager
+def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function (what, done, total) that draws progress bars, from its first call on.
+
+    While rounds are printed, nothing is drawn.
+    """
+    with ExitStack() as stack:
+        drawn: list[Callable[[str, int, int], None]] = []
+
+        def report(what: str, done: int, total: int) -> None:
+            if not drawn:
+                drawn.append(stack.enter_context(_runner.bars()))
+            drawn[0](what, done, total)
+
+        yield report
+
+
+def _curves(options: argparse.Namespace) -> "Curves":
+    from mixmfl.federated.server.checkpoint import holds_run, open_run
+    from mixmfl.federated.server.curves import Curves
+
+    return Curves(len(open_run(options.out).history) if holds_run(options.out) else 0)
 
 
 def _stopwatch() -> Callable[[], float]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixmfl.data.accounting import inside, other_format
-from mixmfl.data.file_names import PROCESSING, FileName, read_name
+from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
-from mixmfl.data.sequence_vocabulary import KINDS
+from mixmfl.data.sequence_vocabulary import KINDS, PROCESSING
 from mixmfl.data.sequence_words import (
     Reading,
     begins_kind,
@@ -50,16 +50,6 @@ class FileName:
         return self.modality is not None or self.is_label
 
 
-# what tools write into the names of what they made of an image
-PROCESSING = frozenset((
-    "bet", "brain", "ss", "skullstripped", "stripped", "skullstrip", "strip", "hdbet", "n4",
-    "n4itk", "n4bfc", "biascorr", "bfc", "bias", "biascorrected", "unbiased", "corrected",
-    "corr", "warped", "reg", "registered", "coreg", "coregistered", "aligned", "rigid",
-    "affine", "normalized", "normalised", "mni", "mni152", "preproc", "preprocessed",
-    "processed", "denoised", "pp", "syn", "unstripped", "restore", "resampled", "resliced",
-    "reoriented", "reorient", "std", "rai", "ras", "lps", "crop", "cropped", "robustfov",
-    "defaced", "deface", "zscore", "histmatch", "tilt", "prenorm",
-))  # fmt: skip
 # "T1_to_T2" is a T1 on the grid of a T2
 _CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "reg"))
 _TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))

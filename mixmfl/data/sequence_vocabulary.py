@@ -35,7 +35,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     """),
     "t2star": _phrases("""
         t2star, t2 star, t2starw, t2 star w, t2starwi, t2 s, t2stern, hemo, haemo, heme,
-        hemoflash, mpgr, medic, merge, t2 hemo, star t2
+        t2 stern, hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
         swi, swan, ven bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
@@ -164,7 +164,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         contrastenhanced, contrast enhanced, contrast agent, iniettato, gdc, civ, ivc, contrast
         medium, dye
     """),
-    "letter": _phrases("c, g, iv, ev"),
+    "letter": _phrases("c, g, iv, ev, cm, pc"),
     "with": _phrases("""
         postcontrast, postcontraste, poscontraste, postgd, postgad, postgado, postkm, postcon,
         post con, w con, with con, mkm, nkm, pkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
@@ -184,7 +184,9 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     "post": _phrases("post, pos"),
     "pre": _phrases("pre, prae, pra"),
     "not": _phrases("without, wo, w o, ohne, sans, sin, zonder, senza, sem"),
-    "perhaps not": _phrases("no, non, not, o, none, kein, keine, geen, sg"),
+    "perhaps not": _phrases("""
+        no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert
+    """),
     "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima"),
     "beside": _phrases("""
         with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras, p
@@ -192,6 +194,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     "plus": _phrases("plus, positiv, positive"),
     "minus": _phrases("minus, neg, negativ, negative, negativo, frei, free"),
     "dash": _phrases("dash"),
+    "late": _phrases("late, delayed, delay, spat, verzogert, tardif, tardivo, tardio, laat"),
 }  # fmt: skip
 
 # Words about neither, and words that would be mistaken for others without their neighbour.
@@ -202,7 +205,8 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         treatment, post biopsy, c spine, c sp, cspine, c wirbel, c kolom, post processed,
         postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
         mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
-        pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation
+        pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation,
+        high contrast, low contrast
     """),
     "two echoes": _phrases("""
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
@@ -232,6 +236,18 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         out, f, in, cv, orig, original
     """),
 }  # fmt: skip
+
+# What tools write into the names of what they made of an image.
+PROCESSING = frozenset(
+    _phrases("""
+    bet, brain, ss, skullstripped, stripped, skullstrip, strip, hdbet, n4, n4itk, n4bfc, biascorr,
+    bfc, bias, biascorrected, unbiased, corrected, corr, warped, reg, registered, coreg,
+    coregistered, aligned, rigid, affine, normalized, normalised, mni, mni152, preproc,
+    preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
+    reoriented, reorient, std, rai, ras, lps, crop, cropped, robustfov, defaced, deface, zscore,
+    histmatch, tilt, prenorm
+""")
+)
 
 # Beginnings of unlisted words about an agent, such as "kontrastverstärkt" and "contrastado".
 AGENT_STEMS = ("contrast", "kontrast", "gado", "enhanc", "inject", "injekt", "iniett", "inyect")

@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 
-from mixmfl.data.sequence_vocabulary import AGENT_STEMS, ASIDES, GRADIENT_ECHOES, KINDS, MEANINGS
+from mixmfl.data.sequence_vocabulary import (
+    AGENT_STEMS,
+    ASIDES,
+    GRADIENT_ECHOES,
+    KINDS,
+    MEANINGS,
+    PROCESSING,
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ _PIECES = frozenset(
 )
 _LEAST_FIRST = 4  # letters of a technique that may begin a glued word: "tirmdarkfluid", not "set2"
 _AGENT = (
-    r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte)"
+    r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte|cm)"
 )
 _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
@@ -64,8 +71,9 @@ _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])w\s?/?\s?o(?:ut)?\s?(?:[/&+,]|and)\s?w(?![a-z])"), " wwo "),
     (re.compile(r"(?<![a-z0-9])w\s?/\s?o(?:ut)?(?=[^a-z]|$|con|gad|gd|iv)"), " without "),
     (re.compile(r"(?<![a-z0-9])w\s?/(?=[^a-z]|$|contrast|gad|gd|c\b|iv)"), " with "),
-    (re.compile(rf"(?<![a-z0-9])s\s?/\s?(?={_AGENT}(?![a-z]))"), " sin "),
-    (re.compile(rf"(?<![a-z0-9])c\s?/\s?(?={_AGENT}(?![a-z]))"), " con "),
+    (re.compile(rf"(?<![a-z0-9])s\s?[/.]\s?(?={_AGENT}(?![a-z]))"), " sin "),
+    (re.compile(rf"(?<![a-z0-9])c\s?[/.]\s?(?={_AGENT}(?![a-z]))"), " con "),
+    (re.compile(rf"(?<![a-z0-9])({_AGENT})\s?\?"), r" \1 either "),
     (re.compile(r"(?<![a-z0-9])i\.\s?v\.?(?![a-z])"), " iv "),
     (re.compile(r"(?<![a-z0-9])k\.\s?m\.?(?![a-z])"), " km "),
     (re.compile(r"(?<![a-z0-9])m\.\s?d\.\s?c\.?(?![a-z])"), " mdc "),
@@ -305,8 +313,13 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
         heard["without"].append("")
     for at, each in enumerate(phrases):
         before, after = _beside(phrases, at, -1), _beside(phrases, at, 1)
-        if verdict := _verdict(each, before, after):
+        verdict = _verdict(each, before, after)
+        if each.meaning in ("post", "pre") and _is_other_word(phrases[at + 1 : at + 2]):
+            verdict = "unclear"  # post resection
+        if verdict:
             heard[verdict].append(f"'{each.words}'")
+    if not any(heard.values()):
+        heard["unclear"] = [f"'{each.words}'" for each in phrases if each.meaning == "late"]
     verdicts = [name for name, words in heard.items() if words]
     if not verdicts:
         return "", ""
@@ -333,6 +346,14 @@ def _beside(phrases: Sequence[_Phrase], at: int, step: int) -> str:
     return phrases[at].meaning or "unknown"
 
 
+def _is_other_word(following: Sequence[_Phrase]) -> bool:
+    """Say whether a word follows that is about something else than images and their processing."""
+    return any(
+        not each.meaning and each.words.isalpha() and each.words not in PROCESSING
+        for each in following
+    )
+
+
 def _verdict(each: _Phrase, before: str, after: str) -> str:
     """Return what one word says of a contrast agent, given the meanings of its neighbours."""
     signs = {before} & {"plus", "minus", "dash", *_NEGATIONS, "beside", "post", "pre"}
@@ -345,13 +366,13 @@ def _verdict(each: _Phrase, before: str, after: str) -> str:
     if each.meaning == "both" or both or (verdict and before in _NEGATIONS):
         verdict = "unclear"
     elif each.meaning in ("agent", "letter"):
-        if (is_with and is_without) or "dash" in signs:
-            verdict = "unclear"
+        if (is_with and is_without) or "dash" in signs or after in ("not", "perhaps not"):
+            verdict = "unclear"  # contrast not given
         elif is_with or is_without:
             verdict = "with" if is_with else "without"
         elif each.meaning == "agent":
             verdict = "with"
-        elif each.words in ("c", "iv"):  # its sign is lost
+        elif each.words in ("c", "iv", "pc"):  # its sign is lost
             verdict = "unclear"
     elif each.meaning in ("post", "pre"):
         verdict = (

@@ -33,6 +33,13 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.evaluation.mask_quality import (
+    Confidence,
+    ConfidenceSums,
+    DiceEstimate,
+    Measured,
+    estimate_dice,
+)
 from mixmfl.evaluation.subset_dice import MOST_CASES, Expected, SubsetDice
 from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
 from mixmfl.inference.predictor import case_predictor
@@ -92,6 +99,7 @@ class _Header:
         entries(0, MOST_MODALITIES),
     ] = field(default_factory=dict)
     expected: Expected = ()
+    confidence: Confidence = field(default_factory=dict)
     privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
         field(default_factory=dict)
     )
@@ -113,6 +121,8 @@ class Model:
         device: The device that computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
+        confidence: By label or region, how Dice goes with confidence on validation cases; maybe
+            nothing is known.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """
@@ -125,6 +135,7 @@ class Model:
     device: torch.device
     record: Mapping[str, Any]
     expected: tuple[SubsetDice, ...] = ()
+    confidence: Mapping[str, ConfidenceSums] = field(default_factory=dict)
     sha256: str = ""
     name: str = ""
 
@@ -181,6 +192,19 @@ class Model:
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
 
+    def estimates(self, confidences: Mapping[str, float]) -> dict[str, DiceEstimate]:
+        """Return the estimated Dice of a mask, by label or region; without those it cannot tell.
+
+        Args:
+            confidences: How sure the model is of the mask, as ``Segmented`` has it.
+        """
+        found = {
+            name: estimate_dice(self.confidence[name], confidence)
+            for name, confidence in confidences.items()
+            if name in self.confidence
+        }
+        return {name: estimate for name, estimate in found.items() if estimate is not None}
+
     @cached_property
     def network(self) -> SegmentationNet:
         """The network, in prediction mode, on ``device``."""
@@ -232,7 +256,7 @@ def save_model(
     configuration: str,
     modality_cases: Mapping[str, int],
     privacy: Mapping[str, Mapping[str, float]] | None = None,
-    expected: Sequence[SubsetDice] = (),
+    measured: Measured | None = None,
     modality_sites: Mapping[str, int] | None = None,
 ) -> str:
     """Write a model file, whole or not at all.
@@ -246,7 +270,7 @@ def save_model(
         configuration: ``"2d"`` or ``"3d_fullres"``, that the run trained.
         modality_cases: How many training cases of the federation had each modality.
         privacy: Epsilon and delta of the sites that trained with differential privacy.
-        expected: Dice from subsets of modalities, where it was measured.
+        measured: What was measured on validation cases when training ended, if it was.
         modality_sites: How many sites had training cases with each modality, where that is known.
 
     Returns:
@@ -259,7 +283,7 @@ def save_model(
         "round": state.round,
         "modality_cases": dict(modality_cases),
         **({"modality_sites": dict(modality_sites)} if modality_sites else {}),
-        "expected": [each.to_json() for each in expected],
+        **(measured or Measured()).to_json(),
         "plans": plans.to_json(),
         **({"privacy": privacy} if privacy else {}),
     }
@@ -275,6 +299,8 @@ def save_model(
 def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     """Write a model file with a site's own weights in place of those it has.
 
+    What was measured on validation cases was measured of the global model, and is left out.
+
     Args:
         path: The global model.
         own: The site's blocks.
@@ -289,6 +315,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         check_tensors(tensors, header)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+    header = {**header, **Measured().to_json()}
     merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
         write(temporary, merged, with_digests(merged, header))
@@ -396,6 +423,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
         tuple(record.expected),
+        record.confidence,
         sha256(path),
         path.name,
     )
@@ -431,6 +459,12 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
+    if not header.confidence.keys() <= plans.labels.foreground.keys():
+        raise ModelError(
+            f"confidence: {shown(list(header.confidence))} are not the labels of the plans"
+        )
+    if wrong := [name for name, sums in header.confidence.items() if not sums.is_possible]:
+        raise ModelError(f"confidence: {shown(wrong[0])}: no masks have these sums")
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")

@@ -12,7 +12,7 @@ import dataclasses
 import io
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, replacing, sha256, write_json
 from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import one_line, printable
+from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.inference.origin import Origin
 
@@ -41,6 +42,7 @@ class Outcome:
         reference: The modality whose grid the mask has.
         expected: Expected Dice by label or region.
         expected_from: What these rest on, in words.
+        estimated: Estimated Dice of this very mask by label or region, where it can be told.
         volumes_ml: Volumes of the mask in ml, by label or region.
         notes: How the images were identified and brought onto one grid.
         warnings: What a reader of the mask must know.
@@ -62,6 +64,7 @@ class Outcome:
     reference: str = ""
     expected: Mapping[str, LabelDice] = field(default_factory=dict)
     expected_from: str = ""
+    estimated: Mapping[str, DiceEstimate] = field(default_factory=dict)
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -197,6 +200,9 @@ def _read(path: Path) -> dict[str, Outcome]:
                         for key in ("used", "missing", "notes", "warnings", "models", "files")
                     },
                     "expected": {n: LabelDice(**each) for n, each in record["expected"].items()},
+                    "estimated": {
+                        n: DiceEstimate(**each) for n, each in record["estimated"].items()
+                    },
                 },
             )
             for name, record in content["cases"].items()
@@ -217,6 +223,11 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         + [
             column
             for name in names
+            for column in (f"mask_dice_{name}", f"mask_dice_from_{name}", f"mask_dice_to_{name}")
+        ]
+        + [
+            column
+            for name in names
             for column in (f"expected_dice_{name}", f"low_dice_{name}", f"cases_{name}")
         ]
         + ["expected_from", "seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
@@ -226,6 +237,9 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
         row += ["+".join(each.missing), each.reference]
         row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
+        for name in names:
+            mask = each.estimated.get(name)
+            row += [f"{n:.3f}" for n in astuple(mask)] if mask else ["", "", ""]
         for name in names:
             dice = each.expected.get(name)
             row += [f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases] if dice else ["", "", ""]

@@ -29,6 +29,7 @@ from mixmfl.data.dataset_card import UNKNOWN
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, from_canonical, write_labels
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, all_subsets, expect, least
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
@@ -87,6 +88,7 @@ def predict_folder(
     least_dice: float = 0.0,
     report: bool = False,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
     show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
@@ -112,6 +114,7 @@ def predict_folder(
         least_dice: Cases from whose modalities less is expected are refused; 0: none.
         report: Whether to write ``report.html`` and its files, too.
         dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
+        dicom_sr: Whether to write these and their volumes, as ``<case>.sr.dcm``.
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: Time limit for reading a case, and for writing it.
@@ -138,11 +141,12 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     origins = [origin_of(model) for model in models]
     records = Records(out, overwrite=overwrite, origins=origins)
+    dicom_seg = dicom_seg or dicom_sr
     if dicom_seg:
         check_available()
     if set_aside:
         write_text(out / "set_aside.csv", set_aside)
-    extras = _Extras(report, dicom_seg, show_patient)
+    extras = _Extras(report, dicom_seg, dicom_sr, show_patient)
     run = _Run(
         models,
         out,
@@ -246,6 +250,7 @@ class _Extras:
 
     report: bool
     dicom_seg: bool
+    dicom_sr: bool
     show_patient: bool
 
 
@@ -297,6 +302,8 @@ class _Run:
             files += case_files(self.shown(case.name))
         if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
             files.append(f"{case.name}.dcm")
+            if self.extras.dicom_sr:
+                files.append(f"{case.name}.sr.dcm")
         return tuple(files)
 
     def existing(self, job: _Job, overwrite: bool) -> Outcome | None:
@@ -335,7 +342,9 @@ class _Run:
         _check_expected(expected, self.least_dice)
         prepared = prepare(loaded, [model.recipe for model in self.models], self.brains)
         loaded.images.clear()
-        indices = segment(self.models, prepared, self.options)
+        segmented = segment(self.models, prepared, self.options)
+        indices = segmented.indices
+        estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
         regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
@@ -348,6 +357,7 @@ class _Run:
             *loaded.warnings,
             *prepared.doubts,
             *expected.warnings(),
+            *look_closely(estimated),
         ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
@@ -359,6 +369,7 @@ class _Run:
             reference=loaded.reference,
             expected=expected.dice,
             expected_from=expected.basis(),
+            estimated=estimated,
             volumes_ml=volumes,
             notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),
@@ -390,10 +401,20 @@ class _Run:
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
         if self.extras.dicom_seg and isinstance(source, Series):
-            file, model = self.out / f"{case.name}.dcm", "+".join(self.digests)
+            made = [self.out / f"{case.name}.dcm"]
+            if self.extras.dicom_sr:
+                made.append(self.out / f"{case.name}.sr.dcm")
             try:
-                write_segmentation(file, source, values, self.labels.foreground, model)
-                files.append(file.name)
+                write_segmentation(
+                    made[0],
+                    source,
+                    values,
+                    self.labels.foreground,
+                    "+".join(self.digests),
+                    self.models[0].plans.card.dataset.segments,
+                    made[1] if self.extras.dicom_sr else None,
+                )
+                files += [file.name for file in made]
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:

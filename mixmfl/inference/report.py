@@ -14,6 +14,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mixmfl.core.text import plural
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
+from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.overlay import overlay
 from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.evaluation.viewer import viewer_page
@@ -44,15 +46,18 @@ WORDS_FOR_CASES = frozenset(_CASE_WORDS.split())
 MOST_VOXELS = 1 << 22  # a larger case is shown coarser, to keep the files small
 
 _UNKNOWN = LabelDice(math.nan, math.nan, 0)
+_UNTOLD = DiceEstimate(math.nan, math.nan, math.nan)
+EXPECTED = ("expected Dice", "one in ten below")
 
 INTRODUCTION = """\
 A row per case: what its mask rests on, how much of what was found, and three planes through the
 largest lesion with the outline of the mask. Radiological convention: the patient's right is on the
 left. A click on the planes opens the slices of the case.
 
-Expected Dice was measured on validation cases when the model was trained: the median of other
-patients, and the Dice that one in ten of them did not reach. It says nothing about this case. Masks
-must be looked at by someone who can judge them."""
+This mask's Dice is estimated from how sure the network is of it, by what was measured on validation
+cases when the model was trained; nine of ten masks should lie between the two numbers beside it.
+Expected Dice is of other patients with the same modalities: their median, and what one in ten did
+not reach. Masks must be looked at by someone who can judge them, those of low Dice first."""
 
 
 RESEARCH_ONLY = "Research use only. No medical device: not for diagnosis or treatment."
@@ -149,7 +154,7 @@ def write_report(
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
-        columns = ("ml", "expected Dice", "one in ten below")
+        columns = ("ml", "this mask's Dice", "from", "to", *EXPECTED)
         sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
@@ -193,9 +198,10 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
     if outcome.expected_from:
         lines.append(f"Expected Dice: {outcome.expected_from}.")
     numbers = {
-        name: (outcome.volumes_ml[name], each.median, each.low)
+        name: (outcome.volumes_ml[name], *astuple(mask), each.median, each.low)
         for name in names
         for each in (outcome.expected.get(name, _UNKNOWN),)
+        for mask in (outcome.estimated.get(name, _UNTOLD),)
         if name in outcome.volumes_ml
     }
     return CaseRow(

@@ -13,6 +13,7 @@ from mixmfl.core.errors import PlansError
 from mixmfl.core.text import plural
 from mixmfl.data.body_parts import ANATOMIES, is_elsewhere
 from mixmfl.data.dataset_card import PATIENTS, SIMULATED, SUBJECTS, UNKNOWN, DatasetCard
+from mixmfl.data.dicom.codes import meaning_of
 from mixmfl.data.labels import Labels
 from mixmfl.planning.fingerprint import MOST_CASES, SPACINGS, Fingerprint, spacing_ranges
 
@@ -88,12 +89,17 @@ def make_card(fingerprint: Fingerprint, dataset: DatasetCard, labels: Labels) ->
 
     Raises:
         PlansError: The dataset's card has codes for labels that there are none of.
+        DataError: A code is in no dictionary.
     """
     if strange := sorted(set(dataset.segments) - set(labels.foreground)):
         raise PlansError(
             f"dataset.json: segments: {strange[0]!r} is no label; these are: "
             f"{', '.join(labels.foreground)}"
         )
+    for name, segment in dataset.segments.items():
+        for kind, code in dataclasses.asdict(segment).items():
+            if code:
+                meaning_of(code, f"dataset.json: segments: {name}: {kind}")  # raises
     return ModelCard(
         dataset, fingerprint.subjects, fingerprint.anatomy, tuple(spacing_ranges(fingerprint))
     )

@@ -29,6 +29,7 @@ from mixmfl.core.strict_json import MOST_DIGITS, parse_json
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import describe, find_cases
 from mixmfl.data.labels import Labels
+from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.client.task_checks import check_run_task, check_task, forms_of
@@ -36,6 +37,7 @@ from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
 from mixmfl.federated.secure_aggregation.protocol import Participants
+from mixmfl.federated.secure_aggregation.signatures import SignedKey
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -301,7 +303,7 @@ def tasks(site: Site) -> list[Message]:
     settings = dataclasses.asdict(SETTINGS)
     join = {"version": "0", "run": "abc", "plans": {}, "settings": settings, "fold": "0"}
     validate = validation_task(dataclasses.replace(state, round=1), "north", {"north": told})
-    key = "ab" * 32
+    key = SignedKey("ab" * 32, "aa", "bb")
     roster = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")})
     return [
         Message("fingerprint", {"version": "0", "minimum": [5, 100]}, {}),
@@ -435,7 +437,13 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
         ),
         (
             Message(
-                "measure", {"round": 1, "subsets": [[["t1"], counts], [["t1", "t2"], counts]]}, {}
+                "measure",
+                {
+                    "round": 1,
+                    "subsets": [[["t1"], counts], [["t1", "t2"], counts]],
+                    "confidence": dict.fromkeys(counts, ConfidenceSums().to_json()),
+                },
+                {},
             ),
             lambda m: read_measured("north", m, 1, PLANS),
         ),
@@ -480,7 +488,7 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
 
 
 def test_a_roster_in_which_a_site_counts_twice_is_refused() -> None:
-    key = "ab" * 32
+    key = SignedKey("ab" * 32, "aa", "bb")
     good = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")}).to_json()
     assert Participants.from_json(good).holders == {"loss": ("a", "b", "c")}
     for spoil, why in (

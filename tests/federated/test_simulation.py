@@ -183,7 +183,11 @@ def test_a_process_per_device_gives_the_same_run(
         for number, site in enumerate(sites)
     ]
     out = tmp_path / "apart"
-    together = simulate(plans, apart, SETTINGS, "0", out)
+    steps: list[tuple[int, int]] = []
+    together = simulate(
+        *(plans, apart, SETTINGS, "0", out), progress=lambda what, *step: steps.append(step)
+    )
+    assert steps == [(1, 2), (2, 2)]  # the validation case of each site
     assert equal(weights(whole), weights(together))
     assert [r["north"].loss for r in whole.history] == [r["north"].loss for r in together.history]
 

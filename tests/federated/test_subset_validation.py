@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import AggregationError, ModelError
 from mixmfl.core.tensor_store import read
+from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -28,10 +30,9 @@ from mixmfl.evaluation.subset_dice import (
 from mixmfl.federated.client import subset_validation
 from mixmfl.federated.client.subset_validation import measure_at_site
 from mixmfl.federated.messages import Message
-from mixmfl.federated.server.checkpoint import choose_round, save_expected
+from mixmfl.federated.server.checkpoint import choose_round, save_measured
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.subset_validation import (
-    Measured,
     measure_task,
     merge_measured,
     read_measured,
@@ -65,6 +66,8 @@ def test_the_model_file_says_what_dice_its_sites_measured(
         assert t1.counts[name] == add_counts(count_dice(part[name].total) for part in single)
         assert sum(t1.counts[name]) == 2
     assert expect(model.expected, ["t1", "flair"]).cases == 1
+    lesion = model.confidence["lesion"]
+    assert (lesion.cases, lesion.masks) == (2, 4)  # one site has two modalities, the other one
     assert not expect(model.expected, ["t2"]).dice
 
     record = tmp_path / "run" / "expected.json"
@@ -72,7 +75,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     simulate(PLANS, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
-    save_expected(run, other, [*model.expected])
+    save_measured(run, other, Measured(model.expected))
     export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
     assert load_model(tmp_path / "m.safetensors").expected == ()
     content = json.loads(record.read_text())
@@ -109,10 +112,21 @@ def counts(**dice: int) -> Counts:
 
 def test_counts_of_sites_add_up() -> None:
     none = counts()
-    north: Measured = {("t1",): {"a": counts(d50=1, d95=1), "b": none}}
-    south: Measured = {("t1",): {"a": counts(d50=1), "b": none}, ("t2",): {"a": counts(d0=1)}}
+    sums = [sums_of_case([(0.9, 0.5), (0.8, 0.95)]), sums_of_case([(0.7, 0.5)])]
+    north = Measured(
+        [SubsetDice(("t1",), {"a": counts(d50=1, d95=1), "b": none})],
+        {"a": sums[0], "b": ConfidenceSums()},
+    )
+    south = Measured(
+        [
+            SubsetDice(("t1",), {"a": counts(d50=1), "b": none}),
+            SubsetDice(("t2",), {"a": counts(d0=1)}),
+        ],
+        {"a": sums[1], "b": ConfidenceSums()},
+    )
     merged = merge_measured([north, south])
-    assert merged == [
+    assert merged.confidence == {"a": add_sums(sums)}
+    assert merged.expected == [
         SubsetDice(("t1",), {"a": counts(d50=2, d95=1)}),
         SubsetDice(("t2",), {"a": counts(d0=1)}),
     ]
@@ -180,7 +194,39 @@ def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -
         asked = dataclasses.replace(site, validation_cases=least_cases)
         reply = measure_at_site(task, asked, PLANS, SETTINGS)
         measured = read_measured("north", reply, 0, PLANS)
-        assert {sum(found["lesion"]) for found in measured.values()} == {number}
+        assert {sum(each.counts["lesion"]) for each in measured.expected} == {number}
+        assert measured.confidence["lesion"].cases == number
+
+
+def measured_reply(counts: Any, **sums: Any) -> Message:
+    """Return a site's reply about one subset."""
+    confidence = {name: ConfidenceSums().to_json() for name in PLANS.labels.foreground}
+    record = {"round": 3, "subsets": [[["t1"], counts]], "confidence": {**confidence, **sums}}
+    return Message("measure", record, {})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ({"cases": 3}, "are none"),  # more cases than masks
+        ({"masks": 500}, "are none"),  # more than a site was asked for
+        ({"x": 2.5}, "are none"),  # beyond 1 for each mask
+        ({"yy": 0.1}, "are none"),  # squares below the square of the sum
+        ({"xy": 1.6}, "are none"),
+        ({"y": -0.1}, "core: y: is -0.1"),
+        ({"y": math.nan}, "core: y: is nan"),
+        ({"masks": True}, "core: masks: is True"),
+    ],
+)
+def test_sums_that_no_masks_have_are_refused(spoil: dict[str, Any], reason: str) -> None:
+    none = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
+    sums = sums_of_case([(0.9, 0.8), (0.7, 0.5)]).to_json()
+    good = read_measured("north", measured_reply(none, core=sums), 3, PLANS)
+    assert good.confidence["core"] == sums_of_case([(0.9, 0.8), (0.7, 0.5)])
+    with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
+        read_measured("north", measured_reply(none, core={**sums, **spoil}), 3, PLANS)
+    with pytest.raises(AggregationError, match="confidence in core, which it does not label"):
+        read_measured("north", measured_reply(none, core=sums), 3, PLANS, ["lesion"])
 
 
 @pytest.mark.parametrize(
@@ -196,19 +242,20 @@ def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -
 )
 def test_counts_that_cannot_be_are_refused(spoil: Callable[[list[int]], Any], reason: str) -> None:
     good = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
-    reply = Message("measure", {"round": 3, "subsets": [[["t1"], good]]}, {})
-    assert read_measured("north", reply, 3, PLANS).keys() == {("t1",)}
+    reply = measured_reply(good)
+    (read,) = read_measured("north", reply, 3, PLANS).expected
+    assert read.modalities == ("t1",)
     with pytest.raises(AggregationError, match="reply to round 3; a 'measure' reply to round 4"):
         read_measured("north", reply, 4, PLANS)
     bad = {**good, "core": spoil([0] * BINS)}
-    reply = Message("measure", {"round": 3, "subsets": [[["t1"], bad]]}, {})
+    reply = measured_reply(bad)
     with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
         read_measured("north", reply, 3, PLANS)
 
 
 def test_dice_of_a_label_that_a_site_does_not_label_are_refused() -> None:
     found = {name: [1] + [0] * (BINS - 1) for name in PLANS.labels.foreground}
-    reply = Message("measure", {"round": 3, "subsets": [[["t1"], found]]}, {})
+    reply = measured_reply(found)
     with pytest.raises(AggregationError, match="sent Dice of core, which it does not label"):
         read_measured("north", reply, 3, PLANS, ["lesion"])
 
@@ -216,7 +263,7 @@ def test_dice_of_a_label_that_a_site_does_not_label_are_refused() -> None:
 def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None:
     state = first_state(PLANS, SETTINGS)
     file = tmp_path / "m.safetensors"
-    measured = [SubsetDice(("t1",), {"core": counts(d50=3)})]
+    measured = Measured([SubsetDice(("t1",), {"core": counts(d50=3)})])
     save_model(file, state, PLANS, "2d", {"t1": 3}, None, measured)
     assert expect(load_model(file).expected, ["t1"]).cases == 3
     tensors, header = read(file)

@@ -19,7 +19,8 @@ from mixmfl.core.pipeline import PrefetchProcess
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
-from mixmfl.data.load_case import AlignmentOptions, LoadedCase
+from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
+from mixmfl.evaluation.mask_quality import Measured, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_dice
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, load_model, save_model
@@ -42,12 +43,16 @@ EXPECTED = (
     SubsetDice(("t1",), {"lesion": cases_of(0.4, 20), "core": cases_of(0.2, 20)}),
     SubsetDice(("t1", "t2"), {"lesion": cases_of(0.9, 20), "core": cases_of(0.7, 20)}),
 )
+CONFIDENCE = {
+    "lesion": add_sums([sums_of_case([(c, 1.5 * c * c)]) for c in (0.36, 0.4, 0.45, 0.5, 0.8)])
+}
+MEASURED = Measured(EXPECTED, CONFIDENCE)
 
 
-def save(file: Path, seed: int = 0, expected: Sequence[SubsetDice] = EXPECTED) -> Path:
+def save(file: Path, seed: int = 0, measured: Measured = MEASURED) -> Path:
     plans = small_plans()
     state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, expected)
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, measured)
     return file
 
 
@@ -142,7 +147,7 @@ def test_expected_dice_is_that_of_the_sequences_that_are_left(cases: Path, tmp_p
         SubsetDice(("t1", "t2"), {"lesion": cases_of(0.9, 20)}),
         SubsetDice(("t2",), {"lesion": cases_of(0.2, 20)}),
     ]
-    model = load_model(save(tmp_path / "m.safetensors", expected=known))
+    model = load_model(save(tmp_path / "m.safetensors", measured=Measured(known)))
     asked = {"alignment": AlignmentOptions(leave_out=True), "least_dice": 0.5}
     outcome = predicted(model, cases, tmp_path / "masks", **asked)["a"]
     assert outcome.status == "failed"
@@ -321,6 +326,13 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_resumes(
     assert set(statuses(outcomes).values()) <= {"kept", "done"}
 
 
+def segmented_confidence(model: Model, folder: Path) -> float:
+    """Return how sure a model is of the lesion in a case."""
+    (case,) = find_cases(folder).cases
+    prepared = prepare(load_case(case), [model.recipe])
+    return segment([model], prepared, Options()).confidences["lesion"]
+
+
 def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     model_file: Path, cases: Path, tmp_path: Path, command: Command,
     capsys: pytest.CaptureFixture[str],
@@ -330,8 +342,8 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model_file) == 1
     printed = capsys.readouterr()
     assert (
-        "a: done from t1, t2, without flair, expected Dice 0.82 (one in ten below 0.80) ("
-        in printed.out
+        "a: done from t1, t2, without flair, expected Dice 0.82 (one in ten below 0.80), "
+        "this mask's Dice lesion 0." in printed.out
     )
     with (out / "cases.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
@@ -342,6 +354,11 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     assert (a["modalities"], a["missing"], a["reference"]) == ("t1+t2", "flair", "t1")
     columns = ("expected_dice_lesion", "low_dice_lesion", "cases_lesion", "expected_from")
     assert [a[name] for name in columns] == ["0.925", "0.900", "20", "20 validation cases"]
+    dice = [float(a[f"mask_dice_{name}lesion"]) for name in ("", "from_", "to_")]
+    sure = segmented_confidence(load_model(model_file), cases / "a")
+    assert dice == pytest.approx([1.5 * sure * sure] * 3, abs=2e-3)  # all lie on a line
+    assert a["mask_dice_core"] == ""  # nothing was measured
+    assert f"look closely: this mask's Dice is estimated at lesion {dice[0]:.2f}" in a["warnings"]
     assert (
         "low Dice is expected from t1: lesion 0.42 (one case in ten below 0.40), core 0.23"
         in b["warnings"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import LABELS, MODALITIES, small_plans
 
-from mixmfl.core.errors import ModelError, PlansError
+from mixmfl.core.errors import DataError, ModelError, PlansError
 from mixmfl.data.dataset_card import DatasetCard, Segment
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import load_model, save_model
@@ -60,6 +60,12 @@ def test_what_sites_say_of_their_cases_adds_up_in_the_card() -> None:
         make_card(PATIENTS, SAID, dataclasses.replace(LABELS, declared={"lesion": 1}))
 
 
+def test_a_code_that_no_dictionary_has_is_refused_in_planning() -> None:
+    wrong = dataclasses.replace(SAID, segments={"core": Segment("108369006", region="4711")})
+    with pytest.raises(DataError, match="segments: core: region: 4711 is not among the SNOMED"):
+        make_card(PATIENTS, wrong, LABELS)
+
+
 def test_the_spacing_of_a_single_case_in_twenty_is_not_told() -> None:
     assert spacing_ranges(merge_fingerprints([PATIENTS, PHANTOMS]))[0] == (3.0, 3.0, 3.0)
     assert spacing_ranges(merge_fingerprints([PATIENTS, PHANTOMS, PHANTOMS]))[0][2] == 9.0
@@ -81,14 +87,14 @@ def test_the_card_is_in_plans_and_in_the_model_file(tmp_path: Path) -> None:
     file = tmp_path / "m.safetensors"
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
     sites = {"t1": 2}
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, (), sites)
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, None, sites)
     origin = origin_of(load_model(file))
     assert origin.facts["planned from"] == "19 cases of patients"
     assert origin.facts["trained on"] == "flair: 9 cases, t1: 9 cases at 2 sites, t2: 9 cases"
     assert origin.facts["voxels"].startswith("Z 3 to 3 mm (median 3), Y 1 to 1")
     assert origin.facts["reference"] == NOT_STATED
     assert (origin.facts["disease"], origin.alarm) == ("glioma", "")
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, (), {"pet": 2})
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, None, {"pet": 2})
     with pytest.raises(ModelError, match="modality_sites: unknown fields"):
         load_model(file)
 

@@ -62,7 +62,8 @@ def rows_of(done: benchmark.Benchmark) -> list[dict[str, str]]:
 def test_every_prediction_has_a_row_with_the_columns_asked_for(done: benchmark.Benchmark) -> None:
     rows = rows_of(done)
     assert list(rows[0]) == [
-        "method", "seed", "site", "case", "modalities", "region", "dice", "hd95"
+        "method", "seed", "site", "case", "modalities", "region", "dice", "hd95",
+        "estimated_dice", "lowest", "highest",
     ]  # fmt: skip
     assert {row["method"] for row in rows} == set(NAMES)
     subsets = {row["modalities"] for row in rows}

@@ -7,6 +7,7 @@ fill in; so the result is shown to the user, who can correct it in a table (``ma
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,23 @@ from mixmfl.core.text import plural
 from mixmfl.data.accounting import FileRecord
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
+from mixmfl.data.dicom.header import Header
 from mixmfl.data.dicom.planes import FEWEST_SLICES
-from mixmfl.data.dicom.sequence_type import recognise, why_set_aside
+from mixmfl.data.dicom.sequence_type import has_agent, recognise, why_set_aside
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import Candidate, choose
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_words import without_accents
 
 _HEAD = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "HEAD_NECK", "NEURO", "CEREBRUM", "SCHAEDEL"}
+# words of descriptions for other parts of the body, without accents; BodyPartExamined often says
+# HEAD for a whole examination
+_BODY = {
+    "spine", "cspine", "tspine", "lspine", "cervical", "lumbar", "thoracic", "sacrum", "hws", "bws",
+    "lws", "wirbelsaule", "rachis", "columna", "colonna", "wervelkolom", "neck", "hals", "cuello",
+    "abdomen", "pelvis", "becken", "prostate", "liver", "knee", "knie", "genou", "rodilla",
+    "ginocchio", "shoulder", "heart", "cardiac", "breast",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ def find_dicom(
     cases, refused, all_rows = [], list(unowned), []
     for name in sorted({row.case for row in rows}):
         mine = _of_one_body_part([row for row in rows if row.case == name])
+        mine = _without_agent_of_all(mine, modalities)
         try:
             chosen, warnings = _without_duplicates(mine)
         except DataError as error:
@@ -226,16 +238,40 @@ def _row(
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
     """Set aside series of other parts of the body in an examination of the head."""
-    parts = {row.series.header.body_part.upper() for row in rows}
-    if not parts & _HEAD:
+    parts = [_body_part(row.series.header) for row in rows]
+    if not _HEAD & set(parts) and "flair" not in {row.modality for row in rows}:
         return list(rows)
     return [
-        dataclasses.replace(row, modality="", why=f"is of {part}; others are of the head")
-        if row.modality
-        and row.why != "mapping"
-        and (part := row.series.header.body_part.upper())
-        and part not in _HEAD
+        _aside(row, f"is of {part}; others are of the head")
+        if row.modality and row.why != "mapping" and part and part not in _HEAD
         else row
+        for part, row in zip(parts, rows, strict=True)
+    ]
+
+
+def _body_part(header: Header) -> str:
+    """Return the part of the body by the words of a series, else by its header; or nothing."""
+    words = re.findall("[a-z]+", without_accents(f"{header.description} {header.protocol}"))
+    return next((word for word in words if word in _BODY), header.body_part.upper())
+
+
+def _without_agent_of_all(rows: Sequence[Row], modalities: Modalities) -> list[Row]:
+    """Leave a T1 undecided if only ContrastBolusAgent makes it a T1c, and all series have that.
+
+    Then the field was filled in for the whole examination, with what is before the agent.
+    """
+    headers = [row.series.header for row in rows if row.series.header.modality == "MR"]
+    if not all(map(has_agent, headers)) or {row.modality for row in rows} <= {"t1", "t1c"}:
+        return list(rows)
+
+    def is_by_field(row: Row) -> bool:
+        header = row.series.header
+        silent = recognise(dataclasses.replace(header, agent=""), modalities)
+        return row.modality == "t1c" and row.why != "mapping" and silent.modality == "t1"
+
+    agent = "not sure: every series of the examination names the contrast agent"
+    return [
+        _aside(row, f"{agent} {row.series.header.agent!r}") if is_by_field(row) else row
         for row in rows
     ]
 

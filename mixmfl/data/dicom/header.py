@@ -44,6 +44,8 @@ _NAMES = [
 ]  # fmt: skip
 _VISIT = ("PatientAge", "PatientWeight", "PatientSize", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber")  # fmt: skip
+DATE = _VISIT.index("StudyDate")
+"""The place of the examination's date in ``Instance.visit``."""
 # what anonymisers write for a name or an ID
 _NOBODY = {
     "", "x", "xx", "xxx", "0", "00", "000", "none", "null", "unknown", "removed", "hidden",

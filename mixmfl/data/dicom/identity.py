@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mixmfl.data.dicom.header import Instance
+from mixmfl.data.dicom.header import DATE, Instance
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.sequence_words import read_words
 
@@ -36,7 +36,9 @@ def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[
     """
     by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for each in instances:
-        who = (*each.patient, *each.visit) if each.is_anonymous else each.patient
+        # anonymisers give two examinations of a patient one identifier, too
+        more = each.visit if each.is_anonymous else each.visit[DATE : DATE + 1]
+        who = (*each.patient, *more)
         by_study[each.study][who].append(each)
     parts: dict[tuple[str, ...], list[Instance]] = {}
     for study, patients in by_study.items():

@@ -6,6 +6,7 @@ most voxels, that are corrected for distortion, and that are axial. Of one proto
 the last is taken, with a warning. Otherwise the modality is left out, and the user must decide.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ MOST_VOXELS = 0.8
 """The share of the most voxels from which two series count as equally large."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
+_REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _best(
     largest = max(_extent(each.series) for each in left)
     for is_better in (
         lambda each: each.is_certain,
-        lambda each: "DERIVED" not in each.series.header.image_type,
+        lambda each: not _is_derived(each.series),
         lambda each: _extent(each.series) >= MOST_BODY * largest,
     ):
         left = _narrowed(left, is_better)
@@ -130,6 +132,12 @@ def _narrowed(
     candidates: list[Candidate], is_better: Callable[[Candidate], bool]
 ) -> list[Candidate]:
     return [each for each in candidates if is_better(each)] or candidates
+
+
+def _is_derived(series: Series) -> bool:
+    """Say whether ImageType, or the description, says that images were computed from others."""
+    header = series.header
+    return "DERIVED" in header.image_type or bool(_REFORMATTED.search(header.description))
 
 
 def _extent(series: Series) -> float:

@@ -1,10 +1,13 @@
 """Dice per subset of modalities, measured on a site's validation cases.
 
-A site sends how many of its validation cases have which Dice, for each subset of their modalities.
+A site sends how many of its validation cases have which Dice, for each subset of their modalities,
+and by label the sums from which the Dice of a mask is estimated.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
+from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -24,14 +27,21 @@ from mixmfl.planning.plans import Plans
 from mixmfl.training.validation import dice_of_case
 
 
-def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
-    """Return how many validation cases have which Dice from each subset of modalities.
+def measure_at_site(
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    step: Callable[[], None] = lambda: None,
+) -> Message:
+    """Return how many validation cases have which Dice, and how Dice goes with confidence.
 
     Args:
         task: Task from ``measure_task``.
         site: The site; at most ``CASES_PER_SUBSET`` of its cases are used per subset.
         plans: Plans of the run.
         settings: Settings of the run.
+        step: Called after every case.
     """
     usable = set(task.record["modalities"])
     runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
@@ -39,17 +49,24 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
     used: Counter[Subset] = Counter()  # number of cases
     none = dict.fromkeys(plans.labels.foreground, (0,) * BINS)
     counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(none))
+    sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums())
     for case in site.validation:
         available = sorted(usable.intersection(case.modalities))
         subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
         used.update(subsets)
         indices = plans.labels.consecutive().only(case.labelled)
+        pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
         segmentations = segment_subsets(
             runner, memory, case, subsets, plans, settings.configuration, site.device
         )
         for subset, predicted in segmentations.items():
-            for name, dice in dice_of_case(predicted, case.labels[:][0], indices).items():
+            of_case = dice_of_case(predicted.indices, case.labels[:][0], indices)
+            for name, dice in of_case.items():
                 counts[subset][name] = add_counts([counts[subset][name], count_dice(dice)])
+                pairs[name].append((predicted.confidences[name], dice))
+        for name, each in pairs.items():
+            sums[name] = add_sums([sums[name], sums_of_case(each)])
+        step()
     rows = [
         [
             list(subset),
@@ -60,4 +77,9 @@ def measure_at_site(task: Message, site: Site, plans: Plans, settings: RunSettin
         ]
         for subset in sorted(counts)
     ]
-    return outgoing(MEASURE, {"round": task.record["round"], "subsets": rows})
+    confidence = {
+        name: (each if each.cases >= site.validation_cases else ConfidenceSums()).to_json()
+        for name, each in sums.items()
+    }
+    record = {"round": task.record["round"], "subsets": rows, "confidence": confidence}
+    return outgoing(MEASURE, record)

@@ -43,7 +43,7 @@ class Download(Downloadable):
             cell: This process's end of FLARE's network.
             stored: The message.
             receiver: Name of the only end that may fetch it.
-            begun: Called before the first piece is given.
+            begun: Called before the first piece is given; none is given while it raises.
         """
         super().__init__(stored)
         self.stored = stored
@@ -59,8 +59,8 @@ class Download(Downloadable):
         if FQCN.split(requester)[0] != self._receiver or type(position) is not int or position < 0:
             raise ValueError(f"{requester} asks for what is not there for it")
         if not self.taken:
+            self._begun()  # where it raises nothing is given, now and when it is asked for again
             self.taken = True
-            self._begun()
         piece = self.stored.read(position, _CHUNK)
         if not piece:
             return ProduceRC.EOF, None, {}

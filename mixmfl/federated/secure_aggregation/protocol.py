@@ -5,7 +5,7 @@ for sites that hold different blocks, and without what that has for sites that d
 over all sites of the run, or is not made. For the difference of two sums, one with a site and one
 without, is that site's numbers. What crosses in a round::
 
-    keys      server asks; each site sends a public key of this round
+    keys      server asks; each site sends a public key of this round, which it signed
     masked    server passes the keys on, and the weights; each site trains, and sends its blocks
               weighted, in fixed point, plus one mask per pair of holders
 
@@ -30,7 +30,7 @@ from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import form_of
 from mixmfl.core.text import shorten
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.secure_aggregation.crypto import KEY_BYTES
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SignedKey, SiteName
 from mixmfl.networks.build import PrototypeSizes
 from mixmfl.planning.bounds import MOST_ROUNDS
 
@@ -40,13 +40,8 @@ FEWEST_SUMMED = 3
 LOSS = "loss"
 """The block that all sites hold: the sum of their losses, and how many these are."""
 
-MOST_SITES = 1000
-"""Most sites in a masked round: every site adds a mask for every other."""
-
 MOST_BLOCKS = 2000
 """Most blocks that are summed in a round; a modality's prototypes at a level are one."""
-
-_DIGITS = "0123456789abcdef"
 
 KINDS = ("keys", "masked")
 
@@ -57,13 +52,7 @@ TRAINING = ("train", "masked")
 # feature times its voxels below 2^38 / sites, to 2^-25
 WEIGHT_BITS, MEMORY_BITS = 32, 24
 
-SiteName = Annotated[str, text(80)]
-
 BlockName = Annotated[str, text(100)]
-
-PublicKey = Annotated[
-    str, text(2 * KEY_BYTES, f"[{_DIGITS}]{{{2 * KEY_BYTES}}}", "hexadecimal digits of a key")
-]
 
 
 @dataclass(frozen=True)
@@ -72,12 +61,12 @@ class Participants:
 
     Attributes:
         round: Counted from 0.
-        keys: Public key by site, hexadecimal.
+        keys: Public key by site, with what shows whose it is.
         holders: Sites by block, sorted; only of blocks that are summed.
     """
 
     round: Annotated[int, within(0, MOST_ROUNDS)]
-    keys: Annotated[Mapping[SiteName, PublicKey], entries(0, MOST_SITES)]
+    keys: Annotated[Mapping[SiteName, SignedKey], entries(0, MOST_SITES)]
     holders: Annotated[
         Mapping[
             BlockName,
@@ -97,7 +86,7 @@ class Participants:
         """Return the participants as a record."""
         return {
             "round": self.round,
-            "keys": dict(sorted(self.keys.items())),
+            "keys": {site: signed.to_json() for site, signed in sorted(self.keys.items())},
             "holders": {block: list(sites) for block, sites in sorted(self.holders.items())},
         }
 

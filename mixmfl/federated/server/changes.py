@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from mixmfl.core.declarations import text, within
+from mixmfl.core.declarations import LONGEST_PATH, text, within
 from mixmfl.core.errors import ModelError
-from mixmfl.federated.state import RunSettings, learning_rate_of
+from mixmfl.federated.state import Registration, RunSettings, learning_rate_of
 
 CHANGEABLE = ("rounds", "local_steps", "learning_rate")
 """Settings of a run that may change between two rounds."""
@@ -20,18 +20,41 @@ class Change:
 
     Attributes:
         after: Rounds that were done; the change holds from the next on.
-        what: ``"rounds"``, ``"local_steps"``, ``"learning_rate"`` or ``"stop_when_flat"``.
-        before: What it was.
+        what: ``"rounds"``, ``"local_steps"``, ``"learning_rate"``, ``"stop_when_flat"``, a site as
+            ``"site north"``, or a modality that joins as ``"modality t1c from t1"``.
+        before: What it was; training cases of a site or modality, 0: it took no part.
         now: What it is since.
     """
 
     after: Annotated[int, within(0, 10**6)]
-    what: Annotated[str, text(200)]
+    what: Annotated[str, text(LONGEST_PATH)]
     before: Annotated[float, within(0, 1e12)]
     now: Annotated[float, within(0, 1e12)]
 
+    @property
+    def of_site(self) -> bool:
+        """Return whether a site joined or left."""
+        return self.what.startswith("site ")
+
+    @property
+    def text(self) -> str:
+        """Return what was changed, in words."""
+        kind, _, name = self.what.partition(" ")
+        if not name:
+            return f"{self.what} {self.before:g} -> {self.now:g}"
+        if not self.now:
+            return f"{self.what} takes no part"
+        starts = f", its encoder starts from {self.origin}" if self.origin else ""
+        name = name.partition(" from ")[0] if self.origin else name
+        return f"{kind} {name} joins with {self.now:g} training cases{starts}"
+
+    @property
+    def origin(self) -> str:
+        """Return what the encoder of a modality starts from that joins; else nothing."""
+        return self.what.partition(" from ")[2] if self.what.startswith("modality ") else ""
+
     def __str__(self) -> str:
-        return f"from round {self.after + 1} on: {self.what} {self.before:g} -> {self.now:g}"
+        return f"from round {self.after + 1} on: {self.text}"
 
 
 def settings_of(round_number: int, settings: RunSettings, changes: Sequence[Change]) -> RunSettings:
@@ -66,10 +89,44 @@ def changes_of_settings(before: RunSettings, now: RunSettings, done: int) -> lis
             f"--rounds {now.rounds}: the run has done {done} rounds already; name {done} to end it "
             "here, or more to go on"
         )
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
     return [
-        Change(done, name, getattr(before, name), getattr(now, name))
-        for name in CHANGEABLE
-        if getattr(before, name) != getattr(now, name)
+        Change(done, name, old[name], new[name]) for name in CHANGEABLE if old[name] != new[name]
+    ]
+
+
+def changes_of_sites(
+    before: Mapping[str, Registration],
+    now: Mapping[str, Registration],
+    former: Mapping[str, Registration],
+    done: int,
+) -> list[Change]:
+    """Return which sites join and which leave.
+
+    Args:
+        before: Registrations of the sites of the run so far.
+        now: Registrations of the sites from here on.
+        former: Registrations of sites that left earlier.
+        done: Rounds that are done.
+
+    Raises:
+        ModelError: A site that left comes back with other cases than it had.
+    """
+    for site in sorted(former.keys() & now.keys()):
+        if former[site] != now[site]:
+            raise ModelError(
+                f"site {site} took part before with other cases ({former[site]}, now {now[site]}). "
+                "Cases that it held back to validate would now train; let it join under another "
+                "name"
+            )
+    return [
+        Change(
+            done,
+            f"site {site}",
+            before[site].cases if site in before else 0,
+            now[site].cases if site in now else 0,
+        )
+        for site in sorted(before.keys() ^ now.keys())
     ]
 
 

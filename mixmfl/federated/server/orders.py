@@ -23,8 +23,9 @@ from mixmfl.core.version import __version__
 from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
+from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES, SiteName
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import (
     Run,
     choose_round,
@@ -34,6 +35,7 @@ from mixmfl.federated.server.checkpoint import (
     record_personal,
 )
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
+from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.reply_records import (
     FingerprintReply,
@@ -102,6 +104,8 @@ class TrainingJob:
         personalize: Whether sites fine-tune personalised models.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
+        init: File whose weights a new run starts from; None: from random ones.
+        aliases: Other words for modalities, as ``Modalities.with_aliases`` takes them.
     """
 
     work: Path
@@ -113,6 +117,8 @@ class TrainingJob:
     quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
     stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
+    init: Path | None = None
+    aliases: Annotated[tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, 1000)] = ()
 
 
 Orders = PlanningJob | TrainingJob
@@ -141,7 +147,8 @@ def load_job(path: Path) -> Orders:
     content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
         return read_record(PlanningJob, content, record.source, DataError, whole=True)
-    content = {"stop_when_flat": 0, **content}  # those of before this could be asked for
+    # those of before this could be asked for
+    content = {"stop_when_flat": 0, "init": None, "aliases": [], **content}
     orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
     if orders.quorum > len(orders.sites):
         raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
@@ -191,10 +198,12 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are connected; a run that was begun is resumed.
 
-    Other rounds, local steps or learning rate than a run had hold from its next round on.
+    Other rounds, local steps, learning rate or sites than a run had hold from its next round on. A
+    site that is to join one and is not connected joins in a later job.
 
     Args:
-        orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
+        orders: What to train. A new run needs all of its sites; a resumed one needs fewer, and
+            those that it had and that are not named leave it.
         ask: Sends tasks to the sites and returns their answers.
         pause: Asked before every round whether to stop, as when a site has come back.
 
@@ -222,9 +231,14 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     registered, failed = _registrations(answers, plans, orders.work)
     if not resumed:
         _need_all(task.kind, {**answers.absent, **failed})
-    known = open_run(orders.out).registrations if resumed else registered
+    before = open_run(orders.out).known if resumed else {}
     # whoever comes back with other cases than it registered is another site to this run
-    here = {site for site in registered if known.get(site) == registered[site]}
+    here = {site for site in registered if before.get(site, registered[site]) == registered[site]}
+    known = {
+        site: before.get(site) or registered[site]
+        for site in sorted(orders.sites)
+        if site in before or site in here
+    }
     if not here:
         raise QuorumError(
             f"run {orders.out}: none of {', '.join(orders.sites)} joined with the cases that it "
@@ -234,11 +248,16 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         set(registered) - here, "did not join with the cases that it registered"
     )
     why_away = {**answers.absent, **failed, **changed}
+    initial, start = None, None
+    if orders.init is not None and not resumed:
+        modalities = Modalities().with_aliases(orders.aliases)
+        initial, start = start_from(orders.init, plans, orders.settings, modalities)
     asked = Run(
         *(orders.out, plans, orders.settings, orders.fold, known),
         stop_when_flat=orders.stop_when_flat,
+        start=start,
     )
-    run, state, _ = begin(asked, resume=resumed, change=True)
+    run, state, _ = begin(asked, resume=resumed, change=True, initial=initial)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})
@@ -304,7 +323,7 @@ def _registrations(
 def _personalize(run: Run, ask: Ask) -> None:
     state = load_state_of(run, choose_round(run, "best"))
     tasks = {
-        site: personalization_task(state, site, run.registrations)
+        site: personalization_task(state, site, run.known)
         for site in run.registrations
         if site not in run.personal
     }

@@ -14,7 +14,7 @@ def draw_progress(run: Run, path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, dice = figure.subplots(1, 2)
-    for site in run.registrations:
+    for site in run.known:
         rounds = [n for n, sites in enumerate(run.history, start=1) if site in sites]
         losses.plot(rounds, [or_nan(run.history[n - 1][site].loss) for n in rounds], label=site)
         means = {n: mean(map(or_nan, run.history[n - 1][site].dice.values())) for n in rounds}
@@ -27,9 +27,8 @@ def draw_progress(run: Run, path: Path) -> None:
         for axes in (losses, dice):
             axes.axvline(after + 0.5, color="tab:red", linestyle="--", linewidth=0.8)
         losses.annotate(
-            "\n".join(
-                f"{c.what} {c.before:g} → {c.now:g}" for c in run.changes if c.after == after
-            ),
+            # no dollar begins a formula
+            "\n".join(c.text for c in run.changes if c.after == after).replace("$", r"\$"),
             xy=(after + 0.5, 0.99),
             xycoords=("data", "axes fraction"),
             xytext=(3, 0),

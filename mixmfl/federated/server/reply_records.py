@@ -14,9 +14,15 @@ from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
+from mixmfl.evaluation.mask_quality import Confidence
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import PublicKey
+from mixmfl.federated.secure_aggregation.signatures import (
+    Certificate,
+    PublicKey,
+    Signature,
+    SignedKey,
+)
 from mixmfl.federated.state import Cases, Configuration, Registration
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES
@@ -102,10 +108,17 @@ class MaskedReply:
 
 @dataclass(frozen=True)
 class KeyReply:
-    """A public key of the round."""
+    """A public key of the round, signed by the site; see ``SignedKey``."""
 
     round: Round
     key: PublicKey
+    certificate: Certificate
+    signature: Signature
+
+    @property
+    def signed(self) -> SignedKey:
+        """Return what is passed on to the other sites, which check it."""
+        return SignedKey(self.key, self.certificate, self.signature)
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class ValidationReply:
 
 @dataclass(frozen=True)
 class MeasureReply:
-    """Cases by Dice, for every subset of modalities."""
+    """Cases by Dice, for every subset of modalities; and how Dice goes with confidence."""
 
     round: Round
     subsets: Annotated[
@@ -130,6 +143,7 @@ class MeasureReply:
         ],
         entries(0, _MOST_SUBSETS),
     ]
+    confidence: Confidence
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,10 @@ def gather_participants(
     Raises:
         AggregationError: A reply has no key.
     """
+    keys = {}
     for site, reply in sorted(replies.items()):
         check_round(site, "keys", reply, state.round)
-        read_reply(KeyReply, site, reply)
+        keys[site] = read_reply(KeyReply, site, reply).signed
     sites = tuple(sorted(replies))
     holders: dict[str, tuple[str, ...]] = {LOSS: sites}
     for block in summed_blocks(state.weights, registrations):
@@ -127,7 +128,6 @@ def gather_participants(
         if block.startswith("tailored."):
             modality = block.removeprefix("tailored.")
             holders |= {f"memory.{modality}.{level}": who for level in sizes}
-    keys = {site: str(replies[site].record["key"]) for site in sites}
     return Participants(state.round, keys, holders)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
-from mixmfl.evaluation.subset_dice import Counts, Subset, SubsetDice, add_counts
+from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums
+from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
 from mixmfl.federated.server.reply_records import MeasureReply, check_round, read_reply
@@ -17,8 +18,6 @@ from mixmfl.federated.state import (
     ServerState,
 )
 from mixmfl.planning.plans import Plans
-
-Measured = dict[Subset, dict[str, Counts]]
 
 
 def measure_task(
@@ -42,14 +41,16 @@ def read_measured(
     """
     check_answer(site, MEASURE, reply)
     check_round(site, MEASURE, reply, round_number)
-    measured: Measured = {}
-    for subset, counts in read_reply(MeasureReply, site, reply).subsets:
+    read = read_reply(MeasureReply, site, reply)
+    expected: list[SubsetDice] = []
+    for subset, counts in read.subsets:
         known = tuple(name for name in sorted(plans.modalities) if name in subset)
-        if subset != known or subset in measured:
+        if subset != known or any(each.modalities == subset for each in expected):
             raise AggregationError(f"site {site!r} measured {quoted(subset)}; no subset is that")
         _check_counts(site, counts, plans, labelled)
-        measured[subset] = dict(counts)
-    return measured
+        expected.append(SubsetDice(subset, dict(counts)))
+    _check_confidence(site, read.confidence, plans, labelled)
+    return Measured(expected, dict(read.confidence))
 
 
 def _check_counts(
@@ -74,13 +75,42 @@ def _check_counts(
         )
 
 
-def merge_measured(sites: Sequence[Measured]) -> list[SubsetDice]:
-    """Return the counts of all sites' cases, per subset, small subsets first."""
+def _check_confidence(
+    site: str,
+    found: Mapping[str, ConfidenceSums],
+    plans: Plans,
+    labelled: Collection[str] | None,
+) -> None:
+    """Check that sums can be those of a site's masks, one a case and subset.
+
+    Raises:
+        AggregationError: They cannot be true, or are of a label that the site does not label.
+    """
+    most = CASES_PER_SUBSET * 2 ** len(plans.modalities)
+    if found.keys() != plans.labels.foreground.keys() or any(
+        not sums.is_possible or sums.masks > most for sums in found.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent sums of confidence that are none: {quoted(str(found), 200)}"
+        )
+    if labelled is not None and (
+        strange := [name for name, sums in found.items() if sums.masks and name not in labelled]
+    ):
+        raise AggregationError(
+            f"site {site!r} sent confidence in {', '.join(strange)}, which it does not label"
+        )
+
+
+def merge_measured(sites: Sequence[Measured]) -> Measured:
+    """Return the sums over all sites' cases; small subsets come first."""
     merged = []
-    for subset in sorted({s for measured in sites for s in measured}, key=lambda s: (len(s), s)):
-        parts = [measured[subset] for measured in sites if subset in measured]
+    by_site = [{each.modalities: each.counts for each in site.expected} for site in sites]
+    for subset in sorted({s for each in by_site for s in each}, key=lambda s: (len(s), s)):
+        parts = [each[subset] for each in by_site if subset in each]
         pooled = {name: add_counts(part[name] for part in parts) for name in parts[0]}
         merged.append(
             SubsetDice(subset, {name: counts for name, counts in pooled.items() if any(counts)})
         )
-    return merged
+    names = dict.fromkeys(name for site in sites for name in site.confidence)
+    confidence = {name: add_sums([site.confidence[name] for site in sites]) for name in names}
+    return Measured(merged, {name: sums for name, sums in confidence.items() if sums.masks})

@@ -35,7 +35,7 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site
-from mixmfl.inference.every_subset import segment_subsets
+from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
@@ -334,7 +334,6 @@ def _train_each_rate(
             folder,
             resume=holds_run(folder),
             edit_memory=method.edit_memory,
-            measured=False,  # every subset is scored on the test cases anyway
         )
         for folder, each in by_folder.items()
     ]
@@ -525,7 +524,8 @@ def score_case(
     )
     nothing = np.zeros_like(truth)
     for subset, known in used.items():
-        for each in score(
-            masks.get(known, nothing), truth, labels.only(case.labelled), case.spacing
-        ):
-            yield Row(method, seed, site, case.name, subset, each.label, each.dice, each.hd95_mm)
+        found = masks.get(known, SubsetMask(nothing, {}))
+        estimates = model.estimates(found.confidences)
+        for each in score(found.indices, truth, labels.only(case.labelled), case.spacing):
+            scores = each.dice, each.hd95_mm, estimates.get(each.label)
+            yield Row(method, seed, site, case.name, subset, each.label, *scores)

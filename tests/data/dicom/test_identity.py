@@ -54,6 +54,15 @@ def test_anonymous_patients_with_one_identifier_and_different_series_are_kept_ap
     assert {c.name: set(c.images) for c in found.cases} == {"p01": {"flair", "t1"}, "p02": {"t1c"}}
 
 
+def test_two_examinations_of_a_patient_with_one_identifier_are_told_apart_by_date(
+    tmp_path: Path,
+) -> None:
+    for place, year, text in (("a", "2019", "T1"), ("a/2", "2019", "T2"), ("b", "2020", "FLAIR")):
+        write_series(tmp_path / place, volume(), StudyDate=f"{year}0101", SeriesDescription=text)
+    found = find_dicom(tmp_path, KNOWN)
+    assert {c.name: set(c.images) for c in found.cases} == {"a": {"t1", "t2"}, "b": {"flair"}}
+
+
 def test_without_any_identifier_each_folder_is_a_case(tmp_path: Path) -> None:
     write_patients(tmp_path, series="", patients=("", ""), study="")
     assert [case.name for case in find_dicom(tmp_path, KNOWN).cases] == ["p01", "p02"]

@@ -148,6 +148,33 @@ def test_other_parts_of_the_body_are_set_aside_beside_a_head(tmp_path: Path) -> 
     assert "set aside: series 2 'T2 sag' (is of CSPINE; others are of the head)" in case.notes
 
 
+def test_words_tell_another_part_of_the_body_where_the_header_does_not(tmp_path: Path) -> None:
+    write(tmp_path, 1, "AX FLAIR")
+    write(tmp_path, 2, "SAG T1 C-SPINE", *finer(), BodyPartExamined="HEAD")
+    write(tmp_path, 3, "AX T1")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1, "t1": 3}
+    note = "set aside: series 2 'SAG T1 C-SPINE' (is of spine; others are of the head)"
+    assert note in case.notes
+
+
+def test_an_agent_that_every_series_names_tells_no_t1_from_a_t1c(tmp_path: Path) -> None:
+    for number, text in enumerate(("AX T2", "AX FLAIR", "AX T1", "SAG T1 POST"), start=1):
+        write(tmp_path, number, text, ContrastBolusAgent="Gadovist")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 2, "t1c": 4, "t2": 1}
+    assert any("every series of the examination names the contrast" in text for text in case.notes)
+    write(tmp_path, 5, "DWI")  # without an agent: so the field was filled in series by series
+    write(tmp_path, 4, "")
+    assert numbers(only_case(tmp_path))["t1c"] == 3
+
+
+def test_an_original_goes_before_what_was_reformatted(tmp_path: Path) -> None:
+    write(tmp_path, 1, "T1 MPRAGE", volume(), CORONAL)
+    write(tmp_path, 2, "T1 MPRAGE ax reformat")
+    assert numbers(only_case(tmp_path)) == {"t1": 1}
+
+
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [

@@ -11,23 +11,29 @@ from typing import Any
 
 import pytest
 import torch
-from small import LABELS_JSON, small_plans, stored_site, write_site
+from masked_federation import write_keys
+from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
 
 import mixmfl
-from mixmfl.core.errors import DataError, QuorumError
+from mixmfl.core.errors import DataError, PrivacyError, QuorumError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
+from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.audit_log import verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
 from mixmfl.federated.messages import SENT, Message, StoredMessage, decode, encode
+from mixmfl.federated.secure_aggregation.crypto import key_pair
+from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
-from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.secure_aggregation.protocol import Participants
+from mixmfl.federated.server.checkpoint import load_state_of, open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -37,6 +43,11 @@ from mixmfl.federated.server.orders import (
     plan_remotely,
     save_job,
     train_remotely,
+)
+from mixmfl.federated.server.secure_aggregation import (
+    gather_participants,
+    keys_tasks,
+    masked_tasks,
 )
 from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.simulation import simulate
@@ -52,6 +63,7 @@ from mixmfl.federated.state import (
 )
 from mixmfl.federated.tensor_files import save_tensors
 from mixmfl.inference.model import load_model, save_model
+from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
@@ -129,8 +141,16 @@ def configs_of(
     """Store sites' cases, and return how the sites would be started."""
     for name, cases in sites.items():
         stored_site(folder / name, name, cases, plans)
+    identities = simulated_identities(list(sites))
     return [
-        SiteConfig(name, folder / "nothing", folder / name, minimum=Minimum()) for name in sites
+        SiteConfig(
+            name,
+            folder / "nothing",
+            folder / name,
+            minimum=Minimum(),
+            keys=write_keys(folder / "keys" / name, identities[name]),
+        )
+        for name in sites
     ]
 
 
@@ -217,6 +237,135 @@ def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
     for config in federation.configs.values():
         config.summed_file.unlink()
     assert train(federation, run("two", "abc"))
+
+
+def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
+    tmp_path: Path, plans: Plans
+) -> None:
+    """And an honest coordinator gets its sum afterwards: nothing was recorded of the attack."""
+    cases = {name: [("t1", "t2"), ("t1",)] for name in "abc"}
+    federation = Federation(*configs_of(tmp_path, cases, plans))
+    masked = dataclasses.replace(SETTINGS, masked=True)
+    told = {
+        name: register(
+            config.open(plans, masked.configuration, "0", 0),
+        )
+        for name, config in federation.configs.items()
+    }
+    state, sizes = first_state(plans, masked), prototype_sizes(plans, masked.configuration)
+    for name in told:
+        assert asks(federation, name, join_task(plans, masked)) == "join"
+
+    def roster() -> Participants:
+        came = federation.ask(keys_tasks(0, told)).came
+        return gather_participants(state, {n: a.message for n, a in came.items()}, told, sizes)
+
+    honest = roster()
+    false = dataclasses.replace(honest.keys["b"], key=key_pair()[1].hex())
+    forged = dataclasses.replace(honest, keys={**honest.keys, "b": false})
+    reason = asks(federation, "a", masked_tasks(state, forged, told)["a"])
+    assert "as that of site 'b' in round 1 is not shown to be of that site: its signature" in reason
+    assert not federation.configs["a"].summed_file.exists()
+    lines = federation.configs["a"].exchange_log.read_text().splitlines()
+    assert "sent to coordinator: failed, record error version, 0 tensors" in lines[-1]
+    tasks = masked_tasks(state, roster(), told)
+    assert [asks(federation, name, tasks[name]) for name in told] == ["masked"] * 3
+
+
+def audited(config: SiteConfig) -> list[dict[str, Any]]:
+    verify_log(config.audit_log.file)
+    return [json.loads(line) for line in config.audit_log.file.read_text().splitlines()]
+
+
+def test_all_that_left_is_recorded_and_each_job_with_who_approved(
+    tmp_path: Path, federation: Federation, plans: Plans
+) -> None:
+    orders = TrainingJob(tmp_path, tmp_path / "run", ("north", "south"), "abc", SETTINGS, "0")
+    assert train(federation, orders)
+    north = federation.configs["north"]
+    entries = audited(north)
+    approved, *sent = entries
+    assert approved["what"] == "approved"
+    assert approved["by"] == "the site's limits, without a policy"
+    assert approved["facts"]["rounds"].startswith("3 of 2 steps, learning rate 0.01, 2d, fold 0")
+    assert "train: round, loss, epsilon, delta, changes of weights" in approved["facts"]["leaves"]
+    asked = [kind for name, kind in federation.asked if name == "north"]
+    assert [entry["kind"] for entry in sent] == asked
+    assert {(entry["what"], entry["to"]) for entry in sent} == {("sent", "the coordinator")}
+    assert {entry["run"] for entry in sent} == {"abc"}
+    # the same digests are in the other log, and at the coordinator in RUN/network/exchange.log
+    log = north.exchange_log.read_text()
+    assert all(f"{e['bytes']} bytes, sha256 {e['sha256']}" in log for e in sent)
+    used = json.loads(north.used_file.read_text())
+    assert used["bytes"] == sum(entry["bytes"] for entry in sent)
+    (job,) = north.jobs.iterdir()
+    assert json.loads(job.read_text())["facts"] == approved["facts"]
+
+
+def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
+    tmp_path: Path, federation: Federation, plans: Plans
+) -> None:
+    file = tmp_path / "policy.json"
+    config = dataclasses.replace(federation.configs["north"], approval=Approval(file))
+    federation.configs["north"] = config
+    federation.restart()
+    write_json(file, {"until": "2999-01-01", "rounds": 2, "planning": False})
+    reason = asks(federation, "north", join_task(plans))
+    assert "does not cover this job: rounds 3, and it approves of 2" in reason
+    statistics = Message("fingerprint", {"minimum": [5, 100]}, {})
+    assert "it approves of no statistics" in asks(federation, "north", statistics)
+    assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 2
+    write_json(file, {"until": "2999-01-01", "rounds": 3})
+    assert asks(federation, "north", join_task(plans)) == "join"
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
+    task = train_task(first_state(plans, SETTINGS), register(opened))
+    assert asks(federation, "north", task) == "train"
+    write_json(file, {"until": "2001-01-01", "rounds": 3})  # the last day is over
+    assert "approves of nothing more: it ended on" in asks(federation, "north", task)
+
+
+def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, plans: Plans) -> None:
+    assert asks(federation, "north", join_task(plans)) == "join"
+    used = json.loads(federation.configs["north"].used_file.read_text())["bytes"]
+    limit(federation, "north", bytes=2 * used)
+    assert asks(federation, "north", join_task(plans)) == "join"
+    reason = asks(federation, "north", join_task(plans))
+    assert f"has sent {2 * used} bytes (" in reason
+    assert f"beyond the {2 * used} of --max-bytes" in reason
+
+
+def test_what_cannot_be_recorded_is_not_given_away(
+    federation: Federation, plans: Plans, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = federation.configs["north"]
+    config.audit_log.file.write_text("cut off")
+    with pytest.raises(PrivacyError, match="its last line is cut off or damaged"):
+        answer(federation.hospitals["north"], encode(Message("fingerprint", {"minimum": "?"}, {})))
+    assert "failed is not sent: " in config.problem_log.read_text().splitlines()[-1]
+
+
+def test_a_site_without_a_key_joins_no_masked_run(federation: Federation, plans: Plans) -> None:
+    masked = join_task(plans, dataclasses.replace(SETTINGS, masked=True))
+    north = federation.configs["north"]
+    federation.configs["north"] = dataclasses.replace(north, keys=None)
+    federation.restart()
+    assert "has no key of a kit to sign its part with" in asks(federation, "north", masked)
+    federation.configs["north"] = north
+    federation.restart()
+    assert north.keys is not None
+    key = north.keys.folder / "client.key"
+    other = simulated_identities(["north"])["north"].private
+    for content, reason in (
+        (other, "client.key: is not the key of "),
+        (b"?", "keys/north: the key or a certificate cannot be read"),
+    ):
+        key.write_bytes(content)
+        assert reason in asks(federation, "north", masked)
+    key.unlink()
+    assert "client.key: there is no such file; put the hospital's private key" in asks(
+        federation, "north", masked
+    )
+    assert asks(federation, "north", join_task(plans)) == "join"  # a plain one needs none
 
 
 def asks(federation: Federation, site: str, task: Message) -> str:
@@ -436,7 +585,7 @@ def test_personalised_models_stay_at_the_site(
         own = config.work / "runs" / "abc123" / "own_model.safetensors"
         assert own.is_file() == told[name].kept
         if told[name].kept:
-            load_model(own)
+            assert (load_model(own).expected, load_model(own).confidence) == ((), {})
     assert not (orders.out / "personal").exists()
     assert "personalize" in {kind for _, kind in federation.asked}
 
@@ -484,9 +633,54 @@ def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJ
     file = tmp_path / "orders.json"
     save_job(orders, file)
     content = json.loads(file.read_text())
-    del content["stop_when_flat"]
+    del content["stop_when_flat"], content["init"], content["aliases"]
     file.write_text(json.dumps(content))
     assert load_job(file) == orders
+    started = dataclasses.replace(orders, init=tmp_path / "m.pth", aliases=("t1=channel0",))
+    save_job(started, file)
+    assert load_job(file) == started
+
+
+def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    alone = dataclasses.replace(orders, sites=("north",))
+    assert not train(federation, alone, stop_after=1)
+    federation.down = {"south"}
+    both = dataclasses.replace(orders, settings=dataclasses.replace(SETTINGS, rounds=4))
+    assert not train(federation, both, stop_after=1)
+    assert set(open_run(orders.out).registrations) == {"north"}
+    federation.down = set()
+    assert not train(federation, both, stop_after=1)
+    federation.asked.clear()
+    assert train(federation, dataclasses.replace(both, sites=("south",)))
+    run = open_run(orders.out)
+    assert [sorted(each) for each in run.history] == [
+        *(["north"], ["north"], ["north", "south"], ["south"])
+    ]
+    assert {site for site, _ in federation.asked} == {"south"}
+    assert [change.text for change in run.changes] == [
+        "rounds 3 -> 4",
+        "site south joins with 2 training cases",
+        "modality flair joins with 2 training cases, its encoder starts from t2",
+        "site north takes no part",
+    ]
+
+
+def test_hospitals_start_from_the_weights_that_the_coordinator_has(
+    tmp_path: Path, federation: Federation, orders: TrainingJob
+) -> None:
+    model = write_model(tmp_path / "old.safetensors")
+    orders = dataclasses.replace(orders, init=model)
+    assert not train(federation, orders, stop_after=0)
+    model.unlink()  # the coordinator keeps what it starts from
+    assert not train(federation, orders, stop_after=1)
+    run = open_run(orders.out)
+    assert run.start is not None
+    assert all(part.taken == part.tensors for part in run.start.parts if part.name != "memory")
+    old = first_state(small_plans(), RunSettings("2d", 0, 1, 1, 0.01)).weights
+    first = load_state_of(run, 0).weights
+    assert all(torch.equal(first[name], old[name]) for name in old)
 
 
 def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:

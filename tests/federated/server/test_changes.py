@@ -13,7 +13,14 @@ from small_federation import SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
-from mixmfl.federated.server.checkpoint import Run, _digest, load_state_of, open_run, save_personal
+from mixmfl.federated.server.checkpoint import (
+    Run,
+    _digest,
+    load_state_of,
+    open_run,
+    record_changes,
+    save_personal,
+)
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
 
@@ -140,7 +147,7 @@ def test_a_flat_run_ends_and_goes_on_where_it_is_asked_to(
 def test_a_damaged_state_forgets_what_was_measured_and_keeps_what_was_changed(
     out: Path, sites: list[Site]
 ) -> None:
-    run = open_run(out)
+    record_changes(open_run(out), [Change(2, "rounds", 9, 2)])
     assert (out / "expected.json").is_file()
     (out / "rounds" / "00002" / "server.safetensors").write_bytes(b"half")
     run = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True, measured=False)
