@@ -69,6 +69,7 @@ def _work(options: argparse.Namespace) -> int:
 def _predict_and_show(out: Path) -> None:
     from mixmfl.core.files import write_text
     from mixmfl.data.cases import find_cases
+    from mixmfl.data.dataset_card import subjects_of
     from mixmfl.data.labels import read_site_labels
     from mixmfl.evaluation.subset_dice import all_subsets
     from mixmfl.inference.default_model import registered_model
@@ -83,7 +84,7 @@ def _predict_and_show(out: Path) -> None:
     subsets = all_subsets(model.modalities)
     print(f"\n{len(cases)} cases of hospital {UNSEEN!r}, from {len(subsets)} subsets of modalities")
 
-    outcomes = predict_subsets(model, cases, masks)
+    outcomes = predict_subsets(model, cases, masks, subjects_of(unseen))
     for _, outcome in _runner.progress(outcomes, len(cases) * len(subsets), "predicting"):
         if outcome.status == "failed":
             raise MixmflError(f"case {outcome.name}: {outcome.reason}")

@@ -46,7 +46,8 @@ class Source:
 
     Attributes:
         form: ``"decoupled"``, or ``"stacked"``: one encoder with a channel per modality.
-        modalities: Of the slots or channels, in order; empty for one that is of none we know.
+        modalities: Modalities of the slots or channels, in order; empty for one that is of none we
+            know.
         trained: Those of them that were trained.
         heads: Names of the outputs, in order.
         weights: Parameters by name.

@@ -42,9 +42,15 @@ class SubsetScores:
 
 
 def predict_subsets(
-    model: Model, cases: Sequence[Case], out: Path
+    model: Model, cases: Sequence[Case], out: Path, subjects: str
 ) -> Iterator[tuple[Subset, Outcome]]:
     """Predict every case from every subset of the model's modalities, one folder per subset.
+
+    Args:
+        model: The model.
+        cases: The cases; each has all of the model's modalities.
+        out: Folder of the subsets' folders.
+        subjects: What the cases are, as ``dataset_card.subjects_of`` says.
 
     Yields:
         Subset and outcome of each prediction, as soon as it is done.
@@ -57,7 +63,7 @@ def predict_subsets(
             raise DataError(f"case {case.name!r}: lacks {', '.join(sorted(missing))}")
     for subset in all_subsets(model.modalities):
         folder = masks_folder(out, subset)
-        for outcome in predict_folder([model], cases, (), folder, only=subset):
+        for outcome in predict_folder([model], cases, (), folder, only=subset, subjects=subjects):
             yield subset, outcome
 
 

@@ -103,7 +103,7 @@ def test_what_is_preprocessed_from_dicom_is_what_its_twin_in_nifti_gives(
     assert "site north: " in output
     assert "t1: series 1 'T1 ax', t2: series 1 'T2 ax', label: seg.dcm" in output
     assert "recognised 5 DICOM series, set aside 0" in output
-    assert "dataset.json" not in output
+    assert "what do its labels mean" not in output
     fingerprints = [
         (work / "sites" / s / "fingerprint.json").read_text() for s in ("north", "south")
     ]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from small import MODALITIES, small_case, small_plans
 
+from mixmfl.core.pipeline import PrefetchProcess
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
@@ -273,6 +274,7 @@ def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
         readers.append(len(multiprocessing.active_children()))
         return segment(*arguments)
 
+    monkeypatch.setattr("mixmfl.inference.predict_folder.PrefetchProcess", PrefetchProcess)
     monkeypatch.setattr("mixmfl.inference.predict_folder.segment", count)
     predicted(model, cases, tmp_path / "masks")
     assert readers == [1, 1, 0]

@@ -23,7 +23,9 @@ NOTHING = BrainExtraction()
 
 
 def model_of(folder: Path, heads: str) -> Model:
-    plans = dataclasses.replace(small_plans(("flair", "t1")), heads=heads)
+    # a patch that holds a slice of the head at its own spacing, so that one tile does
+    plans = dataclasses.replace(small_plans(("flair", "t1"), patch=(96, 96)), heads=heads)
+    plans.nnunet["configurations"]["2d"]["spacing"] = [2.0, 2.0]
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
     file = folder / f"{heads}.safetensors"
     save_model(file, state, plans, "2d", {"flair": 1, "t1": 1})

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,6 @@ from mixmfl.federated.server.merge import personalization_task
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.state import (
     Personal,
-    RunSettings,
     Site,
     first_state,
     mean_dice,
@@ -154,13 +154,11 @@ def test_a_site_whose_copy_is_made_is_not_asked_again(
     model = run.folder / "model.safetensors"
     before = model.read_bytes()
 
-    def killed_at_the_second(
-        task: Message, site: Site, plans: Plans, settings: RunSettings
-    ) -> tuple[Personal, State]:
+    def killed_at_the_second(task: Message, site: Site, *arguments: Any) -> tuple[Personal, State]:
         asked.append(site.name)
         if len(asked) == 2:
             raise _KilledError
-        return personalize_at_site(task, site, plans, settings)
+        return personalize_at_site(task, site, *arguments)
 
     monkeypatch.setattr(client, "personalize_at_site", killed_at_the_second)
     with pytest.raises(_KilledError):
@@ -192,6 +190,8 @@ def test_an_exported_copy_is_the_model_of_all_but_for_the_sites_own_blocks(
     (common, header), (found, my_header) = tensor_store.read(of_all), tensor_store.read(mine)
     assert my_header.pop("expected") == []  # what was measured is the Dice of the global model
     assert header.pop("expected") != []
+    assert my_header.pop("confidence") == {}
+    assert header.pop("confidence") != {}
     digests = ("tensors_sha256", "header_sha256")
     assert all(my_header.pop(name) != header.pop(name) for name in digests)
     assert my_header == header
