@@ -63,7 +63,7 @@ def _libraries(packages: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
         if each.fits:
             yield what, True
         elif each.found or not each.extra:
-            yield f"{what}; {each.wanted} is needed", False
+            yield f"{what}; {each.required} is needed", False
     for extra in sorted({each.extra for each in packages if each.extra and not each.found}):
         # a missing extra is no fault
         yield f"without what needs: pip install 'mixmfl[{extra}]'", True
@@ -88,8 +88,10 @@ def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
 
 
 def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
+    from mixmfl.core.text import printable
     from mixmfl.inference.default_model import registered_model
     from mixmfl.inference.model import load_model
+    from mixmfl.inference.origin import origin_of
     from mixmfl.training.hardware import time_patch
 
     if named is None and not (_runner.home() / "model.json").is_file():
@@ -105,6 +107,11 @@ def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
     size = "x".join(map(str, model.plans.configuration(model.configuration)["patch_size"]))
     held = ", ".join(model.modalities)
     yield f"model {file}: {held}; a patch of {size} takes {seconds:.2g} s on {here.device}", True
+    origin = origin_of(model)
+    for heading, text in origin.facts.items():
+        yield printable(f"  {heading}: {text}"), True
+    if origin.alarm:
+        yield f"  {origin.alarm}", True
 
 
 if __name__ == "__main__":

@@ -16,15 +16,35 @@ Write a start-up kit per hospital and one for the coordinator, from one short fi
 
 "server" is how the hospitals reach the coordinator; one port, and all connections go to it. KITS
 gets a folder per kit, with its own key and certificate, and the certificate authority, which
-the command creates. Give each hospital its own folder only; keep KITS/authority to yourself. When
-run again with more sites, the command adds their kits and does not change the others."""
+the command creates. Give each hospital its own folder only; keep KITS/authority where nobody at the
+coordinator's machine can read it. When run again with more sites, the command adds their kits and
+does not change the others.
+
+A hospital makes its own private key instead by
+
+  mixmfl_provision --request north -o KEY
+
+and sends KEY/north.csr alone. --requests FOLDER makes kits of such files, without a private key."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_provision", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="NETWORK.json")
+    parser.add_argument("-i", "--input", type=Path, metavar="NETWORK.json")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
+    parser.add_argument(
+        "--request",
+        metavar="SITE",
+        help="at a hospital: make its private key, -o/SITE.key, and the request for its kit, "
+        "-o/SITE.csr; needs no NETWORK.json",
+    )
+    parser.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FOLDER",
+        help="make kits for the hospitals whose request FOLDER/SITE.csr is there, and none for "
+        "others; the hospital puts its key into its kit as startup/client.key",
+    )
     parser.add_argument(
         "--renew",
         nargs="+",
@@ -46,6 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     flare = _runner.network_engine()
+    if options.request is not None:
+        if options.input or options.requests or options.renew or options.revoke:
+            raise MixmflError("--request: takes -o alone beside it; it is for a hospital")
+        fingerprint = flare.request_kit(options.request, options.out)
+        request = options.out / f"{options.request}.csr"
+        print(f"{request}: send this to whoever makes the kits")
+        print(f"{request.with_suffix('.key')}: the private key; it never leaves this hospital")
+        print(f"fingerprint of the key, to compare by telephone: {fingerprint}")
+        return 0
+    if options.input is None:
+        raise MixmflError("-i NETWORK.json is needed, but with --request")
     network = flare.Network.load(options.input)
     if options.revoke is not None:
         if options.renew:
@@ -53,11 +84,15 @@ def _work(options: argparse.Namespace) -> int:
         flare.revoke(options.out, options.revoke)
         print(f"the kit of {options.revoke} is revoked")
         return 0
-    written = flare.provision(network, options.out, options.renew)
+    written = flare.provision(network, options.out, options.renew, options.requests)
     for kit in written:
         opened = flare.open_kit(kit, coordinator=kit.name == flare.COORDINATOR)
         print(f"kit of {opened.name}: {kit}, certificate until {opened.expires:%Y-%m-%d}")
-    if not written:
+        if opened.name != flare.COORDINATOR:
+            print(f"  fingerprint of its key: {opened.fingerprint}")
+    if waiting := [name for name in network.sites if not (options.out / name).is_dir()]:
+        print(f"no kit yet, as there is no request: {', '.join(waiting)}")
+    elif not written:
         print(f"{options.out}: already holds a kit for everyone; nothing was written")
     return 0
 

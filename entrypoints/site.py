@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from mixmfl.core.text import printable
 from . import _options, _runner
 
 if TYPE_CHECKING:
+    from mixmfl.federated.client.approval import Approval
     from mixmfl.federated.client.limits import Limits
 
 DESCRIPTION = """\
@@ -23,25 +24,28 @@ training, validation. The command prints all that leaves the site, and WORK/exch
 with sizes and hashes. Images, labels and names of cases never leave. The coordinator can only start
 and stop training here: it cannot send code, nor read a file or a log.
 WORK also gets the preprocessed cases, the finished model (WORK/runs/<run>/model.safetensors), and
-problems.log, with failures and the images that were resampled."""
+problems.log, with failures and the images that were resampled.
+Statistics for a plan and every run are jobs, which --policy or a person (--ask) approves of.
+WORK/audit.jsonl records all that left, so that --verify-log shows whether a line was changed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_site", DESCRIPTION)
-    parser.add_argument(
-        "--kit", type=Path, required=True, metavar="KIT", help="this hospital's kit"
-    )
+    parser.add_argument("--kit", type=Path, metavar="KIT", help="this hospital's kit; needed")
     parser.add_argument(
         "-i",
         "--input",
         type=Path,
-        required=True,
         metavar="CASES",
-        help="folder of this hospital's cases",
+        help="folder of this hospital's cases; needed",
     )
+    parser.add_argument("-o", "--out", type=Path, metavar="WORK", help="folder to write to; needed")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="WORK", help="folder to write to"
+        "--verify-log",
+        type=Path,
+        metavar="FILE",
+        help="check an audit.jsonl, say what left, and end; needs no other option and no kit",
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
     _options.add_processes(parser)
@@ -57,6 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _options.add_privacy(parser, "this hospital")
     _add_limits(parser)
+    _add_approval(parser)
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="FILE",
+        help='fingerprints of the hospitals\' keys, compared by telephone, {"south": "…", …}: '
+        "masked rounds are done with these keys alone; default: with every key that the "
+        "federation's authority certified (docs/privacy.md)",
+    )
     parser.add_argument(
         "--turns",
         type=Path,
@@ -85,8 +98,36 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-learning-rate", float, "learning rate; default: 10"),
         ("--max-queries", int, "validations answered, over all runs; default: 10000"),
         ("--min-validation-cases", int, "fewest cases behind a Dice that is sent; default: 1"),
+        (
+            "--min-training-cases",
+            int,
+            "fewest training cases of each modality behind weights that "
+            "are sent neither masked nor with noise; default: 1",
+        ),
+        ("--max-bytes", int, "bytes sent, over all runs; default: 10^15"),
     ):
         parser.add_argument(option, type=kind, metavar="N", help=what)
+
+
+def _add_approval(parser: argparse.ArgumentParser) -> None:
+    """Add who approves of jobs, and where it is recorded what left."""
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="what this hospital approves of without being asked (docs/privacy.md); a job beyond "
+        "it is refused, or asked about with --ask. Default: all within the limits",
+    )
+    parser.add_argument(
+        "--ask",
+        action="store_true",
+        help="show each job that no policy covers on this terminal, and wait for a yes",
+    )
+    parser.add_argument(
+        "--syslog",
+        metavar="ADDRESS",
+        help="send each line of WORK/audit.jsonl there, too: host:port (UDP), or /dev/log",
+    )
 
 
 def _limits(options: argparse.Namespace) -> "Limits":
@@ -99,6 +140,8 @@ def _limits(options: argparse.Namespace) -> "Limits":
         "learning_rate": options.max_learning_rate,
         "queries": options.max_queries,
         "validation_cases": options.min_validation_cases,
+        "bytes": options.max_bytes,
+        "training_cases": options.min_training_cases,
     }
     if wrong := [name for name, value in given.items() if value is not None and not value >= 0]:
         raise MixmflError(f"a limit must be 0 or more: {', '.join(wrong)}")
@@ -106,16 +149,27 @@ def _limits(options: argparse.Namespace) -> "Limits":
 
 
 def _work(options: argparse.Namespace) -> int:
+    if options.verify_log is not None:
+        return _verify(options.verify_log)
+    if options.kit is None or options.input is None or options.out is None:
+        raise MixmflError("--kit, -i and -o are needed, but with --verify-log")
     _options.check_processes(options.processes)
     from mixmfl.data.cases import describe
     from mixmfl.data.modalities import Modalities
     from mixmfl.federated.client.outbound import outbound_table
     from mixmfl.federated.client.service import SiteConfig, preview_of_site
+    from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
     from mixmfl.federated.state import NETWORK_MINIMUM
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=False)
     device = devices.find_device(options.device)
+    keys = KeyFiles(
+        kit.folder / "startup",
+        kit.coordinators,
+        options.peers.resolve() if options.peers else None,
+    )
+    identity = load_identity(kit.name, keys)
     config = SiteConfig(
         kit.name,
         options.input.resolve(),
@@ -131,29 +185,88 @@ def _work(options: argparse.Namespace) -> int:
         options.turns.resolve() if options.turns else None,
         _limits(options),
         _options.brains(options),
+        keys,
+        _approval(options),
+        kit.server,
+        options.syslog,
     )
+    config.check()
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
-    if kit.expires - datetime.now(timezone.utc) < timedelta(days=flare.WARNING_DAYS):
-        print("warning: the certificate ends soon; ask the coordinator for a renewed kit")
+    if line := flare.ends_soon(kit, datetime.now(timezone.utc).date()):
+        print(line)
+    print(f"fingerprint of this hospital's key: {identity.fingerprint}")
+    if identity.peers is not None:
+        print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))
         print(remark, end="")
         return 0
+    config.audit_log.add("started", to=kit.server, key=identity.fingerprint)
     print("all messages sent and received are listed here; stop with Ctrl-C", flush=True)
     config.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     config.exchange_log.touch()
+    warned = datetime.now(timezone.utc).date()
     with config.exchange_log.open(encoding="utf-8") as log:
         log.seek(0, 2)
         while True:
             with flare.running_client(kit, config) as process:
                 while process.poll() is None:
+                    if (today := datetime.now(timezone.utc).date()) != warned:
+                        warned = today
+                        # read again: it may have been replaced, and an expired one ends this
+                        kit = flare.open_kit(options.kit, coordinator=False)
+                        if line := flare.ends_soon(kit, today):
+                            print(line, flush=True)
                     sys.stdout.write(log.read())
                     sys.stdout.flush()
+                    if config.approval.ask:
+                        _ask_for_jobs(config.jobs)
                     time.sleep(0.5)
             print(f"the connection ended; see {kit.folder}/log.txt; connecting again", flush=True)
             time.sleep(5)
+
+
+def _approval(options: argparse.Namespace) -> "Approval":
+    from mixmfl.federated.client.approval import Approval, Policy
+    from mixmfl.federated.client.audit_log import address_of
+
+    if options.ask and not sys.stdin.isatty():
+        raise MixmflError("--ask: needs a terminal; name a --policy to run without one")
+    if options.policy is not None:
+        policy = Policy.load(options.policy)
+        print(f"jobs are approved by {options.policy} until {policy.until}")
+    if options.syslog is not None:
+        address_of(options.syslog)
+    return Approval(options.policy.resolve() if options.policy else None, options.ask)
+
+
+def _ask_for_jobs(folder: Path) -> None:
+    """Show the jobs that wait for a person, and record the answers."""
+    from mixmfl.federated.client.approval import answer_job, waiting
+
+    for file, facts in waiting(folder):
+        print(f"\nthe coordinator asks for a job ({file}):")
+        for name, fact in facts.items():
+            print(printable(f"  {name}: {fact}"))
+        try:
+            answer = input("Shall this site do it? Type yes, or anything else to refuse: ")
+        except EOFError:
+            raise MixmflError("--ask: the terminal was closed; nothing was approved") from None
+        approved = answer.strip() == "yes"
+        answer_job(file, approved)
+        print("approved" if approved else "refused", flush=True)
+
+
+def _verify(file: Path) -> int:
+    from mixmfl.federated.client.audit_log import verify_log
+
+    found = verify_log(file)
+    print(f"{file}: {found.lines} lines from {found.begin} to {found.end}, none changed or removed")
+    print(f"{found.sent} messages left, {found.sent_bytes} bytes")
+    print(f"sha256 of the last line, to compare with what was noted elsewhere: {found.head}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ from . import _options, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
-    from mixmfl.federated.state import Personal, RunSettings
+    from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.initial_state import Start
+    from mixmfl.federated.server.orders import TrainingJob
+    from mixmfl.federated.state import Personal, RunSettings, ServerState
     from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
@@ -25,6 +29,10 @@ another, or with --device cuda:0,cuda:1 a process per device. Sites exchange wit
 what they would exchange over a network. The same seed on one CPU gives the same weights. RUN gets
 the state of every round (--resume continues), progress.csv and .png, and at the end
 model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
+
+A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
+--sites may be others than before: they hold from the next round on, and the learning rate then
+falls as in a run that had so many rounds from the start.
 
 With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
 and every hospital keeps its data, optimizer state and personalised model. A round ends when all
@@ -50,15 +58,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--learning-rate", type=float, help="in the first round; default: as in the plans"
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
-        "--sites", nargs="+", default=[], help="sites that take part; default: all in WORK"
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="start a new run from these weights, as far as they fit the plans: a model file of "
+        "mixmfl (.safetensors), or a checkpoint of nnU-Net v2 (.pth), of which no code is run; a "
+        "table says what is taken",
+    )
+    _options.add_alias(parser)
+    parser.add_argument(
+        "--stop-when-flat",
+        type=int,
+        metavar="N",
+        help="end after N rounds in which the validation Dice of the federation did not rise, as "
+        "judged where rounds are validated; after --resume with other settings it is counted anew. "
+        "0, the default: train all rounds",
+    )
+    parser.add_argument("--seed", type=int, help="default: 0")
+    parser.add_argument(
+        "--sites",
+        nargs="+",
+        default=[],
+        help="sites that take part; default: all in WORK, after --resume those of the run. Others "
+        "than before join or leave from the next round on",
     )
     parser.add_argument(
         "--fold",
         choices=(*"01234", "all"),
-        default="0",
-        help="each site validates on this fifth of its cases; all: it trains on every case",
+        help="each site validates on this fifth of its cases (default: 0); all: it trains on every "
+        "case",
     )
     _options.add_workers(parser)
     parser.add_argument(
@@ -99,13 +128,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="precision of the weight changes that sites send; default: half. Masked changes are "
         "fixed-point numbers",
     )
-    parser.add_argument("--resume", action="store_true", help="resume the run in RUN")
+    parser.add_argument(
+        "--resume", action="store_true", help="resume the run in RUN, or train it for longer"
+    )
     _options.add_device(parser)
     return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
+    from mixmfl.core.records import read_record
+    from mixmfl.federated.state import RunSettings
     from mixmfl.planning.plans import Plans, usual_configuration
 
     if not (options.input / "plans.json").is_file():
@@ -114,32 +146,115 @@ def _work(options: argparse.Namespace) -> int:
             f"-i FEDERATION -o {options.input}"
         )
     plans = Plans.load(options.input / "plans.json")
-    options.configuration = options.configuration or usual_configuration(options.input, plans)
-    planned = plans.training
-    if options.masked and options.updates:
-        raise MixmflError(
-            "--updates: with --masked sites send fixed-point numbers; leave this option out"
-        )
-    minimum = _options.minimum(options, NETWORK_MINIMUM if options.kit else Minimum())
-    settings = RunSettings(
-        configuration=options.configuration,
-        seed=options.seed,
-        rounds=planned.rounds if options.rounds is None else options.rounds,
-        local_steps=planned.local_steps if options.local_steps is None else options.local_steps,
-        learning_rate=(
-            planned.learning_rate if options.learning_rate is None else options.learning_rate
-        ),
-        masked=options.masked,
-        half_updates=options.updates != "single",
-        minimum_cases=minimum.cases,
-        minimum_voxels=minimum.voxels,
+    before = _before(options) if options.resume else None
+    configuration = before.settings.configuration if before else ""
+    options.configuration = (
+        options.configuration or configuration or usual_configuration(options.input, plans)
     )
+    if before is not None:
+        options.fold = options.fold or before.fold
+        options.sites = options.sites or _sites_of(before, options.out)
+        _check_privacy_lasts(before, options)
+        if options.stop_when_flat is None:
+            options.stop_when_flat = before.stop_when_flat
+    options.fold = options.fold or "0"
+    options.stop_when_flat = options.stop_when_flat or 0
+    if options.stop_when_flat < 0:
+        raise MixmflError("--stop-when-flat: must be 0 or more rounds")
+    if options.init is not None and before is not None:
+        raise MixmflError(
+            f"--init: {options.out} has begun, and weights are only where a run starts. Leave it "
+            "out to resume, or start a new run in another folder"
+        )
+    settings = _settings(options, plans, before.settings if before else None)
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
+    read_record(RunSettings, dataclasses.asdict(settings), "the settings of the run", MixmflError)
     return (_over_network if options.kit else _simulated)(options, plans, settings)
+
+
+def _before(options: argparse.Namespace) -> "Run | TrainingJob | None":
+    """Return the run that is resumed, or the orders for it where no round was begun."""
+    from mixmfl.federated.server.checkpoint import holds_run, open_run
+    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+
+    if holds_run(options.out):
+        return open_run(options.out)
+    file = job_file(options.out)
+    orders = load_job(file) if file.is_file() else None
+    return orders if isinstance(orders, TrainingJob) else None
+
+
+def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
+    """Return the sites of a run, or those that its orders name: one may not have joined yet."""
+    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+
+    file = job_file(out)
+    orders = load_job(file) if file.is_file() else before
+    if isinstance(orders, TrainingJob):
+        return list(orders.sites)
+    return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
+
+
+def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespace) -> None:
+    """Check that a simulated run with differential privacy is resumed with it.
+
+    Raises:
+        MixmflError: It is not.
+    """
+    from mixmfl.federated.server.checkpoint import Run, privacy_spent
+
+    if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
+        return
+    if spent := privacy_spent(before, len(before.history)):
+        raise MixmflError(
+            f"{before.folder}: {', '.join(spent)} trained with differential privacy, which holds "
+            "only if every round has it; name --dp-epsilon and the other --dp options again"
+        )
+
+
+def _settings(
+    options: argparse.Namespace, plans: "Plans", before: "RunSettings | None"
+) -> "RunSettings":
+    """Return the settings that the options name; others are as before, or as planned."""
+    from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
+
+    planned = plans.training
+    usual = before or RunSettings(
+        configuration=options.configuration,
+        seed=0,
+        rounds=planned.rounds,
+        local_steps=planned.local_steps,
+        learning_rate=planned.learning_rate,
+    )
+    if before is not None:
+        least = Minimum(before.minimum_cases, before.minimum_voxels)
+    else:
+        least = NETWORK_MINIMUM if options.kit else Minimum()
+    minimum = _options.minimum(options, least)
+    masked = options.masked or usual.masked
+    if masked and options.updates:
+        raise MixmflError(
+            "--updates: with --masked sites send fixed-point numbers; leave this option out"
+        )
+    named = {
+        "seed": options.seed,
+        "rounds": options.rounds,
+        "local_steps": options.local_steps,
+        "learning_rate": options.learning_rate,
+    }
+    return dataclasses.replace(
+        usual,
+        configuration=options.configuration,
+        masked=masked,
+        half_updates=options.updates != "single" if options.updates else usual.half_updates,
+        minimum_cases=minimum.cases,
+        minimum_voxels=minimum.voxels,
+        **{name: value for name, value in named.items() if value is not None},
+    )
 
 
 def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
@@ -154,7 +269,7 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         plans,
         options.configuration,
         options.fold,
-        options.seed,
+        settings.seed,
         chosen[0],
         workers,
         options.sites,
@@ -173,19 +288,31 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
         print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
+    initial = _start(options, plans, settings)
     lap = _stopwatch()
-    run = simulate(
-        plans,
-        sites,
-        settings,
-        options.fold,
-        options.out,
-        resume=options.resume,
-        report=lambda run: _print_round(run, len(run.history), lap()),
-    )
-    _announce_model(run)
+    with _bar_when_needed() as progress, _curves(options) as curves:
+
+        def report(run: "Run") -> None:
+            _print_round(run, len(run.history), lap())
+            curves.write(run)
+
+        run = simulate(
+            plans,
+            sites,
+            settings,
+            options.fold,
+            options.out,
+            resume=options.resume,
+            change=True,
+            stop_when_flat=options.stop_when_flat,
+            initial=initial,
+            report=report,
+            progress=progress,
+        )
+        if options.personalize:
+            simulate_personalization(run, sites, progress)
+    _announce_end(run)
     if options.personalize:
-        simulate_personalization(run, sites)
         for name, result in run.personal.items():
             print(_describe_personal(name, result))
         if without := [site.name for site in sites if site.name not in run.personal]:
@@ -194,23 +321,36 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
     return 0
 
 
+def _start(
+    options: argparse.Namespace, plans: "Plans", settings: "RunSettings"
+) -> "tuple[ServerState, Start] | None":
+    """Read the weights that ``--init`` names, and print what of them fits."""
+    if options.init is None:
+        return None
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.federated.server.initial_state import start_from
+
+    state, start = start_from(
+        options.init, plans, settings, Modalities().with_aliases(options.alias)
+    )
+    print("\n".join(start.lines()))
+    return state, start
+
+
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     import uuid
 
-    from mixmfl.core.records import read_record
     from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
-    from mixmfl.federated.state import RunSettings
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
-    read_record(RunSettings, dataclasses.asdict(settings), "the settings of the run", MixmflError)
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     sites = _options.sites(options.sites, flare.site_names(kit))
-    least = len(sites) if options.masked else len(sites) // 2 + 1
+    least = len(sites) if settings.masked else len(sites) // 2 + 1
     quorum = least if options.quorum is None else options.quorum
-    if options.masked and quorum != least:
+    if settings.masked and quorum != least:
         raise MixmflError("--quorum: a masked round needs all sites; leave this option out")
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
@@ -230,26 +370,43 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
         options.fold,
         quorum,
         options.personalize,
+        options.stop_when_flat,
+        options.init.resolve() if options.init else None,
+        tuple(options.alias),
     )
+    if isinstance(before, TrainingJob) and not holds_run(out):
+        orders = dataclasses.replace(orders, init=before.init, aliases=before.aliases)
+    _start(options, plans, settings)
     printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
+    with _curves(options) as curves:
 
-    def report(run: "Run") -> None:
-        nonlocal printed
-        while printed < len(run.history):
-            printed += 1
-            _print_round(run, printed, lap())
+        def report(run: "Run") -> None:
+            nonlocal printed
+            while printed < len(run.history):
+                printed += 1
+                _print_round(run, printed, lap())
+                if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
+                    print("the sites measure the model; its file follows", flush=True)
+            curves.write(run)
 
-    flare.run_jobs(
-        kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
-    )
+        flare.run_jobs(
+            kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
+        )
     run = open_run(out)
-    _announce_model(run)
+    _announce_end(run)
     for site, result in run.personal.items():
         print(_describe_personal(site, result))
     return 0
 
 
-def _announce_model(run: "Run") -> None:
+def _announce_end(run: "Run") -> None:
+    if len(run.history) < run.settings.rounds:
+        print(
+            f"ended after round {len(run.history)} of {run.settings.rounds}: validation Dice was "
+            f"not above that of round {run.best_round} ({run.dice[run.best_round or 0]:.3f}) for "
+            f"{run.stop_when_flat} rounds (--stop-when-flat). --resume --stop-when-flat 0 trains "
+            "the others"
+        )
     from mixmfl.federated.server.checkpoint import choose_round
     from mixmfl.inference.default_model import use_model
 
@@ -267,6 +424,30 @@ def _describe_personal(site: str, result: "Personal") -> str:
     )
 
 
+@contextmanager
+def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function (what, done, total) that draws progress bars, from its first call on.
+
+    While rounds are printed, nothing is drawn.
+    """
+    with ExitStack() as stack:
+        drawn: list[Callable[[str, int, int], None]] = []
+
+        def report(what: str, done: int, total: int) -> None:
+            if not drawn:
+                drawn.append(stack.enter_context(_runner.bars()))
+            drawn[0](what, done, total)
+
+        yield report
+
+
+def _curves(options: argparse.Namespace) -> "Curves":
+    from mixmfl.federated.server.checkpoint import holds_run, open_run
+    from mixmfl.federated.server.curves import Curves
+
+    return Curves(len(open_run(options.out).history) if holds_run(options.out) else 0)
+
+
 def _stopwatch() -> Callable[[], float]:
     """Return a function that returns the seconds since its last call, or since its creation."""
     last = time.monotonic()
@@ -280,6 +461,9 @@ def _stopwatch() -> Callable[[], float]:
 
 
 def _print_round(run: "Run", number: int, seconds: float) -> None:
+    for change in run.changes:
+        if change.after == number - 1:
+            print(change)
     sites = run.history[number - 1]
     loss = "  ".join(f"{site} {_describe_site(entry)}" for site, entry in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""

@@ -9,6 +9,8 @@ import pytest
 import torch
 from small_federation import SiteStore
 
+from mixmfl.federated.server import coordinator
+
 # what tests compute is too small for several threads, which would only wait for each other
 torch.set_num_threads(1)
 
@@ -19,6 +21,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("MIXMFL_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the picture of every run; ``test_simulation`` has runs made before this."""
+    monkeypatch.setattr(coordinator, "draw_progress", lambda run, path: None)
 
 
 @pytest.fixture

@@ -190,8 +190,8 @@ def only(tensors: Mapping[str, Tensor], names: Collection[str]) -> Mapping[str, 
     """Return the tensors of these names, without a copy."""
     if isinstance(tensors, Stored):
         return tensors.only(names)
-    wanted = set(names)
-    return {name: tensor for name, tensor in tensors.items() if name in wanted}
+    chosen = set(names)
+    return {name: tensor for name, tensor in tensors.items() if name in chosen}
 
 
 def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import files_below
-from mixmfl.core.text import one_line, plural
+from mixmfl.core.text import is_printable, one_line, plural
 from mixmfl.data.accounting import (
     LABEL,
     FileRecord,
@@ -175,7 +175,7 @@ def find_cases(
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
-        if not fault and not name.isprintable():
+        if not fault and not is_printable(name):
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             pass  # by the user, or by BIDS

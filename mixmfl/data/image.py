@@ -353,7 +353,7 @@ def doubts(grid: Grid) -> tuple[list[str], list[str]]:
     place = grid.place
     if place is None:
         return [], []
-    if not place.is_told:
+    if not place.is_stated:
         return [], [
             "its header does not say where it lies (sform and qform have code 0); nibabel's "
             "default was taken, where left and right may be exchanged"

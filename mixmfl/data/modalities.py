@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
+from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
 from mixmfl.data.sequence_words import is_sequence_word, read_words, without_accents
 
@@ -41,13 +43,18 @@ OTHER_WORDS = (
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
 _WORD = re.compile(r"[^\s_.\-]+")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = "[a-z][a-z0-9_]*"
 
 LONGEST_NAME = 32
 """The characters that a modality's name may have; the longest of ``TABLE`` has 6."""
 
 MOST_MODALITIES = 32
 """The modalities that a federation may have."""
+
+ModalityName = Annotated[
+    str, text(LONGEST_NAME, _NAME, "a modality's name (a letter, then a-z, 0-9 and _)")
+]
+"""What ``is_modality_name`` takes, as a field of a record declares it."""
 
 Words = tuple[str, ...]
 
@@ -57,7 +64,7 @@ def is_modality_name(name: object) -> bool:
 
     So a name from anywhere can neither lead to another folder nor be markup.
     """
-    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(_NAME.fullmatch(name))
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(re.fullmatch(_NAME, name))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Place:
     qform: tuple[tuple[float, ...], ...] | None
 
     @property
-    def is_told(self) -> bool:
+    def is_stated(self) -> bool:
         """Say whether the header places its voxels at all."""
         return any(value > 0 for name, (value, *_) in self.fields if name.endswith("_code"))
 

@@ -8,14 +8,14 @@ from mixmfl.federated.messages import StoredMessage
 from mixmfl.networks.parameters import block_of
 
 
-def describe_exchange(what: str, parcel: StoredMessage) -> str:
+def describe_exchange(what: str, stored: StoredMessage) -> str:
     """Return a line about a message that can be read.
 
     Args:
         what: How the line begins, such as ``"sent to coordinator"``.
-        parcel: The message.
+        stored: The message.
     """
-    message = parcel.open(parcel.size)
+    message = stored.open(stored.size)
     memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
     parts = [f"{what}: {one_line(message.kind)}"]
@@ -26,7 +26,7 @@ def describe_exchange(what: str, parcel: StoredMessage) -> str:
     parts += [f"memory of {one_line(name)}" for name in sorted(memory)]
     if fields := sorted(set(message.record) - {"round"}):
         parts.append(f"record {' '.join(map(one_line, fields[:20]))}")
-    parts.append(f"{len(message.tensors)} tensors, {parcel.size} bytes, sha256 {parcel.sha256}")
+    parts.append(f"{len(message.tensors)} tensors, {stored.size} bytes, sha256 {stored.sha256}")
     return ", ".join(parts)
 
 

@@ -41,11 +41,16 @@ SENT: Mapping[str, Mapping[str, str]] = {
     },
     "measure": {
         "round": "number of the round",
-        "subsets": "sums of Dice as in a validation, for every subset of modalities",
+        "subsets": "for every subset of modalities and every label or region, how many validation "
+        "cases have a Dice in each of 20 equal ranges",
+        "confidence": "per label or region, over the masks of the validation cases: their number, "
+        "and sums of confidence and Dice, of their squares and products",
     },
     "keys": {
         "round": "number of the round",
         "key": "a public key of this round, for masks",
+        "certificate": "the site's certificate, from its kit",
+        "signature": "the site's signature under the key, for the other sites",
     },
     "masked": {
         "round": "number of the round",

@@ -1,10 +1,12 @@
 """The simulation: all sites on one machine, in one process or in one per device."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,22 @@ from mixmfl.core.errors import AggregationError, PrivacyError
 from mixmfl.core.tensor_store import pack, unpack
 from mixmfl.core.worker_pool import spawn_context
 from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.secure_aggregation import Signer
+from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
+from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
+from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import RunSettings, Site, register
+from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
+
+Progress = Callable[[str, int, int], None]
+"""Takes what is done, how much of it is done, and how much there is."""
 
 
 def simulate(
@@ -33,10 +42,14 @@ def simulate(
     out: Path,
     *,
     resume: bool = False,
+    change: bool = False,
+    stop_when_flat: int = 0,
+    initial: tuple[ServerState, Start] | None = None,
     report: Callable[[Run], None] = lambda run: None,
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
     measured: bool = True,
+    progress: Progress = lambda what, done, total: None,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -49,10 +62,17 @@ def simulate(
         fold: Fold that ``split_fold`` was called with.
         out: Folder of the run; new, unless ``resume``.
         resume: Resume the run in ``out``, which must have the same settings and sites.
+        change: Whether the resumed run may have other rounds, local steps, learning rate and sites;
+            they hold from the next round on.
+        stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
+            has all rounds.
+        initial: The state that a new run starts from, and what it was taken from; see
+            ``start_from``. None: a random one.
         report: Called with the run after every round.
         edit_memory: Applied to the merged prototypes after every round, for ablations.
         on_message: Called with the site's name, the task and the reply, for every task.
         measured: Whether to write the expected Dice per subset of modalities into the model file.
+        progress: Called while the model is measured after the last round.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -63,10 +83,17 @@ def simulate(
     registrations = {site.name: register(site) for site in sites}
     for name, registration in registrations.items():
         check_registration(name, registration, plans)
-    requested = Run(out, plans, settings, fold, registrations)
-    run, state, optimizers = begin(requested, resume=resume, optimizers=True)
+    first, origin = initial or (None, None)
+    requested = Run(
+        *(out, plans, settings, fold, registrations), stop_when_flat=stop_when_flat, start=origin
+    )
+    run, state, optimizers = begin(
+        requested, resume=resume, change=change, optimizers=True, initial=first
+    )
     devices = sorted({str(site.device) for site in sites})
-    with _device_executors(sites, run.plans, run.settings) as executors:
+    cases = sum(len(site.validation) for site in sites)
+    step = _counted(progress, "measuring Dice of every subset, cases", cases)
+    with _device_executors(sites, run.plans, run.settings, step) as executors:
 
         def start(site: Site, task: Message) -> tuple[bytes, Done]:
             received = encode(task)
@@ -88,6 +115,9 @@ def simulate(
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
                     continue
+                if reply.kind == MEASURE and len(devices) > 1:  # in other processes
+                    for _ in site.validation:
+                        step()
                 on_message(site.name, tasks[site.name], reply)
                 answers[site.name] = Answer(reply, len(sent), len(received), seconds)
                 if after := unpack(optimizer)[0]:
@@ -99,7 +129,9 @@ def simulate(
     return run
 
 
-def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
+def simulate_personalization(
+    run: Run, sites: Sequence[Site], progress: Progress = lambda what, done, total: None
+) -> None:
     """Personalise the best round's model at every site that has not done so yet.
 
     A site without validation cases is left out: its two models could not be compared.
@@ -107,16 +139,25 @@ def simulate_personalization(run: Run, sites: Sequence[Site]) -> None:
     Args:
         run: A finished run.
         sites: Sites of the run.
+        progress: Called after every round of a site.
     """
     state = load_state_of(run, choose_round(run, "best"))
-    for site in sites:
-        if site.name in run.personal or not site.validation:
-            continue
-        task = encode(personalization_task(state, site.name, run.registrations))
-        handled = Client(site, run.plans, run.settings).handle(decode(task), {})
+    left = [site for site in sites if site.name not in run.personal and site.validation]
+    rounds = len(left) * run.plans.training.personal_rounds
+    step = _counted(progress, "personalised models, rounds", rounds)
+    plain = dataclasses.replace(run.settings, masked=False)  # no sum is made of them
+    for site in left:
+        task = encode(personalization_task(state, site.name, run.known))
+        handled = Client(site, run.plans, plain, step=step).handle(decode(task), {})
         result = read_personal(site.name, handled.reply)
         assert result is not None  # the site has validation cases
         save_personal(run, site.name, result, handled.personal)
+
+
+def _counted(progress: Progress, what: str, total: int) -> Callable[[], None]:
+    """Return a function that reports one more of ``total`` at each call."""
+    numbers = count(1)
+    return lambda: progress(what, next(numbers), total)
 
 
 Done = Callable[[], tuple[bytes, bytes, float]]
@@ -125,26 +166,30 @@ Done = Callable[[], tuple[bytes, bytes, float]]
 
 @contextmanager
 def _device_executors(
-    sites: Sequence[Site], plans: Plans, settings: RunSettings
+    sites: Sequence[Site], plans: Plans, settings: RunSettings, step: Callable[[], None]
 ) -> Iterator[Mapping[str, Callable[..., Done]]]:
     """Yield for each device a function that starts a task; a device does its tasks in order.
 
     With one device, the task is done in this process when its result is asked for; with several,
-    each device has a process.
+    each device has a process, which does not call ``step``.
     """
-    by_device: dict[str, dict[str, Client]] = {}
+    known = simulated_identities([site.name for site in sites]) if settings.masked else {}
+    signers = {name: Signer(each, "simulation", SummedSites()) for name, each in known.items()}
+    by_device: dict[str, list[tuple[Site, Signer | None]]] = {}
     for site in sites:
-        clients = by_device.setdefault(str(site.device), {})
-        clients[site.name] = Client(site, plans, settings)
+        by_device.setdefault(str(site.device), []).append((site, signers.get(site.name)))
     if len(by_device) == 1:
-        ((device, clients),) = by_device.items()
+        ((device, here),) = by_device.items()
+        clients = {site.name: Client(site, plans, settings, signer, step) for site, signer in here}
         yield {device: lambda *task: partial(_do_task, clients, *task)}
         return
     context, threads = spawn_context(), torch.get_num_threads()
     with ExitStack() as stack:
         pools = {
             device: stack.enter_context(
-                ProcessPoolExecutor(1, context, _start_worker, (by_device[device], threads))
+                ProcessPoolExecutor(
+                    1, context, _start_worker, (by_device[device], plans, settings, threads)
+                )
             )
             for device in sorted(by_device)
         }
@@ -158,9 +203,11 @@ _CLIENTS: dict[str, Client] = {}
 """Clients by site, in a process that does the tasks of one device."""
 
 
-def _start_worker(clients: Mapping[str, Client], threads: int) -> None:
+def _start_worker(
+    sites: Sequence[tuple[Site, Signer | None]], plans: Plans, settings: RunSettings, threads: int
+) -> None:
     torch.set_num_threads(threads)
-    _CLIENTS.update(clients)
+    _CLIENTS.update({site.name: Client(site, plans, settings, signer) for site, signer in sites})
 
 
 def _do_task_here(*task: Any) -> tuple[bytes, bytes, float]:

@@ -4,7 +4,8 @@ Segmenting from every subset by itself encodes a modality as often as there are 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.evaluation.subset_dice import Subset
+from mixmfl.inference.confidence import confidences
 from mixmfl.inference.cpu_network import CPUNetwork, show_subsets
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.networks.base import SegmentationNet, place_modalities
@@ -25,6 +27,19 @@ _AT_A_TIME = 1 << 18
 """Voxels of patches, times subsets, that are predicted at a time; a large patch is alone."""
 
 
+@dataclass(frozen=True)
+class SubsetMask:
+    """What a case is segmented as from one subset of its modalities.
+
+    Attributes:
+        indices: Class indices ``(Z, Y, X)``.
+        confidences: How sure the network is of each label or region, as ``confidences`` has it.
+    """
+
+    indices: npt.NDArray[Any]
+    confidences: Mapping[str, float]
+
+
 @torch.inference_mode()
 def segment_subsets(
     runner: SegmentationNet | CPUNetwork,
@@ -34,8 +49,8 @@ def segment_subsets(
     plans: Plans,
     configuration: str,
     device: torch.device,
-) -> dict[Subset, npt.NDArray[Any]]:
-    """Return class indices ``(Z, Y, X)`` of a preprocessed case from each subset.
+) -> dict[Subset, SubsetMask]:
+    """Segment a preprocessed case from each subset.
 
     Args:
         runner: The network on ``device``, which is put into prediction mode, or its optimised CPU
@@ -64,12 +79,14 @@ def segment_subsets(
         device=device,
     ).cpu()
     manager = label_manager(plans.labels)
+    # outside the head is background, as ``predict`` has it
+    head = case.labels[:][0] >= 0 if planned["use_mask_for_norm"][0] else None
     masks = {}
     for subset, part in zip(subsets, logits.chunk(len(subsets)), strict=True):
         predicted: npt.NDArray[Any] = manager.convert_logits_to_segmentation(part).numpy()
-        if planned["use_mask_for_norm"][0]:
-            predicted[case.labels[:][0] < 0] = 0  # outside the head, as ``predict`` has it
-        masks[subset] = np.asarray(predicted)
+        if head is not None:
+            predicted[~head] = 0
+        masks[subset] = SubsetMask(np.asarray(predicted), confidences(part, plans.labels, head))
     return masks
 
 

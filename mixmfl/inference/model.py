@@ -33,6 +33,13 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.evaluation.mask_quality import (
+    Confidence,
+    ConfidenceSums,
+    DiceEstimate,
+    Measured,
+    estimate_dice,
+)
 from mixmfl.evaluation.subset_dice import MOST_CASES, Expected, SubsetDice
 from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
 from mixmfl.inference.predictor import case_predictor
@@ -55,6 +62,9 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
 FORMAT = "mixmfl model 2"
+
+MOST_SITES = 10**4
+"""Of a federation, that a file may tell of."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +93,15 @@ class _Header:
     plans: Any
     tensors_sha256: Any
     header_sha256: Any
-    # files written before it was measured do not have it
+    # files of earlier versions do not have these
+    modality_sites: Annotated[
+        Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[int, within(0, MOST_SITES)]],
+        entries(0, MOST_MODALITIES),
+    ] = field(default_factory=dict)
     expected: Expected = ()
-    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, 10**4)] = field(
-        default_factory=dict
+    confidence: Confidence = field(default_factory=dict)
+    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
+        field(default_factory=dict)
     )
 
 
@@ -95,17 +110,19 @@ class Model:
     """A model ready to predict. It holds its file, so each process loads its own.
 
     Attributes:
-        plans: That it was trained with; they name its modalities and labels.
+        plans: The plans that it was trained with; they name its modalities and labels.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        weights: Of the network by name, read from the model file when they are asked for: it may
-            be replaced by another, but must not be written over. On Windows, where an open file
-            cannot be replaced, they are in memory.
+        weights: The network's weights by name, read from the model file when they are asked for:
+            it may be replaced by another, but must not be written over. On Windows, where an open
+            file cannot be replaced, they are in memory.
         runner: What predicts: the network in prediction mode, on ``device``, or on a CPU its quick
             form, if it has one.
-        memory: On ``device``.
-        device: Where it computes.
+        memory: The federation's prototypes, on ``device``.
+        device: The device that computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
+        confidence: By label or region, how Dice goes with confidence on validation cases; maybe
+            nothing is known.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """
@@ -118,6 +135,7 @@ class Model:
     device: torch.device
     record: Mapping[str, Any]
     expected: tuple[SubsetDice, ...] = ()
+    confidence: Mapping[str, ConfidenceSums] = field(default_factory=dict)
     sha256: str = ""
     name: str = ""
 
@@ -174,6 +192,19 @@ class Model:
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
 
+    def estimates(self, confidences: Mapping[str, float]) -> dict[str, DiceEstimate]:
+        """Return the estimated Dice of a mask, by label or region; without those it cannot tell.
+
+        Args:
+            confidences: How sure the model is of the mask, as ``Segmented`` has it.
+        """
+        found = {
+            name: estimate_dice(self.confidence[name], confidence)
+            for name, confidence in confidences.items()
+            if name in self.confidence
+        }
+        return {name: estimate for name, estimate in found.items() if estimate is not None}
+
     @cached_property
     def network(self) -> SegmentationNet:
         """The network, in prediction mode, on ``device``."""
@@ -182,7 +213,7 @@ class Model:
         return _network(self.plans, self.configuration, self.weights).to(self.device)
 
     def predictor(self, available: Sequence[str]) -> Predictor:
-        """Return a function from images ``(B, K, *P)`` of the modalities at hand to logits."""
+        """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
         if isinstance(self.runner, CPUNetwork):
             return self.runner.predictor(self.memory, available)
         return case_predictor(self.runner, self.memory, available)
@@ -225,7 +256,8 @@ def save_model(
     configuration: str,
     modality_cases: Mapping[str, int],
     privacy: Mapping[str, Mapping[str, float]] | None = None,
-    expected: Sequence[SubsetDice] = (),
+    measured: Measured | None = None,
+    modality_sites: Mapping[str, int] | None = None,
 ) -> str:
     """Write a model file, whole or not at all.
 
@@ -238,7 +270,8 @@ def save_model(
         configuration: ``"2d"`` or ``"3d_fullres"``, that the run trained.
         modality_cases: How many training cases of the federation had each modality.
         privacy: Epsilon and delta of the sites that trained with differential privacy.
-        expected: Dice from subsets of modalities, where it was measured.
+        measured: What was measured on validation cases when training ended, if it was.
+        modality_sites: How many sites had training cases with each modality, where that is known.
 
     Returns:
         The file's SHA-256.
@@ -249,7 +282,8 @@ def save_model(
         "configuration": configuration,
         "round": state.round,
         "modality_cases": dict(modality_cases),
-        "expected": [each.to_json() for each in expected],
+        **({"modality_sites": dict(modality_sites)} if modality_sites else {}),
+        **(measured or Measured()).to_json(),
         "plans": plans.to_json(),
         **({"privacy": privacy} if privacy else {}),
     }
@@ -265,13 +299,15 @@ def save_model(
 def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     """Write a model file with a site's own weights in place of those it has.
 
+    What was measured on validation cases was measured of the global model, and is left out.
+
     Args:
-        path: The model of all.
+        path: The global model.
         own: The site's blocks.
-        out: To write.
+        out: The file to write.
 
     Raises:
-        ModelError: The model of all is damaged.
+        ModelError: The global model is damaged.
     """
     try:
         tensors, header = read(path)
@@ -279,6 +315,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         check_tensors(tensors, header)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
+    header = {**header, **Measured().to_json()}
     merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
         write(temporary, merged, with_digests(merged, header))
@@ -336,6 +373,8 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
         )
     try:
+        if any("dice" in each for each in header.get("expected", ())):
+            header = {**header, "expected": []}  # means of earlier versions, maybe of one case
         record = read_record(_Header, header, "header", ModelError)
         plans = Plans.from_json(record.plans, "plans")
         configuration: str = record.configuration
@@ -347,14 +386,15 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         check_state(network, weights)
         others = tensors.only([name for name in tensors if not name.startswith("network.")])
         check_memory(others, plans, configuration)
-        check_tensors(tensors, header)
-        if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        numbers = dict(tensors)  # the file is read once
+        check_tensors(numbers, header)
+        if bad := [name for name, tensor in numbers.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
         if os.name == "nt":
             weights = dict(weights)
-        assign_parameters(network, weights)
+        assign_parameters(network, {name: numbers[f"network.{name}"] for name in weights})
         network = network.to(device)
-        memory = memory_to(memory_from_state(tensors), device)
+        memory = memory_to(memory_from_state(numbers), device)
     except PlansError as error:
         raise ModelError(
             f"{path}: was written by mixmfl {writer}, and mixmfl {__version__} cannot read its "
@@ -366,7 +406,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     runner = fastest_form(network, device)
-    del network
+    del network, numbers
     give_back_memory()  # the weights as they came are another copy
     return Model(
         plans,
@@ -379,9 +419,11 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "mixmfl_version": record.mixmfl_version,
             "round": record.round,
             "modality_cases": record.modality_cases,
+            "modality_sites": record.modality_sites,
             "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
         tuple(record.expected),
+        record.confidence,
         sha256(path),
         path.name,
     )
@@ -414,10 +456,19 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     """
     known = plans.modalities
     cases = fields(header.modality_cases, (), "modality_cases", may=known, error=ModelError)
+    fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
+    if not header.confidence.keys() <= plans.labels.foreground.keys():
+        raise ModelError(
+            f"confidence: {shown(list(header.confidence))} are not the labels of the plans"
+        )
+    if wrong := [name for name, sums in header.confidence.items() if not sums.is_possible]:
+        raise ModelError(f"confidence: {shown(wrong[0])}: no masks have these sums")
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")
-        if not each.dice.keys() <= plans.labels.foreground.keys():
-            raise ModelError(f"expected: {shown(list(each.dice))} are not the labels of the plans")
+        if not each.counts.keys() <= plans.labels.foreground.keys():
+            raise ModelError(
+                f"expected: {shown(list(each.counts))} are not the labels of the plans"
+            )

@@ -4,7 +4,7 @@ In two steps: ``prepare`` preprocesses and needs no network, ``segment`` runs it
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
+from mixmfl.inference.confidence import confidences
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
@@ -242,11 +243,25 @@ def predict_case(
     brains = extraction_for(recipes, brains)
     case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
     prepared = prepare(case, recipes, brains)
-    return segment(models, prepared, options or Options())
+    return segment(models, prepared, options or Options()).indices
 
 
-def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Array:
-    """Return class indices ``(Z, Y, X)`` on the case's canonical grid.
+@dataclass(frozen=True)
+class Segmented:
+    """What the networks make of a case.
+
+    Attributes:
+        indices: Class indices ``(Z, Y, X)`` on the case's canonical grid.
+        confidences: How sure a single model is of each label or region, as ``confidences`` has it;
+            empty with several models, whose mean was never measured on validation cases.
+    """
+
+    indices: Array
+    confidences: Mapping[str, float]
+
+
+def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Segmented:
+    """Run the networks over a case.
 
     Args:
         models: One model, or several whose probabilities are averaged.
@@ -254,9 +269,12 @@ def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Op
         options: How the networks are run.
     """
     pairs = list(zip(models, prepared.inputs, strict=True))
+    sure: Mapping[str, float] = {}
     if len(pairs) == 1:
         model, case = pairs[0]
-        mask = restore(_logits(model, case, options), case.properties, *_description(model))
+        logits = _logits(model, case, options)
+        sure = confidences(logits, model.plans.labels)
+        mask = restore(logits, case.properties, *_description(model))
     else:
         total: Array | None = None
         for model, case in pairs:
@@ -269,7 +287,7 @@ def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Op
         mask = manager.convert_probabilities_to_segmentation(total / len(models))
     if prepared.head is not None:
         mask[~prepared.head] = 0
-    return mask
+    return Segmented(mask, sure)
 
 
 def _description(model: SegmentationModel) -> tuple[Any, ...]:

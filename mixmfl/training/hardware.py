@@ -32,14 +32,14 @@ class Package:
 
     Attributes:
         name: Name of the library.
-        wanted: Required versions, as in pyproject.toml.
+        required: Required versions, as in pyproject.toml.
         extra: The extra that requires it; empty: mixmfl cannot run without it.
         found: Installed version; empty: it is not installed.
         fits: Whether the installed version is a required one.
     """
 
     name: str
-    wanted: str
+    required: str
     extra: str
     found: str
     fits: bool

@@ -12,7 +12,7 @@ from small_federation import write_work
 from mixmfl.data.image import Grid, write_image, write_labels
 
 Command = Callable[..., int]
-Said = pytest.CaptureFixture[str]
+Output = pytest.CaptureFixture[str]
 
 
 def write_case(folder: Path, modalities: Sequence[str]) -> None:
@@ -45,9 +45,9 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.safetensors")
 
 
-def refused(said: Said, command: str) -> str:
+def refused(printed: Output, command: str) -> str:
     """Return the one message on stderr, which names the command."""
-    message = said.readouterr().err
+    message = printed.readouterr().err
     assert message.startswith(f"{command}: ")
     assert message.count("\n") == 1
     return message
@@ -87,7 +87,7 @@ def test_a_preset_whose_numbers_mean_nothing_is_refused(
     federation: Path,
     tmp_path: Path,
     command: Command,
-    capsys: Said,
+    capsys: Output,
     place: tuple[str, str],
     value: object,
     message: str,
@@ -103,7 +103,7 @@ def test_a_preset_whose_numbers_mean_nothing_is_refused(
 
 
 def test_damaged_plans_are_refused(
-    work: Path, tmp_path: Path, command: Command, capsys: Said
+    work: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     file = work / "plans.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "modalities": 3}))
@@ -113,7 +113,7 @@ def test_damaged_plans_are_refused(
 
 
 def test_plans_that_do_not_fit_the_site_are_not_put_into_its_folder(
-    federation: Path, tmp_path: Path, command: Command, capsys: Said
+    federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     received, out = tmp_path / "received.json", tmp_path / "out"
     small_plans(("t1",)).save(received)
@@ -125,7 +125,7 @@ def test_plans_that_do_not_fit_the_site_are_not_put_into_its_folder(
 
 
 def test_a_held_out_folder_that_is_not_there_is_told(
-    federation: Path, tmp_path: Path, command: Command, capsys: Said
+    federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     (federation / "federation.json").write_text('{"held_out": ["suoth"]}')
     assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
@@ -134,7 +134,7 @@ def test_a_held_out_folder_that_is_not_there_is_told(
 
 
 def test_a_link_to_nowhere_is_one_bad_case_and_the_others_go_on(
-    federation: Path, tmp_path: Path, command: Command, capsys: Said
+    federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     shutil.copytree(federation / "south" / "s0", federation / "south" / "s1")
     (federation / "south" / "s1" / "flair.nii.gz").unlink()
@@ -166,7 +166,7 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
     work: Path,
     tmp_path: Path,
     command: Command,
-    capsys: Said,
+    capsys: Output,
     asked: Sequence[str],
     message: str,
 ) -> None:
@@ -177,38 +177,38 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
 
 
 def test_training_takes_the_preprocessed_configuration_where_none_is_named(
-    work: Path, tmp_path: Path, command: Command, capsys: Said
+    work: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path, "--rounds", 0) == 2
     assert "--rounds: must be above 0" in refused(capsys, "mixmfl_train_federated")
 
 
 def test_cases_that_other_plans_preprocessed_are_refused(
-    work: Path, tmp_path: Path, command: Command, capsys: Said
+    work: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     small_plans(("t1",)).save(work / "plans.json")
     assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path / "run", "-c", "2d") == 2
-    told = capsys.readouterr().err
-    assert "was preprocessed with other plans than" in told
+    printed = capsys.readouterr().err
+    assert "was preprocessed with other plans than" in printed
     assert not (tmp_path / "run").exists()
 
 
 def test_a_site_named_twice_trains_once_and_nobody_is_told_a_dice_of_nan(
-    work: Path, tmp_path: Path, command: Command, capsys: Said
+    work: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     options = ["-i", work, "-o", tmp_path / "run", "-c", "2d", "--sites", "north", "north"]
     assert command("mixmfl_train_federated", *options) == 0
-    told = capsys.readouterr().out
-    assert told.count("site north") == 1
-    assert "0 validation cases" in told
-    assert "nan" not in told
+    printed = capsys.readouterr().out
+    assert printed.count("site north") == 1
+    assert "0 validation cases" in printed
+    assert "nan" not in printed
 
 
 # --- models
 
 
 def test_a_damaged_model_neither_predicts_nor_is_registered(
-    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Said
+    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     model.write_bytes(model.read_bytes()[:5000])
     masks = tmp_path / "masks"
@@ -223,7 +223,7 @@ def test_a_damaged_model_neither_predicts_nor_is_registered(
 
 
 def test_one_unknown_modality_among_those_asked_for_is_refused(
-    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Said
+    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     asked = ["-i", federation / "north", "-o", tmp_path / "masks", "-m", model]
     assert command("mixmfl_predict", *asked, "--modalities", "t1,t3") == 2
@@ -232,7 +232,7 @@ def test_one_unknown_modality_among_those_asked_for_is_refused(
 
 
 def test_modalities_are_asked_for_in_any_words_that_files_may_use(
-    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Said
+    model: Path, federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     asked = ["-i", federation / "north", "-o", tmp_path / "masks", "-m", model]
     assert command("mixmfl_predict", *asked, "--modalities", "T1w, T2") == 0
@@ -241,7 +241,7 @@ def test_modalities_are_asked_for_in_any_words_that_files_may_use(
 
 @pytest.mark.parametrize("place", [".", "masks", "n0/masks"])
 def test_masks_are_not_put_among_the_cases_where_they_would_pass_for_references(
-    model: Path, federation: Path, command: Command, capsys: Said, place: str
+    model: Path, federation: Path, command: Command, capsys: Output, place: str
 ) -> None:
     cases = federation / "north"
     before = sorted(cases.rglob("*"))
@@ -251,9 +251,9 @@ def test_masks_are_not_put_among_the_cases_where_they_would_pass_for_references(
 
 
 def test_over_a_network_how_cases_are_read_is_not_the_coordinators_to_say(
-    tmp_path: Path, command: Command, capsys: Said
+    tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     given = ("--register", "--reference", "t1", "--alias", "t2=zwei")
     assert command("mixmfl_plan_preprocess", "--kit", tmp_path, "-o", tmp_path, *given) == 2
-    said = capsys.readouterr().err
-    assert "--alias, --reference, --register: over a network each hospital reads its own" in said
+    printed = capsys.readouterr().err
+    assert "--alias, --reference, --register: over a network each hospital reads its own" in printed

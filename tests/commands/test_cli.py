@@ -148,6 +148,7 @@ def test_the_doctor_finds_this_machine_well(
     assert f"torch {torch.__version__}" in text
     assert "memory to train 2d on cpu: about 1.0 GB" in text  # a tiny network: the libraries
     assert f"model {model}: flair, t1, t2; a patch of 16x16 takes " in text
+    assert "  anatomy: not stated" in text
 
 
 def test_the_doctor_says_no_and_why(
@@ -181,7 +182,7 @@ def test_the_doctor_without_plans_or_model(command: Command, tmp_path: Path, cap
 
 def test_what_pyproject_asks_for_is_here() -> None:
     found = {each.name: each for each in hardware.packages()}
-    assert found["torch"].wanted == "!=2.9.*,>=2.4"
+    assert found["torch"].required == "!=2.9.*,>=2.4"
     assert found["nvflare"].extra == "network"
     assert "pytest" not in found  # who uses mixmfl needs no tools
     assert found["deepbet"].extra == "brain"  # which a development install leaves out

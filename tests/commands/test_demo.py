@@ -9,14 +9,14 @@ from small import write_preset
 from mixmfl.evaluation.subset_dice import all_subsets
 
 Command = Callable[..., int]
-Said = pytest.CaptureFixture[str]
-CASES = 2  # of each hospital
+Output = pytest.CaptureFixture[str]
+CASES = 1  # of each hospital
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Make the demo small; it is the same program otherwise."""
-    preset = write_preset(tmp_path / "tiny.json", rounds=2, local_steps=2, validate_every=1)
+    preset = write_preset(tmp_path / "tiny.json", rounds=1, local_steps=1, validate_every=1)
     (found,) = entry_points(group="console_scripts", name="mixmfl_demo")
     small = {"spacing_mm": 8.0, "preset": str(preset)}
     module = found.load().__globals__
@@ -36,17 +36,17 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
     home: Path,
     command: Command,
     settings: dict[str, Any],
-    capsys: Said,
+    capsys: Output,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "demo"
     assert command("mixmfl_demo", "-o", out) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for step in ("mixmfl_demo_data", "mixmfl_plan_preprocess", "mixmfl_train_federated"):
-        assert f"\n$ {step} " in said
-    assert f"{CASES} cases of hospital 'unseen', from 15 subsets of modalities" in said
-    rows = [line for line in said.splitlines() if line.startswith("│")]
+        assert f"\n$ {step} " in printed
+    assert f"{CASES} cases of hospital 'unseen', from 15 subsets of modalities" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("│")]
     assert len(rows) == 16
     assert rows[14].startswith("│ flair, t1, t1c, t2 ")
     assert rows[15].startswith("│ mean of 15 subsets ")
@@ -63,10 +63,10 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
     (out / "masks" / "t1" / "unseen_phantom01.nii.gz").unlink()
     model = (out / "run" / "model.safetensors").read_bytes()
     assert command("mixmfl_demo", "-o", out) == 0
-    said = capsys.readouterr().out
-    assert "holds a demo; resuming it" in said
-    assert "exists already" in said
-    assert "--resume" in said
+    printed = capsys.readouterr().out
+    assert "holds a demo; resuming it" in printed
+    assert "exists already" in printed
+    assert "--resume" in printed
     assert (out / "masks" / "t1" / "unseen_phantom01.nii.gz").is_file()
     assert (out / "run" / "model.safetensors").read_bytes() == model
 
@@ -80,7 +80,7 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_page_and_goes_on_where_it_w
 
 
 def test_the_demo_does_not_write_into_a_folder_of_yours(
-    tmp_path: Path, command: Command, settings: dict[str, Any], capsys: Said
+    tmp_path: Path, command: Command, settings: dict[str, Any], capsys: Output
 ) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
     assert command("mixmfl_demo", "-o", tmp_path) == 2

@@ -267,8 +267,8 @@ def test_spoilt_cases_have_their_reasons_and_the_good_ones_their_masks(
     os.mkfifo(cases / "first" / "pipe.nii.gz")  # reading it would wait for ever
     with at_most(500):
         assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model) == 1
-    said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
     rows = table(out)
     masks = {mask.name.removesuffix(".nii.gz") for mask in out.glob("*.nii.gz")}
     wanted = {*GOOD, "2021", "2022"}
@@ -291,7 +291,7 @@ def test_spoilt_cases_have_their_reasons_and_the_good_ones_their_masks(
         assert message in row["reason"], (name, row["reason"])
         assert "\n" not in row["reason"]
     assert rows.keys() == {*SPOILT, *wanted}
-    assert f"{len(SPOILT) - len(LEFT_OUT)} of {len(rows)} cases failed" in said.out
+    assert f"{len(SPOILT) - len(LEFT_OUT)} of {len(rows)} cases failed" in printed.out
     chosen = tmp_path / "chosen"
     chosen.mkdir()
     for name in LEFT_OUT:
@@ -385,7 +385,7 @@ def test_a_signal_to_end_says_how_to_resume_and_leaves_whole_files(
     assert masks
     assert all(read_labels(mask)[0].shape == SHAPE for mask in masks)
     assert not list(out.glob(".writing-*"))
-    told = json.loads((out / "cases.json").read_text())["cases"]
-    assert {name for name, each in told.items() if each["status"] == "done"} <= {
+    outcomes = json.loads((out / "cases.json").read_text())["cases"]
+    assert {name for name, each in outcomes.items() if each["status"] == "done"} <= {
         mask.name.removesuffix(".nii.gz") for mask in masks
     }

@@ -49,8 +49,10 @@ def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("work")
     sites = find_sites(federation).sites
     with Workers() as workers:
-        told = [fingerprint_site(s, out / "sites" / s.name, workers)[0] for s in sites]
-        plans = make_plans(merge_fingerprints(told), sites[0].labels, load_preset(str(preset)))
+        fingerprints = [fingerprint_site(s, out / "sites" / s.name, workers)[0] for s in sites]
+        plans = make_plans(
+            merge_fingerprints(fingerprints), sites[0].labels, load_preset(str(preset))
+        )
         plans.save(out / "plans.json")
         for site in sites:
             for name in plans.configurations:
@@ -90,20 +92,20 @@ def test_two_sites_go_from_images_to_evaluated_masks(
         "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset, "-n", 1,
         "-c", configuration,
     ) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    assert "clinic: held out" in said
-    assert f"site north, {configuration}: 3 cases preprocessed" in said
+    printed = capsys.readouterr().out
+    assert "clinic: held out" in printed
+    assert f"site north, {configuration}: 3 cases preprocessed" in printed
     assert command(
         "mixmfl_train_federated", "-i", work, "-o", run, "-c", configuration, "--fold", 0
     ) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    assert "site north: 2 training cases" in said
-    assert "round 2/2  loss north" in said
+    printed = capsys.readouterr().out
+    assert "site north: 2 training cases" in printed
+    assert "round 2/2  loss north" in printed
     assert command("mixmfl_predict", "-i", federation / "clinic", "-o", masks) == 0
-    said = capsys.readouterr().out
-    assert "c0: done from flair, t1, t2 (" in said
-    assert "c1: done from flair, without t1, t2" in said
-    assert f"model {run / 'model.safetensors'}" in said  # the one registered by training
+    printed = capsys.readouterr().out
+    assert "c0: done from flair, t1, t2 (" in printed
+    assert "c1: done from flair, without t1, t2" in printed
+    assert f"model {run / 'model.safetensors'}" in printed  # the one registered by training
     assert command(
         "mixmfl_evaluate", "-i", masks, "-r", federation / "clinic", "-o", tmp_path / "scores.csv"
     ) == 0  # fmt: skip
@@ -151,10 +153,10 @@ def test_a_second_run_keeps_what_is_done_and_redoes_what_is_not(
     write_case(ours / "south" / "s7", ("t1",), 99)
     capsys.readouterr()
     assert command(*arguments) == 0
-    said = capsys.readouterr().out
-    assert "is kept (--replan makes it again)" in said
-    assert "site north, 2d: 1 case preprocessed, 2 kept" in said
-    assert "site south, 2d: 1 case preprocessed, 2 kept" in said
+    printed = capsys.readouterr().out
+    assert "is kept (--replan makes it again)" in printed
+    assert "site north, 2d: 1 case preprocessed, 2 kept" in printed
+    assert "site south, 2d: 1 case preprocessed, 2 kept" in printed
     assert (tmp_path / "work" / "plans.json").read_bytes() == plans
     names = {f.stem for f in (stored.parents[1] / "south" / "2d").glob("*.json")}
     assert names == {"s0", "s2", "s7"}
@@ -172,10 +174,10 @@ def test_hospitals_plan_and_preprocess_apart_as_they_would_together(
             "mixmfl_plan_preprocess", "-i", federation / site, "--site", "-o", apart / site,
             "--fingerprint-only", "-n", 1,
         ) == 0  # fmt: skip
-    told = [apart / s / "sites" / s / "fingerprint.json" for s in ("north", "south")]
+    fingerprints = [apart / s / "sites" / s / "fingerprint.json" for s in ("north", "south")]
     assert command(
-        "mixmfl_plan_preprocess", "--merge", *told, "-o", apart / "server", "--preset", preset,
-        "--labels", federation / "dataset.json",
+        "mixmfl_plan_preprocess", "--merge", *fingerprints, "-o", apart / "server",
+        "--preset", preset, "--labels", federation / "dataset.json",
     ) == 0  # fmt: skip
     plans = apart / "server" / "plans.json"
     assert read_json(plans) == read_json(together / "plans.json")
@@ -289,8 +291,8 @@ def test_masks_that_are_there_are_kept_unless_asked(
     arguments = ["mixmfl_predict", "-i", federation / "clinic", "-o", tmp_path]
     arguments += ["-m", run / "model.safetensors"]
     assert command(*arguments) == 0
-    said = capsys.readouterr().out
-    assert "c0: c0.nii.gz is there and is not as we wrote it; --overwrite replaces it" in said
+    printed = capsys.readouterr().out
+    assert "c0: c0.nii.gz is there and is not as we wrote it; --overwrite replaces it" in printed
     assert (tmp_path / "c0.nii.gz").read_text() == "drawn by a colleague"
     assert command(*arguments, "--overwrite") == 0
     assert read_labels(tmp_path / "c0.nii.gz")[0].shape == SHAPE
@@ -329,9 +331,9 @@ def test_a_modality_that_nobody_trained_is_not_predicted_from(
     write_case(cases / "p9", ("t2",), 5)
     capsys.readouterr()
     assert command("mixmfl_predict", "-i", cases, "-o", tmp_path / "masks") == 1
-    said = capsys.readouterr()
-    assert "p9: FAILED: has t2; the model needs at least one of flair, t1" in said.err
-    assert "c0: done from flair, t1" in said.out
+    printed = capsys.readouterr()
+    assert "p9: FAILED: has t2; the model needs at least one of flair, t1" in printed.err
+    assert "c0: done from flair, t1" in printed.out
 
 
 def test_test_cases_are_preprocessed_by_the_plans_and_tell_them_nothing(

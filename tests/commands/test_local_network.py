@@ -23,9 +23,9 @@ def test_beyond_the_phantoms_four_hospitals_there_are_copies_of_them(
     )
     assert first == again
     # a run in one process is to train what the network does
-    told = json.loads((out / "federation" / "federation.json").read_text())
+    record = json.loads((out / "federation" / "federation.json").read_text())
     others = {path.name for path in (out / "federation").iterdir() if path.is_dir()} - set(sites)
-    assert set(told["held_out"]) >= others > set()
+    assert set(record["held_out"]) >= others > set()
     assert f"$ mixmfl_provision -i {out / 'network.json'}" in capsys.readouterr().out
     with pytest.raises(MixmflError, match="is not empty; remove it, or name another folder by -o"):
         lay_out(out)

@@ -152,10 +152,10 @@ def test_lesions_are_found_by_hospitals_that_have_no_modality_in_common(
     assert command("mixmfl_use_model", export) == 0
     capsys.readouterr()
     assert command("mixmfl_predict", "-i", clinic, "-o", masks / "clinic") == 1
-    told = capsys.readouterr()
-    assert str(export) in told.out
-    assert "cut: FAILED" in told.err
-    assert "1 of 2 cases failed" in told.out
+    printed = capsys.readouterr()
+    assert str(export) in printed.out
+    assert "cut: FAILED" in printed.err
+    assert "1 of 2 cases failed" in printed.out
     assert [path.name for path in (masks / "clinic").glob("*.nii.gz")] == ["turned.nii.gz"]
     found = nib.load(masks / "clinic" / "turned.nii.gz")
     assert nib.aff2axcodes(found.affine) == ("R", "A", "S")

@@ -1,19 +1,30 @@
 """The command of a hospital, ``mixmfl_site``: what it refuses, what it tells, what it asks for."""
 
+import getpass
+import json
+import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from loopback import write_certificate
 from small import write_site
 
+from mixmfl.core.errors import PrivacyError
 from mixmfl.federated import flare
+from mixmfl.federated.client.approval import Approval, Job
+from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.flare import provisioning
 from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
+from mixmfl.federated.secure_aggregation.identities import KeyFiles
 from mixmfl.federated.state import Minimum
 
 Command = Callable[..., int]
@@ -51,7 +62,12 @@ def given(kits: Path, cases: Path, tmp_path: Path) -> dict[str, object]:
         ({"--labels": "kits/labels.json"}, "labels.json: there is no such file"),
         ({"-n": "0"}, "-n 0: at least 1 process is needed"),
         ({"--minimum-cases": "-1"}, "--minimum-cases"),
+        ({"--peers": "kits/authority/none.json"}, "none.json: there is no such file"),
+        ({"--policy": "kits/none.json"}, "none.json: there is no such file"),
+        ({"--syslog": "514"}, "--syslog 514: host:port is needed"),
         ({"--max-queries": "-1"}, "a limit must be 0 or more: queries"),
+        ({"--max-learning-rate": "inf"}, "learning_rate: is inf; it must be a number from 0 to 10"),
+        ({"--workers": "9999"}, "workers: is 9999; it must be a whole number from 0 to 1024"),
         ({"--max-learning-rate": "nan"}, "a limit must be 0 or more: learning_rate"),
     ],
 )
@@ -149,7 +165,12 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     turns = ("--turns", tmp_path / "turns", "--alias", "asl=cbf", "--workers", 2)
     limits = ("--require-masked", "--max-rounds", 7, "--max-local-steps", 6, "--max-queries", 5)
     more = ("--max-learning-rate", 0.5, "--min-validation-cases", 4)
-    options = (*minimum, *turns, *limits, *more)
+    peers = tmp_path / "peers.json"
+    peers.write_text(json.dumps({"north": "a" * 64, "south": "b" * 64}))
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"until": "2999-01-01", "rounds": 7}')
+    approval = ("--policy", policy, "--max-bytes", 10**9, "--min-training-cases", 3)
+    options = (*minimum, *turns, *limits, *more, "--peers", peers, *approval)
     assert command("mixmfl_site", *sum(given.items(), ()), *options) == 130
     said = capsys.readouterr()
     told = [line for line in said.out.splitlines() if line.startswith("came from")]
@@ -162,7 +183,119 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),
         minimum=Minimum(3, 50),
         turns=tmp_path / "turns",
-        limits=Limits(True, 7, 6, 0.5, 5, 4),
+        limits=Limits(True, 7, 6, 0.5, 5, 4, 10**9, 3),
+        approval=Approval(policy),
+        server="localhost:18002",
+        keys=KeyFiles(
+            open_kit(Path(str(given["--kit"])), coordinator=False).folder / "startup",
+            ("localhost", "coordinator@mixmfl.org"),
+            peers,
+        ),
     )
+    assert "masked rounds with north, south alone (" in said.out
+    assert f"jobs are approved by {policy} until 2999-01-01" in said.out
+    assert verify_log(tmp_path / "work" / "audit.jsonl").lines == 1  # that it started
     houses[0].save(tmp_path / "config.json")
     assert SiteConfig.load(tmp_path / "config.json") == houses[0]
+
+
+def test_a_person_at_the_terminal_sees_each_job_and_decides(
+    given: dict[str, object],
+    command: Command,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process that answers tasks waits, here a thread; anything but yes is a no."""
+    ask = ("mixmfl_site", *sum(given.items(), ()), "--ask")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    assert command(*ask) == 2
+    assert "--ask: needs a terminal; name a --policy" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    answers, decided = ["yes", "y"], list[str]()
+
+    def decide(config: SiteConfig) -> None:
+        for digest in ("a" * 64, "b" * 64):
+            try:
+                job = Job(digest, {"job": "training", "rounds": "20"}, 20)
+                decided.append(config.approval.decide(job, config.jobs))
+            except PrivacyError as error:
+                decided.append(str(error))
+
+    @contextmanager
+    def running_client(kit: Kit, config: SiteConfig) -> Iterator[SimpleNamespace]:
+        worker = threading.Thread(target=decide, args=(config,))
+        worker.start()
+
+        def poll() -> int | None:
+            if not worker.is_alive():
+                raise KeyboardInterrupt
+            return None
+
+        yield SimpleNamespace(poll=poll)
+
+    monkeypatch.setattr(flare, "running_client", running_client)
+    monkeypatch.setattr("builtins.input", lambda prompt: answers.pop(0))
+    monkeypatch.setattr(getpass, "getuser", lambda: "officer")
+    assert command(*ask) == 130
+    said = capsys.readouterr().out
+    assert said.count("the coordinator asks for a job (") == 2
+    assert "  job: training\n  rounds: 20\napproved\n" in said
+    assert decided[0] == "officer"
+    assert "officer refused this job" in decided[1]
+    assert not answers
+
+
+def test_a_record_is_verified_by_one_command_without_a_kit(
+    tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.add("sent", bytes=10)
+    log.add("sent", bytes=5)
+    assert command("mixmfl_site", "--verify-log", log.file) == 0
+    said = capsys.readouterr().out
+    assert "2 lines from " in said
+    assert "2 messages left, 15 bytes" in said
+    assert verify_log(log.file).head in said
+    log.file.write_text(log.file.read_text().replace(": 10", ": 11"))
+    assert command("mixmfl_site", "--verify-log", log.file) == 2
+    assert "line 2 was not written after line 1 as it is now" in capsys.readouterr().err
+    assert command("mixmfl_site", "-o", tmp_path) == 2
+    assert "--kit, -i and -o are needed, but with --verify-log" in capsys.readouterr().err
+
+
+def test_a_site_that_runs_for_months_is_warned_daily_and_ends_with_its_certificate(
+    given: dict[str, object],
+    kits: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Said,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = tmp_path / "kit"
+    shutil.copytree(kits / "north", kit)
+    write_certificate(kit / "startup", "north", 32, kits / "authority")
+    days = iter(range(100))
+
+    class Clock(datetime):
+        """A clock that is a day further whenever the command looks."""
+
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(timezone.utc) + timedelta(days=next(days))
+
+    @contextmanager
+    def running_client(kit: Kit, config: SiteConfig) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(poll=lambda: None)
+
+    monkeypatch.setattr(flare, "running_client", running_client)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("mixmfl.entrypoints.site.datetime", Clock)
+    monkeypatch.setattr(provisioning, "datetime", Clock)
+    options = {**given, "--kit": kit}
+    assert command("mixmfl_site", *sum(options.items(), ())) == 2
+    said = capsys.readouterr()
+    warnings = [line for line in said.out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) > 5
+    assert len(set(warnings)) == len(warnings)
+    assert "in 2" in warnings[0]
+    assert "client.crt: expired on" in said.err

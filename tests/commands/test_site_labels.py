@@ -64,8 +64,8 @@ def test_sites_that_label_different_classes_train_one_model(
         "mixmfl_plan_preprocess", "-i", federation, "-o", work, "--preset", preset,
         "-n", 1, "-c", "2d",
     ) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    assert "  tumour (2): east as 2; north as 1\n  stroke (1): east as 1; south as 1\n" in said
+    printed = capsys.readouterr().out
+    assert "  tumour (2): east as 2; north as 1\n  stroke (1): east as 1; south as 1\n" in printed
     assert read_json(work / "plans.json")["labels"]["labels"]["tumour"] == 2
     counted = read_json(work / "fingerprint.json")["label_cases"]
     assert counted == {"0": 6, "1": 4, "2": 4}  # 1 is the stroke now, of east and south
@@ -78,10 +78,10 @@ def test_sites_that_label_different_classes_train_one_model(
         "mixmfl_train_federated", "-i", work, "-o", run, "-c", "2d", "--rounds", 2,
         "--local-steps", 12, "--learning-rate", 0.02, "--fold", 0,
     ) == 0  # fmt: skip
-    told = read_json(run / "run.json")
-    assert told["sites"]["north"]["labelled"] == ["tumour"]
-    assert told["sites"]["east"]["labelled"] is None
-    last = told["history"][-1]
+    record = read_json(run / "run.json")
+    assert record["sites"]["north"]["labelled"] == ["tumour"]
+    assert record["sites"]["east"]["labelled"] is None
+    last = record["history"][-1]
     judged = {
         site: [n for n, dice in last[site]["dice"].items() if dice is not None] for site in last
     }
@@ -94,9 +94,9 @@ def test_sites_that_label_different_classes_train_one_model(
     assert command(
         "mixmfl_evaluate", "-i", masks, "-r", federation / "north", "--labels", work / "plans.json"
     ) == 0  # fmt: skip
-    said = capsys.readouterr().out
-    assert "labels: tumour (from" in said
-    assert "stroke" not in said
+    printed = capsys.readouterr().out
+    assert "labels: tumour (from" in printed
+    assert "stroke" not in printed
 
 
 def observed_classes(site: Site, plans: Plans) -> list[bool]:

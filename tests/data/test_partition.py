@@ -29,7 +29,7 @@ from mixmfl.data.partition import (
 from mixmfl.planning.preprocess import find_sites
 
 Command = Callable[..., int]
-Said = pytest.CaptureFixture[str]
+Output = pytest.CaptureFixture[str]
 
 ALL = ("flair", "t1", "t1c", "t2")
 BRATS_2021 = {"flair": "flair", "t1": "t1", "t1c": "t1ce", "t2": "t2"}
@@ -88,7 +88,7 @@ def cases_by_folder(federation: Path) -> dict[str, set[str]]:
 
 
 def test_a_partition_says_the_sites_and_what_cannot_be_used_is_reported(
-    brats: Path, tmp_path: Path, command: Command, capsys: Said
+    brats: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     sites = {**dict.fromkeys(range(5), "1"), **dict.fromkeys(range(5, 10), "10"), 10: "3"}
     file = partition(tmp_path, {**sites, 77: "1"})
@@ -105,7 +105,7 @@ def test_a_partition_says_the_sites_and_what_cannot_be_used_is_reported(
 
 
 def test_a_refused_case_that_the_partition_names_is_not_called_unknown(
-    brats: Path, tmp_path: Path, command: Command, capsys: Said
+    brats: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     (brats / "FeTS2022_00000" / "FeTS2022_00000_seg.nii.gz").unlink()
     file = partition(tmp_path, dict.fromkeys(range(12), "1"))
@@ -223,7 +223,7 @@ def test_a_case_is_used_with_what_it_has_and_left_out_if_its_site_holds_none_of_
 
 
 def test_tests_go_without_a_modality_that_nobody_trains(
-    brats: Path, tmp_path: Path, command: Command, capsys: Said
+    brats: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     out = tmp_path / "federation"
     options = ("--setting", "cross-modal", "--sites", 2, "--least", 4)
@@ -366,7 +366,7 @@ def test_a_file_system_without_links_is_told_what_to_do(
     ],
 )
 def test_nothing_is_overwritten(
-    out: str, says: str, brats: Path, tmp_path: Path, command: Command, capsys: Said
+    out: str, says: str, brats: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine")
@@ -388,7 +388,7 @@ def test_an_empty_folder_is_filled(brats: Path, tmp_path: Path, command: Command
 
 
 def test_labels_are_not_guessed(
-    brats: Path, tmp_path: Path, command: Command, capsys: Said
+    brats: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     (brats / "dataset.json").rename(tmp_path / "labels.json")
     out = tmp_path / "federation"
@@ -435,7 +435,7 @@ def test_the_label_descriptions_of_the_recipe_are_those_of_the_message() -> None
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    options: Sequence[Any], says: str, brats: Path, tmp_path: Path, command: Command, capsys: Said
+    options: Sequence[Any], says: str, brats: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     out = tmp_path / "federation"
     assert command("mixmfl_split_federation", "-i", brats, "-o", out, *options) == 2
@@ -443,7 +443,9 @@ def test_options_that_make_no_sense_are_refused(
     assert not out.exists()
 
 
-def test_a_folder_without_labels_is_refused(tmp_path: Path, command: Command, capsys: Said) -> None:
+def test_a_folder_without_labels_is_refused(
+    tmp_path: Path, command: Command, capsys: Output
+) -> None:
     write_image(tmp_path / "in" / "p1_t1.nii.gz", np.zeros(GRID.shape, np.uint8), GRID)
     assert command("mixmfl_split_federation", "-i", tmp_path / "in", "-o", tmp_path / "out") == 2
     assert "holds no case with a label" in capsys.readouterr().err

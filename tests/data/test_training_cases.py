@@ -104,8 +104,10 @@ def test_what_is_preprocessed_from_dicom_is_what_its_twin_in_nifti_gives(
     assert "t1: series 1 'T1 ax', t2: series 1 'T2 ax', label: seg.dcm" in output
     assert "recognised 5 DICOM series, set aside 0" in output
     assert "dataset.json" not in output
-    told = [(work / "sites" / s / "fingerprint.json").read_text() for s in ("north", "south")]
-    assert told[0] == told[1]
+    fingerprints = [
+        (work / "sites" / s / "fingerprint.json").read_text() for s in ("north", "south")
+    ]
+    assert fingerprints[0] == fingerprints[1]
     for name in ("p0", "p1"):
         here, there = (open_case(work / "sites" / s / "2d", name) for s in ("north", "south"))
         assert np.array_equal(here.images[:], there.images[:])
@@ -194,12 +196,12 @@ def test_a_case_is_preprocessed_again_when_one_of_its_dicom_files_changed(tmp_pa
     folder = write_site(tmp_path / "north", patients=1)
     write_labels(folder / "p0" / "seg.nii.gz", MASK, GRID)
     before = find_site(folder)
-    told = origin(before.found.cases[0], before)
+    first = origin(before.found.cases[0], before)
     after = find_site(folder)
-    assert origin(after.found.cases[0], after) == told
+    assert origin(after.found.cases[0], after) == first
     file = next((folder / "p0" / "DICOM" / "T1").iterdir())
     file.write_bytes(file.read_bytes())
-    assert origin(after.found.cases[0], after) != told
+    assert origin(after.found.cases[0], after) != first
 
 
 def test_a_patient_in_dicom_and_in_nifti_is_asked_about(tmp_path: Path) -> None:

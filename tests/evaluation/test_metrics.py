@@ -377,10 +377,10 @@ def test_the_site_describes_its_references_and_the_plans_describe_the_masks(
     plans.write_text(json.dumps({"format": 1, "labels": BOTH.to_json()}))
     argv = ["-i", str(masks), "-r", str(reference), "--labels", str(plans)]
     assert command(argv) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("labels: lesion (from ")
-    assert "of the reference from" in said
-    assert "tumour" not in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("labels: lesion (from ")
+    assert "of the reference from" in printed
+    assert "tumour" not in printed
     own.write_text(json.dumps({"labels": {"background": 0, "growth": 1}}))
     assert command([*argv, "--reference-labels", str(own)]) == 2
     assert "labels 'growth' are not among 'tumour', 'lesion'" in capsys.readouterr().err

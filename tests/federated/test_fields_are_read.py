@@ -43,7 +43,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     ledger = tmp_path_factory.mktemp("privacy") / "ledger.json"
     # beyond what its cases need, so that the step is taken whatever it costs
     private = dataclasses.replace(site, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, ledger))
-    told = {"north": register(site)}
+    registrations = {"north": register(site)}
     start = first_state(PLANS, SETTINGS)
     client = Client(site, PLANS, SETTINGS)
     images = {"t1": torch.arange(1.0, 65.0).reshape(4, 4, 4).numpy()}
@@ -52,7 +52,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     fingerprint = fingerprint_case(images, labels, (1.0, 1.0, 1.0), box)
 
     def merged(reply: Message) -> Any:
-        state, shown = merge_round(start, {"north": reply}, told, PLANS, SETTINGS)
+        state, shown = merge_round(start, {"north": reply}, registrations, PLANS, SETTINGS)
         if shown.rejected:
             raise MixmflError(shown.rejected["north"])
         return state.weights, shown
@@ -66,9 +66,12 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
         check_registration("north", found, PLANS)
         return found
 
-    train, judge = train_task(start, told["north"]), validation_task(start, "north", told)
-    measure = measure_task(start, "north", told)
-    personal = personalization_task(start, "north", told)
+    train, judge = (
+        train_task(start, registrations["north"]),
+        validation_task(start, "north", registrations),
+    )
+    measure = measure_task(start, "north", registrations)
+    personal = personalization_task(start, "north", registrations)
     return {
         "fingerprint": (
             outgoing_fingerprint(fingerprint, PLANS.labels, site.minimum),
@@ -78,7 +81,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
             outgoing("preprocess", {"cases": {"2d": [3, 1]}}),
             lambda m: orders._read_cases("north", m, ["2d"]),
         ),
-        "join": (outgoing_registration(told["north"]), registered),
+        "join": (outgoing_registration(registrations["north"]), registered),
         "train": (client.handle(train, {}).reply, merged),
         "train, private": (Client(private, PLANS, SETTINGS).handle(train, {}).reply, merged),
         "validate": (client.handle(judge, {}).reply, judged),
@@ -140,11 +143,11 @@ def test_without_any_kind_of_tensor_a_reply_is_refused(cases: Mapping[str, Case]
 
 
 def test_every_field_of_a_registration_changes_what_the_server_does(store: SiteStore) -> None:
-    told = register(store.site("a", [("t1", "t2"), ("t1",)], validation=1))
+    registration = register(store.site("a", [("t1", "t2"), ("t1",)], validation=1))
     start = first_state(PLANS, SETTINGS)
 
     def done(change: Mapping[str, Any]) -> str:
-        other = dataclasses.replace(told, **change)
+        other = dataclasses.replace(registration, **change)
         tasks = train_task(start, other), validation_task(start, "a", {"a": other})
         return repr([(t.record, sorted(t.tensors), other.weights) for t in tasks]) + str(
             other.labelled

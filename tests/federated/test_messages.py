@@ -186,11 +186,11 @@ def test_what_is_declared_is_compared_with_what_is_there(content: bytes, reason:
 def test_tensors_that_overlap_or_leave_gaps_are_refused(
     places: tuple[tuple[int, int], ...],
 ) -> None:
-    told = {
+    header = {
         str(number): {"dtype": "F32", "shape": [1], "data_offsets": list(place)}
         for number, place in enumerate(places)
     }
-    content = framed({**told, **inner({})}, bytes(10))
+    content = framed({**header, **inner({})}, bytes(10))
     for read in (decode, lambda content: StoredMessage.store(content, FOLDER).open()):
         with pytest.raises(AggregationError, match=r"begins at byte \d, not where the last ended"):
             read(content)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from masked_federation import MODALITIES, SETTINGS, SIZES, START, MaskedFederation, asked
 from small import small_plans
 from small_federation import PLANS, SiteStore, write_work
 from small_federation import SETTINGS as OPEN
@@ -20,7 +21,7 @@ from mixmfl.core.tensor_store import Stored
 from mixmfl.federated.client.client import Client, Handled
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.training import train_at_site
-from mixmfl.federated.messages import Message, decode, encode
+from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.crypto import (
     agree,
     from_words,
@@ -47,25 +48,12 @@ from mixmfl.federated.state import (
     Registration,
     ServerState,
     Site,
-    first_state,
     register,
 )
-from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PARTS, State
 from mixmfl.training.privacy_budget import Privacy
 
-SETTINGS = dataclasses.replace(OPEN, masked=True)
 PLAIN = dataclasses.replace(OPEN, half_updates=False)
-SIZES = prototype_sizes(PLANS, "2d")
-START = first_state(PLANS, SETTINGS)
-
-# t1 is held by four, t2 by three, flair by two
-MODALITIES: dict[str, Sequence[Sequence[str]]] = {
-    "east": [("t1", "t2"), ("t1",)],
-    "north": [("t1", "t2")],
-    "south": [("t1", "flair"), ("flair",), ("t1",)],
-    "west": [("t1", "t2", "flair"), ("t2",)],
-}
 
 
 @pytest.fixture(scope="module")
@@ -121,43 +109,8 @@ def test_no_more_of_a_sum_is_made_than_asked_for() -> None:
     assert read == [(7, 10), (7, 10)]
 
 
-class Federation:
-    """Sites in this process, asked one after another, and what they replied."""
-
-    def __init__(self, sites: Mapping[str, Site], files: Path | None = None) -> None:
-        self.sites, self.files = sites, files
-        self.seen: dict[str, dict[str, Message]] = {}
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all that is in memory."""
-        records = {
-            n: SummedSites(self.files / f"{n}.json" if self.files else None) for n in MODALITIES
-        }
-        self.clients = {
-            name: Client(site, PLANS, SETTINGS, records[name]) for name, site in self.sites.items()
-        }
-
-    def ask(self, tasks: dict[str, Message]) -> dict[str, Message]:
-        replies = {}
-        for name, task in tasks.items():
-            handled = self.clients[name].handle(decode(encode(task)), {})
-            replies[name] = decode(encode(handled.reply))
-            self.seen.setdefault(task.kind, {})[name] = replies[name]
-        return replies
-
-
-def asked(
-    federation: Federation, told: dict[str, Registration], state: ServerState = START
-) -> tuple[Participants, dict[str, Message]]:
-    """Ask for keys, and return the participants and the tasks of a masked round."""
-    keys = federation.ask(keys_tasks(state.round, told))
-    roster = gather_participants(state, keys, told, SIZES)
-    return roster, masked_tasks(state, roster, told)
-
-
 def one_round(
-    federation: Federation, told: dict[str, Registration]
+    federation: MaskedFederation, told: dict[str, Registration]
 ) -> tuple[ServerState, Participants, dict[str, Message], dict[str, BlockSum]]:
     """Do a masked round."""
     roster, tasks = asked(federation, told)
@@ -200,7 +153,7 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
 def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    masked, roster, _, sums = one_round(Federation(sites), told)
+    masked, roster, _, sums = one_round(MaskedFederation(sites), told)
     plain = plain_round(sites, told)
     assert furthest(masked, plain) < 1e-6
     assert furthest(masked, START) > 1e-3
@@ -227,7 +180,7 @@ def test_the_attack_that_a_site_refuses_gives_its_numbers(
 ) -> None:
     """The same round with and without south: the difference of the sums is what south sent."""
     monkeypatch.setattr(SummedSites, "agree", lambda *_: None)
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     with_south = one_round(federation, told)[3]["shared"].whole()
     without_south = one_round(federation, without(told, "south"))[3]["shared"].whole()
     task = train_task(START, told["south"])
@@ -247,7 +200,7 @@ def test_no_sum_is_made_over_other_sites_than_the_first(
     restarted: bool,
 ) -> None:  # fmt: skip
     """Neither of the same round nor of the next, nor after the sites restarted."""
-    federation = Federation(sites, tmp_path)
+    federation = MaskedFederation(sites, tmp_path)
     one_round(federation, told)
     if restarted:
         federation.restart()
@@ -264,7 +217,7 @@ def test_no_sum_is_made_over_other_sites_than_the_first(
 def test_a_record_that_is_damaged_stops_the_site(
     tmp_path: Path, sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites, tmp_path)
+    federation = MaskedFederation(sites, tmp_path)
     _, tasks = asked(federation, told)
     for damaged in ("{", '{"loss": []}', '{"loss": 3}', '{"loss": ["a", 1]}'):
         (tmp_path / "north.json").write_text(damaged)
@@ -284,7 +237,7 @@ def test_sites_that_were_sent_different_tensors_do_not_add_up(
     sites: Mapping[str, Site], told: dict[str, Registration], prefix: str
 ) -> None:
     """Else a server that stops the others from learning would see what one site learned."""
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     state, *_, sums = one_round(federation, told)
     assert np.abs(sums["shared"].whole()).max() < 10
     roster, tasks = asked(federation, told, state)
@@ -299,9 +252,10 @@ def test_sites_that_were_sent_different_tensors_do_not_add_up(
 def test_sites_that_were_sent_different_participants_do_not_add_up(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     roster, tasks = asked(federation, told)
-    other, _ = asked(Federation(sites), told)
+    again = MaskedFederation(sites, identities=federation.identities)
+    other, _ = asked(again, told)
     stranger = dataclasses.replace(roster, keys={**roster.keys, "east": other.keys["east"]})
     tasks["north"] = masked_tasks(START, stranger, told)["north"]
     replies = federation.ask(tasks)
@@ -314,7 +268,7 @@ def test_sites_that_were_sent_different_participants_do_not_add_up(
 def test_of_fewer_than_all_sites_no_sum_can_be_read(
     sites: Mapping[str, Site], told: dict[str, Registration], missing: str
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     roster, tasks = asked(federation, told)
     replies = federation.ask(tasks)
     holders = {
@@ -328,7 +282,7 @@ def test_of_fewer_than_all_sites_no_sum_can_be_read(
 def test_what_a_site_sends_looks_like_noise(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     one_round(federation, told)
     reply = federation.seen["masked"]["north"]
     assert set(reply.record) == {"round"}  # no loss
@@ -348,7 +302,7 @@ def test_what_a_site_sends_looks_like_noise(
 def test_a_site_refuses_what_would_reveal_its_numbers(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
 
     def refused(why: str, **changes: Any) -> None:
         _, tasks = asked(federation, told)
@@ -376,11 +330,16 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
 def test_a_server_refuses_replies_that_do_not_fit(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     keys = federation.ask(keys_tasks(0, told))
-    for record in ({"round": 0, "key": "no"}, {"round": 1, "key": "ab" * 32}, {"round": 0}):
+    sent = dict(keys["south"].record)
+    for record, message in (
+        ({**sent, "key": "no"}, "'south': key: is 'no'; it must be hexadecimal digits of a"),
+        ({**sent, "round": 1}, "to round 1; a 'keys' reply to round 0 was asked for"),
+        ({"round": 0}, r"site 'south': unknown fields \[\], missing fields \['certificate'"),
+    ):
         bad_key = dataclasses.replace(keys["south"], record=record)
-        with pytest.raises(AggregationError, match="site 'south' sent no key for round 1"):
+        with pytest.raises(AggregationError, match=message):
             gather_participants(START, {**keys, "south": bad_key}, told, SIZES)
     roster = gather_participants(START, keys, told, SIZES)
     good = federation.ask(masked_tasks(START, roster, told))["north"]
@@ -393,13 +352,13 @@ def test_a_server_refuses_replies_that_do_not_fit(
         bad = dataclasses.replace(good, tensors=tensors)
         with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
             check_masked("north", bad, roster, START, SIZES)
-    for record in (
-        {"round": 1},
-        {"round": 0, "epsilon": "x", "delta": 0.1},
-        {"round": 0, "loss": 1},
+    for record, message in (
+        ({"round": 1}, "to round 1; a 'masked' reply to round 0 was asked for"),
+        ({"round": 0, "epsilon": "x", "delta": 0.1}, "'north': epsilon: is 'x'; it must be a num"),
+        ({"round": 0, "loss": 1}, r"site 'north': unknown fields \['loss'\]"),
     ):
         bad = dataclasses.replace(good, record=record)
-        with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
+        with pytest.raises(MixmflError, match=message):
             check_masked("north", bad, roster, START, SIZES)
 
 
@@ -412,7 +371,7 @@ def plainly(one: BlockSum, numbers: npt.NDArray[np.float64]) -> BlockSum:
 def test_a_sum_that_cannot_come_of_training_is_left_out(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     _, roster, replies, sums = one_round(federation, told)
     absurd = {**sums, "shared": plainly(sums["shared"], sums["shared"].whole() + 1e4)}
     state, shown = merge_sums(START, roster, replies, absurd, told, PLANS, SETTINGS)
@@ -528,7 +487,7 @@ def test_the_command_trains_masked(
 def test_without_any_field_a_reply_of_a_masked_round_is_refused(
     sites: Mapping[str, Site], told: dict[str, Registration]
 ) -> None:
-    federation = Federation(sites)
+    federation = MaskedFederation(sites)
     roster = one_round(federation, told)[1]
 
     def taken(kind: str, reply: Message) -> bool:

@@ -85,8 +85,8 @@ def test_the_order_in_which_sites_are_given_changes_nothing(
     other = simulate(plans, [east, *reversed(sites)], SETTINGS, "0", tmp_path / "b")
     assert one.best_round == other.best_round
     for mine, turned in zip(one.history, other.history, strict=True):
-        assert {site: told.loss for site, told in mine.items()} == {
-            site: told.loss for site, told in turned.items()
+        assert {site: each.loss for site, each in mine.items()} == {
+            site: each.loss for site, each in turned.items()
         }
     models = [(r.folder / "model.safetensors").read_bytes() for r in (one, other)]
     assert models[0] == models[1]
@@ -183,7 +183,11 @@ def test_a_process_per_device_gives_the_same_run(
         for number, site in enumerate(sites)
     ]
     out = tmp_path / "apart"
-    together = simulate(plans, apart, SETTINGS, "0", out)
+    steps: list[tuple[int, int]] = []
+    together = simulate(
+        *(plans, apart, SETTINGS, "0", out), progress=lambda what, *step: steps.append(step)
+    )
+    assert steps == [(1, 2), (2, 2)]  # the validation case of each site
     assert equal(weights(whole), weights(together))
     assert [r["north"].loss for r in whole.history] == [r["north"].loss for r in together.history]
 

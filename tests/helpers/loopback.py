@@ -55,9 +55,9 @@ def write_certificate(startup: Path, name: str, days: int, authority: Path | Non
     subject = issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     signing: Any = key
     if authority is not None:
-        told = json.loads((authority / "mixmfl" / "state" / "cert.json").read_text())
-        issuer = x509.load_pem_x509_certificate(told["root_cert"].encode()).subject
-        signing = serialization.load_pem_private_key(told["root_pri_key"].encode(), None)
+        state = json.loads((authority / "mixmfl" / "state" / "cert.json").read_text())
+        issuer = x509.load_pem_x509_certificate(state["root_cert"].encode()).subject
+        signing = serialization.load_pem_private_key(state["root_pri_key"].encode(), None)
     end = datetime.now(timezone.utc) + timedelta(days=days)
     made = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
@@ -155,8 +155,10 @@ class Loopback:
             sites.append(find_site(data))
         with Workers() as workers:
             places = {site.name: folder / site.name / "sites" / site.name for site in sites}
-            told = [fingerprint_site(site, places[site.name], workers)[0] for site in sites]
-            plans = make_plans(merge_fingerprints(told), sites[0].labels, load_preset(str(preset)))
+            fingerprints = [fingerprint_site(site, places[site.name], workers)[0] for site in sites]
+            plans = make_plans(
+                merge_fingerprints(fingerprints), sites[0].labels, load_preset(str(preset))
+            )
             plans.save(self.work / "plans.json")
             for site in sites:
                 preprocess_site(site, plans, "2d", places[site.name], workers)
@@ -175,9 +177,9 @@ class Loopback:
         """Connect a site, which must not run, by a cable of its own."""
         cable = Cable(self.port)
         config = self.folder / "kits" / name / "startup" / "fed_client.json"
-        told = json.loads(config.read_text())
-        told["servers"][0]["service"]["target"] = f"localhost:{cable.port}"
-        config.write_text(json.dumps(told))
+        content = json.loads(config.read_text())
+        content["servers"][0]["service"]["target"] = f"localhost:{cable.port}"
+        config.write_text(json.dumps(content))
         return cable
 
     def train(self, run: str, *options: object, rounds: int = 3) -> subprocess.Popen[bytes]:
@@ -188,7 +190,7 @@ class Loopback:
             *("-o", self.folder / run, "-c", "2d", "--rounds", rounds, *options),
         )
 
-    def said(self, name: str) -> str:
+    def printed(self, name: str) -> str:
         """Return what a command printed, by the name of its run or site."""
         return (self.folder / f"{name}.txt").read_text()
 

@@ -63,8 +63,8 @@ class SmallFederation:
     ) -> tuple[ServerState, Diagnostics]:
         """Merge a round's replies, by default of the first."""
         start = self.start if state is None else state
-        told = self.registrations
-        return merge_round(start, replies, told, self.plans, self.settings, **options)
+        known = self.registrations
+        return merge_round(start, replies, known, self.plans, self.settings, **options)
 
     def round(self, state: ServerState) -> tuple[ServerState, dict[str, Message]]:
         """Do a round of all sites; return the state after it and their replies."""

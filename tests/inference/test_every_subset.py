@@ -103,7 +103,8 @@ def test_masks_are_those_of_a_run_per_subset(tmp_path: Path) -> None:
     for runner in (built, optimised_of({"compensation_levels": (-1,)}, (16, 16))):
         masks = segment_subsets(runner, memory, case, subsets, plans, "2d", device)
         assert masks.keys() == each.keys()
-        for subset, mask in masks.items():
+        for subset, segmented in masks.items():
+            mask = segmented.indices
             assert len(np.unique(mask)) > 1
             assert np.mean(mask != each[subset]) < 1e-3  # logits that are nearly equal
             assert not mask[case.labels[:][0] < 0].any()

@@ -125,8 +125,8 @@ def test_every_command_that_reads_a_model_refuses_a_damaged_one(
         ("mixmfl_doctor", "-m", file, "--device", "cpu"),
     ):
         assert command(name, *options) != 0
-        said = capsys.readouterr()
-        assert "its tensors are not those that were written" in said.out + said.err, name
+        printed = capsys.readouterr()
+        assert "its tensors are not those that were written" in printed.out + printed.err, name
 
 
 def test_a_personal_model_is_whole_and_made_from_a_whole_one_alone(

@@ -94,10 +94,10 @@ def test_a_case_whose_extraction_fails_is_told_alone(tmp_path: Path) -> None:
     outcomes = predict_folder(
         [model_of(tmp_path, "own")], found.cases, (), tmp_path / "masks", brains=asked
     )
-    told = {outcome.name: outcome for outcome in outcomes}
-    assert told["p02"].status == "done"
-    assert told["p01"].status == "failed"
-    assert "--brain-command failed (exit code 1): no licence" in told["p01"].reason
+    by_name = {outcome.name: outcome for outcome in outcomes}
+    assert by_name["p02"].status == "done"
+    assert by_name["p01"].status == "failed"
+    assert "--brain-command failed (exit code 1): no licence" in by_name["p01"].reason
 
 
 def test_what_the_model_needs_is_asked_for_before_anything_is_read(

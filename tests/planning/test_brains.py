@@ -48,7 +48,7 @@ def own(command: str) -> BrainExtraction:
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("counts", "word"),
     [
         ({"skull": 100}, "skulls"),
         ({"skull": 96, "stripped": 4}, "skulls"),
@@ -61,8 +61,8 @@ def own(command: str) -> BrainExtraction:
         ({"own": 3}, "own"),
     ],
 )
-def test_plans_say_in_one_word_what_the_cases_are_like(counts: dict[str, int], said: str) -> None:
-    assert planned_heads(counts) == said
+def test_plans_say_in_one_word_what_the_cases_are_like(counts: dict[str, int], word: str) -> None:
+    assert planned_heads(counts) == word
 
 
 @pytest.mark.parametrize("counts", [{"skull": 1, "deepbet": 99}, {"deepbet": 4, "own": 4}])

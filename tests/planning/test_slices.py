@@ -160,7 +160,7 @@ def test_masks_of_stacks_are_the_same_and_lie_on_the_grid_of_their_file(
 ) -> None:
     plans = stacked_plans()
     state = first_state(plans, RunSettings("3d_fullres", 0, 1, 1, 0.01))
-    save_model(tmp_path / "m", state, plans, "3d_fullres", dict.fromkeys(MODALITIES, 1), None, ())
+    save_model(tmp_path / "m", state, plans, "3d_fullres", dict.fromkeys(MODALITIES, 1), None)
     model = load_model(tmp_path / "m")
     image = small_case(("t1",), 0, SHAPE)[0]["t1"]
     image[:, :2] = 0

@@ -150,10 +150,10 @@ def test_every_make_target_of_a_page_exists(name: str) -> None:
             assert {word for word in words if "=" not in word} <= targets, line
 
 
-@pytest.mark.parametrize("told", [Fingerprint, Registration, RunSettings])
-def test_every_field_that_is_told_is_listed(told: Any) -> None:
+@pytest.mark.parametrize("record", [Fingerprint, Registration, RunSettings])
+def test_every_field_that_is_told_is_listed(record: Any) -> None:
     listed = set(re.findall(r"`(\w+)`", read("docs/federation.md")))
-    assert {field.name for field in fields(told)} <= listed
+    assert {field.name for field in fields(record)} <= listed
 
 
 def test_every_record_that_is_sent_is_listed() -> None:
@@ -240,6 +240,20 @@ def test_pages_use_the_words_of_the_field(name: str) -> None:
     for pattern, better in SAY.items():
         found = re.search(rf".*(?:{pattern}).*", prose, re.IGNORECASE)
         assert found is None, f"{name}: {found and found[0].strip()!r}; write: {better}"
+
+
+@pytest.mark.parametrize("walk", read("docs/architecture.md").split("## The walk of ")[1:])
+def test_a_walk_enters_no_room_twice_and_names_files_that_are_there(walk: str) -> None:
+    steps = re.split(r"^\d+\. ", walk, flags=re.MULTILINE)[1:]
+    rooms = [re.split("[`/]", step, maxsplit=2)[1] for step in steps]
+    assert len(rooms) > 4
+    assert len(set(rooms)) == len(rooms)
+    for room, step in zip(rooms, steps, strict=True):
+        files = re.findall(r"`([\w/]+\.py)`", step)
+        assert files, room
+        for file in files:
+            places = (ROOT / file, ROOT / "mixmfl" / room / file)
+            assert any(place.is_file() for place in places), file
 
 
 PLACE = re.compile(r"`(mixmfl/[\w/]+\.py)`, `([\w.]+)`(?: \| `([^|]+)` \|)?")

@@ -164,8 +164,8 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
     images[0].movedim(0, -1)[inside] = 50.0
     halved = functional.interpolate(classes.float(), scale_factor=0.5, mode="nearest")
     ones = torch.ones(3, 4)
-    told = Prototypes(ones, ones, torch.ones(3))
-    memory = {(name, 2): told for name in MODALITIES}
+    prototypes = Prototypes(ones, ones, torch.ones(3))
+    memory = {(name, 2): prototypes for name in MODALITIES}
     compare = supervision_loss(LABELS, 2, batch_dice=len(patch) == 2)
     with torch.autocast("cpu", dtype=dtype):
         encoding = network.encode(images, present)
@@ -197,10 +197,10 @@ def test_a_loss_on_features_adds_to_the_training_loss_by_its_weight(
 ) -> None:
     settings = RunSettings("2d", seed=0, rounds=1, local_steps=1, learning_rate=1e-2)
     site = stored_site(tmp_path, "north", [("t1", "t2"), MODALITIES], small_plans())
-    told, losses = register(site), []
+    registration, losses = register(site), []
     for weights in ({}, {name: 1.0}, {name: 3.0}):
         plans = replace_settings(small_plans(), {}, {"losses": weights})
-        task = train_task(first_state(plans, settings), told)
+        task = train_task(first_state(plans, settings), registration)
         losses.append(train_at_site(task, site, plans, settings, {})[0].record["loss"])
     added = losses[1] - losses[0]
     assert added > 1e-4

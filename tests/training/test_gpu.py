@@ -31,10 +31,10 @@ def test_a_round_on_the_gpu_learns_as_on_the_cpu(
     losses = {}
     for name in ("cpu", "cuda"):
         site = dataclasses.replace(here, device=torch.device(name))
-        state, told = first_state(plans, settings), register(site)
-        reply, _ = train_at_site(train_task(state, told), site, plans, settings, {})
+        state, registration = first_state(plans, settings), register(site)
+        reply, _ = train_at_site(train_task(state, registration), site, plans, settings, {})
         assert all(tensor.device.type == "cpu" for tensor in reply.tensors.values())
-        merge_round(state, {"north": reply}, {"north": told}, plans, settings)
+        merge_round(state, {"north": reply}, {"north": registration}, plans, settings)
         losses[name] = reply.record["loss"]
     # half precision and another order of sums
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=0.05)

@@ -225,8 +225,8 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
     site: Site, tmp_path: Path
 ) -> None:
     mine = dataclasses.replace(site, privacy=privacy(tmp_path))
-    state, told = first_state(PLANS, SETTINGS), {"north": register(site)}
-    task = train_task(state, told["north"])
+    state, registrations = first_state(PLANS, SETTINGS), {"north": register(site)}
+    task = train_task(state, registrations["north"])
     replies = [train_at_site(task, mine, PLANS, SETTINGS, {}) for _ in range(2)]
     (one, optimizer), (other, _) = replies
     assert set(one.record) == {"round", "epsilon", "delta"}
@@ -237,14 +237,14 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
         *(reply.tensors["fusion.0.mix.convs.0.conv.weight"] for reply in (one, other))
     )
     assert other.record["epsilon"] > one.record["epsilon"]
-    after, shown = merge_round(state, {"north": one}, told, PLANS, SETTINGS)
+    after, shown = merge_round(state, {"north": one}, registrations, PLANS, SETTINGS)
     assert shown.epsilon == {"north": (one.record["epsilon"], 1e-5)}
     assert not shown.loss
     assert not after.memory
     for name in ("epsilon", "delta"):
         bad = dataclasses.replace(one, record={**one.record, name: -1.0})
         with pytest.raises(AggregationError, match=f"sent the {name} -1.0"):
-            merge_round(state, {"north": bad}, told, PLANS, SETTINGS)
+            merge_round(state, {"north": bad}, registrations, PLANS, SETTINGS)
 
 
 def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_continue(
@@ -280,8 +280,8 @@ def test_a_model_without_privacy_says_nothing_of_it(tmp_path: Path, site: Site) 
 def test_a_copy_that_stays_at_its_site_costs_no_budget(tmp_path: Path, store: SiteStore) -> None:
     site = store.site("north", [("t1",), ("t1",)], validation=1)
     mine = dataclasses.replace(site, privacy=privacy(tmp_path))
-    told = {"north": register(mine)}
-    task = merge.personalization_task(first_state(PLANS, SETTINGS), "north", told)
+    registrations = {"north": register(mine)}
+    task = merge.personalization_task(first_state(PLANS, SETTINGS), "north", registrations)
     personalization.personalize_at_site(task, mine, PLANS, SETTINGS)
     assert read_ledger(privacy(tmp_path).ledger) == []
 

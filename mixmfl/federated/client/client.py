@@ -1,5 +1,6 @@
 """A site in a run: handles every kind of task, in a simulation and on a network alike."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mixmfl.core.errors import AggregationError, PrivacyError
@@ -7,9 +8,13 @@ from mixmfl.core.nan import or_none
 from mixmfl.core.text import quoted
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.personalization import personalize_at_site
-from mixmfl.federated.client.secure_aggregation import RoundKey, send_key, train_masked
+from mixmfl.federated.client.secure_aggregation import (
+    RoundKey,
+    Signer,
+    send_key,
+    train_masked,
+)
 from mixmfl.federated.client.subset_validation import measure_at_site
-from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import MEASURE, RunSettings, Site
@@ -38,11 +43,28 @@ class Client:
     """One site in one run. Between tasks it keeps only the key of a masked round."""
 
     def __init__(
-        self, site: Site, plans: Plans, settings: RunSettings, summed: SummedSites | None = None
+        self,
+        site: Site,
+        plans: Plans,
+        settings: RunSettings,
+        signer: Signer | None = None,
+        step: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the site with its cases, plans and settings of the run, and the site's record."""
+        """Take the site with its cases, plans and settings of the run, and its part in masked runs.
+
+        ``step`` is called after every case that is measured, and every round of a personalised
+        model.
+
+        Raises:
+            PrivacyError: The run is masked, and the site has nothing to sign its keys with.
+        """
+        if settings.masked and signer is None:
+            raise PrivacyError(
+                "the run is masked, and this site has no key of a kit to sign its part with"
+            )
+        self._step = step
         self.site, self.plans, self.settings = site, plans, settings
-        self._summed = summed or SummedSites()
+        self._signer = signer
         self._key: RoundKey | None = None
         self._handlers = {
             "train": self._train,
@@ -82,25 +104,31 @@ class Client:
         return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
 
     def _send_key(self, task: Message, optimizer: State) -> Handled:
-        reply, self._key = send_key(task)
+        reply, self._key = send_key(task, self._masking())
         return Handled(reply)
 
     def _train_masked(self, task: Message, optimizer: State) -> Handled:
         key, self._key = self._key, None
-        return Handled(
-            *train_masked(task, self.site, self.plans, self.settings, optimizer, key, self._summed)
-        )
+        of_run = self.site, self.plans, self.settings
+        return Handled(*train_masked(task, *of_run, optimizer, key, self._masking()))
+
+    def _masking(self) -> Signer:
+        if not self.settings.masked or self._signer is None:
+            raise PrivacyError(
+                "the server asked for a masked reply in a run that was agreed to be plain"
+            )
+        return self._signer
 
     def _validate(self, task: Message, optimizer: State) -> Handled:
         return Handled(validate_at_site(task, self.site, self.plans, self.settings))
 
     def _measure(self, task: Message, optimizer: State) -> Handled:
-        return Handled(measure_at_site(task, self.site, self.plans, self.settings))
+        return Handled(measure_at_site(task, self.site, self.plans, self.settings, self._step))
 
     def _personalize(self, task: Message, optimizer: State) -> Handled:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
-        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings)
+        result, blocks = personalize_at_site(task, self.site, self.plans, self.settings, self._step)
         enough = len(self.site.validation) >= self.site.validation_cases
         both = {"dice": result.dice, "dice_before": result.dice_before}
         record = {name: or_none(dice) if enough else None for name, dice in both.items()}

@@ -1,6 +1,6 @@
 """Limits that a hospital sets on what a coordinator may have done there; no task can change them.
 
-What was used lasts in a file, so that neither a restart nor another run begins it anew.
+What was used lasts in a file, so that neither a restart nor another run begins it again.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ from mixmfl.core.declarations import within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import RunSettings
+from mixmfl.federated.state import Cases, Registration, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS
 
 _MOST_USED = 10**9
+_MOST_BYTES_USED = 10**18
 
 _COUNTED = {
     "train": "rounds",
@@ -38,6 +39,7 @@ class _Used:
 
     rounds: _Count
     queries: _Count
+    bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 0
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,19 @@ class Limits:
         queries: Tasks that are answered by Dice of validation cases, over all runs: each is an
             answer about weights that the coordinator chooses.
         validation_cases: Fewest cases behind a Dice that is sent.
+        bytes: Bytes that are sent, over all runs.
+        training_cases: Fewest training cases, of every modality, behind weights that are sent
+            neither masked nor with noise.
     """
 
     masked_only: bool = False
-    rounds: int = 10_000
-    local_steps: int = MOST_LOCAL_STEPS
-    learning_rate: float = MOST_LEARNING_RATE
-    queries: int = 10_000
-    validation_cases: int = 1
+    rounds: _Count = 10_000
+    local_steps: Annotated[int, within(0, MOST_LOCAL_STEPS)] = MOST_LOCAL_STEPS
+    learning_rate: Annotated[float, within(0, MOST_LEARNING_RATE)] = MOST_LEARNING_RATE
+    queries: _Count = 10_000
+    validation_cases: Cases = 1
+    bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 10**15
+    training_cases: Cases = 1
 
     def check_run(self, settings: RunSettings) -> None:
         """Check the settings of a run that the site is to join.
@@ -83,6 +90,21 @@ class Limits:
                     f"({option})"
                 )
 
+    def check_cases(self, registration: Registration) -> None:
+        """Check that enough training cases are behind every block that the site would send.
+
+        Raises:
+            PrivacyError: There are fewer.
+        """
+        counts = {"all modalities": registration.cases, **registration.modality_cases}
+        for name, cases in counts.items():
+            if cases < self.training_cases:
+                raise PrivacyError(
+                    f"{cases} training cases have {name}, and weights that are sent must rest on "
+                    f"{self.training_cases} or more (--min-training-cases). Leave this modality "
+                    "out of the folder, or train with masks or noise (--dp-epsilon)"
+                )
+
     def use(self, kind: str, file: Path) -> None:
         """Count a task in a file before it is done.
 
@@ -95,10 +117,7 @@ class Limits:
         """
         if kind not in _COUNTED:
             return
-        before = _Used(0, 0)
-        if file.exists():
-            before = read_record(_Used, read_json(file, PrivacyError), str(file), PrivacyError)
-        name, used = _COUNTED[kind], dataclasses.asdict(before)
+        name, used = _COUNTED[kind], _used(file)
         most = {"rounds": self.rounds, "queries": self.queries}[name]
         if used[name] >= most:
             raise PrivacyError(
@@ -107,25 +126,83 @@ class Limits:
             )
         write_json(file, {**used, name: used[name] + 1})
 
+    def use_bytes(self, size: int, file: Path) -> None:
+        """Count the bytes of a reply before it is offered; see ``use``.
 
-def check_joined(task: Mapping[str, Any], file: Path) -> None:
-    """Check that a run is joined again as it was joined first, and record the first time.
+        Raises:
+            PrivacyError: No more may be sent, or the file is damaged; nothing was counted.
+        """
+        used = _used(file)
+        if used["bytes"] + size > self.bytes:
+            raise PrivacyError(
+                f"this site has sent {used['bytes']} bytes ({file}), and with {size} more it would "
+                f"be beyond the {self.bytes} of --max-bytes; nothing more is sent unless the "
+                "hospital raises it"
+            )
+        write_json(file, {**used, "bytes": used["bytes"] + size})
 
-    Else a masked run could be joined again without masks, from the same weights.
+    def describe_used(self, file: Path) -> str:
+        """Return in words what was used of the limits.
+
+        Raises:
+            PrivacyError: The file is damaged.
+        """
+        used = _used(file)
+        return (
+            f"{used['rounds']} of {self.rounds} rounds, {used['queries']} of {self.queries} "
+            f"queries, {used['bytes']} of {self.bytes} bytes"
+        )
+
+
+def _used(file: Path) -> dict[str, int]:
+    """Return what was used by name; the file need not exist."""
+    before = _Used(0, 0)
+    if file.exists():
+        before = read_record(_Used, read_json(file, PrivacyError), str(file), PrivacyError)
+    return dataclasses.asdict(before)
+
+
+_MAY_CHANGE = ("rounds", "local_steps", "learning_rate")
+"""Settings with which a run may be joined again; ``Limits.check_run`` has judged them."""
+
+
+def check_joined(task: Mapping[str, Any], file: Path) -> str:
+    """Check that a run is joined again as it was joined first, and record how it was joined.
+
+    Else a masked run could be joined again without masks, from the same weights. How long it
+    trains may change.
 
     Args:
         task: The record of the task ``join``.
-        file: Where it is recorded, by run.
+        file: The run's file in which it is recorded.
+
+    Returns:
+        What the coordinator changed since the site joined last, in words; empty: nothing.
 
     Raises:
         PrivacyError: The run was joined with other plans, settings or fold.
     """
     content = {name: task[name] for name in ("plans", "settings", "fold")}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    if not file.exists():
-        write_json(file, {"sha256": digest})
-    elif read_json(file, PrivacyError) != {"sha256": digest}:
+    schedule: dict[str, Any] = {name: content["settings"][name] for name in _MAY_CHANGE}
+    lasting = {n: value for n, value in content["settings"].items() if n not in _MAY_CHANGE}
+    agreed: dict[str, Any] = {
+        "sha256": _digest({**content, "settings": lasting}),
+        "schedule": schedule,
+    }
+    before = read_json(file, PrivacyError) if file.exists() else agreed
+    # the record of a version that let nothing change has one digest of everything
+    if before != {"sha256": _digest(content)} and before.get("sha256") != agreed["sha256"]:
         raise PrivacyError(
             f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
             "the coordinator must start a new run"
         )
+    write_json(file, agreed)
+    known = before.get("schedule", schedule)
+    changed = [
+        f"{n} {known.get(n)} -> {schedule[n]}" for n in schedule if known.get(n) != schedule[n]
+    ]
+    return ", ".join(changed)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

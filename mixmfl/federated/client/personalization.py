@@ -1,6 +1,7 @@
 """Personalisation: a site fine-tunes the global model, and keeps the result where it is better."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 
@@ -20,7 +21,11 @@ from mixmfl.planning.plans import Plans
 
 
 def personalize_at_site(
-    task: Message, site: Site, plans: Plans, settings: RunSettings
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    step: Callable[[], None] = lambda: None,
 ) -> tuple[Personal, State]:
     """Fine-tune the global model at a site, for that site; its weights are not sent.
 
@@ -34,6 +39,7 @@ def personalize_at_site(
         site: The site, with at least one training case.
         plans: Plans of the run.
         settings: Settings of the run.
+        step: Called after every round.
 
     Returns:
         The Dice before and after, and the blocks of the personalised model.
@@ -53,10 +59,11 @@ def personalize_at_site(
     site = dataclasses.replace(site, privacy=None, validation_cases=1)
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
-        step = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
-        reply, optimizer = train_at_site(step, site, plans, personal_settings, optimizer)
+        trains = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
+        reply, optimizer = train_at_site(trains, site, plans, personal_settings, optimizer)
         changes = select_blocks(reply.tensors, weights)
         tensors = {**tensors, **add_changes(tensors, changes)}
+        step()
     share = plans.training.personal_share
     personalised = {
         name: torch.lerp(task.tensors[name], tensors[name], share)

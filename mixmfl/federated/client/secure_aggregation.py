@@ -20,11 +20,27 @@ from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.crypto import agree, key_pair, key_stream, to_words
 from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants, bits_of, block_length
+from mixmfl.federated.secure_aggregation.signatures import Identity, SignedKey
 from mixmfl.federated.state import RunSettings, Site, register
 from mixmfl.networks.build import PrototypeSizes, prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import PARTS, Prototypes, State
 from mixmfl.planning.plans import Plans
+
+
+@dataclass(frozen=True)
+class Signer:
+    """What a site needs for masked rounds of a run.
+
+    Attributes:
+        identity: What the site signs its keys with, and whose it takes.
+        run: Name of the run, which signatures are for.
+        summed: With whom the site's numbers were summed before.
+    """
+
+    identity: Identity
+    run: str
+    summed: SummedSites
 
 
 @dataclass(frozen=True)
@@ -34,17 +50,21 @@ class RoundKey:
     Attributes:
         round: Number of the round.
         private: The private key.
+        signed: The public key as it was sent.
     """
 
     round: int
     private: bytes = field(repr=False)
+    signed: SignedKey
 
 
-def send_key(task: Message) -> tuple[Message, RoundKey]:
-    """Make a new key for a round, and return the reply with its public half."""
+def send_key(task: Message, signer: Signer) -> tuple[Message, RoundKey]:
+    """Make a new key for a round, and return the reply with its public half, signed."""
     number = int(task.record["round"])
     private, public = key_pair()
-    return outgoing("keys", {"round": number, "key": public.hex()}), RoundKey(number, private)
+    signed = signer.identity.sign(signer.run, number, public)
+    reply = outgoing("keys", {"round": number, **signed.to_json()})
+    return reply, RoundKey(number, private, signed)
 
 
 def train_masked(
@@ -54,18 +74,19 @@ def train_masked(
     settings: RunSettings,
     optimizer_state: State,
     key: RoundKey | None,
-    summed: SummedSites,
+    signer: Signer,
 ) -> tuple[Message, State]:
     """Train, then add to every block a mask for every other holder.
 
     Args:
-        task: Of kind ``masked``.
+        task: A task of kind ``masked``.
         site: The site that does it.
         plans: Plans of the run.
         settings: Settings of the run.
         optimizer_state: Optimizer state after the site's last training, or empty.
         key: The key of ``send_key``; the caller forgets it, whatever comes of this.
-        summed: With whom the site's numbers were summed before.
+        signer: What the site signed the key with, whose keys it takes, and with whom its numbers
+            were summed before.
 
     Returns:
         The reply, and the optimizer state after training.
@@ -80,13 +101,19 @@ def train_masked(
             f"the server asked for masked numbers of round {roster.round + 1}, for which this site "
             "has no key; it uses each once, and loses it when it restarts"
         )
+    if roster.keys.get(site.name) != key.signed:
+        raise PrivacyError(
+            f"the coordinator passes on another key as that of this site in round "
+            f"{roster.round + 1} than the one that it sent; nothing is sent"
+        )
+    signer.identity.check(signer.run, roster.round, roster.keys)
     weights = register(site).weights
     mine = [block for block, holders in roster.holders.items() if site.name in holders]
     if LOSS not in mine or {*weights} & {*roster.trained} != {*mine} & {*roster.trained}:
         raise PrivacyError(
             "the server asked for masked numbers of blocks that are not those this site holds"
         )
-    summed.agree(roster.holders)
+    signer.summed.agree(roster.holders)
     plain = {"round": roster.round, "blocks": roster.trained}
     reply, after = train_at_site(
         dataclasses.replace(task, kind="train", record=plain), site, plans, settings,
@@ -121,7 +148,7 @@ def _pair_mask(
     """Return the seed of the mask that two sites share, and what this one does with the mask."""
     first, second = sorted((site, other))
     purpose = f"mask, round {roster.round}, {first!r} and {second!r}, {purpose}"
-    seed = agree(key.private, bytes.fromhex(roster.keys[other]), purpose)
+    seed = agree(key.private, bytes.fromhex(roster.keys[other].key), purpose)
     return seed, np.add if site == first else np.subtract
 
 

@@ -10,10 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mixmfl.core import devices
-from mixmfl.core.errors import AggregationError, DataError, MixmflError, ModelError, PlansError
+from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.errors import (
+    AggregationError,
+    DataError,
+    MixmflError,
+    ModelError,
+    PlansError,
+    PrivacyError,
+)
 from mixmfl.core.files import locked, read_json, replacing, write_json
 from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.records import read_record
@@ -24,7 +32,10 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.unknown_modalities import check_most_are_known
+from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.audit_log import AuditLog
 from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.jobs import planning_job, training_job
 from mixmfl.federated.client.limits import Limits, check_joined
 from mixmfl.federated.client.outbound import (
     OutboundField,
@@ -33,6 +44,7 @@ from mixmfl.federated.client.outbound import (
     outgoing_fingerprint,
 )
 from mixmfl.federated.client.outbound_preview import preview_outbound
+from mixmfl.federated.client.secure_aggregation import Signer
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.task_checks import (
     Forms,
@@ -43,8 +55,10 @@ from mixmfl.federated.client.task_checks import (
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage
+from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
+from mixmfl.federated.secure_aggregation.signatures import SiteName
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
     MEASURE,
@@ -67,6 +81,9 @@ _TASK_SECONDS = 60.0
 """Seconds for which an ended job may still be at its last task when the next one begins."""
 
 
+_MOST_PROCESSES, _MOST_ALIASES = 1024, 1000
+
+
 @dataclass(frozen=True)
 class SiteConfig:
     """The settings of one site. They do not leave it.
@@ -87,15 +104,19 @@ class SiteConfig:
         turns: File shared by the sites of one machine, of which one works at a time, so that
             memory suffices for one; None: this site does not wait for others.
         brains: How brains are extracted here, if they are.
+        keys: What masked runs are signed with; None: this site takes part in none.
+        approval: Who approves of jobs.
+        server: Address of the coordinator, for the record of what left.
+        syslog: Where that record is sent, too; see ``AuditLog``.
     """
 
-    name: str
+    name: SiteName
     data: Path
     work: Path
-    device: str = "cpu"
-    workers: int = 0
-    processes: int = 1
-    aliases: tuple[str, ...] = ()
+    device: Annotated[str, text(40)] = "cpu"
+    workers: Annotated[int, within(0, _MOST_PROCESSES)] = 0
+    processes: Annotated[int, within(1, _MOST_PROCESSES)] = 1
+    aliases: Annotated[tuple[str, ...], entries(0, _MOST_ALIASES)] = ()
     labels: Path | None = None
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     minimum: Minimum = NETWORK_MINIMUM
@@ -103,6 +124,10 @@ class SiteConfig:
     turns: Path | None = None
     limits: Limits = field(default_factory=Limits)
     brains: BrainExtraction = field(default_factory=BrainExtraction)
+    keys: KeyFiles | None = None
+    approval: Approval = field(default_factory=Approval)
+    server: Annotated[str, text(300)] = "the coordinator"
+    syslog: Annotated[str, text(300)] | None = None
 
     @property
     def exchange_log(self) -> Path:
@@ -118,8 +143,18 @@ class SiteConfig:
         return self.work / "problems.log"
 
     @property
+    def audit_log(self) -> AuditLog:
+        """The record of all that left; it names no case."""
+        return AuditLog(self.work / "audit.jsonl", self.syslog)
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of the jobs that the coordinator asked for, and who approved of them."""
+        return self.work / "jobs"
+
+    @property
     def used_file(self) -> Path:
-        """The count of rounds and queries, over all runs; see ``Limits``."""
+        """The count of rounds, queries and bytes, over all runs; see ``Limits``."""
         return self.work / "used.json"
 
     @property
@@ -127,9 +162,20 @@ class SiteConfig:
         """The record of the sites that masked numbers of this one were summed with."""
         return self.work / "summed_sites.json"
 
+    def check(self) -> None:
+        """Check settings that were just made as they are checked when they are read.
+
+        Raises:
+            DataError: One is beyond its bounds.
+        """
+        read_record(SiteConfig, self._content(), "the settings of this site", DataError, whole=True)
+
     def save(self, path: Path) -> None:
         """Write the settings as JSON, for the process that answers tasks."""
-        write_json(path, json.loads(json.dumps(dataclasses.asdict(self), default=str)))
+        write_json(path, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
     @classmethod
     def load(cls, path: Path) -> "SiteConfig":
@@ -140,25 +186,9 @@ class SiteConfig:
         """
         content = read_json(path)
         try:
-            if (privacy := content["privacy"]) is not None:
-                privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
-            return cls(
-                **{
-                    **content,
-                    "data": Path(content["data"]),
-                    "work": Path(content["work"]),
-                    "aliases": tuple(content["aliases"]),
-                    "labels": Path(content["labels"]) if content["labels"] else None,
-                    "turns": Path(content["turns"]) if content["turns"] else None,
-                    "alignment": AlignmentOptions(**content["alignment"]),
-                    "minimum": Minimum(**content["minimum"]),
-                    "limits": Limits(**content["limits"]),
-                    "privacy": privacy,
-                    "brains": BrainExtraction(**content["brains"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: is damaged ({error}); start mixmfl_site again") from None
+            return read_record(cls, content, str(path), DataError, whole=True)
+        except DataError as error:
+            raise DataError(f"{error}; start mixmfl_site again") from None
 
     def cases(self) -> SiteFolder:
         """Find the site's cases.
@@ -269,8 +299,11 @@ class ClientService:
             if "version" in task.record:
                 _check_version(task.record["version"])
             check_task(task)
+            self._approve(task)  # before the site's turn, as a person may take long
             with self._config.working():
-                return StoredMessage.pack(self._handlers[kind](task), self._config.work)
+                reply = StoredMessage.pack(self._handlers[kind](task), self._config.work)
+                self._config.limits.use_bytes(reply.size, self._config.used_file)
+                return reply
         except Exception as error:  # the transport must neither see nor log a reason
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._config.problem_log, f"{one_line(kind)} failed: {reason}")
@@ -278,9 +311,50 @@ class ClientService:
             return StoredMessage.pack(outgoing(FAILED, record), self._config.work)
 
     def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:
-        """Log that a reply begins to leave the site, or that the server did not fetch it."""
+        """Log that a reply begins to leave the site, or that the server did not fetch it.
+
+        Raises:
+            PrivacyError: It cannot be recorded that it leaves, and so it must not.
+        """
+        if taken:
+            message = reply.open(reply.size)
+            try:
+                self._config.audit_log.add(
+                    "sent",
+                    to=self._config.server,
+                    run=self._joined.run if self._joined else "",
+                    kind=message.kind,
+                    round=message.record.get("round"),
+                    bytes=reply.size,
+                    sha256=reply.sha256,
+                )
+            except PrivacyError as error:
+                note(self._config.problem_log, f"{message.kind} is not sent: {error}")
+                raise
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
         note(self._config.exchange_log, describe_exchange(what, reply))
+
+    def _approve(self, task: Message) -> None:
+        """Have the hospital approve of a job, when its first task comes.
+
+        Raises:
+            PrivacyError: It is beyond the site's limits, or not approved.
+        """
+        config = self._config
+        if task.kind == "fingerprint":
+            asked = Minimum(*task.record["minimum"])
+            job = planning_job(task.record, config.minimum.agreed(asked))
+        elif task.kind == "join":
+            plans, settings = _read_run(task)
+            config.limits.check_run(settings)
+            used = config.limits.describe_used(config.used_file)
+            job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
+        else:
+            return
+        by = config.approval.decide(job, config.jobs)
+        config.audit_log.add("approved", by=by, job=job.digest, facts=job.facts)
+        facts = "; ".join(f"{name}: {fact}" for name, fact in job.facts.items())
+        note(config.exchange_log, f"approved by {by}: {facts}")
 
     def _fingerprint(self, task: Message) -> Message:
         asked = Minimum(*task.record["minimum"])
@@ -304,18 +378,26 @@ class ClientService:
 
     def _join(self, task: Message) -> Message:
         record = task.record
-        plans = _read_plans(task)
-        settings = read_record(
-            RunSettings, record["settings"], "the coordinator's join", AggregationError
-        )
-        self._config.limits.check_run(settings)
+        plans, settings = _read_run(task)
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
-        client = Client(site, plans, settings, SummedSites(self._config.summed_file))
-        check_joined(record, self._config.work / "runs" / record["run"] / "joined.json")
+        if not settings.masked and site.privacy is None:
+            self._config.limits.check_cases(register(site))
+        signer = self._signer(record["run"]) if settings.masked else None
+        client = Client(site, plans, settings, signer)
+        file = self._config.work / "runs" / record["run"] / "joined.json"
+        if changed := check_joined(record, file):
+            line = f"the coordinator changed run {record['run']}: {changed}"
+            note(self._config.exchange_log, line)
         self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))
+
+    def _signer(self, run: str) -> Signer | None:
+        if self._config.keys is None:
+            return None
+        identity = load_identity(self._config.name, self._config.keys)
+        return Signer(identity, run, SummedSites(self._config.summed_file))
 
     def _train(self, task: Message) -> Message:
         client, number = self._client_for(task), int(task.record["round"])
@@ -324,6 +406,7 @@ class ClientService:
         if not handled.optimizer:  # in a masked round the key is sent first
             return handled.reply
         save_tensors(self._optimizer_file(number), handled.optimizer)
+        self._personal_file.unlink(missing_ok=True)  # it was made from fewer rounds
         stored = self._stored_rounds()
         repeated = [other for other in stored if other > number]  # these rounds are done again
         # earlier ones are needed where the server goes back a round, or two
@@ -350,10 +433,10 @@ class ClientService:
                 raise ModelError(
                     "the coordinator sent a model of other plans than those of the run"
                 )
+        own = self._run_folder / "own_model.safetensors"
+        own.unlink(missing_ok=True)  # of a run that was shorter
         if self._personal_file.is_file():
-            apply_personal_weights(
-                model, load_tensors(self._personal_file), self._run_folder / "own_model.safetensors"
-            )
+            apply_personal_weights(model, load_tensors(self._personal_file), own)
         return outgoing(task.kind, {})
 
     def _client_for(self, task: Message) -> Client:
@@ -361,6 +444,7 @@ class ClientService:
         joined = self._run()
         client = joined.client
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
+        self._config.approval.check_still()
         self._config.limits.use(task.kind, self._config.used_file)
         return client
 
@@ -380,11 +464,11 @@ class ClientService:
         return self._run_folder / "own.safetensors"
 
     def _optimizer_file(self, number: int) -> Path:
-        return self._run_folder / "moments" / f"{number:05d}.safetensors"
+        return self._run_folder / "optimizer" / f"{number:05d}.safetensors"
 
     def _stored_rounds(self) -> list[int]:
         """Return the rounds after which an optimizer state is stored, in order."""
-        files = (self._run_folder / "moments").glob("*.safetensors")
+        files = (self._run_folder / "optimizer").glob("*.safetensors")
         return sorted(int(file.stem) for file in files if file.stem.isdecimal())
 
     def _optimizer_before(self, number: int) -> State:
@@ -439,6 +523,13 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
 def _read_plans(task: Message) -> Plans:
     fields = JsonFields(task.record, f"the coordinator's task {task.kind!r}", PlansError)
     return Plans.from_json(fields.inside("plans", 20).content, "the coordinator's plans")
+
+
+def _read_run(task: Message) -> tuple[Plans, RunSettings]:
+    settings = read_record(
+        RunSettings, task.record["settings"], "the coordinator's join", AggregationError
+    )
+    return _read_plans(task), settings
 
 
 def _check_version(version: Any) -> None:

@@ -14,12 +14,8 @@ from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted, shorten
-from mixmfl.federated.secure_aggregation.protocol import (
-    MOST_BLOCKS,
-    MOST_SITES,
-    BlockName,
-    SiteName,
-)
+from mixmfl.federated.secure_aggregation.protocol import MOST_BLOCKS, BlockName
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 
 _Record = Annotated[
     Mapping[BlockName, Annotated[Sequence[SiteName], entries(1, MOST_SITES, distinct=True)]],

@@ -15,10 +15,11 @@ from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.processes import running_client
 from mixmfl.federated.flare.provisioning import (
     COORDINATOR,
-    WARNING_DAYS,
     Network,
+    ends_soon,
     open_kit,
     provision,
+    request_kit,
     revoke,
     site_names,
 )
@@ -26,12 +27,13 @@ from mixmfl.federated.flare.runner import run_jobs
 
 __all__ = [
     "COORDINATOR",
-    "WARNING_DAYS",
     "Coordinator",
     "Network",
     "SiteExecutor",
+    "ends_soon",
     "open_kit",
     "provision",
+    "request_kit",
     "revoke",
     "run_jobs",
     "running_client",

@@ -22,7 +22,7 @@ from mixmfl.core.text import one_line
 from mixmfl.core.version import __version__
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.flare.job import JobResult, pause_file, result_file
-from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory
+from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, most_reply_bytes
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.orders import PlanningJob, load_job, plan_remotely, train_remotely
@@ -159,7 +159,7 @@ class _Asked:
         self._stop = Signal()
         self._lock = threading.Lock()
         data = Shareable()
-        data[PARCEL] = self._download.address
+        data[MESSAGE] = self._download.address
         self.task = Task(
             name=message.kind,
             data=data,
@@ -192,12 +192,12 @@ class _Asked:
 
     def _take(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         result, client_task.result = client_task.result, None
-        if PARCEL not in result:
+        if MESSAGE not in result:
             self.refuse(f"its reply holds no message ({one_line(result.get_return_code())})")
             return
         self._replied = True
         # in a thread: FLARE handles no other reply until this callback returns
-        threading.Thread(target=self._fetch, args=(result[PARCEL],), daemon=True).start()
+        threading.Thread(target=self._fetch, args=(result[MESSAGE],), daemon=True).start()
 
     def _fetch(self, address: Any) -> None:
         most = most_reply_bytes(self._stored.size)

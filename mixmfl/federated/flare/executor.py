@@ -16,7 +16,7 @@ from mixmfl.core.files import clear_unfinished
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.exchange_log import note
 from mixmfl.federated.flare.provisioning import SITE_CONFIG
-from mixmfl.federated.flare.transfer import PARCEL, Download, fetch, free_memory
+from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
 from mixmfl.federated.messages import MOST_BYTES
 
 
@@ -41,7 +41,7 @@ class SiteExecutor(Executor):
             self._service = ClientService(self._config)
             clear_unfinished(self._config.work)
         self._withdraw()
-        folder, address = self._config.work, shareable.get(PARCEL)
+        folder, address = self._config.work, shareable.get(MESSAGE)
         try:
             task = fetch(cell, address, FQCN.ROOT_SERVER, MOST_BYTES, folder, abort_signal)
         except AggregationError as error:
@@ -53,7 +53,7 @@ class SiteExecutor(Executor):
         note_sent = partial(self._service.note_reply, answer, taken=True)
         self._reply = Download(cell, answer, FQCN.ROOT_SERVER, note_sent)
         reply = Shareable()
-        reply[PARCEL] = self._reply.address
+        reply[MESSAGE] = self._reply.address
         return reply
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:

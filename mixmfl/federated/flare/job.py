@@ -128,7 +128,7 @@ def write_job(job: Path, orders: Path, sites: Sequence[str], deadline: float) ->
 
 def result_file(orders: Path) -> Path:
     """Return the file into which a job of these orders writes how it ended."""
-    return orders.with_name("leg.json")
+    return orders.with_name("result.json")
 
 
 def pause_file(orders: Path) -> Path:

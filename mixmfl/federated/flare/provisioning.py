@@ -13,7 +13,6 @@ from typing import Any, TypeGuard
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from nvflare.lighter.entity import Project
-from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.signature import SignatureBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
@@ -22,7 +21,8 @@ from nvflare.lighter.provisioner import Provisioner
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.text import quoted
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES
+from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
 
 COORDINATOR = "coordinator"
 ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
@@ -43,6 +43,7 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
 _LONGEST_NAME = 64  # in a certificate
 _AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
 _PROJECT = "mixmfl"
+_STATE = Path(_PROJECT) / "state" / "cert.json"  # where FLARE's authority keeps what it issued
 _NOTHING_BUT_JOBS = {
     "submit_job": "any",
     "manage_job": "any",
@@ -108,15 +109,35 @@ class Kit:
         name: Name of the hospital, or ``COORDINATOR``.
         server: ``host:port`` of the coordinator.
         expires: When the kit's certificate expires, in UTC.
+        fingerprint: Fingerprint of the key of this certificate.
+        coordinators: Names in the coordinator's certificates.
     """
 
     folder: Path
     name: str
     server: str
     expires: datetime
+    fingerprint: str
+    coordinators: tuple[str, ...]
 
 
-def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[Path, ...]:
+def request_kit(site: str, out: Path) -> str:
+    """Make a hospital's own private key and a request for its kit; see ``make_request``.
+
+    Raises:
+        DataError: No hospital can have this name, or there is such a key already.
+    """
+    if not _is_site(site):
+        raise DataError(
+            f"--request {quoted(site)}: a hospital's name has letters, digits and hyphens, and at "
+            f"most {_LONGEST_NAME} of them"
+        )
+    return make_request(site, out)
+
+
+def provision(
+    network: Network, out: Path, renew: Sequence[str] = (), requests: Path | None = None
+) -> tuple[Path, ...]:
     """Write a kit for the coordinator and for every hospital; existing kits stay.
 
     The certificate authority is made at the first call and kept in ``out/authority``, so that a
@@ -128,13 +149,15 @@ def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[P
         out: Folder of kits.
         renew: Sites, or ``COORDINATOR``, whose kits are made again, with another key and
             certificate; the old kits are set aside.
+        requests: Folder of the hospitals' signing requests: only hospitals with one get a kit,
+            which has no private key. None: keys are made here.
 
     Returns:
         The folders written.
 
     Raises:
-        DataError: FLARE could not make the kits, ``out`` holds kits of another server, or a kit
-            to renew does not exist.
+        DataError: FLARE could not make the kits, ``out`` holds kits of another server, a kit to
+            renew does not exist, or a request does not fit.
     """
     names = (COORDINATOR, *network.sites)
     for name in renew:
@@ -152,21 +175,32 @@ def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[P
                 f"{out}: holds kits for the server {existing}, not for "
                 f"{network.host}:{network.port}; make new kits for everyone in another folder"
             )
+    requested = {} if requests is None else read_requests(requests, network.sites)
+    for name in network.sites:
+        if (out / name).is_dir():
+            _check_request(out / name, requested.get(name), renewed=name in renew)
+    sites = [
+        name
+        for name in network.sites
+        if requests is None or name in requested or (out / name).is_dir()
+    ]
     authority = out / "authority"
     authority.mkdir(parents=True, exist_ok=True)
     authority.chmod(0o700)
     project = Project(_PROJECT, "mixmfl")
     ports = {"fed_learn_port": network.port, "admin_port": network.port}
     project.set_server(network.host, ORG, ports)
-    for name in network.sites:
+    for name in sites:
         project.add_client(name, ORG, {})
     project.add_admin(ADMIN, ORG, {"role": _ROLE})
     builders = [
         WorkspaceBuilder(),
         StaticFileBuilder(config_folder="config"),
-        CertBuilder(root_valid_days=_AUTHORITY_DAYS),
+        RequestedCertificates(_AUTHORITY_DAYS, requested),
         SignatureBuilder(),
     ]
+    if (authority / _STATE).is_file():  # of a kit that was deleted there may be a certificate
+        _forget(authority, [name for name in requested if not (out / name).is_dir()])
     for name in sorted(set(renew)):
         _forget(authority, [network.host, ADMIN] if name == COORDINATOR else [name])
         (out / name).rename(_aside(out / name))
@@ -178,9 +212,11 @@ def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[P
             raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
         shutil.move(Path(built) / ADMIN, Path(built) / network.host / "admin")
         written = []
-        for name in names:
+        for name in (COORDINATOR, *sites):
             source = Path(built) / (network.host if name == COORDINATOR else name)
             if not (out / name).exists():
+                if name in requested:
+                    (source / "startup" / "client.key").unlink()
                 _write_policies(source, name)  # before it is where somebody may take it
                 shutil.move(source, out / name)
                 written.append(out / name)
@@ -190,6 +226,35 @@ def provision(network: Network, out: Path, renew: Sequence[str] = ()) -> tuple[P
     finally:
         os.umask(old_mask)
     return tuple(written)
+
+
+def _check_request(
+    kit: Path, request: x509.CertificateSigningRequest | None, *, renewed: bool
+) -> None:
+    """Check what a hospital that has a kit requests.
+
+    Raises:
+        DataError: The kit would be made again with a key that is not the hospital's, or the same.
+    """
+    site = kit.name
+    if request is None:
+        if renewed and not (kit / "startup" / "client.key").exists():
+            raise DataError(
+                f"--renew {site}: made its own key; have it make another one and a request "
+                "(mixmfl_provision --request), and name their folder by --requests"
+            )
+        return
+    same = fingerprint_of(request) == _read_kit(kit, coordinator=False).fingerprint
+    if renewed and same:
+        raise DataError(
+            f"--renew {site}: its request has the key of the kit that is to end; whoever has that "
+            "kit would get in again. Have it make another key (mixmfl_provision --request)"
+        )
+    if not renewed and not same:
+        raise DataError(
+            f"{kit}: is a kit for another key than that of the request; add --renew {site}, which "
+            "ends the old one"
+        )
 
 
 def revoke(out: Path, site: str) -> None:
@@ -213,7 +278,7 @@ def revoke(out: Path, site: str) -> None:
 
 def _certificates(out: Path) -> dict[str, x509.Certificate]:
     """Return by subject the certificates that the authority issued and did not replace."""
-    state = read_json(out / "authority" / _PROJECT / "state" / "cert.json")
+    state = read_json(out / "authority" / _STATE)
     return {
         subject: x509.load_pem_x509_certificate(content["cert"].encode())
         for subject, content in state.items()
@@ -258,6 +323,17 @@ def ending_soon(kit: Kit, today: date) -> list[str]:
     return lines
 
 
+def ends_soon(kit: Kit, today: date) -> str:
+    """Return a line where a hospital's certificate ends within 30 days, else nothing."""
+    left = (kit.expires.date() - today).days
+    if left >= WARNING_DAYS:
+        return ""
+    return (
+        f"warning: the certificate ends on {kit.expires:%Y-%m-%d}, in {left} days; ask the "
+        "coordinator for a renewed kit"
+    )
+
+
 def _forget(authority: Path, subjects: Sequence[str]) -> None:
     """Remove keys and certificates from the authority's records, so that it issues new ones.
 
@@ -266,7 +342,7 @@ def _forget(authority: Path, subjects: Sequence[str]) -> None:
         subjects: Subjects of the certificates: a site's name; for the coordinator its server's
             host and ``ADMIN``.
     """
-    file = authority / _PROJECT / "state" / "cert.json"
+    file = authority / _STATE
     state = read_json(file)
     for subject in subjects:
         state.pop(subject, None)  # a call that was interrupted may have removed it
@@ -328,9 +404,18 @@ def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
     except (KeyError, IndexError, TypeError) as error:
         raise _damaged(config, error) from None
     host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
-    if not _is_host(host) or not _is_port(port) or not _is_site(name):
+    # what the server's certificate must say; a hospital may reach it by another name
+    identity = content["servers"][0].get("identity", host)
+    if not (_is_host(host) and _is_port(port) and _is_site(name) and isinstance(identity, str)):
         raise _damaged(config, f"server {quoted(server)}, name {quoted(name)}")
-    return Kit(folder.resolve(), name, server, x509_certificate.not_valid_after_utc)
+    return Kit(
+        folder.resolve(),
+        name,
+        server,
+        x509_certificate.not_valid_after_utc,
+        fingerprint_of(x509_certificate),
+        (identity, ADMIN),
+    )
 
 
 def site_names(kit: Kit) -> tuple[str, ...]:

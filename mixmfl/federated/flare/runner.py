@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 
 from nvflare.fuel.flare_api.flare_api import Session
 
@@ -47,6 +47,7 @@ def run_jobs(
     resuming = holds_run(orders.out)
     save_job(orders, file)
     done = 0
+    warned: date | None = None
 
     def read_progress() -> Run | None:
         """Read the run up to its last round, and report it."""
@@ -58,9 +59,16 @@ def run_jobs(
         report(run)
         return run
 
+    def warn_daily() -> None:
+        """Say once a day which certificates end soon."""
+        nonlocal warned
+        if (today := datetime.now(timezone.utc).date()) != warned:
+            warned = today
+            for line in ending_soon(kit, today):
+                say(line)
+
     read_progress()
-    for line in ending_soon(kit, datetime.now(timezone.utc).date()):
-        say(line)
+    warn_daily()
     with running_server(kit) as session:
         say(f"serving at {kit.server}")
         _wait_for(session, sites, quorum if resuming else len(sites), say)
@@ -68,12 +76,18 @@ def run_jobs(
         while True:
             begun = done
 
-            def each_second(begun: int = begun) -> None:
+            online = sorted(connected(session) & set(sites))
+
+            def each_second(begun: int = begun, online: Sequence[str] = online) -> None:
+                warn_daily()
                 run = read_progress()
-                if done > begun and run is not None and _has_reconnected(run, connected(session)):
+                if done == begun or run is None:
+                    return
+                now = connected(session)
+                joining = set(sites) - set(run.registrations) - set(online)
+                if joining & now or _has_reconnected(run, now):
                     pause_file(file).touch()
 
-            online = sorted(connected(session) & set(sites))
             result = run_job(session, file, online, deadline=deadline, each_second=each_second)
             read_progress()
             too_few = 0 if done > begun else too_few

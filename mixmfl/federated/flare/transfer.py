@@ -21,7 +21,7 @@ from mixmfl.core.files import unlinked_file
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.federated.messages import StoredMessage
 
-PARCEL = "parcel"  # key in a task and in a result: where the message can be fetched
+MESSAGE = "message"  # key in a task and in a result: where the message can be fetched
 _CHUNK = 4 * 2**20  # bytes of one piece
 _ANSWER_SECONDS = 30.0  # per piece; FLARE asks up to three times again
 _DAYS = 7 * 86400.0  # we withdraw messages ourselves; FLARE would after this time
@@ -43,7 +43,7 @@ class Download(Downloadable):
             cell: This process's end of FLARE's network.
             stored: The message.
             receiver: Name of the only end that may fetch it.
-            begun: Called before the first piece is given.
+            begun: Called before the first piece is given; none is given while it raises.
         """
         super().__init__(stored)
         self.stored = stored
@@ -59,8 +59,8 @@ class Download(Downloadable):
         if FQCN.split(requester)[0] != self._receiver or type(position) is not int or position < 0:
             raise ValueError(f"{requester} asks for what is not there for it")
         if not self.taken:
+            self._begun()  # where it raises nothing is given, now and when it is asked for again
             self.taken = True
-            self._begun()
         piece = self.stored.read(position, _CHUNK)
         if not piece:
             return ProduceRC.EOF, None, {}

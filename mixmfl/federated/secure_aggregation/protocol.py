@@ -5,12 +5,12 @@ for sites that hold different blocks, and without what that has for sites that d
 over all sites of the run, or is not made. For the difference of two sums, one with a site and one
 without, is that site's numbers. What crosses in a round::
 
-    keys      server asks; each site sends a public key of this round
+    keys      server asks; each site sends a public key of this round, which it signed
     masked    server passes the keys on, and the weights; each site trains, and sends its blocks
               weighted, in fixed point, plus one mask per pair of holders
 
 The masks of a pair cancel in the sum of all holders, and no other sum can be read. They are
-derived from who takes part, with which keys, and from the weights, so that sites that were told
+derived from who takes part, with which keys, and from the weights, so that sites that received
 different things have masks that do not cancel. Messages are plain; nothing of this knows what
 carries them. ``secure_aggregation`` of ``client`` and of ``server`` are the two ends, ``crypto``
 has the arithmetic, and here is what both ends agree on.
@@ -30,7 +30,7 @@ from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import form_of
 from mixmfl.core.text import shorten
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.secure_aggregation.crypto import KEY_BYTES
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SignedKey, SiteName
 from mixmfl.networks.build import PrototypeSizes
 from mixmfl.planning.bounds import MOST_ROUNDS
 
@@ -40,13 +40,8 @@ FEWEST_SUMMED = 3
 LOSS = "loss"
 """The block that all sites hold: the sum of their losses, and how many these are."""
 
-MOST_SITES = 1000
-"""Most sites in a masked round: every site adds a mask for every other."""
-
 MOST_BLOCKS = 2000
 """Most blocks that are summed in a round; a modality's prototypes at a level are one."""
-
-_DIGITS = "0123456789abcdef"
 
 KINDS = ("keys", "masked")
 
@@ -57,13 +52,7 @@ TRAINING = ("train", "masked")
 # feature times its voxels below 2^38 / sites, to 2^-25
 WEIGHT_BITS, MEMORY_BITS = 32, 24
 
-SiteName = Annotated[str, text(80)]
-
 BlockName = Annotated[str, text(100)]
-
-_Key = Annotated[
-    str, text(2 * KEY_BYTES, f"[{_DIGITS}]{{{2 * KEY_BYTES}}}", "hexadecimal digits of a key")
-]
 
 
 @dataclass(frozen=True)
@@ -72,12 +61,12 @@ class Participants:
 
     Attributes:
         round: Counted from 0.
-        keys: Public key by site, hexadecimal.
+        keys: Public key by site, with what shows whose it is.
         holders: Sites by block, sorted; only of blocks that are summed.
     """
 
     round: Annotated[int, within(0, MOST_ROUNDS)]
-    keys: Annotated[Mapping[SiteName, _Key], entries(0, MOST_SITES)]
+    keys: Annotated[Mapping[SiteName, SignedKey], entries(0, MOST_SITES)]
     holders: Annotated[
         Mapping[
             BlockName,
@@ -97,7 +86,7 @@ class Participants:
         """Return the participants as a record."""
         return {
             "round": self.round,
-            "keys": dict(sorted(self.keys.items())),
+            "keys": {site: signed.to_json() for site, signed in sorted(self.keys.items())},
             "holders": {block: list(sites) for block, sites in sorted(self.holders.items())},
         }
 
@@ -124,11 +113,6 @@ class Participants:
                 f"{FEWEST_SUMMED} are needed, for a sum over fewer hides nothing"
             )
         return participants
-
-
-def is_key(key: Any) -> bool:
-    """Say whether something is a public key, as hexadecimal digits."""
-    return isinstance(key, str) and len(key) == 2 * KEY_BYTES and not key.strip(_DIGITS)
 
 
 def block_length(

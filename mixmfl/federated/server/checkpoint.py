@@ -40,12 +40,17 @@ from mixmfl.core.json_fields import (
     listed,
     real,
     shown,
+    whole,
     word,
 )
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record, read_value
+from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
-from mixmfl.evaluation.subset_dice import Expected, SubsetDice
+from mixmfl.evaluation.mask_quality import Confidence, Measured
+from mixmfl.evaluation.subset_dice import Expected, SubsetDice, expect
+from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
+from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     FOLDS,
@@ -54,11 +59,14 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
     ServerState,
+    first_state,
+    learning_rate_of,
 )
 from mixmfl.federated.tensor_files import FORMAT, load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
+from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
@@ -102,12 +110,17 @@ class Run:
     Attributes:
         folder: Folder of the run.
         plans: Plans that the run was started with.
-        settings: Settings that the run was started with.
+        settings: Settings of the rounds that follow; ``changes`` has what they were before.
         fold: Validation fold, or ``"all"``: every case trains.
-        registrations: Registrations by site.
+        registrations: Registrations by site that takes part.
         history: For each round, how it went at every site.
         dice: Mean validation Dice by validated round.
         personal: How well each site's personalised model does; empty where none was asked for.
+        stop_when_flat: Rounds without a higher validation Dice after which the run ends; 0: it has
+            all its rounds.
+        changes: What was changed between rounds, in order.
+        start: What its first weights were taken from; None: they are random.
+        former: Registrations of sites that took part in earlier rounds, and do not any more.
     """
 
     folder: Path
@@ -118,18 +131,51 @@ class Run:
     history: list[Mapping[str, SiteRound]] = field(default_factory=list)
     dice: dict[int, float] = field(default_factory=dict)
     personal: dict[str, Personal] = field(default_factory=dict)
+    stop_when_flat: int = 0
+    changes: list[Change] = field(default_factory=list)
+    start: Start | None = None
+    former: dict[str, Registration] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, Registration]:
+        """Return the registrations of all sites that take part or did so."""
+        return {**self.former, **self.registrations}
+
+    @property
+    def trained_modalities(self) -> set[str]:
+        """Return the modalities of the sites that took part in a round."""
+        took_part = {site for each in self.history for site, at in each.items() if not at.absent}
+        return {m for site in took_part for m, n in self.known[site].modality_cases.items() if n}
+
+    @property
+    def is_flat(self) -> bool:
+        """Return whether validation Dice has not risen for ``stop_when_flat`` rounds."""
+        flat = rounds_flat(self.dice, self.best_round, self.changes)
+        return 0 < self.stop_when_flat <= flat
 
     @property
     def best_round(self) -> int | None:
-        """Return the round with the highest mean validation Dice, the first of equals."""
-        judged = {number: dice for number, dice in self.dice.items() if not math.isnan(dice)}
+        """Return the round with the highest mean validation Dice, the first of equals.
+
+        Where sites joined or left, rounds before are not compared: their Dice is of other cases.
+        """
+        since = max((change.after for change in self.changes if change.of_site), default=0)
+        judged = {n: dice for n, dice in self.dice.items() if n > since and not math.isnan(dice)}
         return min(judged, key=lambda number: (-judged[number], number)) if judged else None
 
     @property
     def modality_cases(self) -> dict[str, int]:
-        """Return how many training cases of all sites have each modality of the plans."""
+        """Return how many training cases have each modality, also of sites that have left."""
         return {
-            name: sum(r.modality_cases.get(name, 0) for r in self.registrations.values())
+            name: sum(r.modality_cases.get(name, 0) for r in self.known.values())
+            for name in self.plans.modalities
+        }
+
+    @property
+    def modality_sites(self) -> dict[str, int]:
+        """Return how many sites have training cases with each modality of the plans."""
+        return {
+            name: sum(r.modality_cases.get(name, 0) > 0 for r in self.registrations.values())
             for name in self.plans.modalities
         }
 
@@ -149,8 +195,12 @@ def holds_run(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
-def start_run(run: Run) -> None:
+def start_run(run: Run, state: ServerState | None = None) -> None:
     """Write a new run's record.
+
+    Args:
+        run: A run without rounds.
+        state: The state that it starts from, if not the random one that its plans and seed give.
 
     Raises:
         ModelError: The folder holds a run, or anything else.
@@ -172,6 +222,25 @@ def start_run(run: Run) -> None:
         )
     run.plans.save(plans_file)
     _write_record(run)
+    if state is not None:
+        _save_state(run, state)
+
+
+def initial_state(run: Run) -> ServerState:
+    """Return the state before the first round.
+
+    Raises:
+        ModelError: It was taken from another network, and is not stored any more.
+    """
+    if run.start is None:
+        return first_state(run.plans, run.settings)
+    try:
+        return load_state_of(run, 0)
+    except ModelError as error:
+        raise ModelError(
+            f"{run.folder}: began from the weights of {run.start.file}, which cannot be read "
+            f"({error}). No round is done; remove the folder and begin again with --init"
+        ) from None
 
 
 def open_run(folder: Path) -> Run:
@@ -207,14 +276,10 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
             ``ValueError``.
     """
-    sites = {}
-    for site, content in record["sites"].items():
-        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
-            raise ModelError(f"{shown(site)} cannot name a site")
-        sites[site] = read_record(Registration, content, f"sites: {site}", ModelError)
-        check_registration(site, sites[site], plans)
+    sites = _read_sites(record["sites"], plans)
+    former = _read_sites(record.get("former", {}), plans)
     for by_site in (*record["history"], record["personal"]):
-        fields(by_site, (), "sites", may=tuple(sites))
+        fields(by_site, (), "sites", may=(*sites, *former))
     # a record has every setting; only in a message some have a default
     settings = read_record(RunSettings, record["settings"], "settings", ModelError, whole=True)
     plans.configuration(settings.configuration)
@@ -236,7 +301,25 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
             site: Personal(*(_or_nan(dice, "personal") for dice in listed(pair, 2, "personal")))
             for site, pair in record["personal"].items()
         },
+        # runs of before this could be asked for, or changed, do not say
+        whole(record.get("stop_when_flat", 0), Range(0, MOST_ROUNDS), "stop_when_flat"),
+        [
+            read_record(Change, entry, "changes", ModelError, whole=True)
+            for entry in listed(record.get("changes", []), Range(0, 10**6), "changes")
+        ],
+        None if (start := record.get("start")) is None else read_record(Start, start, "start"),
+        former,
     )
+
+
+def _read_sites(content: Mapping[str, Any], plans: Plans) -> dict[str, Registration]:
+    sites = {}
+    for site, registration in content.items():
+        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
+            raise ModelError(f"{shown(site)} cannot name a site")
+        sites[site] = read_record(Registration, registration, f"sites: {site}", ModelError)
+        check_registration(site, sites[site], plans)
+    return sites
 
 
 def _or_nan(dice: Any, source: str) -> float:
@@ -260,22 +343,33 @@ def save_round(
         dice: Mean validation Dice, None where the round was not validated.
     """
     folder = _round_folder(run, state.round)
-    norms = {
-        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
-        for block, found in state.norms.items()
-    }
-    save_tensors(
-        folder / "server.safetensors",
-        {**state.weights, **memory_to_state(state.memory), **norms},
-    )
+    _save_state(run, state)
     for site, optimizer in optimizers.items():
         save_tensors(folder / "optimizers" / f"{site}.safetensors", optimizer)
     run.history.append(sites)
+    run.personal.clear()  # they were made from the best of fewer rounds
     if dice is not None:
         run.dice[state.round] = dice
     _write_record(run)
     _drop_states(run)
     write_text(run.folder / "progress.csv", progress_table(run))
+
+
+def record_changes(run: Run, changes: Sequence[Change]) -> None:
+    """Record what holds from the next round on; it is in the run's settings already."""
+    run.changes += changes
+    _write_record(run)
+
+
+def _save_state(run: Run, state: ServerState) -> None:
+    norms = {
+        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
+        for block, found in state.norms.items()
+    }
+    save_tensors(
+        _round_folder(run, state.round) / "server.safetensors",
+        {**state.weights, **memory_to_state(state.memory), **norms},
+    )
 
 
 def save_personal(run: Run, site: str, personal: Personal, own: State) -> None:
@@ -351,14 +445,15 @@ def _strange(file: Path, error: ValueError) -> ModelError:
     return ModelError(f"{file}: is not of the network that the plans describe ({error})")
 
 
-def save_expected(run: Run, number: int, expected: Sequence[SubsetDice]) -> None:
-    """Save the Dice that a round's model is expected to have from subsets of modalities."""
-    content = {"round": number, "expected": [each.to_json() for each in expected]}
+def save_measured(run: Run, number: int, measured: Measured) -> None:
+    """Save what was measured of a round's model on validation cases."""
+    content = {"round": number, **measured.to_json()}
     write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
+    write_text(run.folder / "subsets.csv", subsets_table(number, measured.expected))
 
 
-def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
-    """Return what ``save_expected`` saved of a round; None where that is not the round measured.
+def load_measured(run: Run, number: int) -> Measured | None:
+    """Return what ``save_measured`` saved of a round; None where that is not the round measured.
 
     Raises:
         ModelError: The file is damaged.
@@ -371,7 +466,8 @@ def load_expected(run: Run, number: int) -> list[SubsetDice] | None:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
         expected = read_value(Expected, content["expected"], "expected", ModelError)
-        return expected if content["round"] == number else None
+        confidence = read_value(Confidence, content["confidence"], "confidence", ModelError)
+        return Measured(expected, confidence) if content["round"] == number else None
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
@@ -386,7 +482,7 @@ def load_optimizers(run: Run, number: int) -> dict[str, State]:
         site
         for sites in run.history[:number]
         for site, at_site in sites.items()
-        if at_site.loss is not None
+        if at_site.loss is not None or at_site.epsilon is not None
     }
     return {site: load_tensors(folder / f"{site}.safetensors") for site in sorted(trained)}
 
@@ -416,6 +512,11 @@ def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, St
             del run.history[number:]
             run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
             run.personal.clear()
+            run.changes = [
+                dataclasses.replace(change, after=min(change.after, number))
+                for change in run.changes
+            ]
+            (run.folder / "expected.json").unlink(missing_ok=True)  # of a round that is repeated
         return state, optimizer_states
     raise ModelError(f"{run.folder}: no state of its {len(run.history)} rounds can be resumed from")
 
@@ -453,8 +554,11 @@ def progress_table(run: Run) -> str:
         [
             "round",
             "site",
+            "learning_rate",
+            "local_steps",
             "loss",
             *columns,
+            "federation_dice",
             "sent_bytes",
             "received_bytes",
             "seconds",
@@ -463,21 +567,42 @@ def progress_table(run: Run) -> str:
         ]
     )
     for number, sites in enumerate(run.history, start=1):
+        settings = settings_of(number - 1, run.settings, run.changes)
+        mean = or_none(run.dice.get(number, math.nan))
         for site, at_site in sites.items():
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
                 [
                     number,
-                    site,
+                    cell(site),
+                    f"{learning_rate_of(number - 1, settings):.6g}",
+                    settings.local_steps,
                     "" if at_site.loss is None else f"{at_site.loss:.5f}",
-                    *("" if value is None else f"{value:.4f}" for value in dice),
+                    *("" if value is None else f"{value:.4f}" for value in (*dice, mean)),
                     at_site.sent_bytes,
                     at_site.received_bytes,
                     f"{at_site.seconds:.2f}",
-                    at_site.absent,
+                    cell(at_site.absent),
                     "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
                 ]
             )
+    return text.getvalue()
+
+
+def subsets_table(number: int, expected: Sequence[SubsetDice]) -> str:
+    """Return Dice from subsets of modalities as CSV: a row per subset and label.
+
+    Args:
+        number: The round whose model was measured.
+        expected: Its Dice; what is shown is what to expect, as beside a mask.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["round", "modalities", "label", "median_dice", "low_dice", "cases"])
+    for each in expected:
+        for label, dice in expect(expected, each.modalities).dice.items():
+            numbers = f"{dice.median:.4f}", f"{dice.low:.4f}", dice.cases
+            writer.writerow([number, "+".join(each.modalities), cell(label), *numbers])
     return text.getvalue()
 
 
@@ -488,11 +613,15 @@ def _write_record(run: Run) -> None:
         "fold": run.fold,
         "plans_sha256": _digest(run.plans.to_json()),
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
+        "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
         "personal": {
             site: [or_none(personal.dice), or_none(personal.dice_before)]
             for site, personal in run.personal.items()
         },
+        "stop_when_flat": run.stop_when_flat,
+        "changes": [dataclasses.asdict(change) for change in run.changes],
+        "start": None if run.start is None else dataclasses.asdict(run.start),
         "history": [
             {site: dataclasses.asdict(at_site) for site, at_site in sites.items()}
             for sites in run.history

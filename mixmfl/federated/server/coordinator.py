@@ -9,19 +9,29 @@ from pathlib import Path
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.federated.messages import Message
+from mixmfl.federated.server.changes import (
+    CHANGEABLE,
+    Change,
+    changes_of_settings,
+    changes_of_sites,
+    raise_norms,
+)
 from mixmfl.federated.server.checkpoint import (
     Run,
     SiteRound,
     choose_round,
+    initial_state,
     last_state,
-    load_expected,
+    load_measured,
     load_state_of,
     open_run,
-    save_expected,
+    record_changes,
+    save_measured,
     save_round,
     start_run,
 )
 from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.joining import new_modalities, start_new_modalities
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.secure_aggregation import (
@@ -78,31 +88,77 @@ Ask = Callable[[Mapping[str, Message]], Answers]
 
 
 def begin(
-    asked: Run, *, resume: bool, optimizers: bool = False
+    asked: Run,
+    *,
+    resume: bool,
+    change: bool = False,
+    optimizers: bool = False,
+    initial: ServerState | None = None,
 ) -> tuple[Run, ServerState, dict[str, State]]:
     """Start a run, or resume the one in its folder.
 
     Args:
         asked: The run to start or resume, with no history.
         resume: Whether the folder holds the run already; its settings and sites must be the same.
+        change: Whether a resumed run may have other rounds, local steps, learning rate,
+            ``stop_when_flat`` or sites; they hold from the next round on.
         optimizers: Whether the sites' optimizer states are stored with the run.
+        initial: The state that a new run starts from, if not the random one.
 
     Returns:
         The run, the state to resume from, and the optimizer states by site.
 
     Raises:
-        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run.
+        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run, or
+            one of more rounds than are asked for.
     """
     if asked.settings.masked:
         check_masked_run(asked.plans, asked.registrations)
     if not resume:
-        start_run(asked)
-        return asked, first_state(asked.plans, asked.settings), {}
+        _check_can_be_flat(asked)
+        start_run(asked, initial)
+        return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
-    _check_same_run(run, asked)
-    if not run.history:
-        return run, first_state(run.plans, run.settings), {}
-    return run, *last_state(run, optimizers=optimizers)
+    _check_same_run(run, asked, change=change)
+    state, states = (
+        last_state(run, optimizers=optimizers)
+        if run.history
+        else (initial_state(run), dict[str, State]())
+    )
+    _change(run, asked)
+    norms = raise_norms(state.norms, state.round, run.settings, run.changes)
+    weights = start_new_modalities(run, state.weights)
+    return run, dataclasses.replace(state, norms=norms, weights=weights), states
+
+
+def _change(run: Run, asked: Run) -> None:
+    """Give a run the settings that were asked for, and record what that changes."""
+    done = len(run.history)
+    changes = changes_of_settings(run.settings, asked.settings, done)
+    if run.stop_when_flat != asked.stop_when_flat:
+        _check_can_be_flat(asked)
+        before, now = run.stop_when_flat, asked.stop_when_flat
+        changes.append(Change(done, "stop_when_flat", before, now))
+    sites = changes_of_sites(run.registrations, asked.registrations, run.former, done)
+    if sites and run.settings.masked:
+        raise ModelError(
+            f"{run.folder}: sites cannot join or leave a masked run ({sites[0].what}): the "
+            "difference of two sums would show one site's update. Start a new run with these "
+            "sites, by --init from this one's model"
+        )
+    if changes or sites:
+        run.settings, run.stop_when_flat = asked.settings, asked.stop_when_flat
+        run.former = {s: r for s, r in run.known.items() if s not in asked.registrations}
+        run.registrations = asked.registrations
+        record_changes(run, [*changes, *sites, *new_modalities(run)])
+
+
+def _check_can_be_flat(run: Run) -> None:
+    if run.stop_when_flat and not any(r.validated for r in run.registrations.values()):
+        raise ModelError(
+            "--stop-when-flat: no site has validation cases, so that nothing tells when Dice is "
+            "flat; leave it out, or train with --fold 0"
+        )
 
 
 def train_rounds(
@@ -116,7 +172,7 @@ def train_rounds(
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     quorum: int = 1,
 ) -> bool:
-    """Train for the rounds that are left.
+    """Train for the rounds that are left, or until validation Dice is flat.
 
     Args:
         run: The run; every round is added to it and saved.
@@ -130,12 +186,12 @@ def train_rounds(
         quorum: Number of sites that must take part in a round; in a masked one all must.
 
     Returns:
-        Whether all rounds are done.
+        Whether all rounds are done that the run is to have.
 
     Raises:
         QuorumError: Fewer than ``quorum`` sites answered with what can be merged.
     """
-    while state.round < run.settings.rounds:
+    while state.round < run.settings.rounds and not run.is_flat:
         if pause():
             return False
         state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
@@ -162,12 +218,10 @@ def finish(run: Run, ask: Ask | None) -> Path:
 
 def _measure(run: Run, ask: Ask) -> None:
     number = choose_round(run, "best")
-    if load_expected(run, number) is not None:
+    if load_measured(run, number) is not None:
         return
     state = load_state_of(run, number)
-    answers = ask(
-        {site: measure_task(state, site, run.registrations) for site in run.registrations}
-    )
+    answers = ask({site: measure_task(state, site, run.known) for site in run.registrations})
     measured = []
     for site, answer in answers.came.items():
         try:
@@ -175,7 +229,7 @@ def _measure(run: Run, ask: Ask) -> None:
             measured.append(read_measured(site, answer.message, number, run.plans, labelled))
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    save_expected(run, number, merge_measured(measured))
+    save_measured(run, number, merge_measured(measured))
 
 
 def _one_round(
@@ -199,9 +253,7 @@ def _one_round(
     judged: Mapping[str, Answer] = {}
     if due:
         here = {site for answers in trained for site in answers}  # the others are not waited for
-        judged = ask(
-            {site: validation_task(state, site, run.registrations) for site in sorted(here)}
-        ).came
+        judged = ask({site: validation_task(state, site, run.known) for site in sorted(here)}).came
     dice = _read_validation(run, state.round, judged)
     sites = {
         site: SiteRound(
@@ -293,18 +345,22 @@ def _read_validation(
     return dice
 
 
-def _check_same_run(stored: Run, asked: Run) -> None:
+def _check_same_run(stored: Run, asked: Run, *, change: bool) -> None:
     before, now = (
         {
             **dataclasses.asdict(run.settings),
             "fold": run.fold,
+            "stop_when_flat": run.stop_when_flat,
             **{f"site {name}": str(r) for name, r in sorted(run.registrations.items())},
             "plans": run.plans.to_json(),
         }
         for run in (stored, asked)
     )
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
+    may = {*CHANGEABLE, "stop_when_flat"} if change else set()
+    if change:  # a site that takes part in one only joins or leaves
+        may |= {n for n in before.keys() ^ now.keys() if n.startswith("site ")}
+    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed := [name for name in differ if name not in may]:
         differences = (
             name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
             for name in changed

@@ -6,7 +6,7 @@ from pathlib import Path
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.server.checkpoint import (
     choose_round,
-    load_expected,
+    load_measured,
     load_personal,
     load_state_of,
     open_run,
@@ -32,13 +32,13 @@ def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tup
     """
     run = open_run(run_folder)
     number = choose_round(run, which)
-    state, expected = load_state_of(run, number), load_expected(run, number) or ()
+    state, measured = load_state_of(run, number), load_measured(run, number)
     if site:
         if number != choose_round(run, "best"):
             raise ModelError(f"{run_folder}: personalised models are made from the best round only")
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
-        expected = ()  # it was measured for the global model
+        measured = None  # it was measured for the global model
     digest = save_model(
         out,
         state,
@@ -46,6 +46,7 @@ def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tup
         run.settings.configuration,
         run.modality_cases,
         privacy_spent(run, number),
-        expected,
+        measured,
+        run.modality_sites,
     )
     return number, digest

@@ -17,13 +17,15 @@ import torch
 from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, is_whole
+from mixmfl.core.json_fields import JsonFields, fields
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
+from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
+from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
-from mixmfl.federated.secure_aggregation.protocol import MOST_SITES, SiteName
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import (
     Run,
     choose_round,
@@ -33,7 +35,14 @@ from mixmfl.federated.server.checkpoint import (
     record_personal,
 )
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
+from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
+from mixmfl.federated.server.reply_records import (
+    FingerprintReply,
+    JoinReply,
+    PreprocessReply,
+    read_reply,
+)
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     NETWORK,
@@ -45,7 +54,8 @@ from mixmfl.federated.state import (
     RunSettings,
     Voxels,
 )
-from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
+from mixmfl.planning.bounds import MOST_ROUNDS
+from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
 
@@ -67,6 +77,7 @@ class PlanningJob:
         configurations: Configurations that the sites preprocess.
         minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
         replan: Whether plans are made again where there are some.
+        card: dataset.json that says where the data come from; None: nothing is said.
     """
 
     out: Path
@@ -75,6 +86,7 @@ class PlanningJob:
     configurations: Annotated[tuple[Configuration, ...], entries(0, 2, distinct=True)]
     minimum: tuple[Cases, Voxels]
     replan: bool = False
+    card: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,10 @@ class TrainingJob:
         fold: Validation fold, or ``"all"``.
         quorum: Number of sites that a round needs.
         personalize: Whether sites fine-tune personalised models.
+        stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
+            has all rounds.
+        init: File whose weights a new run starts from; None: from random ones.
+        aliases: Other words for modalities, as ``Modalities.with_aliases`` takes them.
     """
 
     work: Path
@@ -100,6 +116,9 @@ class TrainingJob:
     fold: Fold
     quorum: Annotated[int, within(1, MOST_SITES)] = 1
     personalize: bool = False
+    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
+    init: Path | None = None
+    aliases: Annotated[tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, 1000)] = ()
 
 
 Orders = PlanningJob | TrainingJob
@@ -128,6 +147,8 @@ def load_job(path: Path) -> Orders:
     content = {name: value for name, value in record.content.items() if name != "job"}
     if job == "PlanningJob":
         return read_record(PlanningJob, content, record.source, DataError, whole=True)
+    # those of before this could be asked for
+    content = {"stop_when_flat": 0, "init": None, "aliases": [], **content}
     orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
     if orders.quorum > len(orders.sites):
         raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
@@ -162,7 +183,10 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
         )
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
-        plans = make_plans(merged, labels, load_preset(orders.preset))
+        dataset = None
+        if orders.card is not None:
+            dataset = read_card(read_json(orders.card), str(orders.card))
+        plans = make_plans(merged, labels, load_preset(orders.preset), dataset)
         write_json(orders.out / "fingerprint.json", merged.to_json())
         plans.save(file)
     names = [name for name in orders.configurations if name in plans.configurations]
@@ -174,8 +198,12 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
 def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> bool:
     """Train with the sites that are connected; a run that was begun is resumed.
 
+    Other rounds, local steps, learning rate or sites than a run had hold from its next round on. A
+    site that is to join one and is not connected joins in a later job.
+
     Args:
-        orders: What to train. A new run needs all of its sites; a resumed one needs fewer.
+        orders: What to train. A new run needs all of its sites; a resumed one needs fewer, and
+            those that it had and that are not named leave it.
         ask: Sends tasks to the sites and returns their answers.
         pause: Asked before every round whether to stop, as when a site has come back.
 
@@ -203,9 +231,14 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     registered, failed = _registrations(answers, plans, orders.work)
     if not resumed:
         _need_all(task.kind, {**answers.absent, **failed})
-    known = open_run(orders.out).registrations if resumed else registered
+    before = open_run(orders.out).known if resumed else {}
     # whoever comes back with other cases than it registered is another site to this run
-    here = {site for site in registered if known.get(site) == registered[site]}
+    here = {site for site in registered if before.get(site, registered[site]) == registered[site]}
+    known = {
+        site: before.get(site) or registered[site]
+        for site in sorted(orders.sites)
+        if site in before or site in here
+    }
     if not here:
         raise QuorumError(
             f"run {orders.out}: none of {', '.join(orders.sites)} joined with the cases that it "
@@ -215,9 +248,16 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         set(registered) - here, "did not join with the cases that it registered"
     )
     why_away = {**answers.absent, **failed, **changed}
-    run, state, _ = begin(
-        Run(orders.out, plans, orders.settings, orders.fold, known), resume=resumed
+    initial, start = None, None
+    if orders.init is not None and not resumed:
+        modalities = Modalities().with_aliases(orders.aliases)
+        initial, start = start_from(orders.init, plans, orders.settings, modalities)
+    asked = Run(
+        *(orders.out, plans, orders.settings, orders.fold, known),
+        stop_when_flat=orders.stop_when_flat,
+        start=start,
     )
+    run, state, _ = begin(asked, resume=resumed, change=True, initial=initial)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: message for site, message in tasks.items() if site in here})
@@ -241,36 +281,24 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return a site's statistics for planning; no fingerprint where it has too few cases."""
-    record = JsonFields(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
-    labels = Labels.from_dataset_json(record.content["labels"], record.source)
-    if (statistics := record.content["fingerprint"]) is None:
+    record, source = read_reply(FingerprintReply, site, reply, PlansError), f"site {site}"
+    labels = Labels.from_dataset_json(record.labels, source)
+    if record.fingerprint is None:
         return None, labels
-    return Fingerprint.from_json(statistics, record.source), labels
+    return Fingerprint.from_json(record.fingerprint, source), labels
 
 
-def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
+def _read_cases(
+    site: str, reply: Message, configurations: Sequence[str]
+) -> dict[str, tuple[int, int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    record = JsonFields(reply.record, f"site {site}", AggregationError).inside("cases", 10)
-    record.only(configurations)
-    for name in configurations:
-        pair = record.content[name]
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(is_whole(number, 0, MOST_CASES) for number in pair)
-        ):
-            raise record.wrong(name, "how many cases were preprocessed, and how many refused")
-    return dict(record.content)
+    cases = read_reply(PreprocessReply, site, reply).cases
+    fields(cases, configurations, f"site {site!r}: cases", error=AggregationError)
+    return dict(cases)
 
 
 def _read_registration(site: str, reply: Message) -> Registration:
-    record = JsonFields(reply.record, f"site {site}", AggregationError)
-    return read_record(
-        Registration,
-        record.value("registration"),
-        f"{record.source}: registration",
-        AggregationError,
-    )
+    return read_reply(JoinReply, site, reply).registration
 
 
 def _registrations(
@@ -295,7 +323,7 @@ def _registrations(
 def _personalize(run: Run, ask: Ask) -> None:
     state = load_state_of(run, choose_round(run, "best"))
     tasks = {
-        site: personalization_task(state, site, run.registrations)
+        site: personalization_task(state, site, run.known)
         for site in run.registrations
         if site not in run.personal
     }

@@ -14,7 +14,7 @@ def draw_progress(run: Run, path: Path) -> None:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, dice = figure.subplots(1, 2)
-    for site in run.registrations:
+    for site in run.known:
         rounds = [n for n, sites in enumerate(run.history, start=1) if site in sites]
         losses.plot(rounds, [or_nan(run.history[n - 1][site].loss) for n in rounds], label=site)
         means = {n: mean(map(or_nan, run.history[n - 1][site].dice.values())) for n in rounds}
@@ -23,6 +23,20 @@ def draw_progress(run: Run, path: Path) -> None:
     best = run.best_round
     if best is not None:
         dice.axvline(best, color="grey", linestyle=":", label=f"best round ({best})")
+    for after in sorted({change.after for change in run.changes if change.after}):
+        for axes in (losses, dice):
+            axes.axvline(after + 0.5, color="tab:red", linestyle="--", linewidth=0.8)
+        losses.annotate(
+            # no dollar begins a formula
+            "\n".join(c.text for c in run.changes if c.after == after).replace("$", r"\$"),
+            xy=(after + 0.5, 0.99),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="top",
+            fontsize=7,
+            color="tab:red",
+        )
     losses.set(title="Training loss (Dice + CE)", xlabel="round")
     dice.set(title="Validation Dice, own modalities", xlabel="round", ylim=(0, 1))
     for axes in (losses, dice):

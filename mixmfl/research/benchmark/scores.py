@@ -9,9 +9,12 @@ from pathlib import Path
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import replacing
 from mixmfl.core.spreadsheet import cell, from_cell
+from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import Subset
 
-COLUMNS = ("method", "seed", "site", "case", "modalities", "region", "dice", "hd95")
+NAMES = ("method", "seed", "site", "case", "modalities", "region")
+NUMBERS = ("dice", "hd95", "estimated_dice", "lowest", "highest")
+COLUMNS = (*NAMES, *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Row:
         region: Name of the label or region.
         dice: Dice, 0 to 1; NaN where neither mask has the region.
         hd95: HD95 in mm; NaN where a mask does not have the region.
+        estimate: Dice that the model expects of this very mask; None where it cannot tell.
     """
 
     method: str
@@ -37,6 +41,13 @@ class Row:
     region: str
     dice: float
     hd95: float
+    estimate: DiceEstimate | None = None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Return what stands under ``NUMBERS``."""
+        each = self.estimate or DiceEstimate(math.nan, math.nan, math.nan)
+        return self.dice, self.hd95, each.dice, each.low, each.high
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
@@ -49,7 +60,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
         writer.writerow(COLUMNS)
         for row in rows:
             # all digits, so that the numbers are the same when they are read again
-            numbers = ["" if math.isnan(n) else repr(float(n)) for n in (row.dice, row.hd95)]
+            numbers = ["" if math.isnan(n) else repr(float(n)) for n in row.numbers]
             modalities = "+".join(row.modalities)
             names = (row.method, row.seed, row.site, row.case, modalities, row.region)
             writer.writerow([*map(cell, names), *numbers])
@@ -94,19 +105,18 @@ def _parse(fields: Sequence[str]) -> Row:
     """
     if len(fields) != len(COLUMNS):
         raise ValueError(f"{len(fields)} fields instead of {len(COLUMNS)}")
-    method, seed, site, case, modalities, region, dice, hd95 = map(from_cell, fields)
-    for column, field in zip(COLUMNS[:6], fields, strict=False):
+    method, seed, site, case, modalities, region, *rest = map(from_cell, fields)
+    for column, field in zip(NAMES, fields, strict=False):
         if not field:
             raise ValueError(f"no {column}")
     subset = tuple(modalities.split("+"))
     if "" in subset or len(set(subset)) < len(subset):
         raise ValueError(f"modalities {modalities!r}")
-    row = Row(
-        method, int(seed), site, case, subset, region, _parse_number(dice), _parse_number(hd95)
-    )
-    if row.dice < 0 or row.dice > 1 or row.hd95 < 0:
-        raise ValueError(f"Dice {dice} or HD95 {hd95} out of range")
-    return row
+    dice, hd95, *estimate = map(_parse_number, rest)
+    if hd95 < 0 or any(share < 0 or share > 1 for share in (dice, *estimate)):
+        raise ValueError(f"{', '.join(rest)}: out of range")
+    known = None if math.isnan(estimate[0]) else DiceEstimate(*estimate)
+    return Row(method, int(seed), site, case, subset, region, dice, hd95, known)
 
 
 def _parse_number(field: str) -> float:

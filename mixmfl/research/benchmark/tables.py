@@ -180,8 +180,8 @@ def _by_subset(scores: Scores) -> str:
             table(["modalities", *scores.methods], rows),
             "Dice in points of the cases that have the modalities, mean over the cases of a site, "
             "then over sites; ± as in the summary.",
-            "What one modality more costs at worst, averaged alike over the cases that have it, "
-            "and over seeds:",
+            "The largest drop when one modality is added, averaged alike over the cases that have "
+            "it, and over seeds:",
             "\n".join(f"- {name}: {_worst_addition(scores, name)}" for name in scores.methods),
         ]
     )

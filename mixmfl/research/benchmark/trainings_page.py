@@ -1,13 +1,16 @@
 """The page of a benchmark on patients: differences over trainings, and tables behind them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import write_text
+from mixmfl.evaluation.subset_dice import LOW_DICE
+from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.run import known_own, read_results
+from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
 from mixmfl.research.benchmark.tables import count, interval, join, number, spread, table
 from mixmfl.research.benchmark.trainings import PARTS, Trainings
@@ -33,24 +36,31 @@ def write_page(out: Path, size: str, reference: str) -> Path:
     Raises:
         DataError: No method has been scored at this size.
     """
-    scores, costs = {}, {}
+    scores, costs, trained = {}, {}, []
     for record in sorted(out.glob(f"*/{size}/benchmark.json")):
         rows, measured = read_results(record.parent)
         if rows:
             name = record.parent.parent.name
             scores[name] = Scores(rows, known_own(record.parent))
             costs[name] = measured
+            trained.append(rows)
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)
     if reference not in trainings.methods:
         reference = trainings.methods[0]
     file = out / f"{size}.md"
-    write_text(file, _page(trainings, costs, size, reference))
+    write_text(file, _page(trainings, costs, trained, size, reference))
     return file
 
 
-def _page(trainings: Trainings, costs: Mapping[str, list[Cost]], size: str, reference: str) -> str:
+def _page(
+    trainings: Trainings,
+    costs: Mapping[str, list[Cost]],
+    trained: Sequence[Sequence[Row]],
+    size: str,
+    reference: str,
+) -> str:
     methods = "\n".join(f"- `{name}`: {find_method(name).what}" for name in trainings.methods)
     parts = [
         f"# Patients, size {size}",
@@ -59,6 +69,7 @@ def _page(trainings: Trainings, costs: Mapping[str, list[Cost]], size: str, refe
         f"## Difference to {reference}\n\n{_differences(trainings, reference)}",
         f"## Points\n\n{_points(trainings, costs)}",
         f"## By subset of modalities\n\n{_subsets(trainings)}",
+        f"## Which masks are good\n\n{_quality(trainings, trained)}",
         f"## By training\n\n{_each(trainings)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -138,6 +149,43 @@ def _subsets(trainings: Trainings) -> str:
         for subset in trainings.subsets
     ]
     return table(["modalities", *trainings.methods], rows)
+
+
+def _quality(trainings: Trainings, trained: Sequence[Sequence[Row]]) -> str:
+    rows = []
+    for method in trainings.methods:
+        of_method = [[row for row in each if row.method == method] for each in trained]
+        by_seed = [
+            [row for row in each if row.seed == seed]
+            for each in of_method
+            for seed in sorted({row.seed for row in each})
+        ]
+        if (quality := estimate_quality(by_seed)) is None:
+            continue
+        rows.append(
+            [
+                method,
+                f"{quality.masks} ({quality.share:.0%})",
+                f"{quality.rank_correlation:.2f}",
+                number(100 * quality.error, 1),
+                number(100 * quality.blind_error, 1),
+                f"{quality.covered:.0%}",
+                f"{quality.found} of {quality.bad}",
+            ]
+        )
+    if not rows:
+        return "No model here estimates the Dice of a mask: too few validation cases were measured."
+    words = (
+        "Each test mask has an estimated Dice, from the network's confidence by a line that was "
+        "fitted on the sites' validation cases. *Masks*: those with an estimate, of one label, "
+        "subset, case and training. *Rank*: Spearman's correlation with the true Dice. *Error*: "
+        "mean absolute, in points; beside it that of the mean true Dice of the subset, which knows "
+        "the test cases and ignores the mask. *Covered*: masks whose true Dice lies in the 90 % "
+        f"interval. *Found*: of the masks below Dice {LOW_DICE:g} those among the "
+        f"{REVIEWED:.0%} of lowest estimate."
+    )
+    header = ["method", "masks", "rank", "error", "blind error", "covered", "bad ones found"]
+    return table(header, rows) + "\n\n" + words
 
 
 def _each(trainings: Trainings) -> str:

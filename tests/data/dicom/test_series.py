@@ -17,13 +17,14 @@ from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_enhanced, wri
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Given
+from mixmfl.data.dataset_card import Segment
 from mixmfl.data.dicom.cases import find_all, find_dicom
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, difference, read_image, read_labels, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
-from mixmfl.inference.dicom_seg import write_segmentation
+from mixmfl.inference.dicom_seg import lab_of, write_segmentation
 
 Command = Callable[..., int]
 KNOWN = Modalities()
@@ -355,6 +356,53 @@ def test_a_segmentation_names_its_series_and_gives_the_mask_back(tmp_path: Path)
     accepted(file)
 
 
+def test_segments_have_the_codes_of_dataset_json_and_colours_and_a_report_their_volumes(
+    tmp_path: Path,
+) -> None:
+    import highdicom as hd
+
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    mask, file, report = small_mask(), tmp_path / "p.dcm", tmp_path / "p.sr.dcm"
+    segments = {**SEGMENTS, "empty": (9,)}
+    codes = {"core": Segment("108369006", region="12738006")}
+    write_segmentation(file, series, mask, segments, "ab" * 32, codes, report)
+    content = pydicom.dcmread(file)
+    kinds = {
+        each.SegmentLabel: each.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
+        for each in content.SegmentSequence
+    }
+    assert kinds == {"whole": "Lesion", "core": "Tumor", "empty": "Lesion"}
+    core = content.SegmentSequence[1]
+    assert core.AnatomicRegionSequence[0].CodeMeaning == "Brain"
+    colours = {tuple(each.RecommendedDisplayCIELabValue) for each in content.SegmentSequence}
+    assert len(colours) == 3
+
+    groups = hd.sr.srread(report).content.get_volumetric_roi_measurement_groups()
+    ml = float(np.prod(GRID.spacing)) / 1000
+    found = {
+        group.tracking_identifier: float(group.get_measurements()[0].value) for group in groups
+    }
+    assert found == {
+        "whole": pytest.approx((mask > 0).sum() * ml, abs=1e-3),
+        "core": pytest.approx((mask == 4).sum() * ml, abs=1e-3),
+        "empty": 0,
+    }
+    assert groups[1].finding_type.meaning == "Tumor"
+    assert groups[1].finding_sites[0].value.meaning == "Brain"
+    accepted(file)
+    accepted(report)
+
+
+@pytest.mark.parametrize(
+    ("colour", "lab"),
+    [("#ffffff", (100, 0, 0)), ("#000000", (0, 0, 0)), ("#ff0000", (54.29, 80.8, 69.9))],
+)
+def test_colours_are_converted_as_an_icc_profile_does(colour: str, lab: tuple[float, ...]) -> None:
+    assert lab_of(colour) == pytest.approx(lab, abs=0.1)
+
+
 def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: Path) -> None:
     from highdicom.legacy import LegacyConvertedEnhancedMRImage
 
@@ -447,6 +495,9 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     assert "1 mask in" in capsys.readouterr().out  # b had nothing to be done
     assert pydicom.dcmread(out / "a.dcm").Modality == "SEG"
     assert not (out / "b.dcm").exists()
+    assert command("mixmfl_predict", *asked, "--dicom-sr") == 0  # which is asked for later
+    assert "1 mask in" in capsys.readouterr().out
+    assert pydicom.dcmread(out / "a.sr.dcm").Modality == "SR"
     monkeypatch.setattr("mixmfl.inference.dicom_seg.find_spec", lambda name: None)
     assert command("mixmfl_predict", *asked, "--dicom-seg") == 2
     assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err

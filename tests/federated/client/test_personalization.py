@@ -172,10 +172,10 @@ def test_a_site_whose_copy_is_made_is_not_asked_again(
     simulate_personalization(resumed, sites)
     assert asked == ["north", "west", "west"]  # south has nothing to validate on
 
-    told = open_run(run.folder).personal
-    assert told["north"] == run.personal["north"]
-    assert list(told) == ["north", "west"]
-    assert not math.isnan(told["west"].dice_before)
+    personal = open_run(run.folder).personal
+    assert personal["north"] == run.personal["north"]
+    assert list(personal) == ["north", "west"]
+    assert not math.isnan(personal["west"].dice_before)
     assert model.read_bytes() == before
 
 
@@ -207,10 +207,10 @@ def test_a_site_without_a_copy_that_it_uses_exports_none(run: Run, tmp_path: Pat
     out = tmp_path / "mine.safetensors"
 
     def refused(site: str) -> str:
-        with pytest.raises(ModelError) as told:
+        with pytest.raises(ModelError) as caught:
             export_model(run.folder, "best", out, site)
         assert not out.exists()
-        return str(told.value)
+        return str(caught.value)
 
     assert "site 'north' has no personalised model; sites that have one: none. mixmfl_train" in (
         refused("north")
@@ -244,14 +244,14 @@ def test_sites_personalise_and_export_by_the_commands(
     write_work(work, {"north": north, "south": [("flair",)]}, plans)
     asked = ["-i", work, "-o", run, "-c", "2d", "--personalize"]
     assert command("mixmfl_train_federated", *asked) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     (dice, before) = re.findall(
         r"site north: personalised model, validation Dice (\S+), global model (\S+); kept\n",
-        said,
+        printed,
     )[0]
     assert float(dice) > float(before) + 0.1
-    assert "no personalised model, for lack of validation cases: south\n" in said
-    assert f"mixmfl_export -i {run} --site SITE -o FILE.safetensors" in said
+    assert "no personalised model, for lack of validation cases: south\n" in printed
+    assert f"mixmfl_export -i {run} --site SITE -o FILE.safetensors" in printed
     again = command("mixmfl_train_federated", *asked, "--resume")
     assert again == 0
     assert f"site north: personalised model, validation Dice {dice}" in capsys.readouterr().out

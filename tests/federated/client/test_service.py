@@ -11,21 +11,29 @@ from typing import Any
 
 import pytest
 import torch
-from small import LABELS_JSON, small_plans, stored_site, write_site
+from masked_federation import write_keys
+from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
 
 import mixmfl
-from mixmfl.core.errors import DataError, QuorumError
-from mixmfl.core.files import write_json
+from mixmfl.core.errors import DataError, PrivacyError, QuorumError
+from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
+from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.audit_log import verify_log
+from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
 from mixmfl.federated.messages import SENT, Message, StoredMessage, decode, encode
+from mixmfl.federated.secure_aggregation.crypto import key_pair
+from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
-from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.secure_aggregation.protocol import Participants
+from mixmfl.federated.server.checkpoint import load_state_of, open_run
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -35,6 +43,11 @@ from mixmfl.federated.server.orders import (
     plan_remotely,
     save_job,
     train_remotely,
+)
+from mixmfl.federated.server.secure_aggregation import (
+    gather_participants,
+    keys_tasks,
+    masked_tasks,
 )
 from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.simulation import simulate
@@ -50,6 +63,7 @@ from mixmfl.federated.state import (
 )
 from mixmfl.federated.tensor_files import save_tensors
 from mixmfl.inference.model import load_model, save_model
+from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
@@ -58,6 +72,7 @@ from mixmfl.training.privacy_budget import Privacy
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
 LONG = RunSettings("2d", seed=0, rounds=6, local_steps=1, learning_rate=1e-2)
+TWO_FASTER = RunSettings("2d", seed=0, rounds=2, local_steps=1, learning_rate=2e-2)
 CASES = {
     "north": [("t1", "t2"), ("t1",), ("t2",)],
     "south": [("flair",), ("flair", "t1"), ("flair",)],
@@ -79,6 +94,8 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         kept,
         told,
         {"stripped": cases},
+        {"patients": cases},
+        {"brain": cases},
     ).to_json()
 
 
@@ -124,8 +141,16 @@ def configs_of(
     """Store sites' cases, and return how the sites would be started."""
     for name, cases in sites.items():
         stored_site(folder / name, name, cases, plans)
+    identities = simulated_identities(list(sites))
     return [
-        SiteConfig(name, folder / "nothing", folder / name, minimum=Minimum()) for name in sites
+        SiteConfig(
+            name,
+            folder / "nothing",
+            folder / name,
+            minimum=Minimum(),
+            keys=write_keys(folder / "keys" / name, identities[name]),
+        )
+        for name in sites
     ]
 
 
@@ -212,6 +237,135 @@ def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
     for config in federation.configs.values():
         config.summed_file.unlink()
     assert train(federation, run("two", "abc"))
+
+
+def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
+    tmp_path: Path, plans: Plans
+) -> None:
+    """And an honest coordinator gets its sum afterwards: nothing was recorded of the attack."""
+    cases = {name: [("t1", "t2"), ("t1",)] for name in "abc"}
+    federation = Federation(*configs_of(tmp_path, cases, plans))
+    masked = dataclasses.replace(SETTINGS, masked=True)
+    told = {
+        name: register(
+            config.open(plans, masked.configuration, "0", 0),
+        )
+        for name, config in federation.configs.items()
+    }
+    state, sizes = first_state(plans, masked), prototype_sizes(plans, masked.configuration)
+    for name in told:
+        assert asks(federation, name, join_task(plans, masked)) == "join"
+
+    def roster() -> Participants:
+        came = federation.ask(keys_tasks(0, told)).came
+        return gather_participants(state, {n: a.message for n, a in came.items()}, told, sizes)
+
+    honest = roster()
+    false = dataclasses.replace(honest.keys["b"], key=key_pair()[1].hex())
+    forged = dataclasses.replace(honest, keys={**honest.keys, "b": false})
+    reason = asks(federation, "a", masked_tasks(state, forged, told)["a"])
+    assert "as that of site 'b' in round 1 is not shown to be of that site: its signature" in reason
+    assert not federation.configs["a"].summed_file.exists()
+    lines = federation.configs["a"].exchange_log.read_text().splitlines()
+    assert "sent to coordinator: failed, record error version, 0 tensors" in lines[-1]
+    tasks = masked_tasks(state, roster(), told)
+    assert [asks(federation, name, tasks[name]) for name in told] == ["masked"] * 3
+
+
+def audited(config: SiteConfig) -> list[dict[str, Any]]:
+    verify_log(config.audit_log.file)
+    return [json.loads(line) for line in config.audit_log.file.read_text().splitlines()]
+
+
+def test_all_that_left_is_recorded_and_each_job_with_who_approved(
+    tmp_path: Path, federation: Federation, plans: Plans
+) -> None:
+    orders = TrainingJob(tmp_path, tmp_path / "run", ("north", "south"), "abc", SETTINGS, "0")
+    assert train(federation, orders)
+    north = federation.configs["north"]
+    entries = audited(north)
+    approved, *sent = entries
+    assert approved["what"] == "approved"
+    assert approved["by"] == "the site's limits, without a policy"
+    assert approved["facts"]["rounds"].startswith("3 of 2 steps, learning rate 0.01, 2d, fold 0")
+    assert "train: round, loss, epsilon, delta, changes of weights" in approved["facts"]["leaves"]
+    asked = [kind for name, kind in federation.asked if name == "north"]
+    assert [entry["kind"] for entry in sent] == asked
+    assert {(entry["what"], entry["to"]) for entry in sent} == {("sent", "the coordinator")}
+    assert {entry["run"] for entry in sent} == {"abc"}
+    # the same digests are in the other log, and at the coordinator in RUN/network/exchange.log
+    log = north.exchange_log.read_text()
+    assert all(f"{e['bytes']} bytes, sha256 {e['sha256']}" in log for e in sent)
+    used = json.loads(north.used_file.read_text())
+    assert used["bytes"] == sum(entry["bytes"] for entry in sent)
+    (job,) = north.jobs.iterdir()
+    assert json.loads(job.read_text())["facts"] == approved["facts"]
+
+
+def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
+    tmp_path: Path, federation: Federation, plans: Plans
+) -> None:
+    file = tmp_path / "policy.json"
+    config = dataclasses.replace(federation.configs["north"], approval=Approval(file))
+    federation.configs["north"] = config
+    federation.restart()
+    write_json(file, {"until": "2999-01-01", "rounds": 2, "planning": False})
+    reason = asks(federation, "north", join_task(plans))
+    assert "does not cover this job: rounds 3, and it approves of 2" in reason
+    statistics = Message("fingerprint", {"minimum": [5, 100]}, {})
+    assert "it approves of no statistics" in asks(federation, "north", statistics)
+    assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 2
+    write_json(file, {"until": "2999-01-01", "rounds": 3})
+    assert asks(federation, "north", join_task(plans)) == "join"
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
+    task = train_task(first_state(plans, SETTINGS), register(opened))
+    assert asks(federation, "north", task) == "train"
+    write_json(file, {"until": "2001-01-01", "rounds": 3})  # the last day is over
+    assert "approves of nothing more: it ended on" in asks(federation, "north", task)
+
+
+def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, plans: Plans) -> None:
+    assert asks(federation, "north", join_task(plans)) == "join"
+    used = json.loads(federation.configs["north"].used_file.read_text())["bytes"]
+    limit(federation, "north", bytes=2 * used)
+    assert asks(federation, "north", join_task(plans)) == "join"
+    reason = asks(federation, "north", join_task(plans))
+    assert f"has sent {2 * used} bytes (" in reason
+    assert f"beyond the {2 * used} of --max-bytes" in reason
+
+
+def test_what_cannot_be_recorded_is_not_given_away(
+    federation: Federation, plans: Plans, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = federation.configs["north"]
+    config.audit_log.file.write_text("cut off")
+    with pytest.raises(PrivacyError, match="its last line is cut off or damaged"):
+        answer(federation.hospitals["north"], encode(Message("fingerprint", {"minimum": "?"}, {})))
+    assert "failed is not sent: " in config.problem_log.read_text().splitlines()[-1]
+
+
+def test_a_site_without_a_key_joins_no_masked_run(federation: Federation, plans: Plans) -> None:
+    masked = join_task(plans, dataclasses.replace(SETTINGS, masked=True))
+    north = federation.configs["north"]
+    federation.configs["north"] = dataclasses.replace(north, keys=None)
+    federation.restart()
+    assert "has no key of a kit to sign its part with" in asks(federation, "north", masked)
+    federation.configs["north"] = north
+    federation.restart()
+    assert north.keys is not None
+    key = north.keys.folder / "client.key"
+    other = simulated_identities(["north"])["north"].private
+    for content, reason in (
+        (other, "client.key: is not the key of "),
+        (b"?", "keys/north: the key or a certificate cannot be read"),
+    ):
+        key.write_bytes(content)
+        assert reason in asks(federation, "north", masked)
+    key.unlink()
+    assert "client.key: there is no such file; put the hospital's private key" in asks(
+        federation, "north", masked
+    )
+    assert asks(federation, "north", join_task(plans)) == "join"  # a plain one needs none
 
 
 def asks(federation: Federation, site: str, task: Message) -> str:
@@ -314,7 +468,7 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
     assert train(federation, dataclasses.replace(orders, personalize=True))
     assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
     for _, dice in sent["measure"].record["subsets"]:
-        assert {tuple(pair) for pair in dice.values()} == {(0.0, 0)}
+        assert {tuple(counts) for counts in dice.values()} == {(0,) * BINS}
     assert sent["personalize"].record == {"dice": None, "dice_before": None}
 
 
@@ -364,7 +518,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
     assert answer(north, second) == once  # not from the state after the first try
     without = ClientService(federation.configs["south"])
     assert decode(answer(without, first)).kind == messages.FAILED  # it never joined
-    (site / "runs" / "abc" / "moments" / "00000.safetensors").write_bytes(b"damaged")
+    (site / "runs" / "abc" / "optimizer" / "00000.safetensors").write_bytes(b"damaged")
     assert answer(north, second) != once  # starts from an empty state
     assert (
         "the optimizer state of round 1 is left out"
@@ -431,9 +585,102 @@ def test_personalised_models_stay_at_the_site(
         own = config.work / "runs" / "abc123" / "own_model.safetensors"
         assert own.is_file() == told[name].kept
         if told[name].kept:
-            load_model(own)
+            assert (load_model(own).expected, load_model(own).confidence) == ((), {})
     assert not (orders.out / "personal").exists()
     assert "personalize" in {kind for _, kind in federation.asked}
+
+
+def test_a_longer_run_leaves_no_personalised_model_of_the_shorter_one(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    short = dataclasses.replace(SETTINGS, rounds=1)
+    assert train(federation, dataclasses.replace(orders, settings=short, personalize=True))
+    kept = [name for name, told in open_run(orders.out).personal.items() if told.kept]
+    assert kept
+    assert train(federation, dataclasses.replace(orders, settings=TWO_FASTER))
+    run = open_run(orders.out)
+    assert not run.personal
+    assert [str(change) for change in run.changes] == [
+        "from round 2 on: rounds 1 -> 2",
+        "from round 2 on: local_steps 2 -> 1",
+        "from round 2 on: learning_rate 0.01 -> 0.02",
+    ]
+    for config in federation.configs.values():
+        assert not list((config.work / "runs" / "abc123").glob("own*"))
+        assert (
+            "the coordinator changed run abc123: rounds 1 -> 2, local_steps 2 -> 1, "
+            "learning_rate 0.01 -> 0.02"
+        ) in config.exchange_log.read_text()
+
+
+def test_a_run_that_an_earlier_version_joined_is_joined_again(
+    federation: Federation, plans: Plans
+) -> None:
+    assert asks(federation, "north", join_task(plans)) == "join"
+    file = federation.configs["north"].work / "runs" / "abc" / "joined.json"
+    everything = {n: v for n, v in join_task(plans).record.items() if n != "run"}
+    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({"sha256": digest}))
+    assert asks(federation, "north", join_task(plans)) == "join"
+    assert asks(federation, "north", join_task(plans, TWO_FASTER)) == "join"
+    masked = dataclasses.replace(TWO_FASTER, masked=True)
+    assert "run abc was joined before with" in asks(federation, "north", join_task(plans, masked))
+    limit(federation, "north", learning_rate=0.01)
+    assert "--max-learning-rate" in asks(federation, "north", join_task(plans, TWO_FASTER))
+
+
+def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJob) -> None:
+    file = tmp_path / "orders.json"
+    save_job(orders, file)
+    content = json.loads(file.read_text())
+    del content["stop_when_flat"], content["init"], content["aliases"]
+    file.write_text(json.dumps(content))
+    assert load_job(file) == orders
+    started = dataclasses.replace(orders, init=tmp_path / "m.pth", aliases=("t1=channel0",))
+    save_job(started, file)
+    assert load_job(file) == started
+
+
+def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    alone = dataclasses.replace(orders, sites=("north",))
+    assert not train(federation, alone, stop_after=1)
+    federation.down = {"south"}
+    both = dataclasses.replace(orders, settings=dataclasses.replace(SETTINGS, rounds=4))
+    assert not train(federation, both, stop_after=1)
+    assert set(open_run(orders.out).registrations) == {"north"}
+    federation.down = set()
+    assert not train(federation, both, stop_after=1)
+    federation.asked.clear()
+    assert train(federation, dataclasses.replace(both, sites=("south",)))
+    run = open_run(orders.out)
+    assert [sorted(each) for each in run.history] == [
+        *(["north"], ["north"], ["north", "south"], ["south"])
+    ]
+    assert {site for site, _ in federation.asked} == {"south"}
+    assert [change.text for change in run.changes] == [
+        "rounds 3 -> 4",
+        "site south joins with 2 training cases",
+        "modality flair joins with 2 training cases, its encoder starts from t2",
+        "site north takes no part",
+    ]
+
+
+def test_hospitals_start_from_the_weights_that_the_coordinator_has(
+    tmp_path: Path, federation: Federation, orders: TrainingJob
+) -> None:
+    model = write_model(tmp_path / "old.safetensors")
+    orders = dataclasses.replace(orders, init=model)
+    assert not train(federation, orders, stop_after=0)
+    model.unlink()  # the coordinator keeps what it starts from
+    assert not train(federation, orders, stop_after=1)
+    run = open_run(orders.out)
+    assert run.start is not None
+    assert all(part.taken == part.tensors for part in run.start.parts if part.name != "memory")
+    old = first_state(small_plans(), RunSettings("2d", 0, 1, 1, 0.01)).weights
+    first = load_state_of(run, 0).weights
+    assert all(torch.equal(first[name], old[name]) for name in old)
 
 
 def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> None:
@@ -697,7 +944,7 @@ def test_optimizer_states_of_repeated_rounds_are_removed(
     federation: Federation, orders: TrainingJob
 ) -> None:
     assert train(federation, TrainingJob(**{**vars(orders), "settings": LONG}))
-    folder = federation.configs["north"].work / "runs" / "abc123" / "moments"
+    folder = federation.configs["north"].work / "runs" / "abc123" / "optimizer"
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
     north = federation.hospitals["north"]
     state = first_state(small_plans(), LONG)
@@ -743,12 +990,41 @@ def test_settings_and_orders_are_read_as_they_were_written(
         alignment=AlignmentOptions("t2", True),
         brains=BrainExtraction("own", "tool {image} {mask}"),
     )
-    for home in (config, other):
+    limited = dataclasses.replace(config, minimum=Minimum(3, 50), limits=Limits(True, 7, 6, 0.5, 5))
+    odd = SiteConfig("Klinik\u00a0Ulm", tmp_path / "a\u00a0b", tmp_path / "病院\u3000x")
+    for home in (config, other, limited, odd):
+        home.check()
         home.save(tmp_path / "config.json")
         assert SiteConfig.load(tmp_path / "config.json") == home
     for each in (
         orders,
+        dataclasses.replace(orders, out=odd.data, sites=(odd.name,), quorum=1),
         PlanningJob(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
     ):
         save_job(each, tmp_path / "orders.json")
         assert load_job(tmp_path / "orders.json") == each
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": -1}, "workers: is -1; it must be a whole number from 0 to 1024"),
+        ({"name": "a\x1b"}, r"name: is 'a\\x1b'; it must be printable text of 1 to 80 characters"),
+        ({"minimum": {"cases": "5", "voxels": 1}}, "minimum: cases: is '5'; it must be a whole"),
+        ({"limits": {}}, "limits: unknown fields .*, missing fields .*'queries'"),
+        (
+            {"brains": {"tool": "sh", "command": ""}},
+            "brains: tool: is 'sh'; it must be none or",
+        ),
+        ({"turn": None}, r"unknown fields \['turn'\]"),
+        ({"data": 3}, "data: is 3; it must be a path of 1 to 4096 characters"),
+    ],
+)
+def test_damaged_settings_of_a_site_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    SiteConfig("north", tmp_path, tmp_path).save(file)
+    write_json(file, {**read_json(file), **change})
+    with pytest.raises(DataError, match=f"config.json: {message}.*; start mixmfl_site again"):
+        SiteConfig.load(file)

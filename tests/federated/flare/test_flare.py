@@ -39,7 +39,7 @@ from nvflare.fuel.utils.class_loader import load_class
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 
 import mixmfl
-from mixmfl.core.errors import AggregationError, DataError, MixmflError
+from mixmfl.core.errors import AggregationError, DataError, MixmflError, PrivacyError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import controller, job, processes, provisioning, runner, transfer
@@ -334,6 +334,23 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
     assert {len(piece) for piece in pieces[:-1]} == {100}
     assert begun == [True]
     assert offered.taken
+    offered.withdraw()
+
+
+def test_of_a_message_that_cannot_be_recorded_no_piece_is_given(tmp_path: Path) -> None:
+    parcel, asked = StoredMessage.pack(Message("train", {"round": 0}, {}), tmp_path), []
+
+    def unrecorded() -> None:
+        asked.append(True)
+        if len(asked) < 3:
+            raise PrivacyError("the disk is full")
+
+    offered = transfer.Download(_Cell("north.job"), parcel, "server", unrecorded)
+    for _ in range(2):
+        with pytest.raises(PrivacyError, match="the disk is full"):
+            offered.produce(None, "server.job")
+        assert not offered.taken
+    assert offered.produce(None, "server.job")[1] == parcel.read(0, parcel.size)
     offered.withdraw()
 
 
@@ -676,7 +693,8 @@ class _Jobs:
         return SimpleNamespace(client_info=told)
 
     def run(self) -> None:
-        kit = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc))
+        now = datetime.now(timezone.utc)
+        kit = Kit(Path("kit"), "coordinator", "localhost:1", now, "", ())
         runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
@@ -710,6 +728,30 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
     ]
     assert jobs.clock.now == 1060
     assert jobs.took_part == [["north", "south"]]
+
+
+def test_a_coordinator_that_runs_for_days_warns_of_certificates_on_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
+    jobs.last_seen["south"] = jobs.clock.now
+    first = datetime(2027, 3, 1, 23, 59, tzinfo=timezone.utc)
+    seconds = iter((0, 1, 90, 91))  # it starts, and looks three times while the job runs
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return first + timedelta(seconds=next(seconds))
+
+    def looks_thrice(*task: Any, **how: Any) -> JobResult:
+        how["each_second"]()
+        how["each_second"]()
+        return jobs._run_job(*task, **how)
+
+    monkeypatch.setattr(runner, "run_job", looks_thrice)
+    monkeypatch.setattr(runner, "datetime", Clock)
+    jobs.run()
+    assert jobs.said.count("warning: ends") == 2  # a minute lies between, and a midnight
 
 
 def test_a_round_that_too_few_answer_is_repeated_twice(
@@ -750,6 +792,28 @@ def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_c
     assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
 
 
+@pytest.mark.parametrize("connected_before", [False, True])
+def test_a_site_that_is_to_join_a_run_is_in_the_job_after_it_has_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connected_before: bool
+) -> None:
+    here = SimpleNamespace(absent="")
+    run = SimpleNamespace(history=[{"north": here}], registrations={"north": 1})
+    jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
+    monkeypatch.setattr(runner, "holds_run", lambda folder: True)
+    monkeypatch.setattr(runner, "open_run", lambda folder: run)
+    if not connected_before:
+        jobs.last_seen["south"] = jobs.clock.now - 41
+
+    def south_connects_and_a_round_is_done() -> None:
+        jobs.last_seen["south"] = math.inf
+        run.history.append({"north": here})
+
+    jobs.in_job = south_connects_and_a_round_is_done
+    jobs.run()
+    # one that was there and could not join would only be refused again
+    assert (tmp_path / "run" / "network" / "pause").exists() == (not connected_before)
+
+
 # --- what runs in a job
 
 
@@ -778,7 +842,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
         "old": Message("failed", failed, {}),
     }
     offered = Shareable()
-    offered["parcel"] = {"from": "told by the site", "number": "1"}
+    offered["message"] = {"from": "told by the site", "number": "1"}
 
     def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
         (name,) = targets
@@ -794,7 +858,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
             task.task_done_cb(task, context)
 
     def fetch(cell: object, address: object, sender: str, *_: object) -> StoredMessage:
-        assert address == offered["parcel"]
+        assert address == offered["message"]
         if sender == "broken":
             raise AggregationError("more than 10 bytes came")
         return StoredMessage.pack(replies[sender], tmp_path)
@@ -904,7 +968,7 @@ def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
 
     monkeypatch.setattr(executor_module, "fetch", fetch)
     back = executor.execute("shutdown", Shareable(), context, Signal())
-    assert back["parcel"]["from"] == "server"
+    assert back["message"]["from"] == "server"
     executor.handle_event(EventType.END_RUN, context)
     assert "sent a task 'shutdown'; this version of mixmfl knows" in config.problem_log.read_text()
     came, left = config.exchange_log.read_text().splitlines()

@@ -127,15 +127,15 @@ sys.exit(network_demo.main(sys.argv[2:]))
 )
 def test_the_demo_of_a_network_gives_the_model_of_one_process(tmp_path: Path, program: str) -> None:
     preset = write_preset(tmp_path / "tiny.json")
-    with (tmp_path / "said.txt").open("wb") as log:
+    with (tmp_path / "printed.txt").open("wb") as log:
         demo = subprocess.Popen(
             [sys.executable, "-c", program, preset, "-o", tmp_path / "demo"], stdout=log, stderr=log
         )
     code = ended(demo)
-    said = (tmp_path / "said.txt").read_text()
-    assert code == 0, said
-    assert "are the same, byte by byte" in said
-    assert said.count("round 2/2") == 2
+    printed = (tmp_path / "printed.txt").read_text()
+    assert code == 0, printed
+    assert "are the same, byte by byte" in printed
+    assert printed.count("round 2/2") == 2
     site = (tmp_path / "demo" / "logs" / "north.txt").read_text()
     assert "sent to coordinator: train, round 2, block decoder" in site
     logs = [*(tmp_path / "demo" / "kits").rglob("*log*"), *tmp_path.rglob("exchange.log")]
@@ -152,21 +152,21 @@ def test_a_killed_site_is_left_out_and_takes_part_again_when_it_is_back(running:
     kill(running.sites["south"])
     until(lambda: running.rounds("killed") >= 2, "the round closes without it")
     running.start_site("south")
-    assert ended(process) == 0, running.said("killed")
+    assert ended(process) == 0, running.printed("killed")
     run = running.history("killed")
     assert run is not None
     absent = [bool(sites["south"].absent) for sites in run.history]
     assert not absent[0]
     assert absent[1]
     assert not absent[-1], "it is back before the end"
-    assert "a site has come back" in running.said("killed")
+    assert "a site has come back" in running.printed("killed")
     assert all(not sites["north"].absent for sites in run.history)
 
 
 @pytest.mark.slow
 def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Loopback) -> None:
     def asked() -> int:
-        return running.said("west").count("came from coordinator: train, round 2,")
+        return running.printed("west").count("came from coordinator: train, round 2,")
 
     before = asked()
     process = running.train("straggler", "--deadline", 0.25, rounds=4)
@@ -177,7 +177,7 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Lo
     until(lambda: running.rounds("straggler") >= 2, "the round closes without it")
     for job in stopped:
         job.resume()
-    assert ended(process) == 0, running.said("straggler")
+    assert ended(process) == 0, running.printed("straggler")
     run = running.history("straggler")
     assert run is not None
     assert run.history[1]["west"].absent == ("did not answer within 15 s; a later reply is dropped")
@@ -186,7 +186,7 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_is_dropped(running: Lo
     replies = re.findall(r"came from west: train, round (\d)", running.exchanged("straggler"))
     assert "2" not in replies
     assert replies == sorted(set(replies))  # none twice
-    site = running.said("west")
+    site = running.printed("west")
     assert "not sent, the coordinator did not take it: train, round 2," in site
 
 
@@ -197,7 +197,7 @@ def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> No
     kill(process)
     assert running.rounds("resumed") == 1
     again = running.train("resumed", "--resume")
-    assert ended(again) == 0, running.said("resumed")
+    assert ended(again) == 0, running.printed("resumed")
     assert (running.folder / "resumed" / "model.safetensors").read_bytes() == expected(running)
 
 
@@ -210,7 +210,7 @@ def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> Non
         until(lambda: running.rounds("cut") >= 2, "a round without it")
         time.sleep(60)
         cable.mend()
-        assert ended(process) == 0, running.said("cut")
+        assert ended(process) == 0, running.printed("cut")
     run = running.history("cut")
     assert run is not None
     assert len(run.history) == 7
@@ -223,13 +223,13 @@ def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> Non
 @pytest.mark.slow
 def test_bytes_on_the_wire_are_those_of_the_messages(running: Loopback) -> None:
     with cable_to(running, "north") as cable:
-        assert ended(running.train("wire", rounds=3)) == 0, running.said("wire")
+        assert ended(running.train("wire", rounds=3)) == 0, running.printed("wire")
         log = running.exchanged("wire")
         for way, carried in (("sent to", cable.to_site), ("came from", cable.to_server)):
             sizes = re.findall(rf"{way} north: .* tensors, (\d+) bytes", log)
-            told = sum(map(int, sizes))
+            logged = sum(map(int, sizes))
             # TLS, FLARE's headers, signs of life and what starts a job come on top
-            assert told < carried < 1.2 * told + 2**20, (way, told, carried)
+            assert logged < carried < 1.2 * logged + 2**20, (way, logged, carried)
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_messages_of_past_rounds_are_gone_from_the_disk(running: Loopback) -> No
         here = held(running.sites["west"], "worker_process"), held(training, "runner_process")
         most = {name: max(most[name], now) for name, now in zip(most, here, strict=True)}
         time.sleep(0.1)
-    assert ended(training) == 0, running.said("held")
+    assert ended(training) == 0, running.printed("held")
     assert 0 < most["site"] <= 4  # the task, the reply, and those that are on their way out
     # of three sites a task and a reply each, to train and to validate, and as many before them
     assert 0 < most["coordinator"] <= 24
@@ -259,10 +259,10 @@ def test_messages_of_past_rounds_are_gone_from_the_disk(running: Loopback) -> No
 
 @pytest.mark.slow
 def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) -> None:
-    assert ended(running.train("masked", "--masked", rounds=2)) == 0, running.said("masked")
+    assert ended(running.train("masked", "--masked", rounds=2)) == 0, running.printed("masked")
     run = running.history("masked")
     assert run is not None
-    assert [any(told.absent for told in sites.values()) for sites in run.history] == [False] * 2
+    assert [any(each.absent for each in sites.values()) for sites in run.history] == [False] * 2
     kinds = set(re.findall(r"came from \w+: (\w+)", running.exchanged("masked")))
     assert kinds == {"join", "keys", "masked", "validate", "measure", "model"}
 
@@ -296,10 +296,10 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_continues(running
     process = running.train("first")
     until(lambda: running.rounds("first") >= 1, "round 1")
     assert ended(running.train("second")) == 2
-    assert "this kit is in use by another process" in running.said("second")
-    assert ended(process) == 0, running.said("first")
+    assert "this kit is in use by another process" in running.printed("second")
+    assert ended(process) == 0, running.printed("first")
     assert ended(running.train("first")) == 2
-    assert "holds a run; resume it with --resume" in running.said("first")
+    assert "holds a run; resume it with --resume" in running.printed("first")
 
 
 @in_this_process
@@ -317,13 +317,13 @@ def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
                 custom.mkdir()
                 (custom / "evil.py").write_text(f"open({str(evil)!r}, 'w')")
             else:
-                told = json.loads(config.read_text())
-                told["executors"][0]["executor"] = {
+                content = json.loads(config.read_text())
+                content["executors"][0]["executor"] = {
                     "path": "nvflare.app_common.executors.statistics.statistics_executor"
                     ".StatisticsExecutor",
                     "args": {"generator_id": "x"},
                 }
-                config.write_text(json.dumps(told))
+                config.write_text(json.dumps(content))
             number = session.submit_job(str(job))
             until(
                 lambda number=number: str(session.get_job_meta(number)["status"]).startswith(  # type: ignore[misc]
@@ -335,8 +335,8 @@ def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
             assert status != "FINISHED:COMPLETED", name
     kits = running.folder / "kits"
     assert "north: NVFLARE_ERROR: BYOC not permitted" in (kits / "coordinator/log.txt").read_text()
-    told = (kits / "north" / "console.log").read_text()
-    assert "StatisticsExecutor' at config path 'executors.#1.executor' is not in allow_list" in told
+    log = (kits / "north" / "console.log").read_text()
+    assert "StatisticsExecutor' at config path 'executors.#1.executor' is not in allow_list" in log
     assert not evil.exists()
 
 
@@ -408,8 +408,8 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
         assert not answers(old)  # expired
         write_certificate(old / "startup", "west", days=30)
         assert not answers(old)  # unknown
-    told = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
-    refusals = [line for line in told.splitlines() if "a connection was refused" in line]
+    log = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
+    refusals = [line for line in log.splitlines() if "a connection was refused" in line]
     assert any("certificate was replaced or revoked" in line for line in refusals)
     assert any("certificate has expired" in line for line in refusals)
     assert any(re.search("self.signed certificate", line) for line in refusals)

@@ -1,0 +1,180 @@
+"""How good this very mask is: its Dice, estimated from the network's own confidence.
+
+A network is less sure of its bad masks. How its confidence goes with Dice is measured on the
+sites' validation cases when training ends, as sums that add up over sites, and kept in the model
+file: Dice is regressed on the square of confidence, by label, over the masks from every subset of
+modalities.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Annotated, Any
+
+from scipy.stats import t as student
+
+from mixmfl.core.declarations import entries, text, within
+from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
+from mixmfl.evaluation.subset_dice import LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
+
+FEWEST_CASES = 5
+"""Validation cases behind a label, below which its Dice is not estimated."""
+
+COVERAGE = 0.9
+"""Share of masks whose Dice is meant to lie in the interval of the estimate."""
+
+_MOST = float(MOST_CASES) * MOST_SUBSETS
+
+
+@dataclass(frozen=True)
+class ConfidenceSums:
+    """Sums over masks of one label, ``x`` being the square of confidence and ``y`` the Dice.
+
+    Attributes:
+        cases: Cases that the masks are of.
+        masks: Masks in which the label is; a case has one from every subset of its modalities.
+        x: Sum of ``x``.
+        y: Sum of ``y``.
+        xx: Sum of ``x * x``.
+        xy: Sum of ``x * y``.
+        yy: Sum of ``y * y``.
+    """
+
+    cases: Annotated[int, within(0, MOST_CASES)] = 0
+    masks: Annotated[int, within(0, MOST_CASES * MOST_SUBSETS)] = 0
+    x: Annotated[float, within(0, _MOST)] = 0.0
+    y: Annotated[float, within(0, _MOST)] = 0.0
+    xx: Annotated[float, within(0, _MOST)] = 0.0
+    xy: Annotated[float, within(0, _MOST)] = 0.0
+    yy: Annotated[float, within(0, _MOST)] = 0.0
+
+    def to_json(self) -> dict[str, float | int]:
+        """Return JSON content."""
+        return asdict(self)
+
+    @property
+    def is_possible(self) -> bool:
+        """Say whether any masks have these sums: each is of numbers from 0 to 1."""
+        n, slack = self.masks, 1e-9 * self.masks
+        return (
+            (self.cases <= n if n else not self.cases)
+            and max(self.x, self.y) <= n
+            and self.x**2 / max(n, 1) <= self.xx + slack
+            and self.xx <= self.x + slack
+            and self.y**2 / max(n, 1) <= self.yy + slack
+            and self.yy <= self.y + slack
+            and self.xy <= min(self.x, self.y) + slack
+        )
+
+
+Confidence = Annotated[
+    Mapping[Annotated[str, text(LONGEST_NAME)], ConfidenceSums], entries(0, MOST_LABELS)
+]
+"""Sums by label or region, as messages and model files have them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured on validation cases when training ends.
+
+    Attributes:
+        expected: How many cases have which Dice, by subset of modalities.
+        confidence: How Dice goes with confidence, by label or region.
+    """
+
+    expected: Expected = ()
+    confidence: Confidence = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON content."""
+        return {
+            "expected": [each.to_json() for each in self.expected],
+            "confidence": {name: each.to_json() for name, each in self.confidence.items()},
+        }
+
+
+@dataclass(frozen=True)
+class DiceEstimate:
+    """The estimated Dice of one label in one mask.
+
+    Attributes:
+        dice: The estimate, 0 to 1.
+        low: Lower end of the interval of ``COVERAGE``.
+        high: Its upper end.
+    """
+
+    dice: float
+    low: float
+    high: float
+
+
+def in_words(estimates: Mapping[str, DiceEstimate]) -> str:
+    """Return estimates by label or region as text, such as ``lesion 0.71 (0.48 to 0.94)``."""
+    return ", ".join(
+        f"{name} {each.dice:.2f} ({each.low:.2f} to {each.high:.2f})"
+        for name, each in estimates.items()
+    )
+
+
+def look_closely(estimates: Mapping[str, DiceEstimate]) -> list[str]:
+    """Return a warning about the labels that are probably segmented badly in this mask."""
+    bad = {name: each for name, each in estimates.items() if each.dice < LOW_DICE}
+    return [f"look closely: this mask's Dice is estimated at {in_words(bad)}"] if bad else []
+
+
+def sums_of_case(pairs: Iterable[tuple[float, float]]) -> ConfidenceSums:
+    """Return the sums over the masks of one label and case.
+
+    Args:
+        pairs: Confidence and Dice of each mask; left out where one is NaN, as where a mask lacks
+            the label.
+    """
+    known = [(c * c, d) for c, d in pairs if not (math.isnan(c) or math.isnan(d))]
+    x, y = [x for x, _ in known], [y for _, y in known]
+    return ConfidenceSums(
+        cases=int(bool(known)),
+        masks=len(known),
+        x=math.fsum(x),
+        y=math.fsum(y),
+        xx=math.fsum(a * a for a in x),
+        xy=math.fsum(a * b for a, b in known),
+        yy=math.fsum(b * b for b in y),
+    )
+
+
+def add_sums(parts: Sequence[ConfidenceSums]) -> ConfidenceSums:
+    """Return the sums over all parts; their order changes no bit."""
+    cases, masks, *sums = zip(*map(astuple, parts), strict=True)
+    return ConfidenceSums(int(sum(cases)), int(sum(masks)), *(math.fsum(each) for each in sums))
+
+
+def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | None:
+    """Return the Dice that is estimated for one label of a mask.
+
+    Least squares, with the interval for a new observation (Draper and Smith 1998, Applied
+    Regression Analysis, section 3.1); masks of a case resemble each other, so cases are counted
+    there in place of masks.
+
+    Args:
+        sums: Sums of the label over the validation cases.
+        confidence: Mean probability of the label over the voxels that the mask gives it.
+
+    Returns:
+        The estimate; None where it cannot be told: the mask lacks the label (``confidence`` is
+        NaN), fewer than ``FEWEST_CASES`` were measured, or Dice does not rise with confidence.
+    """
+    if math.isnan(confidence) or sums.cases < FEWEST_CASES:
+        return None
+    x, y = sums.x / sums.masks, sums.y / sums.masks
+    spread = max(0.0, sums.xx / sums.masks - x * x)
+    together = sums.xy / sums.masks - x * y
+    if spread < 1e-9 or together <= 0:
+        return None
+    slope = together / spread
+    rest = max(0.0, sums.yy / sums.masks - y * y - slope * together)
+    free = sums.cases - 2
+    away = confidence * confidence - x
+    variance = rest * sums.cases / free * (1 + (1 + away * away / spread) / sums.cases)
+    dice = y + slope * away
+    half = float(student.ppf((1 + COVERAGE) / 2, free)) * math.sqrt(variance)
+    return DiceEstimate(*(min(1.0, max(0.0, each)) for each in (dice, dice - half, dice + half)))

@@ -1,0 +1,201 @@
+"""A hospital's approval of jobs: by a policy that it wrote, or by a person who is asked.
+
+A job is what sends numbers of patients: statistics for a plan, or a run. The process that answers
+tasks has no terminal, so it leaves a file per job in a folder, and waits for the answer there.
+"""
+
+import getpass
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.errors import PrivacyError
+from mixmfl.core.files import read_json, write_json
+from mixmfl.core.records import read_record
+from mixmfl.planning.bounds import MOST_ROUNDS
+
+APPROVED, REFUSED, WAITS = "approved", "refused", "waits"
+
+_WAIT_SECONDS = 3600.0
+"""How long a task waits for a person; the coordinator's own deadline is as long by default."""
+
+_Digest = Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a coordinator asks a hospital for.
+
+    Attributes:
+        digest: Digest of all that the coordinator asks for.
+        facts: What a person must know of it, by name.
+        rounds: Rounds of the run; 0: statistics for a plan.
+        masked: Whether the coordinator learns sums over sites alone.
+        plans: Digest of the plans; empty: there are none yet.
+        epsilon: Privacy budget with which the site trains; None: without noise.
+    """
+
+    digest: str
+    facts: Mapping[str, str]
+    rounds: int = 0
+    masked: bool = False
+    plans: str = ""
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a hospital approves of without being asked again.
+
+    Attributes:
+        until: Last day of it, as 2027-06-30; training stops then, too.
+        rounds: Most rounds of a run; 0: no run, statistics for a plan alone.
+        planning: Whether statistics for a plan may leave.
+        masked: Whether a run must be masked.
+        epsilon: Largest privacy budget with which this site must train; None: noise is not needed.
+        plans: Digests of the plans that a run may have; empty: any.
+    """
+
+    until: Annotated[str, text(10, r"\d{4}-\d\d-\d\d", "a day as 2027-06-30")]
+    rounds: Annotated[int, within(0, MOST_ROUNDS)]
+    planning: bool = True
+    masked: bool = False
+    epsilon: Annotated[float, within(0, 1e6, above=True)] | None = None
+    plans: Annotated[tuple[_Digest, ...], entries(0, 100, distinct=True)] = ()
+
+    @classmethod
+    def load(cls, file: Path) -> "Policy":
+        """Read a policy.
+
+        Raises:
+            PrivacyError: The file is missing or damaged.
+        """
+        policy = read_record(cls, read_json(file, PrivacyError), str(file), PrivacyError)
+        try:
+            date.fromisoformat(policy.until)
+        except ValueError:
+            raise PrivacyError(f"{file}: until: there is no day {policy.until}") from None
+        return policy
+
+    def against(self, job: Job) -> list[str]:
+        """Return why a job is not covered; nothing: it is."""
+        reasons = [self.over()] if self.over() else []
+        if not job.rounds:
+            return reasons if self.planning else [*reasons, "it approves of no statistics"]
+        if job.rounds > self.rounds:
+            reasons.append(f"rounds {job.rounds}, and it approves of {self.rounds}")
+        if self.masked and not job.masked:
+            reasons.append("the run is not masked")
+        if self.epsilon is not None and (job.epsilon is None or job.epsilon > self.epsilon):
+            budget = "no privacy budget" if job.epsilon is None else f"budget {job.epsilon:g}"
+            reasons.append(f"this site trains with {budget}, and it needs {self.epsilon:g} at most")
+        if self.plans and job.plans not in self.plans:
+            reasons.append(f"the plans {job.plans} are not those that it names")
+        return reasons
+
+    def over(self) -> str:
+        """Return why the policy holds no more; nothing: it holds."""
+        today = datetime.now(timezone.utc).date()
+        return f"it ended on {self.until}" if today > date.fromisoformat(self.until) else ""
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Who approves of jobs at a site.
+
+    Attributes:
+        policy: File of the hospital's policy; it is read for every job and task.
+        ask: Whether a person is asked, about jobs that no policy covers.
+    """
+
+    policy: Path | None = None
+    ask: bool = False
+
+    def decide(self, job: Job, folder: Path) -> str:
+        """Return by what a job is approved, and leave a record of it; wait for a person if asked.
+
+        Args:
+            job: What the coordinator asks for.
+            folder: Folder with a file per job.
+
+        Raises:
+            PrivacyError: It is not approved.
+        """
+        file = folder / f"{job.digest[:16]}.json"
+        reasons = []
+        if self.policy is not None:
+            if not (reasons := Policy.load(self.policy).against(job)):
+                return _decided(job, file, APPROVED, f"the policy {self.policy}")
+        elif not self.ask:
+            return _decided(job, file, APPROVED, "the site's limits, without a policy")
+        if not self.ask:
+            _decided(job, file, REFUSED, f"the policy {self.policy}")
+            raise PrivacyError(
+                f"the policy {self.policy} does not cover this job: {'; '.join(reasons)}. The job "
+                f"is in {file}; change the policy, or start mixmfl_site with --ask"
+            )
+        answer = _record(file)
+        if (answer.get("digest"), answer.get("person")) != (job.digest, True):
+            _write(job, file, WAITS, "nobody yet")
+        until = time.monotonic() + _WAIT_SECONDS
+        while (answer := _record(file)).get("decision") == WAITS and time.monotonic() < until:
+            time.sleep(0.2)
+        if answer.get("decision") == APPROVED:
+            return str(answer.get("by"))
+        if answer.get("decision") == REFUSED:
+            raise PrivacyError(
+                f"{answer.get('by')} refused this job; remove {file} to be asked again"
+            )
+        raise PrivacyError(f"nobody answered whether this job may be done; it waits in {file}")
+
+    def check_still(self) -> None:
+        """Check that a policy by which a job was approved has not ended.
+
+        Raises:
+            PrivacyError: It has, and no person is asked.
+        """
+        if self.policy is not None and not self.ask and (why := Policy.load(self.policy).over()):
+            raise PrivacyError(f"the policy {self.policy} approves of nothing more: {why}")
+
+
+def waiting(folder: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
+    """Yield the jobs that wait for a person, and what is known of them."""
+    for file in sorted(folder.glob("*.json")):
+        record = _record(file)
+        if record.get("decision") == WAITS:
+            yield file, record["facts"]
+
+
+def answer_job(file: Path, approved: bool) -> None:
+    """Record what a person decided, who that was and when."""
+    decision = _by(APPROVED if approved else REFUSED, getpass.getuser())
+    write_json(file, {**_record(file), **decision, "person": True})
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Return the digest of a record, such as that of plans."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _decided(job: Job, file: Path, decision: str, by: str) -> str:
+    _write(job, file, decision, by)
+    return by
+
+
+def _write(job: Job, file: Path, decision: str, by: str) -> None:
+    write_json(file, {"digest": job.digest, "facts": dict(job.facts), **_by(decision, by)})
+
+
+def _by(decision: str, by: str) -> dict[str, str]:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"decision": decision, "by": by, "time": now}
+
+
+def _record(file: Path) -> dict[str, Any]:
+    return read_json(file, PrivacyError) if file.exists() else {}

@@ -1,0 +1,93 @@
+"""What a hospital is told of a job before it approves of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixmfl.core.text import one_line, shorten
+from mixmfl.federated.client.approval import Job, digest_of
+from mixmfl.federated.messages import SENT
+from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
+from mixmfl.federated.state import MEASURE, Minimum, RunSettings
+from mixmfl.planning.plans import Plans
+from mixmfl.training.privacy_budget import Privacy, epsilon_of, read_ledger
+
+
+def planning_job(record: Mapping[str, Any], minimum: Minimum) -> Job:
+    """Return the job of sending statistics.
+
+    Args:
+        record: The task ``fingerprint``.
+        minimum: What the statistics will rest on.
+    """
+    facts = {
+        "job": "statistics for a plan",
+        "leaves": _leaving(["fingerprint", "preprocess"]),
+        "withheld": _withheld(minimum),
+    }
+    return Job(digest_of({"job": "fingerprint", "minimum": list(record["minimum"])}), facts)
+
+
+def training_job(
+    record: Mapping[str, Any],
+    plans: Plans,
+    settings: RunSettings,
+    minimum: Minimum,
+    privacy: Privacy | None,
+    used: str,
+) -> Job:
+    """Return the job of taking part in a run.
+
+    Args:
+        record: The task ``join``.
+        plans: Plans of the run.
+        settings: Settings of the run.
+        minimum: The minimum that the site asks for.
+        privacy: The privacy that the site requires; None: no noise.
+        used: What was used of the site's limits, in words.
+
+    Raises:
+        PrivacyError: The ledger is damaged.
+    """
+    asked = {name: record[name] for name in ("run", "plans", "settings", "fold")}
+    plans_digest = digest_of(asked["plans"])
+    trained = MASKED_KINDS if settings.masked else ("train",)
+    least = minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
+    facts = {
+        "job": f"training of a model for {shorten(list(plans.labels.foreground), 20)} "
+        f"from {shorten(plans.modalities, 20)}",
+        "run": str(record["run"]),
+        "rounds": f"{settings.rounds} of {settings.local_steps} steps, learning rate "
+        f"{settings.learning_rate:g}, {settings.configuration}, fold {record['fold']}",
+        "masked": "yes, the coordinator learns sums over all sites" if settings.masked else "no",
+        "leaves": _leaving(["join", *trained, "validate", MEASURE, "personalize"]),
+        "withheld": _withheld(least),
+        "privacy": _privacy(privacy),
+        "used": used,
+        "plans": plans_digest,
+    }
+    return Job(
+        digest_of({"job": "join", **asked}),
+        {name: one_line(fact, 1000) for name, fact in facts.items()},
+        settings.rounds,
+        settings.masked,
+        plans_digest,
+        None if privacy is None else privacy.epsilon,
+    )
+
+
+def _leaving(kinds: Sequence[str]) -> str:
+    """Return which fields leave, by kind of message."""
+    tensors = {"train": ["changes of weights", "prototypes"], "masked": ["masked numbers"]}
+    parts = {kind: [*SENT[kind], *tensors.get(kind, [])] for kind in kinds}
+    return "; ".join(f"{kind}: {', '.join(fields)}" for kind, fields in parts.items())
+
+
+def _withheld(minimum: Minimum) -> str:
+    return f"statistics of fewer than {minimum.cases} cases or {minimum.voxels} voxels"
+
+
+def _privacy(privacy: Privacy | None) -> str:
+    if privacy is None:
+        return "no noise is added"
+    spent = epsilon_of(read_ledger(privacy.ledger), privacy.delta)
+    return f"epsilon {spent:.3g} of {privacy.epsilon:g} is spent, at delta {privacy.delta:g}"

@@ -1,0 +1,292 @@
+"""First weights taken from another network: what fits is taken, what does not is named.
+
+The other network is one of ours, of the same or of other plans, or nnU-Net's U-Net. A tensor is
+taken where it means the same here: an encoder of the same modality, a channel of a stem, a slot of
+the fusion, a resolution of the decoder, the head of a label of the same name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from mixmfl.core.declarations import text, within
+from mixmfl.core.tensor_store import MOST_TENSORS
+from mixmfl.data.labels import Labels
+from mixmfl.networks.parameters import block_of
+from mixmfl.networks.prototypes import State
+
+NEAREST: Mapping[str, tuple[str, ...]] = {
+    "t1": ("t1c", "pd"),
+    "t1c": ("t1",),
+    "t2": ("flair", "pd", "t2star"),
+    "flair": ("t2", "pd"),
+    "pd": ("t2", "t1"),
+    "dwi": ("flair", "t2"),
+    "adc": ("t2", "dwi"),
+    "swi": ("t2star", "t2"),
+    "t2star": ("swi", "t2"),
+}
+"""Modalities of a similar contrast, the most similar first."""
+
+SHARED = "the shared encoder"
+
+MEAN = "the mean of the channels"
+
+_STEM = "stages.0.0.convs.0.conv.weight"
+
+_MIX = "mix.convs.0.conv.weight"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network, its parameters named as ours.
+
+    Attributes:
+        form: ``"decoupled"``, or ``"stacked"``: one encoder with a channel per modality.
+        modalities: Of the slots or channels, in order; empty for one that is of none we know.
+        trained: Those of them that were trained.
+        heads: Names of the outputs, in order.
+        weights: Parameters by name.
+        spacing: mm per voxel, in array order.
+        residual: Whether its encoder is a residual one, which is none of ours.
+    """
+
+    form: str
+    modalities: tuple[str, ...]
+    trained: tuple[str, ...]
+    heads: tuple[str, ...]
+    weights: Mapping[str, Tensor]
+    spacing: tuple[float, ...]
+    residual: bool = False
+
+
+_Words = Annotated[str, text(10_000)]
+_Count = Annotated[int, within(0, MOST_TENSORS)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was taken for a part of the network.
+
+    Attributes:
+        name: ``"tailored.t1"``, ``"shared"``, ``"encoder"``, ``"fusion"``, ``"decoder"``,
+            ``"heads"`` or ``"memory"``.
+        origin: What it was taken from.
+        taken: Tensors that were taken.
+        tensors: Tensors that the part has.
+        left: Why others were not; empty where all were.
+    """
+
+    name: _Words
+    origin: _Words
+    taken: _Count
+    tensors: _Count
+    left: str = ""
+
+
+def head_names(labels: Labels) -> tuple[str, ...]:
+    """Return what a network's outputs are of: labels by their index, or regions as declared."""
+    if labels.has_regions:
+        return tuple(labels.foreground)
+    of_value = {value: name for name, (value, *_) in labels.foreground.items()}
+    return tuple(of_value.get(value, "background") for value in labels.values)
+
+
+def origin_of(modality: str, trained: Iterable[str]) -> str:
+    """Return what the encoder of a modality starts from: itself, or the nearest that was trained.
+
+    Where there is none of a similar contrast, it is ``SHARED``.
+    """
+    known = set(trained)
+    return next((m for m in (modality, *NEAREST.get(modality, ())) if m in known), SHARED)
+
+
+def take_weights(
+    fresh: Mapping[str, Tensor], modalities: Sequence[str], heads: Sequence[str], source: Source
+) -> tuple[State, list[Part]]:
+    """Return first weights: those of another network where they fit, else the fresh ones.
+
+    Args:
+        fresh: Random first weights of the network, by name.
+        modalities: Its modalities, in the order of its slots or channels.
+        heads: Names of its outputs, in order.
+        source: The other network.
+    """
+    reader = _Reader(fresh, tuple(modalities), tuple(heads), source)
+    read = {name: reader.read(name, own) for name, own in fresh.items()}
+    state, found = dict[str, Tensor](), dict[str, list[tuple[str, str]]]()
+    for name, own in fresh.items():
+        tensor, origin, reason = read[name]
+        kernel = _kernel_of(name)
+        if kernel != name and kernel in read and read[kernel][0] is None:
+            # a bias or a norm of the same length says nothing behind another convolution
+            tensor, origin, reason = None, "", ""
+        state[name] = own if tensor is None else tensor.to(own.dtype, copy=True)
+        part = "heads" if ".seg_layers." in name else block_of(name)
+        found.setdefault(part, []).append((origin, reason))
+    parts = []
+    for part, entries in found.items():
+        origins = dict.fromkeys(origin for origin, reason in entries if origin)
+        reasons = dict.fromkeys(reason for _, reason in entries if reason)
+        taken = sum(bool(origin) for origin, _ in entries)
+        parts.append(
+            Part(part, ", ".join(origins) or "-", taken, len(entries), _shortened(list(reasons)))
+        )
+    return state, parts
+
+
+def _kernel_of(name: str) -> str:
+    """Return the name of the kernel that a bias or norm belongs to; of a kernel its own."""
+    layer = name.rpartition(".")[0]
+    return f"{layer.removesuffix('.norm')}{'.conv' * layer.endswith('.norm')}.weight"
+
+
+def _shortened(reasons: Sequence[str]) -> str:
+    more = f"; and {len(reasons) - 1} more" if len(reasons) > 2 else ""
+    return "; ".join(reasons[: 1 if more else 2]) + more
+
+
+_Read = tuple[Tensor | None, str, str]
+"""A tensor or None, what it is from, and why it is not taken or not whole."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Finds for each parameter of a network what it is in another one; see ``take_weights``."""
+
+    fresh: Mapping[str, Tensor]
+    modalities: tuple[str, ...]
+    heads: tuple[str, ...]
+    source: Source
+
+    def read(self, name: str, own: Tensor) -> _Read:
+        """Return what there is for a parameter."""
+        block, rest = block_of(name), ""
+        if block in ("shared", "encoder") or block.startswith("tailored."):
+            rest = name.removeprefix(f"{block}.")
+            return self._encoder(block, rest, own)
+        if block == "fusion":
+            return self._fusion(name, own)
+        return self._decoder(name, own)
+
+    def _encoder(self, block: str, rest: str, own: Tensor) -> _Read:
+        source = self.source
+        if source.residual:
+            return None, "", "its blocks are residual ones, which add their input; ours do not"
+        if source.form == "stacked":
+            found = source.weights.get(f"encoder.{rest}")
+            if found is None or rest != _STEM:
+                return self._fitting(found, own, rest, "encoder")
+            return self._stem(block, found, own)
+        if block == "encoder":
+            return None, "", "one encoder of all modalities cannot be made of several"
+        if block == "shared":
+            return self._fitting(source.weights.get(f"shared.{rest}"), own, rest, "shared")
+        modality = block.removeprefix("tailored.")
+        origin = origin_of(modality, source.trained)
+        found = source.weights.get(f"tailored.{origin}.{rest}")
+        if found is None:  # without such a modality, or without tailored encoders
+            origin, found = SHARED, source.weights.get(f"shared.{rest}")
+        return self._fitting(found, own, rest, origin)
+
+    def _stem(self, block: str, found: Tensor, own: Tensor) -> _Read:
+        """Split a stem ``(C, channels, *kernel)`` by channel.
+
+        The norm behind it takes out its scale, so that a channel alone needs no factor.
+        """
+        if found.ndim != own.ndim:
+            return self._fitting(found, own, _STEM, "")
+        wanted = self.modalities if block == "encoder" else (block.removeprefix("tailored."),)
+        columns, origins = [], []
+        for modality in wanted:
+            origin = MEAN if block == "shared" else origin_of(modality, self.source.trained)
+            origins.append(MEAN if origin == SHARED else origin)
+            columns.append(self._channel(found, origins[-1]))
+        label = "by channel" if block == "encoder" else origins[0]
+        return self._fitting(torch.cat(columns, dim=1), own, _STEM, label)
+
+    def _channel(self, stem: Tensor, origin: str) -> Tensor:
+        if origin == MEAN:
+            return stem.mean(dim=1, keepdim=True)
+        number = self.source.modalities.index(origin)
+        return stem[:, number : number + 1]
+
+    def _fusion(self, name: str, own: Tensor) -> _Read:
+        source = self.source
+        if source.form == "stacked":
+            return None, "", "a plain U-Net has none"
+        found = source.weights.get(name)
+        if found is None or not name.endswith(_MIX):
+            return self._fitting(found, own, name, "same level")
+        level = name.split(".")[1]
+        mine, theirs = (_widths(weights, level) for weights in (self.fresh, source.weights))
+        if mine != theirs:
+            here, there = (" and ".join(map(str, widths)) for widths in (mine, theirs))
+            return None, "", f"streams have {there} channels there, {here} here"
+        tailored, shared = mine
+        slots = (own.shape[1] - shared) // tailored if tailored else 0
+        if slots <= 1 and found.shape == own.shape:  # gated, or of one stream: nothing is by slot
+            return found, "same level", ""
+        begin = [found[:, :shared]]
+        for modality in self.modalities:
+            origin = origin_of(modality, source.trained)
+            if origin == SHARED and shared == tailored:
+                begin.append(found[:, :shared])
+            elif origin == SHARED:
+                return None, "", f"no slot is like that of {modality}"
+            else:
+                start = shared + source.modalities.index(origin) * tailored
+                begin.append(found[:, start : start + tailored])
+        return self._fitting(torch.cat(begin, dim=1), own, name, "by modality")
+
+    def _decoder(self, name: str, own: Tensor) -> _Read:
+        """Find what is at the same resolution: the decoder counts from the deepest one."""
+        words = name.split(".")
+        deeper = _decoder_stages(self.source.weights) - _decoder_stages(self.fresh)
+        words[2] = str(int(words[2]) + deeper)
+        found = self.source.weights.get(".".join(words))
+        if words[1] != "seg_layers" or found is None:
+            return self._fitting(found, own, name, "decoder")
+        if found.ndim != own.ndim or found.shape[1:] != own.shape[1:]:
+            return self._fitting(found, own, name, "")
+        joined, new = own.clone(), []
+        for row, head in enumerate(self.heads):
+            if head in self.source.heads:
+                joined[row] = found[self.source.heads.index(head)]
+            else:
+                new.append(head)
+        if len(new) == len(self.heads):
+            return None, "", f"its heads are of {', '.join(self.source.heads)}"
+        return joined, "by label", f"new: {', '.join(new)}" if new else ""
+
+    def _fitting(self, found: Tensor | None, own: Tensor, name: str, origin: str) -> _Read:
+        if found is None:
+            return None, "", f"{name} is not in it"
+        if found.shape != own.shape:
+            return None, "", f"{name} is {_size(found)} there, {_size(own)} here"
+        if not found.isfinite().all():
+            return None, "", f"{name} holds NaN or infinity"
+        return found, origin, ""
+
+
+def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int]:
+    """Return the channels of a tailored and of the shared encoder at a level; 0: there is none."""
+    tailored = shared = 0
+    for name, tensor in weights.items():
+        if f".stages.{level}." in f".{name}" and name.endswith(".convs.0.conv.weight"):
+            if name.startswith("tailored."):
+                tailored = tensor.shape[0]
+            elif name.startswith("shared."):
+                shared = tensor.shape[0]
+    return tailored, shared
+
+
+def _decoder_stages(weights: Mapping[str, Tensor]) -> int:
+    return len({n.split(".")[2] for n in weights if n.startswith("decoder.transpconvs.")})
+
+
+def _size(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))

@@ -1,0 +1,80 @@
+"""How well a model tells which of its masks are good, on test cases."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from mixmfl.core.nan import mean
+from mixmfl.evaluation.subset_dice import LOW_DICE
+from mixmfl.research.benchmark.scores import Row
+
+REVIEWED = 0.25
+"""Share of the masks that somebody looks at: those of lowest estimated Dice."""
+
+
+@dataclass(frozen=True)
+class EstimateQuality:
+    """Estimated Dice against true Dice, over masks that have an estimate.
+
+    Attributes:
+        masks: Number of these masks: each label, subset, case and training is one.
+        share: As a share of all masks whose true Dice is defined.
+        rank_correlation: Spearman's.
+        error: Mean absolute error.
+        blind_error: The same of the mean true Dice of all masks of the label from that subset,
+            which no estimate that ignores the mask can beat by much.
+        covered: Share of masks whose true Dice lies in the interval.
+        bad: Number of masks with a true Dice below ``LOW_DICE``.
+        found: How many of these are among the ``REVIEWED`` of lowest estimate, of each training.
+    """
+
+    masks: int
+    share: float
+    rank_correlation: float
+    error: float
+    blind_error: float
+    covered: float
+    bad: int
+    found: int
+
+
+def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | None:
+    """Compare estimated with true Dice; None where nothing was estimated.
+
+    Args:
+        trainings: The rows of one method, by training.
+    """
+    pairs: list[tuple[float, float]] = []
+    blind: list[float] = []
+    covered: list[bool] = []
+    scored = bad = found = 0
+    for rows in trainings:
+        rows = [row for row in rows if not math.isnan(row.dice)]
+        scored += len(rows)
+        known = [(row, row.estimate) for row in rows if row.estimate is not None]
+        for row, estimate in known:
+            pairs.append((estimate.dice, row.dice))
+            covered.append(estimate.low <= row.dice <= estimate.high)
+            alike = [
+                r for r, _ in known if (r.modalities, r.region) == (row.modalities, row.region)
+            ]
+            blind.append(abs(row.dice - mean(each.dice for each in alike)))
+        worst = sorted(known, key=lambda pair: pair[1].dice)[: round(REVIEWED * len(known))]
+        bad += sum(row.dice < LOW_DICE for row, _ in known)
+        found += sum(row.dice < LOW_DICE for row, _ in worst)
+    if len(pairs) < 2:
+        return None
+    estimated, true = np.array(pairs).T
+    return EstimateQuality(
+        masks=len(pairs),
+        share=len(pairs) / scored,
+        rank_correlation=float(stats.spearmanr(estimated, true).statistic),
+        error=float(np.abs(estimated - true).mean()),
+        blind_error=mean(blind),
+        covered=float(np.mean(covered)),
+        bad=bad,
+        found=found,
+    )

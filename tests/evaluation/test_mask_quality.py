@@ -1,0 +1,98 @@
+"""The Dice of a mask estimated from confidence, against a library's regression."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mixmfl.evaluation.mask_quality import (
+    ConfidenceSums,
+    add_sums,
+    estimate_dice,
+    sums_of_case,
+)
+
+
+def drawn(count: int, seed: int, noise: float = 0.05) -> list[tuple[float, float]]:
+    """Return confidence and Dice of masks, a line in the square of confidence and some noise."""
+    generator = np.random.default_rng(seed)
+    confidence = generator.uniform(0.6, 0.95, count)
+    dice = 1.2 * confidence**2 - 0.25 + generator.normal(0, noise, count)
+    return list(zip(confidence.tolist(), dice.tolist(), strict=True))
+
+
+def sums_of(masks: list[tuple[float, float]]) -> ConfidenceSums:
+    """Return the sums where every mask is of another case."""
+    return add_sums([sums_of_case([mask]) for mask in masks])
+
+
+def test_estimate_is_that_of_linear_regression() -> None:
+    masks = drawn(20, 0)
+    line = stats.linregress([c * c for c, _ in masks], [d for _, d in masks])
+    estimate = estimate_dice(sums_of(masks), 0.8)
+    assert estimate is not None
+    assert estimate.dice == pytest.approx(line.intercept + line.slope * 0.64)
+    x = np.array([c * c for c, _ in masks])
+    rest = np.array([d for _, d in masks]) - line.intercept - line.slope * x
+    error = math.sqrt((rest @ rest) / 18)  # with n - 2 degrees of freedom
+    away = 1 + 1 / 20 + (0.64 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+    half = stats.t.ppf(0.95, 18) * error * math.sqrt(away)
+    assert estimate.high - estimate.dice == pytest.approx(half)
+    assert estimate.dice - estimate.low == pytest.approx(half)
+
+
+def test_interval_holds_nine_of_ten_new_masks() -> None:
+    inside = []
+    for seed in range(200):
+        *known, new = drawn(13, seed, noise=0.03)
+        estimate = estimate_dice(sums_of(known), new[0])
+        assert estimate is not None
+        inside.append(estimate.low <= new[1] <= estimate.high)
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.06)
+
+
+def test_masks_of_one_case_count_as_one_case() -> None:
+    masks = drawn(12, 1)
+    apart = estimate_dice(sums_of(masks), 0.8)
+    together = estimate_dice(
+        add_sums([sums_of_case(masks[start : start + 2]) for start in range(0, 12, 2)]), 0.8
+    )
+    assert apart is not None
+    assert together is not None
+    assert together.dice == pytest.approx(apart.dice)
+    assert together.high - together.low > 1.1 * (apart.high - apart.low)
+
+
+def test_sites_add_up_to_one_regression_in_any_order() -> None:
+    parts = [sums_of(drawn(5, seed)) for seed in range(4)]
+    assert add_sums(parts) == add_sums(parts[::-1])
+    assert add_sums(parts).cases == 20
+
+
+def test_a_mask_without_the_label_counts_for_nothing() -> None:
+    assert sums_of_case([(math.nan, 0.0), (0.9, math.nan)]) == ConfidenceSums()
+    assert sums_of_case([(math.nan, 0.0), (0.5, 0.25)]) == ConfidenceSums(
+        1, 1, x=0.25, y=0.25, xx=0.0625, xy=0.0625, yy=0.0625
+    )
+
+
+def test_ends_stay_within_zero_and_one() -> None:
+    estimate = estimate_dice(sums_of(drawn(6, 2, noise=0.2)), 0.99)
+    assert estimate is not None
+    assert 0 <= estimate.low <= estimate.dice <= estimate.high == 1
+
+
+@pytest.mark.parametrize(
+    ("masks", "confidence"),
+    [
+        (drawn(4, 0), 0.8),  # too few cases
+        (drawn(20, 0), math.nan),  # the mask lacks the label
+        ([(c, 1 - d) for c, d in drawn(20, 0)], 0.8),  # surer masks are worse
+        ([(0.8, 0.5)] * 6, 0.8),  # all equally sure
+    ],
+)
+def test_nothing_is_estimated_where_nothing_can_be_told(
+    masks: list[tuple[float, float]], confidence: float
+) -> None:
+    assert estimate_dice(sums_of(masks), confidence) is None

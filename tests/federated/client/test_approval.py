@@ -1,0 +1,130 @@
+"""A hospital approves of jobs, by a policy or a person; nothing of patients leaves before."""
+
+import dataclasses
+import getpass
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixmfl.core.errors import PrivacyError
+from mixmfl.federated.client import approval
+from mixmfl.federated.client.approval import Approval, Job, Policy, answer_job, waiting
+
+PLANS = "ab" * 32
+RUN = Job("cd" * 32, {"job": "training", "run": "abc"}, 20, True, PLANS, 4.0)
+STATISTICS = Job("ef" * 32, {"job": "statistics for a plan"})
+
+
+def policy(folder: Path, **changes: Any) -> Path:
+    content = {"until": "2999-01-31", "rounds": 20, "masked": True, "epsilon": 4, "plans": [PLANS]}
+    file = folder / "policy.json"
+    file.write_text(json.dumps({**content, **changes}))
+    return file
+
+
+def test_a_policy_covers_what_is_within_it(tmp_path: Path) -> None:
+    assert Policy.load(policy(tmp_path)).against(RUN) == []
+    assert Policy.load(policy(tmp_path)).against(STATISTICS) == []
+    file = policy(tmp_path)
+    assert Approval(file).decide(RUN, tmp_path / "jobs") == f"the policy {file}"
+    (record,) = (tmp_path / "jobs").iterdir()
+    assert json.loads(record.read_text())["facts"] == RUN.facts
+
+
+@pytest.mark.parametrize(
+    ("job", "changes", "reason"),
+    [
+        (RUN, {"until": "2001-01-31"}, "it ended on 2001-01-31"),
+        (STATISTICS, {"until": "2001-01-31"}, "it ended on 2001-01-31"),
+        (RUN, {"rounds": 19}, "rounds 20, and it approves of 19"),
+        (STATISTICS, {"planning": False}, "it approves of no statistics"),
+        (dataclasses.replace(RUN, masked=False), {}, "the run is not masked"),
+        (
+            dataclasses.replace(RUN, epsilon=4.1),
+            {},
+            "this site trains with budget 4.1, and it needs 4 at",
+        ),
+        (
+            dataclasses.replace(RUN, epsilon=None),
+            {},
+            "this site trains with no privacy budget, and",
+        ),
+        (RUN, {"plans": ["0" * 64]}, f"the plans {PLANS} are not those that it names"),
+    ],
+)
+def test_what_is_beyond_a_policy_is_refused_and_said(
+    tmp_path: Path, job: Job, changes: dict[str, Any], reason: str
+) -> None:
+    file = policy(tmp_path, **changes)
+    with pytest.raises(PrivacyError, match=f"does not cover this job: {reason}"):
+        Approval(file).decide(job, tmp_path / "jobs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"until": "2026-02-30"}, "there is no day 2026-02-30"),
+        ({"until": "soon"}, "until: is 'soon'"),
+        ({"rounds": "20"}, "rounds: is '20'"),
+        ({"epsilom": 1}, "epsilom"),
+        ({"plans": ["short"]}, "plans"),
+    ],
+)
+def test_a_damaged_policy_approves_of_nothing(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(PrivacyError, match=why):
+        Approval(policy(tmp_path, **changes)).decide(RUN, tmp_path / "jobs")
+    with pytest.raises(PrivacyError, match=r"none\.json"):
+        Approval(tmp_path / "none.json").decide(RUN, tmp_path / "jobs")
+
+
+def test_a_policy_that_ends_ends_the_run(tmp_path: Path) -> None:
+    Approval(policy(tmp_path)).check_still()
+    file = policy(tmp_path, until="2001-01-31")
+    with pytest.raises(PrivacyError, match="approves of nothing more: it ended on 2001-01-31"):
+        Approval(file).check_still()
+    Approval(file, ask=True).check_still()  # a person approved of it
+
+
+def answered(folder: Path, decide: Callable[[], str], *, yes: bool) -> str:
+    """Have a person answer as soon as the job waits, and return what ``decide`` did."""
+
+    def person() -> None:
+        while not (found := list(waiting(folder))):
+            time.sleep(0.01)
+        ((file, facts),) = found
+        assert facts == RUN.facts
+        answer_job(file, yes)
+
+    thread = threading.Thread(target=person, daemon=True)
+    thread.start()
+    try:
+        return decide()
+    finally:
+        thread.join(timeout=10)
+
+
+def test_a_person_is_asked_about_what_no_policy_covers_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "officer")
+    jobs = tmp_path / "jobs"
+    # approved by a policy that holds no more: this is no answer of a person
+    Approval(policy(tmp_path)).decide(RUN, jobs)
+    asked = Approval(policy(tmp_path, rounds=3), ask=True)
+    assert answered(jobs, lambda: asked.decide(RUN, jobs), yes=True) == "officer"
+    assert asked.decide(RUN, jobs) == "officer"  # as when the run is resumed
+    longer = dataclasses.replace(RUN, digest="cd" * 8 + "00" * 24)  # another job, of that name
+    with pytest.raises(PrivacyError, match="officer refused this job; remove"):
+        answered(jobs, lambda: asked.decide(longer, jobs), yes=False)
+    with pytest.raises(PrivacyError, match="officer refused this job; remove"):
+        asked.decide(longer, jobs)
+    monkeypatch.setattr(approval, "_WAIT_SECONDS", 0.0)
+    with pytest.raises(PrivacyError, match="nobody answered whether this job may be done"):
+        asked.decide(RUN, jobs)

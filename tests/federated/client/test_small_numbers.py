@@ -1,0 +1,180 @@
+"""Of one, two or three patients nothing leaves, where the hospital's floors are above that.
+
+Two hospitals differ in these patients alone: what cannot be told apart says nothing of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from masked_federation import write_keys
+from small_federation import PLANS, SETTINGS, SiteStore, write_work
+
+from mixmfl.core.errors import PrivacyError
+from mixmfl.data.labels import Labels
+from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.limits import Limits
+from mixmfl.federated.client.outbound import outgoing_fingerprint
+from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.training import train_at_site
+from mixmfl.federated.messages import SENT, Message, StoredMessage, encode
+from mixmfl.federated.secure_aggregation.identities import simulated_identities
+from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
+from mixmfl.federated.server.subset_validation import measure_task
+from mixmfl.federated.state import Minimum, Site, first_state, register
+from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.training.privacy_budget import Privacy
+
+FEW = (1, 2, 3)
+FLOOR = 4
+
+NOTHING, COUNTED, WITHHELD, REFUSED = "of no patient", "a count", "withheld", "not trained"
+FIELDS: Mapping[tuple[str, str], str] = {
+    ("fingerprint", "fingerprint"): WITHHELD,
+    ("fingerprint", "labels"): NOTHING,
+    ("preprocess", "cases"): COUNTED,
+    ("join", "registration"): COUNTED,
+    ("train", "round"): NOTHING,
+    ("train", "loss"): REFUSED,
+    ("train", "epsilon"): NOTHING,
+    ("train", "delta"): NOTHING,
+    ("validate", "round"): NOTHING,
+    ("validate", "dice"): WITHHELD,
+    ("measure", "round"): NOTHING,
+    ("measure", "subsets"): WITHHELD,
+    ("keys", "round"): NOTHING,
+    ("keys", "key"): NOTHING,
+    ("keys", "certificate"): NOTHING,
+    ("keys", "signature"): NOTHING,
+    ("masked", "round"): NOTHING,
+    ("masked", "epsilon"): NOTHING,
+    ("masked", "delta"): NOTHING,
+    ("personalize", "dice"): WITHHELD,
+    ("personalize", "dice_before"): WITHHELD,
+    ("failed", "error"): NOTHING,
+    ("failed", "version"): NOTHING,
+}
+"""What every field says of few patients; a new one is decided upon here, and tested below."""
+
+
+def test_every_field_that_leaves_is_decided_upon() -> None:
+    assert set(FIELDS) == {(kind, field) for kind, fields in SENT.items() for field in fields}
+    withheld = {kind for (kind, _), what in FIELDS.items() if what == WITHHELD}
+    assert withheld == {"fingerprint", "validate", "measure", "personalize"}  # tested below
+    assert {kind for (kind, _), what in FIELDS.items() if what == REFUSED} == {"train"}
+
+
+def of_cases(seed: int, count: int, spacing: float = 1.0) -> Fingerprint:
+    parts = []
+    for number in range(count):
+        generator = np.random.default_rng([seed, number])
+        labels = np.zeros((8, 20, 20), dtype=int)
+        labels[2:6, 5:15, 5:15] = 1
+        images = {"t1": generator.normal(100, 10, labels.shape)}
+        box = (slice(0, 8), slice(0, 20), slice(0, 20))
+        parts.append(fingerprint_case(images, labels, (spacing, 1.0, 1.0), box))
+    return merge_fingerprints(parts)
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_no_statistics_of_a_site_of_few_cases_leave(few: int) -> None:
+    messages = [
+        encode(outgoing_fingerprint(of_cases(seed, few), PLANS.labels, Minimum(FLOOR)))
+        for seed in (1, 2)
+    ]
+    assert messages[0] == messages[1]
+    enough = outgoing_fingerprint(of_cases(1, FLOOR), PLANS.labels, Minimum(FLOOR))
+    assert enough.record["fingerprint"] is not None
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
+    """Spacings, sizes, directions and shares of a crop, each alone: a plan needs the rare ones."""
+    usual = of_cases(0, FLOOR)
+    told: list[dict[str, Any]] = []
+    for odd in (of_cases(1, few), of_cases(2, few, spacing=7.0)):
+        renamed = dataclasses.replace(
+            odd,
+            modality_cases={"t2": few},
+            intensities={"t2": odd.intensities["t1"]},
+            label_cases={"0": few, "2": few},
+            label_voxels={"0": odd.label_voxels["0"], "2": odd.label_voxels["1"]},
+            heads={"deepbet": few},
+        )
+        both = merge_fingerprints([usual, renamed])
+        reply = outgoing_fingerprint(both, Labels({"a": 1, "b": 2}), Minimum(FLOOR))
+        told.append(reply.record["fingerprint"])
+    differ = {name for name in told[0] if told[0][name] != told[1][name]}
+    assert differ == {"axes", "stacked", "slices"}
+    assert "2" not in told[0]["label_cases"]
+    assert not any(told[0]["intensities"]["t2"])
+    assert told[0]["modality_cases"]["t2"] == few  # the aggregation weight
+    assert set(told[0]["heads"]) == set(usual.heads)
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_no_dice_of_few_validation_cases_leaves(store: SiteStore, few: int) -> None:
+    names = ("alpha", "beta")
+    one, other = (store.site(name, [("t1",)] * 5, validation=3) for name in names)
+    sites = [
+        dataclasses.replace(one, validation=who.validation[:few], validation_cases=FLOOR)
+        for who in (one, other)
+    ]
+    told = {"alpha": register(sites[0])}
+    state = first_state(PLANS, SETTINGS)
+    for task in (
+        validation_task(state, "alpha", told),
+        measure_task(state, "alpha", told),
+        personalization_task(state, "alpha", told),
+    ):
+        replies = [encode(Client(site, PLANS, SETTINGS).handle(task, {}).reply) for site in sites]
+        assert replies[0] == replies[1], task.kind
+    # the floor is what withholds it
+    open_ = [dataclasses.replace(site, validation_cases=few) for site in sites]
+    task = validation_task(state, "alpha", told)
+    seen = [Client(site, PLANS, SETTINGS).handle(task, {}).reply.record for site in open_]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_no_weights_of_few_training_cases_leave_unless_hidden(tmp_path: Path, few: int) -> None:
+    """Neither of all, nor of a modality that few have; with masks or noise they do."""
+    rare: list[tuple[str, ...]] = [("t1",)] * FLOOR + [("t1", "t2")] * few
+    cases: Mapping[str, list[tuple[str, ...]]] = {"few": [("t1",)] * few, "rare": rare}
+    write_work(tmp_path, cases)
+    keys = write_keys(tmp_path / "keys", simulated_identities(["few"])["few"])
+    record = {"run": "abc", "plans": PLANS.to_json(), "fold": "all"}
+
+    def joins(name: str, masked: bool = False, **changes: Any) -> str:
+        (tmp_path / "runs" / "abc" / "joined.json").unlink(missing_ok=True)
+        limits = Limits(training_cases=FLOOR)
+        config = SiteConfig(name, tmp_path, tmp_path, keys=keys, limits=limits)
+        settings = dataclasses.asdict(dataclasses.replace(SETTINGS, masked=masked))
+        task = encode(Message("join", {**record, "settings": settings}, {}))
+        service = ClientService(dataclasses.replace(config, **changes))
+        return service.answer(StoredMessage.store(task, tmp_path)).open().kind
+
+    assert [joins("few"), joins("rare")] == ["failed", "failed"]
+    problems = (tmp_path / "problems.log").read_text()
+    assert f"{few} training cases have all modalities, and weights that are sent must" in problems
+    assert f"{few} training cases have t2, and weights that are sent must rest on 4" in problems
+    assert joins("few", masked=True) == "join"
+    privacy = Privacy(8.0, 1e-5, 1.0, 1.0, tmp_path / "ledger.json")
+    assert joins("few", privacy=privacy) == "join"
+    assert joins("rare", limits=Limits(training_cases=few)) == "join"
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_no_prototype_of_a_class_in_few_cases_leaves(store: SiteStore, few: int) -> None:
+    site: Site = store.site("alpha", [("t1", "t2")] * few)
+    task = train_task(first_state(PLANS, SETTINGS), register(site))
+    held = dataclasses.replace(site, minimum=Minimum(FLOOR))
+    reply, _ = train_at_site(task, held, PLANS, SETTINGS, {})
+    rows = {n: tensor for n, tensor in reply.tensors.items() if n.startswith("memory.")}
+    assert rows
+    assert not any(tensor.any() for tensor in rows.values())
+    with pytest.raises(PrivacyError, match=f"{few} training cases have all modalities"):
+        Limits(training_cases=FLOOR).check_cases(register(site))

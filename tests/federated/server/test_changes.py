@@ -1,0 +1,193 @@
+"""A run that is resumed with other settings: what changes from which round on, and when it ends."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import small_plans
+from small_federation import SETTINGS, SiteStore, write_work
+
+from mixmfl.core.errors import ModelError
+from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
+from mixmfl.federated.server.checkpoint import (
+    Run,
+    _digest,
+    load_state_of,
+    open_run,
+    record_changes,
+    save_personal,
+)
+from mixmfl.federated.simulation import simulate
+from mixmfl.federated.state import Personal, Site, learning_rate_of
+
+PLANS = small_plans(imagining=0.0)
+FROZEN = dataclasses.replace(SETTINGS, rounds=2, local_steps=1, learning_rate=1e-6)
+LONGER = dataclasses.replace(FROZEN, rounds=4, local_steps=2, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def sites(store: SiteStore) -> list[Site]:
+    return [
+        store.site("north", [("t1", "t2"), ("t1",)], validation=1),
+        store.site("south", [("flair",)]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory, sites: list[Site]) -> Run:
+    """Train two rounds in which nothing is learnt, so that Dice is flat from the first on."""
+    return simulate(PLANS, sites, FROZEN, "0", tmp_path_factory.mktemp("frozen") / "run")
+
+
+@pytest.fixture
+def out(frozen: Run, tmp_path: Path) -> Path:
+    return shutil.copytree(frozen.folder, tmp_path / "run")
+
+
+def test_a_round_has_the_settings_of_its_time() -> None:
+    changes = [
+        Change(2, "rounds", 4, 8),
+        Change(2, "learning_rate", 0.5, 0.1),
+        Change(5, "rounds", 8, 6),
+        Change(5, "stop_when_flat", 0, 3),
+    ]
+    now = dataclasses.replace(SETTINGS, rounds=6, learning_rate=0.1)
+    told = [settings_of(number, now, changes) for number in range(6)]
+    assert [each.rounds for each in told] == [4, 4, 8, 8, 8, 6]
+    assert [each.learning_rate for each in told] == [0.5, 0.5, 0.1, 0.1, 0.1, 0.1]
+    # the schedule of so many rounds, as if they had been meant from the start
+    assert learning_rate_of(3, told[3]) == pytest.approx(0.1 * (5 / 8) ** 0.9)
+
+
+def test_usual_norms_rise_with_steps_times_learning_rate_and_never_fall() -> None:
+    before = dataclasses.replace(SETTINGS, rounds=10, local_steps=2, learning_rate=0.1)
+    norms = {"decoder": (1.0, 2.0)}
+
+    def raised(**now: float) -> float:
+        changes = [Change(9, name, getattr(before, name), value) for name, value in now.items()]
+        settings = dataclasses.replace(before, **now)  # type: ignore[arg-type]
+        return raise_norms(norms, 9, settings, changes)["decoder"][1]
+
+    # the tenth of ten rounds has 0.1^0.9 of the rate, the ninth 0.2^0.9, the tenth of 100 0.91^0.9
+    assert raised(rounds=100) == pytest.approx(2 * (0.91 / 0.2) ** 0.9)
+    assert raised(local_steps=20) == pytest.approx(2 * 10 * (0.1 / 0.2) ** 0.9)
+    assert raised(local_steps=1) == 2.0
+    assert raise_norms(norms, 9, before, []) == norms
+    assert raise_norms(norms, 9, before, [Change(3, "rounds", 4, 10)]) == norms
+
+
+def test_flat_rounds_are_counted_from_the_best_and_anew_after_a_change() -> None:
+    dice = {10: 0.5, 20: 0.7, 30: 0.6, 40: 0.7}
+    assert rounds_flat(dice, 20, []) == 20
+    assert rounds_flat(dice, 20, [Change(33, "rounds", 40, 50)]) == 7
+    assert rounds_flat({10: float("nan")}, None, []) == 0
+
+
+def test_a_run_goes_on_with_more_rounds_other_steps_and_another_rate(
+    frozen: Run, out: Path, sites: list[Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    save_personal(open_run(out), "north", Personal(dice=0.4, dice_before=0.3), {})
+    run = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True)
+    assert (
+        open_run(out).changes
+        == run.changes
+        == [
+            Change(2, "rounds", 2, 4),
+            Change(2, "local_steps", 1, 2),
+            Change(2, "learning_rate", 1e-6, 1e-2),
+        ]
+    )
+    # a rate of 10^4 times the one before moves weights as far: no site is left out for it
+    assert "rejected" not in caplog.text
+    assert [{site: r.loss for site, r in each.items()} for each in run.history[:2]] == [
+        {site: r.loss for site, r in each.items()} for each in frozen.history
+    ]
+    assert not run.personal  # it was of the best of two rounds
+    with (out / "progress.csv").open() as file:
+        north = [row for row in csv.DictReader(file) if row["site"] == "north"]
+    assert [float(row["learning_rate"]) for row in north] == pytest.approx(
+        [1e-6, 1e-6 * 0.5**0.9, 1e-2 * 0.5**0.9, 1e-2 * 0.25**0.9], rel=1e-5
+    )
+    assert [row["local_steps"] for row in north] == ["1", "1", "2", "2"]
+    again = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True)
+    assert again.changes == run.changes
+
+
+def test_a_run_is_not_made_shorter_than_it_is_nor_changed_unasked(
+    out: Path, sites: list[Site]
+) -> None:
+    one = dataclasses.replace(FROZEN, rounds=1)
+    with pytest.raises(ModelError, match=r"--rounds 1: the run has done 2 rounds already; name 2"):
+        simulate(PLANS, sites, one, "0", out, resume=True, change=True)
+    seeded = dataclasses.replace(LONGER, seed=3)
+    with pytest.raises(ModelError, match=r"started with other seed \(0, now 3\)\. Resume"):
+        simulate(PLANS, sites, seeded, "0", out, resume=True, change=True)
+    with pytest.raises(ModelError, match=r"other learning_rate \(1e-06, now 0\.01\), local_steps"):
+        simulate(PLANS, sites, LONGER, "0", out, resume=True)
+
+
+def test_a_flat_run_ends_and_goes_on_where_it_is_asked_to(
+    tmp_path: Path, out: Path, sites: list[Site]
+) -> None:
+    longer = dataclasses.replace(FROZEN, rounds=5)
+    run = simulate(PLANS, sites, longer, "0", out, resume=True, change=True, stop_when_flat=1)
+    assert (len(run.history), run.best_round) == (3, 1)  # one flat round since it was asked for
+    run = simulate(PLANS, sites, longer, "0", out, resume=True, change=True, stop_when_flat=1)
+    assert len(run.history) == 3
+    run = simulate(PLANS, sites, longer, "0", out, resume=True, change=True)
+    assert len(run.history) == 5
+    with pytest.raises(ModelError, match=r"--stop-when-flat: no site has validation cases"):
+        simulate(PLANS, sites[1:], longer, "0", tmp_path / "other", stop_when_flat=1)
+
+
+def test_a_damaged_state_forgets_what_was_measured_and_keeps_what_was_changed(
+    out: Path, sites: list[Site]
+) -> None:
+    record_changes(open_run(out), [Change(2, "rounds", 9, 2)])
+    assert (out / "expected.json").is_file()
+    (out / "rounds" / "00002" / "server.safetensors").write_bytes(b"half")
+    run = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True, measured=False)
+    assert not (out / "expected.json").exists()
+    assert {change.after for change in run.changes} == {1}
+    assert load_state_of(run, 4).round == 4
+
+
+def test_a_run_of_an_earlier_version_is_read_and_extended(out: Path, sites: list[Site]) -> None:
+    for file in (out / "run.json", *out.glob("rounds/*/run.json")):
+        content = json.loads(file.read_text())
+        del content["changes"], content["stop_when_flat"]
+        file.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    run = open_run(out)
+    assert (run.changes, run.stop_when_flat) == ([], 0)
+    more = dataclasses.replace(FROZEN, rounds=3)
+    assert len(simulate(PLANS, sites, more, "0", out, resume=True, change=True).history) == 3
+
+
+def test_the_command_resumes_as_before_but_for_what_it_is_told(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = write_work(tmp_path / "work", {"north": [("t1",), ("t1",), ("t2",)]}, PLANS)
+    asked = ["-i", work, "-o", tmp_path / "run"]
+    begun = ["--rounds", 1, "--local-steps", 1, "--seed", 4, "--fold", 1, "--updates", "single"]
+    assert command("mixmfl_train_federated", *asked, *begun) == 0
+    capsys.readouterr()
+    more = ["--rounds", 4, "--learning-rate", 1e-12, "--stop-when-flat", 1]
+    assert command("mixmfl_train_federated", *asked, "--resume", *more) == 0
+    said = capsys.readouterr().out
+    assert "from round 2 on: rounds 1 -> 4\nfrom round 2 on: learning_rate 0.01 -> 1e-12\n" in said
+    assert "from round 2 on: stop_when_flat 0 -> 1\nround 2/4  loss north" in said
+    run = open_run(tmp_path / "run")
+    settings = run.settings
+    assert (settings.seed, settings.local_steps, run.fold) == (4, 1, "1")
+    assert not settings.half_updates
+    if len(run.history) < 4:
+        assert f"ended after round {len(run.history)} of 4: validation Dice was not above" in said
+    capsys.readouterr()
+    assert command("mixmfl_train_federated", *asked, "--resume") == 0  # nothing is left to do
+    assert open_run(tmp_path / "run").changes == run.changes
+    assert command("mixmfl_train_federated", *asked, "--resume", "--stop-when-flat", -1) == 2
+    assert "--stop-when-flat: must be 0 or more rounds" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""A run that starts from the weights of a file: its first state, its record, and the command."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small import MODALITIES, small_plans, write_model
+from small_federation import SETTINGS, SiteStore, write_work
+
+from mixmfl.core.errors import ModelError
+from mixmfl.data.labels import Labels
+from mixmfl.data.modalities import Modalities
+from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.initial_state import start_from
+from mixmfl.federated.simulation import simulate
+from mixmfl.federated.state import first_state
+from mixmfl.inference.model import load_model, save_model
+from mixmfl.networks.build import prototype_sizes
+from mixmfl.networks.prototypes import memory_to_state
+
+ONE = dataclasses.replace(SETTINGS, rounds=1, local_steps=1, seed=7)
+
+
+def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
+    tmp_path: Path, store: SiteStore
+) -> None:
+    plans = small_plans()
+    model, out = tmp_path / "old.safetensors", tmp_path / "run"
+    sizes = prototype_sizes(plans, "2d")
+    memory = {(m, level): size.unseen() for level, size in sizes.items() for m in MODALITIES}
+    old = dataclasses.replace(first_state(plans, SETTINGS), memory=memory)
+    save_model(model, old, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    # what is remembered of a modality that nobody had is not of its encoder, which is flair's
+    save_model(tmp_path / "two.safetensors", old, plans, "2d", {"flair": 1, "t1": 1})
+    two = start_from(tmp_path / "two.safetensors", plans, ONE, Modalities())[0].memory
+    assert {modality for modality, _ in two} == {"flair", "t1"}
+    state, start = start_from(model, plans, ONE, Modalities())
+    assert all(part.taken == part.tensors for part in start.parts)
+    assert {part.name for part in start.parts} >= {"tailored.t1", "shared", "fusion", "memory"}
+    site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(plans, [site], ONE, "0", out, initial=(state, start), on_message=kill)
+    model.unlink()  # what a run starts from is in its folder
+    run = simulate(plans, [site], ONE, "0", out, resume=True)
+    assert run.start == open_run(out).start == start
+    first = load_state_of(run, 0)
+    assert all(torch.equal(first.weights[name], old.weights[name]) for name in old.weights)
+    assert memory_to_state(first.memory).keys() == memory_to_state(memory).keys()
+    trained = load_state_of(run, 1).weights
+    moved = {n for n in trained if not torch.equal(trained[n], old.weights[n])}
+    # not the random weights of seed 7, and of the modality that no site has not a bit else
+    assert moved
+    assert not any(name.startswith("tailored.flair") for name in moved)
+    export_model(out, "0", tmp_path / "again.safetensors")
+
+
+def test_a_start_that_is_lost_before_the_first_round_is_said(
+    tmp_path: Path, store: SiteStore
+) -> None:
+    plans, out = small_plans(), tmp_path / "run"
+    initial = start_from(write_model(tmp_path / "m.safetensors"), plans, ONE, Modalities())
+    site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(plans, [site], ONE, "0", out, initial=initial, on_message=kill)
+    (out / "rounds" / "00000" / "server.safetensors").write_bytes(b"half")
+    with pytest.raises(
+        ModelError, match=r"weights of m.safetensors, which cannot be read .*--init"
+    ):
+        simulate(plans, [site], ONE, "0", out, resume=True)
+
+
+def test_prototypes_of_other_labels_are_left_and_a_start_that_is_none_is_refused(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "m.safetensors")
+    plans = small_plans(labels=Labels({"background": 0, "lesion": 1, "cyst": 2}))
+    state, start = start_from(model, plans, ONE, Modalities())
+    assert not state.memory
+    lines = start.lines()
+    assert lines[0] == "started from m.safetensors:"
+    assert lines[1].split() == ["part", "from", "tensors", "not", "taken"]
+    assert any("heads" in line and "by label" in line and "new: cyst" in line for line in lines)
+    assert any("memory" in line and "its labels are others" in line for line in lines)
+    deep = small_plans(patch=(8, 16, 16))
+    three = dataclasses.replace(ONE, configuration="3d_fullres")
+    with pytest.raises(ModelError, match=r"nothing of its encoders fits these plans \(stages.0.0"):
+        start_from(model, deep, three, Modalities())
+
+
+def test_the_command_says_what_was_taken_and_starts_only_new_runs_so(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = write_work(tmp_path / "work", {"north": [("t1",), ("t2",)]}, small_plans())
+    model = write_model(tmp_path / "m.safetensors")
+    asked = ["-i", work, "-o", tmp_path / "run", "--rounds", 1, "--local-steps", 1]
+    assert command("mixmfl_train_federated", *asked, "--init", tmp_path / "no.safetensors") == 2
+    assert "no.safetensors: there is no such model file" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert command("mixmfl_train_federated", *asked, "--init", model) == 0
+    said = capsys.readouterr().out
+    assert "started from m.safetensors:\n  part            from" in said
+    assert "round 1/1" in said.split("started from")[1]
+    assert command("mixmfl_train_federated", *asked, "--init", model, "--resume") == 2
+    assert "--init: " in capsys.readouterr().err
+    assert load_model(tmp_path / "run" / "model.safetensors").record["round"] == 1

@@ -1,0 +1,240 @@
+"""A coordinator between the sites, which passes its own keys on as theirs, reads nothing."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from masked_federation import MODALITIES, SETTINGS, START, MaskedFederation, asked
+from small_federation import PLANS, SiteStore
+from small_federation import SETTINGS as OPEN
+
+from mixmfl.core.errors import PrivacyError, QuorumError
+from mixmfl.federated.client import secure_aggregation as client
+from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.training import train_at_site
+from mixmfl.federated.messages import Message
+from mixmfl.federated.secure_aggregation import signatures
+from mixmfl.federated.secure_aggregation.crypto import from_words, key_pair, key_stream
+from mixmfl.federated.secure_aggregation.identities import read_peers, simulated_identities
+from mixmfl.federated.secure_aggregation.protocol import Participants
+from mixmfl.federated.secure_aggregation.signatures import Identity, SignedKey
+from mixmfl.federated.server import coordinator
+from mixmfl.federated.server.merge import train_task
+from mixmfl.federated.server.secure_aggregation import masked_tasks, summed_blocks
+from mixmfl.federated.simulation import simulate
+from mixmfl.federated.state import Registration, ServerState, Site, register
+
+OTHERS = ("east", "south", "west")
+
+
+@pytest.fixture(scope="module")
+def sites(store: SiteStore) -> Mapping[str, Site]:
+    return store.federation(MODALITIES).sites
+
+
+@pytest.fixture(scope="module")
+def told(sites: Mapping[str, Site]) -> dict[str, Registration]:
+    return {name: register(site) for name, site in sites.items()}
+
+
+@pytest.fixture(scope="module")
+def federation(sites: Mapping[str, Site]) -> MaskedFederation:
+    return MaskedFederation(sites)
+
+
+def passed_on(roster: Participants, keys: Mapping[str, SignedKey]) -> Participants:
+    """Return what a coordinator in the middle says of who takes part."""
+    return dataclasses.replace(roster, keys={**roster.keys, **keys})
+
+
+def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
+    federation: MaskedFederation,
+    sites: Mapping[str, Site],
+    told: dict[str, Registration],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The attack that signatures stop: with the others' keys its own, it takes the masks off."""
+    monkeypatch.setattr(Identity, "check", lambda *_: None)
+    roster, _ = asked(federation, told)
+    pairs = {name: key_pair() for name in OTHERS}
+    keys = {n: dataclasses.replace(roster.keys[n], key=pairs[n][1].hex()) for n in OTHERS}
+    forged = passed_on(roster, keys)
+    task = masked_tasks(START, forged, told)["north"]
+    words = federation.ask({"north": task})["north"].tensors["masked.shared"].numpy().view("u8")
+    common = client._digests(task, forged, "north")
+    for name, (private, _) in pairs.items():
+        key = client.RoundKey(0, private, forged.keys[name])
+        purpose = f"'shared', {common[name]}"
+        seed, add_or_subtract = client._pair_mask(key, forged, name, "north", purpose)
+        words = add_or_subtract(words, key_stream(seed, len(words)))
+    found = from_words(words, 32) / told["north"].weights["shared"]
+    plain = train_task(START, told["north"])
+    blocks = {**plain.record, "blocks": summed_blocks(START.weights, told)}
+    exact = dataclasses.replace(OPEN, half_updates=False)
+    reply, _ = train_at_site(
+        dataclasses.replace(plain, record=blocks), sites["north"], PLANS, exact, {}
+    )
+    own = torch.cat([reply.tensors[n].flatten() for n in sorted(reply.tensors) if "shared." in n])
+    assert float(np.abs(found - own.double().numpy()).max()) < 1e-9
+
+
+Forge = Callable[[Participants, MaskedFederation], dict[str, SignedKey]]
+
+
+def another_key(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": dataclasses.replace(roster.keys["east"], key=key_pair()[1].hex())}
+
+
+def of_another_round(_: Participants, federation: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": federation.identities["east"].sign("run", 1, key_pair()[1])}
+
+
+def of_another_run(_: Participants, federation: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": federation.identities["east"].sign("other", 0, key_pair()[1])}
+
+
+def of_another_federation(_: Participants, federation: MaskedFederation) -> dict[str, SignedKey]:
+    east = federation.identities["east"]
+    elsewhere = simulated_identities(["x"])["x"].authority
+    return {"east": dataclasses.replace(east, authority=elsewhere).sign("run", 0, key_pair()[1])}
+
+
+def of_a_false_authority(_: Participants, federation: MaskedFederation) -> dict[str, SignedKey]:
+    false = simulated_identities(["east"])["east"]
+    real = federation.identities["east"].authority
+    return {"east": dataclasses.replace(false, authority=real).sign("run", 0, key_pair()[1])}
+
+
+def of_another_site(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": roster.keys["west"]}
+
+
+def of_nobody(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": dataclasses.replace(roster.keys["east"], certificate="ab")}
+
+
+def unsigned(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": dataclasses.replace(roster.keys["east"], signature="a")}
+
+
+@pytest.mark.parametrize(
+    ("forge", "why"),
+    [
+        (another_key, "its signature is not of this federation, run, round and key"),
+        (of_another_round, "its signature is not of this federation, run, round and key"),
+        (of_another_run, "its signature is not of this federation, run, round and key"),
+        (of_another_federation, "its signature is not of this federation, run, round and key"),
+        (unsigned, "its signature is not of this federation, run, round and key"),
+        (of_a_false_authority, "its certificate is not of this federation's authority"),
+        (of_another_site, "its certificate is that of 'west'"),
+        (of_nobody, "its certificate cannot be read"),
+    ],
+)
+def test_a_key_that_is_not_shown_to_be_a_sites_stops_the_others(
+    federation: MaskedFederation, told: dict[str, Registration], forge: Forge, why: str
+) -> None:
+    roster, _ = asked(federation, told)
+    forged = passed_on(roster, forge(roster, federation))
+    task = masked_tasks(START, forged, told)["north"]
+    with pytest.raises(PrivacyError, match=rf"site 'east' in round 1 .*: {why}\. Nothing is sent"):
+        federation.ask({"north": task})
+
+
+def test_a_site_notices_that_its_own_key_was_exchanged(
+    federation: MaskedFederation, told: dict[str, Registration]
+) -> None:
+    roster, _ = asked(federation, told)
+    again = federation.identities["north"].sign("run", 0, key_pair()[1])
+    task = masked_tasks(START, passed_on(roster, {"north": again}), told)["north"]
+    with pytest.raises(PrivacyError, match="another key as that of this site in round 1 than the"):
+        federation.ask({"north": task})
+
+
+def test_the_coordinators_own_certificates_make_no_sites() -> None:
+    """The authority issued them, too; with two of them and one hospital no sum hides anything."""
+    known = simulated_identities(["north", "mixmfl.example.org"])
+    north = dataclasses.replace(known["north"], no_sites=("mixmfl.example.org",))
+    keys = {"mixmfl.example.org": known["mixmfl.example.org"].sign("run", 0, key_pair()[1])}
+    known["north"].check("run", 0, keys)
+    with pytest.raises(PrivacyError, match="its certificate is the coordinator's and no hospital"):
+        north.check("run", 0, keys)
+
+
+def test_a_key_other_than_the_one_compared_by_telephone_is_refused(tmp_path: Path) -> None:
+    known = simulated_identities(["north", "south"])
+    keys = {"south": known["south"].sign("run", 0, key_pair()[1])}
+    file, digits = tmp_path / "peers.json", known["south"].fingerprint
+    by_phone = " ".join(digits[i : i + 4] for i in range(0, 64, 4)).upper()
+    file.write_text(json.dumps({"south": by_phone}))
+    dataclasses.replace(known["north"], peers=read_peers(file)).check("run", 0, keys)
+    other = "0" * 64
+    for peers, why in (({"south": other}, f"this site knows {other}"), ({"west": other}, "no key")):
+        with pytest.raises(
+            PrivacyError, match=f"its key has the fingerprint {digits}, and .*{why}"
+        ):
+            dataclasses.replace(known["north"], peers=peers).check("run", 0, keys)
+    for content in ({"south": "ab"}, {"south": "x"}, {}, {"south": 3}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(PrivacyError, match=r"peers\.json"):
+            read_peers(file)
+
+
+def test_a_certificate_that_has_ended_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(timezone.utc) + timedelta(days=4000)
+
+    known = simulated_identities(["north", "south"])
+    keys = {"south": known["south"].sign("run", 0, key_pair()[1])}
+    monkeypatch.setattr(signatures, "datetime", Later)
+    with pytest.raises(PrivacyError, match=r"its certificate is valid from \S+ to \S+, and it is"):
+        known["north"].check("run", 0, keys)
+
+
+def test_in_a_simulation_a_coordinator_in_the_middle_gets_no_round(
+    tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(
+        state: ServerState, roster: Participants, told: Mapping[str, Registration]
+    ) -> dict[str, Message]:
+        forged = {
+            name: dataclasses.replace(signed, key=key_pair()[1].hex())
+            for name, signed in roster.keys.items()
+        }
+        tasks = {}
+        for name in roster.keys:
+            keys = {**forged, name: roster.keys[name]}
+            tasks[name] = masked_tasks(state, passed_on(roster, keys), told)[name]
+        return tasks
+
+    monkeypatch.setattr(coordinator, "masked_tasks", swapped)
+    with pytest.raises(QuorumError, match="site 'north' in round 1 is not shown to be of that si"):
+        simulate(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "run")
+
+
+def test_whoever_signs_the_model_is_the_same_byte_for_byte(
+    tmp_path: Path, sites: Mapping[str, Site]
+) -> None:
+    """Keys, certificates and signatures are other ones in every run."""
+    models = []
+    for name in ("one", "other"):
+        settings = dataclasses.replace(SETTINGS, rounds=1)
+        run = simulate(
+            PLANS, list(sites.values()), settings, "all", tmp_path / name, measured=False
+        )
+        models.append((run.folder / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+
+
+def test_a_masked_run_without_a_key_to_sign_with_is_not_joined(sites: Mapping[str, Site]) -> None:
+    with pytest.raises(PrivacyError, match="this site has no key of a kit to sign its part with"):
+        Client(sites["north"], PLANS, SETTINGS)
+    plain = Client(sites["north"], PLANS, OPEN)
+    with pytest.raises(PrivacyError, match="a masked reply in a run that was agreed to be plain"):
+        plain.handle(Message("keys", {"round": 0}, {}), {})

@@ -1,0 +1,302 @@
+"""First weights from another network: of ours with other plans, and of nnU-Net's checkpoints."""
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from small import LABELS, small_plans
+from torch import Tensor
+
+from mixmfl.core.errors import ModelError
+from mixmfl.data.labels import Labels
+from mixmfl.data.modalities import Modalities
+from mixmfl.networks.base import SegmentationNet, place_modalities
+from mixmfl.networks.build import build_network
+from mixmfl.networks.initial_weights import Part, Source, head_names, origin_of, take_weights
+from mixmfl.networks.nnunet_checkpoint import read_checkpoint
+from mixmfl.networks.parameters import load_state, network_state
+from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.planning.plans import Plans
+
+CHANNELS = {"0": "T1", "1": "FLAIR", "2": "T2"}
+
+
+def plans_of(
+    modalities: Sequence[str] = ("flair", "t1", "t2"), labels: Labels = LABELS, **network: Any
+) -> Plans:
+    plans = small_plans(modalities, labels)
+    given = {"compensation_levels": (), **network}
+    return dataclasses.replace(plans, network=dataclasses.replace(plans.network, **given))
+
+
+def network_of(plans: Plans, seed: int) -> SegmentationNet:
+    """Return a network whose biases and norms are random, too."""
+    network = build_network(plans, "2d", seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return network
+
+
+def source_of(plans: Plans, network: SegmentationNet, trained: Sequence[str] = ()) -> Source:
+    return Source(
+        plans.network.form,
+        plans.modalities,
+        tuple(trained or plans.modalities),
+        head_names(plans.labels),
+        network_state(network),
+        (1.0, 1.0),
+    )
+
+
+def started(plans: Plans, source: Source) -> tuple[SegmentationNet, dict[str, Part]]:
+    """Return a network that starts from another one, and what was taken by part."""
+    network = build_network(plans, "2d", seed=9).eval()
+    fresh = network_state(network)
+    state, parts = take_weights(fresh, plans.modalities, head_names(plans.labels), source)
+    assert state.keys() == fresh.keys()
+    load_state(network, state)
+    return network, {part.name: part for part in parts}
+
+
+def logits(network: SegmentationNet, images: Tensor, available: Sequence[str]) -> Tensor:
+    with torch.no_grad():
+        out = network(*place_modalities(images, available, network.modalities), {})
+    assert isinstance(out, Tensor)
+    return out
+
+
+def image(channels: int) -> Tensor:
+    return torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("fusion", ["concatenated", "gated"])
+def test_a_network_with_more_modalities_starts_as_the_one_that_it_is_from(fusion: str) -> None:
+    few, more = plans_of(fusion=fusion), plans_of(("flair", "pd", "t1", "t1c", "t2"), fusion=fusion)
+    before = network_of(few, 1)
+    network, parts = started(more, source_of(few, before))
+    assert all(part.taken == part.tensors for part in parts.values())
+    for known in (["t1"], ["t2", "flair"], ["t1", "t2", "flair"]):
+        shown = image(len(known))
+        assert torch.equal(logits(network, shown, known), logits(before, shown, known))
+    # a modality that joins is at first what the nearest one was
+    assert torch.equal(logits(network, image(1), ["t1c"]), logits(before, image(1), ["t1"]))
+    assert torch.equal(logits(network, image(1), ["pd"]), logits(before, image(1), ["t2"]))
+    assert {name: part.origin for name, part in parts.items() if "tailored" in name} == {
+        "tailored.flair": "flair",
+        "tailored.pd": "t2",
+        "tailored.t1": "t1",
+        "tailored.t1c": "t1",
+        "tailored.t2": "t2",
+    }
+
+
+def test_a_modality_without_a_similar_one_starts_from_the_shared_encoder() -> None:
+    few, more = plans_of(("t1",)), plans_of(("pet", "t1"))
+    before = network_of(few, 1)
+    network, parts = started(more, source_of(few, before))
+    assert parts["tailored.pet"].origin == "the shared encoder"
+    state, old = network_state(network), network_state(before)
+    name = "stages.1.0.convs.0.conv.weight"
+    assert torch.equal(state[f"tailored.pet.{name}"], old[f"shared.{name}"])
+    assert torch.equal(state[f"tailored.t1.{name}"], old[f"tailored.t1.{name}"])
+
+
+def test_an_encoder_that_was_never_trained_is_not_taken() -> None:
+    plans = plans_of()
+    _, parts = started(plans, source_of(plans, network_of(plans, 1), ["flair", "t1"]))
+    assert parts["tailored.t2"].origin == "flair"
+    assert origin_of("t1c", ["t2"]) == "the shared encoder"
+
+
+def test_labels_are_matched_by_name_and_new_ones_start_at_random() -> None:
+    plans = plans_of(labels=Labels({"background": 0, "core": 1, "oedema": 2}))
+    old = plans_of()
+    network, parts = started(plans, source_of(old, network_of(old, 1)))
+    head = "decoder.seg_layers.1.weight"
+    mine, theirs = network_state(network)[head], network_state(network_of(old, 1))[head]
+    fresh = network_state(build_network(plans, "2d", seed=9))[head]
+    assert torch.equal(mine, torch.stack([theirs[0], theirs[2], fresh[2]]))
+    assert (parts["heads"].origin, parts["heads"].left) == ("by label", "new: oedema")
+    regions = plans_of(labels=Labels({"background": 0, "whole": (1, 2), "core": (2,)}, (1, 2)))
+    assert head_names(regions.labels) == ("whole", "core")
+
+
+def test_a_deeper_network_takes_each_resolution_from_the_same_one() -> None:
+    old, plans = plans_of(), plans_of()
+    planned = plans.configuration("2d")["architecture"]["arch_kwargs"]
+    planned |= {"n_stages": 4, "features_per_stage": [4, 8, 8, 8], "kernel_sizes": [[3, 3]] * 4}
+    planned |= {"strides": [[1, 1], *[[2, 2]] * 3], "n_conv_per_stage": [1] * 4}
+    planned |= {"n_conv_per_stage_decoder": [1] * 3}
+    before = network_of(old, 1)
+    network, parts = started(plans, source_of(old, before))
+    state, theirs = network_state(network), network_state(before)
+    for mine, other in ((1, 0), (2, 1)):
+        name = "decoder.stages.{}.convs.0.conv.weight"
+        assert torch.equal(state[name.format(mine)], theirs[name.format(other)])
+    assert parts["decoder"].taken == parts["decoder"].tensors * 2 // 3
+    assert "is not in it" in parts["decoder"].left
+
+
+def test_what_has_another_size_is_named() -> None:
+    narrow, wide = plans_of(), plans_of(tailored_width=1.0, decoder_skips="added")
+    _, parts = started(wide, source_of(narrow, network_of(narrow, 1)))
+    assert parts["shared"].taken == parts["shared"].tensors
+    assert parts["tailored.t1"].taken == 0
+    assert parts["tailored.flair"].tensors == 12  # of each three a kernel, a bias and a norm
+    first = "stages.0.0.convs.0.conv.weight is 2 x 1 x 3 x 3 there, 4 x 1 x 3 x 3 here; and "
+    assert parts["tailored.t1"].left.startswith(first)
+    assert "streams have 2 and 2 channels there, 4 and 2 here" in parts["fusion"].left
+    stacked = plans_of(form="stacked")
+    _, parts = started(stacked, source_of(narrow, network_of(narrow, 1)))
+    assert parts["encoder"].taken == 0
+    assert parts["encoder"].left == "one encoder of all modalities cannot be made of several"
+
+
+def trained_by_nnunet(
+    file: Path,
+    plans: Plans,
+    network: type = PlainConvUNet,
+    channels: Mapping[str, str] = CHANNELS,
+) -> tuple[torch.nn.Module, Path]:
+    """Write a checkpoint as nnU-Net's trainer does, and return its network, too."""
+    arch = resolve_architecture(plans.configuration("2d")["architecture"]["arch_kwargs"])
+    if network is ResidualEncoderUNet:
+        arch["n_blocks_per_stage"] = arch.pop("n_conv_per_stage")
+    heads = len(LABELS.values)
+    torch.manual_seed(3)
+    built = network(len(CHANNELS), num_classes=heads, deep_supervision=False, **arch).eval()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    optimizer = torch.optim.SGD(built.parameters(), 0.01, momentum=0.99, nesterov=True)
+    sum(p.sum() for p in built.parameters()).backward()
+    optimizer.step()
+    described = {"channel_names": dict(channels), "labels": LABELS.to_json()["labels"]}
+    nnunet = {"configurations": {"2d": {"spacing": [2.0, 1.5]}}}
+    content = {
+        "network_weights": built.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "grad_scaler_state": torch.amp.GradScaler("cpu").state_dict(),
+        "logging": {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)], "lrs": [0.01]},
+        "_best_ema": np.float64(0.7),
+        "current_epoch": 3,
+        "init_args": {
+            "plans": nnunet,
+            "configuration": "2d",
+            "fold": 0,
+            "dataset_json": described,
+            "device": torch.device("cpu"),
+        },
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1),
+    }
+    torch.save(content, file)
+    return built, file
+
+
+def test_a_stacked_network_starts_as_the_network_of_nnunet(tmp_path: Path) -> None:
+    plans = plans_of(form="stacked")
+    theirs, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans)
+    source = read_checkpoint(file, Modalities())
+    assert (source.modalities, source.spacing) == (("t1", "flair", "t2"), (2.0, 1.5))
+    network, parts = started(plans, source)
+    assert all(part.taken == part.tensors for part in parts.values())
+    shown = image(3)
+    with torch.no_grad():
+        expected = theirs(shown)
+    assert torch.allclose(logits(network, shown, ("t1", "flair", "t2")), expected, atol=1e-5)
+
+
+def test_a_stem_of_nnunet_is_split_by_channel_into_tailored_encoders(tmp_path: Path) -> None:
+    plans = plans_of(tailored_width=1.0, shared_width=1.0)
+    theirs, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans)
+    network, parts = started(plans, read_checkpoint(file, Modalities()))
+    for name in ("tailored.flair", "tailored.t1", "tailored.t2", "shared", "decoder", "heads"):
+        assert parts[name].taken == parts[name].tensors > 0, name
+    assert parts["shared"].origin == "the mean of the channels, encoder"
+    assert (parts["fusion"].taken, parts["fusion"].left) == (0, "a plain U-Net has none")
+    for number, modality in enumerate(("t1", "flair", "t2")):
+        shown = torch.zeros(1, 3, 16, 16)
+        shown[:, number] = image(1)[:, 0]
+        with torch.no_grad():
+            expected = theirs.get_submodule("encoder")(shown)
+            encoding = network.encode(*place_modalities(image(1), [modality], plans.modalities))
+        slot = plans.modalities.index(modality)
+        for level, maps in enumerate(expected):
+            assert torch.allclose(encoding.tailored[level][:, slot], maps, atol=1e-5)
+
+
+def test_a_residual_encoder_is_named_and_not_taken(tmp_path: Path) -> None:
+    plans = plans_of(tailored_width=1.0)
+    _, file = trained_by_nnunet(tmp_path / "checkpoint_best.pth", plans, ResidualEncoderUNet)
+    _, parts = started(plans, read_checkpoint(file, Modalities()))
+    assert parts["tailored.t1"].taken == 0
+    assert "residual" in parts["tailored.t1"].left
+    assert parts["decoder"].taken == parts["decoder"].tensors
+
+
+def test_channels_that_nobody_knows_are_left_out_or_named(tmp_path: Path) -> None:
+    plans = plans_of(form="stacked")
+    channels = {"0": "mri one", "1": "FLAIR", "2": "flair"}
+    _, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans, channels=channels)
+    with pytest.raises(ModelError, match=r"channels are mri one, FLAIR, flair, of which none"):
+        read_checkpoint(file, Modalities())
+    found = read_checkpoint(file, Modalities().with_aliases(["t1=mri one"]))
+    assert (found.modalities, found.trained) == (("t1", "", ""), ("t1",))
+
+
+def test_numbers_of_numpy_1_are_read(tmp_path: Path) -> None:
+    plans = plans_of(form="stacked")
+    _, file = trained_by_nnunet(tmp_path / "new.pth", plans)
+    old = tmp_path / "old.pth"
+    with zipfile.ZipFile(file) as read, zipfile.ZipFile(old, "w") as write:
+        for name in read.namelist():
+            content = read.read(name)
+            if name.endswith("data.pkl"):
+                assert (b"numpy._core" in content) == (np.__version__ >= "2")
+                content = content.replace(b"numpy._core", b"numpy.core")
+            write.writestr(name, content)
+    assert read_checkpoint(old, Modalities()).trained == ("t1", "flair", "t2")
+
+
+class _Evil:
+    def __init__(self, call: Callable[..., object], *given: object) -> None:
+        self._call, self._given = call, given
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return (self._call, self._given) if vars(self) else (_Evil, (print,))
+
+
+def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
+    trace, file = tmp_path / "trace", tmp_path / "evil.pth"
+    for evil in (_Evil(os.mkdir, str(trace)), _Evil(eval, f"__import__('os').mkdir('{trace}')")):
+        torch.save({"network_weights": {}, "init_args": evil}, file)
+        with pytest.raises(ModelError, match=r"evil.pth: cannot be read as weights alone, and co"):
+            read_checkpoint(file, Modalities())
+        assert not trace.exists()
+    # nor what other code of this process lets torch build
+    torch.serialization.add_safe_globals([_Evil])
+    before = set(torch.serialization.get_safe_globals())
+    torch.save({"network_weights": {}, "init_args": _Evil.__new__(_Evil)}, file)
+    with pytest.raises(ModelError, match="cannot be read as weights alone"):
+        read_checkpoint(file, Modalities())
+    torch.save({"n": np.float64(1.0)}, file)
+    with pytest.raises(ModelError, match=r"is no checkpoint of nnU-Net v2's trainer \(KeyError"):
+        read_checkpoint(file, Modalities())
+    assert set(torch.serialization.get_safe_globals()) == before  # others may read as they did
+    file.write_bytes(b"no zip")
+    with pytest.raises(ModelError, match="cannot be read as weights alone"):
+        read_checkpoint(file, Modalities())
+    with pytest.raises(ModelError, match="there is no such file"):
+        read_checkpoint(tmp_path / "none.pth", Modalities())
