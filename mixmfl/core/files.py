@@ -115,7 +115,8 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
 def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield the files below a folder, sorted, following links but not in circles.
 
-    Hidden files are passed over, and so are macOS's ``._`` twins of real files.
+    Hidden files are passed over, and so are macOS's ``._`` twins of real files, and pipes and
+    devices, which would block whoever reads them.
 
     Args:
         folder: The folder to search.
@@ -133,7 +134,7 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from files_below(entry, (*above, real))
-        else:
+        elif entry.is_file() or not entry.exists():  # a link to nothing is reported when it is read
             yield entry
 
 

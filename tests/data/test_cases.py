@@ -238,6 +238,15 @@ def test_hidden_files_are_passed_over_and_links_in_circles_end(tmp_path: Path) -
 # --- what is refused and what is ignored
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_named_as_an_image_is_no_image(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/FLAIR.nii.gz")
+    os.mkfifo(tmp_path / "p1" / "T1.nii.gz")  # reading it would wait for ever
+    found = account(find_cases(tmp_path))
+    assert taken(found) == {"p1": {"flair": "p1/FLAIR.nii.gz"}}
+    assert ("T1.nii.gz", "is no file") in {(each.path.name, each.why) for each in found.aside}
+
+
 def test_a_folder_without_images_is_refused_and_the_layouts_are_shown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no such folder. Needed is one of\n.*nnU-Net"):
         find_cases(tmp_path / "nowhere")
