@@ -43,8 +43,8 @@ class Found:
     """What one number of sites took; rates in GB/s.
 
     Attributes:
-        megabytes: Of an update.
-        memory_mb: That the process had at most, MiB.
+        megabytes: Size of an update, MB.
+        memory_mb: Peak memory of the process, MiB.
     """
 
     megabytes: float
@@ -212,7 +212,7 @@ def plans_of(megabytes: float) -> "Plans":
 
     counts, axis = {"t1": 10, "t2": 10}, {"1x64": 10}
     bins = dict.fromkeys(counts, (1,) * (len(INTENSITY_EDGES) - 1))
-    told = Fingerprint(
+    fingerprint = Fingerprint(
         10,
         counts,
         {},
@@ -223,6 +223,8 @@ def plans_of(megabytes: float) -> "Plans":
         {"1.00": 10},
         bins,
         {"stripped": 10},
+        {"unknown": 10},
+        {"unknown": 10},
     )
     labels = Labels({"background": 0, "lesion": 1})
     preset = load_preset("demo")
@@ -234,7 +236,7 @@ def plans_of(megabytes: float) -> "Plans":
             base_features=features,
             max_features_2d=8 * features,
         )
-        return make_plans(told, labels, dataclasses.replace(preset, planner=planner))
+        return make_plans(fingerprint, labels, dataclasses.replace(preset, planner=planner))
 
     weights = first_state(planned(32), SETTINGS).weights
     size = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6

@@ -67,17 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                 *("--fold", "all", "--rounds", options.rounds),
                 *("--local-steps", options.local_steps, *patience),
             )
-    tell_costs(out, samples)
+    print_costs(out, samples)
 
 
 def widened_preset(megabytes: float, file: Path) -> Path:
     """Write the demo's preset with a network of about so many megabytes and small batches."""
-    told = dataclasses.asdict(load_preset("demo"))
+    preset = dataclasses.asdict(load_preset("demo"))
     # nearly all weights are products of two widths; 96 MB were measured at 128, four modalities
     features = max(8, 8 * round(16 * math.sqrt(megabytes / 96)))
-    told["planner"] |= {"base_features": features, "max_features_2d": 8 * features}
-    told["planner"]["memory_gb"] = features / 2640  # batches of two
-    write_json(file, told)
+    preset["planner"] |= {"base_features": features, "max_features_2d": 8 * features}
+    preset["planner"]["memory_gb"] = features / 2640  # batches of two
+    write_json(file, preset)
     return file.resolve()  # the coordinator reads it elsewhere
 
 
@@ -122,7 +122,7 @@ def watching(hospitals: Mapping[int, str]) -> Iterator[list[Sample]]:
                     for process in (child, *child.children(recursive=True)):
                         memory[who] = memory.get(who, 0) + size_of(process)
             wires = psutil.net_io_counters(pernic=True)
-            crossed = sum(told.bytes_sent for name, told in wires.items() if name.startswith("lo"))
+            crossed = sum(wire.bytes_sent for name, wire in wires.items() if name.startswith("lo"))
             found.append(Sample(time.time(), memory, crossed))
 
     thread = threading.Thread(target=look, daemon=True)
@@ -134,19 +134,20 @@ def watching(hospitals: Mapping[int, str]) -> Iterator[list[Sample]]:
         thread.join()
 
 
-def tell_costs(out: Path, samples: Sequence[Sample]) -> None:
+def print_costs(out: Path, samples: Sequence[Sample]) -> None:
     """Print what every round took."""
     run = open_run(out / "run")
     spans = spans_of_rounds(out / "run" / "network" / "exchange.log", len(run.history))
     weights = load_state_of(run, len(run.history)).weights
     blocks = {
-        site: sum(4 * t.numel() for t in select_blocks(weights, told.weights).values()) / 1e6
-        for site, told in run.registrations.items()
+        site: sum(4 * t.numel() for t in select_blocks(weights, registration.weights).values())
+        / 1e6
+        for site, registration in run.registrations.items()
     }
     size = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6
     table = Table(
         *("round", "seconds", "coordinator, MB", "a hospital, MB", "all hospitals, MB"),
-        *("sent by one, MB", "received", "its blocks", "all told, MB", "loopback"),
+        *("sent by one, MB", "received", "its blocks", "sent and received, MB", "loopback"),
         title=f"{len(run.registrations)} hospitals, a network of {size:.0f} MB",
     )
 
@@ -166,14 +167,14 @@ def tell_costs(out: Path, samples: Sequence[Sample]) -> None:
         if number > len(run.history):
             table.add_row("after them", f"{ended - begun:.0f}", *memory)
             continue
-        told = run.history[number - 1]
-        sent = [f"{one.sent_bytes / 1e6:.1f}" for one in told.values()]
-        received = [f"{one.received_bytes / 1e6:.1f}" for one in told.values()]
-        foretold = [f"{blocks[site]:.1f}" for site in told]
-        columns = (" ".join(dict.fromkeys(each)) for each in (sent, received, foretold))
+        history = run.history[number - 1]
+        sent = [f"{one.sent_bytes / 1e6:.1f}" for one in history.values()]
+        received = [f"{one.received_bytes / 1e6:.1f}" for one in history.values()]
+        expected = [f"{blocks[site]:.1f}" for site in history]
+        columns = (" ".join(dict.fromkeys(each)) for each in (sent, received, expected))
         crossed = here[-1].loopback - here[0].loopback if here else 0
-        all_told = sum(one.sent_bytes + one.received_bytes for one in told.values())
-        wire = f"{all_told / 1e6:.1f}", f"{crossed / 1e6:.1f}"
+        exchanged = sum(one.sent_bytes + one.received_bytes for one in history.values())
+        wire = f"{exchanged / 1e6:.1f}", f"{crossed / 1e6:.1f}"
         table.add_row(str(number), f"{ended - begun:.0f}", *memory, *columns, *wire)
     Console(width=140).print(table)
 

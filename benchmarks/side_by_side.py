@@ -73,12 +73,12 @@ class Bench:
     """Cases and plans, as ours and nnU-Net want them, in one folder.
 
     Attributes:
-        folder: Of all this.
+        folder: The folder that holds all this.
         plans: Made from these cases.
-        configuration: That is measured.
+        configuration: The configuration that is measured.
         cases: Their names; each has all modalities of the plans.
         shapes: Voxels of each case, (Z, Y, X).
-        threads: That torch is given in every process.
+        threads: Number of threads that torch is given in every process.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ class Bench:
         """Return the start of a command of nnU-Net's.
 
         Its own script, but for the number of cores it sees: on a CPU it takes all of them,
-        whatever it is told, and ours gets ``threads``.
+        whatever the option says, and ours gets ``threads``.
         """
         code = (
             f"import multiprocessing, sys; multiprocessing.cpu_count = lambda: {self.threads}\n"
@@ -136,8 +136,8 @@ class Cost:
 
     Attributes:
         seconds: Wall time.
-        cpu_seconds: Of all its processes.
-        peak_mib: Of memory, all processes together.
+        cpu_seconds: CPU time of all its processes.
+        peak_mib: Peak memory of all its processes together.
     """
 
     seconds: float
@@ -168,8 +168,8 @@ def processor() -> str:
     """Return what the CPU is called, and what it can."""
     model = ""
     with suppress(OSError):
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(":")[1].strip() for line in told if "model name" in line), "")
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     bf16 = "native bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no native bf16"
     return f"{os.cpu_count()} x {model or 'CPU'} ({bf16})"
 
@@ -299,15 +299,15 @@ def run(command: Command, environment: Mapping[str, str]) -> Cost:
             with suppress(psutil.Error):
                 for each in (root, *root.children(recursive=True)):
                     with suppress(psutil.Error):
-                        told = each.memory_full_info()
-                        memory += told.pss if MEMORY == "PSS" else told.rss
+                        used = each.memory_full_info()
+                        memory += used.pss if MEMORY == "PSS" else used.rss
                         times = each.cpu_times()
                         cpu[each.pid] = times.user + times.system
             peak = max(peak, memory)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.25)
         seconds = time.perf_counter() - began
-        said = process.stdout.read() if process.stdout else ""
+        printed = process.stdout.read() if process.stdout else ""
     if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}:\n{said}")
+        raise RuntimeError(f"{' '.join(map(str, command))}:\n{printed}")
     return Cost(seconds, sum(cpu.values()), peak / 2**20)

@@ -33,7 +33,7 @@ from mixmfl.training.nnunet_training import supervision_targets
 from mixmfl.training.trainer import train_locally
 
 STEPS = 3
-"""Of a round; what a round costs besides falls on so many."""
+"""Steps of a round; what a round costs besides falls on so many."""
 
 Timed = Callable[[], float]
 

@@ -31,8 +31,8 @@ GRID = (96, 160, 144)  # of every case of the example: voxels of 1 mm, (Z, Y, X)
 def fields() -> str:
     """Return a table of every field of every message from a site."""
     lines = ["| message | field | what it is |", "| --- | --- | --- |"]
-    for kind, told in SENT.items():
-        rows = told.items() or [("", "nothing")]
+    for kind, carried in SENT.items():
+        rows = carried.items() or [("", "nothing")]
         lines += [
             f"| {f'`{kind}`' if not number else ''} | {f'`{name}`' if name else ''} | {what} |"
             for number, (name, what) in enumerate(rows)

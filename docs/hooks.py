@@ -133,7 +133,7 @@ def _overview() -> str:
         "| --- | --- |",
     ]
     for name, file in _modules().items():
-        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        first = said.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        first = text.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         lines.append(f"| [mixmfl.{name}]({name}.md) | {first} |")
     return "\n".join(lines) + "\n"

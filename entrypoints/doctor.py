@@ -88,8 +88,10 @@ def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
 
 
 def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
+    from mixmfl.core.text import printable
     from mixmfl.inference.default_model import registered_model
     from mixmfl.inference.model import load_model
+    from mixmfl.inference.origin import origin_of
     from mixmfl.training.hardware import time_patch
 
     if named is None and not (_runner.home() / "model.json").is_file():
@@ -105,6 +107,11 @@ def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
     size = "x".join(map(str, model.plans.configuration(model.configuration)["patch_size"]))
     held = ", ".join(model.modalities)
     yield f"model {file}: {held}; a patch of {size} takes {seconds:.2g} s on {here.device}", True
+    origin = origin_of(model)
+    for heading, text in origin.facts.items():
+        yield printable(f"  {heading}: {text}"), True
+    if origin.alarm:
+        yield f"  {origin.alarm}", True
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from . import _options, _runner
 
 if TYPE_CHECKING:
     from mixmfl.core.errors import Refused
+    from mixmfl.data.dataset_card import DatasetCard
+    from mixmfl.planning.model_card import ModelCard
     from mixmfl.planning.preprocess import SiteFolder
 
 DESCRIPTION = """\
@@ -73,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "(default: mapping.csv in the site's folder, if it exists)",
     )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        metavar="FILE",
+        help="dataset.json that says where the data come from, for the model file (default: the "
+        "one of --labels, else of the input folder)",
+    )
     _options.add_processes(parser)
     _options.add_alignment(parser)
     _options.add_brains(parser)
@@ -114,7 +123,7 @@ def _over_network(options: argparse.Namespace) -> int:
     from mixmfl.core.files import read_json
     from mixmfl.federated.server.orders import PlanningJob
     from mixmfl.federated.state import NETWORK_MINIMUM
-    from mixmfl.planning.plans import load_preset
+    from mixmfl.planning.plans import Plans, load_preset
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
@@ -128,9 +137,12 @@ def _over_network(options: argparse.Namespace) -> int:
         tuple(options.configurations),
         (minimum.cases, minimum.voxels),
         options.replan,
+        options.card.resolve() if options.card else None,
     )
+    _card(options)  # what is wrong in it is said now, too
     flare.run_jobs(kit, orders, quorum=len(sites), deadline=_runner.A_DAY, say=print)
     print(f"plans: {options.out / 'plans.json'}")
+    _say_missing(Plans.load(options.out / "plans.json").card)
     failed = 0
     for site, configurations in read_json(options.out / "preprocessed.json").items():
         for name, (done, refused) in configurations.items():
@@ -154,13 +166,32 @@ def _merge(options: argparse.Namespace) -> int:
     if plans_file.exists() and not options.replan:
         raise MixmflError(f"{plans_file}: exists already; --replan makes it again")
     merged = merge_received(options.merge)
-    labels = Labels.load(options.labels)
-    plans = make_plans(merged, labels, load_preset(options.preset))
+    labels, card = Labels.load(options.labels), _card(options)
+    plans = make_plans(merged, labels, load_preset(options.preset), card)
     write_json(options.out / "fingerprint.json", merged.to_json())
     plans.save(plans_file)
     print(describe_heads(merged.heads))
+    _say_missing(plans.card)
     print(f"plans for {merged.cases} cases of {len(options.merge)} sites: {plans_file}")
     return 0
+
+
+def _card(options: argparse.Namespace) -> "DatasetCard":
+    """Return what the coordinator's own dataset.json says of the data."""
+    from mixmfl.core.files import read_json
+    from mixmfl.data.dataset_card import DatasetCard, find_card, read_card
+
+    if file := options.card or options.labels:
+        return read_card(read_json(file), str(file))
+    return find_card(options.input) if options.input else DatasetCard()
+
+
+def _say_missing(card: "ModelCard") -> None:
+    if card.missing:
+        print(
+            f"the model file will not say: {', '.join(card.missing)}. Write that into dataset.json "
+            "(docs/data.md), and plan again with --replan"
+        )
 
 
 def _process(options: argparse.Namespace) -> int:
@@ -184,7 +215,7 @@ def _process(options: argparse.Namespace) -> int:
         preprocess_site,
     )
 
-    preset = load_preset(options.preset)
+    preset, card = load_preset(options.preset), _card(options)
     modalities = Modalities().with_aliases(options.alias)
     alignment = _options.alignment(options, modalities)
     brains = _options.brains(options)
@@ -251,10 +282,11 @@ def _process(options: argparse.Namespace) -> int:
             print(f"plans: {plans_file} is kept (--replan makes it again)")
         else:
             merged = merge_fingerprints(fingerprints)
-            plans = make_plans(merged, labels, preset)
+            plans = make_plans(merged, labels, preset, card)
             write_json(options.out / "fingerprint.json", merged.to_json())
             plans.save(plans_file)
             print(describe_heads(merged.heads))
+            _say_missing(plans.card)
             print(f"plans: {plans_file}")
         for site in tests:
             check_site(site, plans, "tests of")

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -77,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="replace existing files, also those that mixmfl did not write",
     )
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="predict although the images show another part of the body than the model was made "
+        "for, or the model was trained on simulated images; each such case has a warning",
+    )
+    parser.add_argument(
         "--limit",
         type=float,
         default=60,
@@ -88,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         default=0.0,
         metavar="DICE",
-        help="refuse cases whose modalities give the model a lower expected Dice",
+        help="refuse cases with modalities from which one case in ten had a lower Dice, or of "
+        "which that is not known",
     )
     parser.add_argument(
         "--dicom-seg",
@@ -133,6 +139,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.core.text import MOST_LINE, one_line, plural, printable
     from mixmfl.data.accounting import aside_table
     from mixmfl.data.cases import describe
+    from mixmfl.data.dataset_card import subjects_of
     from mixmfl.data.dicom.cases import describe_rows, find_all
     from mixmfl.data.mapping import images_told, mapping_table, read_mapping
     from mixmfl.data.modalities import Modalities
@@ -176,6 +183,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     keep_freed_memory()  # returns what loading freed
     for file, model in zip(files, models, strict=True):
         say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
+        if alarm := model.plans.card.alarm:
+            say(alarm)
 
     words = [word.strip() for word in (options.modalities or "").split(",")]
     outcomes = predict_folder(
@@ -194,6 +203,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,
         set_aside=aside_table(found.aside, options.input),
+        subjects=subjects_of(options.input),
+        force=options.force,
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
     total = todo = len(found.cases) + len(found.refused)
@@ -224,11 +235,15 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def _line(outcome: "Outcome") -> str:
     """Return the line about a case."""
+    from mixmfl.evaluation.subset_dice import Expectation
+
     if outcome.status == "kept":
         return f"{outcome.name}: {outcome.reason}"
     missing = f", without {', '.join(outcome.missing)}" if outcome.missing else ""
-    mean = outcome.expected_mean
-    dice = "" if math.isnan(mean) else f", expected Dice {mean:.2f}"
+    expected = Expectation(outcome.used, outcome.expected)
+    dice = ""
+    if outcome.expected:
+        dice = f", expected Dice {expected.median:.2f} (one in ten below {expected.low:.2f})"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)
     return (
         f"{outcome.name}: done from {', '.join(outcome.used)}{missing}{dice} "

@@ -132,6 +132,7 @@ def _work(options: argparse.Namespace) -> int:
         _limits(options),
         _options.brains(options),
     )
+    config.check()
     print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if kit.expires - datetime.now(timezone.utc) < timedelta(days=flare.WARNING_DAYS):

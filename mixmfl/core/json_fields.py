@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixmfl.core.errors import MixmflError, PlansError
-from mixmfl.core.text import one_line, shorten
+from mixmfl.core.text import is_printable, one_line, shorten
 
 MOST_NAME = 100
 """Characters of a name."""
@@ -47,6 +47,8 @@ class Range:
     def __str__(self) -> str:
         if self.above:
             return f"above {self.least:g} and at most {self.greatest:.10g}"
+        if self.least == self.greatest:
+            return f"{self.least:.10g}"
         return f"from {self.least:.10g} to {self.greatest:.10g}"
 
 
@@ -69,7 +71,7 @@ def is_real(value: object, least: float, most: float) -> bool:
 
 def is_word(value: object, longest: int = 80) -> bool:
     """Say whether a value is printable text in one line, neither empty nor long."""
-    return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= longest and is_printable(value)
 
 
 def is_text(value: object) -> bool:

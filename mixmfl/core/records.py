@@ -125,7 +125,7 @@ def _value(kind: Any, value: Any, at: _At) -> Any:
         if is_distinct(declared) and len(set(made)) < len(made):
             raise at.error(f"{at.source}: is {shown(value)}; each may be named once")
         return tuple(made) if origin is tuple else made
-    if plain is Path and is_word(value, LONGEST_PATH):
+    if plain is Path and _is_path(value):
         return Path(value)
     if (meta := text_of(declared)) is None or is_word(value, meta.max_length or 0):
         try:
@@ -133,6 +133,11 @@ def _value(kind: Any, value: Any, at: _At) -> Any:
         except msgspec.ValidationError:
             pass
     raise at.error(f"{at.source}: is {shown(value)}; it must be {needed(kind)}")
+
+
+def _is_path(value: Any) -> bool:
+    """Say whether a value may name a file or folder, which may have any name that disks take."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_PATH and "\0" not in value
 
 
 @cache

@@ -1,5 +1,6 @@
 """Wording of messages, logs and output, and text of others made safe to show."""
 
+import unicodedata
 from collections.abc import Sequence
 
 MOST_LINE = 10_000
@@ -19,9 +20,18 @@ def shorten(values: Sequence[object], most: int = 5) -> str:
     return ", ".join(map(str, values[:most])) + more
 
 
+def is_printable(text: str) -> bool:
+    """Say whether text has neither line ends nor control characters nor the like.
+
+    Any space is printable, such as the no-break space and the space of Chinese and Japanese, which
+    stand in names of folders; of Python's ``isprintable`` only U+0020 is.
+    """
+    return text.isprintable() or all(map(_is_shown, text))
+
+
 def printable(text: str) -> str:
     """Return text for a terminal: line ends stay, other control characters are escaped."""
-    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    return "".join(c if _is_shown(c) or c == "\n" else _escaped(c) for c in text)
 
 
 def one_line(what: object, most: int = 80) -> str:
@@ -34,13 +44,17 @@ def one_line(what: object, most: int = 80) -> str:
         most: The characters that the line may have; longer text is cut.
     """
     text = str(what)
-    line = "".join(c if c.isprintable() else _escaped(c) for c in text[: most + 1])
+    line = "".join(c if _is_shown(c) else _escaped(c) for c in text[: most + 1])
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def quoted(what: object, most: int = 80) -> str:
     """Return the ``repr`` of an object from elsewhere, cut to ``most`` characters."""
     return one_line(repr(what), most)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _escaped(character: str) -> str:

@@ -74,9 +74,10 @@ def _why_not_read(path: Path) -> str:
         return "an empty file"
     if owner := header_of(path):
         return f"the voxels of {owner}"
-    ending = other_format(path)
-    if ending:
-        return f"{OTHER_FORMATS[ending]} is not read; convert it to NIfTI (.nii.gz)"
+    if path.name.upper() == "DICOMDIR":
+        return "a list of DICOM files, which are found without it"
+    if other_format(path):
+        return why_other(path)
     if path.name.lower().endswith(FILE_ENDINGS):
         return "an image outside the folders that are read in this layout"
     return "no image that we know"
@@ -94,6 +95,17 @@ def other_format(path: Path) -> str:
     """Return the ending of a known image format that is not read; empty for any other file."""
     name = path.name.lower()
     return next((ending for ending in OTHER_FORMATS if name.endswith(ending)), "")
+
+
+def why_other(path: Path) -> str:
+    """Say why a file of a known format is not read, and what to do."""
+    what = OTHER_FORMATS[other_format(path)]
+    do = "convert it to NIfTI (.nii.gz)"
+    if "archive" in what or "packed" in what:
+        do = "unpack it"
+    elif "header" in what:
+        do = "copy its header (.hdr), too"
+    return f"{what} is not read; {do}"
 
 
 def _here(path: Path) -> Path:

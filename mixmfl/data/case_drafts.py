@@ -87,12 +87,13 @@ class Draft:
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
-            taken = _least_processed(files)
+            best = _least_processed(files)
+            taken = best[0] if len(best) == 1 else None
             records += [_record(file, modality, taken, len(files)) for file in files]
             if taken is not None:
                 images[modality] = taken.path
             else:
-                several = f"{len(files)} files for {modality}: {listed(files, folder)}"
+                several = f"{len(best)} files for {modality}: {listed(best, folder)}"
                 questions.append(f"{several}; keep one of them{_or_mapping(labels_needed)}")
         for file in by_modality[""]:
             if file.reading.is_label:
@@ -121,12 +122,13 @@ class Draft:
         lesions = [
             file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
         ]
-        taken = _least_processed(lesions) or (_least_processed(files) if not lesions else None)
-        if taken is None:
+        best = _least_processed(lesions or files)
+        if len(best) != 1:
             why = "one of several labels" if needed else "a label, which prediction does not need"
             records = [FileRecord(file.path, why) for file in files]
-            question = f"{len(files)} files for label: {listed(files, folder)}; keep one of them"
+            question = f"{len(best)} files for label: {listed(best, folder)}; keep one of them"
             return None, records, question if files and needed else ""
+        (taken,) = best
         records = [FileRecord(taken.path, "mapping" if taken.given else "its name", "", LABEL)]
         records += [
             FileRecord(file.path, f"another label; {taken.path.name} is taken")
@@ -136,7 +138,11 @@ class Draft:
         return taken.path, records, ""
 
     def _nothing_known(self, folder: Path) -> str:
-        return f"no known modality, only {listed(self.files, folder)}; {self.hint}"
+        what = sorted(
+            inside(file.path, folder) + (f" ({_why_aside(file)})" if file.reading.aside else "")
+            for file in self.files
+        )
+        return f"no known modality, only {', '.join(what)}; {self.hint}"
 
 
 def listed(files: Sequence[GatheredFile], folder: Path) -> str:
@@ -144,8 +150,8 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
     return ", ".join(sorted(inside(file.path, folder) for file in files))
 
 
-def _least_processed(files: Sequence[GatheredFile]) -> GatheredFile | None:
-    """Return the file that is least processed, or that the user chose; None if several are.
+def _least_processed(files: Sequence[GatheredFile]) -> list[GatheredFile]:
+    """Return the files that are least processed, or that the user chose: one, or a question.
 
     Copies of a file, packed or not, count once.
 
@@ -155,10 +161,8 @@ def _least_processed(files: Sequence[GatheredFile]) -> GatheredFile | None:
     files = [file for file in files if file.given] or list(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
     least = min((len(file.reading.processing) for file in files), default=0)
-    candidates = [file for file in files if len(file.reading.processing) == least]
-    if len(candidates) > 1 and not are_copies([file.path for file in candidates]):
-        return None
-    return candidates[0] if candidates else None
+    best = [file for file in files if len(file.reading.processing) == least]
+    return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
 
 
 def _record(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixmfl.data.accounting import inside, other_format
-from mixmfl.data.file_names import FileName, read_name
+from mixmfl.data.file_names import PROCESSING, FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.sequence_words import agent_in, agent_in_name
@@ -25,11 +25,13 @@ _KIND_FOLDERS = {
     "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
     "resources", "files",
 }  # fmt: skip
+_ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
+_TIME = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?")
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
@@ -46,16 +48,18 @@ class ImageFile:
 
     Attributes:
         path: The file.
-        reading: The reading of its name.
-        place: The folders it lies in below the one searched, without those that sort one case's
-            files (``anat``, ``labels``) and those that repeat the case's name.
+        reading: The reading of its name, or of the folder that is named in its stead.
+        parents: The folders it lies in below the one searched, without one that ``reading`` is of.
+        place: ``parents`` without those that sort one case's files (``anat``, ``labels``) and those
+            that repeat the case's name; filled in once all names are read.
         home: Like ``place``, with the folders that repeat the case's name, too.
     """
 
     path: Path
     reading: FileName
-    place: Parts
-    home: Parts
+    parents: Parts
+    place: Parts = ()
+    home: Parts = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     """
     files = [_read_file(path, folder, modalities) for path in paths]
     files = _named_by_folder(files, folder, modalities)
-    files = _in_folders_of_patients(files, folder, modalities)
+    files = _placed(files, modalities)
     files = _without_products_of_spm(files)
     files = _with_agent_of_folder(files, folder)
     files = _joined_by_name(files, folder)
@@ -145,73 +149,75 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
         if file_name.modality or file_name.doubt:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
-    return _placed(path, file_name, parents, modalities)
+    return ImageFile(path, file_name, parents)
 
 
-def _placed(
-    path: Path,
-    reading: FileName,
-    parents: Parts,
-    modalities: Modalities,
-    patients: Set[Parts] = frozenset(),
-) -> ImageFile:
-    """Return a file with its place, of which folders that sort by kind are no part.
-
-    Args:
-        path: The file.
-        reading: The reading of its name.
-        parents: Its folders below the one searched.
-        modalities: Known modalities.
-        patients: Folders that are a patient's although their names say a kind.
-    """
-
-    def is_sorting(depth: int) -> bool:
-        part = parents[depth]
-        kind = read_name(part, modalities)
-        if part.lower() in _KIND_FOLDERS or (kind.is_known and not kind.case):
-            return True
-        if parents[: depth + 1] in patients:
-            return False
-        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha, 5_MASK/MASK.nii
-        same = kind.modality is not None and kind.modality == reading.modality
-        return same or (kind.is_label and reading.is_label)
-
-    home = tuple(part for depth, part in enumerate(parents) if not is_sorting(depth))
-    case = reading.case if reading.is_known else reading.head or reading.case
-    place = tuple(part for part in home if _spaced(part) not in _spaced(case))
-    return ImageFile(path, reading, place, home)
-
-
-def _in_folders_of_patients(
-    files: Sequence[ImageFile], folder: Path, modalities: Modalities
-) -> list[ImageFile]:
-    """Leave files in a folder that holds more than the kind in its name: ``FLAIR-001/T1.nii``.
-
-    Such a folder is a patient's, and not one of a sequence or of masks.
-    """
+def _placed(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
+    """Give files their place, of which folders that sort by kind are no part."""
     kinds: dict[Parts, set[str]] = defaultdict(set)
-    parents_of: dict[Path, Parts] = {}
     for file in files:
-        parents = tuple(map(_composed, file.path.relative_to(folder).parts[:-1]))
-        parents_of[file.path] = parents
-        for depth in range(len(parents)):
-            if file.reading.modality:
-                kinds[parents[: depth + 1]].add(file.reading.modality)
-    patients = set()
+        for depth in range(len(file.parents) if file.reading.modality else 0):
+            kinds[file.parents[: depth + 1]].add(file.reading.modality or "")
+    patients = set()  # FLAIR-001/T1.nii: a folder that holds more than the kind in its name
     for parents, found in kinds.items():
         named = read_name(parents[-1], modalities)
         if named.is_label or (named.modality and len(found) > 1):
             patients.add(parents)
+    folders = {file.parents[:depth] for file in files for depth in range(1, len(file.parents) + 1)}
+    placed = []
+    for file in files:
+        made = {
+            file.parents[: depth + 1]: part
+            for depth, part in enumerate(file.parents)
+            if _is_processed(part, file.parents[:depth], folders)
+        }
+        home = _home(file, modalities, patients, {*made})
+        reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
+        case = reading.case if reading.is_known else reading.head or reading.case
+        place = tuple(part for part in home if _spaced(part) not in _spaced(case))
+        placed.append(replace(file, reading=reading, home=home, place=place))
+    return placed
 
-    def in_patient(parents: Parts) -> bool:
-        return any(parents[: depth + 1] in patients for depth in range(len(parents)))
 
-    return [
-        _placed(file.path, file.reading, parents, modalities, patients)
-        if in_patient(parents := parents_of[file.path])
-        else file
-        for file in files
-    ]
+def _is_processed(part: str, above: Parts, folders: Set[Parts]) -> bool:
+    """Say whether a folder's name says that its images were made of those in another one.
+
+    Short words are left to patients: they may be initials.
+    """
+    if part.lower() == "pre":
+        return any(other[:-1] == above and other[-1].lower() in _ORIGINALS for other in folders)
+    return len(part) > 7 and all(word in PROCESSING for word in _words(part))
+
+
+def _home(
+    file: ImageFile,
+    modalities: Modalities,
+    patients: Set[Parts] = frozenset(),
+    processed: Set[Parts] = frozenset(),
+) -> Parts:
+    """Return a file's folders without those that sort by kind.
+
+    Args:
+        file: The file.
+        modalities: Known modalities.
+        patients: Folders that are a patient's although their names say a kind.
+        processed: Folders of images that were made of others.
+    """
+
+    def is_sorting(depth: int) -> bool:
+        part = file.parents[depth]
+        kind = read_name(part, modalities)
+        if part.lower() in (_KIND_FOLDERS | _ORIGINALS) or (kind.is_known and not kind.case):
+            return True
+        if file.parents[: depth + 1] in processed:
+            return True
+        if file.parents[: depth + 1] in patients:
+            return False
+        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha, 5_MASK/MASK.nii
+        same = kind.modality is not None and kind.modality == file.reading.modality
+        return same or (kind.is_label and file.reading.is_label)
+
+    return tuple(part for depth, part in enumerate(file.parents) if not is_sorting(depth))
 
 
 def _is_label_folder(name: str, modalities: Modalities) -> bool:
@@ -242,20 +248,21 @@ def _named_by_its_folder(
 ) -> ImageFile:
     if file.reading.is_known or file.reading.aside or file.reading.doubt:
         return file
+    home = _home(file, modalities)
     for place in file.path.parents:
         if place == folder or (below[place] > 1 and place != file.path.parent):
             return file
         above, alone = read_name(_composed(place.name), modalities), below[place] == 1
         parents = tuple(map(_composed, place.relative_to(folder).parts[:-1]))
-        if above.modality and not above.case and (alone or not file.home):
-            is_patient = not alone or (not file.home and stem_of(file.path) in shared)
+        if above.modality and not above.case and (alone or not home):
+            is_patient = not alone or (not home and stem_of(file.path) in shared)
             case = file.reading.case if is_patient else ""
             reading = FileName(case, above.modality, head=case, processing=above.processing)
-            return _placed(file.path, reading, parents, modalities)
+            return ImageFile(file.path, reading, parents)
         if alone and (above.is_known or above.doubt or above.aside):
             if {part.lower() for part in parents} & _SERIES_FOLDERS and above.head.isdecimal():
                 above = replace(above, case="", head="")
-            return _placed(file.path, above, parents, modalities)
+            return ImageFile(file.path, above, parents)
         if below[place] > 1:
             return file
     return file
@@ -417,9 +424,11 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
             rests.update(dict.fromkeys(paths, ""))
             # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
             others = [head for head in by_head if head and _spaced(head) not in _spaced(home[-1])]
-            if any(re.search(r"\d", head) for head in others) and (
-                len(others) > 1 or len(others) == len(by_head)
-            ):
+            if (
+                any(re.search(r"\d", head) for head in others)
+                # anna_t1.nii and bert_flair.nii; of three such files, the words are a protocol's
+                or (len(mine) == 2 and not repeated)
+            ) and (len(others) > 1 or len(others) == len(by_head)):
                 unclear.update(paths)
     return rests, unclear
 
@@ -459,13 +468,14 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
-    """Give each case the shortest name that is unique."""
+    """Give each case the shortest name that is unique and more than a date."""
     tops = Counter(place[0] for place, _ in keys if place)
     rests = Counter(rest for _, rest in keys)
     names = {}
     for place, rest in keys:
         if rest:
-            names[place, rest] = rest if rests[rest] == 1 else "_".join((*place, rest))
+            is_name = rests[rest] == 1 and not _TIME.fullmatch(rest)
+            names[place, rest] = rest if is_name else "_".join((*place, rest))
         elif place:
             names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)
         else:  # the folder given is itself a case

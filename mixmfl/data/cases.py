@@ -16,12 +16,20 @@ from typing import Any
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import files_below
-from mixmfl.core.text import one_line, plural
-from mixmfl.data.accounting import LABEL, FileRecord, header_of, inside, other_format, rest_below
+from mixmfl.core.text import is_printable, one_line, plural
+from mixmfl.data.accounting import (
+    LABEL,
+    FileRecord,
+    header_of,
+    inside,
+    other_format,
+    rest_below,
+    why_other,
+)
 from mixmfl.data.case_drafts import Draft, GatheredFile
 from mixmfl.data.case_grouping import group, stem_of
 from mixmfl.data.file_names import FileName, read_name
-from mixmfl.data.image import FILE_ENDINGS, OTHER_FORMATS, Source
+from mixmfl.data.image import FILE_ENDINGS, Source
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
 
@@ -144,9 +152,9 @@ def find_cases(
     files = _image_files(folder)
     if not files:
         endings = ", ".join(FILE_ENDINGS)
-        others = [f"{inside(path, folder)} ({OTHER_FORMATS[other_format(path)]})"
+        others = [f"{inside(path, folder)}: {why_other(path)}"
                   for path in files_below(folder) if other_format(path)]  # fmt: skip
-        unread = f"; not read are {', '.join(others[:5])}: convert them" if others else ""
+        unread = f"; {'; '.join(others[:5])}" if others else ""
         raise DataError(
             f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
         )
@@ -167,7 +175,7 @@ def find_cases(
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
-        if not fault and not name.isprintable():
+        if not fault and not is_printable(name):
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             pass  # by the user, or by BIDS
@@ -247,8 +255,7 @@ def _is_set_aside(file: GatheredFile) -> bool:
 def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:
     """Return a single image as the only case."""
     if not file.name.lower().endswith(FILE_ENDINGS):
-        ending = other_format(file)
-        what = f"{OTHER_FORMATS[ending]} is not read; convert it to NIfTI" if ending else (
+        what = why_other(file) if other_format(file) else (
             f"is no image that we read ({', '.join(FILE_ENDINGS)})"
         )  # fmt: skip
         raise DataError(f"{file}: {what}. Of DICOM files, name the folder")
@@ -316,7 +323,7 @@ def _with_unread(
         ]  # fmt: skip
         head = read_name(stem_of(path), modalities).head
         owner = beside[0] if len(beside) == 1 else head if head in {c.name for c in cases} else ""
-        why = f"{OTHER_FORMATS[other_format(path)]} is not read; convert it to NIfTI (.nii.gz)"
+        why = why_other(path)
         records.append(FileRecord(path, why, owner))
         if owner and modality:
             warnings[owner].append(f"{inside(path, folder)}: {why}")

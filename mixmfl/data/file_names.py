@@ -51,12 +51,12 @@ class FileName:
 
 
 # what tools write into the names of what they made of an image
-_PROCESSING = frozenset((
+PROCESSING = frozenset((
     "bet", "brain", "ss", "skullstripped", "stripped", "skullstrip", "strip", "hdbet", "n4",
     "n4itk", "n4bfc", "biascorr", "bfc", "bias", "biascorrected", "unbiased", "corrected",
     "corr", "warped", "reg", "registered", "coreg", "coregistered", "aligned", "rigid",
     "affine", "normalized", "normalised", "mni", "mni152", "preproc", "preprocessed",
-    "processed", "denoised", "pp", "unstripped", "restore", "resampled", "resliced",
+    "processed", "denoised", "pp", "syn", "unstripped", "restore", "resampled", "resliced",
     "reoriented", "reorient", "std", "rai", "ras", "lps", "crop", "cropped", "robustfov",
     "defaced", "deface", "zscore", "histmatch", "tilt", "prenorm",
 ))  # fmt: skip
@@ -212,7 +212,7 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
         for match in matches
         if match.start >= first
     ]
-    processing = [word for word in body if word.lower() in _PROCESSING] + target
+    processing = [word for word in body if word.lower() in PROCESSING] + target
     case = _rest(head, body, matches)
     kind = _kind(stem, stem[offset:], body, matches, modalities)
     if isinstance(kind, str):
@@ -333,7 +333,7 @@ def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
     left = [
         word
         for at, word in enumerate(body)
-        if at not in matched and not is_sequence_word(word) and word.lower() not in _PROCESSING
+        if at not in matched and not is_sequence_word(word) and word.lower() not in PROCESSING
     ]
     return "_".join(filter(None, (head, *left)))
 

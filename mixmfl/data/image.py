@@ -37,6 +37,7 @@ OTHER_FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".zip": "a zip archive",
     ".tar": "an archive", ".tar.gz": "an archive", ".tgz": "an archive", ".7z": "an archive",
     ".rar": "an archive", ".npy": "NumPy", ".npz": "NumPy", ".v": "ECAT",
+    ".dcm.gz": "DICOM packed by gzip", ".ima.gz": "DICOM packed by gzip",
 }  # fmt: skip
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 DETACHED = (*nifti.PAIRS, ".nhdr", ".mhd")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.spreadsheet import cell, from_cell
+from mixmfl.core.text import is_printable
 from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.cases import Given
 from mixmfl.data.dicom.cases import Row
@@ -89,7 +90,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
                 f"{place}: {modality_text!r} is no known modality (column modality); known are "
                 f"{', '.join(modalities.names)}, and - sets a series or file aside"
             )
-        if case.startswith(".") or set(case) & set("/\\") or not case.isprintable():
+        if case.startswith(".") or set(case) & set("/\\") or not is_printable(case):
             raise DataError(
                 f"{place}: a file cannot be named after case {case!r} (column case); it may not "
                 "begin with a dot nor hold a slash, a backslash or a control character"

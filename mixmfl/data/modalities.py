@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
+from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
-from mixmfl.data.sequence_words import is_sequence_word, read_words
+from mixmfl.data.sequence_words import is_sequence_word, read_words, without_accents
 
 # One entry per modality: its name, and aliases that a user added. ``sequence_words`` knows how
 # hospitals and converters write them.
@@ -19,8 +21,15 @@ LABEL_WORDS = (
     "seg", "dseg", "segmentation", "segmentations", "label", "labels", "labelstr", "labelsts",
     "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
     "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
-    "tumor", "tumour", "wmh", "msk", "consensus", "roi", "annotation", "lesionmask", "lesionseg",
+    "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation", "annotations",
+    "segm", "segmentierung", "segmentazione", "segmentacion", "maske", "masque", "mascara",
+    "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
 )  # fmt: skip
+# label words glued together, or numbered by rater or part: lesionmask, manualseg, mask1
+_LABEL = re.compile(
+    r"(?:final|manual|expert|stroke)?"
+    rf"(?:{'|'.join(word for word in LABEL_WORDS if ' ' not in word)})+\d*"
+)
 
 # masks of the head, and segmentations of healthy tissue; none must be trained on as if it were the
 # lesion
@@ -34,13 +43,18 @@ OTHER_WORDS = (
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
 _WORD = re.compile(r"[^\s_.\-]+")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = "[a-z][a-z0-9_]*"
 
 LONGEST_NAME = 32
 """The characters that a modality's name may have; the longest of ``TABLE`` has 6."""
 
 MOST_MODALITIES = 32
 """The modalities that a federation may have."""
+
+ModalityName = Annotated[
+    str, text(LONGEST_NAME, _NAME, "a modality's name (a letter, then a-z, 0-9 and _)")
+]
+"""What ``is_modality_name`` takes, as a field of a record declares it."""
 
 Words = tuple[str, ...]
 
@@ -50,7 +64,7 @@ def is_modality_name(name: object) -> bool:
 
     So a name from anywhere can neither lead to another folder nor be markup.
     """
-    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(_NAME.fullmatch(name))
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and bool(re.fullmatch(_NAME, name))
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class Modalities:
 
     def matches(self, words: Sequence[str]) -> list["Match"]:
         """Return the places of labels, other masks, and names or aliases of modalities in words."""
-        return _longest_matches([word.lower() for word in words], self._kinds)
+        return _longest_matches([without_accents(word) for word in words], self._kinds)
 
     @cached_property
     def _kinds(self) -> dict[Words, str]:
@@ -159,6 +173,8 @@ def _longest_matches(words: list[str], kinds: Mapping[Words, str]) -> list[Match
     for length in range(longest, 0, -1):
         for start in range(len(words) - length, -1, -1):
             kind = kinds.get(tuple(words[start : start + length]))
+            if not kind and length == 1 and _LABEL.fullmatch(words[start]):
+                kind = LABEL
             if kind and taken.isdisjoint(range(start, start + length)):
                 matches.append(Match(start, start + length, kind))
                 taken.update(range(start, start + length))
@@ -171,4 +187,4 @@ def words_of(text: str) -> list[str]:
 
 
 def _split(words: str) -> Words:
-    return tuple(word.lower() for word in words_of(words))
+    return tuple(without_accents(word) for word in words_of(words))

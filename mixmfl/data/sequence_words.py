@@ -132,6 +132,12 @@ def agent_in_name(text: str) -> str:
     return _agent(phrases, {each.meaning for each in phrases})[0]
 
 
+def without_accents(text: str) -> str:
+    """Return a text in lower case and without accents, as all words are compared."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
 def names_both_echoes(text: str) -> bool:
     """Say whether a text names proton density and T2, the two echoes of one sequence."""
     return {each.meaning for each in _understand(text)} & set(KINDS) == {"pd", "t2"}
@@ -140,6 +146,8 @@ def names_both_echoes(text: str) -> bool:
 @cache
 def is_sequence_word(word: str) -> bool:
     """Say whether a word of a file's name is about the sequence, not the patient."""
+    if word.isdecimal() and len(word) < 3:  # T1_1 is not only "inv 1": it may be of patient 1
+        return False
     return all(each.meaning or each.words in _PARTS for each in _understand(word))
 
 
@@ -165,11 +173,10 @@ def meaning_of(word: str) -> str:
 
 def _understand(text: str) -> list[_Phrase]:
     """Return the words of a text in order, with the meaning of the longest phrases."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    text = without_accents(text)
     for pattern, written in _REWRITTEN:
-        plain = pattern.sub(written, plain)
-    words = [piece for word in _WORD.findall(plain) for piece in _pieces(word)]
+        text = pattern.sub(written, text)
+    words = [piece for word in _WORD.findall(text) for piece in _pieces(word)]
     phrases, start = [], 0
     while start < len(words):
         for length in range(min(_LONGEST, len(words) - start), 0, -1):

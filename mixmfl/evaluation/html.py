@@ -112,6 +112,7 @@ class Section:
         cases: Cases, in the order in which they are shown.
         columns: A name for each of the numbers of ``cases``.
         pictures: Pictures, one below the other.
+        facts: Texts by a short heading each.
     """
 
     title: str
@@ -121,18 +122,33 @@ class Section:
     cases: Sequence[CaseRow] = ()
     columns: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def page(title: str, introduction: str, sections: Sequence[Section]) -> str:
+def page(
+    title: str,
+    introduction: str,
+    sections: Sequence[Section],
+    *,
+    notice: str = "",
+    alarms: Sequence[str] = (),
+) -> str:
     """Return the page as text: nothing in it is loaded from elsewhere.
 
     Args:
         title: Heading, and title of the window.
         introduction: Paragraphs, separated by empty lines.
         sections: Parts of the page, in the order in which they are shown.
+        notice: What stands above everything, and stays there; empty: nothing.
+        alarms: What stands there in red.
     """
     return _TEMPLATES.get_template("page.html").render(
-        title=title, introduction=introduction, sections=sections, version=__version__
+        title=title,
+        introduction=introduction,
+        sections=sections,
+        version=__version__,
+        notice=notice,
+        alarms=alarms,
     )
 
 

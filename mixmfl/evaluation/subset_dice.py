@@ -1,10 +1,12 @@
 """How good a model is expected to be from each subset of modalities, as its file says.
 
-Measured on validation cases when training ends (see ``subset_validation``); plain numbers here.
+Measured on validation cases when training ends (see ``subset_validation``). The file has counts of
+cases by Dice, added up over sites; ``expect`` makes of them what is shown beside a mask.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Annotated, Any
 
@@ -16,74 +18,141 @@ from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
 
 Subset = tuple[str, ...]
+Counts = tuple[int, ...]
+"""How many cases have a Dice in each of ``BINS`` equal ranges from 0 to 1."""
+
+BINS = 20
 
 MOST_CASES = 10**9
-"""Of a federation, that a file may tell of."""
+"""Most cases behind an expected Dice that is read from a file."""
 
 MOST_SUBSETS = 2**16
-"""Of modalities, of which a file may tell what Dice to expect."""
+"""Most subsets of modalities for which a file may have an expected Dice."""
 
-LOW_DICE = 0.5  # below it, a warning says that a label is segmented badly
-FEW_CASES = 3  # fewer say little
+LOW_DICE = 0.5  # a median below it, and a warning says that a label is segmented badly
+FEW_CASES = 3  # fewer say nothing
+ENOUGH_CASES = 20  # fewer are filled up by those of a subset inside
+LOW, MEDIAN = 0.1, 0.5
 
 
 @dataclass(frozen=True)
 class SubsetDice:
-    """Dice from one subset of modalities.
+    """Dice from one subset of modalities, as measured.
 
     Attributes:
         modalities: The subset, sorted.
-        dice: By label or region: the mean over validation cases, and over how many. A case counts
-            for a label where its mask or its reference has it.
+        counts: By label or region, how many validation cases have which Dice. A case counts for a
+            label where its mask or its reference has it.
     """
 
     modalities: Annotated[
         tuple[Annotated[str, text(LONGEST_NAME)], ...], entries(1, MOST_MODALITIES, distinct=True)
     ]
-    dice: Annotated[
+    counts: Annotated[
         Mapping[
             Annotated[str, text(LONGEST_LABEL)],
-            tuple[Annotated[float, within(0, 1)], Annotated[int, within(1, MOST_CASES)]],
+            Annotated[tuple[Annotated[int, within(0, MOST_CASES)], ...], entries(BINS, BINS)],
         ],
         entries(0, MOST_LABELS),
     ]
 
     @property
-    def mean(self) -> float:
-        """Return the mean over labels and regions; NaN where none was measured."""
-        return mean(dice for dice, cases in self.dice.values() if cases)
-
-    @property
     def cases(self) -> int:
         """Return how many cases stand behind the label with most of them."""
-        return max((cases for _, cases in self.dice.values()), default=0)
-
-    def warnings(self) -> list[str]:
-        """Say what is known to be bad, or hardly known, about masks from this subset."""
-        subset = "+".join(self.modalities)
-        if not self.cases:
-            return [f"how good masks from {subset} are was never measured"]
-        warnings = []
-        bad = [
-            f"{n} {dice:.2f}" for n, (dice, count) in self.dice.items() if count and dice < LOW_DICE
-        ]
-        if bad:
-            warnings.append(f"low Dice is expected from {subset}: {', '.join(bad)}")
-        if self.cases < FEW_CASES:
-            counted = plural(self.cases, "validation case")
-            warnings.append(f"the expected Dice from {subset} rests on {counted}")
-        return warnings
+        return max(map(sum, self.counts.values()), default=0)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
         return {
             "modalities": list(self.modalities),
-            "dice": {name: [dice, cases] for name, (dice, cases) in self.dice.items()},
+            "counts": {name: list(counts) for name, counts in self.counts.items()},
         }
 
 
 Expected = Annotated[Sequence[SubsetDice], entries(0, MOST_SUBSETS)]
 """What a file says of subsets."""
+
+
+@dataclass(frozen=True)
+class LabelDice:
+    """Dice to expect of a label.
+
+    Attributes:
+        median: Half of the cases have less.
+        low: One case in ten has less; the lower end of the range of Dice that it is in.
+        cases: How many cases were measured from these very modalities.
+    """
+
+    median: float
+    low: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What to expect of masks from one subset of modalities.
+
+    Attributes:
+        modalities: The subset, sorted.
+        dice: By label or region; a label that nobody measured is missing.
+        inside: A part of the subset, whose cases fill up those of the subset, as these are few or
+            none; empty: they are enough, or no part was measured.
+        filled: How many cases of that part count.
+    """
+
+    modalities: Subset
+    dice: Mapping[str, LabelDice] = field(default_factory=dict)
+    inside: Subset = ()
+    filled: int = 0
+
+    @property
+    def median(self) -> float:
+        """Return the mean of the labels' medians; NaN where none was measured."""
+        return mean(each.median for each in self.dice.values())
+
+    @property
+    def low(self) -> float:
+        """Return the mean of the labels' lower bounds; NaN where none was measured."""
+        return mean(each.low for each in self.dice.values())
+
+    @property
+    def cases(self) -> int:
+        """Return how many cases were measured of the label with most of them."""
+        return max((each.cases for each in self.dice.values()), default=0)
+
+    @property
+    def is_known(self) -> bool:
+        """Say whether so many cases stand behind it that it says anything."""
+        return self.cases + self.filled >= FEW_CASES
+
+    def basis(self) -> str:
+        """Return in words what the numbers rest on; empty where there are none."""
+        if not self.dice:
+            return ""
+        measured = plural(self.cases, "validation case")
+        if not self.inside:
+            return measured
+        part = f"{self.filled} from {'+'.join(self.inside)}"
+        if not self.cases:
+            return f"never measured; as at least {part}, which is part of it"
+        return f"{measured}, filled up with {part}, which is part of it"
+
+    def warnings(self) -> list[str]:
+        """Say what is known to be bad, or hardly known, about masks from this subset."""
+        subset = "+".join(self.modalities)
+        warnings = []
+        if not self.cases:
+            warnings.append(f"how good masks from {subset} are was never measured")
+        bad = [
+            f"{name} {each.median:.2f} (one case in ten below {each.low:.2f})"
+            for name, each in self.dice.items()
+            if each.median < LOW_DICE
+        ]
+        if bad:
+            warnings.append(f"low Dice is expected from {subset}: {', '.join(bad)}")
+        if 0 < self.cases < FEW_CASES:
+            warnings.append(f"the expected Dice from {subset} rests on {self.basis()}")
+        return warnings
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:
@@ -92,18 +161,82 @@ def all_subsets(modalities: Sequence[str]) -> list[Subset]:
     return [subset for size in sizes for subset in combinations(modalities, size)]
 
 
-def find(known: Sequence[SubsetDice], modalities: Iterable[str]) -> SubsetDice:
-    """Return what is known of a subset; without a measurement its ``dice`` is empty."""
+def count_dice(dice: float) -> Counts:
+    """Return the counts of a single case."""
+    own = min(int(dice * BINS), BINS - 1)
+    return tuple(int(number == own) for number in range(BINS))
+
+
+def add_counts(parts: Iterable[Counts]) -> Counts:
+    """Return the sum of counts; in any order it is the same, for all are integers."""
+    return tuple(map(sum, zip(*parts, strict=True)))
+
+
+def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectation:
+    """Return what to expect of masks from some modalities.
+
+    Where fewer than ``ENOUGH_CASES`` were measured from them, the counts are filled up to as many
+    with those of the best measured part of the subset: with a further modality masks should not
+    become worse, and one lucky or unlucky case must not say otherwise. Where none was measured,
+    the part alone is a bound from below.
+    """
     subset = tuple(sorted(modalities))
-    return next((each for each in known if each.modalities == subset), SubsetDice(subset, {}))
+    own = next((each for each in known if each.modalities == subset), SubsetDice(subset, {}))
+    part = _best_part(known, subset) if own.cases < ENOUGH_CASES else None
+    if part is None:
+        return Expectation(
+            subset, {n: _label_dice(counts, sum(counts)) for n, counts in _measured(own).items()}
+        )
+    dice, filled = {}, 0
+    for name in {**_measured(own), **_measured(part)}:
+        counts, other = (each.counts.get(name, (0,) * BINS) for each in (own, part))
+        cases, there = sum(counts), sum(other)
+        more = max(0, min(ENOUGH_CASES - cases, there))
+        share = more / there if there else 0.0
+        mixed = [here + share * inside for here, inside in zip(counts, other, strict=True)]
+        dice[name] = _label_dice(mixed, cases)
+        filled = max(filled, more)
+    return Expectation(subset, dice, part.modalities, filled)
 
 
-def least(measured: Sequence[SubsetDice]) -> SubsetDice:
+def least(models: Sequence[Expectation]) -> Expectation:
     """Return what may be expected of the mean of several models: per label the worst of them."""
-    names = set.intersection(*(set(each.dice) for each in measured))
+    names = set.intersection(*(set(each.dice) for each in models))
     dice = {
-        name: (min(e.dice[name][0] for e in measured), min(e.dice[name][1] for e in measured))
-        for name in measured[0].dice
+        name: LabelDice(
+            min(each.dice[name].median for each in models),
+            min(each.dice[name].low for each in models),
+            min(each.dice[name].cases for each in models),
+        )
+        for name in models[0].dice
         if name in names
     }
-    return SubsetDice(measured[0].modalities, dice)
+    worst = min(models, key=lambda each: each.filled + each.cases)
+    return dataclasses.replace(worst, modalities=models[0].modalities, dice=dice)
+
+
+def _best_part(known: Sequence[SubsetDice], subset: Subset) -> SubsetDice | None:
+    """Return the measured part of a subset with enough cases and the highest lower bound."""
+    parts = [each for each in known if each.cases and {*each.modalities} < {*subset}]
+
+    def rank(each: SubsetDice) -> tuple[int, float, Subset]:
+        low = mean(_label_dice(c, 0).low for c in _measured(each).values())
+        return min(each.cases, ENOUGH_CASES), low, each.modalities
+
+    return max(parts, key=rank, default=None)
+
+
+def _measured(each: SubsetDice) -> dict[str, Counts]:
+    return {name: counts for name, counts in each.counts.items() if sum(counts)}
+
+
+def _label_dice(counts: Sequence[float], cases: int) -> LabelDice:
+    """Return median and lower bound of counts that are not all 0, and the cases as given."""
+    total, below = sum(counts), 0.0
+    at: dict[float, int] = {}
+    for number, count in enumerate(counts):
+        below += count
+        for quantile in (LOW, MEDIAN):
+            if count and below >= quantile * total - 1e-9:
+                at.setdefault(quantile, number)
+    return LabelDice((at[MEDIAN] + 0.5) / BINS, at[LOW] / BINS, cases)

@@ -14,12 +14,16 @@ from mixmfl.evaluation.overlay import PALETTE, lesion_planes
 
 _POLICY = "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
 
+_RED = "margin:0;padding:.5rem;background:#b42318;color:#fff;font:bold 1rem sans-serif"
+
 _PLACE_OF_TITLE = "the-title-of-this-page"
 
 Array = npt.NDArray[Any]
 
 
-def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int) -> str:
+def viewer_page(
+    image: Array, mask: Array, grid: Grid, title: str, classes: int, alarms: Sequence[str] = ()
+) -> str:
     """Return an HTML page with three planes that follow the mouse; no network is needed.
 
     Radiological convention, as the pictures of ``overlay``.
@@ -30,6 +34,7 @@ def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int)
         grid: Grid of the image and the mask.
         title: Title that is shown above the planes.
         classes: Number of classes, with background.
+        alarms: What stands in red above the title.
     """
     from matplotlib.colors import ListedColormap
     from nilearn.plotting import view_img
@@ -66,7 +71,9 @@ def viewer_page(image: Array, mask: Array, grid: Grid, title: str, classes: int)
     # its icon would be fetched; and the browser itself refuses whatever else might be
     text = re.sub(r"<link\b[^>]*>", "", text)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-    return re.sub(r"(<head\b[^>]*>)", rf"\1{policy}", text, count=1)
+    text = re.sub(r"(<head\b[^>]*>)", rf"\1{policy}", text, count=1)
+    red = "".join(f'<p style="{_RED}" role="alert">{escape(alarm)}</p>' for alarm in alarms)
+    return re.sub(r"(<body\b[^>]*>)", lambda found: found[0] + red, text, count=1)
 
 
 def _colours(classes: int) -> Sequence[str]:

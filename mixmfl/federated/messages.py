@@ -41,7 +41,8 @@ SENT: Mapping[str, Mapping[str, str]] = {
     },
     "measure": {
         "round": "number of the round",
-        "subsets": "sums of Dice as in a validation, for every subset of modalities",
+        "subsets": "for every subset of modalities and every label or region, how many validation "
+        "cases have a Dice in each of 20 equal ranges",
     },
     "keys": {
         "round": "number of the round",

@@ -11,7 +11,7 @@ from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.nan import mean
 from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
-from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.federated.messages import Message
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
@@ -34,7 +34,6 @@ Configuration = Annotated[str, one_of(CONFIGURATIONS)]
 Fold = Annotated[str, one_of(FOLDS)]
 Cases = Annotated[int, within(0, MOST_CASES)]
 Voxels = Annotated[int, within(0, MOST_VOXELS)]
-_Modality = Annotated[str, text(LONGEST_NAME)]
 
 
 def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, int]:
@@ -177,8 +176,8 @@ class Registration:
     """
 
     cases: Cases
-    modality_cases: Annotated[Mapping[_Modality, Cases], entries(0, MOST_MODALITIES)]
-    validated: Annotated[Sequence[_Modality], entries(0, MOST_MODALITIES)] = ()
+    modality_cases: Annotated[Mapping[ModalityName, Cases], entries(0, MOST_MODALITIES)]
+    validated: Annotated[Sequence[ModalityName], entries(0, MOST_MODALITIES)] = ()
     labelled: (
         Annotated[Sequence[Annotated[str, text(LONGEST_LABEL)]], entries(0, MOST_LABELS)] | None
     ) = None

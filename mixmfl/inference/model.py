@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 FORMAT = "mixmfl model 2"
 
+MOST_SITES = 10**4
+"""Of a federation, that a file may tell of."""
+
 
 @dataclass(frozen=True)
 class _Spent:
@@ -83,10 +86,14 @@ class _Header:
     plans: Any
     tensors_sha256: Any
     header_sha256: Any
-    # files written before it was measured do not have it
+    # files of earlier versions do not have these
+    modality_sites: Annotated[
+        Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[int, within(0, MOST_SITES)]],
+        entries(0, MOST_MODALITIES),
+    ] = field(default_factory=dict)
     expected: Expected = ()
-    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, 10**4)] = field(
-        default_factory=dict
+    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
+        field(default_factory=dict)
     )
 
 
@@ -95,15 +102,15 @@ class Model:
     """A model ready to predict. It holds its file, so each process loads its own.
 
     Attributes:
-        plans: That it was trained with; they name its modalities and labels.
+        plans: The plans that it was trained with; they name its modalities and labels.
         configuration: ``"2d"`` or ``"3d_fullres"``.
-        weights: Of the network by name, read from the model file when they are asked for: it may
-            be replaced by another, but must not be written over. On Windows, where an open file
-            cannot be replaced, they are in memory.
+        weights: The network's weights by name, read from the model file when they are asked for:
+            it may be replaced by another, but must not be written over. On Windows, where an open
+            file cannot be replaced, they are in memory.
         runner: What predicts: the network in prediction mode, on ``device``, or on a CPU its quick
             form, if it has one.
-        memory: On ``device``.
-        device: Where it computes.
+        memory: The federation's prototypes, on ``device``.
+        device: The device that computes.
         record: What the header says of its origin: version, round, sites' modalities, privacy.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
         sha256: SHA-256 of the model file.
@@ -226,6 +233,7 @@ def save_model(
     modality_cases: Mapping[str, int],
     privacy: Mapping[str, Mapping[str, float]] | None = None,
     expected: Sequence[SubsetDice] = (),
+    modality_sites: Mapping[str, int] | None = None,
 ) -> str:
     """Write a model file, whole or not at all.
 
@@ -239,6 +247,7 @@ def save_model(
         modality_cases: How many training cases of the federation had each modality.
         privacy: Epsilon and delta of the sites that trained with differential privacy.
         expected: Dice from subsets of modalities, where it was measured.
+        modality_sites: How many sites had training cases with each modality, where that is known.
 
     Returns:
         The file's SHA-256.
@@ -249,6 +258,7 @@ def save_model(
         "configuration": configuration,
         "round": state.round,
         "modality_cases": dict(modality_cases),
+        **({"modality_sites": dict(modality_sites)} if modality_sites else {}),
         "expected": [each.to_json() for each in expected],
         "plans": plans.to_json(),
         **({"privacy": privacy} if privacy else {}),
@@ -268,7 +278,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
     Args:
         path: The model of all.
         own: The site's blocks.
-        out: To write.
+        out: The file to write.
 
     Raises:
         ModelError: The model of all is damaged.
@@ -336,6 +346,8 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
         )
     try:
+        if any("dice" in each for each in header.get("expected", ())):
+            header = {**header, "expected": []}  # means of earlier versions, maybe of one case
         record = read_record(_Header, header, "header", ModelError)
         plans = Plans.from_json(record.plans, "plans")
         configuration: str = record.configuration
@@ -379,6 +391,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "mixmfl_version": record.mixmfl_version,
             "round": record.round,
             "modality_cases": record.modality_cases,
+            "modality_sites": record.modality_sites,
             "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
         tuple(record.expected),
@@ -414,10 +427,13 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     """
     known = plans.modalities
     cases = fields(header.modality_cases, (), "modality_cases", may=known, error=ModelError)
+    fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")
-        if not each.dice.keys() <= plans.labels.foreground.keys():
-            raise ModelError(f"expected: {shown(list(each.dice))} are not the labels of the plans")
+        if not each.counts.keys() <= plans.labels.foreground.keys():
+            raise ModelError(
+                f"expected: {shown(list(each.counts))} are not the labels of the plans"
+            )

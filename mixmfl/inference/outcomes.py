@@ -20,9 +20,10 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, replacing, sha256, write_json
 from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import one_line, printable
-from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.evaluation.subset_dice import LabelDice
+from mixmfl.inference.origin import Origin
 
-FORMAT = "mixmfl cases 2"
+FORMAT = "mixmfl cases 3"
 
 Status = Literal["done", "kept", "failed"]
 
@@ -38,7 +39,8 @@ class Outcome:
         used: Modalities that the mask was predicted from.
         missing: Missing modalities: those that the model knows and the case lacks or does not use.
         reference: The modality whose grid the mask has.
-        expected: Expected Dice by label or region: mean over validation cases, and their number.
+        expected: Expected Dice by label or region.
+        expected_from: What these rest on, in words.
         volumes_ml: Volumes of the mask in ml, by label or region.
         notes: How the images were identified and brought onto one grid.
         warnings: What a reader of the mask must know.
@@ -58,7 +60,8 @@ class Outcome:
     used: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     reference: str = ""
-    expected: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    expected: Mapping[str, LabelDice] = field(default_factory=dict)
+    expected_from: str = ""
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -71,26 +74,25 @@ class Outcome:
     mask_sha256: str = ""
     files: tuple[str, ...] = ()
 
-    @property
-    def expected_mean(self) -> float:
-        """Return the mean expected Dice over labels; NaN where none is known."""
-        return SubsetDice(self.used, self.expected).mean
-
 
 class Records:
     """The outcomes of all runs into one folder; safe to use from several threads."""
 
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, overwrite: bool = False, origins: Sequence[Origin] = ()
+    ) -> None:
         """Read the records of earlier runs.
 
         Args:
             folder: Folder of the masks.
             overwrite: Whether tables and pages that are not ours are replaced.
+            origins: Where the models of this run come from, for ``cases.json``.
 
         Raises:
             DataError: The folder has a table or a page that is not ours.
         """
         self.folder = folder
+        self.origins = origins
         self._lock = threading.Lock()
         self._outcomes: dict[str, Outcome] = {}
         record = folder / "cases.json"
@@ -154,6 +156,7 @@ class Records:
         """
         content = {
             "format": FORMAT,
+            "models": {each.sha256: each.to_json() for each in self.origins},
             "cases": {each.name: _to_json(each) for each in self.outcomes},
         }
         write_json(self.folder / "cases.json", content)
@@ -193,7 +196,7 @@ def _read(path: Path) -> dict[str, Outcome]:
                         key: tuple(record[key])
                         for key in ("used", "missing", "notes", "warnings", "models", "files")
                     },
-                    "expected": {n: (d, c) for n, (d, c) in record["expected"].items()},
+                    "expected": {n: LabelDice(**each) for n, each in record["expected"].items()},
                 },
             )
             for name, record in content["cases"].items()
@@ -211,8 +214,12 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     header = (
         ["case", "status", "reason", "modalities", "missing", "reference"]
         + [f"volume_ml_{name}" for name in names]
-        + [column for name in names for column in (f"expected_dice_{name}", f"cases_{name}")]
-        + ["seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
+        + [
+            column
+            for name in names
+            for column in (f"expected_dice_{name}", f"low_dice_{name}", f"cases_{name}")
+        ]
+        + ["expected_from", "seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
     )
     writer.writerow(map(cell, header))
     for each in outcomes:
@@ -220,9 +227,9 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         row += ["+".join(each.missing), each.reference]
         row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
         for name in names:
-            dice, count = each.expected.get(name, (None, ""))
-            row += ["" if dice is None else f"{dice:.3f}", count]
-        row += [f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
+            dice = each.expected.get(name)
+            row += [f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases] if dice else ["", "", ""]
+        row += [each.expected_from, f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
         row += ["; ".join(each.notes), "; ".join(each.warnings)]
         writer.writerow(map(cell, [*row, "+".join(each.models)]))
     return text.getvalue()

@@ -23,18 +23,19 @@ from mixmfl.core.errors import DataError, MixmflError, Refused
 from mixmfl.core.files import replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
-from mixmfl.core.text import plural
 from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
+from mixmfl.data.dataset_card import UNKNOWN
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, from_canonical, write_labels
+from mixmfl.data.image import Grid, Source, from_canonical, write_labels
 from mixmfl.data.load_case import AlignmentOptions
-from mixmfl.evaluation.subset_dice import SubsetDice, all_subsets, find, least
+from mixmfl.evaluation.subset_dice import Expectation, all_subsets, expect, least
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
+from mixmfl.inference.origin import Origin, origin_of
 from mixmfl.inference.outcomes import Outcome, Records
-from mixmfl.inference.report import case_files, shown_name, write_case, write_report
+from mixmfl.inference.report import alarms_of, case_files, shown_name, write_case, write_report
 from mixmfl.inference.segmentation import (
     Options,
     check_models_agree,
@@ -43,6 +44,7 @@ from mixmfl.inference.segmentation import (
     segment,
 )
 from mixmfl.planning.brains import BrainExtraction
+from mixmfl.planning.model_card import misuse
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class _Job:
 
     case: Case
     missing: tuple[str, ...]
-    expected: SubsetDice
+    expected: Expectation
 
 
 def predict_folder(
@@ -89,6 +91,8 @@ def predict_folder(
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
     set_aside: str = "",
+    subjects: str = UNKNOWN,
+    force: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Predict every case; a failure is reported, and the other cases continue.
 
@@ -112,6 +116,8 @@ def predict_folder(
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: Time limit for reading a case, and for writing it.
         set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
+        subjects: Of what the cases are, as ``dataset_card.subjects_of`` says.
+        force: Whether to predict cases that a model was surely not made for, with a warning.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -130,7 +136,8 @@ def predict_folder(
     if unknown := [name for name in only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
-    records = Records(out, overwrite=overwrite)
+    origins = [origin_of(model) for model in models]
+    records = Records(out, overwrite=overwrite, origins=origins)
     if dicom_seg:
         check_available()
     if set_aside:
@@ -145,11 +152,12 @@ def predict_folder(
         extras,
         least_dice,
         brains,
+        origins,
     )
     expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
         for subset in all_subsets(known)
-        for mean in (_expected(models, subset).mean,)
+        for mean in (_expected(models, subset).median,)
     }
 
     jobs = []
@@ -166,6 +174,13 @@ def predict_folder(
                 raise DataError(
                     f"has {', '.join(case.images)}; the model needs at least one of "
                     f"{', '.join(only or known)}"
+                )
+            if reason := _misuse(models, images, subjects):
+                if not force:
+                    raise DataError(f"{reason}. --force predicts it all the same")
+                warnings = (*case.warnings, f"was predicted by --force although {reason}")
+                job = dataclasses.replace(
+                    job, case=dataclasses.replace(job.case, warnings=warnings)
                 )
             _check_expected(job.expected, least_dice)
             existing = run.existing(job, overwrite)
@@ -247,6 +262,7 @@ class _Run:
         extras: "_Extras",
         least_dice: float,
         brains: BrainExtraction,
+        origins: Sequence[Origin],
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -258,6 +274,7 @@ class _Run:
         self.extras = extras
         self.least_dice = least_dice
         self.brains = brains
+        self.origins = origins
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -341,6 +358,7 @@ class _Run:
             missing=(*job.missing, *left_out),
             reference=loaded.reference,
             expected=expected.dice,
+            expected_from=expected.basis(),
             volumes_ml=volumes,
             notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),
@@ -380,8 +398,9 @@ class _Run:
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if shown is not None:
             try:
-                write_case(self.out, self.shown(case.name), shown, indices, canonical, self.labels)
-                files += case_files(self.shown(case.name))
+                name, alarms = self.shown(case.name), alarms_of(self.origins)
+                write_case(self.out, name, shown, indices, canonical, self.labels, alarms)
+                files += case_files(name)
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")
         return dataclasses.replace(
@@ -411,6 +430,7 @@ class _Run:
             used=tuple(job.case.images),
             missing=job.missing,
             expected=job.expected.dice,
+            expected_from=job.expected.basis(),
             seconds=seconds,
         )
 
@@ -431,11 +451,19 @@ class _Run:
             OSError: The tables cannot be written.
         """
         if self.extras.report:
-            named = {model.sha256: model.name for model in self.models}
             show = self.extras.show_patient
-            write_report(self.out, self.records.outcomes, self.labels, named, show)
+            write_report(self.out, self.records.outcomes, self.labels, self.origins, show)
         if self._unwritten is not None:
             self.records.write()
+
+
+def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjects: str) -> str:
+    """Return why one of the models was not made for a case; see ``model_card.misuse``."""
+    parts = {
+        name: image.header.body_part for name, image in images.items() if isinstance(image, Series)
+    }
+    reasons = (misuse(model.plans.card, parts, subjects) for model in models)
+    return next(filter(None, reasons), "")
 
 
 def _settings(
@@ -450,19 +478,22 @@ def _settings(
     }
 
 
-def _expected(models: Sequence[Model], images: Collection[str]) -> SubsetDice:
+def _expected(models: Sequence[Model], images: Collection[str]) -> Expectation:
     """Return the Dice expected from a case's modalities; of several models, the lowest."""
-    return least([find(model.expected, set(model.modalities) & set(images)) for model in models])
+    return least([expect(model.expected, set(model.modalities) & set(images)) for model in models])
 
 
-def _check_expected(expected: SubsetDice, least_dice: float) -> None:
+def _check_expected(expected: Expectation, least_dice: float) -> None:
     if not least_dice:
         return
     names = "+".join(expected.modalities)
-    if not expected.cases:
-        raise DataError(f"--min-expected-dice: Dice from {names} was never measured for this model")
-    if expected.mean < least_dice:
+    if not expected.is_known:
         raise DataError(
-            f"--min-expected-dice {least_dice:g}: Dice {expected.mean:.3f} is expected from {names}"
-            f" (mean over labels, {plural(expected.cases, 'validation case')})"
+            f"--min-expected-dice: Dice from {names} is not known for this model "
+            f"({expected.basis() or 'never measured'})"
+        )
+    if expected.low < least_dice:
+        raise DataError(
+            f"--min-expected-dice {least_dice:g}: one case in ten has a Dice below "
+            f"{expected.low:.3f} from {names} (mean over labels; {expected.basis()})"
         )

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.overlay import overlay
+from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.evaluation.viewer import viewer_page
+from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
 
 Array = npt.NDArray[Any]
@@ -41,14 +43,24 @@ WORDS_FOR_CASES = frozenset(_CASE_WORDS.split())
 """Words that number cases rather than name people."""
 MOST_VOXELS = 1 << 22  # a larger case is shown coarser, to keep the files small
 
+_UNKNOWN = LabelDice(math.nan, math.nan, 0)
+
 INTRODUCTION = """\
 A row per case: what its mask rests on, how much of what was found, and three planes through the
 largest lesion with the outline of the mask. Radiological convention: the patient's right is on the
 left. A click on the planes opens the slices of the case.
 
-Expected Dice was measured on validation cases from the same modalities when the model was trained.
-It is a mean over other patients and says nothing about this case. Masks must be looked at by
-someone who can judge them."""
+Expected Dice was measured on validation cases when the model was trained: the median of other
+patients, and the Dice that one in ten of them did not reach. It says nothing about this case. Masks
+must be looked at by someone who can judge them."""
+
+
+RESEARCH_ONLY = "Research use only. No medical device: not for diagnosis or treatment."
+
+
+def alarms_of(models: Sequence[Origin]) -> tuple[str, ...]:
+    """Return what stands in red on every page of masks by these models, each once."""
+    return tuple(dict.fromkeys(each.alarm for each in models if each.alarm))
 
 
 def shown_name(case: str, show_patient: bool = False) -> str:
@@ -73,7 +85,15 @@ def case_files(shown: str) -> tuple[str, str]:
     return f"{FOLDER}/{shown}.jpg", f"{FOLDER}/{shown}.html"
 
 
-def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labels: Labels) -> None:
+def write_case(
+    out: Path,
+    name: str,
+    image: Array,
+    mask: Array,
+    grid: Grid,
+    labels: Labels,
+    alarms: Sequence[str] = (),
+) -> None:
     """Write the picture and the viewer of a case, each whole or not at all.
 
     Args:
@@ -83,20 +103,21 @@ def write_case(out: Path, name: str, image: Array, mask: Array, grid: Grid, labe
         mask: ``(Z, Y, X)`` class indices.
         grid: Grid of the image and the mask.
         labels: What the indices mean.
+        alarms: What stands in red on the viewer.
     """
     image, mask, grid = _cut_down(image, mask, grid)
     picture, viewer = case_files(name)
     regions = labels.consecutive().foreground
     with replacing(out / picture) as temporary:
         temporary.write_bytes(overlay(image, None, mask, grid.spacing, regions, small=True))
-    write_text(out / viewer, viewer_page(image, mask, grid, name, len(labels.values)))
+    write_text(out / viewer, viewer_page(image, mask, grid, name, len(labels.values), alarms))
 
 
 def write_report(
     out: Path,
     outcomes: Sequence[Outcome],
     labels: Labels,
-    models: Mapping[str, str],
+    models: Sequence[Origin],
     show_patient: bool = False,
 ) -> Path:
     """Write ``report.html`` and return it.
@@ -105,7 +126,7 @@ def write_report(
         out: Folder of the masks, with the files of ``write_case``.
         outcomes: What became of each case.
         labels: The labels and regions that were segmented.
-        models: What the page calls each model, by SHA-256 of its file.
+        models: Where each model comes from.
         show_patient: Whether cases whose name may be a person's are called by it.
     """
     names = list(labels.foreground)
@@ -114,7 +135,7 @@ def write_report(
     outcomes = [_renamed(each, name) for each, name in zip(outcomes, shown_names, strict=True)]
     failed = [each for each in outcomes if each.status == "failed"]
     shown = [each for each in outcomes if each.status != "failed"]
-    used = ", ".join(f"{name} (sha256 {digest[:12]}…)" for digest, name in models.items())
+    used = ", ".join(f"{each.name} (sha256 {each.sha256[:12]}…)" for each in models)
     counted = f"{plural(len(shown), 'case')} with a mask, {len(failed)} without. Model: {used}."
     if renamed:
         counted += (
@@ -128,9 +149,17 @@ def write_report(
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
-        columns = ("ml", "expected Dice")
+        columns = ("ml", "expected Dice", "one in ten below")
         sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
-    text = page("Segmentation", f"{counted}\n\n{INTRODUCTION}", sections)
+    for each in models:
+        sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
+    text = page(
+        "Segmentation",
+        f"{counted}\n\n{INTRODUCTION}",
+        sections,
+        notice=RESEARCH_ONLY,
+        alarms=alarms_of(models),
+    )
     write_text(out / "report.html", text)
     return out / "report.html"
 
@@ -161,12 +190,12 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
         lines.insert(0, outcome.patient)
     if outcome.reference:
         lines.append(f"On the grid of {outcome.reference}.")
-    cases = max((count for _, count in outcome.expected.values()), default=0)
-    if cases:
-        lines.append(f"Expected Dice from {plural(cases, 'validation case')}.")
+    if outcome.expected_from:
+        lines.append(f"Expected Dice: {outcome.expected_from}.")
     numbers = {
-        name: (outcome.volumes_ml[name], outcome.expected.get(name, (math.nan, 0))[0])
+        name: (outcome.volumes_ml[name], each.median, each.low)
         for name in names
+        for each in (outcome.expected.get(name, _UNKNOWN),)
         if name in outcome.volumes_ml
     }
     return CaseRow(

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from mixmfl.core.declarations import one_of
 from mixmfl.core.errors import DataError, MixmflError, PlansError
 from mixmfl.core.text import one_line
 from mixmfl.data import image
@@ -49,7 +50,7 @@ class BrainExtraction:
         command: The own command; its words ``{image}`` and ``{mask}`` become file names.
     """
 
-    tool: str = NONE
+    tool: Annotated[str, one_of((NONE, DEEPBET, OWN))] = NONE
     command: str = ""
 
     def check(self) -> None:

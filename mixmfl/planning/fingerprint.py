@@ -5,19 +5,23 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import PlansError
-from mixmfl.core.json_fields import JsonFields, is_whole
+from mixmfl.core.json_fields import Range, named
+from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted, shorten
+from mixmfl.data.body_parts import ANATOMIES
+from mixmfl.data.dataset_card import SUBJECTS, UNKNOWN, DatasetCard
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
-from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.heads import STATES, STRIPPED
 from mixmfl.planning.slices import slice_axis, slices_first
 
-FORMAT = 3
+FORMAT = 4
 
 # Foreground intensities are reported in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
@@ -41,7 +45,7 @@ SPACINGS = (1e-4, 1000.0)  # mm
 MOST_ROWS = 20_000
 """Most cases that a planner is given one by one; of more it gets as many, evenly spaced."""
 
-_SHARES = frozenset(f"{step * SHARE_STEP:.2f}" for step in range(round(1 / SHARE_STEP) + 1))
+_SHARES = tuple(f"{step * SHARE_STEP:.2f}" for step in range(round(1 / SHARE_STEP) + 1))
 _KEY = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)x([0-9]{1,5})")
 # Where more than one half of the cases are stacks of thick slices, and at least one in ten of
 # these stacks has another direction than most, what the cases have in common are slices.
@@ -50,6 +54,15 @@ OTHER_DIRECTIONS = 0.1
 
 
 _DIRECTIONS = "ZYX"
+
+_Count = Annotated[int, within(1, MOST_CASES)]
+_LabelValue = Annotated[str, text(5, "0|[1-9][0-9]*", "a label value")]
+_Slices = Annotated[str, one_of((*_DIRECTIONS, "none"))]
+_Axis = Annotated[Mapping[str, _Count], entries(1, MOST_GRIDS)]
+_BINS = len(INTENSITY_EDGES) - 1
+_Histogram = Annotated[
+    tuple[Annotated[int, within(0, MOST_CASES * MOST_VOXELS)], ...], entries(_BINS, _BINS)
+]
 
 
 @dataclass(frozen=True)
@@ -74,18 +87,42 @@ class Fingerprint:
             The first and last bin hold what lies beyond.
         heads: How many cases show their ``"skull"``, came ``"stripped"``, or had their brain
             extracted by ``"deepbet"`` or the site's ``"own"`` command.
+        subjects: How many cases are of ``"patients"``, ``"simulated"``, or ``"unknown"``.
+        anatomy: How many cases show which part of the body, one of ``ANATOMIES`` or
+            ``"unknown"``.
     """
 
-    cases: int
-    modality_cases: Mapping[str, int]
-    label_cases: Mapping[str, int]
-    label_voxels: Mapping[str, int]
-    axes: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
-    stacked: tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
-    slices: Mapping[str, int]
-    kept_share: Mapping[str, int]
-    intensities: Mapping[str, tuple[int, ...]]
-    heads: Mapping[str, int]
+    cases: _Count
+    modality_cases: Annotated[Mapping[ModalityName, _Count], entries(0, MOST_MODALITIES)]
+    label_cases: Annotated[Mapping[_LabelValue, _Count], entries(0, MOST_LABELS + 2)]
+    label_voxels: Annotated[
+        Mapping[_LabelValue, Annotated[int, within(1, MOST_CASES * MOST_VOXELS)]],
+        entries(0, MOST_LABELS + 2),
+    ]
+    axes: tuple[_Axis, _Axis, _Axis]
+    stacked: tuple[_Axis, _Axis, _Axis]
+    slices: Annotated[Mapping[_Slices, _Count], entries(1, 4)]
+    kept_share: Annotated[
+        Mapping[Annotated[str, one_of(_SHARES)], _Count], entries(1, len(_SHARES))
+    ]
+    intensities: Annotated[Mapping[ModalityName, _Histogram], entries(0, MOST_MODALITIES)]
+    heads: Annotated[Mapping[Annotated[str, one_of(STATES)], _Count], entries(1, len(STATES))]
+    subjects: Annotated[
+        Mapping[Annotated[str, one_of((*SUBJECTS, UNKNOWN))], _Count],
+        entries(1, len(SUBJECTS) + 1),
+    ]
+    anatomy: Annotated[
+        Mapping[Annotated[str, one_of((*ANATOMIES, UNKNOWN))], _Count],
+        entries(1, len(ANATOMIES) + 1),
+    ]
+
+    def with_origin(self, card: DatasetCard) -> "Fingerprint":
+        """Return the fingerprint of a site's cases with what dataset.json says of all of them."""
+        return replace(
+            self,
+            subjects={card.subjects or UNKNOWN: self.cases},
+            anatomy={card.anatomy or UNKNOWN: self.cases},
+        )
 
     def with_labels(self, renamed: Mapping[str, str]) -> "Fingerprint":
         """Return the fingerprint with label values replaced; those that become one are added up.
@@ -114,33 +151,19 @@ class Fingerprint:
         return content
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: str) -> "Fingerprint":
+    def from_json(cls, content: Any, source: str) -> "Fingerprint":
         """Read a fingerprint from a file or a site's message.
 
         Raises:
             PlansError: Another format, unknown or missing fields, or counts that are no counts.
         """
-        record = JsonFields(content, source, PlansError)
-        if (found := record.content.get("format")) != FORMAT or isinstance(found, bool):
+        named(content, Range(0, math.inf), source)
+        if (found := content.get("format")) != FORMAT or isinstance(found, bool):
             raise PlansError(
                 f"{source}: fingerprint format {quoted(found)} was found, {FORMAT} is needed; make "
                 "it again with this version of mixmfl_plan_preprocess"
             )
-        record.only([field.name for field in fields(cls)], ["format"])
-        cases = record.whole("cases", 1, MOST_CASES)
-        modality_cases = record.counts("modality_cases", 1, cases, MOST_MODALITIES)
-        fingerprint = cls(
-            cases=cases,
-            modality_cases=modality_cases,
-            label_cases=record.counts("label_cases", 1, cases, MOST_LABELS + 2),
-            label_voxels=record.counts("label_voxels", 1, cases * MOST_VOXELS, MOST_LABELS + 2),
-            axes=_read_axes(record, "axes", cases),  # type: ignore[arg-type]
-            stacked=_read_axes(record, "stacked", cases),  # type: ignore[arg-type]
-            slices=record.counts("slices", 1, cases, len(_DIRECTIONS) + 1),
-            kept_share=record.counts("kept_share", 1, cases, len(_SHARES)),
-            intensities=_read_intensities(record, modality_cases),
-            heads=record.counts("heads", 1, cases, len(STATES)),
-        )
+        fingerprint = read_record(cls, {n: v for n, v in content.items() if n != "format"}, source)
         if problem := fingerprint._contradiction():
             raise PlansError(
                 f"{source}: {problem}; was it edited? Make it again with mixmfl_plan_preprocess "
@@ -150,34 +173,38 @@ class Fingerprint:
 
     def _contradiction(self) -> str:
         """Return what cannot be true of any cases, in words; empty where nothing is."""
-        for name in self.modality_cases:
-            if not is_modality_name(name):
-                return (
-                    f"modality_cases: {quoted(name)} is no modality's name (a-z, 0-9 and _, up to "
-                    f"{LONGEST_NAME})"
-                )
         for name, axes in (("axes", self.axes), ("stacked", self.stacked)):
-            if any(sum(axis.values()) != self.cases for axis in axes):
-                return f"{name}: the histograms do not add up to its {self.cases} cases"
-        if sum(self.slices.values()) != self.cases:
-            return f"slices: the counts do not add up to its {self.cases} cases"
-        if strange := sorted(set(self.slices) - {*_DIRECTIONS, "none"}):
-            return f"slices: {quoted(strange[0])} is no axis ({', '.join(_DIRECTIONS)} or none)"
-        if sum(self.kept_share.values()) != self.cases:
-            return f"kept_share: the histograms do not add up to its {self.cases} cases"
-        if strange := sorted(set(self.kept_share) - _SHARES):
-            return f"kept_share: {quoted(strange[0])} is no share in steps of {SHARE_STEP}"
-        if sum(self.heads.values()) != self.cases:
-            return f"heads: the counts do not add up to its {self.cases} cases"
-        if strange := sorted(set(self.heads) - {*STATES}):
-            return f"heads: {quoted(strange[0])} is none of {', '.join(STATES)}"
+            for direction, axis in zip(_DIRECTIONS, axes, strict=True):
+                if strange := [key for key in axis if not _is_grid(key)]:
+                    return (
+                        f"{name} {direction}: {quoted(strange[0])} is no spacing from "
+                        f"{SPACINGS[0]:g} to {SPACINGS[1]:g} mm x 1 to {MOST_SIZE} voxels"
+                    )
+                if sum(axis.values()) != self.cases:
+                    return f"{name}: the histograms do not add up to its {self.cases} cases"
+        for name, counts in (
+            ("slices", self.slices),
+            ("kept_share", self.kept_share),
+            ("heads", self.heads),
+            ("subjects", self.subjects),
+            ("anatomy", self.anatomy),
+        ):
+            if sum(counts.values()) != self.cases:
+                return f"{name}: the counts do not add up to its {self.cases} cases"
+        for name, counts in (
+            ("modality_cases", self.modality_cases),
+            ("label_cases", self.label_cases),
+        ):
+            if (most := max(counts.values(), default=0)) > self.cases:
+                return f"{name}: {most} of its {self.cases} cases"
         if not self.cases <= sum(self.modality_cases.values()):
             return "modality_cases: fewer than its cases, of which each has a modality"
+        if apart := sorted(self.intensities.keys() ^ self.modality_cases.keys()):
+            return f"intensities and modality_cases: {shorten(apart)} is in one of them only"
         if self.label_cases.keys() != self.label_voxels.keys():
             return "label_cases and label_voxels: are not of the same labels"
-        for name in self.label_cases:
-            if not re.fullmatch("0|[1-9][0-9]{0,4}", name) or int(name) > LARGEST_VALUE:
-                return f"label_cases: {quoted(name)} is no label value up to {LARGEST_VALUE}"
+        if strange := [name for name in self.label_cases if int(name) > LARGEST_VALUE]:
+            return f"label_cases: {strange[0]} is no label value up to {LARGEST_VALUE}"
         return self._too_many_voxels()
 
     def _too_many_voxels(self) -> str:
@@ -234,6 +261,8 @@ def fingerprint_case(
         kept_share={f"{round(share / SHARE_STEP) * SHARE_STEP:.2f}": 1},
         intensities={name: _intensities(image, labels) for name, image in images.items()},
         heads={state: 1},
+        subjects={UNKNOWN: 1},
+        anatomy={UNKNOWN: 1},
     )
 
 
@@ -267,6 +296,8 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         kept_share=_add(part.kept_share for part in parts),
         intensities={name: tuple(histograms[name].tolist()) for name in sorted(histograms)},
         heads=_add(part.heads for part in parts),
+        subjects=_add(part.subjects for part in parts),
+        anatomy=_add(part.anatomy for part in parts),
     )
 
 
@@ -274,9 +305,9 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
     """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
     With fewer cases than the minimum that is nothing. Otherwise a label that fewer cases or voxels
-    have is not counted, and the histogram of a modality that fewer cases have is empty. Heads of
-    which there are fewer are counted as the most frequent ones. Spacings and sizes stay as they
-    are: a plan needs the rare ones too.
+    have is not counted, and the histogram of a modality that fewer cases have is empty. Heads,
+    subjects and anatomies of which there are fewer are counted as the most frequent ones. Spacings
+    and sizes stay as they are: a plan needs the rare ones too.
 
     Args:
         fingerprint: Fingerprint of the site.
@@ -290,13 +321,11 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
         for label, number in fingerprint.label_cases.items()
         if number >= cases and fingerprint.label_voxels[label] >= voxels
     }
-    usual = max(sorted(fingerprint.heads), key=lambda state: fingerprint.heads[state])
-    heads: Counter[str] = Counter()
-    for state, number in fingerprint.heads.items():
-        heads[state if number >= cases else usual] += number
     return replace(
         fingerprint,
-        heads=_add([heads]),
+        heads=_few_as_usual(fingerprint.heads, cases),
+        subjects=_few_as_usual(fingerprint.subjects, cases),
+        anatomy=_few_as_usual(fingerprint.anatomy, cases),
         label_cases={k: n for k, n in fingerprint.label_cases.items() if k in labels},
         label_voxels={k: n for k, n in fingerprint.label_voxels.items() if k in labels},
         intensities={
@@ -306,6 +335,33 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
             for name, histogram in fingerprint.intensities.items()
         },
     )
+
+
+def _few_as_usual(counts: Mapping[str, int], fewest: int) -> dict[str, int]:
+    """Return counts in which those below ``fewest`` are added to the highest."""
+    usual = max(sorted(counts), key=lambda name: counts[name])
+    changed: Counter[str] = Counter()
+    for name, number in counts.items():
+        changed[name if number >= fewest else usual] += number
+    return _add([changed])
+
+
+def spacing_ranges(fingerprint: Fingerprint) -> list[tuple[float, float, float]]:
+    """Return for Z, Y and X the spacing (mm) that 5, 50 and 95 of a hundred cases do not exceed.
+
+    Not the extremes, for these are those of single cases.
+    """
+    ranges = []
+    for axis in fingerprint.axes:
+        counted: Counter[float] = Counter()
+        for key, number in axis.items():
+            counted[_spacing_and_size(key)[0]] += number
+        spacings = sorted(counted)
+        share = np.cumsum([counted[mm] for mm in spacings]) / fingerprint.cases
+        at = np.searchsorted(share, (0.05, 0.5, 0.95)).tolist()
+        low, middle, high = (spacings[min(place, len(spacings) - 1)] for place in at)
+        ranges.append((low, middle, high))
+    return ranges
 
 
 def is_stacks(fingerprint: Fingerprint) -> bool:
@@ -394,52 +450,12 @@ def _spacing_and_size(key: str) -> tuple[float, int]:
     return float(spacing), int(size)
 
 
-def _read_axes(record: JsonFields, name: str, cases: int) -> tuple[dict[str, int], ...]:
-    """Return how many cases have which spacing and size along each of three axes."""
-    if len(axes := record.items(name, 3)) != 3:
-        raise record.wrong(name, "a list of 3 histograms, (Z, Y, X)")
-    named = zip(_DIRECTIONS, axes, strict=True)
-    return tuple(
-        _read_axis(record.source, f"{name} {axis}", content, cases) for axis, content in named
-    )
-
-
-def _read_axis(source: str, name: str, content: Any, cases: int) -> dict[str, int]:
-    counts = JsonFields({name: content}, source, PlansError).counts(name, 1, cases, MOST_GRIDS)
-    least, most = SPACINGS
-    for key in counts:
-        if not (
-            _KEY.fullmatch(key)
-            and least <= _spacing_and_size(key)[0] <= most
-            and 1 <= _spacing_and_size(key)[1] <= MOST_SIZE
-        ):
-            raise PlansError(
-                f"{source}: {name}: {quoted(key)} is no spacing from {least:g} to {most:g} mm "
-                f"x 1 to {MOST_SIZE} voxels"
-            )
-    return counts
-
-
-def _read_intensities(
-    record: JsonFields, modalities: Mapping[str, int]
-) -> dict[str, tuple[int, ...]]:
-    """Return the histograms of the modalities that are counted, and of no other."""
-    inner = record.inside("intensities", MOST_MODALITIES)
-    if inner.content.keys() != modalities.keys():
-        apart = sorted(inner.content.keys() ^ modalities.keys())
-        raise PlansError(
-            f"{record.source}: intensities and modality_cases: {shorten(list(map(quoted, apart)))} "
-            "is in one of them only"
-        )
-    bins = len(INTENSITY_EDGES) - 1
-    histograms = {}
-    for name, cases in modalities.items():
-        histogram = inner.items(name, bins)
-        most = cases * MOST_VOXELS
-        if len(histogram) != bins or not all(is_whole(n, 0, most) for n in histogram):
-            raise inner.wrong(name, f"a list of {bins} whole numbers from 0 to {most}")
-        histograms[name] = tuple(histogram)
-    return histograms
+def _is_grid(key: str) -> bool:
+    """Say whether a key of ``Fingerprint.axes`` is a spacing and a size within bounds."""
+    if not _KEY.fullmatch(key):
+        return False
+    spacing, size = _spacing_and_size(key)
+    return SPACINGS[0] <= spacing <= SPACINGS[1] and 1 <= size <= MOST_SIZE
 
 
 def _add(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -14,6 +14,16 @@ UNKNOWN, SKULLS, MIXED = "unknown", "skulls", "mixed"
 PLANNED = (UNKNOWN, SKULLS, STRIPPED, MIXED, DEEPBET, OWN)
 """What plans say of the cases they were made from; unknown in plans of earlier versions."""
 
+PLANNED_WORDS = {
+    UNKNOWN: "not stated",
+    SKULLS: "with skulls",
+    STRIPPED: "without skulls",
+    MIXED: "some with skulls, some without",
+    DEEPBET: "brains extracted by deepbet",
+    OWN: "brains extracted by each site's own command",
+}
+"""What plans say of heads, for people."""
+
 # so many cases may differ where plans speak of all: this share, or this number. A hospital on a
 # network counts fewer than 5 as the others, so they must not decide on one machine either
 FEW, FEW_CASES = 0.05, 4

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from mixmfl.core.declarations import entries, one_of
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole, word
+from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole
 from mixmfl.core.records import read_record
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
-from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES, is_modality_name
+from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning import heads as kinds
 from mixmfl.planning.architecture import check_network_size
+from mixmfl.planning.model_card import ModelCard
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
 
@@ -33,6 +35,31 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class _Record:
+    """Plans as their JSON has them.
+
+    Attributes:
+        format: ``FORMAT``, which was compared before.
+        modalities: See ``Plans``.
+        labels: As in nnU-Net's dataset.json; ``_labels`` checks them.
+        network: See ``Plans``.
+        training: See ``Plans``.
+        nnunet: nnU-Net's plans, which ``nnunet_plans`` checks.
+        heads: See ``Plans``.
+        card: See ``Plans``; it leaves out what nobody said.
+    """
+
+    format: Any
+    modalities: Annotated[tuple[ModalityName, ...], entries(1, MOST_MODALITIES, distinct=True)]
+    labels: Any
+    network: NetworkSettings
+    training: TrainingSettings
+    nnunet: Any
+    heads: Annotated[str, one_of(kinds.PLANNED)]
+    card: Any
+
+
+@dataclass(frozen=True)
 class Plans:
     """Everything that sites must agree on to train together.
 
@@ -44,6 +71,7 @@ class Plans:
         training: How sites train.
         heads: What the cases are like that the plans were made from, one of ``heads.PLANNED``;
             with ``"deepbet"`` or ``"own"`` brains are extracted wherever cases are read.
+        card: Where the cases come from that the plans were made from.
     """
 
     modalities: tuple[str, ...]
@@ -52,6 +80,7 @@ class Plans:
     network: NetworkSettings
     training: TrainingSettings
     heads: str = kinds.UNKNOWN
+    card: ModelCard = field(default_factory=ModelCard)
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -95,11 +124,12 @@ class Plans:
             "training": dataclasses.asdict(self.training),
             "nnunet": self.nnunet,
             "heads": self.heads,
+            **({"card": card} if (card := self.card.to_json()) else {}),
         }
         return json.loads(json.dumps(content))
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: str) -> "Plans":
+    def from_json(cls, content: Any, source: str) -> "Plans":
         """Read and check plans of a file or of a message, or plans that were just made.
 
         Every name in them is compared with a closed list, every number with bounds, before
@@ -114,18 +144,19 @@ class Plans:
                 f"{source}: plans of format {shown(found)} were found, this version of "
                 f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
             )
-        parts = ("format", "modalities", "labels", "network", "training", "nnunet")
-        fields(content, parts, source, may=("heads",))  # plans of earlier versions say nothing
-        modalities = _modalities(content["modalities"], f"{source}: modalities")
-        labels = _labels(content["labels"], f"{source}: labels")
-        network = read_record(NetworkSettings, content["network"], f"{source}: network", whole=True)
-        training = read_record(
-            TrainingSettings, content["training"], f"{source}: training", whole=True
-        )
-        check_planned(content["nnunet"], len(modalities), f"{source}: nnunet")
-        heads = word(content.get("heads", kinds.UNKNOWN), kinds.PLANNED, f"{source}: heads")
-        plans = cls(modalities, labels, content["nnunet"], network, training, heads)
-        _check_streams(network, training, source)
+        content = {
+            "heads": kinds.UNKNOWN,
+            "card": {},
+            **content,
+        }  # plans of earlier versions say nothing
+        record = read_record(_Record, content, source, whole=True)
+        modalities, network = record.modalities, record.network
+        labels = _labels(record.labels, f"{source}: labels")
+        check_planned(record.nnunet, len(modalities), f"{source}: nnunet")
+        card = read_record(ModelCard, record.card, f"{source}: card")
+        made = modalities, labels, record.nnunet, network, record.training
+        plans = cls(*made, record.heads, card)
+        _check_streams(network, record.training, source)
         for name in plans.configurations:
             planned = plans.configuration(name)["architecture"]["arch_kwargs"]
             stages = planned["n_stages"]
@@ -228,19 +259,6 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
                 f"{source}: training: losses are of both streams, of which the network has one; "
                 "leave them empty"
             )
-
-
-def _modalities(content: Any, source: str) -> tuple[str, ...]:
-    names = listed(content, Range(1, MOST_MODALITIES), source)
-    for name in names:
-        if not is_modality_name(name):
-            raise PlansError(
-                f"{source}: {shown(name)} cannot name a modality; a letter is needed, then only "
-                f"a-z, 0-9 and _, at most {LONGEST_NAME} characters"
-            )
-    if len(set(names)) != len(names):
-        raise PlansError(f"{source}: {', '.join(names)}: each may be named once")
-    return tuple(names)
 
 
 def _labels(content: Any, source: str) -> Labels:

@@ -19,6 +19,7 @@ from mixmfl.core.text import quoted
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data import image
 from mixmfl.data.cases import Case, Found
+from mixmfl.data.dataset_card import DatasetCard, find_card
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import files_of
 from mixmfl.data.label_sets import LabelMap, map_labels
@@ -37,6 +38,7 @@ from mixmfl.planning.brains import (
 )
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.planning.heads import NONE, head_doubt, planned_heads
+from mixmfl.planning.model_card import make_card
 from mixmfl.planning.plans import Plans, Preset
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class SiteFolder:
         alignment: What to do with images of a case that are on different grids.
         rows: How every DICOM series was read.
         brains: How brains are extracted here, if they are.
+        card: What dataset.json in the folder, or beside it, says of the cases.
     """
 
     name: str
@@ -61,6 +64,7 @@ class SiteFolder:
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     rows: tuple[Row, ...] = ()
     brains: BrainExtraction = field(default_factory=BrainExtraction)
+    card: DatasetCard = field(default_factory=DatasetCard)
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,14 @@ def find_site(
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     labels = _labels_of(folder, labels_file)
-    # not resolve(): a link is named by itself, not by what it points to
-    return SiteFolder(folder.absolute().name, found, labels, alignment or AlignmentOptions(), rows)
+    return SiteFolder(
+        folder.absolute().name,  # not resolve(): a link is named by itself, not by its target
+        found,
+        labels,
+        alignment or AlignmentOptions(),
+        rows,
+        card=find_card(folder),
+    )
 
 
 def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
@@ -209,7 +219,10 @@ def fingerprint_site(
         before = read_json(record)
         if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
-            return Fingerprint.from_json(read_json(file, PlansError), str(file)), refused
+            known = Fingerprint.from_json(read_json(file, PlansError), str(file))
+            fingerprint = known.with_origin(site.card)  # it may be said since
+            write_json(file, fingerprint.to_json())
+            return fingerprint, refused
     except (MixmflError, KeyError, AttributeError) as reason:
         log.info("%s: is taken again (%s)", file, reason)
     jobs = {
@@ -227,7 +240,7 @@ def fingerprint_site(
     if not done:
         reasons = "\n".join(f"  {item.name}: {item.reason}" for item in refused)
         raise DataError(f"{site.found.folder}: none of its cases can be used\n{reasons}")
-    fingerprint = merge_fingerprints(done.values())
+    fingerprint = merge_fingerprints(done.values()).with_origin(site.card)
     write_json(file, fingerprint.to_json())
     write_json(
         record, {"sources": sources, "refused": {item.name: item.reason for item in refused}}
@@ -320,20 +333,30 @@ def _extract(loaded: LoadedCase, brains: BrainExtraction, files: _Brain) -> Extr
 # --- plans -------------------------------------------------------------------------------------
 
 
-def make_plans(fingerprint: Fingerprint, labels: Labels, preset: Preset) -> Plans:
+def make_plans(
+    fingerprint: Fingerprint, labels: Labels, preset: Preset, dataset: DatasetCard | None = None
+) -> Plans:
     """Make one plan for all from the merged fingerprint.
 
     The modalities of the federation are those that any site has, in alphabetical order.
 
+    Args:
+        fingerprint: The sum of the sites' fingerprints.
+        labels: The federation's labels.
+        preset: The settings.
+        dataset: What whoever plans says of the data; the model carries it.
+
     Raises:
-        PlansError: Brains were extracted at some sites and not at others, or in two ways.
+        PlansError: Brains were extracted at some sites and not at others, or in two ways; or the
+            dataset's card has codes for labels that there are none of.
     """
     from mixmfl.planning import nnunet_planner
 
     modalities = tuple(sorted(fingerprint.modality_cases))
     heads = planned_heads(fingerprint.heads)
     planned = nnunet_planner.plan(fingerprint, modalities, labels, preset.planner, preset.network)
-    plans = Plans(modalities, labels, planned, preset.network, preset.training, heads)
+    card = make_card(fingerprint, dataset or DatasetCard(), labels)
+    plans = Plans(modalities, labels, planned, preset.network, preset.training, heads, card)
     # as they will be read: checked, and with lists for tuples
     return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
 

@@ -165,6 +165,16 @@ class TrainingSettings:
         ),
     ] = 1e-3
     weight_decay: Annotated[float, within(0, 10), setting("none", "AdamW's")] = 1e-4
+    proximal: Annotated[
+        float,
+        within(0, 10**3),
+        setting(
+            "none",
+            "FedProx's mu: mu/2 times the squared distance to the weights that the round began "
+            "with is added to the loss (Li et al. 2020, Federated Optimization in Heterogeneous "
+            "Networks). 0: nothing is",
+        ),
+    ] = 0.0
     gradient_norm: Annotated[
         float,
         within(0, 10**6, above=True),

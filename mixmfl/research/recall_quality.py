@@ -3,18 +3,25 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mixmfl.core.declarations import within
 from mixmfl.data.label_sets import labels_each
+from mixmfl.data.modalities import ModalityName
 from mixmfl.inference.model import Model
 from mixmfl.networks.base import Encoding, place_modalities
 from mixmfl.networks.mdmnet import Fusion, MDMNet
 from mixmfl.networks.prototypes import PrototypeMemory, can_recall
+from mixmfl.planning.bounds import MOST_STAGES
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.supervision import known_classes
+
+_MOST = 1e30
+_Error = Annotated[float, within(0, _MOST)]
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,13 @@ class RecallQuality:
         trust: Factor by which the network multiplies recalled features.
     """
 
-    modality: str
-    level: int
-    accuracy: float
-    error: float
-    blind_error: float
-    best_error: float
-    trust: float
+    modality: ModalityName
+    level: Annotated[int, within(0, MOST_STAGES)]
+    accuracy: Annotated[float, within(0, 1)]
+    error: _Error
+    blind_error: _Error
+    best_error: _Error
+    trust: Annotated[float, within(-_MOST, _MOST)]
 
 
 @torch.inference_mode()

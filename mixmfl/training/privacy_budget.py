@@ -41,10 +41,10 @@ class Privacy:
         ledger: File in which the site records the steps that it has spent.
     """
 
-    epsilon: float
-    delta: float
-    noise: float
-    clip: float
+    epsilon: Annotated[float, within(0, _MOST_NOISE, above=True)]
+    delta: Annotated[float, within(0, 1, above=True)]
+    noise: Annotated[float, within(0, _MOST_NOISE, above=True)]
+    clip: Annotated[float, within(0, _MOST_NOISE, above=True)]
     ledger: Path
 
 
@@ -70,8 +70,8 @@ class _Ledger:
     Attributes:
         format: Which fields it has.
         spent: Rate, noise and steps; see ``Spent``.
-        epsilon: Of all steps; like ``delta`` for people, and not read.
-        delta: That the epsilon holds for.
+        epsilon: Epsilon of all steps, for people; it is not read.
+        delta: The delta that the epsilon holds for; it is not read either.
     """
 
     format: Literal[1]

@@ -86,6 +86,7 @@ def train_locally(
     """
     settings = plans.training
     parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
+    start = [each.detach().clone() for each in parameters.values()] if settings.proximal else []
     supervision = _supervision(plans, configuration)
     levels = prototype_sizes(plans, configuration)
     dtype = autocast_dtype(device)
@@ -106,6 +107,9 @@ def train_locally(
             loss, encoding = _loss(network, batch, memory, supervision, plans)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
+        for parameter, before in zip(parameters.values(), start, strict=False):
+            if parameter.grad is not None:  # FedProx's gradient; none is where nothing was used
+                parameter.grad.add_(parameter.detach() - before, alpha=settings.proximal)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         scaler.step(optimizer)
         scaler.update()

@@ -83,14 +83,29 @@ def add_dice(
         reference: Class indices ``(Z, Y, X)``; negative outside the head.
         indices: The labels of the case, by class index (``Labels.consecutive``).
     """
+    added = dict(sums)
+    for name, dice in dice_of_case(predicted, reference, indices).items():
+        added[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+    return added
+
+
+def dice_of_case(
+    predicted: npt.NDArray[Any], reference: npt.NDArray[Any], indices: Labels
+) -> dict[str, float]:
+    """Return the Dice of each label or region that a case's mask or its reference has.
+
+    Args:
+        predicted: Class indices ``(Z, Y, X)``.
+        reference: Class indices ``(Z, Y, X)``; negative outside the head.
+        indices: The labels of the case, by class index (``Labels.consecutive``).
+    """
     counted = np.ones(reference.shape, dtype=bool)
     if indices.ignore is not None:
         counted = reference != indices.ignore
-    added = dict(sums)
+    dice = {}
     for name, values in indices.foreground.items():
         a, b = (np.isin(mask, values) & counted for mask in (predicted, reference))
         size = int(a.sum()) + int(b.sum())
         if size:
-            dice = 2 * int((a & b).sum()) / size
-            added[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
-    return added
+            dice[name] = 2 * int((a & b).sum()) / size
+    return dice

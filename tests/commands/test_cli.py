@@ -148,6 +148,7 @@ def test_the_doctor_finds_this_machine_well(
     assert f"torch {torch.__version__}" in text
     assert "memory to train 2d on cpu: about 1.0 GB" in text  # a tiny network: the libraries
     assert f"model {model}: flair, t1, t2; a patch of 16x16 takes " in text
+    assert "  anatomy: not stated" in text
 
 
 def test_the_doctor_says_no_and_why(

@@ -100,7 +100,7 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     told = modality_cases or {"t1": cases, "t2": 1}
     return {
-        "format": 3,
+        "format": 4,
         "cases": cases,
         "modality_cases": told,
         "label_cases": {"0": cases, "4": 1},
@@ -110,6 +110,8 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "slices": {"none": cases},
         "kept_share": {"0.55": cases},
         "heads": {"stripped": cases},
+        "subjects": {"patients": cases},
+        "anatomy": {"brain": cases},
         "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
     }
 
@@ -229,23 +231,23 @@ def test_a_spoilt_fingerprint_costs_no_time_and_is_refused_by_its_field() -> Non
     with bounded(20, 50):
         refused = [at for at, content in spoilt(fingerprint()) if refused_or(use, content, at)]
     assert len(refused) > 700
-    with pytest.raises(PlansError, match=r"site north: axes Y: 0\.9375x128: is -1; it must be"):
+    with pytest.raises(PlansError, match=r"site north: axes: 0\.9375x128: is -1; it must be"):
         use({**fingerprint(), "axes": [*fingerprint()["axes"][:1], {"0.9375x128": -1}, {}]})
 
 
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        ({"modality_cases": {"t1": 4}}, "'t2' is in one of them only"),
-        ({"intensities": {"t1": [0] * BINS}}, "'t2' is in one of them only"),
-        ({"modality_cases": {"t1": 4, "t2": 5}}, "t2: is 5; it must be from 1 to 4"),
+        ({"modality_cases": {"t1": 4}}, "t2 is in one of them only"),
+        ({"intensities": {"t1": [0] * BINS}}, "t2 is in one of them only"),
+        ({"modality_cases": {"t1": 4, "t2": 5}}, "modality_cases: 5 of its 4 cases"),
         ({"modality_cases": {"t1": 1, "t2": 1}}, "fewer than its cases"),
         ({"label_cases": {"0": 4}}, "are not of the same labels"),
         ({"label_voxels": {"0": 4000, "4": 10**9}}, "more than its 4 cases have"),
         ({"label_cases": {"0": 4, "4": 4}, "label_voxels": {"0": 4000, "4": 3}}, "3 of label 4"),
         ({"intensities": {"t1": [10**9] * BINS, "t2": [0] * BINS}}, "t1: more voxels than its 4"),
-        ({"kept_share": {"0.57": 4}}, "'0.57' is no share in steps"),
-        ({"axes": [{"1x20": 4}] * 2}, "needed is a list of 3 histograms"),
+        ({"kept_share": {"0.57": 4}}, "kept_share: name: is '0.57'; it must be 0.00 or 0.05 or"),
+        ({"axes": [{"1x20": 4}] * 2}, "axes: has 2 entries; it must have 3"),
         ({"axes": [{"1x9000": 4}] * 3}, "axes Z: '1x9000' is no spacing"),
         ({"axes": [{"\uff11x20": 4}] * 3}, "axes Z: .* is no spacing"),
         ({"cases": MOST_CASES + 1}, "cases: is 1000001; it must be"),
@@ -260,7 +262,7 @@ def test_a_fingerprint_that_contradicts_itself_is_refused(spoil: dict[str, Any],
     "name", ["../../x", "<script>", "T1", "", "t1\n", "a.b", "x" * 40, "t\uff11"]
 )
 def test_a_modality_has_a_plain_name(name: str) -> None:
-    with pytest.raises(PlansError, match="is no modality's name"):
+    with pytest.raises(PlansError, match="it must be a modality's name"):
         use(fingerprint(4, **{name: 4}))
 
 
@@ -417,6 +419,7 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
         check_registration("north", _read_registration("north", reply), PLANS)
 
     cases = {"cases": {"2d": [3, 0]}}
+    counts = {name: [1] * 3 + [0] * 17 for name in PLANS.labels.foreground}
     statistics = {"fingerprint": None, "labels": PLANS.labels.to_json()}
     checks: list[tuple[Message, Callable[[Message], object]]] = [
         (outgoing_registration(told), joined),
@@ -431,7 +434,9 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
             lambda m: check_validation("north", m, 1, None, PLANS),
         ),
         (
-            Message("measure", {"round": 1, "subsets": [[["t1"], dice], [["t1", "t2"], dice]]}, {}),
+            Message(
+                "measure", {"round": 1, "subsets": [[["t1"], counts], [["t1", "t2"], counts]]}, {}
+            ),
             lambda m: read_measured("north", m, 1, PLANS),
         ),
     ]
@@ -466,7 +471,7 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0].strip() for line in lines[1:4]] == ["east", "south", "west"]
     assert "site east: is []; an object" in lines[1]
-    assert "site south: cases: is 1000000000000000000; it must be from 1" in lines[2]
+    assert "site south: cases: is 1000000000000000000; it must be a whole" in lines[2]
     assert "site 'west' sent what was not asked for: 'also'" in lines[3]
     assert not list(tmp_path.iterdir())
 

@@ -52,6 +52,8 @@ def given(kits: Path, cases: Path, tmp_path: Path) -> dict[str, object]:
         ({"-n": "0"}, "-n 0: at least 1 process is needed"),
         ({"--minimum-cases": "-1"}, "--minimum-cases"),
         ({"--max-queries": "-1"}, "a limit must be 0 or more: queries"),
+        ({"--max-learning-rate": "inf"}, "learning_rate: is inf; it must be a number from 0 to 10"),
+        ({"--workers": "9999"}, "workers: is 9999; it must be a whole number from 0 to 1024"),
         ({"--max-learning-rate": "nan"}, "a limit must be 0 or more: learning_rate"),
     ],
 )

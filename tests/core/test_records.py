@@ -116,7 +116,9 @@ def test_a_record_is_read_with_its_types_and_defaults() -> None:
         ("inner", 3, "inner: an object with fields is needed, not 3"),
         ("all_inner", {"n": {}}, "all_inner: n: unknown fields [], missing fields ['share']"),
         ("all_inner", {"\n": {"share": 1}}, "all_inner: name: is '\\n'; it must be printable"),
-        ("out", "a\nb", "out: is 'a\\nb'; it must be a path of 1 to 4096 characters, or null"),
+        ("out", "a\0b", "out: is 'a\\x00b'; it must be a path of 1 to 4096 characters, or null"),
+        ("out", "", "out: is ''; it must be a path of 1 to 4096 characters, or null"),
+        ("out", "x" * 4097, "xx'; it must be a path of 1 to 4096 characters, or null"),
         ("folds", ["2d", "4d"], "folds: is '4d'; it must be 2d or 3d"),
         ("folds", ["2d|3d"], "folds: is '2d|3d'; it must be 2d or 3d"),
         ("folds", ["2d", "2d"], "folds: is ['2d', '2d']; each may be named once"),
@@ -188,3 +190,9 @@ def test_what_is_needed_is_said_of_every_kind() -> None:
     )
     assert needed(tuple[bool, bool]) == "a list of 2 entries, each true or false"
     assert needed(Inner) == "an object with fields"
+
+
+@pytest.mark.parametrize("name", ["a\u00a0b", "病院\u3000東京", "a\u200bb", "a\u00adb", "a\nb"])
+def test_a_folder_may_have_any_name(name: str) -> None:
+    read = read_record(Outer, {"rounds": 3, "out": f"/x/{name}"}, "x.json")
+    assert read.out == Path("/x", name)

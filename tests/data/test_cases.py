@@ -418,8 +418,51 @@ def test_what_may_be_one_patient_or_several_is_refused_once_with_a_hint(tmp_path
     assert "name the files PATIENT_t1.nii.gz" in refusals(found)["site"]
 
 
+def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -> None:
+    make_files(tmp_path, "north/anna_t1.nii.gz", "north/bert_flair.nii.gz")
+    assert refusals(find_cases(tmp_path))["north"].startswith("looks like one patient, or like")
+    make_files(tmp_path, "north/routine_t2.nii.gz")  # with three, they are words of a protocol
+    assert set(taken(find_cases(tmp_path))["north"]) == {"t1", "t2", "flair"}
+
+
+def test_single_digits_behind_the_words_tell_patients_too(tmp_path: Path) -> None:
+    make_files(tmp_path, "t1_1.nii.gz", "t1_2.nii.gz", "flair_1.nii.gz", "flair_2.nii.gz")
+    assert set(taken(find_cases(tmp_path))) == {"1", "2"}
+
+
+def test_a_date_alone_is_no_name_of_a_case(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1_20190101.nii.gz", "p1/FLAIR_20190101.nii.gz")
+    make_files(tmp_path, "p1/T1_20200202.nii.gz", "p1/FLAIR_20200202.nii.gz", "p2/T1.nii.gz")
+    assert set(taken(find_cases(tmp_path))) == {"p1_20190101", "p1_20200202", "p2"}
+
+
+def test_a_folder_of_originals_goes_before_that_of_what_was_made_of_them(tmp_path: Path) -> None:
+    """As the challenges on white matter and multiple sclerosis lay their patients out."""
+    for kind in ("orig", "pre"):
+        make_files(tmp_path, f"0/{kind}/FLAIR.nii.gz", f"0/{kind}/T1.nii.gz")
+    make_files(tmp_path, "0/wmh.nii.gz", "a/orig/a_01_t2.nii.gz", "a/masks/a_01_mask1.nii")
+    make_files(tmp_path, "a/preprocessed/a_01_t2_pp.nii", "b/pre/T1.nii.gz", "b/pre/T2.nii.gz")
+    assert taken(find_cases(tmp_path)) == {
+        "0": {
+            "flair": "0/orig/FLAIR.nii.gz",
+            "t1": "0/orig/T1.nii.gz",
+            "label": "0/wmh.nii.gz",
+        },
+        "a_01": {"t2": "a/orig/a_01_t2.nii.gz", "label": "a/masks/a_01_mask1.nii"},
+        "b": {"t1": "b/pre/T1.nii.gz", "t2": "b/pre/T2.nii.gz"},  # before an agent
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["segm", "mask1", "TumorMask", "finalSegmentation_2", "L\u00e4sion", "masque"]
+)
+def test_a_label_may_be_glued_numbered_or_of_another_language(tmp_path: Path, name: str) -> None:
+    make_files(tmp_path, "p/T1.nii.gz", f"p/{name}.nii.gz")
+    assert taken(find_cases(tmp_path))["p"]["label"] == f"p/{name}.nii.gz"
+
+
 def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
-    make_files(tmp_path, "p/T1.nii.gz", "p/T1_brain.nii.gz", "p/T1Warped.nii.gz")
+    make_files(tmp_path, "p/T1.nii.gz", "p/T1_brain.nii.gz", "p/T1Warped.nii.gz", "p/T1_SyN.nii.gz")
     make_files(tmp_path, "p/T1InverseWarped.nii.gz", "p/T1_bet_mask.nii.gz", "p/FLAIR_N4.nii.gz")
     make_files(tmp_path, "p/FLAIR_N4_brain.nii.gz", "p/T10GenericAffine.mat")
     found = account(find_cases(tmp_path))
@@ -427,6 +470,7 @@ def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
     assert {each.path.name: each.why for each in found.aside} == {
         "T1_brain.nii.gz": "another t1; T1.nii.gz is taken",
         "T1Warped.nii.gz": "another t1; T1.nii.gz is taken",
+        "T1_SyN.nii.gz": "another t1; T1.nii.gz is taken",
         "FLAIR_N4_brain.nii.gz": "another flair; FLAIR_N4.nii.gz is taken",
         "T1InverseWarped.nii.gz": "its name says deformation",
         "T1_bet_mask.nii.gz": "its name says mask",
@@ -436,6 +480,7 @@ def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
 
 def test_where_two_files_fit_the_user_is_asked_and_prediction_goes_on(tmp_path: Path) -> None:
     make_files(tmp_path, "p/T1_bet.nii.gz", "p/T1_n4.nii.gz", "p/FLAIR.nii.gz", "p/seg.nii.gz")
+    make_files(tmp_path, "p/T1_bet_n4.nii.gz")
     (case,) = find_cases(tmp_path).cases
     assert list(case.images) == ["flair"]
     assert case.warnings == (
@@ -654,9 +699,11 @@ def test_labels_of_two_raters_do_not_matter_to_prediction(tmp_path: Path) -> Non
 def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     make_files(tmp_path, "p/T1.nii.gz", "p/T1.json", "q/T1c.mnc", "q/FLAIR.nii.gz", ".hidden/x")
     make_files(tmp_path, "r/scan.nii.gz", "s/T2.hdr", "s/T2.img", "s/T1.img")
+    packed = ("t/more.zip", "t/IM1.dcm.gz", "t/DICOMDIR")
+    make_files(tmp_path, *packed)
     (tmp_path / "empty").mkdir()
     (tmp_path / "p" / "T1.json").write_text("{}")
-    for name in ("q/T1c.mnc", "s/T2.img", "s/T1.img"):
+    for name in ("q/T1c.mnc", "s/T2.img", "s/T1.img", *packed):
         (tmp_path / name).write_text("x")
     os.symlink(tmp_path / "nowhere", tmp_path / "gone.txt")
     found = account(find_cases(tmp_path))
@@ -668,6 +715,9 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert records["gone.txt"].why == "a link to a file that is not there"
     assert records["p/T1.json"].why == "no image that we know"
     assert records["q/T1c.mnc"].why == "MINC is not read; convert it to NIfTI (.nii.gz)"
+    assert records["t/more.zip"].why == "a zip archive is not read; unpack it"
+    assert records["t/IM1.dcm.gz"].why == "DICOM packed by gzip is not read; unpack it"
+    assert records["t/DICOMDIR"].why == "a list of DICOM files, which are found without it"
     assert records["s/T2.img"].why == "the voxels of T2.hdr"
     assert (records["s/T2.hdr"].case, records["s/T2.hdr"].modality) == ("s", "t2")
     assert (records["p/T1.nii.gz"].case, records["p/T1.nii.gz"].modality) == ("p", "t1")
@@ -676,8 +726,8 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
     assert warnings == {
         "q": ("q/T1c.mnc: MINC is not read; convert it to NIfTI (.nii.gz)",),
         "s": (
-            "s/T1.img: a file of voxels without its header is not read; convert it to NIfTI "
-            "(.nii.gz)",
+            "s/T1.img: a file of voxels without its header is not read; copy its header (.hdr), "
+            "too",
         ),
     }
     table = aside_table(found.aside, tmp_path)
@@ -686,7 +736,8 @@ def test_every_file_and_folder_is_accounted_for(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_formats_alone_says_what_to_convert(tmp_path: Path) -> None:
     make_files(tmp_path, "p/T1.mnc")
-    with pytest.raises(DataError, match=r"not read are p/T1\.mnc \(MINC\): convert them"):
+    reason = r"p/T1\.mnc: MINC is not read; convert it to NIfTI \(\.nii"
+    with pytest.raises(DataError, match=reason):
         find_cases(tmp_path)
 
 

@@ -159,6 +159,8 @@ def test_labels_are_counted_by_the_federations_values() -> None:
         {},
         {},
         {},
+        {},
+        {},
     )
     merged = Labels({"background": 0, "lesion": 1}, read_as={2: 1})
     union = Labels({"background": 0, "stroke": 1, "lesion": 2})

@@ -104,6 +104,10 @@ def test_images_in_place_fit_and_others_have_their_fault() -> None:
     fault = fit(ONE, GRID, OTHER, near).fault
     assert fault is not None
     assert fault.startswith("it fits better 6 mm away (mutual information")
+    turned = resample(OTHER, GRID, GRID, turn(7, 0, 0, 0))
+    fault = fit(ONE, GRID, turned, GRID).fault
+    assert fault is not None
+    assert fault.startswith("it fits better turned by 8 degrees (mutual information")
     turned = resample(OTHER, GRID, GRID, turn(25, 20, 0, 0))
     fault = fit(ONE, GRID, turned, GRID).fault
     assert fault is not None
@@ -393,11 +397,11 @@ def symmetric_head() -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_mirrored_image_of_a_moved_patient_is_not_registered(tmp_path: Path) -> None:
     one, other = symmetric_head()
-    moved = resample(mirror(other, GRID), GRID, GRID, turn(8, 20, 0, 8))
+    moved = resample(mirror(other, GRID), GRID, GRID, turn(4, 20, 0, 8))
     files = {"t1": write(tmp_path, "t1", one, GRID), "t2": write(tmp_path, "t2", moved, GRID)}
     with pytest.raises(DataError, match=r"registered it fits better mirrored left to right"):
         load_case(Case("p", files), None, AlignmentOptions(register=True))
-    moved = resample(other, GRID, GRID, turn(8, 20, 0, 8))
+    moved = resample(other, GRID, GRID, turn(4, 20, 0, 8))
     files["t2"] = write(tmp_path, "t2", moved, GRID)
     loaded = load_case(Case("p", files), None, AlignmentOptions(register=True))
     inside = (one != 0) & (loaded.images["t2"] != 0)
@@ -416,15 +420,15 @@ def test_no_overlap_at_all_is_refused_by_registration_too(
 
 
 def test_the_order_of_faults_is_from_the_surest_on() -> None:
-    assert AlignmentCheck(0.4, 0.3, 0.1, 0.1, 0.1).fault == "it covers 40% of the head"
-    assert AlignmentCheck(1.0, 0.05, 0.05, 0.06, 0.06).fault == (
+    assert AlignmentCheck(0.4, 0.3, 0.1, 0.1, 0.1, 0.1).fault == "it covers 40% of the head"
+    assert AlignmentCheck(1.0, 0.05, 0.05, 0.06, 0.06, 0.06).fault == (
         "its mutual information 0.050 is near that of chance (0.050)"
     )
-    assert AlignmentCheck(1.0, 0.1, 0.4, 0.51, 0.51).fault == (
+    assert AlignmentCheck(1.0, 0.1, 0.4, 0.51, 0.51, 0.51).fault == (
         "it fits better 6 mm away (mutual information 0.100, displaced 0.510); "
         "the patient moved, or a header is wrong"
     )
-    assert AlignmentCheck(1.0, 0.1, 0.4, 0.4, 0.51).fault == (
+    assert AlignmentCheck(1.0, 0.1, 0.4, 0.4, 0.51, 0.4).fault == (
         "it fits better mirrored left to right (mutual information 0.100, mirrored 0.510)"
     )
     assert IDENTITY.shift_mm == 0
@@ -432,10 +436,12 @@ def test_the_order_of_faults_is_from_the_surest_on() -> None:
 
 def test_what_is_as_good_as_it_must_be_has_no_fault() -> None:
     # another place is better from 1.1 times 0.5 on; 0.5 itself is 1.25 times the chance of 0.4
-    just = AlignmentCheck(0.5, 0.5, 0.4, 0.55, 0.55)
+    just = AlignmentCheck(0.5, 0.5, 0.4, 0.55, 0.55, 0.515)
     assert just.fault is None
     assert "displaced" in str(dataclasses.replace(just, nearby=0.551).fault)
     assert "mirrored" in str(dataclasses.replace(just, mirrored=0.551).fault)
+    assert "turned" in str(dataclasses.replace(just, turned=0.516).fault)  # from 1.03 times 0.5 on
+    assert "turned" in str(dataclasses.replace(just, turned=0.6, mirrored=0.6).fault)
     assert "displaced" in str(dataclasses.replace(just, nearby=0.6, mirrored=0.6).fault)
     assert "chance" in str(dataclasses.replace(just, chance=0.41).fault)
     assert "covers" in str(dataclasses.replace(just, coverage=0.49).fault)

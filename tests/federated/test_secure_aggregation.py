@@ -378,9 +378,13 @@ def test_a_server_refuses_replies_that_do_not_fit(
 ) -> None:
     federation = Federation(sites)
     keys = federation.ask(keys_tasks(0, told))
-    for record in ({"round": 0, "key": "no"}, {"round": 1, "key": "ab" * 32}, {"round": 0}):
+    for record, message in (
+        ({"round": 0, "key": "no"}, "'south': key: is 'no'; it must be hexadecimal digits of a"),
+        ({"round": 1, "key": "ab" * 32}, "to round 1; a 'keys' reply to round 0 was asked for"),
+        ({"round": 0}, r"site 'south': unknown fields \[\], missing fields \['key'\]"),
+    ):
         bad_key = dataclasses.replace(keys["south"], record=record)
-        with pytest.raises(AggregationError, match="site 'south' sent no key for round 1"):
+        with pytest.raises(AggregationError, match=message):
             gather_participants(START, {**keys, "south": bad_key}, told, SIZES)
     roster = gather_participants(START, keys, told, SIZES)
     good = federation.ask(masked_tasks(START, roster, told))["north"]
@@ -393,13 +397,13 @@ def test_a_server_refuses_replies_that_do_not_fit(
         bad = dataclasses.replace(good, tensors=tensors)
         with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
             check_masked("north", bad, roster, START, SIZES)
-    for record in (
-        {"round": 1},
-        {"round": 0, "epsilon": "x", "delta": 0.1},
-        {"round": 0, "loss": 1},
+    for record, message in (
+        ({"round": 1}, "to round 1; a 'masked' reply to round 0 was asked for"),
+        ({"round": 0, "epsilon": "x", "delta": 0.1}, "'north': epsilon: is 'x'; it must be a num"),
+        ({"round": 0, "loss": 1}, r"site 'north': unknown fields \['loss'\]"),
     ):
         bad = dataclasses.replace(good, record=record)
-        with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
+        with pytest.raises(MixmflError, match=message):
             check_masked("north", bad, roster, START, SIZES)
 
 

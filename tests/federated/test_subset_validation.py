@@ -2,23 +2,45 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from small import model_bytes
 from small_federation import PLANS, SiteStore
 from small_federation import SETTINGS as SHORT
 
-from mixmfl.core.errors import ModelError
-from mixmfl.evaluation.subset_dice import SubsetDice, find, least
+from mixmfl.core.errors import AggregationError, ModelError
+from mixmfl.core.tensor_store import read
+from mixmfl.evaluation.subset_dice import (
+    BINS,
+    Counts,
+    Expectation,
+    LabelDice,
+    SubsetDice,
+    add_counts,
+    count_dice,
+    expect,
+    least,
+)
 from mixmfl.federated.client import subset_validation
+from mixmfl.federated.client.subset_validation import measure_at_site
+from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import choose_round, save_expected
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.server.subset_validation import Measured, merge_measured
+from mixmfl.federated.server.subset_validation import (
+    Measured,
+    measure_task,
+    merge_measured,
+    read_measured,
+)
 from mixmfl.federated.simulation import simulate
+from mixmfl.federated.state import first_state, register
 from mixmfl.inference import cpu_network
-from mixmfl.inference.model import load_model
-from mixmfl.training.validation import DiceSum, validate
+from mixmfl.inference.model import load_model, save_model
+from mixmfl.training.validation import validate
 
 SETTINGS = dataclasses.replace(SHORT, local_steps=3)
 
@@ -33,19 +55,17 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     model = load_model(tmp_path / "run" / "model.safetensors")
     assert [each.modalities for each in model.expected] == [("flair",), ("t1",), ("flair", "t1")]
 
-    both = [
+    single = [
         validate(model.network, model.memory, site.validation, ["t1"], PLANS, "2d", model.device)
         for site in (north, south)
     ]
+    (t1,) = (each for each in model.expected if each.modalities == ("t1",))
     for name in ("lesion", "core"):
-        total = sum(part[name].total for part in both)
-        cases = sum(part[name].cases for part in both)
-        assert cases == 2
-        dice, count = find(model.expected, ["t1"]).dice[name]
-        assert count == 2
-        assert dice == pytest.approx(total / cases)
-    assert find(model.expected, ["t1", "flair"]).cases == 1
-    assert find(model.expected, ["t2"]).cases == 0
+        # one validation case at each site, so that a sum is a case's Dice
+        assert t1.counts[name] == add_counts(count_dice(part[name].total) for part in single)
+        assert sum(t1.counts[name]) == 2
+    assert expect(model.expected, ["t1", "flair"]).cases == 1
+    assert not expect(model.expected, ["t2"]).dice
 
     record = tmp_path / "run" / "expected.json"
     before = record.stat().st_mtime_ns
@@ -81,34 +101,125 @@ def test_a_site_measures_few_cases_of_a_subset(
     assert [(each.modalities, each.cases) for each in expected] == [(("t1",), 2)]
 
 
-def test_sums_of_sites_become_one_mean() -> None:
-    north: Measured = {("t1",): {"a": DiceSum(1.5, 2), "b": DiceSum(0.0, 0)}}
-    south: Measured = {
-        ("t1",): {"a": DiceSum(0.3, 1), "b": DiceSum(0.0, 0)},
-        ("t2",): {"a": DiceSum(1.0, 1)},
-    }
-    one, other = merge_measured([north, south])
-    assert one.modalities == ("t1",)
-    assert one.dice.keys() == {"a"}
-    assert one.dice["a"] == pytest.approx((0.6, 3))  # (1.5 + 0.3) / 3
-    assert other == SubsetDice(("t2",), {"a": (1.0, 1)})
+def counts(**dice: int) -> Counts:
+    """Return counts of cases by their Dice in per cent, as ``d35=2``."""
+    found = {int(name[1:]) // 5: number for name, number in dice.items()}
+    return tuple(found.get(at, 0) for at in range(BINS))
+
+
+def test_counts_of_sites_add_up() -> None:
+    none = counts()
+    north: Measured = {("t1",): {"a": counts(d50=1, d95=1), "b": none}}
+    south: Measured = {("t1",): {"a": counts(d50=1), "b": none}, ("t2",): {"a": counts(d0=1)}}
+    merged = merge_measured([north, south])
+    assert merged == [
+        SubsetDice(("t1",), {"a": counts(d50=2, d95=1)}),
+        SubsetDice(("t2",), {"a": counts(d0=1)}),
+    ]
+    assert merge_measured([south, north]) == merged
+    assert count_dice(1.0) == count_dice(0.96) == counts(d95=1)
+
+
+def test_median_and_lower_bound_are_those_of_the_cases() -> None:
+    known = [SubsetDice(("t1",), {"a": counts(d10=1, d20=1, d60=10, d80=8)})]
+    assert expect(known, ["t1"]).dice == {"a": LabelDice(0.625, 0.2, 20)}
+    known = [SubsetDice(("t1",), {"a": counts(d10=1, d60=19)})]
+    assert expect(known, ["t1"]).dice == {"a": LabelDice(0.625, 0.6, 20)}
+
+
+def test_one_lucky_and_one_unlucky_case_do_not_decide() -> None:
+    pair = SubsetDice(("t1", "t2"), {"a": counts(d30=4, d60=16)})
+    for single in (counts(d0=1), counts(d95=1)):
+        known = [SubsetDice(("t1",), {"a": counts(d90=1)}), pair]
+        known.append(SubsetDice(("flair", "t1", "t2"), {"a": single}))
+        found = expect(known, ["flair", "t1", "t2"])
+        assert found.dice == {"a": LabelDice(0.625, 0.3, 1)}
+        assert found.inside == ("t1", "t2")  # not t1, which one case measured
+        assert found.basis() == (
+            "1 validation case, filled up with 19 from t1+t2, which is part of it"
+        )
+    enough = SubsetDice(("flair", "t1", "t2"), {"a": counts(d10=20)})
+    assert expect([pair, enough], enough.modalities).dice["a"].median == pytest.approx(0.125)
+
+
+def test_a_subset_that_nobody_measured_is_bounded_by_a_part_or_unknown() -> None:
+    known = [SubsetDice(("t1",), {"a": counts(d70=5)})]
+    bound = expect(known, ["t1", "t2"])
+    assert bound.dice == {"a": LabelDice(0.725, 0.7, 0)}
+    assert bound.is_known
+    assert bound.basis() == "never measured; as at least 5 from t1, which is part of it"
+    assert bound.warnings() == ["how good masks from t1+t2 are was never measured"]
+    unknown = expect(known, ["t2"])
+    assert (unknown.dice, unknown.is_known, unknown.basis()) == ({}, False, "")
+    assert not expect([SubsetDice(("t1",), {"a": counts(d90=2)})], ["t1"]).is_known
 
 
 def test_several_models_are_expected_to_be_as_good_as_the_worst() -> None:
-    one = SubsetDice(("t1",), {"a": (0.8, 5), "b": (0.5, 3)})
-    other = SubsetDice(("t1",), {"a": (0.7, 9)})
-    assert least([one, other]).dice == {"a": (0.7, 5)}
-    assert one.mean == pytest.approx(0.65)
+    one = Expectation(("t1",), {"a": LabelDice(0.8, 0.6, 5), "b": LabelDice(0.5, 0.2, 3)})
+    other = Expectation(("t1",), {"a": LabelDice(0.7, 0.65, 9)})
+    assert least([one, other]).dice == {"a": LabelDice(0.7, 0.6, 5)}
+    assert one.median == pytest.approx(0.65)
+    assert one.low == pytest.approx(0.4)
 
 
 def test_what_a_reader_must_know_of_a_subset_is_said() -> None:
-    assert SubsetDice(("t1", "t2"), {}).warnings() == [
-        "how good masks from t1+t2 are was never measured"
+    good, bad = LabelDice(0.925, 0.7, 3), LabelDice(0.475, 0.1, 3)
+    assert Expectation(("t1",), {"a": good, "b": bad}).warnings() == [
+        "low Dice is expected from t1: b 0.47 (one case in ten below 0.10)"
     ]
-    assert SubsetDice(("t1",), {"a": (0.9, 3), "b": (0.49, 3)}).warnings() == [
-        "low Dice is expected from t1: b 0.49"
-    ]
-    assert SubsetDice(("t1",), {"a": (0.9, 1)}).warnings() == [
-        "the expected Dice from t1 rests on 1 validation case"
-    ]
-    assert SubsetDice(("t1",), {"a": (0.5, 3)}).warnings() == []
+    few = Expectation(("t1",), {"a": dataclasses.replace(good, cases=1)})
+    assert few.warnings() == ["the expected Dice from t1 rests on 1 validation case"]
+    assert Expectation(("t1",), {"a": good}).warnings() == []
+
+
+def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -> None:
+    site = store.site("north", [("t1",), ("t1", "t2"), ("t1", "t2")], validation=2)
+    told = {"north": register(site)}
+    task = measure_task(first_state(PLANS, SETTINGS), "north", told)
+    for least_cases, number in ((2, 2), (3, 0)):
+        asked = dataclasses.replace(site, validation_cases=least_cases)
+        reply = measure_at_site(task, asked, PLANS, SETTINGS)
+        measured = read_measured("north", reply, 0, PLANS)
+        assert {sum(found["lesion"]) for found in measured.values()} == {number}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda counts: counts[:-1], "core: has 19 entries"),
+        (lambda counts: [-1, *counts[1:]], "core: is -1"),
+        (lambda counts: [*counts[1:], 17], "no counts of its cases"),
+        (lambda counts: [9, 9, *counts[2:]], "no counts of its cases"),
+        (lambda counts: [1.0, *counts[1:]], "core: is 1.0"),
+        (lambda _: {"0": 1}, "core: a list is needed"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(spoil: Callable[[list[int]], Any], reason: str) -> None:
+    good = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
+    reply = Message("measure", {"round": 3, "subsets": [[["t1"], good]]}, {})
+    assert read_measured("north", reply, 3, PLANS).keys() == {("t1",)}
+    with pytest.raises(AggregationError, match="reply to round 3; a 'measure' reply to round 4"):
+        read_measured("north", reply, 4, PLANS)
+    bad = {**good, "core": spoil([0] * BINS)}
+    reply = Message("measure", {"round": 3, "subsets": [[["t1"], bad]]}, {})
+    with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
+        read_measured("north", reply, 3, PLANS)
+
+
+def test_dice_of_a_label_that_a_site_does_not_label_are_refused() -> None:
+    found = {name: [1] + [0] * (BINS - 1) for name in PLANS.labels.foreground}
+    reply = Message("measure", {"round": 3, "subsets": [[["t1"], found]]}, {})
+    with pytest.raises(AggregationError, match="sent Dice of core, which it does not label"):
+        read_measured("north", reply, 3, PLANS, ["lesion"])
+
+
+def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None:
+    state = first_state(PLANS, SETTINGS)
+    file = tmp_path / "m.safetensors"
+    measured = [SubsetDice(("t1",), {"core": counts(d50=3)})]
+    save_model(file, state, PLANS, "2d", {"t1": 3}, None, measured)
+    assert expect(load_model(file).expected, ["t1"]).cases == 3
+    tensors, header = read(file)
+    header["expected"] = [{"modalities": ["t1"], "dice": {"core": [0.9, 1]}}]
+    file.write_bytes(model_bytes(tensors, header))
+    assert load_model(file).expected == ()

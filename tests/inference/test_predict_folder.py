@@ -19,7 +19,7 @@ from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
 from mixmfl.data.load_case import AlignmentOptions, LoadedCase
-from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_dice
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, load_model, save_model
 from mixmfl.inference.outcomes import Outcome
@@ -30,9 +30,16 @@ from mixmfl.networks.parameters import network_state
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)
 GRID = Grid(SHAPE, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+
+
+def cases_of(dice: float, number: int) -> Counts:
+    """Return the counts of so many cases of the same Dice."""
+    return add_counts([count_dice(dice)] * number)
+
+
 EXPECTED = (
-    SubsetDice(("t1",), {"lesion": (0.4, 5), "core": (0.2, 4)}),
-    SubsetDice(("t1", "t2"), {"lesion": (0.9, 2), "core": (0.7, 2)}),
+    SubsetDice(("t1",), {"lesion": cases_of(0.4, 20), "core": cases_of(0.2, 20)}),
+    SubsetDice(("t1", "t2"), {"lesion": cases_of(0.9, 20), "core": cases_of(0.7, 20)}),
 )
 
 
@@ -131,14 +138,14 @@ def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
 def test_expected_dice_is_that_of_the_sequences_that_are_left(cases: Path, tmp_path: Path) -> None:
     (cases / "a" / "t1.nii.gz").write_bytes(b"")
     known = [
-        SubsetDice(("t1", "t2"), {"lesion": (0.9, 9)}),
-        SubsetDice(("t2",), {"lesion": (0.2, 9)}),
+        SubsetDice(("t1", "t2"), {"lesion": cases_of(0.9, 20)}),
+        SubsetDice(("t2",), {"lesion": cases_of(0.2, 20)}),
     ]
     model = load_model(save(tmp_path / "m.safetensors", expected=known))
     asked = {"alignment": AlignmentOptions(leave_out=True), "least_dice": 0.5}
     outcome = predicted(model, cases, tmp_path / "masks", **asked)["a"]
     assert outcome.status == "failed"
-    assert "Dice 0.200 is expected from t2" in outcome.reason
+    assert "one case in ten has a Dice below 0.200 from t2 (mean over" in outcome.reason
 
 
 def test_what_is_unlike_the_cases_of_the_plan_is_a_warning(tmp_path: Path) -> None:
@@ -320,7 +327,10 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     write_case(cases / "d", ("pd",))
     assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model_file) == 1
     printed = capsys.readouterr()
-    assert "a: done from t1, t2, without flair, expected Dice 0.80 (" in printed.out
+    assert (
+        "a: done from t1, t2, without flair, expected Dice 0.82 (one in ten below 0.80) ("
+        in printed.out
+    )
     with (out / "cases.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -328,9 +338,12 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     }  # fmt: skip
     a, b, c = rows["a"], rows["b"], rows["c"]
     assert (a["modalities"], a["missing"], a["reference"]) == ("t1+t2", "flair", "t1")
-    assert (a["expected_dice_lesion"], a["cases_lesion"]) == ("0.900", "2")
-    assert "rests on 2 validation cases" in a["warnings"]
-    assert "low Dice is expected from t1: lesion 0.40, core 0.20" in b["warnings"]
+    columns = ("expected_dice_lesion", "low_dice_lesion", "cases_lesion", "expected_from")
+    assert [a[name] for name in columns] == ["0.925", "0.900", "20", "20 validation cases"]
+    assert (
+        "low Dice is expected from t1: lesion 0.42 (one case in ten below 0.40), core 0.23"
+        in b["warnings"]
+    )
     assert "how good masks from flair are was never measured" in c["warnings"]
     assert c["expected_dice_lesion"] == ""
     assert rows["d"]["reason"].startswith("has pd; the model needs at least one of")
@@ -352,9 +365,13 @@ def test_less_than_the_least_expected_dice_is_refused(
     assert command("mixmfl_predict", *asked, "0.5") == 1
     printed = capsys.readouterr().err
     assert (
-        "b: FAILED: --min-expected-dice 0.5: Dice 0.300 is expected from t1 (mean over" in printed
+        "b: FAILED: --min-expected-dice 0.5: one case in ten has a Dice below 0.300 from t1"
+        in printed
     )
-    assert "c: FAILED: --min-expected-dice: Dice from flair was never measured" in printed
+    assert (
+        "c: FAILED: --min-expected-dice: Dice from flair is not known for this model (never"
+        in printed
+    )
     assert [f.name for f in out.glob("*.nii.gz")] == ["a.nii.gz"]
     assert command("mixmfl_predict", *asked, "2") == 2
     assert "--min-expected-dice 2: must be from 0 to 1" in capsys.readouterr().err
@@ -392,7 +409,7 @@ def test_a_table_of_someone_else_is_not_replaced(
     assert (out / "cases.csv").read_text() == "my patients"
     (out / "cases.json").write_text('{"format": "mixmfl cases 99"}')
     assert command("mixmfl_predict", *asked) == 2
-    assert "has format 'mixmfl cases 99'; 'mixmfl cases 2' is needed" in capsys.readouterr().err
+    assert "has format 'mixmfl cases 99'; 'mixmfl cases 3' is needed" in capsys.readouterr().err
     assert command("mixmfl_predict", *asked, "--overwrite") == 0
 
 

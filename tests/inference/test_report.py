@@ -1,6 +1,5 @@
 """The page beside the masks."""
 
-import math
 import re
 import shutil
 import struct
@@ -15,13 +14,16 @@ from small_dicom import volume, write_series
 
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
+from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.inference import report
 from mixmfl.inference.case_reader import for_pages
+from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.report import shown_name, write_case, write_report
 
 Command = Callable[..., int]
 LABELS = Labels({"background": 0, "lesion": 2, "core": 4})
+ORIGIN = Origin("m.safetensors", "ab" * 32, "no <patients>", {"licence": "<b>mine</b>"})
 GRID = Grid((30, 40, 36), (2.0, 1.5, 1.5), (10.0, 20.0, 30.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 
 
@@ -62,7 +64,8 @@ def outcomes(count: int) -> list[Outcome]:
     return [
         Outcome(
             f"case <{n}>", "done", used=("t1",), missing=("t2",), reference="t1",
-            expected={"lesion": (0.83, 4)}, volumes_ml={"lesion": 12.5, "core": 0.0},
+            expected={"lesion": LabelDice(0.83, 0.5, 4)}, expected_from="4 cases",
+            volumes_ml={"lesion": 12.5, "core": 0.0},
             warnings=("the mask is <small>",), files=(f"case <{n}>.nii.gz",),
         )
         for n in range(count)
@@ -71,19 +74,22 @@ def outcomes(count: int) -> list[Outcome]:
 
 def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> None:
     image, mask = small_head()
-    write_case(tmp_path, "case <0>", for_pages(image), mask, GRID, LABELS)
+    write_case(tmp_path, "case <0>", for_pages(image), mask, GRID, LABELS, [ORIGIN.alarm])
     for number in range(1, 200):
         for ending in ("jpg", "html"):
             source = tmp_path / "report" / f"case <0>.{ending}"
             (tmp_path / "report" / f"case <{number}>.{ending}").symlink_to(source)
     failed = Outcome("bad", "failed", "t1.nii.gz: is <damaged>")
-    page = write_report(tmp_path, [*outcomes(200), failed], LABELS, {"ab" * 32: "m.safetensors"})
+    page = write_report(tmp_path, [*outcomes(200), failed], LABELS, [ORIGIN])
     text = page.read_text()
     assert len(text) < 200 * 60_000
     assert text.count('<article class="case">') == 201
     assert text.count('loading="lazy"') == 200
     assert "200 cases with a mask, 1 without. Model: m.safetensors (sha256 abababababab…)." in text
     assert "case &lt;7&gt;" in text
+    assert '<p class="alarm" role="alert">no &lt;patients&gt;</p>' in text
+    assert "<dt>licence</dt><dd>&lt;b&gt;mine&lt;/b&gt;</dd>" in text
+    assert text.index(report.RESEARCH_ONLY) < text.index("<h1>")
     assert "is &lt;damaged&gt;" in text
     assert 'href="report/case%20%3C7%3E.html"' in text
     assert re.findall(r'(?:src|href)="(?!data:|#|report/)', text) == []  # nothing from elsewhere
@@ -93,6 +99,7 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     assert "case &lt;0&gt;</title>" in viewer
     assert r'"title": "case \u003c0>"' in viewer
     assert "case <" not in viewer
+    assert "no &lt;patients&gt;</p>" in viewer
 
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
@@ -118,11 +125,10 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
 
 def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:
     (one,) = outcomes(1)
-    text = write_report(tmp_path, [one], LABELS, {}).read_text()
+    text = write_report(tmp_path, [one], LABELS, []).read_text()
     assert "12.50" in text
     assert "0.83" in text
-    assert text.count('<abbr title="undefined">') == 1  # the expected Dice of the core
-    assert math.isnan(Outcome("x", "failed").expected_mean)
+    assert text.count('<abbr title="undefined">') == 2  # the expected Dice of the core
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +200,11 @@ def test_a_folder_named_after_a_person_names_nobody_on_the_page(tmp_path: Path) 
         warnings=("Mueller_Anna/T2.mgz: is not read",),
     )
     failed = Outcome("Schmidt", "failed", "Schmidt/t1.nii.gz: is damaged")
-    text = write_report(tmp_path, [outcome, failed], LABELS, {}).read_text()
+    text = write_report(tmp_path, [outcome, failed], LABELS, []).read_text()
     assert "Mueller" not in text
     assert "Schmidt" not in text
     assert f"{shown}/T2.mgz: is not read" in text
     assert "--show-patient shows them" in text
-    asked = write_report(tmp_path, [outcome, failed], LABELS, {}, show_patient=True).read_text()
+    asked = write_report(tmp_path, [outcome, failed], LABELS, [], show_patient=True).read_text()
     assert "Mueller_Anna" in asked
     assert "--show-patient shows" not in asked

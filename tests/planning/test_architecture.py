@@ -537,11 +537,12 @@ def test_sizes_that_are_too_much_together_are_refused() -> None:
     [
         ([], "modalities: has 0 entries; it must have from 1 to 32"),
         ([f"m{i}" for i in range(33)], "modalities: has 33 entries"),
-        (["t1", "t1"], "t1, t1: each may be named once"),
-        (["../../x"], "'../../x' cannot name a modality"),
-        (["<script>"], "'<script>' cannot name a modality"),
-        (["a" * 33], "cannot name a modality; .* at most 32 characters"),
-        (["T1"], "'T1' cannot name a modality"),
+        ("t1", "modalities: a list is needed, not 't1'"),
+        (["t1", "t1"], r"modalities: is \['t1', 't1'\]; each may be named once"),
+        (["../../x"], r"is '../../x'; it must be a modality's name \(a letter, then a-z, 0-9"),
+        (["<script>"], "is '<script>'; it must be a modality's name"),
+        (["a" * 33], "it must be a modality's name .* of 1 to 32 characters"),
+        (["T1"], "is 'T1'; it must be a modality's name"),
     ],
 )
 def test_modalities_have_names_that_lead_nowhere(value: Any, message: str) -> None:
@@ -632,15 +633,18 @@ def change_tensor(name: str, made: Callable[[torch.Tensor], torch.Tensor]) -> Ca
         ),
         (change_header(privacy=3), "privacy: an object with fields is needed"),
         (change_header(expected={}), "expected: a list is needed"),
-        (change_header(expected=[{"modalities": ["ct"], "dice": {}}]), "not those of the plans"),
-        (change_header(expected=[{"modalities": ["t1"], "dice": {"x": [0.5, 1]}}]), "not the lab"),
+        (change_header(expected=[{"modalities": ["ct"], "counts": {}}]), "not those of the plans"),
         (
-            change_header(expected=[{"modalities": ["t1"], "dice": {"lesion": [0.5, "1"]}}]),
-            "lesion: is '1'; it must be a whole number from 1",
+            change_header(expected=[{"modalities": ["t1"], "counts": {"x": [0] * 20}}]),
+            "not the lab",
         ),
         (
-            change_header(expected=[{"modalities": ["t1"], "dice": {"lesion": [True, 1]}}]),
-            "lesion: is True; it must be a number from 0 to 1",
+            change_header(expected=[{"modalities": ["t1"], "counts": {"lesion": ["1"] * 20}}]),
+            "lesion: is '1'; it must be a whole number from 0",
+        ),
+        (
+            change_header(expected=[{"modalities": ["t1"], "counts": {"lesion": [True] * 20}}]),
+            "lesion: is True; it must be a whole number from 0",
         ),
         (change_header(mixmfl_version=["0.1"]), r"mixmfl_version: is \['0.1'\]"),
         (change_header(mixmfl_version="\x1b[2J"), "mixmfl_version: is .* printable text"),

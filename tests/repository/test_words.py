@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CODE = sorted((*(ROOT / "mixmfl").rglob("*.py"), *(ROOT / "entrypoints").glob("*.py")))
+CODE = sorted(
+    file
+    for folder in ("mixmfl", "entrypoints", "benchmarks", "docs")
+    for file in (ROOT / folder).rglob("*.py")
+)
 
 NAMES = {
     *("House", "Departure", "Parcel", "Offered", "Leg", "Sight", "Ahead", "Behind", "QuickNet"),
@@ -18,7 +22,7 @@ NAMES = {
 }
 
 FRAGMENT = re.compile(
-    r"\b(Likewise|As there|As above)\.|^\s*\w+: Of (the|a|an) [\w ]+\.$", re.MULTILINE
+    r"\b(Likewise|As there|As above)\.|^\s*\w+: (Of|That) [\w` ]+[.;,]", re.MULTILINE
 )
 """Docstrings that need the line above them."""
 
@@ -53,4 +57,5 @@ def test_the_rule_finds_what_it_is_for() -> None:
     code = 'def f(told):\n    """Do it.\n\n    Args:\n        told: Of the run.\n    """\n'
     assert NAMES.intersection(names_in(code)) == {"told"}
     assert list(fragments_in(code)) == ["told: Of the run."]
+    assert list(fragments_in(code.replace("Of the run", "That is read"))) == ["told: That is read."]
     assert list(fragments_in('"""Likewise."""')) == ["Likewise."]

@@ -9,7 +9,7 @@ import pytest
 from small import LABELS_JSON, write_case
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import write_json
+from mixmfl.core.files import read_json, write_json
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.patients import LESION, read_study, write_patients
 from mixmfl.research.benchmark.scores import Row, write_rows
@@ -65,9 +65,15 @@ def test_a_federation_is_links_beside_the_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"modality_sets": {}, "test_folds": []}, "at least one of each"),
-        ({"modality_sets": [], "test_folds": [{}]}, "names with values are needed"),
-        ({**SPLITS, "test_folds": [{"north": "p0"}]}, "a list of names is needed"),
+        (
+            {"test_folds": [{}]},
+            r"splits.json: unknown fields \[\], missing fields .'modality",
+        ),
+        ({**SPLITS, "modality_sets": {}}, "modality_sets: has 0 fields; it must have from 1 to"),
+        ({**SPLITS, "test_folds": []}, "test_folds: has 0 entries; it must have from 1 to"),
+        ({**SPLITS, "modality_sets": []}, r"modality_sets: an object with fields .* not \[\]"),
+        ({**SPLITS, "test_folds": [{"north": "p0"}]}, "north: a list is needed, not 'p0'"),
+        ({**SPLITS, "test_folds": [{"north": ["p0", "p0"]}]}, "each may be named once"),
         ({**SPLITS, "test_folds": [{"north": ["p9"]}]}, "'p9' tests in fold 0, but .* no such pat"),
         ({**SPLITS, "modality_sets": {"A": {"north": ["XYZ"]}}}, "'XYZ' is no modality; known are"),
         ({**SPLITS, "test_folds": [{"west": []}]}, "west: there is no such folder"),
@@ -146,3 +152,31 @@ def test_the_command_goes_from_patients_to_a_page(
     assert "quick, full or a number of steps is needed" in capsys.readouterr().err
     assert command(*arguments, "--folds", "x") == 2
     assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("cost.json", {"seconds": "60"}, "cost.json: seconds: is '60'; it must be a number"),
+        ("cost.json", {"speed": 1}, r"cost.json: unknown fields \['speed'\]"),
+        (
+            "benchmark.json",
+            {"own": ["t1"]},
+            r"benchmark.json: own: an object with fields .* .'t1'",
+        ),
+    ],
+)
+def test_a_damaged_record_of_a_benchmark_is_refused(
+    tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "A0" / "20"
+    write_json(out / "benchmark.json", {"own": {"north": ["t1"]}})
+    folder = out / "runs" / "mdm" / "seed0"
+    method = find_method("mdm").describe()
+    write_json(folder / "cost.json", {"sent_bytes": None, "seconds": 60.0, "method": method})
+    write_rows([Row("mdm", 0, "north", "p0", ("t1",), "lesion", 0.5, 1.0)], folder / "scores.csv")
+    assert "mdm" in write_page(tmp_path, "20", "mdm").read_text()
+    file = folder / name if name == "cost.json" else out / name
+    write_json(file, {**read_json(file), **change})
+    with pytest.raises(DataError, match=message):
+        write_page(tmp_path, "20", "mdm")

@@ -7,7 +7,8 @@ from small import small_plans
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import block_of, network_state
 from mixmfl.networks.prototypes import State
-from mixmfl.training.trainer import _optimizer, _save_optimizer
+from mixmfl.training.batches import Batch
+from mixmfl.training.trainer import _optimizer, _save_optimizer, train_locally
 
 
 def two_rounds() -> tuple[State, State]:
@@ -40,3 +41,41 @@ def test_weights_and_optimizer_state_are_those_of_torchs_plain_adamw(
     for mine, same in zip(found, expected, strict=True):
         assert mine.keys() == same.keys()
         assert all(torch.allclose(mine[name], same[name], atol=1e-6) for name in same)
+
+
+def gradients(monkeypatch: pytest.MonkeyPatch, proximal: float) -> tuple[list[State], list[State]]:
+    """Return gradients and weights before each of two steps of local training."""
+    plans = small_plans(proximal=proximal, learning_rate=1e-2)
+    network = build_network(plans, "2d", seed=0)
+    named = dict(network.named_parameters())
+    seen: tuple[list[State], list[State]] = [], []
+
+    def record(parameters: object, norm: float) -> None:
+        seen[0].append({name: p.grad.clone() for name, p in named.items() if p.grad is not None})
+        seen[1].append(network_state(network))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+    generator = torch.Generator().manual_seed(0)
+    present = torch.tensor([[True, True, False]] * 2)
+    images = torch.randn(2, 3, 16, 16, generator=generator)
+    classes = [torch.randint(0, 3, (2, 1, size, size), generator=generator) for size in (16, 8)]
+    batch = Batch(images, present, present, classes, seed=0, cases=torch.arange(2))
+    blocks = {block_of(name) for name in named}
+    cpu = torch.device("cpu")
+    train_locally(network, {}, {}, [batch, batch], plans, "2d", blocks, 1e-2, cpu)
+    return seen
+
+
+def test_proximal_term_adds_mu_times_the_way_from_the_rounds_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, weights = gradients(monkeypatch, 0.0)
+    near, same = gradients(monkeypatch, 5.0)
+    start, moved = weights
+    for first, second in zip(weights, same, strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(plain[0][name], near[0][name]) for name in plain[0])  # nothing moved yet
+    for name, gradient in plain[1].items():
+        way = moved[name] - start[name]
+        assert torch.allclose(near[1][name], gradient + 5.0 * way, atol=1e-6)
+    assert any((moved[name] - start[name]).abs().max() > 1e-3 for name in plain[1])

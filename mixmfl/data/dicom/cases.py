@@ -186,9 +186,7 @@ def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Foun
             cases.append(dataclasses.replace(case, notes=(*case.notes, *notes)))
     refused = [Refused(name, "; ".join(reasons[name])) for name in sorted(reasons)]
     aside = [
-        FileRecord(
-            row.series.files[0], f"series {row.series.name}: {row.why}", row.case, is_series=True
-        )
+        FileRecord(row.series.files[0], f"{row.series.name}: {row.why}", row.case, is_series=True)
         for row in dicom.rows
         if not row.modality
     ]

@@ -17,6 +17,11 @@ MOST_FRAMES = 20_000
 LARGEST_COMPRESSION = 20_000
 """The highest compression of pixels: an empty plane in JPEG 2000 takes some hundred bytes."""
 
+# how pixels may be compressed: RLE, and what GDCM reads of JPEG, JPEG-LS and JPEG 2000
+_COMPRESSIONS = {
+    f"1.2.840.10008.1.2.{kind}" for kind in ("5", "4.50", "4.51", "4.57", "4.70", "4.80", "4.81",
+                                             "4.90", "4.91")
+}  # fmt: skip
 _LONGEST_TEXT = 200
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
@@ -260,6 +265,13 @@ def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
         return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
     needed = rows * columns * frames * bits // 8
     if stored.announced is None:  # compressed
+        syntax = content.file_meta.get("TransferSyntaxUID") or ""
+        if syntax not in _COMPRESSIONS:
+            name = getattr(syntax, "name", "") or "no known syntax"
+            return (
+                f"{file.name}: is compressed as {name!r}, which is not read; export it without "
+                "compression"
+            )
         if stored.found is not None and needed > stored.found * LARGEST_COMPRESSION:
             return f"{file.name}: announces {needed} bytes of pixels, and has {stored.found}"
         return ""

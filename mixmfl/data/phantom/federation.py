@@ -26,11 +26,16 @@ from mixmfl.data.phantom.patient import (
 )
 from mixmfl.data.phantom.scanners import HELD_OUT, HOSPITALS, MODALITIES, Hospital
 
-VERSION = 2  # increase it whenever the same seed gives other files
+VERSION = 3  # increase it whenever the same seed gives other files
 FILE_NAMES = {"t1": "T1", "t1c": "T1c", "t2": "T2", "flair": "FLAIR"}
 DATASET = {
     "name": "phantom federation",
     "description": "Phantom: simulated MRI of simulated brain tumours, no patients",
+    "licence": "Apache-2.0; the average brain is copyright Louis Collins, McGill University",
+    "anatomy": "brain",
+    "disease": "simulated brain tumour",
+    "subjects": "simulated",
+    "intended_use": "trying and testing software; not for patients",
     "labels": {
         "background": 0,
         "whole_tumour": [OEDEMA, NECROSIS, ENHANCING],

@@ -15,7 +15,7 @@ from mixmfl.core.declarations import within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import RunSettings
+from mixmfl.federated.state import Cases, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS
 
 _MOST_USED = 10**9
@@ -55,11 +55,11 @@ class Limits:
     """
 
     masked_only: bool = False
-    rounds: int = 10_000
-    local_steps: int = MOST_LOCAL_STEPS
-    learning_rate: float = MOST_LEARNING_RATE
-    queries: int = 10_000
-    validation_cases: int = 1
+    rounds: _Count = 10_000
+    local_steps: Annotated[int, within(0, MOST_LOCAL_STEPS)] = MOST_LOCAL_STEPS
+    learning_rate: Annotated[float, within(0, MOST_LEARNING_RATE)] = MOST_LEARNING_RATE
+    queries: _Count = 10_000
+    validation_cases: Cases = 1
 
     def check_run(self, settings: RunSettings) -> None:
         """Check the settings of a run that the site is to join.
@@ -120,7 +120,7 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
 
     Args:
         task: The record of the task ``join``.
-        file: Where it is recorded, by run.
+        file: The run's file in which it is recorded.
 
     Returns:
         What the coordinator changed since the site joined last, in words; empty: nothing.

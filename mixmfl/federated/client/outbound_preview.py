@@ -5,7 +5,7 @@ import logging
 import torch
 
 from mixmfl.core.version import __version__
-from mixmfl.evaluation.subset_dice import all_subsets
+from mixmfl.evaluation.subset_dice import BINS, all_subsets
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.outbound import (
     OutboundField,
@@ -53,6 +53,7 @@ def preview_outbound(
     else:
         trained, record = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
     dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}
+    counts = {name: [len(site.validation)] + [0] * (BINS - 1) for name in plans.labels.foreground}
     cases = {name: [len(site.training) + len(site.validation), 0] for name in plans.configurations}
     held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
     replies = [
@@ -61,7 +62,7 @@ def preview_outbound(
         outgoing_registration(registration),
         outgoing("train", {"round": 0, **record}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
-        outgoing("measure", {"round": 0, "subsets": [[list(s), dice] for s in sorted(held)]}),
+        outgoing("measure", {"round": 0, "subsets": [[list(s), counts] for s in sorted(held)]}),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]

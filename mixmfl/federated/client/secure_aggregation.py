@@ -59,7 +59,7 @@ def train_masked(
     """Train, then add to every block a mask for every other holder.
 
     Args:
-        task: Of kind ``masked``.
+        task: A task of kind ``masked``.
         site: The site that does it.
         plans: Plans of the run.
         settings: Settings of the run.

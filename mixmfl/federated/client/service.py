@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mixmfl.core import devices
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.files import locked, read_json, replacing, write_json
 from mixmfl.core.json_fields import JsonFields
@@ -44,7 +45,7 @@ from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
-from mixmfl.federated.secure_aggregation.protocol import TRAINING
+from mixmfl.federated.secure_aggregation.protocol import TRAINING, SiteName
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
     MEASURE,
@@ -65,6 +66,9 @@ from mixmfl.training.privacy_budget import Privacy
 
 _TASK_SECONDS = 60.0
 """Seconds for which an ended job may still be at its last task when the next one begins."""
+
+
+_MOST_PROCESSES, _MOST_ALIASES = 1024, 1000
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,13 @@ class SiteConfig:
         brains: How brains are extracted here, if they are.
     """
 
-    name: str
+    name: SiteName
     data: Path
     work: Path
-    device: str = "cpu"
-    workers: int = 0
-    processes: int = 1
-    aliases: tuple[str, ...] = ()
+    device: Annotated[str, text(40)] = "cpu"
+    workers: Annotated[int, within(0, _MOST_PROCESSES)] = 0
+    processes: Annotated[int, within(1, _MOST_PROCESSES)] = 1
+    aliases: Annotated[tuple[str, ...], entries(0, _MOST_ALIASES)] = ()
     labels: Path | None = None
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     minimum: Minimum = NETWORK_MINIMUM
@@ -127,9 +131,20 @@ class SiteConfig:
         """The record of the sites that masked numbers of this one were summed with."""
         return self.work / "summed_sites.json"
 
+    def check(self) -> None:
+        """Check settings that were just made as they are checked when they are read.
+
+        Raises:
+            DataError: One is beyond its bounds.
+        """
+        read_record(SiteConfig, self._content(), "the settings of this site", DataError, whole=True)
+
     def save(self, path: Path) -> None:
         """Write the settings as JSON, for the process that answers tasks."""
-        write_json(path, json.loads(json.dumps(dataclasses.asdict(self), default=str)))
+        write_json(path, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
     @classmethod
     def load(cls, path: Path) -> "SiteConfig":
@@ -140,25 +155,9 @@ class SiteConfig:
         """
         content = read_json(path)
         try:
-            if (privacy := content["privacy"]) is not None:
-                privacy = Privacy(**{**privacy, "ledger": Path(privacy["ledger"])})
-            return cls(
-                **{
-                    **content,
-                    "data": Path(content["data"]),
-                    "work": Path(content["work"]),
-                    "aliases": tuple(content["aliases"]),
-                    "labels": Path(content["labels"]) if content["labels"] else None,
-                    "turns": Path(content["turns"]) if content["turns"] else None,
-                    "alignment": AlignmentOptions(**content["alignment"]),
-                    "minimum": Minimum(**content["minimum"]),
-                    "limits": Limits(**content["limits"]),
-                    "privacy": privacy,
-                    "brains": BrainExtraction(**content["brains"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: is damaged ({error}); start mixmfl_site again") from None
+            return read_record(cls, content, str(path), DataError, whole=True)
+        except DataError as error:
+            raise DataError(f"{error}; start mixmfl_site again") from None
 
     def cases(self) -> SiteFolder:
         """Find the site's cases.

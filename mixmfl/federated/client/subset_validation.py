@@ -1,12 +1,19 @@
 """Dice per subset of modalities, measured on a site's validation cases.
 
-A site sends sums over its validation cases, one per subset of the modalities of a case.
+A site sends how many of its validation cases have which Dice, for each subset of their modalities.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from mixmfl.evaluation.subset_dice import Subset, all_subsets
+from mixmfl.evaluation.subset_dice import (
+    BINS,
+    Counts,
+    Subset,
+    add_counts,
+    all_subsets,
+    count_dice,
+)
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.training import site_network
 from mixmfl.federated.messages import Message
@@ -15,7 +22,7 @@ from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
-from mixmfl.training.validation import DiceSum, add_dice, dice_sums, no_dice
+from mixmfl.training.validation import dice_of_case
 
 
 def measure_at_site(
@@ -25,7 +32,7 @@ def measure_at_site(
     settings: RunSettings,
     step: Callable[[], None] = lambda: None,
 ) -> Message:
-    """Return the summed Dice of the site's validation cases from each subset of modalities.
+    """Return how many validation cases have which Dice from each subset of modalities.
 
     Args:
         task: Task from ``measure_task``.
@@ -38,7 +45,8 @@ def measure_at_site(
     runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
     memory = memory_to(memory_from_state(task.tensors), site.device)
     used: Counter[Subset] = Counter()  # number of cases
-    sums: dict[Subset, dict[str, DiceSum]] = defaultdict(lambda: no_dice(plans.labels))
+    none = dict.fromkeys(plans.labels.foreground, (0,) * BINS)
+    counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(none))
     for case in site.validation:
         available = sorted(usable.intersection(case.modalities))
         subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
@@ -48,9 +56,17 @@ def measure_at_site(
             runner, memory, case, subsets, plans, settings.configuration, site.device
         )
         for subset, predicted in segmentations.items():
-            sums[subset] = add_dice(sums[subset], predicted, case.labels[:][0], indices)
+            for name, dice in dice_of_case(predicted, case.labels[:][0], indices).items():
+                counts[subset][name] = add_counts([counts[subset][name], count_dice(dice)])
         step()
     rows = [
-        [list(subset), dice_sums(sums[subset], site.validation_cases)] for subset in sorted(sums)
+        [
+            list(subset),
+            {
+                name: list(found if sum(found) >= site.validation_cases else none[name])
+                for name, found in counts[subset].items()
+            },
+        ]
+        for subset in sorted(counts)
     ]
     return outgoing(MEASURE, {"round": task.record["round"], "subsets": rows})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
-from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.federated.state import CONFIGURATIONS, Cases, Fold, RunSettings, Voxels
 from mixmfl.planning.bounds import MOST_ROUNDS
 
@@ -74,9 +74,7 @@ class ValidationTask:
     """Validate a model, with the modalities that it can use."""
 
     round: _Round
-    modalities: Annotated[
-        Sequence[Annotated[str, text(LONGEST_NAME)]], entries(0, MOST_MODALITIES, distinct=True)
-    ]
+    modalities: Annotated[Sequence[ModalityName], entries(0, MOST_MODALITIES, distinct=True)]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ SiteName = Annotated[str, text(80)]
 
 BlockName = Annotated[str, text(100)]
 
-_Key = Annotated[
+PublicKey = Annotated[
     str, text(2 * KEY_BYTES, f"[{_DIGITS}]{{{2 * KEY_BYTES}}}", "hexadecimal digits of a key")
 ]
 
@@ -77,7 +77,7 @@ class Participants:
     """
 
     round: Annotated[int, within(0, MOST_ROUNDS)]
-    keys: Annotated[Mapping[SiteName, _Key], entries(0, MOST_SITES)]
+    keys: Annotated[Mapping[SiteName, PublicKey], entries(0, MOST_SITES)]
     holders: Annotated[
         Mapping[
             BlockName,
@@ -124,11 +124,6 @@ class Participants:
                 f"{FEWEST_SUMMED} are needed, for a sum over fewer hides nothing"
             )
         return participants
-
-
-def is_key(key: Any) -> bool:
-    """Say whether something is a public key, as hexadecimal digits."""
-    return isinstance(key, str) and len(key) == 2 * KEY_BYTES and not key.strip(_DIGITS)
 
 
 def block_length(

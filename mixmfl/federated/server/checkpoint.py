@@ -47,7 +47,7 @@ from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
-from mixmfl.evaluation.subset_dice import Expected, SubsetDice
+from mixmfl.evaluation.subset_dice import Expected, SubsetDice, expect
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
@@ -167,6 +167,14 @@ class Run:
         """Return how many training cases have each modality, also of sites that have left."""
         return {
             name: sum(r.modality_cases.get(name, 0) for r in self.known.values())
+            for name in self.plans.modalities
+        }
+
+    @property
+    def modality_sites(self) -> dict[str, int]:
+        """Return how many sites have training cases with each modality of the plans."""
+        return {
+            name: sum(r.modality_cases.get(name, 0) > 0 for r in self.registrations.values())
             for name in self.plans.modalities
         }
 
@@ -588,11 +596,12 @@ def subsets_table(number: int, expected: Sequence[SubsetDice]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["round", "modalities", "label", "dice", "cases"])
+    writer.writerow(["round", "modalities", "label", "median_dice", "low_dice", "cases"])
     for each in expected:
-        for label, (dice, cases) in each.dice.items():
-            subset = "+".join(each.modalities)
-            writer.writerow([number, subset, cell(label), f"{dice:.4f}", cases])
+        subset = "+".join(each.modalities)
+        for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+            numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
+            writer.writerow([number, subset, cell(label), *numbers])
     return text.getvalue()
 
 

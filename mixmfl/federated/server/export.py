@@ -47,5 +47,6 @@ def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tup
         run.modality_cases,
         privacy_spent(run, number),
         expected,
+        run.modality_sites,
     )
     return number, digest

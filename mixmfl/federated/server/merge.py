@@ -7,11 +7,10 @@ import logging
 from collections.abc import Mapping
 
 from mixmfl.core.errors import AggregationError, QuorumError
-from mixmfl.core.json_fields import JsonFields, is_real
 from mixmfl.core.nan import or_nan
-from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import merge_blocks, select_blocks
 from mixmfl.federated.messages import Message
+from mixmfl.federated.server.reply_records import PersonalReply, read_reply
 from mixmfl.federated.server.update_checks import (
     check_answer,
     check_norms,
@@ -80,14 +79,8 @@ def read_personal(site: str, reply: Message) -> Personal | None:
         AggregationError: The reply is something else, or cannot be true.
     """
     check_answer(site, "personalize", reply)
-    record = JsonFields(reply.record, f"site {site}", AggregationError).only(
-        ["dice", "dice_before"]
-    )
-    before, after = (record.content[name] for name in ("dice_before", "dice"))
-    if not all(dice is None or is_real(dice, 0, 1) for dice in (before, after)):
-        found = quoted([after, before])
-        raise AggregationError(f"site {site!r} sent {found} as Dice, from 0 to 1")
-    return None if after is None else Personal(after, or_nan(before))
+    record = read_reply(PersonalReply, site, reply)
+    return None if record.dice is None else Personal(record.dice, or_nan(record.dice_before))
 
 
 def merge_round(

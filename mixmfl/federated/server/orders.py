@@ -17,9 +17,10 @@ import torch
 from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, is_whole
+from mixmfl.core.json_fields import JsonFields, fields
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
+from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
@@ -36,6 +37,12 @@ from mixmfl.federated.server.checkpoint import (
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
+from mixmfl.federated.server.reply_records import (
+    FingerprintReply,
+    JoinReply,
+    PreprocessReply,
+    read_reply,
+)
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     NETWORK,
@@ -48,7 +55,7 @@ from mixmfl.federated.state import (
     Voxels,
 )
 from mixmfl.planning.bounds import MOST_ROUNDS
-from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, merge_fingerprints
+from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import make_plans
 
@@ -70,6 +77,7 @@ class PlanningJob:
         configurations: Configurations that the sites preprocess.
         minimum: Cases and voxels that must be behind a statistic; a site may ask for more.
         replan: Whether plans are made again where there are some.
+        card: dataset.json that says where the data come from; None: nothing is said.
     """
 
     out: Path
@@ -78,6 +86,7 @@ class PlanningJob:
     configurations: Annotated[tuple[Configuration, ...], entries(0, 2, distinct=True)]
     minimum: tuple[Cases, Voxels]
     replan: bool = False
+    card: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,10 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
         )
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
-        plans = make_plans(merged, labels, load_preset(orders.preset))
+        dataset = None
+        if orders.card is not None:
+            dataset = read_card(read_json(orders.card), str(orders.card))
+        plans = make_plans(merged, labels, load_preset(orders.preset), dataset)
         write_json(orders.out / "fingerprint.json", merged.to_json())
         plans.save(file)
     names = [name for name in orders.configurations if name in plans.configurations]
@@ -269,36 +281,24 @@ def _fingerprint_file(work: Path, site: str) -> Path:
 
 def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return a site's statistics for planning; no fingerprint where it has too few cases."""
-    record = JsonFields(reply.record, f"site {site}", PlansError).only(["fingerprint", "labels"])
-    labels = Labels.from_dataset_json(record.content["labels"], record.source)
-    if (statistics := record.content["fingerprint"]) is None:
+    record, source = read_reply(FingerprintReply, site, reply, PlansError), f"site {site}"
+    labels = Labels.from_dataset_json(record.labels, source)
+    if record.fingerprint is None:
         return None, labels
-    return Fingerprint.from_json(statistics, record.source), labels
+    return Fingerprint.from_json(record.fingerprint, source), labels
 
 
-def _read_cases(site: str, reply: Message, configurations: Sequence[str]) -> dict[str, list[int]]:
+def _read_cases(
+    site: str, reply: Message, configurations: Sequence[str]
+) -> dict[str, tuple[int, int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
-    record = JsonFields(reply.record, f"site {site}", AggregationError).inside("cases", 10)
-    record.only(configurations)
-    for name in configurations:
-        pair = record.content[name]
-        if not (
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(is_whole(number, 0, MOST_CASES) for number in pair)
-        ):
-            raise record.wrong(name, "how many cases were preprocessed, and how many refused")
-    return dict(record.content)
+    cases = read_reply(PreprocessReply, site, reply).cases
+    fields(cases, configurations, f"site {site!r}: cases", error=AggregationError)
+    return dict(cases)
 
 
 def _read_registration(site: str, reply: Message) -> Registration:
-    record = JsonFields(reply.record, f"site {site}", AggregationError)
-    return read_record(
-        Registration,
-        record.value("registration"),
-        f"{record.source}: registration",
-        AggregationError,
-    )
+    return read_reply(JoinReply, site, reply).registration
 
 
 def _registrations(

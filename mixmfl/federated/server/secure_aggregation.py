@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import AggregationError, PlansError
-from mixmfl.core.json_fields import is_real, is_whole
 from mixmfl.core.tensor_store import form_of, read_part
-from mixmfl.core.text import quoted
 from mixmfl.federated.aggregation import PIECE, add_changes, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.crypto import from_words, sum_words
@@ -25,11 +23,16 @@ from mixmfl.federated.secure_aggregation.protocol import (
     Participants,
     bits_of,
     block_length,
-    is_key,
 )
 from mixmfl.federated.server.merge import train_task
+from mixmfl.federated.server.reply_records import (
+    KeyReply,
+    MaskedReply,
+    PrivateReply,
+    check_round,
+    read_reply,
+)
 from mixmfl.federated.server.update_checks import (
-    MOST_EPSILON,
     check_finite,
     check_norms,
     norms_of,
@@ -114,9 +117,8 @@ def gather_participants(
         AggregationError: A reply has no key.
     """
     for site, reply in sorted(replies.items()):
-        asked = reply.kind == "keys" and set(reply.record) == {"round", "key"}
-        if not (asked and _is_of(reply, state.round) and is_key(reply.record["key"])):
-            raise AggregationError(f"site {site!r} sent no key for round {state.round + 1}")
+        check_round(site, "keys", reply, state.round)
+        read_reply(KeyReply, site, reply)
     sites = tuple(sorted(replies))
     holders: dict[str, tuple[str, ...]] = {LOSS: sites}
     for block in summed_blocks(state.weights, registrations):
@@ -157,18 +159,12 @@ def check_masked(
         if site in who
     }
     forms = {name: form_of(reply.tensors, name) for name in reply.tensors}
-    if (
-        reply.kind != "masked"
-        or not _is_of(reply, roster.round)
-        or set(reply.record) not in ({"round"}, {"round", "epsilon", "delta"})
-        or not is_real(reply.record.get("epsilon", 0), 0, MOST_EPSILON)
-        or not is_real(reply.record.get("delta", 0), 0, 1)
-        or forms != {name: ((length,), torch.int64) for name, length in lengths.items()}
-    ):
+    check_round(site, "masked", reply, roster.round)
+    read_reply(PrivateReply if "epsilon" in reply.record else MaskedReply, site, reply)
+    if forms != {name: ((length,), torch.int64) for name, length in lengths.items()}:
         raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
-            f"{quoted(reply.record.get('round'))} that has not the masked blocks that were asked "
-            "for"
+            f"site {site!r} sent a reply to round {roster.round} that has not the masked blocks "
+            "that were asked for"
         )
 
 
@@ -295,7 +291,3 @@ def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> 
     least = np.maximum(counts, 2.0**-MEMORY_BITS)[:, None]
     means = [rows.reshape(size.rows, -1) / least for rows in features]
     return Prototypes(*(torch.from_numpy(part).float() for part in (*means, counts)))
-
-
-def _is_of(reply: Message, round_number: int) -> bool:
-    return is_whole(reply.record.get("round"), round_number, round_number)

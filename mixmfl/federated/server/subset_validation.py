@@ -1,26 +1,24 @@
-"""Dice per subset of modalities: the task for the sites, and the mean over all sites' cases."""
+"""Dice per subset of modalities: the task for the sites, and the counts of all sites' cases."""
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
-from mixmfl.evaluation.subset_dice import Subset, SubsetDice
+from mixmfl.evaluation.subset_dice import Counts, Subset, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
-from mixmfl.federated.server.update_checks import check_answer, check_validation
+from mixmfl.federated.server.reply_records import MeasureReply, check_round, read_reply
+from mixmfl.federated.server.update_checks import check_answer
 from mixmfl.federated.state import (
     CASES_PER_SUBSET,
     MEASURE,
     Registration,
     ServerState,
-    read_dice,
 )
 from mixmfl.planning.plans import Plans
-from mixmfl.training.validation import DiceSum
 
-Measured = dict[Subset, dict[str, DiceSum]]
+Measured = dict[Subset, dict[str, Counts]]
 
 
 def measure_task(
@@ -37,48 +35,52 @@ def read_measured(
     plans: Plans,
     labelled: Collection[str] | None = None,
 ) -> Measured:
-    """Check a site's reply to ``measure_task`` and return its sums of Dice.
+    """Check a site's reply to ``measure_task`` and return its counts of Dice.
 
     Raises:
         AggregationError: The reply is something else, or cannot be true.
     """
     check_answer(site, MEASURE, reply)
-    subsets = reply.record.get("subsets")
-    if (
-        reply.kind != MEASURE
-        or not isinstance(subsets, list)
-        or len(subsets) >= 2 ** len(plans.modalities)
-    ):
-        raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply; a {MEASURE!r} reply is needed"
-        )
+    check_round(site, MEASURE, reply, round_number)
     measured: Measured = {}
-    for item in subsets:
-        if not (
-            isinstance(item, list)
-            and len(item) == 2
-            and isinstance(item[0], list)
-            and item[0]
-            and tuple(map(str, item[0])) not in measured
-            and item[0] == [name for name in sorted(plans.modalities) if name in item[0]]
-        ):
-            raise AggregationError(f"site {site!r} measured {quoted(item)}; no subset is that")
-        dice = Message("validate", {"round": reply.record.get("round"), "dice": item[1]}, {})
-        check_validation(site, dice, round_number, CASES_PER_SUBSET, plans, labelled)
-        measured[tuple(item[0])] = read_dice(dice)
+    for subset, counts in read_reply(MeasureReply, site, reply).subsets:
+        known = tuple(name for name in sorted(plans.modalities) if name in subset)
+        if subset != known or subset in measured:
+            raise AggregationError(f"site {site!r} measured {quoted(subset)}; no subset is that")
+        _check_counts(site, counts, plans, labelled)
+        measured[subset] = dict(counts)
     return measured
 
 
+def _check_counts(
+    site: str, found: Mapping[str, Counts], plans: Plans, labelled: Collection[str] | None
+) -> None:
+    """Check that counts can be those of a site, which has no more cases than it was asked for.
+
+    Raises:
+        AggregationError: They cannot be true, or are of a label that the site does not label.
+    """
+    if found.keys() != plans.labels.foreground.keys() or any(
+        sum(counts) > CASES_PER_SUBSET for counts in found.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice that are no counts of its cases: {quoted(dict(found), 200)}"
+        )
+    if labelled is not None and (
+        strange := [name for name, counts in found.items() if any(counts) and name not in labelled]
+    ):
+        raise AggregationError(
+            f"site {site!r} sent Dice of {', '.join(strange)}, which it does not label"
+        )
+
+
 def merge_measured(sites: Sequence[Measured]) -> list[SubsetDice]:
-    """Return the mean over all sites' cases, per subset, small subsets first."""
+    """Return the counts of all sites' cases, per subset, small subsets first."""
     merged = []
     for subset in sorted({s for measured in sites for s in measured}, key=lambda s: (len(s), s)):
         parts = [measured[subset] for measured in sites if subset in measured]
-        dice = {}
-        for name in parts[0]:
-            # fsum rounds once, so that the order of sites changes no bit
-            total = math.fsum(part[name].total for part in parts)
-            if cases := sum(part[name].cases for part in parts):
-                dice[name] = (total / cases, cases)
-        merged.append(SubsetDice(subset, dice))
+        pooled = {name: add_counts(part[name] for part in parts) for name in parts[0]}
+        merged.append(
+            SubsetDice(subset, {name: counts for name, counts in pooled.items() if any(counts)})
+        )
     return merged

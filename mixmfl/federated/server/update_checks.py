@@ -13,12 +13,19 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.json_fields import is_real, is_whole
+from mixmfl.core.json_fields import is_whole
 from mixmfl.core.tensor_store import form_of, only
 from mixmfl.core.text import quoted, shorten
 from mixmfl.data.label_sets import known_indices
 from mixmfl.federated.aggregation import norm_of, select_blocks
 from mixmfl.federated.messages import SENT, Message
+from mixmfl.federated.server.reply_records import (
+    PrivateReply,
+    TrainReply,
+    ValidationReply,
+    check_round,
+    read_reply,
+)
 from mixmfl.networks.build import PrototypeSizes, memory_shapes, prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
@@ -37,12 +44,6 @@ steps have nearly the same length whatever the gradients are.
 
 NORM_ROUNDS = 5
 """Rounds whose norms say what is usual."""
-
-MOST_LOSS = 1e9
-"""Largest absolute loss of a round; training stops at NaN long before."""
-
-MOST_EPSILON = 1e12
-"""Largest epsilon that a site can have spent of its privacy budget: more protects nobody."""
 
 # of AdamW, torch's defaults, which ``train_locally`` leaves as they are
 _BETA_1, _BETA_2 = 0.9, 0.999
@@ -161,7 +162,8 @@ def check_reply(
     Raises:
         AggregationError: The reply is not what was asked for, or cannot be true.
     """
-    _check_record(site, reply, round_number)
+    check_round(site, "train", reply, round_number)
+    read_reply(PrivateReply if "epsilon" in reply.record else TrainReply, site, reply)
     own = select_blocks(weights, registration.weights)
     shapes = _memory_shapes(
         registration.modality_cases, prototype_sizes(plans, settings.configuration)
@@ -211,26 +213,25 @@ def check_validation(
     Raises:
         AggregationError: The reply is not what was asked for, or cannot be true.
     """
-    dice = reply.record.get("dice")
-    if (
-        reply.kind != "validate"
-        or not is_whole(reply.record.get("round"), round_number, round_number)
-        or set(reply.record) != {"round", "dice"}
-        or reply.tensors
-        or not isinstance(dice, Mapping)
-    ):
-        raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
-            f"{quoted(reply.record.get('round'))}; a 'validate' reply to round {round_number} was "
-            "asked for"
-        )
+    check_round(site, "validate", reply, round_number)
+    check_sums(site, read_reply(ValidationReply, site, reply).dice, cases, plans, labelled)
+
+
+def check_sums(
+    site: str,
+    dice: Mapping[str, tuple[float, int]],
+    cases: int | None,
+    plans: Plans,
+    labelled: Collection[str] | None = None,
+) -> None:
+    """Check that sums of Dice can be those of a site; see ``check_validation``.
+
+    Raises:
+        AggregationError: They cannot be true.
+    """
     most = MOST_CASES if cases is None else cases
     if dice.keys() != plans.labels.foreground.keys() or not all(
-        isinstance(pair, list)
-        and len(pair) == 2
-        and is_whole(pair[1], 0, most)
-        and is_real(pair[0], 0, pair[1])
-        for pair in dice.values()
+        total <= number <= most for total, number in dice.values()
     ):
         raise AggregationError(
             f"site {site!r} sent Dice that are no sums over its cases: {quoted(dict(dice), 200)}"
@@ -372,30 +373,6 @@ def remember_norms(
         block: (*recent.get(block, ()), *latest.get(block, ()))[-NORM_ROUNDS:]
         for block in sorted({*recent, *latest})
     }
-
-
-def _check_record(site: str, reply: Message, round_number: int) -> None:
-    if reply.kind != "train" or not is_whole(reply.record.get("round"), round_number, round_number):
-        raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply to round "
-            f"{quoted(reply.record.get('round'))}; a 'train' reply to round {round_number} was "
-            "asked for"
-        )
-    # a loss says something about the cases, so a site with a privacy budget sends epsilon instead
-    private = "epsilon" in reply.record
-    bounds = {"epsilon": (0.0, MOST_EPSILON), "delta": (0.0, 1.0), "loss": (-MOST_LOSS, MOST_LOSS)}
-    for name in ("epsilon", "delta") if private else ("loss",):
-        number, (least, most) = reply.record.get(name), bounds[name]
-        if not is_real(number, least, most):
-            raise AggregationError(
-                f"site {site!r} sent the {name} {quoted(number)}; a finite number from {least:g} "
-                f"to {most:g} is needed"
-            )
-    asked = {"round", "epsilon", "delta"} if private else {"round", "loss"}
-    if stray := sorted(set(reply.record) - asked):
-        raise AggregationError(
-            f"site {site!r} sent what was not asked for: {shorten([quoted(n) for n in stray[:5]])}"
-        )
 
 
 def _memory_shapes(

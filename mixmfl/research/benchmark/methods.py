@@ -67,8 +67,13 @@ BASELINES = {
         network=_STACKED,
         training={**_ONE_STREAM, "modality_dropping": 0},
     ),
+    "fedprox": Method(
+        "the same, held near the weights of the round's start (mu = 0.01)",
+        network=_STACKED,
+        training={**_ONE_STREAM, "modality_dropping": 0, "proximal": 0.01},
+    ),
     "union": Method(
-        "the same, with modalities hidden at random in training",
+        "the network of `fedavg`, with modalities hidden at random in training",
         network=_STACKED,
         training=_ONE_STREAM,
     ),

@@ -15,14 +15,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import read_json
+from mixmfl.core.records import read_record
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.labels import Labels, read_folder_labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.partition import Site, write_sites
+from mixmfl.research.benchmark.records import Splits
 
 SPLITS = "splits.json"
 LESION = Labels({"background": 0, "lesion": 1})
@@ -101,22 +102,15 @@ def read_study(folder: Path) -> Study:
             f"{file}: there is no such file; a folder of patients with modality_sets and "
             "test_folds in splits.json is needed (docs/benchmark.md)"
         )
-    content = read_json(file)
-    modalities = Modalities()
+    splits = read_record(Splits, read_json(file), str(file), DataError)
+    modalities, folds = Modalities(), splits.test_folds
     sets = {
-        str(name): {
-            site: tuple(_modality(word, modalities, file) for word in _words(words, file))
-            for site, words in _mapping(held, file).items()
+        name: {
+            site: tuple(_modality(word, modalities, file) for word in words)
+            for site, words in held.items()
         }
-        for name, held in _mapping(content.get("modality_sets"), file).items()
+        for name, held in splits.modality_sets.items()
     }
-    written = content.get("test_folds")
-    if not isinstance(written, list) or not written or not sets:
-        raise DataError(f"{file}: needed are modality_sets and test_folds, at least one of each")
-    folds = tuple(
-        {site: _words(names, file) for site, names in _mapping(fold, file).items()}
-        for fold in written
-    )
     names = sorted({site for by_site in (*sets.values(), *folds) for site in by_site})
     listings = {site: find_cases(folder / site, modalities, labels_needed=True) for site in names}
     for number, fold in enumerate(folds):
@@ -165,18 +159,6 @@ def _with_only(case: Case, modalities: "set[str] | tuple[str, ...]") -> Case:
     return dataclasses.replace(
         case, images={name: file for name, file in case.images.items() if name in modalities}
     )
-
-
-def _mapping(written: Any, file: Path) -> Mapping[str, Any]:
-    if not isinstance(written, Mapping):
-        raise DataError(f"{file}: holds {str(written)[:60]!r} where names with values are needed")
-    return written
-
-
-def _words(written: Any, file: Path) -> tuple[str, ...]:
-    if not isinstance(written, list) or not all(isinstance(word, str) for word in written):
-        raise DataError(f"{file}: holds {str(written)[:60]!r} where a list of names is needed")
-    return tuple(written)
 
 
 def _modality(word: str, modalities: Modalities, file: Path) -> str:

@@ -41,6 +41,7 @@ from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
 from mixmfl.research.benchmark.methods import METHODS, SITE, Method, base_of, find_method
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
+from mixmfl.research.benchmark.records import read_cost, read_memory, read_own
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 from mixmfl.research.benchmark.statistics import Cost, Scores
 from mixmfl.research.benchmark.tables import markdown
@@ -108,7 +109,7 @@ def _is_scored(folder: Path, method: str) -> bool:
     if not (folder / "scores.csv").is_file():
         return False
     described = find_method(method).describe()
-    return read_json(folder / "cost.json")["method"] == described
+    return read_cost(folder / "cost.json").method == described
 
 
 def open_benchmark(
@@ -385,19 +386,15 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
     for method, seed in done_in(out):
         folder = out / "runs" / method / f"seed{seed}"
         rows += read_rows(folder / "scores.csv")
-        cost = read_json(folder / "cost.json")
-        rates = cost.get("learning_rates", {})
-        costs.append(Cost(method, seed, or_nan(cost["sent_bytes"]), cost["seconds"], rates))
+        cost = read_cost(folder / "cost.json")
+        sent = or_nan(cost.sent_bytes)
+        costs.append(Cost(method, seed, sent, cost.seconds, cost.learning_rates))
     return rows, costs
 
 
-def known_own(out: Path) -> dict[str, tuple[str, ...]]:
+def known_own(out: Path) -> Mapping[str, tuple[str, ...]]:
     """Return each site's own modalities, as they were when a benchmark's folder was made."""
-    own = read_json(out / "benchmark.json")["own"]
-    return {site: tuple(names) for site, names in own.items()}
-
-
-_RECALL = ("accuracy", "error", "blind_error", "best_error", "trust")
+    return read_own(out / "benchmark.json")
 
 
 def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
@@ -406,10 +403,10 @@ def _memory_section(benchmark: Benchmark, scores: Scores) -> str:
     for method in scores.methods:
         by_place: dict[tuple[str, int], list[list[float]]] = {}
         for seed in scores.seeds[method]:
-            for recall in read_json(benchmark.folder(method, seed) / "memory.json")["recall"]:
-                numbers = [recall[name] for name in _RECALL]
-                place = (recall["modality"], recall["level"])
-                by_place.setdefault(place, []).append(numbers)
+            for recall in read_memory(benchmark.folder(method, seed) / "memory.json"):
+                errors = [recall.error, recall.blind_error, recall.best_error]
+                place = (recall.modality, recall.level)
+                by_place.setdefault(place, []).append([recall.accuracy, *errors, recall.trust])
         for (modality, level), seeds in sorted(by_place.items()):
             means = " | ".join(f"{mean:.2f}" for mean in np.mean(seeds, axis=0))
             lines.append(f"| {method} | {modality} | {level} | {means} |")

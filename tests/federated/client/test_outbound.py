@@ -99,7 +99,6 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
         "server/merge.py": {"train_task", "validation_task", "personalization_task"},
         "server/orders.py": {"train_remotely", "plan_remotely"},
         "server/secure_aggregation.py": {"keys_tasks", "masked_tasks"},
-        "server/subset_validation.py": {"read_measured"},  # as a validation reply
     }
 
 

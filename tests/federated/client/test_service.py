@@ -15,11 +15,13 @@ from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
 
 import mixmfl
 from mixmfl.core.errors import DataError, QuorumError
-from mixmfl.core.files import write_json
+from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service
+from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
 from mixmfl.federated.exchange_log import describe_exchange
@@ -80,6 +82,8 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         kept,
         told,
         {"stripped": cases},
+        {"patients": cases},
+        {"brain": cases},
     ).to_json()
 
 
@@ -315,7 +319,7 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
     assert train(federation, dataclasses.replace(orders, personalize=True))
     assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
     for _, dice in sent["measure"].record["subsets"]:
-        assert {tuple(pair) for pair in dice.values()} == {(0.0, 0)}
+        assert {tuple(counts) for counts in dice.values()} == {(0,) * BINS}
     assert sent["personalize"].record == {"dice": None, "dice_before": None}
 
 
@@ -837,12 +841,41 @@ def test_settings_and_orders_are_read_as_they_were_written(
         alignment=AlignmentOptions("t2", True),
         brains=BrainExtraction("own", "tool {image} {mask}"),
     )
-    for home in (config, other):
+    limited = dataclasses.replace(config, minimum=Minimum(3, 50), limits=Limits(True, 7, 6, 0.5, 5))
+    odd = SiteConfig("Klinik\u00a0Ulm", tmp_path / "a\u00a0b", tmp_path / "病院\u3000x")
+    for home in (config, other, limited, odd):
+        home.check()
         home.save(tmp_path / "config.json")
         assert SiteConfig.load(tmp_path / "config.json") == home
     for each in (
         orders,
+        dataclasses.replace(orders, out=odd.data, sites=(odd.name,), quorum=1),
         PlanningJob(tmp_path, ("a",), "demo", ("2d", "3d_fullres"), (5, 100), True),
     ):
         save_job(each, tmp_path / "orders.json")
         assert load_job(tmp_path / "orders.json") == each
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": -1}, "workers: is -1; it must be a whole number from 0 to 1024"),
+        ({"name": "a\x1b"}, r"name: is 'a\\x1b'; it must be printable text of 1 to 80 characters"),
+        ({"minimum": {"cases": "5", "voxels": 1}}, "minimum: cases: is '5'; it must be a whole"),
+        ({"limits": {}}, "limits: unknown fields .*, missing fields .*'queries'"),
+        (
+            {"brains": {"tool": "sh", "command": ""}},
+            "brains: tool: is 'sh'; it must be none or",
+        ),
+        ({"turn": None}, r"unknown fields \['turn'\]"),
+        ({"data": 3}, "data: is 3; it must be a path of 1 to 4096 characters"),
+    ],
+)
+def test_damaged_settings_of_a_site_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    SiteConfig("north", tmp_path, tmp_path).save(file)
+    write_json(file, {**read_json(file), **change})
+    with pytest.raises(DataError, match=f"config.json: {message}.*; start mixmfl_site again"):
+        SiteConfig.load(file)

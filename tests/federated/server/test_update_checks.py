@@ -125,11 +125,11 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     ),
     "a second word": (
         lambda r: dataclasses.replace(r, record={**r.record, "also": 1}),
-        "what was not asked for: 'also'",
+        r"site 'north': unknown fields \['also'\], missing fields \[\]",
     ),
     "an infinite loss": (
         lambda r: dataclasses.replace(r, record={**r.record, "loss": math.inf}),
-        "sent the loss inf",
+        "site 'north': loss: is inf; it must be a number from -1000000000 to 1000000000",
     ),
     "too many voxels": (
         lambda r: with_tensors(r, **{"memory.t1.2.counts": torch.tensor([1e6, 0, 0])}),
@@ -270,7 +270,9 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
 
 
 def fingerprint(cases: int, **modalities: int) -> Fingerprint:
-    return Fingerprint(cases, modalities, {}, {}, ({}, {}, {}), ({}, {}, {}), {}, {}, {}, {})
+    return Fingerprint(
+        cases, modalities, {}, {}, ({}, {}, {}), ({}, {}, {}), {}, {}, {}, {}, {}, {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,23 +322,26 @@ def test_a_registration_within_its_fingerprint_is_taken() -> None:
     check_registration("north", Registration(6, {"t1": 6}), PLANS, fingerprint(8, t1=8, t2=3))
 
 
+NO_SUMS = "site 'north' sent Dice that are no sums over its cases"
+
+
 @pytest.mark.parametrize(
-    "dice",
+    ("dice", "message"),
     [
-        {"lesion": [0.5, 1]},
-        {"lesion": [0.5, 1], "core": [2.5, 2]},
-        {"lesion": [0.5, 1], "core": [-0.1, 2]},
-        {"lesion": [0.5, 1], "core": [math.nan, 2]},
-        {"lesion": [0.5, 1], "core": [1.0, 7]},
-        {"lesion": [0.5, 1], "core": [1.0, 1.5]},
-        {"lesion": [0.5, 1], "core": "many"},
+        ({}, NO_SUMS),
+        ({"core": [2.5, 2]}, NO_SUMS),
+        ({"core": [1.0, 7]}, NO_SUMS),
+        ({"core": [-0.1, 2]}, "site 'north': dice: core: is -0.1; it must be a number from 0"),
+        ({"core": [math.nan, 2]}, "dice: core: is nan; it must be a number from 0"),
+        ({"core": [1.0, 1.5]}, "dice: core: is 1.5; it must be a whole number from 0"),
+        ({"core": "many"}, "dice: core: a list is needed, not 'many'"),
     ],
 )
-def test_dice_that_cannot_be_true_are_refused(dice: dict[str, object]) -> None:
+def test_dice_that_cannot_be_true_are_refused(dice: dict[str, object], message: str) -> None:
     good = Message("validate", {"round": 1, "dice": {"lesion": [1.5, 2], "core": [0, 0]}}, {})
     check_validation("north", good, 1, 3, PLANS)
-    bad = Message("validate", {"round": 1, "dice": dice}, {})
-    with pytest.raises(AggregationError, match="Dice that are no sums over its cases"):
+    bad = Message("validate", {"round": 1, "dice": {"lesion": [0.5, 1], **dice}}, {})
+    with pytest.raises(AggregationError, match=message):
         check_validation("north", bad, 1, 3, PLANS)
     with pytest.raises(AggregationError, match="a 'validate' reply to round 2 was asked for"):
         check_validation("north", good, 2, 3, PLANS)

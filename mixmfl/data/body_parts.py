@@ -1,0 +1,53 @@
+"""Parts of the body: the words for a model's anatomy, and what DICOM's BodyPartExamined names.
+
+Two words may mean the same examination (a prostate is examined as PELVIS), so that each stands for
+the regions of the body that it lies in, and words agree where they share one.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+_REGIONS: Mapping[str, str] = {
+    "head": "BRAIN HEAD SKULL NEURO CEREBRUM SCHAEDEL HEADNECK ORBIT EYE EAR IAC PITUITARY SELLA "
+    "FACE SINUS JAW TMJ",
+    "neck": "NECK HEADNECK THYROID LARYNX PHARYNX CSPINE",
+    "spine": "SPINE CSPINE TSPINE LSPINE SSPINE LSSPINE CTSPINE TLSPINE WHOLESPINE COCCYX SACRUM",
+    "chest": "CHEST THORAX LUNG HEART CARDIAC BREAST MEDIASTINUM STERNUM RIB TSPINE",
+    "abdomen": "ABDOMEN ABDOMENPELVIS LIVER PANCREAS KIDNEY SPLEEN ADRENAL STOMACH BOWEL COLON "
+    "GALLBLADDER BILEDUCT LSPINE LSSPINE",
+    "pelvis": "PELVIS ABDOMENPELVIS PROSTATE BLADDER RECTUM UTERUS OVARY CERVIX VAGINA TESTIS "
+    "SCROTUM PENIS ANUS HIP SACRUM SSPINE LSSPINE COCCYX",
+    "arm": "ARM UPPERARM FOREARM SHOULDER ELBOW WRIST HAND FINGER THUMB HUMERUS CLAVICLE SCAPULA "
+    "EXTREMITY UPPEREXTREMITY",
+    "leg": "LEG UPPERLEG LOWERLEG THIGH CALF KNEE ANKLE FOOT TOE FEMUR HIP EXTREMITY "
+    "LOWEREXTREMITY",
+}
+_WHOLE = ("WHOLEBODY", "BODY")
+
+REGIONS_OF: Mapping[str, frozenset[str]] = {
+    word: frozenset(region for region, words in _REGIONS.items() if word in words.split())
+    for word in " ".join(_REGIONS.values()).split()
+} | dict.fromkeys(_WHOLE, frozenset(_REGIONS))
+"""The regions that each word of BodyPartExamined lies in."""
+
+ANATOMIES = tuple(sorted({word.lower() for word in REGIONS_OF}))
+"""Words for the anatomy that a data set shows."""
+
+
+def regions(body_part: str) -> frozenset[str]:
+    """Return the regions that a BodyPartExamined names; none where no word of it is known."""
+    whole = re.sub(r"[^A-Z]", "", body_part.upper())
+    words = [whole] if whole in REGIONS_OF else re.findall(r"[A-Z]+", body_part.upper())
+    return frozenset().union(*(REGIONS_OF.get(word, frozenset()) for word in words))
+
+
+def is_elsewhere(body_part: str, anatomies: Collection[str]) -> bool:
+    """Say whether an image surely shows another region than a model was made for.
+
+    Args:
+        body_part: BodyPartExamined of the image; where it is not known, nothing is sure.
+        anatomies: Words of ``ANATOMIES``; none: the model does not say.
+    """
+    own = frozenset().union(*(regions(anatomy) for anatomy in anatomies))
+    seen = regions(body_part)
+    return bool(own and seen and not own & seen)
