@@ -594,15 +594,16 @@ def subsets_table(number: int, expected: Sequence[SubsetDice]) -> str:
 
     Args:
         number: The round whose model was measured.
-        expected: Its Dice; what is shown is what to expect, as beside a mask.
+        expected: Its Dice.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["round", "modalities", "label", "median_dice", "low_dice", "cases"])
     for each in expected:
-        for label, dice in expect(expected, each.modalities).dice.items():
-            numbers = f"{dice.median:.4f}", f"{dice.low:.4f}", dice.cases
-            writer.writerow([number, "+".join(each.modalities), cell(label), *numbers])
+        subset = "+".join(each.modalities)
+        for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+            numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
+            writer.writerow([number, subset, cell(label), *numbers])
     return text.getvalue()
 
 
