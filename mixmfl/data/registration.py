@@ -52,7 +52,9 @@ class AlignmentCheck:
         mirrored: Mutual information with the image mirrored left to right, the largest over the
             planes of ``MIRRORED_MM``.
         turned: Mutual information with the image turned by ``TURNED_DEGREES`` about the axes of the
-            reference through the middle of its head, the largest of six turns.
+            reference through the middle of its head, the largest of six turns; 0 where the
+            opposite turn fits better than none, too, as in a round head, whose noise any turn
+            averages away.
     """
 
     coverage: float
@@ -187,14 +189,19 @@ def fit(
     here = _part(around, np.full(3, rim), fixed.shape)
     axis = _left_right_axis(coarse)
     mirrored = [np.roll(mirror(here, coarse), round(mm / COARSE_MM), axis) for mm in MIRRORED_MM]
-    turned = [_resample(moving, coarse, _after(transform, turn)) for turn in _turns(coarse, head)]
+    similarity = _similarity(fixed, here)
+    turned = 0.0
+    for pair in _turns(coarse, head):
+        both = [_resample(moving, coarse, _after(transform, turn)) for turn in pair]
+        worse, better = sorted(_similarity(fixed, each) for each in both)
+        turned = max(turned, better) if worse < similarity else turned
     return AlignmentCheck(
         coverage,
-        _similarity(fixed, here),
+        similarity,
         float(np.mean(displaced(DISPLACED_MM))),
         max(displaced(NEARBY_MM)),
         max(_similarity(fixed, each) for each in mirrored),
-        max(_similarity(fixed, each) for each in turned),
+        turned,
     )
 
 
@@ -302,8 +309,8 @@ def _similarity(a: Array, b: Array) -> float:
     return mutual_information(a[either], b[either])
 
 
-def _turns(grid: Grid, head: Array) -> Iterator[Array]:
-    """Yield turns by ``TURNED_DEGREES`` both ways about the axes of a grid, 4x4, LPS, mm.
+def _turns(grid: Grid, head: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the turns by ``TURNED_DEGREES``, 4x4, LPS, mm, both ways about each axis of a grid.
 
     Args:
         grid: The grid.
@@ -314,11 +321,11 @@ def _turns(grid: Grid, head: Array) -> Iterator[Array]:
     sine, cosine = (f(math.radians(TURNED_DEGREES)) for f in (math.sin, math.cos))
     for x, y, z in np.reshape(grid.direction, (3, 3)).T:
         cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        for way in (-sine, sine):
-            turn = np.eye(4)
+        one_way, other_way = np.eye(4), np.eye(4)
+        for turn, way in ((one_way, -sine), (other_way, sine)):
             turn[:3, :3] += way * cross + (1 - cosine) * cross @ cross  # Rodrigues' formula
             turn[:3, 3] = middle - turn[:3, :3] @ middle
-            yield turn
+        yield one_way, other_way
 
 
 def _after(transform: Rigid, turn: Array) -> Rigid:
