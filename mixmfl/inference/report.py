@@ -14,7 +14,6 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from mixmfl.core.text import plural
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
-from mixmfl.evaluation.mask_quality import DiceEstimate
+from mixmfl.evaluation.mask_quality import DiceEstimate, in_words
 from mixmfl.evaluation.overlay import overlay
 from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.evaluation.viewer import viewer_page
@@ -47,7 +46,6 @@ MOST_VOXELS = 1 << 22  # a larger case is shown coarser, to keep the files small
 
 _UNKNOWN = LabelDice(math.nan, math.nan, 0)
 _UNTOLD = DiceEstimate(math.nan, math.nan, math.nan)
-EXPECTED = ("expected Dice", "one in ten below")
 
 INTRODUCTION = """\
 A row per case: what its mask rests on, how much of what was found, and three planes through the
@@ -55,7 +53,7 @@ largest lesion with the outline of the mask. Radiological convention: the patien
 left. A click on the planes opens the slices of the case.
 
 This mask's Dice is estimated from how sure the network is of it, by what was measured on validation
-cases when the model was trained; nine of ten masks should lie between the two numbers beside it.
+cases when the model was trained; nine of ten masks should lie between the two numbers in brackets.
 Expected Dice is of other patients with the same modalities: their median, and what one in ten did
 not reach. Masks must be looked at by someone who can judge them, those of low Dice first."""
 
@@ -154,7 +152,7 @@ def write_report(
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
-        columns = ("ml", "this mask's Dice", "from", "to", *EXPECTED)
+        columns = ("ml", "this mask's Dice", "expected Dice")
         sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
@@ -195,10 +193,13 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
         lines.insert(0, outcome.patient)
     if outcome.reference:
         lines.append(f"On the grid of {outcome.reference}.")
+    if outcome.estimated:
+        lines.append(f"This mask's Dice, estimated: {in_words(outcome.estimated)}.")
     if outcome.expected_from:
-        lines.append(f"Expected Dice: {outcome.expected_from}.")
+        low = ", ".join(f"{name} {each.low:.2f}" for name, each in outcome.expected.items())
+        lines.append(f"Expected Dice: {outcome.expected_from}; one in ten below {low}.")
     numbers = {
-        name: (outcome.volumes_ml[name], *astuple(mask), each.median, each.low)
+        name: (outcome.volumes_ml[name], mask.dice, each.median)
         for name in names
         for each in (outcome.expected.get(name, _UNKNOWN),)
         for mask in (outcome.estimated.get(name, _UNTOLD),)
