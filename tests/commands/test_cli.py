@@ -185,8 +185,10 @@ def test_what_pyproject_asks_for_is_here() -> None:
     assert found["torch"].required == "!=2.9.*,>=2.4"
     assert found["nvflare"].extra == "network"
     assert "pytest" not in found  # who uses mixmfl needs no tools
-    assert found["deepbet"].extra == "brain"  # which a development install leaves out
-    assert all(each.fits for each in found.values() if each.extra != "brain")
+    assert found["deepbet"].extra == "brain"
+    assert found["tensorboard"].extra == "curves"
+    left_out = ("brain", "curves")  # by an installation for development
+    assert all(each.fits for each in found.values() if each.extra not in left_out)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])

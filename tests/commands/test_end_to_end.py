@@ -103,7 +103,7 @@ def test_two_sites_go_from_images_to_evaluated_masks(
     assert "round 2/2  loss north" in printed
     assert command("mixmfl_predict", "-i", federation / "clinic", "-o", masks) == 0
     printed = capsys.readouterr().out
-    assert "c0: done from flair, t1, t2 (" in printed
+    assert "c0: done from flair, t1, t2, expected Dice" in printed
     assert "c1: done from flair, without t1, t2" in printed
     assert f"model {run / 'model.safetensors'}" in printed  # the one registered by training
     assert command(
