@@ -128,7 +128,8 @@ def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:
     text = write_report(tmp_path, [one], LABELS, []).read_text()
     assert "12.50" in text
     assert "0.83" in text
-    assert text.count('<abbr title="undefined">') == 3  # of the core its expected Dice; of either that of this mask
+    # the expected Dice of the core, and the Dice of this mask for both labels
+    assert text.count('<abbr title="undefined">') == 3
 
 
 @pytest.fixture(scope="module")
