@@ -62,7 +62,7 @@ def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSize
     architecture = planned["architecture"]["arch_kwargs"]
     levels = architecture["n_stages"]
     sizes = {}
-    chosen = range(levels) if plans.training.imagining else plans.network.compensation_levels
+    chosen = range(levels) if plans.training.imputation else plans.network.compensation_levels
     for level in sorted({level % levels for level in chosen}):
         channels = architecture["features_per_stage"][level]
         patch = list(planned["patch_size"])

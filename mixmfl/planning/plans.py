@@ -249,10 +249,10 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
             f"{source}: network: tailored_width and shared_width are both 0; one is needed"
         )
     if network.form == "stacked" or not network.tailored_width or not network.shared_width:
-        if network.compensation_levels or training.imagining:
+        if network.compensation_levels or training.imputation:
             raise PlansError(
                 f"{source}: a memory needs both streams; leave network: compensation_levels "
-                "empty, and make training: imagining 0"
+                "empty, and make training: imputation 0"
             )
         if training.losses:
             raise PlansError(

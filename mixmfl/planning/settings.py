@@ -194,7 +194,7 @@ class TrainingSettings:
             "every non-empty proper subset is equally likely. 0: no such view",
         ),
     ] = 1.0
-    imagining: Annotated[
+    imputation: Annotated[
         float,
         within(0, 1),
         setting(

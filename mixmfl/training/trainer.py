@@ -178,11 +178,11 @@ def _loss(
     views = [encoding]
     if not torch.equal(batch.shown, present):
         views.append(encoding.restricted_to(batch.shown))
-    if settings.imagining:
+    if settings.imputation:
         generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
         imputed = impute_missing(
             *(encoding, network.modalities, memory, batch.classes[0]),
-            *(settings.imagining, generator),
+            *(settings.imputation, generator),
         )
         views += [imputed] if imputed is not None else []
     losses = [compare(network.decode(view, memory)) for view in views]

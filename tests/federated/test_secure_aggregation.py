@@ -469,7 +469,7 @@ def test_a_run_that_cannot_be_masked_is_refused(told: dict[str, Registration]) -
     with pytest.raises(PlansError, match=r"'core' is labelled by south alone: a sum of its"):
         check_masked_run(PLANS, some)
     forgetful = dataclasses.replace(PLANS.network, compensation_levels=())
-    check_masked_run(dataclasses.replace(small_plans(imagining=0.0), network=forgetful), some)
+    check_masked_run(dataclasses.replace(small_plans(imputation=0.0), network=forgetful), some)
 
 
 def test_the_command_trains_masked(

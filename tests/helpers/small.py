@@ -87,7 +87,7 @@ def small_plans(
         gradient_norm=12.0,
         foreground_share=0.33,
         modality_dropping=0.5,
-        imagining=0.5,
+        imputation=0.5,
         losses={},
         memory_decay=0.9,
         validate_every=1,

@@ -187,8 +187,8 @@ def test_training_imputes_what_a_site_lacks_and_only_then() -> None:
     """Weights of the slots of T2 move at a site without T2, once the memory knows T2."""
     plans = replace_settings(small_plans(), {"compensation_levels": []}, {})
 
-    def moved(imagining: float, memory: PrototypeMemory, seed: int = 5) -> torch.Tensor:
-        chosen = replace_settings(plans, {}, {"imagining": imagining})
+    def moved(imputation: float, memory: PrototypeMemory, seed: int = 5) -> torch.Tensor:
+        chosen = replace_settings(plans, {}, {"imputation": imputation})
         network = build_network(chosen, "2d", seed=0)
         images = torch.randn(2, 3, 16, 16, generator=drawn(1))
         images[:, 2] = 0
@@ -216,8 +216,12 @@ def test_training_imputes_what_a_site_lacks_and_only_then() -> None:
 
 
 def test_the_memory_has_every_level_where_modalities_are_imputed() -> None:
-    plans = replace_settings(small_plans(), {"compensation_levels": [-1]}, {"imagining": 0})
+    plans = replace_settings(small_plans(), {"compensation_levels": [-1]}, {"imputation": 0})
     assert list(prototype_sizes(plans, "2d")) == [2]
     plans = replace_settings(plans, {"compensation_levels": []}, {})
     assert prototype_sizes(plans, "2d") == {}
-    assert list(prototype_sizes(replace_settings(plans, {}, {"imagining": 0.5}), "2d")) == [0, 1, 2]
+    assert list(prototype_sizes(replace_settings(plans, {}, {"imputation": 0.5}), "2d")) == [
+        0,
+        1,
+        2,
+    ]

@@ -578,7 +578,7 @@ def test_what_is_counted_is_what_is_built(form: str, patch: tuple[int, ...], fus
     for skips, recalling in product(("added", "concatenated"), levels):
         changes = {"form": form, "fusion": fusion, "compensation_levels": recalling}
         plans = replace_settings(
-            small_plans(patch=patch), {**changes, "decoder_skips": skips}, {"imagining": 0}
+            small_plans(patch=patch), {**changes, "decoder_skips": skips}, {"imputation": 0}
         )
         (name,) = plans.configurations
         network = build_network(plans, name, 0)

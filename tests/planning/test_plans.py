@@ -171,7 +171,7 @@ def test_a_network_without_any_stream_is_refused() -> None:
 @pytest.mark.parametrize("network", [{"form": "stacked"}, {"shared_width": 0}])
 def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
     without_memory = {**network, "compensation_levels": []}
-    training = {"imagining": 0, "losses": {"separation": 1}}
+    training = {"imputation": 0, "losses": {"separation": 1}}
     with pytest.raises(PlansError, match="losses are of both streams, of which the network has"):
         replace_settings(small_plans(), without_memory, training)
     assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}

@@ -17,7 +17,16 @@ CODE = sorted(
 NAMES = {
     *("House", "Departure", "Parcel", "Offered", "Leg", "Sight", "Ahead", "Behind", "QuickNet"),
     *("Placing", "StoredCase", "Roster", "Nameless", "PlanOrders", "TrainOrders", "Told", "Held"),
-    *("overhear", "patiently", "attending", "let_go", "specialise", "adopt_state", "imagine"),
+    *(
+        "overhear",
+        "patiently",
+        "attending",
+        "let_go",
+        "specialise",
+        "adopt_state",
+        "imagine",
+        "imagining",
+    ),
     *("train_embedded", "deal_cases", "told", "tells", "said"),
 }
 

@@ -18,7 +18,7 @@ from mixmfl.research.recall_quality import recall_quality
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Site]:
     """A model of two sites, of which one never has T2, and cases of neither with all modalities."""
     folder = tmp_path_factory.mktemp("recall")
-    plans = replace_settings(small_plans(imagining=0), {"compensation_levels": [-1, -2]}, {})
+    plans = replace_settings(small_plans(imputation=0), {"compensation_levels": [-1, -2]}, {})
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
     settings = RunSettings("2d", 0, rounds=4, local_steps=15, learning_rate=0.01)

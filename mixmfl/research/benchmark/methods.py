@@ -51,8 +51,8 @@ class Method:
         return replace_settings(plans, self.network, self.training)
 
 
-_NO_IMPUTATION = {"imagining": 0}
-_IMPUTATION = {"imagining": 0.5}
+_NO_IMPUTATION = {"imputation": 0}
+_IMPUTATION = {"imputation": 0.5}
 _ONE_STREAM = {**_NO_IMPUTATION, "losses": {}}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
@@ -131,10 +131,10 @@ ABLATIONS = {
     "no-spread": Method(
         "imputed by the mean of the class alone", training=_IMPUTATION, edit_memory=_spreads_zero
     ),
-    "imagined-random": Method(
+    "imputed-random": Method(
         "values random, but still one per class", training=_IMPUTATION, edit_memory=_random_values
     ),
-    "imagined-zero": Method(
+    "imputed-zero": Method(
         "imputed as zero everywhere", training=_IMPUTATION, edit_memory=_nothing
     ),
     "decoder-1": Method(
