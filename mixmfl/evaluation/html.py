@@ -5,9 +5,11 @@ filled in, and Jinja2 escapes it. Nothing here writes files.
 """
 
 import base64
+import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -152,6 +154,11 @@ def page(
     )
 
 
+def fill_viewer(**values: Any) -> str:
+    """Return the template of ``viewer.viewer_page``, filled in; what is filled in is escaped."""
+    return _TEMPLATES.get_template("viewer.html").render(**values)
+
+
 def shade(fraction: float) -> Colour:
     """Return the colour of 0 (pale) to 1 (deep blue); a single hue, so colour-blind safe."""
     stops: tuple[Colour, ...] = ((244, 247, 251), (158, 197, 232), (58, 130, 192), (12, 54, 112))
@@ -175,6 +182,11 @@ def luminance(colour: Colour) -> float:
 
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
+
+
+def _digest(script: str) -> str:
+    """Return the name of a script's content, by which a page lets the browser run no other."""
+    return f"sha256-{_base64(hashlib.sha256(script.encode()).digest())}"
 
 
 def _decimal(value: float, digits: int) -> str:
@@ -201,5 +213,5 @@ _TEMPLATES = Environment(
     keep_trailing_newline=True,
     auto_reload=False,
 )
-_TEMPLATES.filters.update(base64=_base64, decimal=_decimal, shading=_shading)
+_TEMPLATES.filters.update(base64=_base64, digest=_digest, decimal=_decimal, shading=_shading)
 _TEMPLATES.tests.update(nan=math.isnan)

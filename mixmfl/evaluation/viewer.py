@@ -1,81 +1,110 @@
-"""An interactive page of one case's slices, which opens anywhere: nilearn's viewer."""
+"""An interactive page of one case: all its images side by side in one plane, with outlines.
 
-import json
-import re
-from collections.abc import Sequence
-from html import escape
+A page is one file that needs no network. Images and mask are in it as pictures, with a case's axial
+slices as tiles; a script of this package cuts the other planes out of them.
+"""
+
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.data.image import Grid, to_nibabel
-from mixmfl.evaluation.overlay import PALETTE, lesion_planes
+from mixmfl.evaluation.html import fill_viewer, legend
+from mixmfl.evaluation.overlay import lesion_planes
 
-_POLICY = "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
-
-_RED = "margin:0;padding:.5rem;background:#b42318;color:#fff;font:bold 1rem sans-serif"
-
-_PLACE_OF_TITLE = "the-title-of-this-page"
+QUALITY = 85  # of JPEG
 
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class CaseTexts:
+    """What a viewer says of its case.
+
+    Attributes:
+        title: Name of the case.
+        lines: What is known of the case, one paragraph each.
+        warnings: What must not be overlooked.
+        volumes_ml: Volumes by label or region.
+        notice: What stands above everything; empty: nothing.
+        alarms: What stands there in red.
+    """
+
+    title: str
+    lines: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    notice: str = ""
+    alarms: Sequence[str] = ()
+
+
 def viewer_page(
-    image: Array, mask: Array, grid: Grid, title: str, classes: int, alarms: Sequence[str] = ()
+    images: Mapping[str, Array],
+    mask: Array,
+    spacing: Sequence[float],
+    regions: Mapping[str, Collection[int]],
+    texts: CaseTexts,
 ) -> str:
-    """Return an HTML page with three planes that follow the mouse; no network is needed.
+    """Return the page as text; it begins at the largest lesion.
 
     Radiological convention, as the pictures of ``overlay``.
 
     Args:
-        image: ``(Z, Y, X)``, canonical.
+        images: By modality ``(Z, Y, X)`` uint8, canonical: indices run inferior to superior,
+            anterior to posterior, right to left.
         mask: ``(Z, Y, X)`` class indices.
-        grid: Grid of the image and the mask.
-        title: Title that is shown above the planes.
-        classes: Number of classes, with background.
-        alarms: What stands in red above the title.
+        spacing: (Z, Y, X) in mm.
+        regions: What to outline: the class indices of each label or region, by name.
+        texts: What is said of the case.
     """
-    from matplotlib.colors import ListedColormap
-    from nilearn.plotting import view_img
-
-    z, y, x = lesion_planes(mask != 0)
-    # the viewer mirrors the picture, but neither its marks nor its coordinates
-    mirrored = (image.shape[2] - 1 - x, y, z)
-    place = np.array(grid.origin) + np.reshape(grid.direction, (3, 3)) @ (
-        np.array(mirrored) * grid.spacing[::-1]
+    key = legend(regions, reference=False)
+    across = math.ceil(math.sqrt(mask.shape[0] * mask.shape[1] / mask.shape[2]))
+    data = {
+        "shape": list(mask.shape),
+        "spacing": list(map(float, spacing)),
+        "tiles": across,
+        "start": list(lesion_planes(mask != 0)),
+        "regions": [
+            {"values": sorted(map(int, values)), "colour": entry.colour}
+            for entry, values in zip(key, regions.values(), strict=True)
+        ],
+    }
+    # a picture holds bytes, and there may be more classes
+    low, high = (_tiles(part, across) for part in divmod(mask.astype(np.int32), 256)[::-1])
+    return fill_viewer(
+        texts=texts,
+        legend=key,
+        images={
+            name: _picture(np.dstack([tiles] * 3), "jpg")
+            for name, image in images.items()
+            for tiles in (_tiles(image, across),)
+        },
+        mask=_picture(np.dstack([low, high, low]), "png"),
+        data=data,
     )
-    view = view_img(
-        to_nibabel(mask.astype(np.float32), grid),
-        bg_img=to_nibabel(image.astype(np.float32), grid),
-        cut_coords=tuple((place * [-1, -1, 1]).tolist()),  # nilearn counts in RAS
-        threshold=0.5,
-        cmap=ListedColormap(_colours(classes)),
-        symmetric_cmap=False,
-        vmin=0,
-        vmax=max(classes - 1, 1),
-        colorbar=False,
-        resampling_interpolation="nearest",
-        opacity=0.45,
-        black_bg=True,
-        radiological=True,
-        annotate=False,
-        show_lr=True,
-        title=_PLACE_OF_TITLE,
-        width_view=1100,
-    )
-    # nilearn escapes no title, neither in the head of the page nor in the JSON inside its script
-    text = view.get_standalone()
-    text = text.replace(f'"{_PLACE_OF_TITLE}"', json.dumps(title).replace("<", r"\u003c"))
-    text = text.replace(_PLACE_OF_TITLE, escape(title))
-    # its icon would be fetched; and the browser itself refuses whatever else might be
-    text = re.sub(r"<link\b[^>]*>", "", text)
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-    text = re.sub(r"(<head\b[^>]*>)", rf"\1{policy}", text, count=1)
-    red = "".join(f'<p style="{_RED}" role="alert">{escape(alarm)}</p>' for alarm in alarms)
-    return re.sub(r"(<body\b[^>]*>)", lambda found: found[0] + red, text, count=1)
 
 
-def _colours(classes: int) -> Sequence[str]:
-    """Return a colour per class index; the colour of background is never seen."""
-    return ["#000000", *(PALETTE[n % len(PALETTE)] for n in range(max(classes - 1, 1)))]
+def _tiles(volume: Array, across: int) -> Array:
+    """Return the axial slices of ``(Z, Y, X)``, values up to 255, as rows of so many tiles."""
+    z, y, x = volume.shape
+    down = -(-z // across)
+    filled = np.zeros((down * across, y, x), dtype=np.uint8)
+    filled[:z] = volume
+    return filled.reshape(down, across, y, x).swapaxes(1, 2).reshape(down * y, across * x)
+
+
+def _picture(pixels: Array, form: str) -> bytes:
+    """Return ``(rows, columns, 3)`` as a picture."""
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    if form == "jpg":
+        imsave(buffer, pixels, format=form, pil_kwargs={"quality": QUALITY})
+    else:  # without the version of matplotlib, so that equal pictures are equal bytes
+        unmarked: Any = {"Software": None}
+        imsave(buffer, pixels, format=form, metadata=unmarked)
+    return buffer.getvalue()

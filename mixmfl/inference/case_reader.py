@@ -29,13 +29,13 @@ class ReadCase:
 
     Attributes:
         loaded: Its images, and the grids.
-        shown: The reference image ``(Z, Y, X)`` for pages; None where no page is written.
+        shown: The images ``(Z, Y, X)`` for pages, by modality; empty where no page is written.
         inputs: SHA-256 of what was read, by modality.
         peak_memory_mb: Peak memory of reading.
     """
 
     loaded: LoadedCase
-    shown: npt.NDArray[np.uint8] | None
+    shown: Mapping[str, npt.NDArray[np.uint8]]
     inputs: Mapping[str, str]
     peak_memory_mb: float
 
@@ -62,7 +62,7 @@ def read_case(
         wait_turn()
     inputs = digests_of(case)
     loaded = load_case(case, None, alignment, expected_dice)
-    shown = for_pages(loaded.images[loaded.reference]) if report else None
+    shown = {name: for_pages(image) for name, image in loaded.images.items() if report}
     return ReadCase(loaded, shown, inputs, peak_memory_mb())
 
 

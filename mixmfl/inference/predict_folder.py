@@ -36,7 +36,7 @@ from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
 from mixmfl.inference.origin import Origin, origin_of
 from mixmfl.inference.outcomes import Outcome, Records
-from mixmfl.inference.report import alarms_of, case_files, shown_name, write_case, write_report
+from mixmfl.inference.report import case_files, shown_name, write_case, write_report
 from mixmfl.inference.segmentation import (
     Options,
     check_models_agree,
@@ -380,7 +380,8 @@ class _Run:
             inputs=read.inputs,
         )
         # not all of `read`, which may hold images that the models do not know
-        needed = loaded.grid, loaded.canonical, read.shown
+        shown = {name: image for name, image in read.shown.items() if name in used}
+        needed = loaded.grid, loaded.canonical, shown
         return functools.partial(self._write, outcome, job.case, indices, needed, began)
 
     def _write(
@@ -388,7 +389,7 @@ class _Run:
         outcome: Outcome,
         case: Case,
         indices: Array,
-        needed: tuple[Grid, Grid, Array | None],
+        needed: tuple[Grid, Grid, Mapping[str, Array]],
         began: float,
     ) -> Outcome:
         grid, canonical, shown = needed
@@ -417,10 +418,13 @@ class _Run:
                 files += [file.name for file in made]
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
-        if shown is not None:
+        if shown:
             try:
-                name, alarms = self.shown(case.name), alarms_of(self.origins)
-                write_case(self.out, name, shown, indices, canonical, self.labels, alarms)
+                name = self.shown(case.name)
+                known = dataclasses.replace(outcome, warnings=tuple(warnings))
+                write_case(
+                    self.out, name, known, shown, indices, canonical, self.labels, self.origins
+                )
                 files += case_files(name)
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"its pictures could not be made: {reason_of(error)}")

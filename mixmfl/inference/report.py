@@ -4,7 +4,7 @@
 
     MASKS/report.html           all cases, their pictures inside
     MASKS/report/<case>.jpg     three planes, for the next run's page
-    MASKS/report/<case>.html    the slices of the case, to look through
+    MASKS/report/<case>.html    the slices of all its images, to look through
 
 <case> is its name; or a digest of it where it may be a person's (``shown_name``).
 """
@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.mask_quality import DiceEstimate, in_words
 from mixmfl.evaluation.overlay import overlay
 from mixmfl.evaluation.subset_dice import LabelDice
-from mixmfl.evaluation.viewer import viewer_page
+from mixmfl.evaluation.viewer import CaseTexts, viewer_page
 from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
 
@@ -91,29 +91,42 @@ def case_files(shown: str) -> tuple[str, str]:
 def write_case(
     out: Path,
     name: str,
-    image: Array,
+    outcome: Outcome,
+    images: Mapping[str, Array],
     mask: Array,
     grid: Grid,
     labels: Labels,
-    alarms: Sequence[str] = (),
+    models: Sequence[Origin],
 ) -> None:
     """Write the picture and the viewer of a case, each whole or not at all.
 
     Args:
         out: Folder of the masks.
         name: What the page calls the case; see ``shown_name``.
-        image: ``(Z, Y, X)``, from ``case_reader.for_pages``, canonical.
+        outcome: What became of the case.
+        images: ``(Z, Y, X)`` by modality, from ``case_reader.for_pages``, canonical.
         mask: ``(Z, Y, X)`` class indices.
         grid: Grid of the image and the mask.
         labels: What the indices mean.
-        alarms: What stands in red on the viewer.
+        models: Where each model comes from.
     """
-    image, mask, grid = _cut_down(image, mask, grid)
+    images, mask, spacing = _cut_down(images, mask, grid)
     picture, viewer = case_files(name)
     regions = labels.consecutive().foreground
     with replacing(out / picture) as temporary:
-        temporary.write_bytes(overlay(image, None, mask, grid.spacing, regions, small=True))
-    write_text(out / viewer, viewer_page(image, mask, grid, name, len(labels.values), alarms))
+        temporary.write_bytes(
+            overlay(images[outcome.reference], None, mask, spacing, regions, small=True)
+        )
+    outcome = _renamed(outcome, name)
+    texts = CaseTexts(
+        name,
+        _lines(outcome),
+        outcome.warnings,
+        outcome.volumes_ml,
+        RESEARCH_ONLY,
+        alarms_of(models),
+    )
+    write_text(out / viewer, viewer_page(images, mask, spacing, regions, texts))
 
 
 def write_report(
@@ -184,8 +197,8 @@ def _renamed(outcome: Outcome, shown: str) -> Outcome:
     )
 
 
-def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
-    picture, viewer = (out / file for file in case_files(outcome.name))
+def _lines(outcome: Outcome) -> list[str]:
+    """Return what is known of a case, one paragraph each."""
     used = f"From {', '.join(outcome.used)}" if outcome.used else outcome.reason
     missing = f"; without {', '.join(outcome.missing)}" if outcome.missing else ""
     lines = [f"{used}{missing}."]
@@ -198,6 +211,11 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
     if outcome.expected_from:
         low = ", ".join(f"{name} {each.low:.2f}" for name, each in outcome.expected.items())
         lines.append(f"Expected Dice: {outcome.expected_from}; one in ten below {low}.")
+    return [*lines, *outcome.notes]
+
+
+def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
+    picture, viewer = (out / file for file in case_files(outcome.name))
     numbers = {
         name: (outcome.volumes_ml[name], mask.dice, each.median)
         for name in names
@@ -208,7 +226,7 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
     return CaseRow(
         outcome.name,
         outcome.status,
-        [*lines, *outcome.notes],
+        _lines(outcome),
         outcome.warnings,
         numbers,
         picture.read_bytes() if picture.is_file() else None,
@@ -216,22 +234,28 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
     )
 
 
-def _cut_down(image: Array, mask: Array, grid: Grid) -> tuple[Array, Array, Grid]:
-    """Return a case without what lies around the head, and coarser where it is still large."""
-    box = []
+def _cut_down(
+    images: Mapping[str, Array], mask: Array, grid: Grid
+) -> tuple[dict[str, Array], Array, tuple[float, ...]]:
+    """Return a case without what lies around the head, and coarser where it is still large.
+
+    Returns:
+        Its images, its mask, and the spacing (mm) of both.
+    """
+    box, shown = [], np.logical_or.reduce([mask != 0, *(image != 0 for image in images.values())])
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero((image != 0).any(axis=others) | (mask != 0).any(axis=others))
+        occupied = np.flatnonzero(shown.any(axis=others))
         first, last = (
-            (int(occupied[0]), int(occupied[-1])) if len(occupied) else (0, image.shape[axis] - 1)
+            (int(occupied[0]), int(occupied[-1])) if len(occupied) else (0, mask.shape[axis] - 1)
         )
-        box.append((max(first - 2, 0), min(last + 3, image.shape[axis])))
+        box.append((max(first - 2, 0), min(last + 3, mask.shape[axis])))
     step = 1
     while math.prod(-(-(b - a) // step) for a, b in box) > MOST_VOXELS:
         step += 1
     cut = tuple(slice(a, b, step) for a, b in box)
-    first = np.array([a for a, _ in box][::-1]) * grid.spacing[::-1]
-    place = np.array(grid.origin) + np.reshape(grid.direction, (3, 3)) @ first
-    image, mask = image[cut], mask[cut]
-    z, y, x = (mm * step for mm in grid.spacing)
-    return image, mask, Grid(image.shape, (z, y, x), tuple(place.tolist()), grid.direction)
+    return (
+        {name: image[cut] for name, image in images.items()},
+        mask[cut],
+        tuple(mm * step for mm in grid.spacing),
+    )

@@ -1,5 +1,7 @@
 """The page beside the masks."""
 
+import base64
+import hashlib
 import re
 import shutil
 import struct
@@ -48,16 +50,13 @@ def test_grey_values_keep_background_apart_from_dark_tissue() -> None:
 def test_what_is_cut_down_for_a_page_stays_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     image, mask = small_head()
     monkeypatch.setattr(report, "MOST_VOXELS", 4000)
-    small, less, grid = report._cut_down(image, mask, GRID)
-    assert small.size <= 4000
-    step = round(grid.spacing[0] / GRID.spacing[0])
-    assert step == 2
-    first = [
-        round((b - a) / mm)
-        for a, b, mm in zip(GRID.origin, grid.origin, (1.5, 1.5, 2.0), strict=True)
-    ]
-    assert first == [4, 4, 3]  # x, y, z: two voxels before the head
+    images, less, spacing = report._cut_down({"t1": image, "t2": 0 * image}, mask, GRID)
+    assert images["t1"].size <= 4000
+    assert spacing == tuple(2 * mm for mm in GRID.spacing)
+    # two voxels around the head, and in its place
     assert np.array_equal(less, mask[3:27:2, 4:36:2, 4:32:2])
+    assert np.array_equal(images["t1"], image[3:27:2, 4:36:2, 4:32:2])
+    assert images["t2"].shape == less.shape
 
 
 def outcomes(count: int) -> list[Outcome]:
@@ -74,7 +73,10 @@ def outcomes(count: int) -> list[Outcome]:
 
 def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> None:
     image, mask = small_head()
-    write_case(tmp_path, "case <0>", for_pages(image), mask, GRID, LABELS, [ORIGIN.alarm])
+    dark = np.where(image != 0, 1, 0).astype(np.uint8)
+    images = {"t1": for_pages(image), "t2 <b>": dark}
+    (first,) = outcomes(1)
+    write_case(tmp_path, "case <0>", first, images, mask, GRID, LABELS, [ORIGIN])
     for number in range(1, 200):
         for ending in ("jpg", "html"):
             source = tmp_path / "report" / f"case <0>.{ending}"
@@ -83,7 +85,7 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     page = write_report(tmp_path, [*outcomes(200), failed], LABELS, [ORIGIN])
     text = page.read_text()
     assert len(text) < 200 * 60_000
-    assert text.count('<article class="case">') == 201
+    assert text.count('<article class="case" id="part') == 201
     assert text.count('loading="lazy"') == 200
     assert "200 cases with a mask, 1 without. Model: m.safetensors (sha256 abababababab…)." in text
     assert "case &lt;7&gt;" in text
@@ -97,7 +99,16 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     viewer = (tmp_path / "report" / "case <0>.html").read_text()
     assert re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="http', viewer) == []
     assert "case &lt;0&gt;</title>" in viewer
-    assert r'"title": "case \u003c0>"' in viewer
+    assert "<figcaption>t2 &lt;b&gt;</figcaption>" in viewer
+    assert "the mask is &lt;small&gt;" in viewer
+    assert 'lesion <span class="volume">12.50 ml</span>' in viewer
+    assert viewer.index(report.RESEARCH_ONLY) < viewer.index("<h1>")
+    for content in (text, viewer):  # the browser runs this script and no other
+        script = content.rpartition("<script>")[2].partition("</script>")[0]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"script-src 'sha256-{digest}'" in content
+    assert text.count(' id="part1-') == 200
+    assert '<a href="#part1-200">case &lt;199&gt;</a>' in text
     assert "case <" not in viewer
     assert "no &lt;patients&gt;</p>" in viewer
 
@@ -118,9 +129,27 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
         assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1200, 700)
         blue = (seen[..., 2] > 0.6) & (seen[..., 0] < 0.55) & (seen[..., 1] > 0.5)
         assert blue.sum() > 50, name  # the lesion's colour
-    # in the viewer's axial plane, the last third, the right of the patient is on the left
-    _, across = np.nonzero(blue[:400, 800:])
-    assert across.mean() < 190
+    # in the axial plane of both images, the right of the patient is on the left
+    rows, across = np.nonzero(blue)
+    panels = rows > rows.max() / 3  # not in the legend
+    for side in (0, 600):
+        inside = panels & (across >= side) & (across < side + 600)
+        assert inside.sum() > 20
+        assert across[inside].mean() - side < 280
+
+    keys = "".join(
+        f"document.dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}'}}));"
+        for key in ("c", "Home", "ArrowRight", "PageUp")
+    )
+    driven = tmp_path / "driven.html"
+    script = f"<script>addEventListener('load', () => setTimeout(() => {{{keys}}}, 500))</script>"
+    driven.write_text(re.sub(r"'sha256-[^']*'", "'unsafe-inline'", viewer) + script)
+    dom = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", driven.as_uri()],
+        check=True, timeout=120, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert '<span id="place">coronal 12 / 32</span>' in dom
 
 
 def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ DOORS = {
         "networks.unet",
         "inference.cpu_network",
     },
-    "nilearn": {"data.phantom.patient", "evaluation.viewer"},
+    "nilearn": {"data.phantom.patient"},
     "pydicom": {
         "data.dicom.codes",
         "data.dicom.series",

@@ -5,6 +5,7 @@ times of the sequence. Contradictions stay undecided: a T1 with a contrast agent
 never taken for each other, nor is another contrast taken for one of ours.
 """
 
+import math
 from dataclasses import dataclass
 
 from mixmfl.core.text import plural
@@ -284,7 +285,13 @@ def _from_times(header: Header) -> Recognised:
     """
     te, tr, ti = header.echo_ms, header.repetition_ms, header.inversion_ms
     kinds = set(header.scanning)
-    why = f"{'+'.join(header.scanning) or 'unknown sequence'}, TE {te:g}, TR {tr:g}, TI {ti:g} ms"
+    times = [
+        f"{word} {ms:g} ms"
+        for word, ms in (("TE", te), ("TR", tr), ("TI", ti))
+        if math.isfinite(ms)
+    ]
+    sequence = "+".join(header.scanning) or "unknown sequence"
+    why = ", ".join([sequence, *(times or ["no times"])])
     inverts, spin, gradient = ti > 0 or "IR" in kinds, "SE" in kinds, "GR" in kinds
     modality = ""
     if "EP" in kinds or kinds & {"RM"}:

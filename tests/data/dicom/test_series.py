@@ -104,7 +104,7 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
     assert "(subtraction (description 'SUB_t1'))" in aside["5"]
     assert "(only 3 slices)" in aside["6"]
     assert "(is OT, not MR)" in aside["7"]
-    assert "not recognised (RM, TE nan" in aside["8"]
+    assert "not recognised (RM, no times)" in aside["8"]
 
 
 def test_two_echoes_of_one_series_are_two_images(tmp_path: Path) -> None:
