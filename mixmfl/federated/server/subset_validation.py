@@ -10,7 +10,7 @@ from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
 from mixmfl.federated.server.reply_records import MeasureReply, check_round, read_reply
-from mixmfl.federated.server.update_checks import check_answer
+from mixmfl.federated.server.update_checks import check_answer, check_labelled
 from mixmfl.federated.state import (
     CASES_PER_SUBSET,
     MEASURE,
@@ -67,12 +67,7 @@ def _check_counts(
         raise AggregationError(
             f"site {site!r} sent Dice that are no counts of its cases: {quoted(dict(found), 200)}"
         )
-    if labelled is not None and (
-        strange := [name for name, counts in found.items() if any(counts) and name not in labelled]
-    ):
-        raise AggregationError(
-            f"site {site!r} sent Dice of {', '.join(strange)}, which it does not label"
-        )
+    check_labelled(site, "Dice of", [n for n, counts in found.items() if any(counts)], labelled)
 
 
 def _check_confidence(
@@ -93,12 +88,8 @@ def _check_confidence(
         raise AggregationError(
             f"site {site!r} sent sums of confidence that are none: {quoted(str(found), 200)}"
         )
-    if labelled is not None and (
-        strange := [name for name, sums in found.items() if sums.masks and name not in labelled]
-    ):
-        raise AggregationError(
-            f"site {site!r} sent confidence in {', '.join(strange)}, which it does not label"
-        )
+    measured = [name for name, sums in found.items() if sums.masks]
+    check_labelled(site, "confidence in", measured, labelled)
 
 
 def merge_measured(sites: Sequence[Measured]) -> Measured:

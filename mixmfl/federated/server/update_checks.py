@@ -236,11 +236,26 @@ def check_sums(
         raise AggregationError(
             f"site {site!r} sent Dice that are no sums over its cases: {quoted(dict(dice), 200)}"
         )
-    if labelled is not None and (
-        strange := [name for name, (_, n) in dice.items() if n and name not in labelled]
-    ):
+    check_labelled(site, "Dice of", [name for name, (_, n) in dice.items() if n], labelled)
+
+
+def check_labelled(
+    site: str, what: str, names: Collection[str], labelled: Collection[str] | None
+) -> None:
+    """Check that a site sent numbers of labels or regions that it registered.
+
+    Args:
+        site: Name of the site.
+        what: What it sent of them, for the message, such as ``"Dice of"``.
+        names: The labels or regions with numbers.
+        labelled: What the site registered; None: all of the plans'.
+
+    Raises:
+        AggregationError: It does not label one of them.
+    """
+    if labelled is not None and (strange := [name for name in names if name not in labelled]):
         raise AggregationError(
-            f"site {site!r} sent Dice of {', '.join(strange)}, which it does not label"
+            f"site {site!r} sent {what} {', '.join(strange)}, which it does not label"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from mixmfl.core.nan import mean
-from mixmfl.evaluation.subset_dice import LOW_DICE
+from mixmfl.evaluation.subset_dice import LOW_DICE, Subset
 from mixmfl.research.benchmark.scores import Row
 
 REVIEWED = 0.25
@@ -55,13 +55,12 @@ def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | No
         rows = [row for row in rows if not math.isnan(row.dice)]
         scored += len(rows)
         known = [(row, row.estimate) for row in rows if row.estimate is not None]
+        alike: dict[tuple[Subset, str], list[float]] = {}
         for row, estimate in known:
             pairs.append((estimate.dice, row.dice))
             covered.append(estimate.low <= row.dice <= estimate.high)
-            alike = [
-                r for r, _ in known if (r.modalities, r.region) == (row.modalities, row.region)
-            ]
-            blind.append(abs(row.dice - mean(each.dice for each in alike)))
+            alike.setdefault((row.modalities, row.region), []).append(row.dice)
+        blind += [abs(dice - mean(group)) for group in alike.values() for dice in group]
         worst = sorted(known, key=lambda pair: pair[1].dice)[: round(REVIEWED * len(known))]
         bad += sum(row.dice < LOW_DICE for row, _ in known)
         found += sum(row.dice < LOW_DICE for row, _ in worst)

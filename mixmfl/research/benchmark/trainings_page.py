@@ -154,13 +154,12 @@ def _subsets(trainings: Trainings) -> str:
 def _quality(trainings: Trainings, trained: Sequence[Sequence[Row]]) -> str:
     rows = []
     for method in trainings.methods:
-        of_method = [[row for row in each if row.method == method] for each in trained]
-        by_seed = [
-            [row for row in each if row.seed == seed]
-            for each in of_method
-            for seed in sorted({row.seed for row in each})
-        ]
-        if (quality := estimate_quality(by_seed)) is None:
+        by_training: dict[tuple[int, int], list[Row]] = {}  # by federation and seed
+        for place, federation in enumerate(trained):
+            for row in federation:
+                if row.method == method:
+                    by_training.setdefault((place, row.seed), []).append(row)
+        if (quality := estimate_quality(by_training.values())) is None:
             continue
         rows.append(
             [
