@@ -215,22 +215,24 @@ class Dicom:
         self.files = {file: file.read_bytes() for file in sorted(self.folder.iterdir())}
         self.good = self._load()
 
-    def _load(self) -> tuple[LoadedCase | None, str]:
+    def _load(self) -> tuple[LoadedCase | None, str, bool]:
+        """Return the case, all that is said of it, and whether there is a warning."""
         found, rows = find_all(self.folder, Modalities())
         told = describe(found) + describe_rows(rows) + mapping_table(rows, self.folder)
         told += "".join(each.reason for each in found.refused)
         if not found.cases:
-            return None, told
+            return None, told, False
         case = found.cases[0]
         loaded = load_case(case)
-        return loaded, told + "".join((*case.warnings, *case.notes, *loaded.warnings))
+        warnings = (*case.warnings, *loaded.warnings)
+        return loaded, told + "".join((*warnings, *case.notes)), bool(warnings)
 
     def attack(self, draw: random.Random) -> str:
         file = draw.choice(list(self.files))
         whole = draw.random() < 0.6
         own = spoil_elements(file, draw) if whole else self._spoil_bytes(file, draw)
         try:
-            return judged(self._load, lambda loaded: self._right(loaded[0], loaded[1], own))
+            return judged(self._load, lambda loaded: self._right(*loaded, own))
         finally:
             for path, content in self.files.items():
                 path.write_bytes(content)
@@ -242,7 +244,7 @@ class Dicom:
         file.write_bytes(made)
         return True  # which of its numbers were changed is not known
 
-    def _right(self, loaded: LoadedCase | None, told: str, own: bool) -> str:
+    def _right(self, loaded: LoadedCase | None, told: str, warned: bool, own: bool) -> str:
         if "\x1b" in told or "\x00" in told:
             raise WrongError("a control character is told")
         good = self.good[0]
@@ -251,11 +253,11 @@ class Dicom:
         finite(loaded)
         image, before = loaded.images["t1"], good.images["t1"]
         if loaded.canonical != good.canonical or image.shape != before.shape:
-            if loaded.warnings or "damaged" in told or "warning" in told or told != self.good[1]:
+            if warned or told != self.good[1]:
                 return HARMLESS
             raise WrongError(f"another grid without a word: {loaded.canonical}")
         slices = {int(z) for z in np.argwhere(image != before)[:, 0]}
-        if len(slices) > 1 or (slices and not own):
+        if (len(slices) > 1 or (slices and not own)) and not warned:
             raise WrongError(f"slices {sorted(slices)} are others without a word")
         return HARMLESS if slices else SAME
 

@@ -328,7 +328,10 @@ def ending_soon(kit: Kit, today: date) -> list[str]:
             f"{file}: there is no list of valid certificates; run mixmfl_provision again with the "
             "same network, which writes it and changes no kit"
         )
-    listed: Mapping[str, Listed] = read_value(_List, read_json(file), str(file), DataError)
+    try:
+        listed: Mapping[str, Listed] = read_value(_List, read_json(file), "list", DataError)
+    except DataError as error:
+        raise _damaged(file, error) from None
     for subject, certificate in listed.items():
         try:
             left = (date.fromisoformat(certificate.until) - today).days
