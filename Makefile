@@ -25,7 +25,7 @@ DEVELOPED := $(VENV)/.developed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install develop demo network-demo benchmark benchmark-patients privacy test slow coverage mutants lowest audit check format docs tables clean
+.PHONY: help install develop demo network-demo benchmark benchmark-patients privacy test slow coverage mutants lowest lock wheelhouse sbom fuzz faults audit check format docs tables clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
@@ -47,6 +47,12 @@ benchmark: install ## compare the methods on the phantom's three settings; an ho
 	$(BIN)/mixmfl_plan_preprocess -i $$folder/federation -o $$folder/work --preset phantom -c 2d && \
 	$(BIN)/mixmfl_benchmark -i $$folder/work -o $$folder/out --methods baselines,mdm+site || exit 1; \
 	done
+
+# Of fuzz.
+COUNT ?= 2000
+SEED ?= 0
+# Of lock: what an image and an offline installation hold.
+EXTRAS ?= network privacy dicom-seg
 
 # Of benchmark-patients; `mixmfl_benchmark_patients --help` has more.
 DATA ?=
@@ -81,6 +87,34 @@ lowest: develop ## the tests with the lowest versions that pyproject.toml allows
 	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct \
 		--torch-backend cpu '.[dev]'
 	.venv-lowest/bin/pytest $(PARALLEL)
+
+lock: develop ## choose new versions for deploy/requirements.lock, with their hashes
+	$(BIN)/uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --quiet --generate-hashes \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt \
+		--no-annotate --no-emit-find-links --emit-index-annotation --custom-compile-command "make lock" \
+		--extra-index-url "$(TORCH_INDEX)" --index-strategy unsafe-best-match -o deploy/requirements.lock
+
+wheelhouse: develop ## all packages of deploy/requirements.lock, by their hashes, to install without a network
+	rm -rf wheelhouse build
+	$(BIN)/python -m build --wheel --outdir wheelhouse .
+	$(BIN)/python -m pip wheel --disable-pip-version-check --require-hashes --no-deps \
+		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -r deploy/requirements.lock -w wheelhouse
+	$(BIN)/python deploy/list_wheels.py wheelhouse > wheelhouse.txt
+	mv wheelhouse.txt wheelhouse/requirements.txt
+
+sbom: develop ## what deploy/requirements.lock installs, as CycloneDX, in sbom.json
+	$(BIN)/cyclonedx-py requirements deploy/requirements.lock --pyproject pyproject.toml \
+		--output-reproducible -o sbom.json
+
+fuzz: develop ## mutations of all that is read: 2,000 of each kind, COUNT=…; an hour on two cores
+	PYTHONPATH=tests/helpers:tests/fuzz $(BIN)/python tests/fuzz/run.py -n $(COUNT) --seed $(SEED)
+
+# Of faults: processes killed per job; where libfaketime.so.1 is, for a clock that jumps.
+KILLS ?= 50
+LIBFAKETIME ?=
+
+faults: develop ## kill -9, a full disk, a clock that jumps: what is lost; hours on two cores
+	$(BIN)/python benchmarks/faults.py --kills $(KILLS) $(if $(LIBFAKETIME),--libfaketime "$(LIBFAKETIME)")
 
 audit: develop ## known weaknesses of the installed packages; asks a service on the internet
 	$(BIN)/pip-audit --skip-editable

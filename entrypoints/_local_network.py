@@ -94,7 +94,9 @@ def open_hospitals(out: Path, sites: Sequence[str], *options: str) -> Iterator[d
         for name in sites:
             arguments = [
                 *("--kit", str(out / "kits" / name), "-i", str(out / "federation" / name)),
-                *("-o", str(out / "hospitals" / name), "--device", "cpu", "-n", "1", *options),
+                *("-o", str(out / "hospitals" / name), "--device", "cpu", "-n", "1"),
+                # they are simulated: nobody's Dice is revealed
+                *("--min-validation-cases", "1", "--min-training-cases", "1", *options),
             ]
             log = out / "logs" / f"{name}.txt"
             print(f"\n$ mixmfl_site {' '.join(arguments)} > {log} &", flush=True)

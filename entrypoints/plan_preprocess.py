@@ -120,10 +120,9 @@ def _over_network(options: argparse.Namespace) -> int:
             f"{', '.join(unusable)}: over a network each hospital reads its own cases, with the "
             "options of mixmfl_site"
         )
-    from mixmfl.core.files import read_json
     from mixmfl.federated.server.orders import PlanningJob
     from mixmfl.federated.state import NETWORK_MINIMUM
-    from mixmfl.planning.plans import Plans, load_preset
+    from mixmfl.planning.plans import Plans, load_preset, read_preprocessed
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
@@ -144,7 +143,7 @@ def _over_network(options: argparse.Namespace) -> int:
     print(f"plans: {options.out / 'plans.json'}")
     _say_missing(Plans.load(options.out / "plans.json").card)
     failed = 0
-    for site, configurations in read_json(options.out / "preprocessed.json").items():
+    for site, configurations in read_preprocessed(options.out / "preprocessed.json").items():
         for name, (done, refused) in configurations.items():
             print(f"site {site}, {name}: {plural(done, 'case')} preprocessed, {refused} refused")
             failed += refused

@@ -97,12 +97,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-local-steps", int, "gradient steps in a round; default: 100000"),
         ("--max-learning-rate", float, "learning rate; default: 10"),
         ("--max-queries", int, "validations answered, over all runs; default: 10000"),
-        ("--min-validation-cases", int, "fewest cases behind a Dice that is sent; default: 1"),
+        ("--min-validation-cases", int, "fewest cases behind a Dice that is sent; default: 5"),
         (
             "--min-training-cases",
             int,
             "fewest training cases of each modality behind weights that "
-            "are sent neither masked nor with noise; default: 1",
+            "are sent neither masked nor with noise; default: 2",
         ),
         ("--max-bytes", int, "bytes sent, over all runs; default: 10^15"),
     ):
@@ -198,6 +198,7 @@ def _work(options: argparse.Namespace) -> int:
     print(f"fingerprint of this hospital's key: {identity.fingerprint}")
     if identity.peers is not None:
         print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
+    print(config.limits.describe_floors())
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))
@@ -219,10 +220,13 @@ def _work(options: argparse.Namespace) -> int:
                         kit = flare.open_kit(options.kit, coordinator=False)
                         if line := flare.ends_soon(kit, today):
                             print(line, flush=True)
+                    if log.tell() > config.exchange_log.stat().st_size:
+                        log.seek(0)  # it was rotated
                     sys.stdout.write(log.read())
                     sys.stdout.flush()
                     if config.approval.ask:
                         _ask_for_jobs(config.jobs)
+                    config.health_file.touch()
                     time.sleep(0.5)
             print(f"the connection ended; see {kit.folder}/log.txt; connecting again", flush=True)
             time.sleep(5)

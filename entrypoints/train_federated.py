@@ -410,6 +410,12 @@ def _announce_end(run: "Run") -> None:
     from mixmfl.federated.server.checkpoint import choose_round
     from mixmfl.inference.default_model import use_model
 
+    if run.best_round is None and run.fold != "all":
+        print(
+            "no validation Dice is known, so the last round is taken for the best: no site has "
+            "validation cases, or they are fewer than the --min-validation-cases of each "
+            "mixmfl_site (5 unless it is set there)"
+        )
     model = run.folder / "model.safetensors"
     print(f"model of round {choose_round(run, 'best')}: {model}")
     use_model(model, _runner.home())

@@ -1,11 +1,27 @@
-"""Text in CSV files: a spreadsheet must not take it for a formula."""
+"""CSV files: a spreadsheet must not take text for a formula, and a table has an end."""
 
 import re
+from pathlib import Path
 
 _BEGINS = r"(?:[\t\r\n]|\s*[=+\-@＝＋－＠])"  # noqa: RUF001  (wide signs are signs in some languages)
 _FORMULA = re.compile(f"'*{_BEGINS}")
 _MARKED = re.compile(f"'+{_BEGINS}")
 _NOTHING = re.compile(r"-|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")  # calculates nothing: a dash, a number
+
+
+MOST_BYTES = 64 * 2**20
+"""The bytes that a table may have; one of a million cases has half of that."""
+
+
+def check_length(file: Path) -> None:
+    """Check, before a table is read, that it is a file that memory can hold.
+
+    Raises:
+        ValueError: It is longer, or no file.
+        OSError: There is nothing of this name.
+    """
+    if (size := file.stat().st_size) > MOST_BYTES or not file.is_file():
+        raise ValueError(f"it has {size} bytes, and a file of at most {MOST_BYTES} is read")
 
 
 def cell(value: object) -> object:

@@ -175,7 +175,9 @@ def find_cases(
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
-        if not fault and not is_printable(name):
+        if not fault and (
+            not is_printable(name) or "\\" in name
+        ):  # which Windows takes for a folder
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             pass  # by the user, or by BIDS

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import replacing
+from mixmfl.core.files import is_file, replacing
+from mixmfl.core.text import quoted
 from mixmfl.data import freesurfer, nifti
 
 Array = npt.NDArray[Any]
@@ -49,7 +50,8 @@ _READERS = {
 }  # fmt: skip
 
 # what names the voxels' file in a header of NRRD and of MetaImage
-_VOXELS_FILE = re.compile(rb"(?im)^(?:data ?file:|ElementDataFile *=)([^\r\n]+)")
+_VOXELS_FILE = re.compile(rb"(?im)^\s*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\r\n]+)")
+_LONGEST_HEADER = 1 << 20  # bytes of a text header
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
 SPACING_TOLERANCE = 1e-3  # relative
@@ -177,9 +179,9 @@ def files_of(path: Path) -> tuple[Path, ...]:
         voxels = nifti.voxels_of(path)
     elif name.endswith(DETACHED):
         with path.open("rb") as file:
-            found = _VOXELS_FILE.search(file.read(1 << 16))
+            found = _VOXELS_FILE.search(file.read(_LONGEST_HEADER))
         voxels = path.parent / found[1].decode("utf-8", "replace").strip() if found else None
-    return (path, voxels) if voxels is not None and voxels.is_file() else (path,)
+    return (path, voxels) if voxels is not None and is_file(voxels) else (path,)
 
 
 def are_copies(paths: Sequence[Path]) -> bool:
@@ -469,6 +471,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         grid = replace(grid, place=header.place)
         _check_size(grid, str(path))
         return header, grid
+    _check_voxels_file(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -495,6 +498,34 @@ def _open(path: Path) -> tuple[Any, Grid]:
     check_directions(grid, str(path))
     _check_size(grid, str(path))
     return reader, grid
+
+
+def _check_voxels_file(path: Path) -> None:
+    """Check that a header of NRRD or MetaImage names no file but one that lies beside it.
+
+    ITK would read any file of the machine that a header names, and wait for ever for a pipe.
+
+    Raises:
+        DataError: It names another place, several files, or something that is no file.
+    """
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    is_nrrd = path.name.lower().endswith(".nrrd")
+    if is_nrrd:
+        start, *ends = re.split(rb"\n\r?\n", start, maxsplit=1)
+    names = [n.decode("utf-8", "replace").strip() for n in _VOXELS_FILE.findall(start)]
+    if not (ends if is_nrrd else names):
+        raise nifti.not_an_image(
+            path, "its header has no end, or does not say where its voxels are"
+        )
+    for name in names:
+        if name == "LOCAL" and path.name.lower().endswith(".mha"):
+            continue
+        if name != Path(name).name or not is_file(path.parent / name):
+            raise DataError(
+                f"{path}: says that its voxels are in {quoted(name)}; needed is one file in the "
+                "same folder. Save the image as one file, such as NIfTI"
+            )
 
 
 def _check_size(grid: Grid, source: str) -> None:

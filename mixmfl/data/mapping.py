@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.spreadsheet import cell, from_cell
-from mixmfl.core.text import is_printable
+from mixmfl.core.spreadsheet import cell, check_length, from_cell
+from mixmfl.core.text import is_printable, quoted
 from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.cases import Given
 from mixmfl.data.dicom.cases import Row
@@ -18,6 +18,9 @@ COLUMNS = (
     "case", "modality", "why", "series_number", "description", "protocol", "slices", "folder",
     "series_uid", "file",
 )  # fmt: skip
+
+_LONGEST_CASE = 200
+"""Characters of a case's name, so that names of its files fit on a disk."""
 
 
 def mapping_table(rows: Iterable[Row], folder: Path, records: Iterable[FileRecord] = ()) -> str:
@@ -57,6 +60,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             as a file's, or a series or file is named twice.
     """
     try:
+        check_length(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             start = file.read(4096)
             file.seek(0)
@@ -64,7 +68,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
             rows = [(reader.line_num, row) for row in reader]
             columns = set(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
     if not {"case", "modality"} <= columns or not columns & {"series_uid", "file"} or not rows:
         raise DataError(
@@ -82,22 +86,30 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             continue
         if bool(uid) == bool(name):
             raise DataError(
-                f"{place}: series_uid {uid!r} and file {name!r} were found; needed is one of them"
+                f"{place}: series_uid {quoted(uid)} and file {quoted(name)} were found; needed is "
+                "one of them"
             )
         modality = _modality(modality_text, modalities, may_be_label=bool(name))
         if modality is None:
             raise DataError(
-                f"{place}: {modality_text!r} is no known modality (column modality); known are "
-                f"{', '.join(modalities.names)}, and - sets a series or file aside"
+                f"{place}: {quoted(modality_text)} is no known modality (column modality); known "
+                f"are {', '.join(modalities.names)}, and - sets a series or file aside"
             )
-        if case.startswith(".") or set(case) & set("/\\") or not is_printable(case):
+        if (
+            case.startswith(".")
+            or set(case) & set("/\\")
+            or not (is_printable(case) and len(case) <= _LONGEST_CASE)
+        ):
             raise DataError(
-                f"{place}: a file cannot be named after case {case!r} (column case); it may not "
-                "begin with a dot nor hold a slash, a backslash or a control character"
+                f"{place}: a file cannot be named after case {quoted(case)} (column case); it may "
+                "not begin with a dot nor hold a slash, a backslash or a control character, nor "
+                f"have more than {_LONGEST_CASE} characters"
             )
         column, key = ("series_uid", uid) if uid else ("file", _path(name))
         if key in mapping:
-            raise DataError(f"{place}: {column} {key!r} is given before, in {mapping[key].place}")
+            raise DataError(
+                f"{place}: {column} {quoted(key)} is given before, in {mapping[key].place}"
+            )
         mapping[key] = Given(case, modality, place, is_file=bool(name))
     return mapping
 

@@ -19,6 +19,9 @@ import numpy as np
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import replacing, write_json
+from mixmfl.core.json_fields import is_word
+from mixmfl.core.spreadsheet import check_length
+from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import Case, Found
 from mixmfl.data.image import DETACHED, FILE_ENDINGS
 from mixmfl.data.labels import Labels
@@ -286,27 +289,34 @@ def read_partition(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise DataError(f"{file}: there is no such file; a partition as FeTS ships it is needed")
     try:
+        check_length(file)
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
-            columns = reader.fieldnames or ()
+            columns, empty = reader.fieldnames or (), "of an empty file"
             if not set(COLUMNS) <= set(columns):
                 raise DataError(
-                    f"{file}: has the columns {', '.join(columns) or 'of an empty file'}; needed "
+                    f"{file}: has the columns {one_line(', '.join(columns) or empty, 200)}; "
+                    "needed "
                     f"are {' and '.join(COLUMNS)}, with a row per case"
                 )
             rows = [
                 (reader.line_num, (row[COLUMNS[0]] or "").strip(), (row[COLUMNS[1]] or "").strip())
                 for row in reader
             ]
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+    except (OSError, ValueError, csv.Error) as reason:
         raise DataError(f"{file}: cannot be read as CSV ({reason})") from None
     site_of: dict[str, str] = {}
     names = site_names(identifier for _, identifier, _ in rows)
     for (line, identifier, subject), site in zip(rows, names, strict=True):
-        if not subject or not _SITE_NAME.fullmatch(identifier) or identifier.endswith(_TESTS):
+        if (
+            not is_word(subject, 255)
+            or not _SITE_NAME.fullmatch(identifier)
+            or identifier.endswith(_TESTS)
+        ):
             raise DataError(
-                f"{file}, line {line}: {COLUMNS[0]} is {identifier!r}, {COLUMNS[1]} {subject!r}; "
-                f"needed are both, the first of letters, digits and _.- and not ending in {_TESTS}"
+                f"{file}, line {line}: {COLUMNS[0]} is {quoted(identifier)}, {COLUMNS[1]} "
+                f"{quoted(subject)}; needed are both in one line, the first of letters, "
+                f"digits and _.- and not ending in {_TESTS}"
             )
         if site_of.setdefault(subject, site) != site:
             raise DataError(

@@ -59,6 +59,7 @@ _PIECES = frozenset(
     for phrase in MEANINGS[meaning]
     if " " not in (word := phrase) and len(word) > 1
 )
+_LONGEST_GLUED = 40  # letters of a glued word; it is tried at every letter
 _LEAST_FIRST = 4  # letters of a technique that may begin a glued word: "tirmdarkfluid", not "set2"
 _AGENT = (
     r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte|cm)"
@@ -211,7 +212,7 @@ def _stem(word: str) -> str:
 @cache
 def _pieces(word: str) -> tuple[str, ...]:
     """Return the pieces of a glued word, such as ``axt2flair``; else the word itself."""
-    if (word,) in _TABLE:
+    if (word,) in _TABLE or len(word) > _LONGEST_GLUED:
         return (word,)
 
     def split(rest: str, first: bool) -> tuple[str, ...] | None:

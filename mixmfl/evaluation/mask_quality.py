@@ -103,9 +103,9 @@ class DiceEstimate:
         high: Its upper end.
     """
 
-    dice: float
-    low: float
-    high: float
+    dice: Annotated[float, within(0, 1)]
+    low: Annotated[float, within(0, 1)]
+    high: Annotated[float, within(0, 1)]
 
 
 def in_words(estimates: Mapping[str, DiceEstimate]) -> str:

@@ -83,9 +83,9 @@ class LabelDice:
         cases: How many cases were measured from these very modalities.
     """
 
-    median: float
-    low: float
-    cases: int
+    median: Annotated[float, within(0, 1)]
+    low: Annotated[float, within(0, 1)]
+    cases: Annotated[int, within(0, MOST_CASES)]
 
 
 @dataclass(frozen=True)

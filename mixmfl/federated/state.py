@@ -273,5 +273,8 @@ def learning_rate_of(round_number: int, settings: RunSettings) -> float:
     return settings.learning_rate * (1 - round_number / settings.rounds) ** 0.9
 
 
+ALIVE = "alive"
+"""An empty file at a site and at the coordinator, touched every second while they run."""
+
 NETWORK = "network"
 """Name of the folder, in a run or in WORK, for the files of a run over a network."""

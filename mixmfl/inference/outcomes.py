@@ -14,12 +14,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, replacing, sha256, write_json
+from mixmfl.core.json_fields import Range, named
+from mixmfl.core.records import read_record
 from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import one_line, printable
+from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
+from mixmfl.data.modalities import MOST_MODALITIES
 from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.inference.origin import Origin
@@ -27,6 +32,14 @@ from mixmfl.inference.origin import Origin
 FORMAT = "mixmfl cases 3"
 
 Status = Literal["done", "kept", "failed"]
+
+MOST_CASES = 10**6
+"""Cases that a folder of masks may tell of."""
+
+_Name = Annotated[str, text(LONGEST_NAME)]
+_Names = Annotated[tuple[_Name, ...], entries(0, MOST_MODALITIES)]
+_Texts = Annotated[tuple[str, ...], entries(0, 10_000)]
+_Positive = Annotated[float, within(0, 1e12)]
 
 
 @dataclass(frozen=True)
@@ -56,26 +69,34 @@ class Outcome:
         files: Files that were written for the case, relative to MASKS.
     """
 
-    name: str
+    name: Annotated[str, text(255)]
     status: Status
     reason: str = ""
-    used: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    used: _Names = ()
+    missing: _Names = ()
     reference: str = ""
-    expected: Mapping[str, LabelDice] = field(default_factory=dict)
+    expected: Annotated[Mapping[_Name, LabelDice], entries(0, MOST_LABELS)] = field(
+        default_factory=dict
+    )
     expected_from: str = ""
-    estimated: Mapping[str, DiceEstimate] = field(default_factory=dict)
-    volumes_ml: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    estimated: Annotated[Mapping[_Name, DiceEstimate], entries(0, MOST_LABELS)] = field(
+        default_factory=dict
+    )
+    volumes_ml: Annotated[Mapping[_Name, _Positive], entries(0, MOST_LABELS)] = field(
+        default_factory=dict
+    )
+    notes: _Texts = ()
+    warnings: _Texts = ()
     patient: str = ""
-    seconds: float = 0.0
-    peak_memory_mb: float = 0.0
-    models: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    seconds: _Positive = 0.0
+    peak_memory_mb: _Positive = 0.0
+    models: _Names = ()
+    settings: Any = field(default_factory=dict)
+    inputs: Annotated[Mapping[_Name, str], entries(0, MOST_MODALITIES)] = field(
+        default_factory=dict
+    )
     mask_sha256: str = ""
-    files: tuple[str, ...] = ()
+    files: _Texts = ()
 
 
 class Records:
@@ -189,26 +210,16 @@ def _read(path: Path) -> dict[str, Outcome]:
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: has format {content.get('format')!r}; {FORMAT!r} is needed")
-    try:
-        return {
-            name: Outcome(
-                name,
-                **{
-                    **record,
-                    **{
-                        key: tuple(record[key])
-                        for key in ("used", "missing", "notes", "warnings", "models", "files")
-                    },
-                    "expected": {n: LabelDice(**each) for n, each in record["expected"].items()},
-                    "estimated": {
-                        n: DiceEstimate(**each) for n, each in record["estimated"].items()
-                    },
-                },
-            )
-            for name, record in content["cases"].items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: is damaged ({error})") from None
+    cases = named(content.get("cases"), Range(0, MOST_CASES), f"{path}: cases", DataError)
+    return {
+        name: read_record(
+            Outcome,
+            {**named(record, Range(0, 100), f"{path}: {one_line(name)}", DataError), "name": name},
+            f"{path}: {one_line(name)}",
+            DataError,
+        )
+        for name, record in cases.items()
+    }
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:

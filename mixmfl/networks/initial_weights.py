@@ -230,7 +230,7 @@ class _Reader:
         tailored, shared = mine
         slots = (own.shape[1] - shared) // tailored if tailored else 0
         if slots <= 1 and found.shape == own.shape:  # gated, or of one stream: nothing is by slot
-            return found, "same level", ""
+            return self._fitting(found, own, name, "same level")
         begin = [found[:, :shared]]
         for modality in self.modalities:
             origin = origin_of(modality, source.trained)
@@ -253,6 +253,14 @@ class _Reader:
             return self._fitting(found, own, name, "decoder")
         if found.ndim != own.ndim or found.shape[1:] != own.shape[1:]:
             return self._fitting(found, own, name, "")
+        if len(found) != len(self.source.heads):
+            return (
+                None,
+                "",
+                f"{name} has {len(found)} heads, and its labels {len(self.source.heads)}",
+            )
+        if not found.isfinite().all():
+            return None, "", f"{name} holds NaN or infinity"
         joined, new = own.clone(), []
         for row, head in enumerate(self.heads):
             if head in self.source.heads:

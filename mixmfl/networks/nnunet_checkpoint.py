@@ -5,6 +5,7 @@ but those of tensors and of what is listed here. numpy's numbers, which nnU-Net 
 become empty objects: nothing of numpy is called either.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import MixmflError, ModelError
-from mixmfl.core.text import one_line
+from mixmfl.core.json_fields import real
+from mixmfl.core.strict_json import parse_json
+from mixmfl.core.text import one_line, shorten
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.networks.initial_weights import Source, head_names
+from mixmfl.planning.bounds import SPACING
 
 
 class _Ignored:
@@ -54,22 +58,25 @@ def read_checkpoint(path: Path, modalities: Modalities) -> Source:
     content = _load(path)
     try:
         tensors = _parameters(content["network_weights"])
-        described, plans = content["init_args"]["dataset_json"], content["init_args"]["plans"]
-        configuration = content["init_args"]["configuration"]
+        # as JSON, which nnU-Net wrote it from: a pickle may hold itself
+        start = content["init_args"]
+        described, plans = (_as_json(start[name]) for name in ("dataset_json", "plans"))
         names = described.get("channel_names", described.get("modality"))
         channels = [str(names[str(number)]) for number in range(len(names))]
         labels = Labels.from_dataset_json(described, f"{path}: dataset_json")
-        spacing = _spacing(plans["configurations"], configuration)
-    except (KeyError, TypeError, ValueError, AttributeError, MixmflError) as error:
+        spacing = _spacing(plans["configurations"], start["configuration"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, MixmflError) as error:
         raise ModelError(
-            f"{path}: is no checkpoint of nnU-Net v2's trainer ({type(error).__name__}: {error}); "
-            "needed are its network_weights, and dataset_json and plans in its init_args"
+            f"{path}: is no checkpoint of nnU-Net v2's trainer ({type(error).__name__}: "
+            f"{one_line(error, 300)}); needed are its network_weights, and dataset_json and plans "
+            "in its init_args"
         ) from None
     found = [modalities.find(channel) or "" for channel in channels]
     once = tuple(name if found.count(name) == 1 else "" for name in found)
     if not any(once):
+        shown = shorten([one_line(channel) for channel in channels], 20)
         raise ModelError(
-            f"{path}: its channels are {', '.join(channels)}, of which none is a known modality "
+            f"{path}: its channels are {shown}, of which none is a known modality "
             f"({', '.join(modalities.names)}); name them by --alias, as in --alias t1=channel0"
         )
     return Source(
@@ -118,6 +125,15 @@ def _numbers_alone() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
+def _as_json(content: object) -> Any:
+    """Return what is left of an object as JSON, within the limits of JSON that is read.
+
+    Raises:
+        TypeError: Something in it is no JSON; ``ValueError`` or ``RecursionError``: too much is.
+    """
+    return parse_json(json.dumps(content))
+
+
 def _parameters(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return each parameter once, under the name that ours have.
 
@@ -126,8 +142,15 @@ def _parameters(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     parameters = {}
     for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        if not isinstance(name, str) or type(tensor) is not Tensor:
             raise ValueError(f"network_weights hold {type(tensor).__name__}")
+        if (
+            tensor.layout != torch.strided
+            or tensor.device.type != "cpu"
+            or not (tensor.is_floating_point() or tensor.dtype == torch.int64)  # counts of batches
+            or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        ):
+            raise ValueError(f"{one_line(name)} is no tensor of numbers that the file holds")
         name = name.removeprefix("module.")  # as a network on several GPUs writes it
         # a block registers its layers twice, and the decoder its encoder
         if ".all_modules." not in name and not name.startswith("decoder.encoder."):
@@ -138,7 +161,9 @@ def _parameters(weights: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _spacing(configurations: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    planned = configurations[name]
-    while "spacing" not in planned:  # written once, where one configuration builds on another
-        planned = configurations[planned["inherits_from"]]
-    return tuple(float(number) for number in planned["spacing"])
+    for _ in configurations:  # written once, where one configuration builds on another
+        planned = configurations[name]
+        if "spacing" in planned:
+            return tuple(real(mm, SPACING, "spacing") for mm in planned["spacing"])
+        name = planned["inherits_from"]
+    raise ValueError(f"the configuration {one_line(name)} builds on itself")

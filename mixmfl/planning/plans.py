@@ -9,11 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from mixmfl.core.declarations import entries, one_of
+from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole
-from mixmfl.core.records import read_record
+from mixmfl.core.records import read_record, read_value
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning import heads as kinds
@@ -223,6 +223,27 @@ def load_preset(name: str) -> Preset:
     return read_record(Preset, content, name)
 
 
+_Cases = Annotated[int, within(0, 10**6)]
+_Preprocessed = Annotated[
+    Mapping[
+        Annotated[str, text(MOST_NAME)],
+        Annotated[
+            Mapping[Annotated[str, one_of(CONFIGURATIONS)], tuple[_Cases, _Cases]], entries(0, 2)
+        ],
+    ],
+    entries(0, 10_000),
+]
+
+
+def read_preprocessed(file: Path) -> Mapping[str, Mapping[str, tuple[int, int]]]:
+    """Read how many cases a network's sites preprocessed and refused, by configuration.
+
+    Raises:
+        PlansError: The file is missing or damaged.
+    """
+    return read_value(_Preprocessed, read_json(file, PlansError), str(file))
+
+
 def usual_configuration(work: Path, plans: Plans) -> str:
     """Return the configuration that is trained where none is named.
 
@@ -233,7 +254,7 @@ def usual_configuration(work: Path, plans: Plans) -> str:
         plans: Plans of these sites.
     """
     record = work / "preprocessed.json"
-    reported = read_json(record).values() if record.is_file() else ()
+    reported = read_preprocessed(record).values() if record.is_file() else ()
     preprocessed = [
         name
         for name in plans.configurations

@@ -4,19 +4,54 @@ A case is ``<case>.images.b2nd``, ``<case>.labels.b2nd`` and ``<case>.json``. Th
 last; a case without it was left half done and does not exist for readers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import blosc2
 import numpy as np
+from blosc2 import blosc2_ext
 
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, replacing, write_json
+from mixmfl.core.json_fields import MOST_NAME, shown
+from mixmfl.core.records import read_record
+from mixmfl.data.image import MOST_VOXELS
+from mixmfl.data.labels import MOST_LABELS
+from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
+from mixmfl.planning.bounds import SPACING
 from mixmfl.planning.nnunet_preprocessing import storage_blocks
 
 FORMAT = 2
+
+_Name = Annotated[str, text(MOST_NAME)]
+_Digest = Annotated[str, text(200)]
+_ClassKey = Annotated[str, text(10_000, r"-?\d{1,9}(,-?\d{1,9})*", "whole numbers with commas")]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The JSON of a case; ``PreprocessedCase`` says what is in it."""
+
+    format: Literal[2]
+    modalities: Annotated[tuple[ModalityName, ...], entries(1, MOST_MODALITIES, distinct=True)]
+    shape: Annotated[tuple[Annotated[int, within(1, MOST_VOXELS)], ...], entries(3, 3)]
+    spacing: Annotated[
+        tuple[Annotated[float, within(0, SPACING.greatest, above=True)], ...], entries(3, 3)
+    ]
+    origin: _Digest
+    planned: _Digest
+    class_locations: Annotated[
+        Mapping[
+            _ClassKey,
+            Annotated[Sequence[Annotated[int, within(0, MOST_VOXELS)]], entries(0, MOST_VOXELS)],
+        ],
+        entries(0, MOST_LABELS),
+    ]
+    labelled: Annotated[tuple[_Name, ...], entries(0, MOST_LABELS)] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,10 +155,10 @@ def save_case(
 def is_stored(folder: Path, name: str, origin: str) -> bool:
     """Say whether a whole and readable case made from ``origin`` is there."""
     try:
-        return read_json(folder / f"{name}.json")["origin"] == origin and bool(
+        return read_json(folder / f"{name}.json").get("origin") == origin and bool(
             open_case(folder, name).name
         )
-    except (DataError, KeyError):
+    except DataError:
         return False
 
 
@@ -138,39 +173,67 @@ def open_case(folder: Path, name: str) -> PreprocessedCase:
     Raises:
         DataError: A file is missing or damaged, or was written in another format.
     """
-    record = read_json(folder / f"{name}.json")
-    if record.get("format") != FORMAT:
+    file = folder / f"{name}.json"
+    content = read_json(file)
+    if content.get("format") != FORMAT:
         raise DataError(
-            f"{folder / name}.json: format {record.get('format')!r} was found, {FORMAT} is needed; "
+            f"{file}: format {shown(content.get('format'))} was found, {FORMAT} is needed; "
             "run mixmfl_plan_preprocess again"
         )
-    shape = tuple(record["shape"])
-    labelled = record.get("labelled")
-    try:
-        images, labels = (
-            blosc2.open(str(folder / f"{name}.{kind}.b2nd"), mode="r")
-            for kind in ("images", "labels")
+    record = read_record(_Record, content, str(file), DataError)
+    images, labels = (_open_array(folder / f"{name}.{kind}.b2nd") for kind in ("images", "labels"))
+    if (
+        images.shape != (len(record.modalities), *record.shape)
+        or labels.shape != (1, *record.shape)
+        or images.dtype != np.float32
+        or labels.dtype.kind not in "iu"
+    ):
+        raise DataError(
+            f"{folder / name}: arrays {images.shape} {images.dtype} and {labels.shape} "
+            f"{labels.dtype} do not fit the record ({len(record.modalities)} modalities, "
+            f"{record.shape}); run mixmfl_plan_preprocess again"
         )
-    except (OSError, RuntimeError, FileNotFoundError) as error:
+    voxels = math.prod(record.shape)
+    if strange := [
+        k for k, flat in record.class_locations.items() if max(flat, default=0) >= voxels
+    ]:
         raise DataError(
-            f"{folder / name}: cannot be read ({error}); run mixmfl_plan_preprocess again"
-        ) from None
-    if images.shape != (len(record["modalities"]), *shape) or labels.shape != (1, *shape):
-        raise DataError(
-            f"{folder / name}: arrays {images.shape} and {labels.shape} do not fit the record "
-            f"({len(record['modalities'])} modalities, {shape}); run mixmfl_plan_preprocess again"
+            f"{file}: class_locations: {strange[0]}: lies beyond the {voxels} voxels of the case; "
+            "run mixmfl_plan_preprocess again"
         )
     return PreprocessedCase(
         folder,
         name,
-        tuple(record["modalities"]),
-        record["planned"],
-        tuple(record["spacing"]),
+        record.modalities,
+        record.planned,
+        record.spacing,
         images,
         labels,
-        {_class_key(key): _voxels(flat, shape) for key, flat in record["class_locations"].items()},
-        None if labelled is None else tuple(labelled),
+        {_class_key(k): _voxels(flat, record.shape) for k, flat in record.class_locations.items()},
+        record.labelled,
     )
+
+
+def _open_array(file: Path) -> Any:
+    """Open an array; its numbers stay on disk.
+
+    Not by ``blosc2.open``: up to blosc2 4.14.0 that runs the Python code of a lazy array, which a
+    file may hold instead of numbers.
+
+    Raises:
+        DataError: The file is missing, damaged, or holds something else than numbers.
+    """
+    try:
+        array = blosc2_ext.open(str(file), "r", 0)
+        if not isinstance(array, blosc2.NDArray):
+            raise ValueError(f"holds {type(array).__name__}, and no array")
+        if strange := sorted({*array.schunk.meta} - {"b2nd"}) or len(array.schunk.vlmeta):
+            raise ValueError(f"holds more than numbers: {shown(strange)}")
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{file}: cannot be read ({error}); run mixmfl_plan_preprocess again"
+        ) from None
+    return array
 
 
 def _class_key(text: str) -> int | tuple[int, ...]:

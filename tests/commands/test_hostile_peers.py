@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile import TEXTS, spoilt
+from hostile import BINS, TEXTS, fingerprint, spoilt
+from hostile import use_fingerprint as use
 from mixmfl.entrypoints import _runner
 from small import LABELS_JSON, write_case
 from small_federation import PLANS, SiteStore
@@ -55,20 +56,15 @@ from mixmfl.federated.server.update_checks import check_registration, check_repl
 from mixmfl.federated.state import Minimum, Site, first_state, register
 from mixmfl.inference.outcomes import Outcome, Records
 from mixmfl.planning.fingerprint import (
-    INTENSITY_EDGES,
     MOST_CASES,
-    MOST_ROWS,
     Fingerprint,
     grids,
-    intensity_properties,
     median_kept_share,
-    merge_fingerprints,
 )
 from mixmfl.planning.preprocess import find_sites
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 
 SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=3)
-BINS = len(INTENSITY_EDGES) - 1
 
 
 @contextmanager
@@ -97,25 +93,6 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
     assert len(reason) < 2000
     assert "\x1b" not in reason
     return bool(reason)
-
-
-def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
-    counted = modality_cases or {"t1": cases, "t2": 1}
-    return {
-        "format": 4,
-        "cases": cases,
-        "modality_cases": counted,
-        "label_cases": {"0": cases, "4": 1},
-        "label_voxels": {"0": 1000 * cases, "4": 50},
-        "axes": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
-        "stacked": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
-        "slices": {"none": cases},
-        "kept_share": {"0.55": cases},
-        "heads": {"stripped": cases},
-        "subjects": {"patients": cases},
-        "anatomy": {"brain": cases},
-        "intensities": {name: [0] * (BINS - 1) + [50] for name in counted},
-    }
 
 
 # --- JSON
@@ -214,18 +191,6 @@ def test_spoilt_orders_are_taken_or_refused(tmp_path: Path) -> None:
 
 
 # --- fingerprints
-
-
-def use(content: Any) -> None:
-    """Do with a fingerprint what planning does."""
-    mine = Fingerprint.from_json(content, "site north")
-    other = Fingerprint.from_json(fingerprint(), "site south")
-    merged = merge_fingerprints([mine, other])
-    spacings, sizes = grids(merged)
-    assert spacings.shape == sizes.shape == (min(merged.cases, MOST_ROWS), 3)
-    assert 0 <= median_kept_share(merged) <= 1
-    for name in merged.modality_cases:
-        assert np.isfinite(list(intensity_properties(merged.intensities[name]).values())).all()
 
 
 def test_a_spoilt_fingerprint_costs_no_time_and_is_refused_by_its_field() -> None:

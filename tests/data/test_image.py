@@ -1,5 +1,6 @@
 import gzip
 import itertools
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -344,3 +345,26 @@ def test_warnings_of_itk_stay_quiet(tmp_path: Path, capfd: pytest.CaptureFixture
     np.testing.assert_array_equal(image.read_image(path)[0], VOLUME)
     assert capfd.readouterr().err == ""
     assert sitk.ProcessObject.GetGlobalWarningDisplay()
+
+
+@pytest.mark.parametrize(
+    "name", ["../voxels.raw", "{elsewhere}", "pipe", "LIST", "v%03d.raw 1 2 1"]
+)
+@pytest.mark.parametrize("ending", [".nhdr", ".nrrd", ".mhd", ".mha"])
+def test_voxels_lie_beside_their_header_and_nowhere_else(
+    tmp_path: Path, name: str, ending: str
+) -> None:
+    (tmp_path / "voxels.raw").write_bytes(bytes(8))
+    folder = tmp_path / "case"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    name = name.format(elsewhere=tmp_path / "voxels.raw")
+    if "r" in ending:
+        text = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
+        text += f"space directions: (1,0,0) (0,1,0) (0,0,1)\ndata file: {name}\n\n"
+    else:
+        text = "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
+        text += f"ElementDataFile = {name}\n"
+    (folder / f"t1{ending}").write_text(text)
+    with pytest.raises(DataError, match="needed is one file in the same folder"):
+        image.read_image(folder / f"t1{ending}")

@@ -126,3 +126,8 @@ def test_no_phrase_of_the_vocabulary_has_two_meanings() -> None:
     phrases = [phrase for phrases in MEANINGS.values() for phrase in phrases]
     assert len(phrases) > 300
     assert sorted(phrases) == sorted(set(phrases))
+
+
+def test_a_glued_word_without_end_is_no_word() -> None:
+    for text in ("t1" * 5000, "flair" * 5000, "t1ce" * 60 + "x"):
+        read_words(text)

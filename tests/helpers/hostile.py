@@ -4,6 +4,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from mixmfl.planning.fingerprint import (
+    INTENSITY_EDGES,
+    MOST_ROWS,
+    Fingerprint,
+    grids,
+    intensity_properties,
+    median_kept_share,
+    merge_fingerprints,
+)
+
 NESTED: Any = 0
 for _ in range(20):
     NESTED = [NESTED]
@@ -21,6 +33,8 @@ TEXTS = (
     "[" + "1," * 10_000_000 + "1]",
 )  # fmt: skip
 """Texts in place of a value of JSON, each of which must be refused as a whole."""
+
+BINS = len(INTENSITY_EDGES) - 1
 
 Path = tuple[str | int, ...]
 
@@ -63,3 +77,35 @@ def spoilt(content: Any) -> Iterator[tuple[Path, Any]]:
             yield at, replaced(content, at, {**inner, **{f"m{n}": 1 for n in range(2001)}})
             for name in inner:
                 yield at, replaced(content, at, {n: v for n, v in inner.items() if n != name})
+
+
+def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
+    """Return a good fingerprint as JSON."""
+    counted = modality_cases or {"t1": cases, "t2": 1}
+    return {
+        "format": 4,
+        "cases": cases,
+        "modality_cases": counted,
+        "label_cases": {"0": cases, "4": 1},
+        "label_voxels": {"0": 1000 * cases, "4": 50},
+        "axes": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
+        "stacked": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
+        "slices": {"none": cases},
+        "kept_share": {"0.55": cases},
+        "heads": {"stripped": cases},
+        "subjects": {"patients": cases},
+        "anatomy": {"brain": cases},
+        "intensities": {name: [0] * (BINS - 1) + [50] for name in counted},
+    }
+
+
+def use_fingerprint(content: Any) -> None:
+    """Do with a fingerprint what planning does."""
+    mine = Fingerprint.from_json(content, "site north")
+    other = Fingerprint.from_json(fingerprint(), "site south")
+    merged = merge_fingerprints([mine, other])
+    spacings, sizes = grids(merged)
+    assert spacings.shape == sizes.shape == (min(merged.cases, MOST_ROWS), 3)
+    assert 0 <= median_kept_share(merged) <= 1
+    for name in merged.modality_cases:
+        assert np.isfinite(list(intensity_properties(merged.intensities[name]).values())).all()

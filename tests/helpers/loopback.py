@@ -171,6 +171,7 @@ class Loopback:
             "mixmfl_site",
             *("--kit", kit or self.folder / "kits" / name, "-i", self.folder / "data" / name),
             *("-o", self.folder / name, "--device", "cpu", "-n", 1),
+            *("--min-validation-cases", 1, "--min-training-cases", 1),  # they have few
         )
 
     def lay_cable(self, name: str) -> Cable:

@@ -12,8 +12,8 @@ from mixmfl.inference.default_model import registered_model, use_model
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": 5}, r"model\.json: model: is 5; it must be printable text"),
-        ({"sha256": "x"}, r"model\.json: sha256: .*a digest"),
+        ({"model": 5}, r"model\.json: model: is 5"),
+        ({"sha256": 5}, r"model\.json: sha256: is 5"),
         ({"other": 1}, "other"),
     ],
 )

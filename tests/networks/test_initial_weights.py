@@ -304,3 +304,36 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
         read_checkpoint(file, Modalities())
     with pytest.raises(ModelError, match="there is no such file"):
         read_checkpoint(tmp_path / "none.pth", Modalities())
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    _, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans_of(form="stacked"))
+    good = torch.load(file, weights_only=False)
+    endless: dict[str, Any] = {"labels": {"background": 0}}
+    endless["labels"] = endless
+    weight = good["network_weights"]["encoder.stages.0.0.convs.0.conv.weight"]
+    huge = torch.zeros(1).expand(10**6, 10**6)  # which the file does not hold
+    for part, name, value, why in (
+        ("init_args", "dataset_json", endless, "no checkpoint .*ircular"),
+        ("init_args", "plans", {"configurations": {"2d": {"inherits_from": "2d"}}}, "on itself"),
+        ("init_args", "plans", {"configurations": {"2d": {"spacing": [1e9]}}}, "spacing: is 10000"),
+        ("network_weights", "encoder.stages.0.0.convs.0.conv.weight", huge, "is no tensor of"),
+        ("network_weights", "encoder.stages.0.0.convs.0.conv.weight", weight.to_sparse(), "is no"),
+    ):
+        torch.save({**good, part: {**good[part], name: value}}, file)
+        with pytest.raises(ModelError, match=why):
+            read_checkpoint(file, Modalities())
+
+
+def test_heads_that_are_no_numbers_or_not_as_many_as_labels_are_left(tmp_path: Path) -> None:
+    plans = plans_of(form="stacked")
+    _, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans)
+    good = read_checkpoint(file, Modalities())
+    name = "decoder.seg_layers.1.weight"
+    for tensor, why in (
+        (torch.full_like(good.weights[name], float("nan")), "holds NaN or infinity"),
+        (good.weights[name][:0], "has 0 heads, and its labels 3"),
+    ):
+        weights = {**good.weights, name: tensor}
+        _, parts = started(plans, dataclasses.replace(good, weights=weights))
+        assert why in parts["heads"].left

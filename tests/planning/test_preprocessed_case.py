@@ -1,5 +1,8 @@
+import json
 from pathlib import Path
+from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 from small import small_case, small_plans
@@ -68,11 +71,59 @@ def test_a_missing_or_damaged_array_is_reported_and_made_again(tmp_path: Path, s
     file = tmp_path / suffix
     file.write_bytes(file.read_bytes()[:40])
     assert not is_stored(tmp_path, "p01", "made from this")
-    with pytest.raises(DataError, match=r"p01: cannot be read.*run mixmfl_plan_preprocess again"):
+    with pytest.raises(DataError, match=r"b2nd: cannot be read.*run mixmfl_plan_preprocess again"):
         open_case(tmp_path, "p01")
     file.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         open_case(tmp_path, "p01")
+
+
+def fill(inputs: Any, output: Any, offset: Any) -> None:
+    output[:] = 1
+
+
+def test_code_in_place_of_numbers_is_refused_and_not_run(tmp_path: Path) -> None:
+    store(tmp_path)
+    ran, file = tmp_path / "ran", tmp_path / "p01.labels.b2nd"
+    shape = open_case(tmp_path, "p01").labels.shape
+    file.unlink()
+    inputs = blosc2.zeros(shape, dtype=np.int16, urlpath=str(tmp_path / "in.b2nd"), mode="w")
+    blosc2.lazyudf(fill, (inputs,), np.int16, shape=shape).save(urlpath=str(file))
+    written = blosc2.blosc2_ext.open(str(file), "a", 0)
+    lazy = written.schunk.vlmeta["_LazyArray"]
+    # what a reader that only takes __import__ away would still run
+    lazy["UDF"] = (
+        "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == '_wrap_close'][0]"
+        f".__init__.__globals__['system']('touch {ran}')\n" + lazy["UDF"]
+    )
+    written.schunk.vlmeta["_LazyArray"] = lazy
+    del written
+    with pytest.raises(DataError, match=r"labels\.b2nd: cannot be read \(holds more than numbers"):
+        open_case(tmp_path, "p01")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("shape", [1, 2], "shape: has 2 entries"),
+        ("shape", [10**9 * 3, 1, 1], "shape: is 3000000000"),
+        ("class_locations", {"1": [10**6]}, "class_locations: 1: lies beyond the 2160 voxels"),
+        ("class_locations", {"__class__": [1]}, "it must be whole numbers with commas"),
+        ("modalities", ["../t1", "t2"], "it must be a modality's name"),
+        ("spacing", [1, 0, 1], "spacing: is 0"),
+        ("also", 1, "unknown fields"),
+    ],
+)
+def test_a_record_that_nobody_of_ours_wrote_is_refused(
+    tmp_path: Path, field: str, value: object, why: str
+) -> None:
+    store(tmp_path)
+    file = tmp_path / "p01.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(DataError, match=rf"p01\.json: .*{why}"):
+        open_case(tmp_path, "p01")
+    assert not is_stored(tmp_path, "p01", "made from this")
 
 
 def test_a_region_keeps_its_places(tmp_path: Path) -> None:

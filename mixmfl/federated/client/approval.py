@@ -4,6 +4,7 @@ A job is what sends numbers of patients: statistics for a plan, or a run. The pr
 tasks has no terminal, so it leaves a file per job in a folder, and waits for the answer there.
 """
 
+import dataclasses
 import getpass
 import hashlib
 import json
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import PrivacyError
@@ -26,6 +27,7 @@ _WAIT_SECONDS = 3600.0
 """How long a task waits for a person; the coordinator's own deadline is as long by default."""
 
 _Digest = Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
+_Text = Annotated[str, text(10_000)]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,27 @@ class Job:
     masked: bool = False
     plans: str = ""
     epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """The record of a job, in a file of its own.
+
+    Attributes:
+        digest: Digest of the job.
+        facts: What a person must know of it, by name.
+        decision: ``APPROVED``, ``REFUSED`` or ``WAITS``.
+        by: Who or what decided.
+        time: When.
+        person: Whether a person did.
+    """
+
+    digest: _Digest
+    facts: Annotated[Mapping[_Text, _Text], entries(0, 100)]
+    decision: Literal["approved", "refused", "waits"]
+    by: _Text
+    time: Annotated[str, text(40)]
+    person: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,18 +163,16 @@ class Approval:
                 f"the policy {self.policy} does not cover this job: {'; '.join(reasons)}. The job "
                 f"is in {file}; change the policy, or start mixmfl_site with --ask"
             )
-        answer = _record(file)
-        if (answer.get("digest"), answer.get("person")) != (job.digest, True):
+        before = _record(file) if file.exists() else None
+        if before is None or not before.person or before.digest != job.digest:
             _write(job, file, WAITS, "nobody yet")
         until = time.monotonic() + _WAIT_SECONDS
-        while (answer := _record(file)).get("decision") == WAITS and time.monotonic() < until:
+        while (answer := _record(file)).decision == WAITS and time.monotonic() < until:
             time.sleep(0.2)
-        if answer.get("decision") == APPROVED:
-            return str(answer.get("by"))
-        if answer.get("decision") == REFUSED:
-            raise PrivacyError(
-                f"{answer.get('by')} refused this job; remove {file} to be asked again"
-            )
+        if answer.decision == APPROVED:
+            return answer.by
+        if answer.decision == REFUSED:
+            raise PrivacyError(f"{answer.by} refused this job; remove {file} to be asked again")
         raise PrivacyError(f"nobody answered whether this job may be done; it waits in {file}")
 
     def check_still(self) -> None:
@@ -168,14 +189,14 @@ def waiting(folder: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
     """Yield the jobs that wait for a person, and what is known of them."""
     for file in sorted(folder.glob("*.json")):
         record = _record(file)
-        if record.get("decision") == WAITS:
-            yield file, record["facts"]
+        if record.decision == WAITS:
+            yield file, record.facts
 
 
 def answer_job(file: Path, approved: bool) -> None:
     """Record what a person decided, who that was and when."""
     decision = _by(APPROVED if approved else REFUSED, getpass.getuser())
-    write_json(file, {**_record(file), **decision, "person": True})
+    write_json(file, {**dataclasses.asdict(_record(file)), **decision, "person": True})
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
@@ -197,5 +218,5 @@ def _by(decision: str, by: str) -> dict[str, str]:
     return {"decision": decision, "by": by, "time": now}
 
 
-def _record(file: Path) -> dict[str, Any]:
-    return read_json(file, PrivacyError) if file.exists() else {}
+def _record(file: Path) -> _Decision:
+    return read_record(_Decision, read_json(file, PrivacyError), str(file), PrivacyError)

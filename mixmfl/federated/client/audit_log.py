@@ -16,7 +16,11 @@ from typing import Any
 
 from mixmfl.core.errors import DataError, PrivacyError
 from mixmfl.core.files import locked
+from mixmfl.core.json_fields import is_whole
 from mixmfl.core.strict_json import parse_json
+from mixmfl.core.text import one_line
+
+_MOST_BYTES = 10**18  # of a message
 
 BEFORE_THE_FIRST = "0" * 64
 """What the first line has for the digest of the one before it."""
@@ -136,9 +140,12 @@ def verify_log(file: Path) -> Verified:
                 "them was changed, removed or put in"
             )
         previous = _digest(line.removesuffix(b"\n"))
-        times.append(str(entry.get("time")))
+        times.append(one_line(entry.get("time")))
         if entry.get("what") == "sent":
-            sent.append(int(entry.get("bytes", 0)))
+            size: Any = entry.get("bytes")
+            if not is_whole(size, 0, _MOST_BYTES):
+                raise DataError(f"{file}: line {count} has no number of bytes that were sent")
+            sent.append(size)
     if not count:
         raise DataError(f"{file}: is empty")
     return Verified(count, times[0], times[-1], len(sent), sum(sent), previous)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from mixmfl.core.declarations import within
+from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import Cases, Registration, RunSettings
-from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS
+from mixmfl.federated.state import NETWORK_MINIMUM, Cases, Registration, RunSettings
+from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
 
 _MOST_USED = 10**9
 _MOST_BYTES_USED = 10**18
@@ -64,9 +64,17 @@ class Limits:
     local_steps: Annotated[int, within(0, MOST_LOCAL_STEPS)] = MOST_LOCAL_STEPS
     learning_rate: Annotated[float, within(0, MOST_LEARNING_RATE)] = MOST_LEARNING_RATE
     queries: _Count = 10_000
-    validation_cases: Cases = 1
+    validation_cases: Cases = NETWORK_MINIMUM.cases
     bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 10**15
-    training_cases: Cases = 1
+    training_cases: Cases = 2
+
+    def describe_floors(self) -> str:
+        """Return in words what is withheld of few cases."""
+        return (
+            f"Dice over fewer than {self.validation_cases} validation cases is withheld "
+            f"(--min-validation-cases); weights of fewer than {self.training_cases} training cases "
+            "leave masked or with noise only (--min-training-cases)"
+        )
 
     def check_run(self, settings: RunSettings) -> None:
         """Check the settings of a run that the site is to join.
@@ -166,6 +174,25 @@ _MAY_CHANGE = ("rounds", "local_steps", "learning_rate")
 """Settings with which a run may be joined again; ``Limits.check_run`` has judged them."""
 
 
+@dataclass(frozen=True)
+class _Joined:
+    """How a run was joined.
+
+    Attributes:
+        sha256: Digest of its plans, fold and those settings that must stay.
+        schedule: The other settings; None: a version wrote this that let nothing change.
+    """
+
+    sha256: Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
+    schedule: (
+        Annotated[
+            Mapping[Annotated[str, one_of(_MAY_CHANGE)], Annotated[float, within(0, MOST_ROUNDS)]],
+            entries(0, len(_MAY_CHANGE)),
+        ]
+        | None
+    ) = None
+
+
 def check_joined(task: Mapping[str, Any], file: Path) -> str:
     """Check that a run is joined again as it was joined first, and record how it was joined.
 
@@ -189,17 +216,22 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
         "sha256": _digest({**content, "settings": lasting}),
         "schedule": schedule,
     }
-    before = read_json(file, PrivacyError) if file.exists() else agreed
-    # the record of a version that let nothing change has one digest of everything
-    if before != {"sha256": _digest(content)} and before.get("sha256") != agreed["sha256"]:
+    before = _Joined(agreed["sha256"], schedule)
+    if file.exists():
+        before = read_record(_Joined, read_json(file, PrivacyError), str(file), PrivacyError)
+    # a version that let nothing change recorded one digest of everything
+    expected = _digest(content) if before.schedule is None else agreed["sha256"]
+    if before.sha256 != expected:
         raise PrivacyError(
             f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
             "the coordinator must start a new run"
         )
     write_json(file, agreed)
-    known = before.get("schedule", schedule)
+    known = schedule if before.schedule is None else before.schedule
     changed = [
-        f"{n} {known.get(n)} -> {schedule[n]}" for n in schedule if known.get(n) != schedule[n]
+        f"{n} {known[n]:g} -> {schedule[n]:g}"
+        for n in schedule
+        if n in known and known[n] != schedule[n]
     ]
     return ", ".join(changed)
 

@@ -61,6 +61,7 @@ from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.secure_aggregation.signatures import SiteName
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
+    ALIVE,
     MEASURE,
     NETWORK_MINIMUM,
     Minimum,
@@ -151,6 +152,11 @@ class SiteConfig:
     def jobs(self) -> Path:
         """The folder of the jobs that the coordinator asked for, and who approved of them."""
         return self.work / "jobs"
+
+    @property
+    def health_file(self) -> Path:
+        """The empty file that is touched while the command and its client run."""
+        return self.work / ALIVE
 
     @property
     def used_file(self) -> Path:
@@ -389,6 +395,11 @@ class ClientService:
         file = self._config.work / "runs" / record["run"] / "joined.json"
         if changed := check_joined(record, file):
             line = f"the coordinator changed run {record['run']}: {changed}"
+            note(self._config.exchange_log, line)
+        if len(site.validation) < site.validation_cases:
+            line = (
+                f"{len(site.validation)} validation cases: {self._config.limits.describe_floors()}"
+            )
             note(self._config.exchange_log, line)
         self._joined = _Joined(record["run"], client, forms)
         return outgoing_registration(register(site))

@@ -4,11 +4,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -18,8 +18,10 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
+from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
+from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
 from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
@@ -55,6 +57,22 @@ _NOTHING_BUT_JOBS = {
     "byoc": "none",
 }
 """The coordinator's rights at a hospital: start and stop jobs. It sees no file and no log."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A certificate that the coordinator's server accepts.
+
+    Attributes:
+        sha256: Its fingerprint.
+        until: Its last day.
+    """
+
+    sha256: Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
+    until: Annotated[str, text(10, r"\d{4}-\d\d-\d\d", "a day as 2027-06-30")]
+
+
+_List = Annotated[Mapping[Annotated[str, text(300)], Listed], entries(0, 10_000)]
 
 
 @dataclass(frozen=True)
@@ -310,14 +328,18 @@ def ending_soon(kit: Kit, today: date) -> list[str]:
             f"{file}: there is no list of valid certificates; run mixmfl_provision again with the "
             "same network, which writes it and changes no kit"
         )
-    for subject, content in read_json(file).items():
+    try:
+        listed: Mapping[str, Listed] = read_value(_List, read_json(file), "list", DataError)
+    except DataError as error:
+        raise _damaged(file, error) from None
+    for subject, certificate in listed.items():
         try:
-            left = (date.fromisoformat(content["until"]) - today).days
-        except (KeyError, TypeError, ValueError) as error:
+            left = (date.fromisoformat(certificate.until) - today).days
+        except ValueError as error:
             raise _damaged(file, error) from None
         if left < WARNING_DAYS:
             lines.append(
-                f"warning: the certificate of {subject} ends on {content['until']}; renew it by "
+                f"warning: the certificate of {subject} ends on {certificate.until}; renew it by "
                 "mixmfl_provision --renew"
             )
     return lines

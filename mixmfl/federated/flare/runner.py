@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
+from pathlib import Path
 
 from nvflare.fuel.flare_api.flare_api import Session
 
@@ -12,7 +13,7 @@ from mixmfl.federated.flare.processes import retry_while_busy, running_server
 from mixmfl.federated.flare.provisioning import Kit, ending_soon
 from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
 from mixmfl.federated.server.orders import Orders, job_file, save_job
-from mixmfl.federated.state import NOT_CONNECTED
+from mixmfl.federated.state import ALIVE, NOT_CONNECTED
 
 _LOST_AFTER = 40.0
 """Seconds without a heartbeat after which a site counts as not connected; it sends one every 10."""
@@ -69,9 +70,10 @@ def run_jobs(
 
     read_progress()
     warn_daily()
+    alive = file.with_name(ALIVE)  # whose time of change says that the command and its server run
     with running_server(kit) as session:
         say(f"serving at {kit.server}")
-        _wait_for(session, sites, quorum if resuming else len(sites), say)
+        _wait_for(session, sites, quorum if resuming else len(sites), say, alive)
         too_few = 0
         while True:
             begun = done
@@ -80,6 +82,7 @@ def run_jobs(
 
             def each_second(begun: int = begun, online: Sequence[str] = online) -> None:
                 warn_daily()
+                alive.touch()
                 run = read_progress()
                 if done == begun or run is None:
                     return
@@ -105,7 +108,7 @@ def run_jobs(
                 say(f"{result.reason}; the round is repeated")
             else:
                 say("a site has come back")
-            _wait_for(session, sites, quorum, say)
+            _wait_for(session, sites, quorum, say, alive)
 
 
 def connected(session: Session) -> set[str]:
@@ -119,12 +122,13 @@ def connected(session: Session) -> set[str]:
 
 
 def _wait_for(
-    session: Session, sites: Sequence[str], enough: int, say: Callable[[str], None]
+    session: Session, sites: Sequence[str], enough: int, say: Callable[[str], None], alive: Path
 ) -> None:
     """Wait until all sites are connected, or enough of them and 20 s have passed."""
     reported: set[str] | None = None
     patience = time.monotonic() + 20
     while True:
+        alive.touch()
         online = connected(session) & set(sites)
         if online != reported:
             missing = sorted(set(sites) - online)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import replacing
-from mixmfl.core.spreadsheet import cell, from_cell
+from mixmfl.core.spreadsheet import cell, check_length, from_cell
 from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import Subset
 
@@ -74,6 +74,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     rows = []
     try:
+        check_length(path)
         with path.open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file, strict=True)
             header = next(lines, [])
@@ -92,7 +93,7 @@ def read_rows(path: Path) -> list[Row]:
                     ) from None
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+    except (OSError, ValueError, csv.Error) as reason:
         raise DataError(f"{path}: cannot be read as a table of scores ({reason})") from None
     return rows
 

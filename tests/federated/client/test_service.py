@@ -135,6 +135,9 @@ class Federation:
         self.hospitals = {name: ClientService(config) for name, config in self.configs.items()}
 
 
+NO_FLOORS = Limits(validation_cases=1, training_cases=1)  # so that few small cases do
+
+
 def configs_of(
     folder: Path, sites: Mapping[str, Sequence[Sequence[str]]], plans: Plans
 ) -> list[SiteConfig]:
@@ -148,6 +151,7 @@ def configs_of(
             folder / "nothing",
             folder / name,
             minimum=Minimum(),
+            limits=NO_FLOORS,
             keys=write_keys(folder / "keys" / name, identities[name]),
         )
         for name in sites
@@ -688,7 +692,7 @@ def test_hospitals_plan_together_and_preprocess_each_its_own(tmp_path: Path) -> 
     for name, modalities in {"north": ("t1", "t2"), "south": ("flair", "t1")}.items():
         data = tmp_path / "data" / name
         write_site(data, [modalities] * 2, f"{name}_patient")
-        configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
+        configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum(), limits=NO_FLOORS)
     federation = Federation(*configs.values())
     out = tmp_path / "work"
     plan_remotely(PlanningJob(out, tuple(configs), "demo", ("2d",), (0, 0)), federation.ask)
@@ -717,7 +721,7 @@ def test_hospitals_that_label_different_classes_plan_and_train_together(tmp_path
     for name, described in (("north", LABELS_JSON), ("south", core)):
         data = tmp_path / "data" / name
         write_site(data, [("t1",)] * 2, described=described)
-        configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum())
+        configs[name] = SiteConfig(name, data, tmp_path / name, minimum=Minimum(), limits=NO_FLOORS)
     federation = Federation(*configs.values())
     out, names = tmp_path / "work", tuple(configs)
     plan_remotely(PlanningJob(out, names, "demo", ("2d",), (0, 0)), federation.ask)
@@ -740,7 +744,9 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     write_site(data, [("t1",), ("t1", "t2"), ("t1", "t2")])
 
     def minimum_of(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
-        north = ClientService(SiteConfig("north", data, tmp_path / "work", minimum=here))
+        north = ClientService(
+            SiteConfig("north", data, tmp_path / "work", minimum=here, limits=NO_FLOORS)
+        )
         record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
         reply = decode(answer(north, encode(Message("fingerprint", record, {}))))
         return reply.record["fingerprint"]
@@ -966,7 +972,9 @@ def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_
     )
     write_image(data / "p1" / "t2.nii.gz", thick.repeat(2, axis=0), thin)
     alignment = AlignmentOptions("t1", register=True)
-    config = SiteConfig("north", data, tmp_path / "work", alignment=alignment, minimum=Minimum())
+    config = SiteConfig(
+        "north", data, tmp_path / "work", alignment=alignment, minimum=Minimum(), limits=NO_FLOORS
+    )
     assert config.cases().alignment == alignment
     federation = Federation(config)
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)

@@ -140,6 +140,11 @@ def test_no_dice_of_few_validation_cases_leaves(store: SiteStore, few: int) -> N
     assert seen[0] != seen[1]
 
 
+def test_unless_a_hospital_says_otherwise_no_dice_of_few_and_no_weights_of_one_leave() -> None:
+    assert (Limits().validation_cases, Limits().training_cases) == (5, 2)
+    assert "fewer than 5 validation cases is withheld" in Limits().describe_floors()
+
+
 @pytest.mark.parametrize("few", FEW)
 def test_no_weights_of_few_training_cases_leave_unless_hidden(tmp_path: Path, few: int) -> None:
     """Neither of all, nor of a modality that few have; with masks or noise they do."""

@@ -1,0 +1,308 @@
+"""Kill, starve and confuse commands at random moments, and see what is lost; `make faults`.
+
+Each fault hits a command that works on a small phantom; then the same command is run again, as a
+user would, and what it has made is compared with that of a run that nobody disturbed. A process is
+killed by its id, with SIGKILL: the command itself or any that it started.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+LONGEST = 600.0
+"""Seconds after which a command that a fault has hit is taken for hung."""
+
+_RUN = (
+    "import sys\nfrom importlib.metadata import entry_points\n"
+    "(found,) = entry_points(group='console_scripts', name=sys.argv[1])\n"
+    "sys.exit(found.load()(sys.argv[2:]))"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command whose result is compared.
+
+    Attributes:
+        name: What is done.
+        command: The command and its options; ``{out}`` is the folder that it writes to.
+        again: The options with which it is run again where it began something.
+        results: Patterns of the files that must be the same bytes.
+        begun: A file that is there once it has begun something; empty: it is always run the same.
+    """
+
+    name: str
+    command: Sequence[str]
+    results: Sequence[str]
+    again: Sequence[str] = ()
+    begun: str = ""
+
+
+@dataclass
+class Outcome:
+    """What faults of one sort did to a job."""
+
+    times: int = 0
+    hung: int = 0
+    tracebacks: int = 0
+    failed: int = 0
+    lost: int = 0
+    left_bytes: int = 0
+    other: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def row(self, job: str, fault: str) -> str:
+        """Return a row of the table."""
+        numbers = (self.times, self.hung, self.tracebacks, self.failed, self.lost, self.left_bytes)
+        return f"| {job} | {fault} | " + " | ".join(map(str, (*numbers, self.other))) + " |"
+
+
+def start(command: Sequence[str], log: Path, **options: object) -> subprocess.Popen[bytes]:
+    """Start a command of ours in a session of its own, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MIXMFL_HOME": str(log.parent / "home")}
+    environment |= dict(options.pop("env", {}))  # type: ignore[call-overload]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", _RUN, *command],
+            stdout=file, stderr=file, env=environment, **options,  # type: ignore[call-overload]
+        )  # fmt: skip
+
+
+def wait(process: "subprocess.Popen[bytes]", outcome: Outcome) -> int:
+    """Wait for a command to end by itself; one that does not is killed, and counted."""
+    try:
+        return process.wait(LONGEST)
+    except subprocess.TimeoutExpired:
+        outcome.hung += 1
+        for member in _family(process.pid):
+            with _gone():
+                member.kill()
+        return process.wait()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    with _gone():
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    return []
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    try:
+        yield
+    except psutil.NoSuchProcess:
+        return
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the files below a folder by their relative names."""
+    return {str(f.relative_to(folder)): f for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def digests(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
+    """Return the digests of the results in a folder."""
+    found = {f for pattern in patterns for f in folder.glob(pattern)}
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(found)
+    }
+
+
+class Measured:
+    """A job that was done once without a fault, and is disturbed from then on."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job, self.folder = job, folder
+        folder.mkdir()
+        began = time.monotonic()
+        whole = folder / "whole"
+        process = start(self._command(whole, self.job.command), folder / "whole.txt")
+        if process.wait() != 0:
+            raise RuntimeError(f"{job.name}: {(folder / 'whole.txt').read_text()[-2000:]}")
+        self.seconds = time.monotonic() - began
+        self.good = digests(whole, job.results)
+        self.names = set(files_of(whole))
+        if not self.good:
+            raise RuntimeError(f"{job.name}: made none of {job.results}")
+
+    @staticmethod
+    def _command(out: Path, words: Sequence[str]) -> list[str]:
+        return [word.replace("{out}", str(out)) for word in words]
+
+    def disturb(self, outcome: Outcome, hit: Callable[[Path, Path], int]) -> None:
+        """Run the job with a fault in a new folder, then again until it is done, and compare.
+
+        Args:
+            outcome: Where it is counted.
+            hit: Starts the command, does the fault, and returns the exit code.
+        """
+        out, log = self.folder / f"fault-{outcome.times}", self.folder / "log.txt"
+        log.unlink(missing_ok=True)
+        outcome.times += 1
+        hit(out, log)
+        for _ in range(3):
+            begun = self.job.begun and (out / self.job.begun).exists()
+            again = [*self.job.command, *(self.job.again if begun else ())]
+            code = wait(start(self._command(out, again), log), outcome)
+            if code == 0:
+                break
+        else:
+            outcome.failed += 1
+            outcome.reasons.append(log.read_text(errors="replace")[-400:])
+        made = digests(out, self.job.results)
+        outcome.lost += len(self.good.keys() - made.keys())
+        changed = [name for name in self.good.keys() & made.keys() if made[name] != self.good[name]]
+        outcome.other += len(changed)
+        if changed:
+            outcome.reasons.append(f"other bytes: {changed[:3]}")
+        left = {n: f for n, f in files_of(out).items() if n not in self.names}
+        outcome.left_bytes += sum(file.stat().st_size for file in left.values())
+        if left:
+            outcome.reasons.append(f"left over: {sorted(left)[:3]}")
+        if "Traceback" in log.read_text(errors="replace"):
+            outcome.tracebacks += 1
+            outcome.reasons.append(log.read_text(errors="replace")[-600:])
+        shutil.rmtree(out, ignore_errors=True)
+
+    def killed(self, draw: random.Random, outcome: Outcome) -> None:
+        """Kill one process of the command at a random moment."""
+
+        def hit(out: Path, log: Path) -> int:
+            process = start(self._command(out, self.job.command), log)
+            time.sleep(draw.uniform(0.1, 1.0) * self.seconds)
+            if family := _family(process.pid):
+                with _gone():
+                    draw.choice(family).send_signal(signal.SIGKILL)
+            return wait(process, outcome)
+
+        self.disturb(outcome, hit)
+
+    def without_room(self, draw: random.Random, outcome: Outcome) -> None:
+        """Let no file grow beyond a random size, as a full disk does; then there is room again."""
+        sizes = sorted(f.stat().st_size for f in files_of(self.folder / "whole").values())
+        most = draw.randrange(64, max(65, sizes[-1]))
+
+        def full() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails, with EFBIG
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+        def hit(out: Path, log: Path) -> int:
+            # what it prints goes to a pipe, which has no size
+            process = subprocess.Popen(
+                [sys.executable, "-c", _RUN, *self._command(out, self.job.command)],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=full,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "MIXMFL_HOME": str(self.folder / "h")},
+            )  # fmt: skip
+            try:
+                printed, _ = process.communicate(timeout=LONGEST)
+            except subprocess.TimeoutExpired:
+                outcome.hung += 1
+                process.kill()
+                printed, _ = process.communicate()
+            log.write_bytes(printed)
+            return process.returncode
+
+        self.disturb(outcome, hit)
+
+    def clock_jumps(self, draw: random.Random, outcome: Outcome, library: Path) -> None:
+        """Move the clock by years, forward and back, while the command runs."""
+
+        def hit(out: Path, log: Path) -> int:
+            clock = self.folder / "clock"
+            clock.write_text("+0")
+            fake = {
+                "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock),
+                "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }  # fmt: skip
+            process = start(self._command(out, self.job.command), log, env=fake)
+            for _ in range(3):
+                time.sleep(draw.uniform(0.1, 0.4) * self.seconds)
+                clock.write_text(draw.choice(("+3000d", "-3000d", "+1h", "-1h")))
+            return wait(process, outcome)
+
+        self.disturb(outcome, hit)
+
+
+def jobs(folder: Path) -> list[Job]:
+    """Make a small phantom with plans and a model, and return the jobs that are disturbed."""
+    log = folder / "prepare.txt"
+    federation, work, run = folder / "federation", folder / "work", folder / "run"
+    preprocess = ["mixmfl_plan_preprocess", "-i", str(federation), "--preset", "demo", "-c", "2d"]
+    train = ["mixmfl_train_federated", "-i", str(work), "-c", "2d", "--rounds", "3"]
+    train += ["--local-steps", "2", "--device", "cpu"]
+    for command in (
+        ["mixmfl_demo_data", "-o", str(federation), "--spacing", "6", "--cases", "2"],
+        [*preprocess, "-o", str(work)],
+        [*train, "-o", str(run)],
+    ):
+        if start(command, log).wait() != 0:
+            raise RuntimeError(f"{command[0]}: {log.read_text()[-2000:]}")
+    predict = ["mixmfl_predict", "-i", str(federation / "unseen"), "-o", "{out}"]
+    predict += ["-m", str(run / "model.safetensors"), "--device", "cpu"]
+    return [
+        Job("preprocessing", [*preprocess, "-o", "{out}"], ("**/*.b2nd", "plans.json")),
+        Job(
+            "training, simulated", [*train, "-o", "{out}"],
+            ("model.safetensors",), ("--resume",), "run.json",
+        ),
+        Job("prediction", predict, ("**/*.nii.gz",)),
+    ]  # fmt: skip
+
+
+def main() -> int:
+    """Disturb every job, print a table, and return 1 if something was lost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="processes killed, per job")
+    parser.add_argument("--full", type=int, default=5, help="times without room, per job")
+    parser.add_argument("--jumps", type=int, default=3, help="runs in which the clock jumps")
+    parser.add_argument("--libfaketime", type=Path, help="libfaketime.so.1; without it no jumps")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.nice(10)
+    print("| job | fault | times | hung | tracebacks | not done when run again | results lost | "
+          "bytes left over | other bytes |")  # fmt: skip
+    print("| --- | --- |" + " ---: |" * 7)
+    faults = 0
+    with tempfile.TemporaryDirectory(prefix="mixmfl-faults-") as name:
+        folder = Path(name)
+        for number, job in enumerate(jobs(folder)):
+            measured = Measured(job, folder / str(number))
+            draw = random.Random(f"{options.seed} {job.name}")
+            sorts: list[tuple[str, int, Callable[[Outcome], None]]] = [
+                ("kill -9", options.kills, lambda o, m=measured, d=draw: m.killed(d, o)),  # type: ignore[misc]
+                ("no room", options.full, lambda o, m=measured, d=draw: m.without_room(d, o)),  # type: ignore[misc]
+            ]
+            if (library := options.libfaketime) is not None:
+                sorts.append((
+                    "clock jumps", options.jumps,
+                    lambda o, m=measured, d=draw: m.clock_jumps(d, o, library),  # type: ignore[misc]
+                ))  # fmt: skip
+            for fault, times, hit in sorts:
+                outcome = Outcome()
+                for _ in range(times):
+                    hit(outcome)
+                print(outcome.row(job.name, fault), flush=True)
+                for reason in outcome.reasons[:4]:
+                    print(f"  {job.name}, {fault}: {reason}", file=sys.stderr, flush=True)
+                faults += outcome.hung + outcome.tracebacks + outcome.failed
+                faults += outcome.lost + outcome.other
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
