@@ -89,6 +89,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = _named_by_folder(files, folder, modalities)
     files = _placed(files, modalities)
     files = _without_products_of_spm(files)
+    files = _with_words_of_patients(files)
     files = _with_agent_of_folder(files, folder)
     files = _joined_by_name(files, folder)
     rests, unclear = _rests([file for file in files if file.reading.modality])
@@ -305,6 +306,24 @@ def _without_products_of_spm(files: Sequence[ImageFile]) -> list[ImageFile]:
                 file = replace(file, reading=reading, place=original.place, home=original.home)
         left.append(file)
     return left
+
+
+def _with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Decide on a T1 with a short unknown word that comes back with other sequences.
+
+    So "abc" of ``T1_abc`` beside ``FLAIR_abc`` is about the patient, not about a contrast agent.
+    """
+    others = {
+        (file.home, file.reading.case)
+        for file in files
+        if file.reading.modality not in (None, "t1", "t1c")
+    }
+    return [
+        replace(file, reading=replace(file.reading, modality="t1", doubt="", unknown=()))
+        if file.reading.unknown and (file.home, file.reading.case) in others
+        else file
+        for file in files
+    ]
 
 
 def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:

@@ -630,6 +630,24 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     assert "the folder 'ohne KM' tells of a contrast agent" in str(refusals(found))
 
 
+def test_a_short_word_behind_a_t1_is_the_patients_where_other_sequences_have_it(
+    tmp_path: Path,
+) -> None:
+    make_files(tmp_path, "T1_abc.nii.gz", "FLAIR_abc.nii.gz", "T1_def.nii.gz", "T2_def.nii.gz")
+    make_files(tmp_path, "p3/T1_xyz.nii.gz", "p3/FLAIR.nii.gz")
+    make_files(tmp_path, "p4/T1_pi.nii.gz", "p4/FLAIR_pi.nii.gz")  # both after an injection
+    found = find_cases(tmp_path)
+    assert {name: sorted(files) for name, files in taken(found).items()} == {
+        "abc": ["flair", "t1"],
+        "def": ["t1", "t2"],
+        "p3": ["flair"],
+        "p4": ["flair"],
+    }
+    (warning,) = next(case for case in found.cases if case.name == "p3").warnings
+    assert "'xyz' may tell of a contrast agent" in warning
+    assert "or say by --mapping" in warning
+
+
 def test_letters_with_accents_are_one_name_however_they_are_stored(tmp_path: Path) -> None:
     make_files(tmp_path, unicodedata.normalize("NFD", "Müller/T1.nii.gz"))
     make_files(tmp_path, unicodedata.normalize("NFC", "Müller/FLAIR.nii.gz"))

@@ -93,13 +93,12 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
     reading, place = _first_reading(header)
     if not stated and reading.why == SILENT:
         return _from_times(header)
-    if stated and reading.modality and reading.modality not in _FINER.get(stated, {stated}):
-        return Recognised(
-            "", f"not sure: {field} says {stated}, but {place} says {reading.modality}"
-        )
-    if stated and not reading.modality and reading.why != SILENT:
+    said = "t1" if reading.unknown else reading.modality  # fields may tell of its agent
+    if stated and said and said not in _FINER.get(stated, {stated}):
+        return Recognised("", f"not sure: {field} says {stated}, but {place} says {said}")
+    if stated and not said and reading.why != SILENT:
         return Recognised("", f"not sure: {field} says {stated}; {place}: {reading.why}")
-    modality, why = (reading.modality, place) if reading.modality else (stated, field)
+    modality, why = (said, place) if said else (stated, field)
     if not modality:
         if echo := _echo(header):
             return Recognised(echo, f"{place}, and the echo time of {header.echo_ms:g} ms")
@@ -251,7 +250,8 @@ def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Re
     """Decide between a T1 with a contrast agent and one without; keep other modalities."""
     if modality not in ("t1", "t1c"):
         return Recognised(modality, why)
-    if reading.modality not in ("t1", "t1c"):
+    phase = header.phase or ("contrast" if has_agent(header) else "")
+    if reading.modality not in ("t1", "t1c") and not (reading.unknown and phase):
         return Recognised("", f"not sure: {why} says a T1, but {reading.why}")
     modality = reading.modality
     denied = header.agent and not has_agent(header) and header.agent.lower() != "unknown"
