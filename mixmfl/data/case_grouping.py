@@ -38,6 +38,13 @@ _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
     "or by their modality alone (t1.nii.gz) in a folder per patient, or say by --mapping"
 )
+_WHOSE_NUMBERS = (
+    "the numbers in {} may be of one patient's series or of several patients with one image each; "
+    "put each patient's files into a folder and name them by their modality alone (t1.nii.gz), or "
+    "say by --mapping which case each is of"
+)
+# a number that a scanner, a converter or a person gave to a series or to a patient
+_NUMBER = re.compile(r"(?:s|se|ser|serie|series|scan|im)?[ _.-]*(\d+)")
 
 Parts = tuple[str, ...]
 Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
@@ -92,7 +99,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = _with_words_of_patients(files)
     files = _with_agent_of_folder(files, folder)
     files = _joined_by_name(files, folder)
-    rests, unclear = _rests([file for file in files if file.reading.modality])
+    rests, unclear = _rests(files)
     known = [file for file in files if file.reading.is_known]
     case_folders = {file.home for file in known if not rests.get(file.path, file.reading.case)}
 
@@ -128,8 +135,9 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             paths_of = [path for path, key in key_of.items() if name_of[key] == name]
             listed = ", ".join(inside(path, folder) for path in paths_of)
             faults[name].append(f"is the name of {count} cases: {listed}; rename one")
-    for name in sorted({name_of[key_of[path]] for path in unclear}):
-        faults[name].append(_HOW_TO_NAME)
+    questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}
+    for name, question in sorted(questions):
+        faults[name].append(question)
     in_folders = sum(not rest for _, rest in name_of)
     layout = "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
     return Grouped(tuple(placed), {name: tuple(texts) for name, texts in faults.items()}, layout)
@@ -404,19 +412,23 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
     ]
 
 
-def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
-    """Return the part of each image's name that identifies its case, and the unclear images.
+def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the part of each image's name that identifies its case, and questions about images.
 
     Converters write times and numbers behind the words, which differ within one patient. So the
     part before the words identifies the patient, unless the numbers behind them come back with
     other modalities: ``t1_001`` and ``t2_001``.
     """
     rests: dict[Path, str] = {}
-    unclear: set[Path] = set()
+    unclear: dict[Path, str] = {}
     at_home: dict[Parts, list[ImageFile]] = defaultdict(list)
-    for image in images:
-        if not image.reading.is_bids:
-            at_home[image.home].append(image)
+    labels_at: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            at_home[file.home].append(file)
+        elif file.reading.is_label:
+            labels_at[file.home].add(file.reading.case)
+    numbers_at = {home: _numbers(mine) for home, mine in at_home.items()}
     homes_of = Counter(head for mine in at_home.values() for head in {i.reading.head for i in mine})
     for home, mine in at_home.items():
         by_head: dict[str, list[ImageFile]] = defaultdict(list)
@@ -433,13 +445,18 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
         count = len({image.reading.modality for image in mine})
         apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
         repeated = max(homes_of[head] for head in by_head) > 1
-        if len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
+        if numbers_at[home].modality_of:
+            are_series = _are_series(home, numbers_at, labels_at[home])
+            rest_of = {image.path: image.reading.case for image in mine}
+            rests.update(rest_of if are_series is False else dict.fromkeys(paths, ""))
+            if are_series is None:
+                names = ", ".join(sorted(path.name for path in paths))
+                unclear.update(dict.fromkeys(paths, _WHOSE_NUMBERS.format(names)))
+        elif len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
             if not re.search(
                 r"\d", mine[0].reading.head
             ):  # p01/DICOM_t1_5: the folder is the patient
                 rests.update(dict.fromkeys(paths, ""))
-        elif apart and all(map(str.isdecimal, by_head)) and (count > 2 or (home and repeated)):
-            rests.update(dict.fromkeys(paths, ""))  # numbers of series: 201_T1W, 301_T2W
         elif apart and home:
             rests.update(dict.fromkeys(paths, ""))
             # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
@@ -449,8 +466,68 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
                 # anna_t1.nii and bert_flair.nii; of three such files, the words are a protocol's
                 or (len(mine) == 2 and not repeated)
             ) and (len(others) > 1 or len(others) == len(by_head)):
-                unclear.update(paths)
+                unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
     return rests, unclear
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The numbers in a folder's names of images, and the modality that each stands beside.
+
+    Attributes:
+        modality_of: The modality of each number; empty where files differ in more than a number
+            and the modality, a number comes back, or modalities come back more than once. Then
+            no question is open: the numbers are of patients.
+        are_behind: Whether they are behind the words for the modality, as in ``t1_5``.
+        have_zeros: Whether one begins with 0, as numbers of patients do.
+    """
+
+    modality_of: Mapping[int, str]
+    are_behind: bool = False
+    have_zeros: bool = False
+
+
+def _numbers(images: Sequence[ImageFile]) -> _Numbers:
+    modality_of: dict[int, str] = {}
+    are_behind, have_zeros = False, False
+    for image in images:
+        reading = image.reading
+        number = _NUMBER.fullmatch((reading.head or reading.case).lower())
+        if not number or not reading.modality:
+            return _Numbers({})
+        modality_of[int(number[1])] = reading.modality
+        are_behind |= not reading.head
+        have_zeros |= number[1].startswith("0")
+    kinds = {*modality_of.values()}
+    if len(kinds) < 2 or len(modality_of) < len(images) or len(images) > len(kinds) + 1:
+        return _Numbers({})
+    return _Numbers(modality_of, are_behind, have_zeros)
+
+
+def _are_series(
+    home: Parts, numbers_at: Mapping[Parts, _Numbers], labels: Collection[str]
+) -> bool | None:
+    """Say whether the numbers in one folder's names are of one patient's series.
+
+    Returns:
+        False where they are of several patients; None where names do not tell.
+    """
+    numbers = numbers_at[home]
+    mine = numbers.modality_of
+    marked = {int(n[1]) for label in labels if (n := _NUMBER.fullmatch(label.lower()))}
+    if marked >= set(mine):  # 001_t1, 001_seg, 002_flair, 002_seg
+        return False
+    if "" in labels:  # one mask for all: seg.nii.gz
+        return True
+    others = [other.modality_of for place, other in numbers_at.items() if place != home]
+    shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
+    if home and shared:  # the numbers of a protocol come back with each patient
+        return True if all(one == other for one, other in shared) else None
+    first, last = min(mine), max(mine)
+    counted = first < 2 and last - first == len(mine) - 1  # 1, 2, 3, as patients are, too
+    if counted or numbers.have_zeros or len({*mine.values()}) < len(mine):
+        return None
+    return True if numbers.are_behind or len(mine) > 2 else None
 
 
 def _suffix_separates_cases(

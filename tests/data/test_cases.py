@@ -427,6 +427,44 @@ def test_what_may_be_one_patient_or_several_is_refused_once_with_a_hint(tmp_path
     assert "name the files PATIENT_t1.nii.gz" in refusals(found)["site"]
 
 
+@pytest.mark.parametrize(
+    ("files", "cases"),
+    [
+        # of one patient's series, or of patients with one image each: a question
+        ("001_t1 002_flair", {}),
+        ("001_t1 002_flair 003_t2", {}),
+        ("5_t1 7_flair", {}),
+        ("s5_t1 s7_flair", {}),
+        ("t1_1 t2_2", {}),
+        ("5_t1 7_t2 9_flair 12_t1", {}),
+        ("a/1_t1 a/2_t2 b/1_t2 b/2_t1", {}),
+        # of series
+        ("5_t1 7_t2 9_flair", {"in": "flair t1 t2"}),
+        ("p/t1_mprage_5 p/t2_tse_7", {"p": "t1 t2"}),
+        ("p/1_t1 p/2_t2 q/1_t1 q/2_t2", {"p": "t1 t2", "q": "t1 t2"}),
+        ("001_t1 002_flair seg", {"in": "flair t1"}),
+        # of patients
+        ("001_t1 001_seg 002_flair 002_seg", {"001": "t1", "002": "flair"}),
+        ("001_t1 002_t1 003_flair 004_flair 005_t1", None),
+        ("p5_t1 p7_flair", {"p5": "t1", "p7": "flair"}),
+    ],
+)
+def test_numbers_of_series_and_of_patients_are_told_apart_or_asked_for(
+    tmp_path: Path, files: str, cases: dict[str, str] | None
+) -> None:
+    make_files(tmp_path / "in", *(f"{name}.nii.gz" for name in files.split()))
+    found = find_cases(tmp_path / "in")
+    if cases is None:
+        assert len(found.cases) == 5
+    else:
+        assert {case.name: " ".join(case.images) for case in found.cases} == cases
+    for reason in refusals(found).values():
+        assert reason.startswith("the numbers in ")
+        assert "may be of one patient's series or of several patients" in reason
+        assert reason.endswith("or say by --mapping which case each is of")
+    assert bool(found.refused) == (cases == {})
+
+
 def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -> None:
     make_files(tmp_path, "north/anna_t1.nii.gz", "north/bert_flair.nii.gz")
     assert refusals(find_cases(tmp_path))["north"].startswith("looks like one patient, or like")
