@@ -19,13 +19,14 @@ from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.sequence_vocabulary import PROCESSING
-from mixmfl.data.sequence_words import agent_in, agent_in_name
+from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {
     "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
-    "resources", "files",
+    "resources", "files", "structural", "anatomical",
 }  # fmt: skip
+_NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 _ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 # what SPM and CAT12 write before the name of an image that they made something of
@@ -43,8 +44,15 @@ _WHOSE_NUMBERS = (
     "put each patient's files into a folder and name them by their modality alone (t1.nii.gz), or "
     "say by --mapping which case each is of"
 )
+_WHICH_DAY = (
+    "{} have other days or times in their names, and may be of one examination or of several; put "
+    "each examination's files into a folder and name them by their modality alone (t1.nii.gz), or "
+    "say by --mapping which case each is of"
+)
 # a number that a scanner, a converter or a person gave to a series or to a patient
-_NUMBER = re.compile(r"(?:s|se|ser|serie|series|scan|im)?[ _.-]*(\d+)")
+_NUMBER = re.compile(
+    r"(?:(?P<name>.*[^ _.-])[ _.-]+)?(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
+)
 
 Parts = tuple[str, ...]
 Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
@@ -196,7 +204,8 @@ def _is_processed(part: str, above: Parts, folders: Set[Parts]) -> bool:
     """
     if part.lower() == "pre":
         return any(other[:-1] == above and other[-1].lower() in _ORIGINALS for other in folders)
-    return len(part) > 7 and all(word in PROCESSING for word in _words(part))
+    words = [word for word in _words(part) if word not in _KIND_FOLDERS]
+    return len(part) > 7 and bool(words) and all(word in PROCESSING for word in words)
 
 
 def _home(
@@ -218,6 +227,13 @@ def _home(
         part = file.parents[depth]
         kind = read_name(part, modalities)
         if part.lower() in (_KIND_FOLDERS | _ORIGINALS) or (kind.is_known and not kind.case):
+            return True
+        if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:
+            return True
+        # images_structural, images_segm
+        words = [word for word in _words(part) if word not in _KIND_FOLDERS]
+        rest = read_name("_".join(words), modalities)
+        if len(words) < len(_words(part)) and (not words or rest.is_label) and not rest.case:
             return True
         if file.parents[: depth + 1] in processed:
             return True
@@ -321,14 +337,18 @@ def _with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
 
     So "abc" of ``T1_abc`` beside ``FLAIR_abc`` is about the patient, not about a contrast agent.
     """
-    others = {
-        (file.home, file.reading.case)
-        for file in files
-        if file.reading.modality not in (None, "t1", "t1c")
-    }
+    others: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality not in (None, "t1", "t1c"):
+            others[file.home].update(_words(without_accents(stem_of(file.path))))
+
+    def around(file: ImageFile) -> set[str]:
+        above = file.home[:-1]  # of a folder per image
+        return others[file.home] | (others[above] if above else set())
+
     return [
         replace(file, reading=replace(file.reading, modality="t1", doubt="", unknown=()))
-        if file.reading.unknown and (file.home, file.reading.case) in others
+        if file.reading.unknown and around(file).issuperset(file.reading.unknown)
         else file
         for file in files
     ]
@@ -428,7 +448,7 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
             at_home[file.home].append(file)
         elif file.reading.is_label:
             labels_at[file.home].add(file.reading.case)
-    numbers_at = {home: _numbers(mine) for home, mine in at_home.items()}
+    numbered = [each for home, mine in at_home.items() for each in _numbered(home, mine)]
     homes_of = Counter(head for mine in at_home.values() for head in {i.reading.head for i in mine})
     for home, mine in at_home.items():
         by_head: dict[str, list[ImageFile]] = defaultdict(list)
@@ -445,13 +465,14 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
         count = len({image.reading.modality for image in mine})
         apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
         repeated = max(homes_of[head] for head in by_head) > 1
-        if numbers_at[home].modality_of:
-            are_series = _are_series(home, numbers_at, labels_at[home])
-            rest_of = {image.path: image.reading.case for image in mine}
-            rests.update(rest_of if are_series is False else dict.fromkeys(paths, ""))
-            if are_series is None:
-                names = ", ".join(sorted(path.name for path in paths))
-                unclear.update(dict.fromkeys(paths, _WHOSE_NUMBERS.format(names)))
+        if any(each.home == home and not each.name for each in numbered):
+            pass  # see below
+        elif len(by_head) > 1 and count == len(mine) and _are_times(by_head):
+            days = {re.sub(r"[-_.]", "", head)[:8] for head in by_head}
+            if len(days) == 1:
+                rests.update(dict.fromkeys(paths, ""))
+                if not home:  # of several patients, perhaps
+                    unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(_names(paths))))
         elif len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
             if not re.search(
                 r"\d", mine[0].reading.head
@@ -467,67 +488,112 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
                 or (len(mine) == 2 and not repeated)
             ) and (len(others) > 1 or len(others) == len(by_head)):
                 unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
+    for each in numbered:
+        are_series = _are_series(each, numbered, labels_at[each.home])
+        if are_series is False:
+            rests.update({image.path: image.reading.case for image in each.images})
+            continue
+        rests.update(dict.fromkeys(each.paths, each.name))
+        if are_series is None:
+            unclear.update(dict.fromkeys(each.paths, _WHOSE_NUMBERS.format(_names(each.paths))))
     return rests, unclear
 
 
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths))
+
+
+def _are_times(heads: Collection[str]) -> bool:
+    return all(_TIME.fullmatch(head) for head in heads)
+
+
 @dataclass(frozen=True)
-class _Numbers:
-    """The numbers in a folder's names of images, and the modality that each stands beside.
+class _Numbered:
+    """Images of one folder whose names differ in a number and the modality.
 
     Attributes:
-        modality_of: The modality of each number; empty where files differ in more than a number
-            and the modality, a number comes back, or modalities come back more than once. Then
-            no question is open: the numbers are of patients.
-        are_behind: Whether they are behind the words for the modality, as in ``t1_5``.
-        have_zeros: Whether one begins with 0, as numbers of patients do.
+        home: The folder.
+        name: The part of their names before the numbers; empty where they begin with these.
+        images: The images.
+        modality_of: The modality of each number.
     """
 
+    home: Parts
+    name: str
+    images: tuple[ImageFile, ...]
     modality_of: Mapping[int, str]
-    are_behind: bool = False
-    have_zeros: bool = False
+
+    @property
+    def paths(self) -> list[Path]:
+        return [image.path for image in self.images]
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether the numbers are behind the words for the modality, as in ``t1_5``."""
+        return not any(image.reading.head for image in self.images)
+
+    @property
+    def have_zeros(self) -> bool:
+        """Whether a number begins with 0, as numbers of patients do."""
+        return any(re.search(r"(?<!\d)0\d*$", _numbered_name(image)) for image in self.images)
 
 
-def _numbers(images: Sequence[ImageFile]) -> _Numbers:
-    modality_of: dict[int, str] = {}
-    are_behind, have_zeros = False, False
+def _numbered_name(image: ImageFile) -> str:
+    return image.reading.head or image.reading.case
+
+
+def _numbered(home: Parts, images: Sequence[ImageFile]) -> list[_Numbered]:
+    """Return the groups of images whose numbers may be of series or of patients.
+
+    That is no question where a number comes back, or the modalities do: then they are of patients.
+    """
+    by_name: dict[str, list[tuple[ImageFile, int]]] = defaultdict(list)
     for image in images:
-        reading = image.reading
-        number = _NUMBER.fullmatch((reading.head or reading.case).lower())
-        if not number or not reading.modality:
-            return _Numbers({})
-        modality_of[int(number[1])] = reading.modality
-        are_behind |= not reading.head
-        have_zeros |= number[1].startswith("0")
-    kinds = {*modality_of.values()}
-    if len(kinds) < 2 or len(modality_of) < len(images) or len(images) > len(kinds) + 1:
-        return _Numbers({})
-    return _Numbers(modality_of, are_behind, have_zeros)
+        number = _NUMBER.fullmatch(_numbered_name(image).lower())
+        if not image.reading.head and not (number and not number["name"]):
+            return []  # T1.nii.gz: the folder is a case
+        if not number:
+            continue
+        name = _numbered_name(image)[: number.end("name")] if number["name"] else ""
+        by_name[name].append((image, int(number["number"])))
+    groups = []
+    for name, pairs in by_name.items():
+        modality_of = {number: image.reading.modality or "" for image, number in pairs}
+        kinds = {*modality_of.values()}
+        if len(kinds) < 2 or len(modality_of) < len(pairs) or len(pairs) > len(kinds) + 1:
+            continue
+        if name or len(pairs) == len(images):
+            groups.append(_Numbered(home, name, tuple(image for image, _ in pairs), modality_of))
+    return groups
 
 
 def _are_series(
-    home: Parts, numbers_at: Mapping[Parts, _Numbers], labels: Collection[str]
+    group: _Numbered, groups: Sequence[_Numbered], labels: Collection[str]
 ) -> bool | None:
-    """Say whether the numbers in one folder's names are of one patient's series.
+    """Say whether the numbers of a group are of one patient's series.
 
     Returns:
         False where they are of several patients; None where names do not tell.
     """
-    numbers = numbers_at[home]
-    mine = numbers.modality_of
-    marked = {int(n[1]) for label in labels if (n := _NUMBER.fullmatch(label.lower()))}
-    if marked >= set(mine):  # 001_t1, 001_seg, 002_flair, 002_seg
+    mine = group.modality_of
+    is_patient = bool(re.search(r"\d[^ _.-]*$", group.name))  # PAT001_4_t1, not Training_001_t1
+    if group.name and group.have_zeros and not is_patient:
         return False
-    if "" in labels:  # one mask for all: seg.nii.gz
+    if {i.reading.head for i in group.images} <= set(labels):  # 001_t1, 001_seg, 002_flair, …
+        return False
+    if group.name in labels:  # one mask for all: seg.nii.gz
         return True
-    others = [other.modality_of for place, other in numbers_at.items() if place != home]
+    others = [other.modality_of for other in groups if other is not group]
     shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
-    if home and shared:  # the numbers of a protocol come back with each patient
+    if (group.home or group.name) and shared:  # a protocol's numbers come back with each patient
         return True if all(one == other for one, other in shared) else None
     first, last = min(mine), max(mine)
     counted = first < 2 and last - first == len(mine) - 1  # 1, 2, 3, as patients are, too
-    if counted or numbers.have_zeros or len({*mine.values()}) < len(mine):
+    if counted or group.have_zeros or len({*mine.values()}) < len(mine):
         return None
-    return True if numbers.are_behind or len(mine) > 2 else None
+    if group.name and not is_patient:
+        return None
+    return True if group.are_behind or len(mine) > 2 else None
 
 
 def _suffix_separates_cases(

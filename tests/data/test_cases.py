@@ -465,6 +465,37 @@ def test_numbers_of_series_and_of_patients_are_told_apart_or_asked_for(
     assert bool(found.refused) == (cases == {})
 
 
+def test_numbers_of_series_may_stand_behind_the_patient(tmp_path: Path) -> None:
+    for patient in ("PAT001", "PAT002"):  # dcm2niix -f %i_%s_%d
+        make_files(tmp_path / "a", f"{patient}_4_T1.nii.gz", f"{patient}_6_FLAIR.nii.gz")
+        make_files(tmp_path / "a", f"{patient}_9_T1_GAD.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path / "a")).items()} == {
+        "PAT001": {"t1", "t1c", "flair"},
+        "PAT002": {"t1", "t1c", "flair"},
+    }
+    make_files(tmp_path / "b", "Training_001_t1.nii.gz", "Training_002_flair.nii.gz")
+    assert set(taken(find_cases(tmp_path / "b"))) == {"Training_001", "Training_002"}
+    make_files(tmp_path / "c", "PAT001_1_t1.nii.gz", "PAT001_2_flair.nii.gz", "q_T1.nii.gz")
+    found = find_cases(tmp_path / "c")
+    assert [case.name for case in found.cases] == ["q"]
+    assert refusals(found)["PAT001"].startswith("the numbers in PAT001_1_t1.nii.gz, PAT001_2_")
+
+
+def test_times_of_one_day_before_the_words_are_of_one_examination_in_a_patients_folder(
+    tmp_path: Path,
+) -> None:
+    names = ["20190312101530_t1.nii.gz", "20190312101530_t2.nii.gz", "20190312103000_t1_KM.nii.gz"]
+    make_files(tmp_path / "a", *(f"p9/{name}" for name in names))
+    make_files(tmp_path / "b", *names)
+    make_files(tmp_path / "c", "p9/20190312_t1.nii.gz", "p9/20200101_t2.nii.gz")
+    assert set(taken(find_cases(tmp_path / "a"))["p9"]) == {"t1", "t2", "t1c"}
+    (refused,) = find_cases(tmp_path / "b").refused  # of two patients, perhaps
+    assert (
+        "have other days or times in their names, and may be of one examination" in refused.reason
+    )
+    assert set(taken(find_cases(tmp_path / "c"))) == {"p9_20190312", "p9_20200101"}
+
+
 def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -> None:
     make_files(tmp_path, "north/anna_t1.nii.gz", "north/bert_flair.nii.gz")
     assert refusals(find_cases(tmp_path))["north"].startswith("looks like one patient, or like")
@@ -506,6 +537,33 @@ def test_a_folder_of_originals_goes_before_that_of_what_was_made_of_them(tmp_pat
 def test_a_label_may_be_glued_numbered_or_of_another_language(tmp_path: Path, name: str) -> None:
     make_files(tmp_path, "p/T1.nii.gz", f"p/{name}.nii.gz")
     assert taken(find_cases(tmp_path))["p"]["label"] == f"p/{name}.nii.gz"
+
+
+def test_archives_of_patients_are_read_as_they_are(tmp_path: Path) -> None:
+    vsd = "a/01/VSD.Brain.XX.O.{0}.5/VSD.Brain.XX.O.{0}.5.mha"  # BraTS and ISLES 2015
+    make_files(tmp_path, *(vsd.format(kind) for kind in ("MR_T1", "MR_T2", "MR_Flair", "OT")))
+    for kind in ("structural", "structural_unstripped"):  # UPENN-GBM
+        for name in ("T1", "T1GD"):
+            make_files(tmp_path, f"b/images_{kind}/UPENN-GBM-1_11/UPENN-GBM-1_11_{name}.nii.gz")
+    make_files(tmp_path, "b/images_segm/UPENN-GBM-1_11_segm.nii.gz")
+    for place, file in (("anat2", "T1w"), ("anat4", "T2w"), ("swi1", "acq-TSE_T2star")):  # OASIS
+        make_files(tmp_path, f"c/OAS_d1/{place}/NIFTI/sub-OAS_ses-d1_{file}.nii.gz")
+    make_files(
+        tmp_path, "d/T1.nii.gz", "d/Masks/Consensus.nii.gz", "d/Masks/ManualSegmentation_1.nii.gz"
+    )
+    found = {
+        name: sorted(files)
+        for folder in "abcd"
+        for name, files in taken(
+            find_cases(tmp_path / folder, labels_needed=folder in "abd")
+        ).items()
+    }
+    assert found == {
+        "01": ["flair", "label", "t1", "t2"],
+        "UPENN-GBM-1_11": ["label", "t1", "t1c"],
+        "sub-OAS_ses-d1": ["t1", "t2", "t2star"],
+        "d": ["label", "t1"],
+    }
 
 
 def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
