@@ -32,6 +32,12 @@ _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, 
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
+_OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
+_TIME_POINT = re.compile(
+    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+|baseline|"
+    r"followup|preop|postop"
+)
+_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)")
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 _TIME = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?")
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
@@ -154,6 +160,8 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
 def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
     parents = tuple(map(_composed, path.relative_to(folder).parts[:-1]))
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
+    if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
+        file_name = replace(file_name, case="", head="")
     if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
     if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
@@ -168,6 +176,10 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
     return ImageFile(path, file_name, parents)
+
+
+def _in_series_folder(parents: Parts) -> bool:
+    return any(part.lower() in _SERIES_FOLDERS for part in parents[:-1])
 
 
 def _placed(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
@@ -230,6 +242,8 @@ def _home(
             return True
         if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:
             return True
+        if depth and file.parents[depth - 1].lower() in _SERIES_FOLDERS:
+            return True
         # images_structural, images_segm
         words = [word for word in _words(part) if word not in _KIND_FOLDERS]
         rest = read_name("_".join(words), modalities)
@@ -278,7 +292,8 @@ def _named_by_its_folder(
     for place in file.path.parents:
         if place == folder or (below[place] > 1 and place != file.path.parent):
             return file
-        above, alone = read_name(_composed(place.name), modalities), below[place] == 1
+        name = _OF_ARCHIVE.sub(r"\1", _composed(place.name))
+        above, alone = read_name(name, modalities), below[place] == 1
         parents = tuple(map(_composed, place.relative_to(folder).parts[:-1]))
         if above.modality and not above.case and (alone or not home):
             is_patient = not alone or (not home and stem_of(file.path) in shared)
@@ -488,6 +503,15 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
                 or (len(mine) == 2 and not repeated)
             ) and (len(others) > 1 or len(others) == len(by_head)):
                 unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
+    by_rest: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
+    for home, mine in at_home.items():
+        for image in mine:
+            by_rest[home, rests[image.path]].append(image)
+    for together in by_rest.values():
+        dates = [_DATE.search(stem_of(image.path)) for image in together]
+        if len({date[0] for date in dates if date}) > 1:
+            paths = [image.path for image in together]
+            unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(_names(paths))))
     for each in numbered:
         are_series = _are_series(each, numbered, labels_at[each.home])
         if are_series is False:
@@ -604,6 +628,8 @@ def _suffix_separates_cases(
         return True
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
+    if all(_TIME_POINT.search(case[len(head) :].lower()) for case in by_case):
+        return True
     # an ADC is made of its DWI, and has its number
     modality_sets = [
         {"dwi" if image.reading.modality == "adc" else image.reading.modality for image in images}
@@ -631,13 +657,14 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
-    """Give each case the shortest name that is unique and more than a date."""
+    """Give each case the shortest name that is unique and more than a date or a time point."""
     tops = Counter(place[0] for place, _ in keys if place)
     rests = Counter(rest for _, rest in keys)
     names = {}
     for place, rest in keys:
         if rest:
-            is_name = rests[rest] == 1 and not _TIME.fullmatch(rest)
+            when = _TIME.fullmatch(rest) or _TIME_POINT.fullmatch(rest.lower())
+            is_name = rests[rest] == 1 and not when
             names[place, rest] = rest if is_name else "_".join((*place, rest))
         elif place:
             names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)

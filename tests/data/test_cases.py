@@ -489,10 +489,10 @@ def test_times_of_one_day_before_the_words_are_of_one_examination_in_a_patients_
     make_files(tmp_path / "b", *names)
     make_files(tmp_path / "c", "p9/20190312_t1.nii.gz", "p9/20200101_t2.nii.gz")
     assert set(taken(find_cases(tmp_path / "a"))["p9"]) == {"t1", "t2", "t1c"}
-    (refused,) = find_cases(tmp_path / "b").refused  # of two patients, perhaps
-    assert (
-        "have other days or times in their names, and may be of one examination" in refused.reason
-    )
+    make_files(tmp_path / "d", "AX_T1_20190101101010.nii.gz", "AX_FLAIR_20190202101010.nii.gz")
+    for folder in "bd":  # of two patients, perhaps, and of two days
+        (refused,) = find_cases(tmp_path / folder).refused
+        assert "have other days or times in their names, and may be of one" in refused.reason
     assert set(taken(find_cases(tmp_path / "c"))) == {"p9_20190312", "p9_20200101"}
 
 
@@ -506,6 +506,17 @@ def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -
 def test_single_digits_behind_the_words_tell_patients_too(tmp_path: Path) -> None:
     make_files(tmp_path, "t1_1.nii.gz", "t1_2.nii.gz", "flair_1.nii.gz", "flair_2.nii.gz")
     assert set(taken(find_cases(tmp_path))) == {"1", "2"}
+
+
+def test_time_points_behind_the_words_are_examinations(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1_T1_tp1.nii.gz", "p1_FLAIR_tp2.nii.gz")
+    make_files(tmp_path, "q/T1_baseline.nii.gz", "q/FLAIR_followup.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "p1_tp1": {"t1"},
+        "p1_tp2": {"flair"},
+        "q_baseline": {"t1"},
+        "q_followup": {"flair"},
+    }
 
 
 def test_a_date_alone_is_no_name_of_a_case(tmp_path: Path) -> None:
@@ -551,9 +562,13 @@ def test_archives_of_patients_are_read_as_they_are(tmp_path: Path) -> None:
     make_files(
         tmp_path, "d/T1.nii.gz", "d/Masks/Consensus.nii.gz", "d/Masks/ManualSegmentation_1.nii.gz"
     )
+    for number, name in ((2, "t1_mprage"), (5, "flair")):
+        make_files(tmp_path, f"e/s1/SCANS/{number}/NIFTI/{number}_{name}.nii.gz")  # XNAT
+    for number, name in ((3, "AX T1"), (5, "AX FLAIR"), (7, "AX T1 POST")):  # TCIA
+        make_files(tmp_path, f"f/P1/01-01-2000-MR-1/{number}.000000-{name}-{number}11/1-01.nii.gz")
     found = {
         name: sorted(files)
-        for folder in "abcd"
+        for folder in "abcdef"
         for name, files in taken(
             find_cases(tmp_path / folder, labels_needed=folder in "abd")
         ).items()
@@ -563,6 +578,8 @@ def test_archives_of_patients_are_read_as_they_are(tmp_path: Path) -> None:
         "UPENN-GBM-1_11": ["label", "t1", "t1c"],
         "sub-OAS_ses-d1": ["t1", "t2", "t2star"],
         "d": ["label", "t1"],
+        "s1": ["flair", "t1"],
+        "P1": ["flair", "t1", "t1c"],
     }
 
 
