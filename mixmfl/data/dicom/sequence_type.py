@@ -97,12 +97,12 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
     reading, place = _first_reading(header)
     if not stated and reading.why == SILENT:
         return _from_times(header)
-    said = "t1" if reading.unknown else reading.modality  # fields may tell of its agent
-    if stated and said and said not in _FINER.get(stated, {stated}):
-        return Recognised("", f"{UNSURE}: {field} says {stated}, but {place} says {said}")
-    if stated and not said and reading.why != SILENT:
+    named = "t1" if reading.unknown else reading.modality  # fields may tell of its agent
+    if stated and named and named not in _FINER.get(stated, {stated}):
+        return Recognised("", f"{UNSURE}: {field} says {stated}, but {place} says {named}")
+    if stated and not named and reading.why != SILENT:
         return Recognised("", f"{UNSURE}: {field} says {stated}; {place}: {reading.why}")
-    modality, why = (said, place) if said else (stated, field)
+    modality, why = (named, place) if named else (stated, field)
     if not modality:
         if echo := _echo(header):
             return Recognised(echo, f"{place}, and the echo time of {header.echo_ms:g} ms")
