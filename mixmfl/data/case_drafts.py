@@ -12,7 +12,7 @@ from mixmfl.data.modalities import words_of
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 # among several segmentations, these words mark the one to use
-_LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion"}
+_LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus"}
 
 
 @dataclass(frozen=True)

@@ -19,24 +19,45 @@ from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.sequence_vocabulary import PROCESSING
-from mixmfl.data.sequence_words import agent_in, agent_in_name
+from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {
     "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
-    "resources", "files",
+    "resources", "files", "structural", "anatomical",
 }  # fmt: skip
+_NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 _ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
+_OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
+_TIME_POINT = re.compile(
+    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+|baseline|"
+    r"followup|preop|postop"
+)
+_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)")
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 _TIME = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?")
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
     "or by their modality alone (t1.nii.gz) in a folder per patient, or say by --mapping"
+)
+_WHOSE_NUMBERS = (
+    "the numbers in {} may be of one patient's series or of several patients with one image each; "
+    "put each patient's files into a folder and name them by their modality alone (t1.nii.gz), or "
+    "say by --mapping which case each is of"
+)
+_WHICH_DAY = (
+    "{} have other days or times in their names, and may be of one examination or of several; put "
+    "each examination's files into a folder and name them by their modality alone (t1.nii.gz), or "
+    "say by --mapping which case each is of"
+)
+# a number that a scanner, a converter or a person gave to a series or to a patient
+_NUMBER = re.compile(
+    r"(?:(?P<name>.*[^ _.-])[ _.-]+)?(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
 )
 
 Parts = tuple[str, ...]
@@ -89,9 +110,10 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = _named_by_folder(files, folder, modalities)
     files = _placed(files, modalities)
     files = _without_products_of_spm(files)
+    files = _with_words_of_patients(files)
     files = _with_agent_of_folder(files, folder)
     files = _joined_by_name(files, folder)
-    rests, unclear = _rests([file for file in files if file.reading.modality])
+    rests, unclear = _rests(files)
     known = [file for file in files if file.reading.is_known]
     case_folders = {file.home for file in known if not rests.get(file.path, file.reading.case)}
 
@@ -127,8 +149,9 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             paths_of = [path for path, key in key_of.items() if name_of[key] == name]
             listed = ", ".join(inside(path, folder) for path in paths_of)
             faults[name].append(f"is the name of {count} cases: {listed}; rename one")
-    for name in sorted({name_of[key_of[path]] for path in unclear}):
-        faults[name].append(_HOW_TO_NAME)
+    questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}
+    for name, question in sorted(questions):
+        faults[name].append(question)
     in_folders = sum(not rest for _, rest in name_of)
     layout = "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
     return Grouped(tuple(placed), {name: tuple(texts) for name, texts in faults.items()}, layout)
@@ -137,6 +160,8 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
 def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
     parents = tuple(map(_composed, path.relative_to(folder).parts[:-1]))
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
+    if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
+        file_name = replace(file_name, case="", head="")
     if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
     if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
@@ -151,6 +176,10 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
     return ImageFile(path, file_name, parents)
+
+
+def _in_series_folder(parents: Parts) -> bool:
+    return any(part.lower() in _SERIES_FOLDERS for part in parents[:-1])
 
 
 def _placed(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
@@ -187,7 +216,8 @@ def _is_processed(part: str, above: Parts, folders: Set[Parts]) -> bool:
     """
     if part.lower() == "pre":
         return any(other[:-1] == above and other[-1].lower() in _ORIGINALS for other in folders)
-    return len(part) > 7 and all(word in PROCESSING for word in _words(part))
+    words = [word for word in _words(part) if word not in _KIND_FOLDERS]
+    return len(part) > 7 and bool(words) and all(word in PROCESSING for word in words)
 
 
 def _home(
@@ -209,6 +239,15 @@ def _home(
         part = file.parents[depth]
         kind = read_name(part, modalities)
         if part.lower() in (_KIND_FOLDERS | _ORIGINALS) or (kind.is_known and not kind.case):
+            return True
+        if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:
+            return True
+        if depth and file.parents[depth - 1].lower() in _SERIES_FOLDERS:
+            return True
+        # images_structural, images_segm
+        words = [word for word in _words(part) if word not in _KIND_FOLDERS]
+        rest = read_name("_".join(words), modalities)
+        if len(words) < len(_words(part)) and (not words or rest.is_label) and not rest.case:
             return True
         if file.parents[: depth + 1] in processed:
             return True
@@ -253,7 +292,8 @@ def _named_by_its_folder(
     for place in file.path.parents:
         if place == folder or (below[place] > 1 and place != file.path.parent):
             return file
-        above, alone = read_name(_composed(place.name), modalities), below[place] == 1
+        name = _OF_ARCHIVE.sub(r"\1", _composed(place.name))
+        above, alone = read_name(name, modalities), below[place] == 1
         parents = tuple(map(_composed, place.relative_to(folder).parts[:-1]))
         if above.modality and not above.case and (alone or not home):
             is_patient = not alone or (not home and stem_of(file.path) in shared)
@@ -305,6 +345,28 @@ def _without_products_of_spm(files: Sequence[ImageFile]) -> list[ImageFile]:
                 file = replace(file, reading=reading, place=original.place, home=original.home)
         left.append(file)
     return left
+
+
+def _with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Decide on a T1 with a short unknown word that comes back with other sequences.
+
+    So "abc" of ``T1_abc`` beside ``FLAIR_abc`` is about the patient, not about a contrast agent.
+    """
+    others: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality not in (None, "t1", "t1c"):
+            others[file.home].update(_words(without_accents(stem_of(file.path))))
+
+    def around(file: ImageFile) -> set[str]:
+        above = file.home[:-1]  # of a folder per image
+        return others[file.home] | (others[above] if above else set())
+
+    return [
+        replace(file, reading=replace(file.reading, modality="t1", doubt="", unknown=()))
+        if file.reading.unknown and around(file).issuperset(file.reading.unknown)
+        else file
+        for file in files
+    ]
 
 
 def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
@@ -385,19 +447,23 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
     ]
 
 
-def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
-    """Return the part of each image's name that identifies its case, and the unclear images.
+def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Return the part of each image's name that identifies its case, and questions about images.
 
     Converters write times and numbers behind the words, which differ within one patient. So the
     part before the words identifies the patient, unless the numbers behind them come back with
     other modalities: ``t1_001`` and ``t2_001``.
     """
     rests: dict[Path, str] = {}
-    unclear: set[Path] = set()
+    unclear: dict[Path, str] = {}
     at_home: dict[Parts, list[ImageFile]] = defaultdict(list)
-    for image in images:
-        if not image.reading.is_bids:
-            at_home[image.home].append(image)
+    labels_at: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            at_home[file.home].append(file)
+        elif file.reading.is_label:
+            labels_at[file.home].add(file.reading.case)
+    numbered = [each for home, mine in at_home.items() for each in _numbered(home, mine)]
     homes_of = Counter(head for mine in at_home.values() for head in {i.reading.head for i in mine})
     for home, mine in at_home.items():
         by_head: dict[str, list[ImageFile]] = defaultdict(list)
@@ -414,13 +480,19 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
         count = len({image.reading.modality for image in mine})
         apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
         repeated = max(homes_of[head] for head in by_head) > 1
-        if len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
+        if any(each.home == home and not each.name for each in numbered):
+            pass  # see below
+        elif len(by_head) > 1 and count == len(mine) and _are_times(by_head):
+            days = {re.sub(r"[-_.]", "", head)[:8] for head in by_head}
+            if len(days) == 1:
+                rests.update(dict.fromkeys(paths, ""))
+                if not home:  # of several patients, perhaps
+                    unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(_names(paths))))
+        elif len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
             if not re.search(
                 r"\d", mine[0].reading.head
             ):  # p01/DICOM_t1_5: the folder is the patient
                 rests.update(dict.fromkeys(paths, ""))
-        elif apart and all(map(str.isdecimal, by_head)) and (count > 2 or (home and repeated)):
-            rests.update(dict.fromkeys(paths, ""))  # numbers of series: 201_T1W, 301_T2W
         elif apart and home:
             rests.update(dict.fromkeys(paths, ""))
             # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
@@ -430,8 +502,122 @@ def _rests(images: Sequence[ImageFile]) -> tuple[dict[Path, str], set[Path]]:
                 # anna_t1.nii and bert_flair.nii; of three such files, the words are a protocol's
                 or (len(mine) == 2 and not repeated)
             ) and (len(others) > 1 or len(others) == len(by_head)):
-                unclear.update(paths)
+                unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
+    by_rest: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
+    for home, mine in at_home.items():
+        for image in mine:
+            by_rest[home, rests[image.path]].append(image)
+    for together in by_rest.values():
+        dates = [_DATE.search(stem_of(image.path)) for image in together]
+        if len({date[0] for date in dates if date}) > 1:
+            paths = [image.path for image in together]
+            unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(_names(paths))))
+    for each in numbered:
+        are_series = _are_series(each, numbered, labels_at[each.home])
+        if are_series is False:
+            rests.update({image.path: image.reading.case for image in each.images})
+            continue
+        rests.update(dict.fromkeys(each.paths, each.name))
+        if are_series is None:
+            unclear.update(dict.fromkeys(each.paths, _WHOSE_NUMBERS.format(_names(each.paths))))
     return rests, unclear
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths))
+
+
+def _are_times(heads: Collection[str]) -> bool:
+    return all(_TIME.fullmatch(head) for head in heads)
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Images of one folder whose names differ in a number and the modality.
+
+    Attributes:
+        home: The folder.
+        name: The part of their names before the numbers; empty where they begin with these.
+        images: The images.
+        modality_of: The modality of each number.
+    """
+
+    home: Parts
+    name: str
+    images: tuple[ImageFile, ...]
+    modality_of: Mapping[int, str]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [image.path for image in self.images]
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether the numbers are behind the words for the modality, as in ``t1_5``."""
+        return not any(image.reading.head for image in self.images)
+
+    @property
+    def have_zeros(self) -> bool:
+        """Whether a number begins with 0, as numbers of patients do."""
+        return any(re.search(r"(?<!\d)0\d*$", _numbered_name(image)) for image in self.images)
+
+
+def _numbered_name(image: ImageFile) -> str:
+    return image.reading.head or image.reading.case
+
+
+def _numbered(home: Parts, images: Sequence[ImageFile]) -> list[_Numbered]:
+    """Return the groups of images whose numbers may be of series or of patients.
+
+    That is no question where a number comes back, or the modalities do: then they are of patients.
+    """
+    by_name: dict[str, list[tuple[ImageFile, int]]] = defaultdict(list)
+    for image in images:
+        number = _NUMBER.fullmatch(_numbered_name(image).lower())
+        if not image.reading.head and not (number and not number["name"]):
+            return []  # T1.nii.gz: the folder is a case
+        if not number:
+            continue
+        name = _numbered_name(image)[: number.end("name")] if number["name"] else ""
+        by_name[name].append((image, int(number["number"])))
+    groups = []
+    for name, pairs in by_name.items():
+        modality_of = {number: image.reading.modality or "" for image, number in pairs}
+        kinds = {*modality_of.values()}
+        if len(kinds) < 2 or len(modality_of) < len(pairs) or len(pairs) > len(kinds) + 1:
+            continue
+        if name or len(pairs) == len(images):
+            groups.append(_Numbered(home, name, tuple(image for image, _ in pairs), modality_of))
+    return groups
+
+
+def _are_series(
+    group: _Numbered, groups: Sequence[_Numbered], labels: Collection[str]
+) -> bool | None:
+    """Say whether the numbers of a group are of one patient's series.
+
+    Returns:
+        False where they are of several patients; None where names do not tell.
+    """
+    mine = group.modality_of
+    is_patient = bool(re.search(r"\d[^ _.-]*$", group.name))  # PAT001_4_t1, not Training_001_t1
+    if group.name and group.have_zeros and not is_patient:
+        return False
+    if {i.reading.head for i in group.images} <= set(labels):  # 001_t1, 001_seg, 002_flair, …
+        return False
+    if group.name in labels:  # one mask for all: seg.nii.gz
+        return True
+    others = [other.modality_of for other in groups if other is not group]
+    shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
+    if (group.home or group.name) and shared:  # a protocol's numbers come back with each patient
+        return True if all(one == other for one, other in shared) else None
+    first, last = min(mine), max(mine)
+    counted = first < 2 and last - first == len(mine) - 1  # 1, 2, 3, as patients are, too
+    if counted or group.have_zeros or len({*mine.values()}) < len(mine):
+        return None
+    if group.name and not is_patient:
+        return None
+    return True if group.are_behind or len(mine) > 2 else None
 
 
 def _suffix_separates_cases(
@@ -442,6 +628,8 @@ def _suffix_separates_cases(
         return True
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
+    if all(_TIME_POINT.search(case[len(head) :].lower()) for case in by_case):
+        return True
     # an ADC is made of its DWI, and has its number
     modality_sets = [
         {"dwi" if image.reading.modality == "adc" else image.reading.modality for image in images}
@@ -469,13 +657,14 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
-    """Give each case the shortest name that is unique and more than a date."""
+    """Give each case the shortest name that is unique and more than a date or a time point."""
     tops = Counter(place[0] for place, _ in keys if place)
     rests = Counter(rest for _, rest in keys)
     names = {}
     for place, rest in keys:
         if rest:
-            is_name = rests[rest] == 1 and not _TIME.fullmatch(rest)
+            when = _TIME.fullmatch(rest) or _TIME_POINT.fullmatch(rest.lower())
+            is_name = rests[rest] == 1 and not when
             names[place, rest] = rest if is_name else "_".join((*place, rest))
         elif place:
             names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)

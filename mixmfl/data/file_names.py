@@ -14,6 +14,7 @@ from mixmfl.data.sequence_words import (
     Reading,
     begins_kind,
     is_sequence_word,
+    looks_like_agent,
     meaning_of,
     read_words,
 )
@@ -33,6 +34,7 @@ class FileName:
         aside: The kind of an image that is not used, such as ``"field map"``.
         doubt: The reason why words about a sequence do not decide the modality.
         is_bids: Whether the name follows BIDS.
+        unknown: Short words that alone leave a T1 undecided, and may be a patient's.
     """
 
     case: str
@@ -43,6 +45,7 @@ class FileName:
     aside: str = ""
     doubt: str = ""
     is_bids: bool = False
+    unknown: tuple[str, ...] = ()
 
     @property
     def is_known(self) -> bool:
@@ -180,8 +183,10 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
             reading = Reading("t1" if without else "t1c", "")
         if reading.modality == "t1c":
             return FileName(case, "t1c", head=case, processing=processing, is_bids=True)
-        if "does not say whether" in reading.why:
-            return FileName(case, head=case, is_bids=True, doubt=f"is undecided ({reading.why})")
+        # BIDS tells of an agent by "ce", so a word that may be anything is about something else
+        other = reading.unknown and not any(map(looks_like_agent, reading.unknown))
+        if not reading.modality and not other and reading.set_aside == "":
+            return FileName(case, head=case, is_bids=True, doubt=_undecided(reading))
     return file_name
 
 
@@ -204,22 +209,22 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     ]
     processing = [word for word in body if word.lower() in PROCESSING] + target
     case = _rest(head, body, matches)
-    kind = _kind(stem, stem[offset:], body, matches, modalities)
+    kind = _kind(stem[offset:], body, matches, modalities)
     if isinstance(kind, str):
-        return FileName(case, head=head, doubt=kind)
+        reading = read_words(stem[offset:])
+        unknown = reading.unknown if kind == _undecided(reading) else ()
+        if any(map(looks_like_agent, unknown)):
+            unknown = ()
+        return FileName(case, head=head, doubt=kind, unknown=unknown, processing=tuple(processing))
     modality, is_label, aside = kind
-    if _may_be_time(head, body, modality):
-        return FileName(
-            case,
-            head=head,
-            doubt=f"has '{body[0]}' before a T1, which may tell the time or a contrast agent",
-        )
+    if modality in ("t1", "t1c") and (doubt := _doubt_of_agent_before(words[:first], body)):
+        return FileName(case, head=head, doubt=doubt)
     case = case if modality or is_label else stem
     return FileName(case, modality, is_label, head, tuple(processing), aside)
 
 
 def _kind(
-    stem: str, text: str, body: Sequence[str], matches: Sequence[Match], modalities: Modalities
+    text: str, body: Sequence[str], matches: Sequence[Match], modalities: Modalities
 ) -> tuple[str | None, bool, str] | str:
     """Return the modality, whether it is a label, and any other kind; or why it is undecided."""
     known = [i for i, word in enumerate(body) if meaning_of(word) in KINDS]
@@ -237,7 +242,7 @@ def _kind(
     if reading.modality and reading.modality not in modalities.table:
         return None, False, ""
     if known and not reading.modality and not reading.set_aside:
-        return f"is undecided ({reading.why})"
+        return _undecided(reading)
     return reading.modality or None, False, reading.set_aside
 
 
@@ -288,14 +293,25 @@ def _is_number(word: str) -> bool:
     return bool(re.search(r"\d", word)) and not meaning_of(word)
 
 
-def _may_be_time(head: str, body: Sequence[str], modality: str | None) -> bool:
-    """Say whether "post" before a T1 is all that speaks of an agent: "p01_post_T1"."""
-    return (
-        bool(head)
-        and modality == "t1c"
-        and body[0].lower() == "post"
-        and read_words(" ".join(body[1:])).modality == "t1"
-    )
+def _undecided(reading: Reading) -> str:
+    return f"is undecided ({reading.why})"
+
+
+def _doubt_of_agent_before(patient: Sequence[str], body: Sequence[str]) -> str:
+    """Say why a word before a T1 is all that may speak of an agent; empty if there is none.
+
+    So ``p01_post_T1`` may be after surgery, and ``KM_T1`` of a patient with these initials.
+    """
+    first = body[0].lower()
+    if read_words(" ".join(body)).modality == "t1":
+        if patient and meaning_of(patient[-1]) == "letter":
+            return f"has {patient[-1]!r} before a T1, which may tell of a contrast agent"
+    elif read_words(" ".join(body[1:])).modality == "t1":
+        if patient and first == "post":
+            return "has 'post' before a T1, which may tell the time or a contrast agent"
+        if not patient and len(first) == 2 and meaning_of(first) == "agent":
+            return f"begins with {body[0]!r}, a contrast agent or a patient's initials"
+    return ""
 
 
 def _without_target(stem: str) -> tuple[str, list[str]]:

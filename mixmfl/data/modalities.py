@@ -22,6 +22,8 @@ LABEL_WORDS = (
     "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
     "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
     "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation", "annotations",
+    "delineation", "delineations",
+    "o ot",  # of BraTS 2013 to 2015 and ISLES 2015
     "segm", "segmentierung", "segmentazione", "segmentacion", "maske", "masque", "mascara",
     "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
 )  # fmt: skip

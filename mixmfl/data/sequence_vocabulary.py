@@ -30,7 +30,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t2fse
     """),
     "flair": _phrases("""
-        flair, flairw, eflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, tirm dark, fluid
+        flair, flairw, eflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, fluid
         dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair
     """),
     "t2star": _phrases("""
@@ -128,14 +128,26 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "elastography": _phrases("mre, elastography, elastogram"),
     "steady state": _phrases("""
         ciss, fiesta, fiestac, trufi, truefisp, btfe, b tfe, bffe, b ffe, bssfp, ssfp, balanced,
-        fiesta c, true fisp, de3d, dess, psif
+        fiesta c, true fisp, de3d, dess, psif, fisp, basg, pbsg, trsg, cosmic
     """),
-    "STIR": _phrases("stir, stirs, t2stir"),
+    "STIR": _phrases("stir, stirs, t2stir, dark fat, darkfat, fat dark"),
+    "opposed-phase image": _phrases("""
+        opposed phase, opposed, opposedphase, out of phase, outphase, out phase, opp phase,
+        oppphase, oop, gegenphase
+    """),
+    "tagging": _phrases("tagging, tagged, spamm"),
+    "fused image": _phrases("fusion, fused, overlay, blended"),
+    "template": _phrases("template"),
+    "cholangiography or myelography": _phrases("""
+        mrcp, thick slab, myelo, myelogram, myelography, myelographie, myelografie
+    """),
     "double inversion": _phrases("""
         double inversion, double ir, doubleir, dir space, space dir, spc dir, t2 dir, dir t2, sag
         dir, 3d dir, ax dir
     """),
-    "phase-sensitive inversion": _phrases("psir, phase sensitive, fgatir, flaws, wmnull"),
+    "phase-sensitive inversion": _phrases("""
+        psir, phase sensitive, fgatir, flaws, wmnull, ir real, real ir, tir real
+    """),
     "one inversion of an MP2RAGE": _phrases("inv1, inv2, inv 1, inv 2"),
     "phase": _phrases("""
         phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
@@ -161,14 +173,15 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         kontrast, kontrastmittel, contrast, contrasto, contraste, contrastmiddel,
         contrastvloeistof, ce, enh, mdc, mezzo di contrasto, medio de contraste, produit de
         contraste, pdc, cte, inj, injected, injection, injecte, injectee, enhanced, enhancement,
-        contrastenhanced, contrast enhanced, contrast agent, iniettato, gdc, civ, ivc, contrast
-        medium, dye
+        contrastenhanced, contrast enhanced, contrast agent, iniettato, gdc, contrast medium, dye,
+        gdbopta, gd bopta, gd hp do3a, gdbt do3a, artirem, primovist, eovist, optimark, dotagraf
     """),
-    "letter": _phrases("c, g, iv, ev, cm, pc"),
+    # each says nothing of an agent without a sign or a preposition
+    "letter": _phrases("c, g, k, iv, ev, cm, mc, pc, civ, ivc, ca, gbca"),
     "with": _phrases("""
         postcontrast, postcontraste, poscontraste, postgd, postgad, postgado, postkm, postcon,
-        post con, w con, with con, mkm, nkm, pkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
-        postcontrasto, pc gd, postinj, postinjection, cmdc, mmdc, pmdc, postmdc, dopomdc, posgad,
+        post con, w con, with con, mkm, nkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
+        postcontrasto, pc gd, postinj, postinjection, cmdc, mmdc, postmdc, dopomdc, posgad,
         wcontrast, wgd, wgad, wcon, postc, postce, post iv, gdplus, with iv
     """),
     "without": _phrases("""
@@ -183,18 +196,28 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     """),
     "post": _phrases("post, pos"),
     "pre": _phrases("pre, prae, pra"),
-    "not": _phrases("without, wo, w o, ohne, sans, sin, zonder, senza, sem"),
+    "not": _phrases("""
+        without, wo, w o, ohne, sans, sin, zonder, senza, sem, uten, utan, uden, bez
+    """),
     "perhaps not": _phrases("""
-        no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert
+        no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert, n a,
+        nein, nee
     """),
     "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima"),
     "beside": _phrases("""
-        with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras, p
+        with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras
     """),
     "plus": _phrases("plus, positiv, positive"),
-    "minus": _phrases("minus, neg, negativ, negative, negativo, frei, free"),
+    "minus": _phrases("""
+        minus, neg, negativ, negative, negativo, negatif, negatief, frei, free
+    """),
     "dash": _phrases("dash"),
-    "late": _phrases("late, delayed, delay, spat, verzogert, tardif, tardivo, tardio, laat"),
+    "late": _phrases("""
+        late, delayed, delay, spat, verzogert, tardif, tardive, tardivo, tardiva, tardio, tardia,
+        laat, minutes, spaet, arterial, arteriell, arteriel, arterielle, arteriale, arterieel,
+        venous, venos, venoes, veineux, veineuse, venoso, venosa, veneus, portal, portale,
+        portalvenous, portovenous, hepatobiliary, hepatobiliar, hbp, equilibrium
+    """),
 }  # fmt: skip
 
 # Words about neither, and words that would be mistaken for others without their neighbour.
@@ -209,7 +232,8 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         high contrast, low contrast
     """),
     "two echoes": _phrases("""
-        dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de
+        dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,
+        multi echo, multiecho
     """),
     "and": _phrases("and, und, et, y, e, en, &"),
     "break": (":",),
@@ -224,11 +248,11 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         isotropic, hr, highres
     """),
     "technique": _phrases("""
-        tse, fse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir, fl2d, fl3d,
-        flash, gre, ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre, mffe, tirm, space,
-        spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial, star,
-        dixon, ideal, flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc, cs,
-        caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,
+        tse, fse, isofse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir, fl2d,
+        fl3d, flash, gre, ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre, mffe, tirm,
+        space, spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial,
+        star, dixon, ideal, flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc,
+        cs, caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,
         drive, mt0, we, rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted,
         rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
         images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
@@ -244,13 +268,46 @@ PROCESSING = frozenset(
     bfc, bias, biascorrected, unbiased, corrected, corr, warped, reg, registered, coreg,
     coregistered, aligned, rigid, affine, normalized, normalised, mni, mni152, preproc,
     preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
-    reoriented, reorient, std, rai, ras, lps, crop, cropped, robustfov, defaced, deface, zscore,
-    histmatch, tilt, prenorm
+    reoriented, reorient, std, acpc, dc, rai, ras, lps, crop, cropped, robustfov, defaced, deface,
+    zscore, histmatch, tilt, prenorm
 """)
 )
 
-# Beginnings of unlisted words about an agent, such as "kontrastverstärkt" and "contrastado".
+# Beginnings of unlisted words about an agent, such as "kontrastverstärkt" and "contrastado" ...
 AGENT_STEMS = ("contrast", "kontrast", "gado", "enhanc", "inject", "injekt", "iniett", "inyect")
+# ... and endings of those that deny it, such as "kontrastfrei".
+DENIALS = ("frei", "los", "less", "free", "loos", "vrij")
+
+# Letters of unlisted words beside a T1 that may tell of a contrast agent, anywhere in the word...
+AGENT_LETTERS = (
+    "kontr", "contr", "cntr", "kntr", "gado", "vist", "hance", "dota", "dtpa", "bopta", "magnev",
+    "omnisc", "enh", "injec", "injek", "iniez", "iniet", "inyec", "spritz", "bolus", "gabe",
+    "realc", "realz", "rehauss", "aankleur", "ingespo", "anreich", "verstark", "verstaerk",
+    "impregn", "dosis", "dose", "agent",
+)  # fmt: skip
+# ... and where a word begins or ends.
+AGENT_ENDS = (
+    "km", "gd", "gad", "mdc", "pdc", "inj", "cont", "kont", "post", "nach", "apres", "dopo",
+    "despu", "after", "vorher",
+)  # fmt: skip
+
+# Words that tell of no contrast agent, where other short words that we do not know may.
+HARMLESS = frozenset(
+    _phrases("""
+    osag, ocor, oax, dor, ap, pa, lr, rl, si, hf, lt, rt, left, right, posterior, anterior, diag,
+    iac, iam, iacs, pit, orb, eye, ear, ohr, lws, hws, bws, isg, nnh, tmj, lab, hip, knee, leg,
+    ppmi, ixi, hcp, nki, cbu, ukb, oas, aso, mr, mri, irm, rm, rmn, nmr, mrt, ped,
+    new, neu, old, alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex,
+    nsa, dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
+    br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
+    control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
+""")
+)
+
+# Treatments: images "pre" or "post" them have an agent or not.
+TREATMENTS = frozenset(_phrases("gammaknife, gk, cyberknife"))
+# Their planning: "post stealth" has an agent, but "pre stealth" may have one, too.
+PLANNING = frozenset(_phrases("stealth, navigation, nav, navi, stereotaxy"))
 
 # Sequences that make a T2 a T2*.
 GRADIENT_ECHOES = frozenset(

@@ -10,15 +10,23 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 
 from mixmfl.data.sequence_vocabulary import (
+    AGENT_ENDS,
+    AGENT_LETTERS,
     AGENT_STEMS,
+    AGENTS,
     ASIDES,
+    DENIALS,
     GRADIENT_ECHOES,
+    HARMLESS,
     KINDS,
     MEANINGS,
+    PLANNING,
     PROCESSING,
+    TREATMENTS,
 )
 
 
@@ -30,11 +38,14 @@ class Reading:
         modality: One of ``modalities.TABLE``; empty where it is undecided.
         why: The words that decided, or the reason why it is undecided.
         set_aside: The kind of an image that is not for segmentation, such as ``"angiography"``.
+        unknown: Words beside a T1 which we do not know, and which may tell of a contrast agent.
+            They alone leave it undecided.
     """
 
     modality: str
     why: str
     set_aside: str = ""
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,23 +73,29 @@ _PIECES = frozenset(
 _LONGEST_GLUED = 40  # letters of a glued word; it is tried at every letter
 _LEAST_FIRST = 4  # letters of a technique that may begin a glued word: "tirmdarkfluid", not "set2"
 _AGENT = (
-    r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte|cm)"
+    r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte|cm"
+    r"|civ)"
 )
 _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
+    (re.compile(r"flair\s?\*"), " flairstar "),
     (re.compile(r"\+\s?/\s?-|±"), " either "),
+    (re.compile(r"(?<![a-z0-9])\d+\s?cm(?![a-z0-9])"), " "),  # centimetres, no contrast medium
+    (re.compile(r"(?<![a-z0-9])\d+\s?(?:min|minuten|minutes)(?![a-z])"), " minutes "),
     (re.compile(r"(?<![a-z0-9])w\s?/?\s?(?:[/&+,]|and)\s?w\s?/?\s?o(?:ut)?(?![a-z])"), " wwo "),
     (re.compile(r"(?<![a-z0-9])w\s?/?\s?o(?:ut)?\s?(?:[/&+,]|and)\s?w(?![a-z])"), " wwo "),
     (re.compile(r"(?<![a-z0-9])w\s?/\s?o(?:ut)?(?=[^a-z]|$|con|gad|gd|iv)"), " without "),
     (re.compile(r"(?<![a-z0-9])w\s?/(?=[^a-z]|$|contrast|gad|gd|c\b|iv)"), " with "),
+    (re.compile(r"(?<![a-z0-9])(s\.|c\.|)m\.\s?d\.\s?c\.?(?![a-z])"), r" \1mdc "),
+    (re.compile(r"(?<![a-z0-9])m\.\s?c\.?(?![a-z])"), " mc "),
     (re.compile(rf"(?<![a-z0-9])s\s?[/.]\s?(?={_AGENT}(?![a-z]))"), " sin "),
     (re.compile(rf"(?<![a-z0-9])c\s?[/.]\s?(?={_AGENT}(?![a-z]))"), " con "),
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s?\?"), r" \1 either "),
     (re.compile(r"(?<![a-z0-9])i\.\s?v\.?(?![a-z])"), " iv "),
     (re.compile(r"(?<![a-z0-9])k\.\s?m\.?(?![a-z])"), " km "),
-    (re.compile(r"(?<![a-z0-9])m\.\s?d\.\s?c\.?(?![a-z])"), " mdc "),
     # the sign of an agent: before it after a space, or after it before one
+    (re.compile(r"(?<![^\s_(,;])-(?=c(?![a-z0-9]))"), " dash "),
     (re.compile(rf"(?<![^\s_(,;])-(?={_AGENT}(?![a-z0-9]))"), " minus "),
     (re.compile(rf"(?<![a-z0-9])({_AGENT})-(?![a-z0-9])"), r" \1 minus "),
     # "T1C-" is a T1 without it
@@ -90,6 +107,12 @@ _REWRITTEN = (
     (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )
 _WORD = re.compile(r"[a-z0-9]+|[:&]")
+_INVERSIONS = frozenset(("tirm", "ir", "tir", "inversion", "dark", "fluid"))
+_SHORT = 3  # letters of a word that may abbreviate anything
+_VOWELS = frozenset("aeiouy")
+_PERHAPS_AGENTS = ("ml", "cc", "mmol", "pi")  # behind or before a number
+_LONG_AGENTS = [word for word in (*AGENTS["agent"], *AGENTS["with"]) if len(word) > 5]
+_ALIKE = 0.75  # difflib's ratio, from which two words may be one with a slip
 
 
 def read_words(text: str) -> Reading:
@@ -106,6 +129,11 @@ def read_words(text: str) -> Reading:
     agent, agent_words = _agent(phrases, kinds)
     if agent == "unclear":
         return Reading("", f"{names} is a T1, but {agent_words}")
+    if not agent and (unknown := _may_name_agent(phrases)):
+        quoted = ", ".join(map(repr, unknown))
+        return Reading(
+            "", f"{names} is a T1, but {quoted} may tell of a contrast agent", "", unknown
+        )
     if agent == "with":
         return Reading(
             "t1c", f"{names}, {agent_words} says with contrast agent" if agent_words else names
@@ -205,7 +233,7 @@ def _understand(text: str) -> list[_Phrase]:
 def _stem(word: str) -> str:
     """Return the meaning of an unlisted word by its stem; empty if it has none."""
     if word.startswith(AGENT_STEMS):
-        return "agent"
+        return "without" if word.endswith(DENIALS) else "agent"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""
 
 
@@ -275,6 +303,10 @@ def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str
         return "", "two echoes, of which it does not say which"
     if words & {"epi", "ep2d"} and (t1 or "t2" in others) and not others - {"t2", "t2star"}:
         return "", "is an echo planar image"
+    if "dir" in words and others & {"t2", "flair"}:
+        return "", "double inversion, or a direction"
+    if "real" in words and t1:
+        return "", "the real part, or an inversion that keeps its sign"
     if "b0" in words and others <= {"dwi", "t2"}:
         return "", "is not weighted by diffusion"
     if not t1 and "adc" in others and others <= {"adc", "dwi", "t2"}:
@@ -293,7 +325,7 @@ def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str
         modality = "dwi"
     elif others == {"t2"} and words & GRADIENT_ECHOES:
         modality = "t2star"
-    elif others == {"t2"} and words & {"tirm", "ir", "tir"}:
+    elif others == {"t2"} and words & _INVERSIONS:
         return "", "dark fluid or dark fat, which it does not say"
     elif len(others) == 1:
         (modality,) = others
@@ -315,8 +347,12 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
     for at, each in enumerate(phrases):
         before, after = _beside(phrases, at, -1), _beside(phrases, at, 1)
         verdict = _verdict(each, before, after)
-        if each.meaning in ("post", "pre") and _is_other_word(phrases[at + 1 : at + 2]):
+        if each.meaning in ("post", "pre") and _is_event(phrases[at + 1 : at + 2], each.meaning):
             verdict = "unclear"  # post resection
+        if each.words == "pos" and after != "agent":
+            verdict = "unclear"  # "after" in Spanish, or a position
+        if verdict == "with" and each.meaning == "agent" and _is_among_unknown(phrases, at):
+            verdict = "unclear"  # contrast optimised
         if verdict:
             heard[verdict].append(f"'{each.words}'")
     if not any(heard.values()):
@@ -347,12 +383,61 @@ def _beside(phrases: Sequence[_Phrase], at: int, step: int) -> str:
     return phrases[at].meaning or "unknown"
 
 
-def _is_other_word(following: Sequence[_Phrase]) -> bool:
-    """Say whether a word follows that is about something else than images and their processing."""
-    return any(
-        not each.meaning and each.words.isalpha() and each.words not in PROCESSING
-        for each in following
+def _is_event(following: Sequence[_Phrase], when: str) -> bool:
+    """Say whether a word behind "post" or "pre" may be about something else than an agent."""
+    events = TREATMENTS | PLANNING if when == "pre" else TREATMENTS
+    return any(_is_unknown(each) or each.words in events for each in following)
+
+
+def _is_unknown(each: _Phrase) -> bool:
+    harmless = each.words in HARMLESS or each.words in PROCESSING
+    return not each.meaning and each.words.isalpha() and not harmless
+
+
+def _may_name_agent(phrases: Sequence[_Phrase]) -> tuple[str, ...]:
+    """Return the words of a T1's text that we do not know and that may tell of a contrast agent."""
+    unknown = dict.fromkeys(each.words for each in phrases if not each.meaning)
+    return tuple(word for word in unknown if _may_abbreviate(word) or looks_like_agent(word))
+
+
+def _may_abbreviate(word: str) -> bool:
+    """Say whether a word that we do not know is short enough to abbreviate anything."""
+    is_short = len(word) <= _SHORT or not set(word) & _VOWELS
+    return is_short and word.isalpha() and word not in HARMLESS and word not in PROCESSING
+
+
+@cache
+def looks_like_agent(word: str) -> bool:
+    """Say whether a word that we do not know looks like one for a contrast agent, in any language.
+
+    So do "km2", "10ml", "p.i." (after injection), "contrst" and "Anreicherung", but not "c5".
+    """
+    letters = word.strip("0123456789")
+    if word != letters:
+        known = _TABLE.get((letters,), "") in AGENTS and len(letters) > 1
+        return known or letters in _PERHAPS_AGENTS
+    if word in HARMLESS or word in PROCESSING or not word.isalpha():
+        return False
+    return (
+        word in _PERHAPS_AGENTS
+        or any(part in word for part in AGENT_LETTERS)
+        or word.startswith(AGENT_ENDS)
+        or word.endswith(AGENT_ENDS)
+        or bool(get_close_matches(word, _LONG_AGENTS, 1, _ALIKE))
     )
+
+
+def _is_among_unknown(phrases: Sequence[_Phrase], at: int) -> bool:
+    """Say whether an unknown word may say what a word for an agent does not: that none was given.
+
+    A sign or a preposition before it tells enough, unless the unknown word comes between.
+    """
+    before, after = phrases[max(at - 1, 0) : at], phrases[at + 1 : at + 2]
+    if any(map(_is_unknown, before)):
+        return True
+    if any(each.meaning in ("plus", "beside", "post") for each in before):
+        return False
+    return any(_is_unknown(each) or each.words == "0" for each in after)
 
 
 def _verdict(each: _Phrase, before: str, after: str) -> str:
@@ -373,7 +458,7 @@ def _verdict(each: _Phrase, before: str, after: str) -> str:
             verdict = "with" if is_with else "without"
         elif each.meaning == "agent":
             verdict = "with"
-        elif each.words in ("c", "iv", "pc"):  # its sign is lost
+        else:  # its sign is lost
             verdict = "unclear"
     elif each.meaning in ("post", "pre"):
         verdict = (

@@ -145,6 +145,7 @@ def predict_folder(
     if dicom_seg:
         check_available()
     if set_aside:
+        records.write()  # first, so that after an interruption the folder is known as ours
         write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, dicom_sr, show_patient)
     run = _Run(

@@ -427,6 +427,75 @@ def test_what_may_be_one_patient_or_several_is_refused_once_with_a_hint(tmp_path
     assert "name the files PATIENT_t1.nii.gz" in refusals(found)["site"]
 
 
+@pytest.mark.parametrize(
+    ("files", "cases"),
+    [
+        # of one patient's series, or of patients with one image each: a question
+        ("001_t1 002_flair", {}),
+        ("001_t1 002_flair 003_t2", {}),
+        ("5_t1 7_flair", {}),
+        ("s5_t1 s7_flair", {}),
+        ("t1_1 t2_2", {}),
+        ("5_t1 7_t2 9_flair 12_t1", {}),
+        ("a/1_t1 a/2_t2 b/1_t2 b/2_t1", {}),
+        # of series
+        ("5_t1 7_t2 9_flair", {"in": "flair t1 t2"}),
+        ("p/t1_mprage_5 p/t2_tse_7", {"p": "t1 t2"}),
+        ("p/1_t1 p/2_t2 q/1_t1 q/2_t2", {"p": "t1 t2", "q": "t1 t2"}),
+        ("001_t1 002_flair seg", {"in": "flair t1"}),
+        # of patients
+        ("001_t1 001_seg 002_flair 002_seg", {"001": "t1", "002": "flair"}),
+        ("001_t1 002_t1 003_flair 004_flair 005_t1", None),
+        ("p5_t1 p7_flair", {"p5": "t1", "p7": "flair"}),
+    ],
+)
+def test_numbers_of_series_and_of_patients_are_told_apart_or_asked_for(
+    tmp_path: Path, files: str, cases: dict[str, str] | None
+) -> None:
+    make_files(tmp_path / "in", *(f"{name}.nii.gz" for name in files.split()))
+    found = find_cases(tmp_path / "in")
+    if cases is None:
+        assert len(found.cases) == 5
+    else:
+        assert {case.name: " ".join(case.images) for case in found.cases} == cases
+    for reason in refusals(found).values():
+        assert reason.startswith("the numbers in ")
+        assert "may be of one patient's series or of several patients" in reason
+        assert reason.endswith("or say by --mapping which case each is of")
+    assert bool(found.refused) == (cases == {})
+
+
+def test_numbers_of_series_may_stand_behind_the_patient(tmp_path: Path) -> None:
+    for patient in ("PAT001", "PAT002"):  # dcm2niix -f %i_%s_%d
+        make_files(tmp_path / "a", f"{patient}_4_T1.nii.gz", f"{patient}_6_FLAIR.nii.gz")
+        make_files(tmp_path / "a", f"{patient}_9_T1_GAD.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path / "a")).items()} == {
+        "PAT001": {"t1", "t1c", "flair"},
+        "PAT002": {"t1", "t1c", "flair"},
+    }
+    make_files(tmp_path / "b", "Training_001_t1.nii.gz", "Training_002_flair.nii.gz")
+    assert set(taken(find_cases(tmp_path / "b"))) == {"Training_001", "Training_002"}
+    make_files(tmp_path / "c", "PAT001_1_t1.nii.gz", "PAT001_2_flair.nii.gz", "q_T1.nii.gz")
+    found = find_cases(tmp_path / "c")
+    assert [case.name for case in found.cases] == ["q"]
+    assert refusals(found)["PAT001"].startswith("the numbers in PAT001_1_t1.nii.gz, PAT001_2_")
+
+
+def test_times_of_one_day_before_the_words_are_of_one_examination_in_a_patients_folder(
+    tmp_path: Path,
+) -> None:
+    names = ["20190312101530_t1.nii.gz", "20190312101530_t2.nii.gz", "20190312103000_t1_KM.nii.gz"]
+    make_files(tmp_path / "a", *(f"p9/{name}" for name in names))
+    make_files(tmp_path / "b", *names)
+    make_files(tmp_path / "c", "p9/20190312_t1.nii.gz", "p9/20200101_t2.nii.gz")
+    assert set(taken(find_cases(tmp_path / "a"))["p9"]) == {"t1", "t2", "t1c"}
+    make_files(tmp_path / "d", "AX_T1_20190101101010.nii.gz", "AX_FLAIR_20190202101010.nii.gz")
+    for folder in "bd":  # of two patients, perhaps, and of two days
+        (refused,) = find_cases(tmp_path / folder).refused
+        assert "have other days or times in their names, and may be of one" in refused.reason
+    assert set(taken(find_cases(tmp_path / "c"))) == {"p9_20190312", "p9_20200101"}
+
+
 def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -> None:
     make_files(tmp_path, "north/anna_t1.nii.gz", "north/bert_flair.nii.gz")
     assert refusals(find_cases(tmp_path))["north"].startswith("looks like one patient, or like")
@@ -437,6 +506,17 @@ def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -
 def test_single_digits_behind_the_words_tell_patients_too(tmp_path: Path) -> None:
     make_files(tmp_path, "t1_1.nii.gz", "t1_2.nii.gz", "flair_1.nii.gz", "flair_2.nii.gz")
     assert set(taken(find_cases(tmp_path))) == {"1", "2"}
+
+
+def test_time_points_behind_the_words_are_examinations(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1_T1_tp1.nii.gz", "p1_FLAIR_tp2.nii.gz")
+    make_files(tmp_path, "q/T1_baseline.nii.gz", "q/FLAIR_followup.nii.gz")
+    assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
+        "p1_tp1": {"t1"},
+        "p1_tp2": {"flair"},
+        "q_baseline": {"t1"},
+        "q_followup": {"flair"},
+    }
 
 
 def test_a_date_alone_is_no_name_of_a_case(tmp_path: Path) -> None:
@@ -468,6 +548,39 @@ def test_a_folder_of_originals_goes_before_that_of_what_was_made_of_them(tmp_pat
 def test_a_label_may_be_glued_numbered_or_of_another_language(tmp_path: Path, name: str) -> None:
     make_files(tmp_path, "p/T1.nii.gz", f"p/{name}.nii.gz")
     assert taken(find_cases(tmp_path))["p"]["label"] == f"p/{name}.nii.gz"
+
+
+def test_archives_of_patients_are_read_as_they_are(tmp_path: Path) -> None:
+    vsd = "a/01/VSD.Brain.XX.O.{0}.5/VSD.Brain.XX.O.{0}.5.mha"  # BraTS and ISLES 2015
+    make_files(tmp_path, *(vsd.format(kind) for kind in ("MR_T1", "MR_T2", "MR_Flair", "OT")))
+    for kind in ("structural", "structural_unstripped"):  # UPENN-GBM
+        for name in ("T1", "T1GD"):
+            make_files(tmp_path, f"b/images_{kind}/UPENN-GBM-1_11/UPENN-GBM-1_11_{name}.nii.gz")
+    make_files(tmp_path, "b/images_segm/UPENN-GBM-1_11_segm.nii.gz")
+    for place, file in (("anat2", "T1w"), ("anat4", "T2w"), ("swi1", "acq-TSE_T2star")):  # OASIS
+        make_files(tmp_path, f"c/OAS_d1/{place}/NIFTI/sub-OAS_ses-d1_{file}.nii.gz")
+    make_files(
+        tmp_path, "d/T1.nii.gz", "d/Masks/Consensus.nii.gz", "d/Masks/ManualSegmentation_1.nii.gz"
+    )
+    for number, name in ((2, "t1_mprage"), (5, "flair")):
+        make_files(tmp_path, f"e/s1/SCANS/{number}/NIFTI/{number}_{name}.nii.gz")  # XNAT
+    for number, name in ((3, "AX T1"), (5, "AX FLAIR"), (7, "AX T1 POST")):  # TCIA
+        make_files(tmp_path, f"f/P1/01-01-2000-MR-1/{number}.000000-{name}-{number}11/1-01.nii.gz")
+    found = {
+        name: sorted(files)
+        for folder in "abcdef"
+        for name, files in taken(
+            find_cases(tmp_path / folder, labels_needed=folder in "abd")
+        ).items()
+    }
+    assert found == {
+        "01": ["flair", "label", "t1", "t2"],
+        "UPENN-GBM-1_11": ["label", "t1", "t1c"],
+        "sub-OAS_ses-d1": ["t1", "t2", "t2star"],
+        "d": ["label", "t1"],
+        "s1": ["flair", "t1"],
+        "P1": ["flair", "t1", "t1c"],
+    }
 
 
 def test_an_original_goes_before_what_was_made_of_it(tmp_path: Path) -> None:
@@ -628,6 +741,24 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     assert list(case.images) == ["flair"]
     assert "the folder 'post' tells of a contrast agent" in case.warnings[0]
     assert "the folder 'ohne KM' tells of a contrast agent" in str(refusals(found))
+
+
+def test_a_short_word_behind_a_t1_is_the_patients_where_other_sequences_have_it(
+    tmp_path: Path,
+) -> None:
+    make_files(tmp_path, "T1_abc.nii.gz", "FLAIR_abc.nii.gz", "T1_def.nii.gz", "T2_def.nii.gz")
+    make_files(tmp_path, "p3/T1_xyz.nii.gz", "p3/FLAIR.nii.gz")
+    make_files(tmp_path, "p4/T1_pi.nii.gz", "p4/FLAIR_pi.nii.gz")  # both after an injection
+    found = find_cases(tmp_path)
+    assert {name: sorted(files) for name, files in taken(found).items()} == {
+        "abc": ["flair", "t1"],
+        "def": ["t1", "t2"],
+        "p3": ["flair"],
+        "p4": ["flair"],
+    }
+    (warning,) = next(case for case in found.cases if case.name == "p3").warnings
+    assert "'xyz' may tell of a contrast agent" in warning
+    assert "or say by --mapping" in warning
 
 
 def test_letters_with_accents_are_one_name_however_they_are_stored(tmp_path: Path) -> None:

@@ -138,6 +138,12 @@ def test_the_type_of_data_of_a_bids_folder_counts() -> None:
         ("T1_C", "is undecided ('t1' is a T1, but 'c' does not say whether with or without"),
         ("CT1", "is undecided ('ct1': a T1 with contrast agent, or a computed tomography)"),
         ("p01_post_T1", "has 'post' before a T1, which may tell the time or a contrast agent"),
+        ("p01_cm_T1", "has 'cm' before a T1, which may tell of a contrast agent"),
+        ("CM_T1_tse", "has 'CM' before a T1, which may tell of a contrast agent"),
+        ("KM_T1", "begins with 'KM', a contrast agent or a patient's initials"),
+        ("p01_T1_pi", "is undecided ('t1' is a T1, but 'pi' may tell of a contrast agent)"),
+        ("T1_xyz", "is undecided ('t1' is a T1, but 'xyz' may tell of a contrast agent)"),
+        ("sub-01_acq-pi_T1w", "is undecided ('t1' is a T1, but 'pi' may tell of a contrast agent)"),
         ("sub-01_acq-FLAIR_T2w", "says flair by acq-flair and t2 by its suffix"),
         ("sub-01_acq-c_T1w", "is undecided ('t1' is a T1, but 'c' does not say"),
     ],
@@ -146,6 +152,11 @@ def test_a_name_that_does_not_decide_says_why(stem: str, doubt: str) -> None:
     file_name = read(stem)
     assert file_name.doubt.startswith(doubt)
     assert not file_name.is_known
+
+
+def test_bids_tells_of_an_agent_by_its_own_entity_so_other_words_do_not_matter() -> None:
+    assert read("sub-01_acq-xyz_T1w").modality == "t1"
+    assert read("sub-01_acq-xyz_ce-gd_T1w").modality == "t1c"
 
 
 def test_what_was_made_of_an_image_is_told_from_the_image() -> None:

@@ -7,19 +7,29 @@ from mixmfl.data.modalities import TABLE
 from mixmfl.data.sequence_vocabulary import MEANINGS
 from mixmfl.data.sequence_words import is_sequence_word, read_words
 
-# 287 descriptions of series from public archives and protocols; what each is, and its source
+# descriptions of series: 367 from public archives and protocols, with what each is and its source,
+# and 255 made up to be hard ("made", "unseen"), whose modality is the truth, though words may not
+# decide it
 TABLE_OF_DESCRIPTIONS = Path(__file__).parent / "series_descriptions.csv"
 DESCRIPTIONS = list(csv.DictReader(TABLE_OF_DESCRIPTIONS.read_text(encoding="utf-8").splitlines()))
 
 
 def test_descriptions_of_public_protocols_are_read_right() -> None:
-    assert len(DESCRIPTIONS) >= 150
+    public = [row for row in DESCRIPTIONS if row["held_out"] not in ("made", "unseen")]
+    assert len(public) >= 150
     wrong = [
         row["description"]
-        for row in DESCRIPTIONS
+        for row in public
         if read_words(row["description"]).modality != row["modality"]
     ]
-    assert len(wrong) <= 0.05 * len(DESCRIPTIONS), wrong
+    assert len(wrong) <= 0.03 * len(public), wrong
+
+
+def test_most_descriptions_that_were_made_up_to_be_hard_are_read_right() -> None:
+    hard = [row for row in DESCRIPTIONS if row["held_out"] in ("made", "unseen")]
+    right = [row for row in hard if read_words(row["description"]).modality == row["modality"]]
+    assert len(hard) > 250
+    assert len(right) >= 0.8 * len(hard)
 
 
 def test_no_description_of_public_protocols_is_taken_for_another_sequence() -> None:
@@ -41,7 +51,8 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     T1 avant injection|T1 S/C|T1 sin contraste|T1 SENZA MDC|T1 senza mezzo di contrasto
     T1 zonder contrast|3D_T1_NO_GAD|T1_W_O_CONTRAST|non-contrast T1|ohne KM T1|t1n
     T1 ohne KM mit FS|T1_POST_OP_PRE_GD|T1 km neg|T1 W/OUT CONTRAST|T1 prior to Gd|T1 KM-frei
-    T1 prima del contrasto|T1 voor contrast|T1 basale
+    T1 prima del contrasto|T1 voor contrast|T1 basale|T1 kontrastmittelfrei|T1 s.m.d.c.|T1 s/CIV
+    T1 senza m.c.|T1 Gd free|T1 CM-
     T1 s. mdc|T1 high contrast""".replace("\n", "|").split("|"),
 )
 def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> None:
@@ -55,7 +66,8 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     T1 na gado|Post AX T1|T1 W/C|t1ce|T1post|T1 post W/O FS|T1 ohne FS mit KM|T1 POST OP GD
     BRAVO +C|AX T1 FLAIR POST GAD|AX T1 POST: Processed|T1 kontrastverstärkt
     T1 contrastado|T1 après gadolinium|T1 con m.d.c.|T1 nach Gabe von KM
-    T1 +CM|T1_post_bet""".replace("\n", "|").split("|"),
+    T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
+    T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI""".replace("\n", "|").split("|"),
 )
 def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
     assert read_words(text).modality == "t1c"
@@ -67,13 +79,43 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "AX T1 - GD", "T1 GADO -", "T1 mit und ohne KM", "T1 sans et avec gado", "T1 W+WO",
      "T1 w & w/o contrast", "T1 sin y con contraste", "T1 zonder en met contrast", "T1 prae/post",
      "T1 WITH", "T1 GD NO", "T1 with and without", "t1ce nativ", "T1 post resection", "T1 Gd?",
-     "T1 contrast not given", "T1 (Gd refused)", "T1 delayed", "T1 spät", "T1 PC"],
+     "T1 contrast not given", "T1 (Gd refused)", "T1 delayed", "T1 spät", "T1 PC", "T1 CM", "T1_CM",
+     "T1 iv", "T1 i.v.", "T1 (C)", "T1 -c", "T1 G", "T1 K", "T1 EV", "T1 MC", "T1 P.C.", "T1 pos",
+     "T1 abc KM", "T1 p KM", "T1 s gd", "T1 KM nein", "T1 KM abgebrochen", "T1 dotarem 0",
+     "T1 contrast optimized", "T1 gray-white contrast", "T1 post cyberknife", "T1 pre stealth",
+     "T1 VIBE arteriell", "T1 portal venous", "T1 5 min", "T1 unkontrastiert"],
 )  # fmt: skip
-def test_a_contradiction_or_a_lost_sign_decides_nothing(text: str) -> None:
+def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
     reading = read_words(text)
     assert reading.modality == ""
     assert reading.set_aside == ""
     assert reading.why.endswith("does not say whether with or without contrast agent")
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("T1 p.i.", ("p", "i")), ("T1 pi", ("pi",)), ("T1 xyz", ("xyz",)), ("T1 pstc", ("pstc",)),
+        ("T1 10 ml", ("ml",)), ("T1 10ml", ("10ml",)), ("T1 KM2", ("km2",)), ("T1 sKM", ("skm",)),
+        ("T1 Rehaussement", ("rehaussement",)), ("T1 postcontr", ("postcontr",)),
+        ("T1 contarst", ("contarst",)), ("T1 double dose", ("dose",)),
+    ],
+)  # fmt: skip
+def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undecided(
+    text: str, unknown: tuple[str, ...]
+) -> None:
+    reading = read_words(text)
+    assert reading.modality == ""
+    assert reading.unknown == unknown
+    assert reading.why.endswith("may tell of a contrast agent")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["T1 C5-C7", "OSag T1", "T1 straight", "IXI T1", "T1 p2 32ch", "T1 iso control", "T1 p01"],
+)
+def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
+    assert read_words(text).modality == "t1"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +126,10 @@ def test_a_contradiction_or_a_lost_sign_decides_nothing(text: str) -> None:
         ("t1_vibe_dyn", "dynamic"), ("T1 SUB post-pre", "subtraction"), ("T2 STIR SAG", "STIR"),
         ("mIP_Images(SW)", "projection"), ("ASSET calibration", "calibration"),
         ("T1_Images", "map"), ("perf_MTT", "perfusion"),
+        ("t2_tirm_dark fat", "STIR"), ("T1 opposed phase", "opposed-phase image"),
+        ("T2 FISP", "steady state"), ("BASG T2W", "steady state"), ("T1 tagging", "tagging"),
+        ("T1 fusion PET", "fused image"), ("T2 MRCP", "cholangiography or myelography"),
+        ("FLAIR*", "synthetic"), ("T1 template", "template"),
         ("T1 VIBE dixon_F", "fat image"), ("CISS T2", "steady state"), ("eADC", "diffusion map"),
     ],
 )  # fmt: skip
@@ -101,7 +147,9 @@ def test_what_is_none_to_segment_is_known_for_what_it_is(text: str, aside: str) 
         ("AX T2* GRE", "t2star"),
         ("T2 EG", "t2star"), ("SWI_Images", "swi"), ("ep2d_diff_b1000_ADC", "adc"), ("PD/T2", ""),
         ("t1 T2", ""), ("set1", ""),
-        ("AX T2 DUAL_TSE", ""), ("T1 C-SPINE", "t1"), ("T1 3D POST FOSSA", "t1"),
+        ("DIR FLAIR", ""), ("T1 IR real part", ""), ("T2 inversion recovery", ""), ("T2 dark", ""),
+        ("T2 multi echo", ""), ("AX T2 DUAL_TSE", ""),
+        ("T1 C-SPINE", "t1"), ("T1 3D POST FOSSA", "t1"),
     ],
 )  # fmt: skip
 def test_sequences_are_told_by_all_their_words(text: str, modality: str) -> None:

@@ -415,6 +415,15 @@ def test_quiet_prints_trouble_only_and_the_log_has_it_all(
     assert f"--log {tmp_path}: cannot be written" in capsys.readouterr().err
 
 
+def test_a_run_that_was_interrupted_before_its_first_mask_goes_on(
+    model: Model, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    for _ in range(2):
+        assert list(predict_folder([model], [], [], tmp_path / "out", set_aside="path,why\n")) == []
+    assert (tmp_path / "out" / "set_aside.csv").exists()
+
+
 def test_a_table_of_someone_else_is_not_replaced(
     model_file: Path, cases: Path, tmp_path: Path, command: Command,
     capsys: pytest.CaptureFixture[str],

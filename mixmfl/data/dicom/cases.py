@@ -20,7 +20,7 @@ from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_ima
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.header import Header
 from mixmfl.data.dicom.planes import FEWEST_SLICES
-from mixmfl.data.dicom.sequence_type import has_agent, recognise, why_set_aside
+from mixmfl.data.dicom.sequence_type import UNSURE, has_agent, recognise, why_set_aside
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import Candidate, choose
 from mixmfl.data.modalities import Modalities
@@ -267,9 +267,9 @@ def _without_agent_of_all(rows: Sequence[Row], modalities: Modalities) -> list[R
     def is_by_field(row: Row) -> bool:
         header = row.series.header
         silent = recognise(dataclasses.replace(header, agent=""), modalities)
-        return row.modality == "t1c" and row.why != "mapping" and silent.modality == "t1"
+        return row.modality == "t1c" and row.why != "mapping" and silent.modality != "t1c"
 
-    agent = "not sure: every series of the examination names the contrast agent"
+    agent = f"{UNSURE}: every series of the examination names the contrast agent"
     return [
         _aside(row, f"{agent} {row.series.header.agent!r}") if is_by_field(row) else row
         for row in rows
@@ -285,7 +285,12 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     by_modality: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_modality[row.modality].append(row)
-    chosen, warnings = by_modality.pop("", []), []
+    chosen = by_modality.pop("", [])
+    warnings = [
+        f"{row.series.name} is not used, {row.why}; --mapping decides"
+        for row in chosen
+        if row.why.startswith(UNSURE)
+    ]
     if any("#" in row.series.examination for row in rows):
         warnings.append(
             "its StudyInstanceUID is not unique: files of other patients or folders have it, or "

@@ -69,6 +69,10 @@ SILENT = read_words("").why
 """The reason that ``read_words`` gives for a text without any word for a sequence."""
 
 
+UNSURE = "not sure"
+"""The beginning of a reason why the words or fields of a series leave its modality open."""
+
+
 @dataclass(frozen=True)
 class Recognised:
     """The modality of a series.
@@ -93,21 +97,20 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
     reading, place = _first_reading(header)
     if not stated and reading.why == SILENT:
         return _from_times(header)
-    if stated and reading.modality and reading.modality not in _FINER.get(stated, {stated}):
-        return Recognised(
-            "", f"not sure: {field} says {stated}, but {place} says {reading.modality}"
-        )
-    if stated and not reading.modality and reading.why != SILENT:
-        return Recognised("", f"not sure: {field} says {stated}; {place}: {reading.why}")
-    modality, why = (reading.modality, place) if reading.modality else (stated, field)
+    named = "t1" if reading.unknown else reading.modality  # fields may tell of its agent
+    if stated and named and named not in _FINER.get(stated, {stated}):
+        return Recognised("", f"{UNSURE}: {field} says {stated}, but {place} says {named}")
+    if stated and not named and reading.why != SILENT:
+        return Recognised("", f"{UNSURE}: {field} says {stated}; {place}: {reading.why}")
+    modality, why = (named, place) if named else (stated, field)
     if not modality:
         if echo := _echo(header):
             return Recognised(echo, f"{place}, and the echo time of {header.echo_ms:g} ms")
-        return Recognised("", f"not sure: {place}: {reading.why}")
+        return Recognised("", f"{UNSURE}: {place}: {reading.why}")
     if modality == "t1" and reading.why == SILENT:
         reading = _reading_of_t1(header)
     if doubt := _contradiction(modality, header):
-        return Recognised("", f"not sure: {why} says {modality}, but {doubt}")
+        return Recognised("", f"{UNSURE}: {why} says {modality}, but {doubt}")
     return _with_agent(modality, why, header, reading)
 
 
@@ -251,21 +254,22 @@ def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Re
     """Decide between a T1 with a contrast agent and one without; keep other modalities."""
     if modality not in ("t1", "t1c"):
         return Recognised(modality, why)
-    if reading.modality not in ("t1", "t1c"):
-        return Recognised("", f"not sure: {why} says a T1, but {reading.why}")
+    phase = header.phase or ("contrast" if has_agent(header) else "")
+    if reading.modality not in ("t1", "t1c") and not (reading.unknown and phase):
+        return Recognised("", f"{UNSURE}: {why} says a T1, but {reading.why}")
     modality = reading.modality
     denied = header.agent and not has_agent(header) and header.agent.lower() != "unknown"
     if modality == "t1c":
         if header.phase == "native":
-            return Recognised("", f"not sure: {why} names a contrast agent, given later")
+            return Recognised("", f"{UNSURE}: {why} names a contrast agent, given later")
         if denied:
             return Recognised(
-                "", f"not sure: {why} names a contrast agent, the header {header.agent!r}"
+                "", f"{UNSURE}: {why} names a contrast agent, the header {header.agent!r}"
             )
         return Recognised("t1c", f"{why}, which names a contrast agent")
     if _says_native(reading):
         if header.phase == "contrast":
-            return Recognised("", f"not sure: {why} says none, but a contrast agent was given")
+            return Recognised("", f"{UNSURE}: {why} says none, but a contrast agent was given")
         return Recognised("t1", why)
     if header.phase == "native":
         return Recognised("t1", f"{why}, before the contrast agent")

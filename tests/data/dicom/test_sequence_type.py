@@ -43,6 +43,14 @@ from mixmfl.data.modalities import Modalities
         (Header(description="sag KM", protocol="t1_se"), "t1c"),
         (Header(description="t1_mprage", protocol="BRAIN W CONTRAST"), "t1"),
         (Header(description="AX T1 C", agent=""), ""),
+        # a word that may tell of an agent, and a field that does
+        (Header(description="AX T1 xyz"), ""),
+        (Header(description="AX T1 xyz", agent="Gadovist"), "t1c"),
+        (Header(description="AX T1 xyz", agent="NONE"), ""),
+        (Header(description="AX T1 xyz", phase="native"), "t1"),
+        (Header(description="AX T1 xyz", phase="contrast"), "t1c"),
+        (Header(description="AX T1 xyz", contrast="T2"), ""),
+        (Header(description="AX T1 C", agent="Gadovist"), ""),
         (Header(image_type=("DERIVED", "PRIMARY", "DIFFUSION", "ADC")), "adc"),
         (Header(scanning=("GR", "IR"), variant=("SP", "MP")), "t1"),
         # times that a sequence of that name cannot have

@@ -169,6 +169,24 @@ def test_an_agent_that_every_series_names_tells_no_t1_from_a_t1c(tmp_path: Path)
     assert numbers(only_case(tmp_path))["t1c"] == 3
 
 
+def test_a_series_whose_words_leave_it_open_is_a_question(tmp_path: Path) -> None:
+    write(tmp_path, 1, "AX FLAIR")
+    write(tmp_path, 2, "AX T1 p.i.")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1}
+    (warning,) = case.warnings
+    assert warning.startswith("series 2 'AX T1 p.i.' is not used, not sure: description")
+    assert warning.endswith("'p', 'i' may tell of a contrast agent; --mapping decides")
+
+
+def test_an_agent_that_every_series_names_decides_on_no_unknown_word(tmp_path: Path) -> None:
+    for number, text in enumerate(("AX T2", "AX T1 xyz"), start=1):
+        write(tmp_path, number, text, ContrastBolusAgent="Gadovist")
+    assert numbers(only_case(tmp_path)) == {"t2": 1}
+    write(tmp_path, 3, "DWI")  # without an agent: so the field was filled in series by series
+    assert numbers(only_case(tmp_path))["t1c"] == 2
+
+
 def test_an_original_goes_before_what_was_reformatted(tmp_path: Path) -> None:
     write(tmp_path, 1, "T1 MPRAGE", volume(), CORONAL)
     write(tmp_path, 2, "T1 MPRAGE ax reformat")
