@@ -4,6 +4,7 @@ In two steps: ``prepare`` preprocesses and needs no network, ``segment`` runs it
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,8 @@ from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
-from mixmfl.inference.confidence import confidences
+from mixmfl.evaluation.reliability import Calibration
+from mixmfl.inference.confidence import confidences, heads_of, volume_ranges
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
@@ -75,6 +77,10 @@ class SegmentationModel(Protocol):
     @property
     def device(self) -> torch.device:
         """The device that the model computes on."""
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """Curves of calibrated probabilities, by label or region, where they are known."""
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
@@ -254,27 +260,49 @@ class Segmented:
         indices: Class indices ``(Z, Y, X)`` on the case's canonical grid.
         confidences: How sure a single model is of each label or region, as ``confidences`` has it;
             empty with several models, whose mean was never measured on validation cases.
+        volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` has them; likewise.
+        probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
+            calibrated where the model is; empty unless asked for.
     """
 
     indices: Array
     confidences: Mapping[str, float]
+    volume_ranges_ml: Mapping[str, tuple[float, float]]
+    probabilities: Mapping[str, Array]
 
 
-def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Segmented:
+def segment(
+    models: Sequence[SegmentationModel],
+    prepared: Prepared,
+    options: Options,
+    probabilities: bool = False,
+) -> Segmented:
     """Run the networks over a case.
 
     Args:
         models: One model, or several whose probabilities are averaged.
         prepared: The case, prepared for these models.
         options: How the networks are run.
+        probabilities: Whether to return the probabilities, too, which takes memory.
     """
     pairs = list(zip(models, prepared.inputs, strict=True))
     sure: Mapping[str, float] = {}
+    ranges: Mapping[str, tuple[float, float]] = {}
+    shares: Mapping[str, Array] = {}
+    described = models[0].plans.labels
     if len(pairs) == 1:
         model, case = pairs[0]
         logits = _logits(model, case, options)
-        sure = confidences(logits, model.plans.labels)
+        sure = confidences(logits, described)
+        inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
+        ranges = volume_ranges(logits, described, model.calibrations, _voxel_ml(case), inside)
         mask = restore(logits, case.properties, *_description(model))
+        if probabilities:
+            restored = restore_probabilities(logits, case.properties, *_description(model))
+            shares = {
+                name: _calibrated(restored[head], model.calibrations.get(name))
+                for name, head in heads_of(described).items()
+            }
     else:
         total: Array | None = None
         for model, case in pairs:
@@ -283,11 +311,26 @@ def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Op
             )
             total = each if total is None else np.add(total, each, out=total)
         assert total is not None
-        manager = label_manager(models[0].plans.labels)
-        mask = manager.convert_probabilities_to_segmentation(total / len(models))
+        total /= len(models)
+        mask = label_manager(described).convert_probabilities_to_segmentation(total)
+        if probabilities:
+            shares = {n: _calibrated(total[head], None) for n, head in heads_of(described).items()}
     if prepared.head is not None:
         mask[~prepared.head] = 0
-    return Segmented(mask, sure)
+        for share in shares.values():
+            share[~prepared.head] = 0
+    return Segmented(mask, sure, ranges, shares)
+
+
+def _voxel_ml(case: ModelInput) -> float:
+    """Return the volume of a voxel after resampling."""
+    cropped = case.properties["shape_after_cropping_and_before_resampling"]
+    before = math.prod(cropped) * math.prod(case.properties["spacing"])
+    return before / math.prod(case.images.shape[1:]) / 1000
+
+
+def _calibrated(probability: Array, calibration: Calibration | None) -> Array:
+    return probability.astype(np.float32) if calibration is None else calibration(probability)
 
 
 def _description(model: SegmentationModel) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site
-from mixmfl.inference.every_subset import SubsetMask, segment_subsets
+from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
@@ -524,8 +524,9 @@ def score_case(
     )
     nothing = np.zeros_like(truth)
     for subset, known in used.items():
-        found = masks.get(known, SubsetMask(nothing, {}))
-        estimates = model.estimates(found.confidences)
-        for each in score(found.indices, truth, labels.only(case.labelled), case.spacing):
+        found = masks.get(known)
+        estimates = model.estimates(found.confidences) if found else {}
+        indices = found.indices if found else nothing
+        for each in score(indices, truth, labels.only(case.labelled), case.spacing):
             scores = each.dice, each.hd95_mm, estimates.get(each.label)
             yield Row(method, seed, site, case.name, subset, each.label, *scores)

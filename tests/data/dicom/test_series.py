@@ -24,7 +24,7 @@ from mixmfl.data.image import Grid, difference, read_image, read_labels, write_i
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
-from mixmfl.inference.dicom_seg import lab_of, write_segmentation
+from mixmfl.inference.dicom_seg import lab_of, write_parametric_map, write_segmentation
 
 Command = Callable[..., int]
 KNOWN = Modalities()
@@ -421,17 +421,10 @@ def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: P
     assert np.array_equal(voxels, want)
     file = tmp_path / "p.dcm"
     write_segmentation(file, series, small_mask(), SEGMENTS, "ab" * 32)
-    content = pydicom.dcmread(file)
-    seen = {
-        (round(float(each.PlanePositionSequence[0].ImagePositionPatient[2]), 3),
-         int(each.SegmentIdentificationSequence[0].ReferencedSegmentNumber)): int(plane.sum())
-        for each, plane in zip(
-            content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
-        )
-    }  # fmt: skip
+    seen = {at: int(plane.sum()) for at, plane in by_height(pydicom.dcmread(file)).items()}
     mask = small_mask()
     assert seen == {
-        (7 + 2 * z, number): int(np.isin(mask[z], values).sum())
+        (number, 7 + 2 * z): int(np.isin(mask[z], values).sum())
         for number, values in enumerate(SEGMENTS.values(), start=1)
         for z in range(len(mask))
         if np.isin(mask[z], values).any()
@@ -524,3 +517,71 @@ def test_each_echo_of_an_enhanced_file_has_its_own_time(tmp_path: Path) -> None:
     assert set(case.images) == {"pd", "t2"}
     one, two = (read_image(case.images[name])[0] for name in ("pd", "t2"))
     np.testing.assert_array_equal(two, one + 7)
+
+
+def test_probabilities_are_a_fractional_segmentation_beside_the_mask(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    shares = {
+        name: np.random.default_rng(number).random(SHAPE, dtype=np.float32) * (volume() > -6)
+        for number, name in enumerate(SEGMENTS)
+    }
+    file, fractional = tmp_path / "p.dcm", tmp_path / "p.fractional.dcm"
+    write_segmentation(
+        file, series, small_mask(), SEGMENTS, "ab" * 32, fractional=(fractional, shares)
+    )
+    content = pydicom.dcmread(fractional)
+    assert (content.SegmentationType, content.SegmentationFractionalType) == (
+        "FRACTIONAL",
+        "PROBABILITY",
+    )
+    assert content.SeriesInstanceUID != pydicom.dcmread(file).SeriesInstanceUID
+    assert content.SeriesDescription == "Probabilities of series 1"
+    found = by_height(content)
+    for number, share in enumerate(shares.values(), start=1):
+        for z, plane in enumerate(share):
+            read = found[number, 7 + 2 * z] / content.MaximumFractionalValue
+            assert read == pytest.approx(plane, abs=0.5 / 255 + 1e-6)
+    accepted(file)
+    accepted(fractional)
+
+
+def test_maps_are_a_parametric_map_of_all_quantities(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1", SliceThickness=None)
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    maps = {
+        name: np.random.default_rng(number).random(SHAPE, dtype=np.float32)
+        for number, name in enumerate(("probability of whole", "entropy of whole"))
+    }
+    file, again = tmp_path / "p.dcm", tmp_path / "again.dcm"
+    write_parametric_map(file, series, maps, "ab" * 32)
+    write_parametric_map(again, series, maps, "ab" * 32)
+    content = pydicom.dcmread(file)
+    assert content.SOPInstanceUID == pydicom.dcmread(again).SOPInstanceUID
+    assert content.ContentQualification == "RESEARCH"
+    named = {}
+    for group, plane in zip(
+        content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
+    ):
+        height = float(group.PlanePositionSequence[0].ImagePositionPatient[2])
+        what = group.RealWorldValueMappingSequence[0].LUTExplanation
+        named[what, round((height - 7) / 2)] = plane
+    assert len(named) == 2 * SHAPE[0]
+    for (what, z), plane in named.items():
+        assert np.array_equal(plane, maps[what][z])
+    accepted(file)
+
+
+def by_height(content: Any) -> dict[tuple[int, float], np.ndarray]:
+    """Return the frames of a segmentation by the number of their segment, and their height."""
+    return {
+        (
+            int(each.SegmentIdentificationSequence[0].ReferencedSegmentNumber),
+            round(float(each.PlanePositionSequence[0].ImagePositionPatient[2]), 3),
+        ): plane
+        for each, plane in zip(
+            content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
+        )
+    }
