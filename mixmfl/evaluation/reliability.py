@@ -30,7 +30,7 @@ EDGES = np.linspace(-MOST_LOGIT, MOST_LOGIT, BINS + 1)[1:-1]
 FEWEST_CASES = 5
 """Validation cases behind a label, below which nothing is concluded about a single mask."""
 
-LEVEL = 0.9
+LEVEL = 0.8
 """Of the range of a volume."""
 
 _MOST_VOXELS = 10**15

@@ -54,7 +54,7 @@ left. A click on the planes opens the slices of the case.
 
 This mask's Dice is estimated from how sure the network is of it, by what was measured on validation
 cases when the model was trained; nine of ten masks should lie between the two numbers in brackets.
-The range of a volume goes from the voxels with a probability above 95 % to those above 5 %.
+The range of a volume goes from the voxels with a probability above 90 % to those above 10 %.
 Expected Dice is of other patients with the same modalities: their median, and what one in ten did
 not reach. Masks must be looked at by someone who can judge them, those of low Dice first."""
 

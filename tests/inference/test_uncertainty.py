@@ -130,8 +130,8 @@ def test_the_range_of_a_volume_holds_the_voxels_between_two_probabilities(
     probability = maps_of(out)["p.lesion.probability.nii.gz"]
     low, high = outcome.volume_ranges_ml["lesion"]
     # the network's voxels are 2 mm in the plane of slices of 2 mm, as those of the image are 1 mm
-    assert low == pytest.approx(0.002 * (probability > 0.95).sum(), abs=0.01)
-    assert high == pytest.approx(0.002 * (probability > 0.05).sum(), rel=0.02)
+    assert low == pytest.approx(0.002 * (probability > 0.9).sum(), abs=0.01)
+    assert high == pytest.approx(0.002 * (probability > 0.1).sum(), rel=0.02)
     assert list(outcome.volume_ranges_ml) == ["lesion"]
     with (out / "cases.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
