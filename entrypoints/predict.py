@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--force",
         action="store_true",
         help="predict although the images show another part of the body than the model was made "
-        "for, or the model was trained on simulated images; each such case has a warning",
+        "for, or are far from those that it was planned for, or the model was trained on simulated "
+        "images; each such case has a warning",
     )
     parser.add_argument(
         "--limit",

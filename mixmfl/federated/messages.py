@@ -19,7 +19,8 @@ FAILED = "failed"
 
 SENT: Mapping[str, Mapping[str, str]] = {
     "fingerprint": {
-        "fingerprint": "statistics of the training cases: counts and histograms, no row per case",
+        "fingerprint": "statistics of the training cases: counts, histograms and sums, no row per "
+        "case",
         "labels": "what the labels mean",
     },
     "preprocess": {

@@ -126,7 +126,8 @@ def predict_folder(
         limit_seconds: Time limit for reading a case, and for writing it.
         set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
         subjects: What the cases are, as ``dataset_card.subjects_of`` says.
-        force: Whether to predict cases that a model was surely not made for, with a warning.
+        force: Whether to predict cases that a model was surely not made for, and images far from
+            those that it was planned for, with a warning.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -164,6 +165,7 @@ def predict_folder(
         least_dice,
         brains,
         origins,
+        force,
     )
     expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
@@ -277,6 +279,7 @@ class _Run:
         least_dice: float,
         brains: BrainExtraction,
         origins: Sequence[Origin],
+        force: bool,
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -289,6 +292,7 @@ class _Run:
         self.least_dice = least_dice
         self.brains = brains
         self.origins = origins
+        self.force = force
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -353,7 +357,8 @@ class _Run:
         left_out = tuple(name for name in job.case.images if name not in used)
         expected = _expected(self.models, used) if left_out else job.expected
         _check_expected(expected, self.least_dice)
-        prepared = prepare(loaded, [model.recipe for model in self.models], self.brains)
+        recipes = [model.recipe for model in self.models]
+        prepared = prepare(loaded, recipes, self.brains, self.force)
         loaded.images.clear()
         asked = bool(self.extras.maps) or self.extras.dicom_seg_fractional
         segmented = segment(self.models, prepared, self.options, asked)

@@ -34,6 +34,7 @@ from mixmfl.planning.nnunet_preprocessing import (
     restore_probabilities,
 )
 from mixmfl.planning.plans import Plans
+from mixmfl.planning.typical import describe_image, differences
 
 Array = npt.NDArray[Any]
 
@@ -161,7 +162,10 @@ def extraction_for(recipes: Sequence[Recipe], here: BrainExtraction) -> BrainExt
 
 
 def prepare(
-    case: LoadedCase, recipes: Sequence[Recipe], brains: BrainExtraction = _AS_THEY_ARE
+    case: LoadedCase,
+    recipes: Sequence[Recipe],
+    brains: BrainExtraction = _AS_THEY_ARE,
+    force: bool = False,
 ) -> Prepared:
     """Preprocess a case for every model; its images are freed one by one.
 
@@ -169,10 +173,11 @@ def prepare(
         case: The case.
         recipes: What the models need.
         brains: How brains are extracted, as ``extraction_for`` returns it.
+        force: Whether to go on with images that are far from those that a model was planned for.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin, or its
-            brain was not found.
+            brain was not found, or an image is far from the usual.
     """
     heads = [recipe.plans.heads for recipe in recipes]
     state = UNKNOWN
@@ -184,6 +189,7 @@ def prepare(
     head = head_mask(list(case.images.values()))
     doubts = [doubt for each in heads if (doubt := head_doubt(state, each))]
     doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
+    doubts += _unusual(case, recipes, force)
     inputs = []
     for recipe in recipes:
         available = tuple(name for name in recipe.modalities if name in case.images)
@@ -227,6 +233,33 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
     return doubts
 
 
+def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[str]:
+    """Return how images differ from the usual ones of their modality, in sentences.
+
+    Raises:
+        DataError: One is far from them, and ``force`` is not given.
+    """
+    doubts = []
+    for name, image in case.images.items():
+        usual = [
+            recipe.plans.card.typical[name]
+            for recipe in recipes
+            if name in recipe.plans.card.typical
+        ]
+        described = describe_image(image, case.canonical.spacing) if usual else None
+        if described is None:
+            continue
+        for each in [found for known in usual for found in differences(described, known)]:
+            if each.is_far and not force:
+                raise DataError(
+                    f"case {case.name!r}: {name}: {each.what}. It is far from the images that the "
+                    "model was planned for. Look at it and mend it, leave it out by --modalities, "
+                    "or predict it all the same by --force"
+                )
+            doubts.append(f"{name}: {each.what}")
+    return doubts
+
+
 def predict_case(
     models: Sequence[SegmentationModel],
     case: LoadedCase,
@@ -248,7 +281,7 @@ def predict_case(
     recipes = [model.recipe for model in models]
     brains = extraction_for(recipes, brains)
     case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
-    prepared = prepare(case, recipes, brains)
+    prepared = prepare(case, recipes, brains, force=True)
     return segment(models, prepared, options or Options()).indices
 
 

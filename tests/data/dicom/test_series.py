@@ -491,6 +491,21 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     assert command("mixmfl_predict", *asked, "--dicom-sr") == 0  # which is asked for later
     assert "1 mask in" in capsys.readouterr().out
     assert pydicom.dcmread(out / "a.sr.dcm").Modality == "SR"
+    assert command("mixmfl_predict", *asked, "--dicom-seg-fractional", "--uncertainty") == 0
+    assert "are not calibrated: the model file does not say" in capsys.readouterr().out
+    assert pydicom.dcmread(out / "a.fractional.dcm").SegmentationType == "FRACTIONAL"
+    maps = sorted(file.name for file in (out / "uncertainty").iterdir())
+    assert maps[:2] == [
+        "a.core.uncalibrated_entropy.nii.gz",
+        "a.core.uncalibrated_probability.nii.gz",
+    ]
+    assert maps[2] == "a.dcm"
+    assert len(maps) == 9  # b is no DICOM case
+    first, *_ = pydicom.dcmread(out / "uncertainty" / "a.dcm").PerFrameFunctionalGroupsSequence
+    named = first.RealWorldValueMappingSequence[0].LUTExplanation
+    assert named == "uncalibrated probability of lesion"
+    assert command("mixmfl_predict", *asked, "--dicom-seg-fractional", "--uncertainty") == 0
+    assert "0 masks in" in capsys.readouterr().out  # all of it is there
     monkeypatch.setattr("mixmfl.inference.dicom_seg.find_spec", lambda name: None)
     assert command("mixmfl_predict", *asked, "--dicom-seg") == 2
     assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err

@@ -102,6 +102,7 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
             odd,
             modality_cases={"t2": few},
             intensities={"t2": odd.intensities["t1"]},
+            typical={"t2": odd.typical["t1"]},
             label_cases={"0": few, "2": few},
             label_voxels={"0": odd.label_voxels["0"], "2": odd.label_voxels["1"]},
             heads={"deepbet": few},
@@ -113,6 +114,7 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
     assert differ == {"axes", "stacked", "slices"}
     assert "2" not in told[0]["label_cases"]
     assert not any(told[0]["intensities"]["t2"])
+    assert set(told[0]["typical"]) == {"t1"}
     assert told[0]["modality_cases"]["t2"] == few  # the aggregation weight
     assert set(told[0]["heads"]) == set(usual.heads)
 
