@@ -38,7 +38,7 @@ FOLDER = "report"
 _CASE_WORDS = """
 patient patients pat subject subj sub case cases study exam examination session ses visit scan
 series image images brain head site fold train training val validation test unseen
-brats tcga upenn ucsf pdgm gbm lgg hgg isles wmh adni oasis ixi
+brats tcga upenn ucsf pdgm gbm lgg hgg isles wmh adni oasis ixi phantom
 """
 WORDS_FOR_CASES = frozenset(_CASE_WORDS.split())
 """Words that number cases rather than name people."""
