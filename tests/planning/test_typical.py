@@ -123,9 +123,9 @@ def test_a_fingerprint_has_the_sums_and_withholds_those_of_few() -> None:
     rare = dataclasses.replace(both, modality_cases={"t1": 5, "t2": 2}, intensities={
         "t1": both.intensities["t1"], "t2": both.intensities["t1"]
     }, typical={**both.typical, "t2": of_cases(2).typical["t1"]})  # fmt: skip
-    told = withhold_small_counts(rare, 3, 0)
-    assert told is not None
-    assert set(told.typical) == {"t1"}
+    reported = withhold_small_counts(rare, 3, 0)
+    assert reported is not None
+    assert set(reported.typical) == {"t1"}
     before = {name: value for name, value in both.to_json().items() if name != "typical"}
     assert Fingerprint.from_json(before, "file").typical == {}
 
