@@ -1,19 +1,24 @@
 """Images against what is usual of their modality: heads made of two balls, spoilt in ways."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
+from small import LABELS, small_plans
 
 from mixmfl.core.errors import PlansError
+from mixmfl.data.dataset_card import DatasetCard
 from mixmfl.planning.fingerprint import (
     Fingerprint,
     fingerprint_case,
     merge_fingerprints,
     withhold_small_counts,
 )
+from mixmfl.planning.model_card import make_card
+from mixmfl.planning.plans import Plans
 from mixmfl.planning.typical import (
     FEWEST_IMAGES,
     NUMBERS,
@@ -100,6 +105,15 @@ def test_what_is_far_is_marked_so() -> None:
     assert [(each.kind, each.is_far) for each in little] == [("extent", False)]
 
 
+def test_a_distance_is_in_standard_deviations_of_the_cases() -> None:
+    usual = np.array([described(head(seed)).sums for seed in range(12)])[:, :3]
+    image = described(head(31), (0.2, 0.15, 0.15))
+    wide = np.hypot(usual.std(axis=0, ddof=1), 30)
+    scores = (np.array(image.sums[:3]) - usual.mean(axis=0)) / wide
+    (found,) = differences(image, USUAL)
+    assert f"(distance {np.sqrt(np.mean(scores**2)):.1f}, usual below 3)" in found.what
+
+
 def test_a_few_images_tell_nothing_of_what_is_usual() -> None:
     upside_down = described(head(30)[::-1])
     assert differences(upside_down, usual_of(FEWEST_IMAGES))
@@ -128,6 +142,14 @@ def test_a_fingerprint_has_the_sums_and_withholds_those_of_few() -> None:
     assert set(reported.typical) == {"t1"}
     before = {name: value for name, value in both.to_json().items() if name != "typical"}
     assert Fingerprint.from_json(before, "file").typical == {}
+
+
+def test_plans_carry_what_is_usual() -> None:
+    fingerprint = of_cases(12)
+    card = make_card(fingerprint, DatasetCard(), LABELS)
+    plans = dataclasses.replace(small_plans(), card=card)
+    read = Plans.from_json(json.loads(json.dumps(plans.to_json())), "plans")
+    assert read.card.typical == fingerprint.typical == {"t1": USUAL}
 
 
 @pytest.mark.parametrize(
