@@ -253,7 +253,7 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[s
             if each.is_far and not force:
                 raise DataError(
                     f"case {case.name!r}: {name}: {each.what}. It is far from the images that the "
-                    "model was planned for. Look at it and mend it, leave it out by --modalities, "
+                    "model was planned for. Look at it and fix it, leave it out by --modalities, "
                     "or predict it all the same by --force"
                 )
             doubts.append(f"{name}: {each.what}")

@@ -1,10 +1,11 @@
 """What a site reports: counts, histograms and sums that merge exactly, no row per case."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -118,8 +119,8 @@ class Fingerprint:
         Mapping[Annotated[str, one_of((*ANATOMIES, UNKNOWN))], _Count],
         entries(1, len(ANATOMIES) + 1),
     ]
-    typical: Annotated[Mapping[ModalityName, Typical], entries(0, MOST_MODALITIES)] = field(
-        default_factory=dict
+    typical: Annotated[Mapping[ModalityName, Typical], entries(0, MOST_MODALITIES)] = (
+        dataclasses.field(default_factory=dict)
     )
 
     def with_origin(self, card: DatasetCard) -> "Fingerprint":
@@ -147,15 +148,15 @@ class Fingerprint:
     def to_json(self) -> dict[str, Any]:
         """Return the fingerprint as JSON content, keys in a fixed order."""
         content: dict[str, Any] = {"format": FORMAT}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name == "typical":
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "typical":
                 value = {key: value[key].to_json() for key in sorted(value)}
             elif isinstance(value, Mapping):
                 value = {key: value[key] for key in sorted(value)}
-            elif each.name in ("axes", "stacked"):
+            elif field.name in ("axes", "stacked"):
                 value = [{key: axis[key] for key in sorted(axis)} for axis in value]
-            content[each.name] = value
+            content[field.name] = value
         return content
 
     @classmethod

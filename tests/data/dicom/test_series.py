@@ -3,7 +3,6 @@
 import csv
 import shutil
 import subprocess
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Given
 from mixmfl.data.dataset_card import Segment
 from mixmfl.data.dicom.cases import find_all, find_dicom
+from mixmfl.data.dicom.files import quiet
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, difference, read_image, read_labels, write_image
 from mixmfl.data.load_case import load_case
@@ -457,8 +457,7 @@ def test_a_segmentation_that_cannot_be_made_costs_no_mask_and_warnings_are_few(
     cases, out = tmp_path / "cases", tmp_path / "masks"
     write_series(cases / "a", volume(), study="1.1", SeriesDescription="T1",
                  FrameOfReferenceUID=None)  # fmt: skip
-    with warnings.catch_warnings():  # of pydicom, for what many anonymisers write
-        warnings.simplefilter("ignore")
+    with quiet():  # pydicom, which warns of what many anonymisers write
         write_series(cases / "b", volume(), study="1.2.03.4", series="1.2.0840.01",
                      SeriesDescription="T1")  # fmt: skip
     asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-seg"]
