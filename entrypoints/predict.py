@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--force",
         action="store_true",
         help="predict although the images show another part of the body than the model was made "
-        "for, or the model was trained on simulated images; each such case has a warning",
+        "for, or are far from those that it was planned for, or the model was trained on simulated "
+        "images; each such case has a warning",
     )
     parser.add_argument(
         "--limit",
@@ -106,6 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="also write their volumes as DICOM Structured Report: MASKS/<case>.sr.dcm; this "
         "includes --dicom-seg",
+    )
+    parser.add_argument(
+        "--dicom-seg-fractional",
+        action="store_true",
+        help="also write their calibrated probabilities as fractional DICOM Segmentation: "
+        "MASKS/<case>.fractional.dcm; this includes --dicom-seg",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write per label a map of calibrated probability and one of its entropy into "
+        "MASKS/uncertainty: NIfTI, and of DICOM cases a DICOM Parametric Map",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write report.html")
     parser.add_argument(
@@ -206,6 +219,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         report=not options.no_report,
         dicom_seg=options.dicom_seg,
         dicom_sr=options.dicom_sr,
+        dicom_seg_fractional=options.dicom_seg_fractional,
+        uncertainty=options.uncertainty,
         show_patient=options.show_patient,
         overwrite=options.overwrite,
         limit_seconds=60 * options.limit,

@@ -15,10 +15,8 @@ from scipy.stats import t as student
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
+from mixmfl.evaluation.reliability import FEWEST_CASES, Reliabilities
 from mixmfl.evaluation.subset_dice import LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
-
-FEWEST_CASES = 5
-"""Validation cases behind a label, below which its Dice is not estimated."""
 
 COVERAGE = 0.9
 """Share of masks whose Dice is meant to lie in the interval of the estimate."""
@@ -80,16 +78,19 @@ class Measured:
     Attributes:
         expected: How many cases have which Dice, by subset of modalities.
         confidence: How Dice goes with confidence, by label or region.
+        reliability: How often the network is right at which probability, by label or region.
     """
 
     expected: Expected = ()
     confidence: Confidence = field(default_factory=dict)
+    reliability: Reliabilities = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
         return {
             "expected": [each.to_json() for each in self.expected],
             "confidence": {name: each.to_json() for name, each in self.confidence.items()},
+            "reliability": {name: each.to_json() for name, each in self.reliability.items()},
         }
 
 

@@ -19,7 +19,8 @@ FAILED = "failed"
 
 SENT: Mapping[str, Mapping[str, str]] = {
     "fingerprint": {
-        "fingerprint": "statistics of the training cases: counts and histograms, no row per case",
+        "fingerprint": "statistics of the training cases: counts, histograms and sums, no row per "
+        "case",
         "labels": "what the labels mean",
     },
     "preprocess": {
@@ -45,6 +46,9 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "cases have a Dice in each of 20 equal ranges",
         "confidence": "per label or region, over the masks of the validation cases: their number, "
         "and sums of confidence and Dice, of their squares and products",
+        "reliability": "per label or region, over the voxels of the validation cases: how many "
+        "have a probability in each of 32 ranges, the sum of these probabilities, and how many of "
+        "the voxels are of the label",
     },
     "keys": {
         "round": "number of the round",

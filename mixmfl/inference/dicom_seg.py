@@ -1,4 +1,4 @@
-"""Masks as DICOM Segmentation objects that name the series they were drawn on, and their volumes.
+"""Masks and maps as DICOM objects that name the series they are of, and the masks' volumes.
 
 The only module that sees highdicom, which is an extra of the package.
 """
@@ -34,13 +34,18 @@ _NO_CODES: Mapping[str, Segment] = {}
 _TO_D50 = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
 
 
+def is_available() -> bool:
+    """Say whether highdicom is installed."""
+    return find_spec("highdicom") is not None
+
+
 def check_available() -> None:
     """Check that highdicom is installed.
 
     Raises:
         MixmflError: highdicom is not installed.
     """
-    if find_spec("highdicom") is None:
+    if not is_available():
         raise MixmflError(
             "--dicom-seg: needs highdicom, which is not installed; install it by "
             "pip install 'mixmfl[dicom-seg]'"
@@ -55,8 +60,9 @@ def write_segmentation(
     model: str,
     codes: Mapping[str, Segment] = _NO_CODES,
     report: Path | None = None,
+    fractional: tuple[Path, Mapping[str, Array]] | None = None,
 ) -> None:
-    """Write a DICOM Segmentation, and a Structured Report of its volumes; each whole or not at all.
+    """Write a DICOM Segmentation, and what else is asked for; each file whole or not at all.
 
     Where the source has no slice thickness, the distance of its slices is written instead.
 
@@ -69,14 +75,21 @@ def write_segmentation(
         segments: The values of each segment, by its name; they may overlap.
         model: SHA-256 of the model.
         codes: What the segments are, by their names; one without is a lesion.
-        report: Where to write the report, by TID 1500; None: none is written.
+        report: Where to write a Structured Report of the volumes, by TID 1500; None: nowhere.
+        fractional: Where to write a fractional segmentation, and by segment its probabilities, on
+            the grid of the mask; None: nowhere.
 
     Raises:
         DataError: The series' headers do not allow a segmentation.
     """
     with quiet():
-        segmentation = _segmentation(series, mask, segments, model, codes)
+        inside = [np.isin(mask, list(values)) for values in segments.values()]
+        segmentation = _segmentation(series, inside, list(segments), model, codes)
         made = {path: segmentation}
+        if fractional is not None:
+            file, probabilities = fractional
+            shares = [probabilities[name] for name in segments]
+            made[file] = _segmentation(series, shares, list(segments), model, codes)
         if report is not None:
             made[report] = _report(series, mask, segments, segmentation)
     for file, content in made.items():
@@ -86,33 +99,18 @@ def write_segmentation(
 
 def _segmentation(
     series: Series,
-    mask: Array,
-    segments: Mapping[str, Sequence[int]],
+    volumes: Sequence[Array],
+    names: Sequence[str],
     model: str,
     codes: Mapping[str, Segment],
 ) -> Any:
-    """Return highdicom's form of a segmentation; see ``write_segmentation``."""
+    """Return highdicom's form of a segmentation, binary if the volumes are, else fractional."""
     import highdicom as hd
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
     from highdicom.sr.coding import CodedConcept
 
-    headers, order = source_headers(series)
-    assert series.grid is not None  # a mask is on it
-    for header in headers:
-        for name in _NEEDED:
-            if name not in header:
-                setattr(header, name, None if name.endswith(("Date", "Time")) else "")
-        if not header.get("FrameOfReferenceUID"):
-            raise DataError(
-                f"{series.name} has no FrameOfReferenceUID, which names its coordinate system; a "
-                "DICOM segmentation needs one"
-            )
-        for measures in _measures(header):
-            if not measures.get("SliceThickness"):
-                measures.SliceThickness = round(series.grid.spacing[0], 6)
-    frames = np.empty((*mask.shape, len(segments)), dtype=bool)
-    for number, values in enumerate(segments.values()):
-        frames[order, ..., number] = np.isin(mask, list(values))
+    headers, frames = _frames(series, volumes)
+    binary = frames.dtype == bool
     algorithm = hd.AlgorithmIdentificationSequence(
         name="mixmfl",
         version=__version__,
@@ -132,24 +130,27 @@ def _segmentation(
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
         )
-        for number, name in enumerate(segments, start=1)
+        for number, name in enumerate(names, start=1)
     ]
-    origin = (series.uid, model, np.packbits(frames).tobytes().hex())
+    content = np.packbits(frames) if binary else frames
+    origin = (series.uid, model, content.tobytes().hex())
     try:
         segmentation = hd.seg.Segmentation(
             source_images=headers,
             pixel_array=frames,
-            segmentation_type=SegmentationTypeValues.BINARY,
+            segmentation_type=(
+                SegmentationTypeValues.BINARY if binary else SegmentationTypeValues.FRACTIONAL
+            ),
             segment_descriptions=described,
             series_instance_uid=stable_uid("series", *origin),
-            series_number=abs(series.header.number) % 10**6 + 9000,
+            series_number=abs(series.header.number) % 10**6 + (9000 if binary else 9002),
             sop_instance_uid=stable_uid("instance", *origin),
             instance_number=1,
             manufacturer="mixmfl",
             manufacturer_model_name="mixmfl",
             software_versions=__version__,
             device_serial_number=model[:16],
-            content_label="SEGMENTATION",
+            content_label="SEGMENTATION" if binary else "PROBABILITY",
             content_description="research, not for diagnosis",
             omit_empty_frames=bool(frames.any()),
         )
@@ -157,8 +158,109 @@ def _segmentation(
         raise DataError(
             f"{series.name}: no DICOM segmentation can be made of it ({error})"
         ) from None
-    segmentation.SeriesDescription = f"Segmentation of series {series.header.number}"
+    what = "Segmentation" if binary else "Probabilities"
+    segmentation.SeriesDescription = f"{what} of series {series.header.number}"
     return segmentation
+
+
+def write_parametric_map(
+    path: Path, series: Series, quantities: Mapping[str, Array], model: str
+) -> None:
+    """Write a DICOM Parametric Map, whole or not at all.
+
+    The same maps of the same series by the same model give the same identifiers.
+
+    Args:
+        path: File to write, which ends in ``.dcm``.
+        series: The series whose grid the maps are on.
+        quantities: Numbers from 0 to 1 ``(Z, Y, X)`` on the grid that ``series.read`` returns, by
+            what they are.
+        model: SHA-256 of the model.
+
+    Raises:
+        DataError: The series' headers do not allow a Parametric Map.
+    """
+    import highdicom as hd
+    from highdicom.pm import ParametricMap, RealWorldValueMapping
+    from highdicom.sr.coding import CodedConcept
+
+    with quiet():
+        headers, frames = _frames(series, [each.astype(np.float32) for each in quantities.values()])
+        mappings = [
+            [
+                RealWorldValueMapping(
+                    lut_label=f"MAP{number}",
+                    lut_explanation=name[:64],
+                    unit=CodedConcept("1", "UCUM", "no units"),
+                    value_range=(0.0, 1.0),
+                    slope=1,
+                    intercept=0,
+                )
+            ]
+            for number, name in enumerate(quantities, start=1)
+        ]
+        origin = ("maps", series.uid, model, frames.tobytes().hex())
+        try:
+            content = ParametricMap(
+                source_images=headers,
+                pixel_array=frames,
+                series_instance_uid=stable_uid("series", *origin),
+                series_number=abs(series.header.number) % 10**6 + 9003,
+                sop_instance_uid=stable_uid("instance", *origin),
+                instance_number=1,
+                manufacturer="mixmfl",
+                manufacturer_model_name="mixmfl",
+                software_versions=__version__,
+                device_serial_number=model[:16],
+                contains_recognizable_visual_features=False,
+                real_world_value_mappings=mappings,
+                voi_lut_transformations=[
+                    hd.VOILUTTransformation(window_center=0.5, window_width=1.0)
+                ],
+                content_label="UNCERTAINTY",
+                content_description="research, not for diagnosis",
+            )
+        except (AttributeError, ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{series.name}: no DICOM Parametric Map can be made of it ({error})"
+            ) from None
+        content.SeriesDescription = f"Uncertainty of series {series.header.number}"
+        content.Laterality = ""  # an image that does not say what it shows must have it, if empty
+        with replacing(path) as temporary:
+            content.save_as(temporary)
+
+
+def _frames(series: Series, volumes: Sequence[Array]) -> tuple[list[Any], Array]:
+    """Return the headers of a series, complete, and volumes in their order of frames.
+
+    Args:
+        series: The series.
+        volumes: Arrays ``(Z, Y, X)`` of one type, on the grid that ``series.read`` returns.
+
+    Returns:
+        The headers, and the volumes as ``(frames, Y, X, volumes)``.
+
+    Raises:
+        DataError: The series has no frame of reference.
+    """
+    headers, order = source_headers(series)
+    assert series.grid is not None  # the volumes are on it
+    for header in headers:
+        for name in _NEEDED:
+            if name not in header:
+                setattr(header, name, None if name.endswith(("Date", "Time")) else "")
+        if not header.get("FrameOfReferenceUID"):
+            raise DataError(
+                f"{series.name} has no FrameOfReferenceUID, which names its coordinate system; a "
+                "DICOM segmentation or map needs one"
+            )
+        for measures in _measures(header):
+            if not measures.get("SliceThickness"):
+                measures.SliceThickness = round(series.grid.spacing[0], 6)
+    frames = np.empty((*volumes[0].shape, len(volumes)), dtype=volumes[0].dtype)
+    for number, volume in enumerate(volumes):
+        frames[order, ..., number] = volume
+    return list(headers), frames
 
 
 def _report(

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mixmfl.data.labels import Labels
+from mixmfl.evaluation.reliability import Reliability
 from mixmfl.evaluation.subset_dice import Subset
-from mixmfl.inference.confidence import confidences
+from mixmfl.inference.confidence import confidences, reliabilities
 from mixmfl.inference.cpu_network import CPUNetwork, show_subsets
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.networks.base import SegmentationNet, place_modalities
@@ -34,10 +36,18 @@ class SubsetMask:
     Attributes:
         indices: Class indices ``(Z, Y, X)``.
         confidences: How sure the network is of each label or region, as ``confidences`` has it.
+        logits: ``(heads, Z, Y, X)``.
+        head: ``(Z, Y, X)`` bool, outside which the mask is background; None: no restriction.
     """
 
     indices: npt.NDArray[Any]
     confidences: Mapping[str, float]
+    logits: Tensor
+    head: npt.NDArray[Any] | None
+
+    def reliabilities(self, case: PreprocessedCase, labels: Labels) -> dict[str, Reliability]:
+        """Return how often the network is right at which probability, by label of the case."""
+        return reliabilities(self.logits, labels, case.labels[:][0], case.labelled, self.head)
 
 
 @torch.inference_mode()
@@ -86,7 +96,8 @@ def segment_subsets(
         predicted: npt.NDArray[Any] = manager.convert_logits_to_segmentation(part).numpy()
         if head is not None:
             predicted[~head] = 0
-        masks[subset] = SubsetMask(np.asarray(predicted), confidences(part, plans.labels, head))
+        sure = confidences(part, plans.labels, head)
+        masks[subset] = SubsetMask(np.asarray(predicted), sure, part, head)
     return masks
 
 

@@ -40,6 +40,7 @@ from mixmfl.evaluation.mask_quality import (
     Measured,
     estimate_dice,
 )
+from mixmfl.evaluation.reliability import Calibration, Reliabilities, Reliability, calibrate
 from mixmfl.evaluation.subset_dice import MOST_CASES, Expected, SubsetDice
 from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
 from mixmfl.inference.predictor import case_predictor
@@ -100,6 +101,7 @@ class _Header:
     ] = field(default_factory=dict)
     expected: Expected = ()
     confidence: Confidence = field(default_factory=dict)
+    reliability: Reliabilities = field(default_factory=dict)
     privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
         field(default_factory=dict)
     )
@@ -123,6 +125,7 @@ class Model:
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
         confidence: By label or region, how Dice goes with confidence on validation cases; maybe
             nothing is known.
+        reliability: By label or region, how often the network is right at which probability, there.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """
@@ -136,6 +139,7 @@ class Model:
     record: Mapping[str, Any]
     expected: tuple[SubsetDice, ...] = ()
     confidence: Mapping[str, ConfidenceSums] = field(default_factory=dict)
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
     sha256: str = ""
     name: str = ""
 
@@ -204,6 +208,12 @@ class Model:
             if name in self.confidence
         }
         return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """The curves of calibrated probabilities, by label or region; without unknown ones."""
+        found = {name: calibrate(each) for name, each in self.reliability.items()}
+        return {name: each for name, each in found.items() if each is not None}
 
     @cached_property
     def network(self) -> SegmentationNet:
@@ -424,6 +434,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         },
         tuple(record.expected),
         record.confidence,
+        record.reliability,
         sha256(path),
         path.name,
     )
@@ -465,6 +476,12 @@ def _check_origin(header: _Header, plans: Plans) -> None:
         )
     if wrong := [name for name, sums in header.confidence.items() if not sums.is_possible]:
         raise ModelError(f"confidence: {shown(wrong[0])}: no masks have these sums")
+    if not header.reliability.keys() <= plans.labels.foreground.keys():
+        raise ModelError(
+            f"reliability: {shown(list(header.reliability))} are not the labels of the plans"
+        )
+    if wrong := [name for name, right in header.reliability.items() if not right.is_possible]:
+        raise ModelError(f"reliability: {shown(wrong[0])}: no voxels have these counts")
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")

@@ -57,6 +57,7 @@ class Outcome:
         expected_from: What these rest on, in words.
         estimated: Estimated Dice of this very mask by label or region, where it can be told.
         volumes_ml: Volumes of the mask in ml, by label or region.
+        volume_ranges_ml: A range of each volume, where probabilities are calibrated.
         notes: How the images were identified and brought onto one grid.
         warnings: What a reader of the mask must know.
         patient: Name and ID of the patient, where they are to be shown.
@@ -85,6 +86,9 @@ class Outcome:
     volumes_ml: Annotated[Mapping[_Name, _Positive], entries(0, MOST_LABELS)] = field(
         default_factory=dict
     )
+    volume_ranges_ml: Annotated[
+        Mapping[_Name, tuple[_Positive, _Positive]], entries(0, MOST_LABELS)
+    ] = field(default_factory=dict)
     notes: _Texts = ()
     warnings: _Texts = ()
     patient: str = ""
@@ -234,6 +238,11 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         + [
             column
             for name in names
+            for column in (f"volume_from_ml_{name}", f"volume_to_ml_{name}")
+        ]
+        + [
+            column
+            for name in names
             for column in (f"mask_dice_{name}", f"mask_dice_from_{name}", f"mask_dice_to_{name}")
         ]
         + [
@@ -248,6 +257,8 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
         row += ["+".join(each.missing), each.reference]
         row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
+        for name in names:
+            row += [f"{end:.3f}" for end in each.volume_ranges_ml.get(name, ())] or ["", ""]
         for name in names:
             mask = each.estimated.get(name)
             row += [f"{n:.3f}" for n in astuple(mask)] if mask else ["", "", ""]

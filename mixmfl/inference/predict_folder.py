@@ -44,6 +44,7 @@ from mixmfl.inference.segmentation import (
     prepare,
     segment,
 )
+from mixmfl.inference.uncertainty import Maps, uncalibrated
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse
 
@@ -89,6 +90,8 @@ def predict_folder(
     report: bool = False,
     dicom_seg: bool = False,
     dicom_sr: bool = False,
+    dicom_seg_fractional: bool = False,
+    uncertainty: bool = False,
     show_patient: bool = False,
     overwrite: bool = False,
     limit_seconds: float = LIMIT_SECONDS,
@@ -115,12 +118,16 @@ def predict_folder(
         report: Whether to write ``report.html`` and its files, too.
         dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
         dicom_sr: Whether to write these and their volumes, as ``<case>.sr.dcm``.
+        dicom_seg_fractional: Whether to write these and their probabilities, as
+            ``<case>.fractional.dcm``.
+        uncertainty: Whether to write maps of probability and entropy, too; see ``uncertainty``.
         show_patient: Whether tables and page name the patient, where the files do.
         overwrite: Whether masks and tables that are not ours are replaced.
         limit_seconds: Time limit for reading a case, and for writing it.
         set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
         subjects: What the cases are, as ``dataset_card.subjects_of`` says.
-        force: Whether to predict cases that a model was surely not made for, with a warning.
+        force: Whether to predict cases that a model was surely not made for, and images far from
+            those that it was planned for, with a warning.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -141,13 +148,14 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     origins = [origin_of(model) for model in models]
     records = Records(out, overwrite=overwrite, origins=origins)
-    dicom_seg = dicom_seg or dicom_sr
+    dicom_seg = dicom_seg or dicom_sr or dicom_seg_fractional
     if dicom_seg:
         check_available()
+    maps = Maps.of(models) if uncertainty else None
     if set_aside:
         records.write()  # first, so that after an interruption the folder is known as ours
         write_text(out / "set_aside.csv", set_aside)
-    extras = _Extras(report, dicom_seg, dicom_sr, show_patient)
+    extras = _Extras(report, dicom_seg, dicom_sr, dicom_seg_fractional, maps, show_patient)
     run = _Run(
         models,
         out,
@@ -158,6 +166,7 @@ def predict_folder(
         least_dice,
         brains,
         origins,
+        force,
     )
     expected_dice = {
         subset: 0.0 if math.isnan(mean) else mean
@@ -252,6 +261,8 @@ class _Extras:
     report: bool
     dicom_seg: bool
     dicom_sr: bool
+    dicom_seg_fractional: bool
+    maps: Maps | None
     show_patient: bool
 
 
@@ -269,6 +280,7 @@ class _Run:
         least_dice: float,
         brains: BrainExtraction,
         origins: Sequence[Origin],
+        force: bool,
     ) -> None:
         self.models = models
         self.digests = tuple(model.sha256 for model in models)
@@ -281,6 +293,7 @@ class _Run:
         self.least_dice = least_dice
         self.brains = brains
         self.origins = origins
+        self.force = force
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -305,6 +318,10 @@ class _Run:
             files.append(f"{case.name}.dcm")
             if self.extras.dicom_sr:
                 files.append(f"{case.name}.sr.dcm")
+            if self.extras.dicom_seg_fractional:
+                files.append(f"{case.name}.fractional.dcm")
+        if self.extras.maps:
+            files += self.extras.maps.files(case)
         return tuple(files)
 
     def existing(self, job: _Job, overwrite: bool) -> Outcome | None:
@@ -341,9 +358,11 @@ class _Run:
         left_out = tuple(name for name in job.case.images if name not in used)
         expected = _expected(self.models, used) if left_out else job.expected
         _check_expected(expected, self.least_dice)
-        prepared = prepare(loaded, [model.recipe for model in self.models], self.brains)
+        recipes = [model.recipe for model in self.models]
+        prepared = prepare(loaded, recipes, self.brains, self.force)
         loaded.images.clear()
-        segmented = segment(self.models, prepared, self.options)
+        asked = bool(self.extras.maps) or self.extras.dicom_seg_fractional
+        segmented = segment(self.models, prepared, self.options, asked)
         indices = segmented.indices
         estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
@@ -359,6 +378,7 @@ class _Run:
             *prepared.doubts,
             *expected.warnings(),
             *look_closely(estimated),
+            *(uncalibrated(self.models) if asked else []),
         ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
@@ -372,6 +392,7 @@ class _Run:
             expected_from=expected.basis(),
             estimated=estimated,
             volumes_ml=volumes,
+            volume_ranges_ml=segmented.volume_ranges_ml,
             notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
@@ -383,13 +404,16 @@ class _Run:
         # not all of `read`, which may hold images that the models do not know
         shown = {name: image for name, image in read.shown.items() if name in used}
         needed = loaded.grid, loaded.canonical, shown
-        return functools.partial(self._write, outcome, job.case, indices, needed, began)
+        return functools.partial(
+            self._write, outcome, job.case, indices, segmented.probabilities, needed, began
+        )
 
     def _write(
         self,
         outcome: Outcome,
         case: Case,
         indices: Array,
+        probabilities: Mapping[str, Array],
         needed: tuple[Grid, Grid, Mapping[str, Array]],
         began: float,
     ) -> Outcome:
@@ -402,10 +426,13 @@ class _Run:
             self.records.claim(case.name, digest, self.requested_files(case))
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
+        shares = {name: from_canonical(each, grid) for name, each in probabilities.items()}
         if self.extras.dicom_seg and isinstance(source, Series):
             made = [self.out / f"{case.name}.dcm"]
             if self.extras.dicom_sr:
                 made.append(self.out / f"{case.name}.sr.dcm")
+            if self.extras.dicom_seg_fractional:
+                made.append(self.out / f"{case.name}.fractional.dcm")
             try:
                 write_segmentation(
                     made[0],
@@ -414,11 +441,18 @@ class _Run:
                     self.labels.foreground,
                     "+".join(self.digests),
                     self.models[0].plans.card.dataset.segments,
-                    made[1] if self.extras.dicom_sr else None,
+                    self.out / f"{case.name}.sr.dcm" if self.extras.dicom_sr else None,
+                    (made[-1], shares) if self.extras.dicom_seg_fractional else None,
                 )
                 files += [file.name for file in made]
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
+        if self.extras.maps:
+            try:
+                model = "+".join(self.digests)
+                files += self.extras.maps.write(self.out, case.name, source, shares, grid, model)
+            except Exception as error:  # the mask is written, and is what matters
+                warnings.append(f"its maps could not be made: {reason_of(error)}")
         if shown:
             try:
                 name = self.shown(case.name)

@@ -38,7 +38,7 @@ FOLDER = "report"
 _CASE_WORDS = """
 patient patients pat subject subj sub case cases study exam examination session ses visit scan
 series image images brain head site fold train training val validation test unseen
-brats tcga upenn ucsf pdgm gbm lgg hgg isles wmh adni oasis ixi
+brats tcga upenn ucsf pdgm gbm lgg hgg isles wmh adni oasis ixi phantom
 """
 WORDS_FOR_CASES = frozenset(_CASE_WORDS.split())
 """Words that number cases rather than name people."""
@@ -54,6 +54,7 @@ left. A click on the planes opens the slices of the case.
 
 This mask's Dice is estimated from how sure the network is of it, by what was measured on validation
 cases when the model was trained; nine of ten masks should lie between the two numbers in brackets.
+The range of a volume goes from the voxels with a probability above 90 % to those above 10 %.
 Expected Dice is of other patients with the same modalities: their median, and what one in ten did
 not reach. Masks must be looked at by someone who can judge them, those of low Dice first."""
 
@@ -206,6 +207,9 @@ def _lines(outcome: Outcome) -> list[str]:
         lines.insert(0, outcome.patient)
     if outcome.reference:
         lines.append(f"On the grid of {outcome.reference}.")
+    if outcome.volume_ranges_ml:
+        ranges = (f"{n} {a:.1f} to {b:.1f} ml" for n, (a, b) in outcome.volume_ranges_ml.items())
+        lines.append(f"Range of the volume, by calibrated probabilities: {', '.join(ranges)}.")
     if outcome.estimated:
         lines.append(f"This mask's Dice, estimated: {in_words(outcome.estimated)}.")
     if outcome.expected_from:

@@ -4,6 +4,7 @@ In two steps: ``prepare`` preprocesses and needs no network, ``segment`` runs it
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,8 @@ from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
-from mixmfl.inference.confidence import confidences
+from mixmfl.evaluation.reliability import Calibration
+from mixmfl.inference.confidence import confidences, heads_of, volume_ranges
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
@@ -32,6 +34,7 @@ from mixmfl.planning.nnunet_preprocessing import (
     restore_probabilities,
 )
 from mixmfl.planning.plans import Plans
+from mixmfl.planning.typical import describe_image, differences
 
 Array = npt.NDArray[Any]
 
@@ -75,6 +78,10 @@ class SegmentationModel(Protocol):
     @property
     def device(self) -> torch.device:
         """The device that the model computes on."""
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """Curves of calibrated probabilities, by label or region, where they are known."""
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
@@ -155,7 +162,10 @@ def extraction_for(recipes: Sequence[Recipe], here: BrainExtraction) -> BrainExt
 
 
 def prepare(
-    case: LoadedCase, recipes: Sequence[Recipe], brains: BrainExtraction = _AS_THEY_ARE
+    case: LoadedCase,
+    recipes: Sequence[Recipe],
+    brains: BrainExtraction = _AS_THEY_ARE,
+    force: bool = False,
 ) -> Prepared:
     """Preprocess a case for every model; its images are freed one by one.
 
@@ -163,10 +173,11 @@ def prepare(
         case: The case.
         recipes: What the models need.
         brains: How brains are extracted, as ``extraction_for`` returns it.
+        force: Whether to go on with images that are far from those that a model was planned for.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin, or its
-            brain was not found.
+            brain was not found, or an image is far from the usual.
     """
     heads = [recipe.plans.heads for recipe in recipes]
     state = UNKNOWN
@@ -178,6 +189,7 @@ def prepare(
     head = head_mask(list(case.images.values()))
     doubts = [doubt for each in heads if (doubt := head_doubt(state, each))]
     doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
+    doubts += _unusual(case, recipes, force)
     inputs = []
     for recipe in recipes:
         available = tuple(name for name in recipe.modalities if name in case.images)
@@ -221,6 +233,33 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
     return doubts
 
 
+def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[str]:
+    """Return how images differ from the usual ones of their modality, in sentences.
+
+    Raises:
+        DataError: One is far from them, and ``force`` is not given.
+    """
+    doubts = []
+    for name, image in case.images.items():
+        usual = [
+            recipe.plans.card.typical[name]
+            for recipe in recipes
+            if name in recipe.plans.card.typical
+        ]
+        described = describe_image(image, case.canonical.spacing) if usual else None
+        if described is None:
+            continue
+        for each in [found for known in usual for found in differences(described, known)]:
+            if each.is_far and not force:
+                raise DataError(
+                    f"case {case.name!r}: {name}: {each.what}. It is far from the images that the "
+                    "model was planned for. Look at it and fix it, leave it out by --modalities, "
+                    "or predict it all the same by --force"
+                )
+            doubts.append(f"{name}: {each.what}")
+    return doubts
+
+
 def predict_case(
     models: Sequence[SegmentationModel],
     case: LoadedCase,
@@ -242,7 +281,7 @@ def predict_case(
     recipes = [model.recipe for model in models]
     brains = extraction_for(recipes, brains)
     case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
-    prepared = prepare(case, recipes, brains)
+    prepared = prepare(case, recipes, brains, force=True)
     return segment(models, prepared, options or Options()).indices
 
 
@@ -254,27 +293,49 @@ class Segmented:
         indices: Class indices ``(Z, Y, X)`` on the case's canonical grid.
         confidences: How sure a single model is of each label or region, as ``confidences`` has it;
             empty with several models, whose mean was never measured on validation cases.
+        volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` has them; likewise.
+        probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
+            calibrated where the model is; empty unless asked for.
     """
 
     indices: Array
     confidences: Mapping[str, float]
+    volume_ranges_ml: Mapping[str, tuple[float, float]]
+    probabilities: Mapping[str, Array]
 
 
-def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Segmented:
+def segment(
+    models: Sequence[SegmentationModel],
+    prepared: Prepared,
+    options: Options,
+    probabilities: bool = False,
+) -> Segmented:
     """Run the networks over a case.
 
     Args:
         models: One model, or several whose probabilities are averaged.
         prepared: The case, prepared for these models.
         options: How the networks are run.
+        probabilities: Whether to return the probabilities, too, which takes memory.
     """
     pairs = list(zip(models, prepared.inputs, strict=True))
     sure: Mapping[str, float] = {}
+    ranges: Mapping[str, tuple[float, float]] = {}
+    shares: Mapping[str, Array] = {}
+    described = models[0].plans.labels
     if len(pairs) == 1:
         model, case = pairs[0]
         logits = _logits(model, case, options)
-        sure = confidences(logits, model.plans.labels)
+        sure = confidences(logits, described)
+        inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
+        ranges = volume_ranges(logits, described, model.calibrations, _voxel_ml(case), inside)
         mask = restore(logits, case.properties, *_description(model))
+        if probabilities:
+            restored = restore_probabilities(logits, case.properties, *_description(model))
+            shares = {
+                name: _calibrated(restored[head], model.calibrations.get(name))
+                for name, head in heads_of(described).items()
+            }
     else:
         total: Array | None = None
         for model, case in pairs:
@@ -283,11 +344,26 @@ def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Op
             )
             total = each if total is None else np.add(total, each, out=total)
         assert total is not None
-        manager = label_manager(models[0].plans.labels)
-        mask = manager.convert_probabilities_to_segmentation(total / len(models))
+        total /= len(models)
+        mask = label_manager(described).convert_probabilities_to_segmentation(total)
+        if probabilities:
+            shares = {n: _calibrated(total[head], None) for n, head in heads_of(described).items()}
     if prepared.head is not None:
         mask[~prepared.head] = 0
-    return Segmented(mask, sure)
+        for share in shares.values():
+            share[~prepared.head] = 0
+    return Segmented(mask, sure, ranges, shares)
+
+
+def _voxel_ml(case: ModelInput) -> float:
+    """Return the volume of a voxel after resampling."""
+    cropped = case.properties["shape_after_cropping_and_before_resampling"]
+    before = math.prod(cropped) * math.prod(case.properties["spacing"])
+    return before / math.prod(case.images.shape[1:]) / 1000
+
+
+def _calibrated(probability: Array, calibration: Calibration | None) -> Array:
+    return probability.astype(np.float32) if calibration is None else calibration(probability)
 
 
 def _description(model: SegmentationModel) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
-"""The statistics a site reports: counts and histograms that merge exactly, no row per case."""
+"""What a site reports: counts, histograms and sums that merge exactly, no row per case."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.heads import STATES, STRIPPED
 from mixmfl.planning.slices import slice_axis, slices_first
+from mixmfl.planning.typical import Typical, describe_image, merge_typical
 
 FORMAT = 4
 
@@ -90,6 +92,8 @@ class Fingerprint:
         subjects: How many cases are of ``"patients"``, ``"simulated"``, or ``"unknown"``.
         anatomy: How many cases show which part of the body, one of ``ANATOMIES`` or
             ``"unknown"``.
+        typical: Per modality what its images are usually like; missing in fingerprints of earlier
+            versions.
     """
 
     cases: _Count
@@ -115,6 +119,9 @@ class Fingerprint:
         Mapping[Annotated[str, one_of((*ANATOMIES, UNKNOWN))], _Count],
         entries(1, len(ANATOMIES) + 1),
     ]
+    typical: Annotated[Mapping[ModalityName, Typical], entries(0, MOST_MODALITIES)] = (
+        dataclasses.field(default_factory=dict)
+    )
 
     def with_origin(self, card: DatasetCard) -> "Fingerprint":
         """Return the fingerprint of a site's cases with what dataset.json says of all of them."""
@@ -143,7 +150,9 @@ class Fingerprint:
         content: dict[str, Any] = {"format": FORMAT}
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Mapping):
+            if field.name == "typical":
+                value = {key: value[key].to_json() for key in sorted(value)}
+            elif isinstance(value, Mapping):
                 value = {key: value[key] for key in sorted(value)}
             elif field.name in ("axes", "stacked"):
                 value = [{key: axis[key] for key in sorted(axis)} for axis in value]
@@ -201,6 +210,11 @@ class Fingerprint:
             return "modality_cases: fewer than its cases, of which each has a modality"
         if apart := sorted(self.intensities.keys() ^ self.modality_cases.keys()):
             return f"intensities and modality_cases: {shorten(apart)} is in one of them only"
+        for name, usual in self.typical.items():
+            if usual.images > self.modality_cases.get(name, 0):
+                return f"typical: {name}: more images than cases"
+            if not usual.is_possible:
+                return f"typical: {name}: no images have these sums"
         if self.label_cases.keys() != self.label_voxels.keys():
             return "label_cases and label_voxels: are not of the same labels"
         if strange := [name for name in self.label_cases if int(name) > LARGEST_VALUE]:
@@ -263,6 +277,11 @@ def fingerprint_case(
         heads={state: 1},
         subjects={UNKNOWN: 1},
         anatomy={UNKNOWN: 1},
+        typical={
+            name: described
+            for name, image in images.items()
+            if (described := describe_image(image, spacing)) is not None
+        },
     )
 
 
@@ -298,6 +317,7 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
         heads=_add(part.heads for part in parts),
         subjects=_add(part.subjects for part in parts),
         anatomy=_add(part.anatomy for part in parts),
+        typical=merge_typical(part.typical for part in parts),
     )
 
 
@@ -334,6 +354,7 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
             else (0,) * len(histogram)
             for name, histogram in fingerprint.intensities.items()
         },
+        typical={n: each for n, each in fingerprint.typical.items() if each.images >= cases},
     )
 
 

@@ -15,7 +15,9 @@ from mixmfl.data.body_parts import ANATOMIES, is_elsewhere
 from mixmfl.data.dataset_card import PATIENTS, SIMULATED, SUBJECTS, UNKNOWN, DatasetCard
 from mixmfl.data.dicom.codes import meaning_of
 from mixmfl.data.labels import Labels
+from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.fingerprint import MOST_CASES, SPACINGS, Fingerprint, spacing_ranges
+from mixmfl.planning.typical import Typical
 
 _Cases = Annotated[int, within(1, MOST_CASES)]
 _Spacing = Annotated[float, within(*SPACINGS)]
@@ -33,6 +35,7 @@ class ModelCard:
         anatomy: How many cases show which part of the body.
         spacing_mm: For Z, Y and X the spacing that 5, 50 and 95 of a hundred cases do not exceed;
             empty in plans of earlier versions.
+        typical: Per modality what its images are usually like; likewise.
     """
 
     dataset: DatasetCard = field(default_factory=DatasetCard)
@@ -44,6 +47,9 @@ class ModelCard:
         entries(0, len(ANATOMIES) + 1),
     ] = field(default_factory=dict)
     spacing_mm: Annotated[tuple[tuple[_Spacing, _Spacing, _Spacing], ...], entries(0, 3)] = ()
+    typical: Annotated[Mapping[ModalityName, Typical], entries(0, MOST_MODALITIES)] = field(
+        default_factory=dict
+    )
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -101,7 +107,11 @@ def make_card(fingerprint: Fingerprint, dataset: DatasetCard, labels: Labels) ->
             if code:
                 meaning_of(code, f"dataset.json: segments: {name}: {kind}")  # raises
     return ModelCard(
-        dataset, fingerprint.subjects, fingerprint.anatomy, tuple(spacing_ranges(fingerprint))
+        dataset,
+        fingerprint.subjects,
+        fingerprint.anatomy,
+        tuple(spacing_ranges(fingerprint)),
+        fingerprint.typical,
     )
 
 

@@ -31,6 +31,7 @@ from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import describe, find_cases
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import ConfidenceSums
+from mixmfl.evaluation.reliability import Reliability
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.client.task_checks import check_run_task, check_task, forms_of
@@ -411,6 +412,7 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
                     "round": 1,
                     "subsets": [[["t1"], counts], [["t1", "t2"], counts]],
                     "confidence": dict.fromkeys(counts, ConfidenceSums().to_json()),
+                    "reliability": dict.fromkeys(counts, Reliability().to_json()),
                 },
                 {},
             ),

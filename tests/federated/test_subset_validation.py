@@ -16,6 +16,8 @@ from small_federation import SETTINGS as SHORT
 from mixmfl.core.errors import AggregationError, ModelError
 from mixmfl.core.tensor_store import read
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums, sums_of_case
+from mixmfl.evaluation.reliability import BINS as BINS_OF_VOXELS
+from mixmfl.evaluation.reliability import Reliability
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -68,6 +70,10 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     assert expect(model.expected, ["t1", "flair"]).cases == 1
     lesion = model.confidence["lesion"]
     assert (lesion.cases, lesion.masks) == (2, 4)  # one site has two modalities, the other one
+    right = model.reliability["lesion"]
+    assert right.cases == 2
+    assert sum(right.voxels) == 4 * 10 * 20 * 18  # a voxel from every subset
+    assert sum(right.correct) == 4 * (8 * 9 * 8 - 6 * 3 * 3)  # the core is another label
     assert not expect(model.expected, ["t2"]).dice
 
     record = tmp_path / "run" / "expected.json"
@@ -196,12 +202,15 @@ def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -
         measured = read_measured("north", reply, 0, PLANS)
         assert {sum(each.counts["lesion"]) for each in measured.expected} == {number}
         assert measured.confidence["lesion"].cases == number
+        assert measured.reliability.get("lesion", Reliability()).cases == number
 
 
-def measured_reply(counts: Any, **sums: Any) -> Message:
+def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
     """Return a site's reply about one subset."""
     confidence = {name: ConfidenceSums().to_json() for name in PLANS.labels.foreground}
+    reliability = {name: Reliability().to_json() for name in PLANS.labels.foreground}
     record = {"round": 3, "subsets": [[["t1"], counts]], "confidence": {**confidence, **sums}}
+    record["reliability"] = {**reliability, **(right or {})}
     return Message("measure", record, {})
 
 
@@ -227,6 +236,31 @@ def test_sums_that_no_masks_have_are_refused(spoil: dict[str, Any], reason: str)
         read_measured("north", measured_reply(none, core={**sums, **spoil}), 3, PLANS)
     with pytest.raises(AggregationError, match="confidence in core, which it does not label"):
         read_measured("north", measured_reply(none, core=sums), 3, PLANS, ["lesion"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ({"correct": [8] + [0] * (BINS_OF_VOXELS - 1)}, "that none are"),  # more than there are
+        ({"confidence": [7.0] + [0] * (BINS_OF_VOXELS - 1)}, "that none are"),
+        ({"cases": 200}, "that none are"),  # more than a site was asked for
+        ({"voxels": [7]}, "voxels: has 1 entries"),
+        ({"voxels": [-7] + [0] * (BINS_OF_VOXELS - 1)}, "voxels: is -7"),
+    ],
+)
+def test_voxels_that_no_case_has_are_refused(spoil: dict[str, Any], reason: str) -> None:
+    none = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
+    rest = (0,) * (BINS_OF_VOXELS - 1)
+    right = Reliability(2, (7, *rest), (0.001, *(0.0 for _ in rest)), (1, *rest))
+    good = read_measured("north", measured_reply(none, {"core": right.to_json()}), 3, PLANS)
+    assert good.reliability["core"] == right
+    with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
+        read_measured(
+            "north", measured_reply(none, {"core": {**right.to_json(), **spoil}}), 3, PLANS
+        )
+    reply = measured_reply(none, {"core": right.to_json()})
+    with pytest.raises(AggregationError, match="probabilities of core, which it does not label"):
+        read_measured("north", reply, 3, PLANS, ["lesion"])
 
 
 @pytest.mark.parametrize(

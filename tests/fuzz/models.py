@@ -287,7 +287,7 @@ class RunFolder:
         return plain((run.settings, run.registrations, run.history, run.dice))
 
 
-class StoredCase:
+class CaseOnDisk:
     """A preprocessed case: what opens has the numbers that were stored."""
 
     def __init__(self, folder: Path) -> None:

@@ -28,6 +28,7 @@ from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.segmentation import Options, Recipe, prepare, segment
 from mixmfl.networks.parameters import network_state
+from mixmfl.planning.typical import describe_image, merge_typical
 
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)
@@ -177,6 +178,27 @@ def test_what_is_unlike_the_cases_of_the_plan_is_a_warning(tmp_path: Path) -> No
     )
     (skull,) = doubts((12, 42, 18), (1, 1, 1), 1)
     assert skull.startswith("95% of its voxels are other than 0: its background was not removed")
+
+
+def test_an_image_far_from_the_usual_is_refused_unless_forced(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    usual = merge_typical(
+        {"t1": described}
+        for seed in range(12)
+        if (described := describe_image(small_case(("t1",), seed, SHAPE)[0]["t1"], (20, 10, 10)))
+    )
+    assert usual["t1"].images == 12
+    card = dataclasses.replace(model.plans.card, typical=usual)
+    model = dataclasses.replace(model, plans=dataclasses.replace(model.plans, card=card))
+    found = predicted(model, cases, tmp_path / "masks")
+    assert statuses(found) == {"a": "failed", "b": "failed", "c": "done"}  # c has no t1
+    assert "case 'b': t1: the head measures 12 x 18 x 18 mm, usually" in found["b"].reason
+    assert found["b"].reason.endswith("or predict it all the same by --force")
+    assert statuses(predicted(model, cases, tmp_path / "t2", only=("t2",)))["a"] == "done"
+    forced = predicted(model, cases, tmp_path / "forced", force=True)
+    assert statuses(forced) == {"a": "done", "b": "done", "c": "done"}
+    assert any(w.startswith("t1: the head measures 12 x 18") for w in forced["b"].warnings)
 
 
 def test_a_mask_that_a_user_corrected_is_left_alone(

@@ -217,7 +217,15 @@ def test_a_folder_named_after_a_person_names_nobody_on_the_page(tmp_path: Path) 
     shown = shown_name("Mueller_Anna")
     assert shown.startswith("case-")
     assert shown == shown_name("Mueller_Anna") != shown_name("Mueller_Berta")
-    plain = ["p01", "sub-01_ses-2", "BraTS20_Training_001", "TCGA-CS-4941", "0007", "a"]
+    plain = [
+        "p01",
+        "sub-01_ses-2",
+        "BraTS20_Training_001",
+        "TCGA-CS-4941",
+        "0007",
+        "a",
+        "phantom01",
+    ]
     assert [shown_name(name) for name in plain] == plain
     for name in ("Mueller_Anna_1970", "sub-anna7", "MÜLLER^ANNA", "patient Lee 3"):
         assert shown_name(name).startswith("case-")

@@ -1,6 +1,7 @@
 """Patients of hospitals as federations, and the benchmark on them."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from small import LABELS_JSON, write_case
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
+from mixmfl.evaluation.reliability import BINS, Reliability
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.patients import LESION, read_study, write_patients
 from mixmfl.research.benchmark.scores import Row, write_rows
@@ -116,11 +118,24 @@ def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
                 for subset in (("t1",), ("t2",), ("t1", "t2"))
             ]
             write_rows(rows, folder / "scores.csv")
+        # 1000 voxels of a probability of 0.7 that becomes 0.5, of which 450 are right
+        voxels, correct = (tuple(n * (at == 17) for at in range(BINS)) for n in (1000, 450))
+        confidence = tuple(0.7 * n for n in voxels)
+        probabilities = {
+            "curves": {"lesion": {"slope": 1.0, "offset": -math.log(7 / 3), "cases": 14}},
+            "tested": {"lesion": Reliability(1, voxels, confidence, correct).to_json()},
+            "volumes": [{"true": 4.0, "low": 3.0, "high": 9.0}],
+        }
+        write_json(out / "runs" / "mdm" / f"seed{fold}" / "reliability.json", probabilities)
     text = write_page(tmp_path, "20", "no-memory").read_text()
     assert "| mdm, all subsets | +15.0 [+10.0, +20.0] | +15.0 [-48.5, +78.5] |" in text
     assert "| mdm | 65.0 ± 7.1 |" in text
     assert "| A1, seed 1 | 70.0 | 50.0 | 1 case |" in text
     assert "2 of 2" in text
+    assert "| mdm | 2 | 14 to 14 | 25.0 | 5.0 | 1.11 | 100% | 1.5 |" in text
+    assert not (tmp_path / "20-reliability.png").exists()  # the reference has none
+    write_page(tmp_path, "20", "mdm")
+    assert (tmp_path / "20-reliability.png").is_file()
 
 
 def test_the_command_goes_from_patients_to_a_page(
@@ -141,6 +156,7 @@ def test_the_command_goes_from_patients_to_a_page(
     assert command(*arguments) == 0
     page = tmp_path / "out" / "1.md"
     assert "| fedavg, own modalities |" in page.read_text()
+    assert "No model here has calibrated probabilities" in page.read_text()
     scores = tmp_path / "out" / "A0" / "1" / "runs" / "fedavg" / "seed0" / "scores.csv"
     before = scores.stat().st_mtime_ns
     assert command(*arguments) == 0  # finished results are kept

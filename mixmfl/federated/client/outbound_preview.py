@@ -6,6 +6,7 @@ import torch
 
 from mixmfl.core.version import __version__
 from mixmfl.evaluation.mask_quality import ConfidenceSums
+from mixmfl.evaluation.reliability import Reliability
 from mixmfl.evaluation.subset_dice import BINS, all_subsets
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.outbound import (
@@ -58,14 +59,16 @@ def preview_outbound(
     cases = {name: [len(site.training) + len(site.validation), 0] for name in plans.configurations}
     held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
     measured = {"round": 0, "subsets": [[list(subset), counts] for subset in sorted(held)]}
-    sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums().to_json())
+    names = plans.labels.foreground
+    sums = dict.fromkeys(names, ConfidenceSums().to_json())
+    right = dict.fromkeys(names, Reliability().to_json())
     replies = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum),
         outgoing("preprocess", {"cases": cases}),
         outgoing_registration(registration),
         outgoing("train", {"round": 0, **record}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
-        outgoing("measure", {**measured, "confidence": sums}),
+        outgoing("measure", {**measured, "confidence": sums, "reliability": right}),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]

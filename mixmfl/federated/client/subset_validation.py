@@ -1,13 +1,16 @@
 """Dice per subset of modalities, measured on a site's validation cases.
 
 A site sends how many of its validation cases have which Dice, for each subset of their modalities,
-and by label the sums from which the Dice of a mask is estimated.
+by label the sums from which the Dice of a mask is estimated, and by label how often the network is
+right at which probability.
 """
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
+from mixmfl.evaluation.reliability import Reliability, add_reliability
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -34,7 +37,7 @@ def measure_at_site(
     settings: RunSettings,
     step: Callable[[], None] = lambda: None,
 ) -> Message:
-    """Return how many validation cases have which Dice, and how Dice goes with confidence.
+    """Return how many validation cases have which Dice, and what else is measured of their masks.
 
     Args:
         task: Task from ``measure_task``.
@@ -50,12 +53,14 @@ def measure_at_site(
     none = dict.fromkeys(plans.labels.foreground, (0,) * BINS)
     counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(none))
     sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums())
+    right = dict.fromkeys(plans.labels.foreground, Reliability())
     for case in site.validation:
         available = sorted(usable.intersection(case.modalities))
         subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
         used.update(subsets)
         indices = plans.labels.consecutive().only(case.labelled)
         pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        by_subset: dict[str, list[Reliability]] = defaultdict(list)
         segmentations = segment_subsets(
             runner, memory, case, subsets, plans, settings.configuration, site.device
         )
@@ -64,8 +69,13 @@ def measure_at_site(
             for name, dice in of_case.items():
                 counts[subset][name] = add_counts([counts[subset][name], count_dice(dice)])
                 pairs[name].append((predicted.confidences[name], dice))
+            for name, part in predicted.reliabilities(case, plans.labels).items():
+                by_subset[name].append(part)
         for name, each in pairs.items():
             sums[name] = add_sums([sums[name], sums_of_case(each)])
+        for name, parts in by_subset.items():
+            one = dataclasses.replace(add_reliability(parts), cases=1)
+            right[name] = add_reliability([right[name], one])
         step()
     rows = [
         [
@@ -81,5 +91,14 @@ def measure_at_site(
         name: (each if each.cases >= site.validation_cases else ConfidenceSums()).to_json()
         for name, each in sums.items()
     }
-    record = {"round": task.record["round"], "subsets": rows, "confidence": confidence}
+    reliability = {
+        name: (each if each.cases >= site.validation_cases else Reliability()).to_json()
+        for name, each in right.items()
+    }
+    record = {
+        "round": task.record["round"],
+        "subsets": rows,
+        "confidence": confidence,
+        "reliability": reliability,
+    }
     return outgoing(MEASURE, record)

@@ -48,6 +48,7 @@ from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.mask_quality import Confidence, Measured
+from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.subset_dice import Expected, SubsetDice, expect
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
@@ -467,7 +468,10 @@ def load_measured(run: Run, number: int) -> Measured | None:
             raise ValueError("it is not what was written")
         expected = read_value(Expected, content["expected"], "expected", ModelError)
         confidence = read_value(Confidence, content["confidence"], "confidence", ModelError)
-        return Measured(expected, confidence) if content["round"] == number else None
+        known = content.get("reliability", {})  # which runs of before do not have
+        right = read_value(Reliabilities, known, "reliability", ModelError)
+        measured = Measured(expected, confidence, right)
+        return measured if content["round"] == number else None
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "

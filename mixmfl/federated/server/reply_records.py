@@ -15,6 +15,7 @@ from mixmfl.core.text import quoted
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.evaluation.mask_quality import Confidence
+from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import (
@@ -131,7 +132,7 @@ class ValidationReply:
 
 @dataclass(frozen=True)
 class MeasureReply:
-    """Cases by Dice, for every subset of modalities; and how Dice goes with confidence."""
+    """Cases by Dice, how Dice goes with confidence, and how often a probability is right."""
 
     round: Round
     subsets: Annotated[
@@ -144,6 +145,7 @@ class MeasureReply:
         entries(0, _MOST_SUBSETS),
     ]
     confidence: Confidence
+    reliability: Reliabilities
 
 
 @dataclass(frozen=True)

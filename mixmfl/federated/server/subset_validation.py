@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums
+from mixmfl.evaluation.reliability import Reliability, add_reliability
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
@@ -34,7 +35,7 @@ def read_measured(
     plans: Plans,
     labelled: Collection[str] | None = None,
 ) -> Measured:
-    """Check a site's reply to ``measure_task`` and return its counts of Dice.
+    """Check a site's reply to ``measure_task`` and return what it measured.
 
     Raises:
         AggregationError: The reply is something else, or cannot be true.
@@ -50,7 +51,8 @@ def read_measured(
         _check_counts(site, counts, plans, labelled)
         expected.append(SubsetDice(subset, dict(counts)))
     _check_confidence(site, read.confidence, plans, labelled)
-    return Measured(expected, dict(read.confidence))
+    _check_reliability(site, read.reliability, plans, labelled)
+    return Measured(expected, dict(read.confidence), dict(read.reliability))
 
 
 def _check_counts(
@@ -92,6 +94,28 @@ def _check_confidence(
     check_labelled(site, "confidence in", measured, labelled)
 
 
+def _check_reliability(
+    site: str,
+    found: Mapping[str, Reliability],
+    plans: Plans,
+    labelled: Collection[str] | None,
+) -> None:
+    """Check that histograms can be those of a site's voxels.
+
+    Raises:
+        AggregationError: They cannot be true, or are of a label that the site does not label.
+    """
+    most = CASES_PER_SUBSET * 2 ** len(plans.modalities)  # each case in another subset
+    if found.keys() != plans.labels.foreground.keys() or any(
+        not each.is_possible or each.cases > most for each in found.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent voxels by probability that none are: {quoted(str(found), 200)}"
+        )
+    measured = [name for name, each in found.items() if each.cases]
+    check_labelled(site, "probabilities of", measured, labelled)
+
+
 def merge_measured(sites: Sequence[Measured]) -> Measured:
     """Return the sums over all sites' cases; small subsets come first."""
     merged = []
@@ -104,4 +128,10 @@ def merge_measured(sites: Sequence[Measured]) -> Measured:
         )
     names = dict.fromkeys(name for site in sites for name in site.confidence)
     confidence = {name: add_sums([site.confidence[name] for site in sites]) for name in names}
-    return Measured(merged, {name: sums for name, sums in confidence.items() if sums.masks})
+    names = dict.fromkeys(name for site in sites for name in site.reliability)
+    right = {name: add_reliability([site.reliability[name] for site in sites]) for name in names}
+    return Measured(
+        merged,
+        {name: sums for name, sums in confidence.items() if sums.masks},
+        {name: each for name, each in right.items() if each.cases},
+    )

@@ -1,6 +1,7 @@
 """The plots of a benchmark: points by subset and by site."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mixmfl.core.files import replacing
+from mixmfl.evaluation.reliability import curve
+from mixmfl.research.benchmark.probabilities import Probabilities
 from mixmfl.research.benchmark.statistics import Array, Scores
 
 # Okabe and Ito's colour-blind-safe hues, neighbours of unequal lightness; a second lap is hatched
@@ -99,6 +102,36 @@ def draw_sites(scores: Scores, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Every site on its own modalities", fontsize=11)
     figure.legend(loc="outside right center", frameon=False)
+    _save(figure, path)
+
+
+def draw_reliability(trainings: Sequence[Probabilities], path: Path) -> None:
+    """Draw the share of right voxels over probability, as it is and calibrated, as PNG.
+
+    A thin line is a label of a training; bins of fewer than 100 voxels are left out.
+    """
+    figure = _figure(8, 4.2)
+    for axes, title in zip(
+        figure.subplots(1, 2, sharey=True), ("as it is", "calibrated"), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--")
+        for each in trainings:
+            for name, tested in each.tested.items():
+                calibration = each.calibration(name)
+                if calibration is None:
+                    continue
+                voxels, right, probability = curve(
+                    tested, calibration if title == "calibrated" else None
+                )
+                enough = voxels >= 100
+                axes.plot(probability[enough], right[enough], color=PALETTE[5], marker=".", lw=1)
+        axes.set_title(f"probability, {title}", fontsize=10)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("share of voxels that are of the label")
     _save(figure, path)
 
 

@@ -6,7 +6,7 @@
     OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``;
                                           <run>-rate-<r> for each of several learning rates
     OUT/runs/<method>/seed<k>/scores.csv  written last: if it exists, the rest is done
-    OUT/runs/<method>/seed<k>/cost.json, memory.json
+    OUT/runs/<method>/seed<k>/cost.json, memory.json, reliability.json
     OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
     OUT/cases.csv, table.md, subsets.png, sites.png
 """
@@ -29,7 +29,7 @@ from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
 from mixmfl.evaluation.metrics import score
-from mixmfl.evaluation.subset_dice import all_subsets
+from mixmfl.evaluation.subset_dice import Subset, all_subsets
 from mixmfl.federated.server.checkpoint import Run, SiteRound, holds_run
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.simulation import simulate, simulate_personalization
@@ -41,6 +41,13 @@ from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
 from mixmfl.research.benchmark.methods import METHODS, SITE, Method, base_of, find_method
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
+from mixmfl.research.benchmark.probabilities import (
+    Probabilities,
+    add_probabilities,
+    compare_probabilities,
+    read_probabilities,
+    write_probabilities,
+)
 from mixmfl.research.benchmark.records import read_cost, read_memory, read_own
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 from mixmfl.research.benchmark.statistics import Cost, Scores
@@ -391,6 +398,16 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
     return rows, costs
 
 
+def read_tested(out: Path) -> dict[str, list[Probabilities]]:
+    """Return by method what was found of its models' probabilities, where it has one model."""
+    found: dict[str, list[Probabilities]] = {}
+    for method, seed in done_in(out):
+        known = read_probabilities(out / "runs" / method / f"seed{seed}" / "reliability.json")
+        if known is not None:
+            found.setdefault(method, []).append(known)
+    return found
+
+
 def known_own(out: Path) -> Mapping[str, tuple[str, ...]]:
     """Return each site's own modalities, as they were when a benchmark's folder was made."""
     return read_own(out / "benchmark.json")
@@ -477,17 +494,21 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     """Score a method's models on their sites' test cases; ``scores.csv`` is written last."""
     tests = test_cases(benchmark)
     models = {file: load_model(file, benchmark.device) for file in set(files.values())}
-    rows = [
-        row
-        for site, cases in tests.items()
-        for case in cases
-        for row in score_case(models[files[site]], case, site, cost.method, cost.seed)
-    ]
+    rows: list[Row] = []
+    probabilities: list[Probabilities] = []
+    for site, cases in tests.items():
+        model = models[files[site]]
+        for case in cases:
+            masks = masks_of_case(model, case)
+            rows += score_case(model, case, masks, site, cost.method, cost.seed)
+            known = [(case, mask) for mask in masks.values() if mask is not None]
+            probabilities.append(compare_probabilities(model, known))
+    folder = benchmark.folder(cost.method, cost.seed)
     quality: list[RecallQuality] = []
     if len(models) == 1:  # one model for all sites is measured on all cases
         (model,) = models.values()
         quality = recall_quality(model, [case for cases in tests.values() for case in cases])
-    folder = benchmark.folder(cost.method, cost.seed)
+        write_probabilities(folder / "reliability.json", add_probabilities(probabilities))
     write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
     record = {
         "sent_bytes": or_none(cost.sent_bytes),
@@ -499,16 +520,11 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     write_rows(rows, folder / "scores.csv")
 
 
-def score_case(
-    model: Model, case: PreprocessedCase, site: str, method: str, seed: int
-) -> Iterator[Row]:
-    """Yield a row per subset of the case's modalities and label or region.
+def masks_of_case(model: Model, case: PreprocessedCase) -> dict[Subset, SubsetMask | None]:
+    """Return the masks of a case from every subset of its modalities.
 
-    Masks are scored on the grid of preprocessing. A model that knows none of a subset's modalities
-    has an empty mask: Dice is 0 where the truth has the region.
+    It is None where the model knows none of them.
     """
-    labels = model.plans.labels.consecutive()
-    truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head
     used = {
         subset: tuple(name for name in subset if name in model.modalities)
         for subset in all_subsets([m for m in model.plans.modalities if m in case.modalities])
@@ -522,10 +538,28 @@ def score_case(
         model.configuration,
         model.device,
     )
+    return {subset: masks.get(known) for subset, known in used.items()}
+
+
+def score_case(
+    model: Model,
+    case: PreprocessedCase,
+    masks: Mapping[Subset, SubsetMask | None],
+    site: str,
+    method: str,
+    seed: int,
+) -> Iterator[Row]:
+    """Yield a row per subset of the case's modalities and label or region.
+
+    Masks are scored on the grid of preprocessing. A mask that is None is empty: Dice is 0 where the
+    truth has the region.
+    """
+    labels = model.plans.labels.consecutive()
+    truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head
     nothing = np.zeros_like(truth)
-    for subset, known in used.items():
-        found = masks.get(known, SubsetMask(nothing, {}))
-        estimates = model.estimates(found.confidences)
-        for each in score(found.indices, truth, labels.only(case.labelled), case.spacing):
+    for subset, found in masks.items():
+        estimates = model.estimates(found.confidences) if found else {}
+        indices = found.indices if found else nothing
+        for each in score(indices, truth, labels.only(case.labelled), case.spacing):
             scores = each.dice, each.hd95_mm, estimates.get(each.label)
             yield Row(method, seed, site, case.name, subset, each.label, *scores)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import write_text
+from mixmfl.evaluation.reliability import LEVEL
 from mixmfl.evaluation.subset_dice import LOW_DICE
 from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import find_method
-from mixmfl.research.benchmark.run import known_own, read_results
+from mixmfl.research.benchmark.plots import draw_reliability
+from mixmfl.research.benchmark.probabilities import Probabilities, calibration_quality
+from mixmfl.research.benchmark.run import known_own, read_results, read_tested
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
 from mixmfl.research.benchmark.tables import count, interval, join, number, spread, table
@@ -37,6 +40,7 @@ def write_page(out: Path, size: str, reference: str) -> Path:
         DataError: No method has been scored at this size.
     """
     scores, costs, trained = {}, {}, []
+    tested: dict[str, list[Probabilities]] = {}
     for record in sorted(out.glob(f"*/{size}/benchmark.json")):
         rows, measured = read_results(record.parent)
         if rows:
@@ -44,13 +48,17 @@ def write_page(out: Path, size: str, reference: str) -> Path:
             scores[name] = Scores(rows, known_own(record.parent))
             costs[name] = measured
             trained.append(rows)
+            for method, found in read_tested(record.parent).items():
+                tested.setdefault(method, []).extend(found)
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)
     if reference not in trainings.methods:
         reference = trainings.methods[0]
     file = out / f"{size}.md"
-    write_text(file, _page(trainings, costs, trained, size, reference))
+    if any(each.curves for each in tested.get(reference, ())):
+        draw_reliability(tested[reference], out / f"{size}-reliability.png")
+    write_text(file, _page(trainings, costs, trained, tested, size, reference))
     return file
 
 
@@ -58,6 +66,7 @@ def _page(
     trainings: Trainings,
     costs: Mapping[str, list[Cost]],
     trained: Sequence[Sequence[Row]],
+    tested: Mapping[str, Sequence[Probabilities]],
     size: str,
     reference: str,
 ) -> str:
@@ -70,6 +79,7 @@ def _page(
         f"## Points\n\n{_points(trainings, costs)}",
         f"## By subset of modalities\n\n{_subsets(trainings)}",
         f"## Which masks are good\n\n{_quality(trainings, trained)}",
+        f"## Calibrated probabilities\n\n{_calibration(tested)}",
         f"## By training\n\n{_each(trainings)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -185,6 +195,37 @@ def _quality(trainings: Trainings, trained: Sequence[Sequence[Row]]) -> str:
     )
     header = ["method", "masks", "rank", "error", "blind error", "covered", "bad ones found"]
     return table(header, rows) + "\n\n" + words
+
+
+def _calibration(tested: Mapping[str, Sequence[Probabilities]]) -> str:
+    rows = []
+    for method, trainings in tested.items():
+        if (quality := calibration_quality(trainings)) is None:
+            continue
+        rows.append(
+            [
+                method,
+                str(quality.trainings),
+                "{} to {}".format(*quality.cases),
+                number(100 * quality.error, 1),
+                number(100 * quality.calibrated_error, 1),
+                f"{quality.excess:.2f}",
+                f"{quality.covered:.0%}",
+                f"{quality.width:.1f}",
+            ]
+        )
+    if not rows:
+        return "No model here has calibrated probabilities: too few validation cases were measured."
+    words = (
+        "Over all voxels of the test cases, from every subset of their modalities. *Error*: mean "
+        "distance in points of a probability, and of the share of voxels with it that are of the "
+        "label, over bins of 5 % or more; beside it after calibration. *Volume*: sum of the "
+        "calibrated probabilities over the voxels of the label. *Covered*: true volumes within the "
+        f"range of {LEVEL:.0%}; beside it the median width of the range, as a share of the true "
+        "volume."
+    )
+    header = ["method", "trainings", "validation cases", "error", "calibrated", "volume"]
+    return table([*header, "covered", "width"], rows) + "\n\n" + words
 
 
 def _each(trainings: Trainings) -> str:

@@ -3,7 +3,6 @@
 import csv
 import shutil
 import subprocess
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Given
 from mixmfl.data.dataset_card import Segment
 from mixmfl.data.dicom.cases import find_all, find_dicom
+from mixmfl.data.dicom.files import quiet
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, difference, read_image, read_labels, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
-from mixmfl.inference.dicom_seg import lab_of, write_segmentation
+from mixmfl.inference.dicom_seg import lab_of, write_parametric_map, write_segmentation
 
 Command = Callable[..., int]
 KNOWN = Modalities()
@@ -421,17 +421,10 @@ def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: P
     assert np.array_equal(voxels, want)
     file = tmp_path / "p.dcm"
     write_segmentation(file, series, small_mask(), SEGMENTS, "ab" * 32)
-    content = pydicom.dcmread(file)
-    seen = {
-        (round(float(each.PlanePositionSequence[0].ImagePositionPatient[2]), 3),
-         int(each.SegmentIdentificationSequence[0].ReferencedSegmentNumber)): int(plane.sum())
-        for each, plane in zip(
-            content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
-        )
-    }  # fmt: skip
+    seen = {at: int(plane.sum()) for at, plane in by_height(pydicom.dcmread(file)).items()}
     mask = small_mask()
     assert seen == {
-        (7 + 2 * z, number): int(np.isin(mask[z], values).sum())
+        (number, 7 + 2 * z): int(np.isin(mask[z], values).sum())
         for number, values in enumerate(SEGMENTS.values(), start=1)
         for z in range(len(mask))
         if np.isin(mask[z], values).any()
@@ -464,8 +457,7 @@ def test_a_segmentation_that_cannot_be_made_costs_no_mask_and_warnings_are_few(
     cases, out = tmp_path / "cases", tmp_path / "masks"
     write_series(cases / "a", volume(), study="1.1", SeriesDescription="T1",
                  FrameOfReferenceUID=None)  # fmt: skip
-    with warnings.catch_warnings():  # of pydicom, for what many anonymisers write
-        warnings.simplefilter("ignore")
+    with quiet():  # pydicom, which warns of what many anonymisers write
         write_series(cases / "b", volume(), study="1.2.03.4", series="1.2.0840.01",
                      SeriesDescription="T1")  # fmt: skip
     asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-seg"]
@@ -498,6 +490,21 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     assert command("mixmfl_predict", *asked, "--dicom-sr") == 0  # which is asked for later
     assert "1 mask in" in capsys.readouterr().out
     assert pydicom.dcmread(out / "a.sr.dcm").Modality == "SR"
+    assert command("mixmfl_predict", *asked, "--dicom-seg-fractional", "--uncertainty") == 0
+    assert "are not calibrated: the model file does not say" in capsys.readouterr().out
+    assert pydicom.dcmread(out / "a.fractional.dcm").SegmentationType == "FRACTIONAL"
+    maps = sorted(file.name for file in (out / "uncertainty").iterdir())
+    assert maps[:2] == [
+        "a.core.uncalibrated_entropy.nii.gz",
+        "a.core.uncalibrated_probability.nii.gz",
+    ]
+    assert maps[2] == "a.dcm"
+    assert len(maps) == 9  # b is no DICOM case
+    first, *_ = pydicom.dcmread(out / "uncertainty" / "a.dcm").PerFrameFunctionalGroupsSequence
+    named = first.RealWorldValueMappingSequence[0].LUTExplanation
+    assert named == "uncalibrated probability of lesion"
+    assert command("mixmfl_predict", *asked, "--dicom-seg-fractional", "--uncertainty") == 0
+    assert "0 masks in" in capsys.readouterr().out  # all of it is there
     monkeypatch.setattr("mixmfl.inference.dicom_seg.find_spec", lambda name: None)
     assert command("mixmfl_predict", *asked, "--dicom-seg") == 2
     assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err
@@ -524,3 +531,71 @@ def test_each_echo_of_an_enhanced_file_has_its_own_time(tmp_path: Path) -> None:
     assert set(case.images) == {"pd", "t2"}
     one, two = (read_image(case.images[name])[0] for name in ("pd", "t2"))
     np.testing.assert_array_equal(two, one + 7)
+
+
+def test_probabilities_are_a_fractional_segmentation_beside_the_mask(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1")
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    shares = {
+        name: np.random.default_rng(number).random(SHAPE, dtype=np.float32) * (volume() > -6)
+        for number, name in enumerate(SEGMENTS)
+    }
+    file, fractional = tmp_path / "p.dcm", tmp_path / "p.fractional.dcm"
+    write_segmentation(
+        file, series, small_mask(), SEGMENTS, "ab" * 32, fractional=(fractional, shares)
+    )
+    content = pydicom.dcmread(fractional)
+    assert (content.SegmentationType, content.SegmentationFractionalType) == (
+        "FRACTIONAL",
+        "PROBABILITY",
+    )
+    assert content.SeriesInstanceUID != pydicom.dcmread(file).SeriesInstanceUID
+    assert content.SeriesDescription == "Probabilities of series 1"
+    found = by_height(content)
+    for number, share in enumerate(shares.values(), start=1):
+        for z, plane in enumerate(share):
+            read = found[number, 7 + 2 * z] / content.MaximumFractionalValue
+            assert read == pytest.approx(plane, abs=0.5 / 255 + 1e-6)
+    accepted(file)
+    accepted(fractional)
+
+
+def test_maps_are_a_parametric_map_of_all_quantities(tmp_path: Path) -> None:
+    write_series(tmp_path / "p", volume(), SeriesDescription="T1", SliceThickness=None)
+    series = find_dicom(tmp_path, KNOWN).cases[0].images["t1"]
+    assert isinstance(series, Series)
+    maps = {
+        name: np.random.default_rng(number).random(SHAPE, dtype=np.float32)
+        for number, name in enumerate(("probability of whole", "entropy of whole"))
+    }
+    file, again = tmp_path / "p.dcm", tmp_path / "again.dcm"
+    write_parametric_map(file, series, maps, "ab" * 32)
+    write_parametric_map(again, series, maps, "ab" * 32)
+    content = pydicom.dcmread(file)
+    assert content.SOPInstanceUID == pydicom.dcmread(again).SOPInstanceUID
+    assert content.ContentQualification == "RESEARCH"
+    named = {}
+    for group, plane in zip(
+        content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
+    ):
+        height = float(group.PlanePositionSequence[0].ImagePositionPatient[2])
+        what = group.RealWorldValueMappingSequence[0].LUTExplanation
+        named[what, round((height - 7) / 2)] = plane
+    assert len(named) == 2 * SHAPE[0]
+    for (what, z), plane in named.items():
+        assert np.array_equal(plane, maps[what][z])
+    accepted(file)
+
+
+def by_height(content: Any) -> dict[tuple[int, float], np.ndarray]:
+    """Return the frames of a segmentation by the number of their segment, and their height."""
+    return {
+        (
+            int(each.SegmentIdentificationSequence[0].ReferencedSegmentNumber),
+            round(float(each.PlanePositionSequence[0].ImagePositionPatient[2]), 3),
+        ): plane
+        for each, plane in zip(
+            content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
+        )
+    }

@@ -66,7 +66,7 @@ def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(store: SiteSto
     table = outbound_table(foretold)
     assert "change of the weights of the encoder of t1" in table
     assert "mean tailored features of t2 by class, level 2" in table
-    assert "counts and histograms, no row per case" in table
+    assert "counts, histograms and sums, no row per case" in table
     assert "p0" not in table  # the name of a case
 
 

@@ -192,6 +192,8 @@ def test_an_exported_copy_is_the_model_of_all_but_for_the_sites_own_blocks(
     assert header.pop("expected") != []
     assert my_header.pop("confidence") == {}
     assert header.pop("confidence") != {}
+    assert my_header.pop("reliability") == {}
+    assert header.pop("reliability") != {}
     digests = ("tensors_sha256", "header_sha256")
     assert all(my_header.pop(name) != header.pop(name) for name in digests)
     assert my_header == header

@@ -46,6 +46,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("measure", "round"): NOTHING,
     ("measure", "subsets"): WITHHELD,
     ("measure", "confidence"): WITHHELD,
+    ("measure", "reliability"): WITHHELD,
     ("keys", "round"): NOTHING,
     ("keys", "key"): NOTHING,
     ("keys", "certificate"): NOTHING,
@@ -101,6 +102,7 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
             odd,
             modality_cases={"t2": few},
             intensities={"t2": odd.intensities["t1"]},
+            typical={"t2": odd.typical["t1"]},
             label_cases={"0": few, "2": few},
             label_voxels={"0": odd.label_voxels["0"], "2": odd.label_voxels["1"]},
             heads={"deepbet": few},
@@ -112,6 +114,7 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
     assert differ == {"axes", "stacked", "slices"}
     assert "2" not in records[0]["label_cases"]
     assert not any(records[0]["intensities"]["t2"])
+    assert set(records[0]["typical"]) == {"t1"}
     assert records[0]["modality_cases"]["t2"] == few  # the aggregation weight
     assert set(records[0]["heads"]) == set(usual.heads)
 

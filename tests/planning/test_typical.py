@@ -1,0 +1,168 @@
+"""Images against what is usual of their modality: heads made of two balls, spoilt in ways."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from small import LABELS, small_plans
+
+from mixmfl.core.errors import PlansError
+from mixmfl.data.dataset_card import DatasetCard
+from mixmfl.planning.fingerprint import (
+    Fingerprint,
+    fingerprint_case,
+    merge_fingerprints,
+    withhold_small_counts,
+)
+from mixmfl.planning.model_card import make_card
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.typical import (
+    FEWEST_IMAGES,
+    NUMBERS,
+    Typical,
+    describe_image,
+    differences,
+    merge_typical,
+)
+
+SPACING = (2.0, 1.5, 1.5)
+
+
+def head(seed: int) -> np.ndarray:
+    """Return a ball on a smaller one that lies towards the back, with a texture."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.ogrid[:32, :40, :36]
+    size = generator.normal(1, 0.03)
+    above = ((z - 19) / 11) ** 2 + ((y - 20) / 17) ** 2 + ((x - 18) / 14) ** 2 < size
+    below = ((z - 6) / 6) ** 2 + ((y - 28) / 7) ** 2 + ((x - 18) / 7) ** 2 < size
+    texture = ndimage.gaussian_filter(generator.normal(0, 1, above.shape), 1.2)
+    return np.where(above | below, 100 + 60 * texture, 0).astype(np.float32)
+
+
+def described(image: np.ndarray, spacing: tuple[float, ...] = SPACING) -> Typical:
+    found = describe_image(np.ascontiguousarray(image), spacing)
+    assert found is not None
+    return found
+
+
+def usual_of(count: int) -> Typical:
+    return merge_typical({"t1": described(head(seed))} for seed in range(count))["t1"]
+
+
+USUAL = usual_of(12)
+
+
+def test_numbers_of_a_head_are_its_extent_its_slabs_and_its_greys() -> None:
+    block = np.zeros((20, 30, 40), dtype=np.float32)
+    block[2:18, 5:29, 4:36] = 100
+    block[2:18, 5:29, 4:20] = 110
+    numbers = described(block).sums
+    assert len(numbers) == NUMBERS
+    assert numbers[:3] == tuple(round(1000 * np.log(mm)) for mm in (32, 36, 48))
+    assert numbers[3:27] == (125,) * 24
+    greys = numbers[27:41]
+    assert sum(greys) == 1000
+    assert {at: share for at, share in enumerate(greys) if share} == {5: 500, 9: 500}  # -1 and 1
+    assert numbers[41:43] == (-13816, -13816)  # nothing changes along Z and Y
+    assert numbers[43] == round(1000 * np.log(10 / 31 / 5))  # one step of 10 in 31, spread 5
+    assert describe_image(block[:4, :12, :12], SPACING) is None
+
+
+def test_other_heads_of_the_kind_are_not_unusual() -> None:
+    assert [differences(described(head(seed)), USUAL) for seed in range(20, 26)] == [[]] * 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "words"),
+    [
+        (lambda i: i[::-1], "up-down", "fits the usual one better turned round up-down"),
+        (lambda i: i[:, ::-1], "front-back", "better turned round front-back"),
+        (lambda i: i[16:], "extent", "is part of it missing, or the spacing wrong"),
+        (lambda i: i.transpose(0, 2, 1), "shape", "is part of it missing, or is it turned"),
+        (lambda i: np.minimum(i, 95), "contrast", "inverted or cut off"),
+        (lambda i: np.where(i, ndimage.uniform_filter(i, 3), 0), "detail", "smoother than usual"),
+        (
+            lambda i: np.where(i, i + np.random.default_rng(0).normal(0, 25, i.shape), 0),
+            "detail",
+            "noisier than usual",
+        ),
+    ],
+)
+def test_a_spoilt_image_is_told_by_what_is_wrong(spoil: Any, kind: str, words: str) -> None:
+    found = differences(described(spoil(head(30)).astype(np.float32)), USUAL)
+    assert words in next(each.what for each in found if each.kind == kind)
+
+
+def test_what_is_far_is_marked_so() -> None:
+    image = head(31)
+    wrong = differences(described(image, (0.2, 0.15, 0.15)), USUAL)
+    assert [(each.kind, each.is_far) for each in wrong] == [("extent", True)]
+    assert "the head measures 6 x 5 x 4 mm, usually" in wrong[0].what
+    little = differences(described(image, (2.4, 1.5, 1.5)), USUAL)
+    assert [(each.kind, each.is_far) for each in little] == [("extent", False)]
+
+
+def test_a_distance_is_in_standard_deviations_of_the_cases() -> None:
+    usual = np.array([described(head(seed)).sums for seed in range(12)])[:, :3]
+    image = described(head(31), (0.2, 0.15, 0.15))
+    wide = np.hypot(usual.std(axis=0, ddof=1), 30)
+    scores = (np.array(image.sums[:3]) - usual.mean(axis=0)) / wide
+    (found,) = differences(image, USUAL)
+    assert f"(distance {np.sqrt(np.mean(scores**2)):.1f}, usual below 3)" in found.what
+
+
+def test_a_few_images_tell_nothing_of_what_is_usual() -> None:
+    upside_down = described(head(30)[::-1])
+    assert differences(upside_down, usual_of(FEWEST_IMAGES))
+    assert differences(upside_down, usual_of(FEWEST_IMAGES - 1)) == []
+
+
+def of_cases(count: int) -> Fingerprint:
+    labels = np.zeros((32, 40, 36), dtype=int)
+    box = slice(0, 32), slice(0, 40), slice(0, 36)
+    return merge_fingerprints(
+        fingerprint_case({"t1": head(seed)}, labels, SPACING, box) for seed in range(count)
+    )
+
+
+def test_a_fingerprint_has_the_sums_and_withholds_those_of_few() -> None:
+    both = merge_fingerprints([of_cases(2), of_cases(3)])
+    assert both.typical == merge_typical([of_cases(3).typical, of_cases(2).typical])
+    assert both.typical["t1"].images == 5
+    read = Fingerprint.from_json(both.to_json(), "file")
+    assert read == both
+    rare = dataclasses.replace(both, modality_cases={"t1": 5, "t2": 2}, intensities={
+        "t1": both.intensities["t1"], "t2": both.intensities["t1"]
+    }, typical={**both.typical, "t2": of_cases(2).typical["t1"]})  # fmt: skip
+    reported = withhold_small_counts(rare, 3, 0)
+    assert reported is not None
+    assert set(reported.typical) == {"t1"}
+    before = {name: value for name, value in both.to_json().items() if name != "typical"}
+    assert Fingerprint.from_json(before, "file").typical == {}
+
+
+def test_plans_carry_what_is_usual() -> None:
+    fingerprint = of_cases(12)
+    card = make_card(fingerprint, DatasetCard(), LABELS)
+    plans = dataclasses.replace(small_plans(), card=card)
+    read = Plans.from_json(json.loads(json.dumps(plans.to_json())), "plans")
+    assert read.card.typical == fingerprint.typical == {"t1": USUAL}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"images": 6}, "typical: t1: more images than cases"),
+        ({"squares": [0] * NUMBERS}, "typical: t1: no images have these sums"),
+        ({"squares": [10**15] * NUMBERS}, "squares"),
+        ({"sums": [0]}, "sums: has 1 entries"),
+    ],
+)
+def test_sums_that_no_images_have_are_refused(change: dict[str, Any], reason: str) -> None:
+    content = of_cases(5).to_json()
+    content["typical"]["t1"] |= change
+    with pytest.raises(PlansError, match=reason):
+        Fingerprint.from_json(content, "north")
