@@ -1,11 +1,22 @@
-"""The packages, which pyproject.toml cannot say: two of them lie beside mixmfl/, not in it."""
+"""What pyproject.toml cannot say: packages beside mixmfl/, and the part that is compiled."""
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 setup(
     packages=[
         *find_packages(include=["mixmfl", "mixmfl.*"]),
         "mixmfl.entrypoints",
         "mixmfl.plans",
-    ]
+    ],
+    ext_modules=[
+        Extension(
+            "mixmfl.networks._norms",
+            ["mixmfl/networks/_norms.c"],
+            define_macros=[("Py_LIMITED_API", "0x030a0000")],
+            extra_compile_args=["-O3", "-Wno-psabi"],
+            py_limited_api=True,
+            optional=True,  # without a compiler norms.py does without
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

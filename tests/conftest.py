@@ -1,7 +1,8 @@
 """What tests share: commands as users run them, a home of their own, and small federations."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from small_federation import SiteStore
 
 from mixmfl.federated.server import coordinator
+from mixmfl.networks import norms
 
 # what tests compute is too small for several threads, which would only wait for each other
 torch.set_num_threads(1)
@@ -27,6 +29,15 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the picture of every run; ``test_simulation`` has runs made before this."""
     monkeypatch.setattr(coordinator, "draw_progress", lambda run, path: None)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def norm_part(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Have norms computed by the compiled part, then by torch; say by which."""
+    if request.param == "compiled" and not norms.compiled():
+        pytest.skip("the compiled part is not installed: no compiler was found")
+    with norms.by_torch() if request.param == "torch" else nullcontext():
+        yield request.param
 
 
 @pytest.fixture

@@ -24,14 +24,13 @@ from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import SegmentationNet, place_modalities
 from mixmfl.networks.mdmnet import AddingDecoder, MDMNet
+from mixmfl.networks.norms import LAST, compiled, norm_relu_
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
 
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
 
 _ENLARGE = {4: functional.conv_transpose2d, 5: functional.conv_transpose3d}
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 _SMALL = 1024
 """Voxels below which torch's group norm for channels last is some 20 times slower.
@@ -160,7 +159,7 @@ class CPUNetwork:
 
     def _encode(self, encoder: PlainConvEncoder, images: Tensor) -> Iterator[Tensor]:
         """Yield the feature map ``(B, C, *P)`` of every level of images ``(B, N, *P)``."""
-        maps = images.contiguous(memory_format=_CHANNELS_LAST[images.ndim])
+        maps = images.contiguous(memory_format=LAST[images.ndim])
         for stage in encoder.stages:
             maps = self._convolve(stage, [maps])
             yield maps
@@ -211,7 +210,7 @@ class CPUNetwork:
         # not by torch.cat: the skip is freed before its other half is computed
         half = skips[-1].shape[1]
         size = (len(skips[-1]), 2 * half, *skips[-1].shape[2:])
-        layout = _CHANNELS_LAST[len(size)]
+        layout = LAST[len(size)]
         joined = torch.empty(size, dtype=self.dtype, memory_format=layout)
         joined[:, half:] = skips.pop()
         joined[:, :half] = self._enlarge(up, below.pop())
@@ -247,8 +246,11 @@ class _Unit:
 
     def finish(self, maps: Tensor) -> Tensor:
         """Return the convolved maps after norm and activation."""
+        norm, last = self.norm, LAST[maps.ndim]
+        if compiled() and norm.affine:
+            maps = maps.contiguous(memory_format=last)
+            return norm_relu_(maps, norm.weight, norm.bias, norm.eps, self.slope)
         # an instance norm is a group norm of one channel each, which torch has for channels last
-        norm, last = self.norm, _CHANNELS_LAST[maps.ndim]
         small = math.prod(maps.shape[2:]) < _SMALL
         maps = maps.contiguous() if small else maps
         maps = functional.group_norm(maps, maps.shape[1], norm.weight, norm.bias, norm.eps)
@@ -355,13 +357,16 @@ class _Gathered:
         """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
         gathered = self.shared if self.tailored is None else self.tailored
         assert gathered is not None  # a network has a stream
+        tailored, shared = (
+            None if maps is None else maps.unbind(1) for maps in (self.tailored, self.shared)
+        )
         fused = torch.cat(
             [
-                self.network.fuse(self.level, self.tailored, self.shared, at, at, self.memory)
+                self.network.fuse(self.level, tailored, shared, at, at, self.memory)
                 for at in shown[:, None].expand(-1, len(gathered), -1)
             ]
         )
-        return fused.to(self.dtype, memory_format=_CHANNELS_LAST[fused.ndim])
+        return fused.to(self.dtype, memory_format=LAST[fused.ndim])
 
     def _put(self, gathered: Tensor | None, maps: Tensor, slot: int) -> Tensor:
         self.dtype = maps.dtype
@@ -392,4 +397,4 @@ def _packed(module: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> Ten
     weight = module.get_parameter("weight").detach()
     if not keep:
         module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
-    return weight.to(dtype, memory_format=_CHANNELS_LAST[weight.ndim])
+    return weight.to(dtype, memory_format=LAST[weight.ndim])

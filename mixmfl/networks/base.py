@@ -11,8 +11,17 @@ from dynamic_network_architectures.building_blocks.plain_conv_encoder import Pla
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-from mixmfl.networks.layers import speed_up_narrow
+from mixmfl.networks.layers import speed_up
 from mixmfl.networks.prototypes import PrototypeMemory
+
+Slots = Sequence[Tensor | None]
+"""A map ``(B, C, *P)`` per modality; zero in cases that lack it, None where all cases do."""
+
+
+def stack_slots(slots: Slots) -> Tensor:
+    """Return slots as ``(B, M, C, *P)``, zero where a modality is missing."""
+    some = next(maps for maps in slots if maps is not None)
+    return torch.stack([torch.zeros_like(some) if maps is None else maps for maps in slots], dim=1)
 
 
 @dataclass(frozen=True)
@@ -20,18 +29,16 @@ class Encoding:
     """What a network encodes of the available modalities, a list entry per level.
 
     Attributes:
-        tailored: ``(B, M, C_tailored, *P)``; zero where a modality is missing. Empty where the
-            network has no tailored stream.
-        shared: ``(B, M, C_shared, *P)``; zero where a modality is missing. Empty where the network
-            has no shared stream.
+        tailored: Slots of ``(B, C_tailored, *P)``. Empty where the network has no tailored stream.
+        shared: Slots of ``(B, C_shared, *P)``. Empty where the network has no shared stream.
         present: ``(B, M)`` bool, the available modalities; the others have no weight in ``decode``.
         images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
         imputed: ``(B, M)`` bool, the missing modalities whose imputed features ``tailored`` holds;
             None: there are none.
     """
 
-    tailored: list[Tensor]
-    shared: list[Tensor]
+    tailored: Sequence[Slots]
+    shared: Sequence[Slots]
     present: Tensor
     images: Tensor | None = None
     imputed: Tensor | None = None
@@ -133,7 +140,7 @@ def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> Simp
 
 def _initialise(network: nn.Module) -> None:
     """Draw the weights of convolutions as nnU-Net does."""
-    speed_up_narrow(network)
+    speed_up(network)
     for module in network.modules():
         # on the device "meta" there are shapes and no numbers to draw
         if isinstance(module, nn.modules.conv._ConvNd) and not module.weight.is_meta:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixmfl.networks.base import Encoding
+from mixmfl.networks.base import Encoding, stack_slots
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, can_recall, classes_at
 
 FURTHEST = 4.0
@@ -98,18 +98,18 @@ def impute_missing(
     if not imputed.any():
         return None
     tailored = []
-    for level, features in enumerate(encoding.tailored):
-        at_level = classes_at(classes, features)
-        filled = features.clone()
+    for level, slots in enumerate(encoding.tailored):
+        filled = stack_slots(slots)
+        at_level = classes_at(classes, filled)
         for recipient, donor_index in product(range(number), repeat=2):
             rows = imputed[:, recipient] & (donor[:, recipient] == donor_index)
             if not rows.any():
                 continue
-            donated = features[rows, donor_index].detach()
+            donated = filled[rows, donor_index].detach()
             apart = deviations(donated, memory[modalities[donor_index], level], at_level[rows])
             received = impute(memory[modalities[recipient], level], apart, at_level[rows])
             filled[rows, recipient] = received.to(filled.dtype)
-        tailored.append(filled)
+        tailored.append(filled.unbind(dim=1))
     return replace(encoding, tailored=tailored, imputed=imputed)
 
 

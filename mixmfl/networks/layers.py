@@ -7,34 +7,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mixmfl.networks.norms import compiled, norm_relu
 from mixmfl.planning.architecture import resolve_architecture
 
 NARROW = 16
 """Channels below which a bfloat16 convolution of planar maps is slow: it is padded to as many."""
 
 
-class InstanceNorm2d(nn.InstanceNorm2d):
-    """Instance norm as a group norm of one channel each, for which torch has a kernel on CPUs."""
+class NormReLU2d(nn.InstanceNorm2d):
+    """Instance norm and the leaky ReLU after it, in one."""
+
+    def __init__(self, *given: Any, slope: float, **options: Any) -> None:
+        """Take what torch's instance norm takes, and the slope of the leaky ReLU."""
+        super().__init__(*given, **options)
+        self.slope = slope
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the normalised maps ``(B, C, Y, X)``."""
-        return _grouped(self, maps) if maps.device.type == "cpu" else super().forward(maps)
+        """Return the maps ``(B, C, Y, X)``, normalised and activated."""
+        if maps.device.type == "cpu":
+            return norm_relu(maps, self.weight, self.bias, self.eps, self.slope)
+        return functional.leaky_relu_(super().forward(maps), self.slope)
 
 
-class InstanceNorm3d(nn.InstanceNorm3d):
-    """``InstanceNorm2d`` for three axes."""
+class NormReLU3d(nn.InstanceNorm3d):
+    """``NormReLU2d`` for three axes."""
+
+    def __init__(self, *given: Any, slope: float, **options: Any) -> None:
+        """Take what torch's instance norm takes, and the slope of the leaky ReLU."""
+        super().__init__(*given, **options)
+        self.slope = slope
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the normalised maps ``(B, C, Z, Y, X)``."""
-        return _grouped(self, maps) if maps.device.type == "cpu" else super().forward(maps)
+        """Return the maps ``(B, C, Z, Y, X)``, normalised and activated."""
+        if maps.device.type == "cpu":
+            return norm_relu(maps, self.weight, self.bias, self.eps, self.slope)
+        return functional.leaky_relu_(super().forward(maps), self.slope)
 
 
-def _grouped(norm: nn.InstanceNorm2d | nn.InstanceNorm3d, maps: Tensor) -> Tensor:
-    # contiguous: torch's group norm is many times slower on maps with channels last
-    return functional.group_norm(maps.contiguous(), maps.shape[1], norm.weight, norm.bias, norm.eps)
+class AppliedLeakyReLU(nn.LeakyReLU):
+    """The leaky ReLU that ``NormReLU2d`` or ``NormReLU3d`` before it has applied."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps as they are."""
+        return maps
 
 
-_FASTER = {nn.InstanceNorm2d: InstanceNorm2d, nn.InstanceNorm3d: InstanceNorm3d}
+_FASTER = {nn.InstanceNorm2d: NormReLU2d, nn.InstanceNorm3d: NormReLU3d}
 """By the layers that plans may name."""
 
 
@@ -45,12 +63,97 @@ def planned_layers(architecture: Mapping[str, Any]) -> dict[str, Any]:
         PlansError: A name is not one that plans may have.
     """
     planned = resolve_architecture(architecture)
-    return {**planned, "norm_op": _FASTER[planned["norm_op"]]}
+    slope = (planned["nonlin_kwargs"] or {}).get("negative_slope", nn.LeakyReLU().negative_slope)
+    return {
+        **planned,
+        "norm_op": _FASTER[planned["norm_op"]],
+        "norm_op_kwargs": {**(planned["norm_op_kwargs"] or {}), "slope": slope},
+        "nonlin": AppliedLeakyReLU,
+    }
 
 
-def speed_up_narrow(network: nn.Module) -> None:
-    """Have 2-D convolutions to few channels read maps with channels last, by autocast on a CPU."""
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution whose bias has its gradient in less time on a CPU."""
+
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the enlarged maps ``(B, C, Y, X)``."""
+        return _enlarge(self, maps) if _simple(self, maps) else super().forward(maps, output_size)
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """``ConvTranspose2d`` for three axes."""
+
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the enlarged maps ``(B, C, Z, Y, X)``."""
+        return _enlarge(self, maps) if _simple(self, maps) else super().forward(maps, output_size)
+
+
+_Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+def _simple(module: _Transposed, maps: Tensor) -> bool:
+    """Return whether a transposed convolution is one of a decoder: its blocks do not overlap."""
+    return maps.device.type == "cpu" and module.bias is not None and module.groups == 1
+
+
+def _enlarge(module: _Transposed, maps: Tensor) -> Tensor:
+    half = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if half else maps.dtype
+    assert module.bias is not None  # see _simple
+    given = (each.to(dtype) for each in (maps, module.weight, module.bias))
+    return _Enlarge.apply(*given, list(module.stride))  # type: ignore[no-untyped-call]
+
+
+class _Enlarge(torch.autograd.Function):
+    """A transposed convolution; torch's is slow at the gradient of its bias."""
+
+    @staticmethod
+    def forward(
+        context: Any, maps: Tensor, weight: Tensor, bias: Tensor, stride: list[int]
+    ) -> Tensor:
+        """Return the enlarged maps."""
+        context.save_for_backward(maps, weight)
+        context.stride = stride
+        zeros, ones = [0] * len(stride), [1] * len(stride)
+        return torch.ops.aten.convolution(maps, weight, bias, stride, zeros, ones, True, zeros, 1)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of maps, weight and bias."""
+        maps, weight = context.saved_tensors
+        axes = len(context.stride)
+        options = context.stride, [0] * axes, [1] * axes, True, [0] * axes, 1, [True, True, False]
+        of_maps, of_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, maps, weight, None, *options
+        )
+        if gradient.stride(1) == 1:  # channels last: a product with ones is the quickest sum
+            rows = gradient.movedim(1, -1).flatten(0, -2)
+            of_bias = (rows.new_ones(1, len(rows)) @ rows)[0]
+        else:
+            of_bias = gradient.sum(dim=[0, *range(2, gradient.ndim)])
+        return of_maps, of_weight, of_bias, None
+
+
+_FASTER_TRANSPOSED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.ConvTranspose2d: ConvTranspose2d,
+    nn.ConvTranspose3d: ConvTranspose3d,
+}
+
+
+def reads_channels_last(images: Tensor) -> bool:
+    """Return whether a network computes in less time from these images with channels last."""
+    return images.device.type == "cpu" and compiled()
+
+
+def speed_up(network: nn.Module) -> None:
+    """Let a network's convolutions compute in less time on a CPU.
+
+    Transposed ones become those of this module. By autocast 2-D ones to few channels read maps
+    with channels last, where norms do not have their compiled part.
+    """
     for module in network.modules():
+        if type(module) in _FASTER_TRANSPOSED:  # the same weights and settings
+            module.__class__ = _FASTER_TRANSPOSED[type(module)]
         # a convolution of one voxel gains nothing
         if (
             isinstance(module, nn.Conv2d)
@@ -62,7 +165,7 @@ def speed_up_narrow(network: nn.Module) -> None:
 
 def _read_channels_last(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     (maps,) = inputs
-    if maps.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    if maps.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not compiled():
         return (_ChannelsLast.apply(maps),)  # type: ignore[no-untyped-call]
     return inputs
 

@@ -4,8 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import add
 from typing import Any
 
 import torch
@@ -19,11 +17,14 @@ from mixmfl.networks.base import (
     _DECODER_READS,
     Encoding,
     SegmentationNet,
+    Slots,
     _initialise,
     _over,
     _read_by_decoder,
+    stack_slots,
 )
-from mixmfl.networks.layers import planned_layers
+from mixmfl.networks.layers import planned_layers, reads_channels_last
+from mixmfl.networks.norms import channels_last
 from mixmfl.networks.prototypes import PrototypeMemory, can_recall, recall
 from mixmfl.planning.architecture import stream_channels
 from mixmfl.planning.settings import NetworkSettings
@@ -101,29 +102,31 @@ class MDMNet(SegmentationNet):
             images: ``(B, M, *P)``; what a missing modality holds is never read.
             present: ``(B, M)`` bool, the available modalities.
         """
-        row, slot = present.nonzero(as_tuple=True)  # N pairs (case, modality)
-        shared: list[Tensor] = []
-        if self.shared is not None:
-            features = self.shared(images[row, slot][:, None])
-            pairs = row * present.shape[1] + slot
-            shared = [_among(maps, pairs, present.numel()) for maps in features]
-            shared = [maps.reshape(*present.shape, *maps.shape[1:]) for maps in shared]
-        slots: dict[str, list[Tensor]] = {}
-        for index, (modality, encoder) in enumerate(self.tailored.items()):
-            rows = present[:, index].nonzero()[:, 0]
-            if len(rows):
-                features = encoder(images[rows, index][:, None])
-                slots[modality] = [_among(maps, rows, len(present)) for maps in features]
-        tailored = [
-            torch.stack(
-                [
-                    slots[name][level] if name in slots else torch.zeros_like(maps)
-                    for name in self.tailored
-                ],
-                dim=1,
-            )
-            for level, maps in enumerate(next(iter(slots.values()), []))
+        slots = [
+            (index, rows)
+            for index in range(len(self.modalities))
+            if len(rows := present[:, index].nonzero()[:, 0])
         ]
+        # of every modality the images that there are, (N, 1, *P)
+        found = [_take(images[:, index : index + 1], rows) for index, rows in slots]
+        if reads_channels_last(images):
+            found = [channels_last(each) for each in found]
+
+        def placed(by_slot: Sequence[Tensor]) -> list[Tensor | None]:
+            level: list[Tensor | None] = [None] * len(self.modalities)
+            for (index, rows), maps in zip(slots, by_slot, strict=True):
+                level[index] = _among(maps, rows, len(present))
+            return level
+
+        shared, tailored = [], []
+        if self.shared is not None:
+            sizes = [len(rows) for _, rows in slots]
+            levels = self.shared(torch.cat(found))
+            shared = [placed(maps.split(sizes)) for maps in levels]
+        if self.tailored:
+            encoders = [self.tailored[self.modalities[index]] for index, _ in slots]
+            by_slot = [encoder(each) for encoder, each in zip(encoders, found, strict=True)]
+            tailored = [placed(level) for level in zip(*by_slot, strict=True)]
         return Encoding(tailored, shared, present)
 
     def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
@@ -150,8 +153,8 @@ class MDMNet(SegmentationNet):
     def fuse(
         self,
         level: int,
-        tailored: Tensor | None,
-        shared: Tensor | None,
+        tailored: Slots | None,
+        shared: Slots | None,
         present: Tensor,
         filled: Tensor,
         memory: PrototypeMemory,
@@ -160,15 +163,15 @@ class MDMNet(SegmentationNet):
 
         Args:
             level: Level of the encoders, from 0.
-            tailored: ``(B, M, C_tailored, *P)``, or None without such a stream.
-            shared: ``(B, M, C_shared, *P)``, or None without a shared stream.
+            tailored: Slots of ``(B, C_tailored, *P)``, or None without such a stream.
+            shared: Slots of ``(B, C_shared, *P)``, or None without a shared stream.
             present: ``(B, M)`` bool, the slots of ``shared`` that are read.
             filled: ``(B, M)`` bool, the slots of ``tailored`` that are read.
             memory: Memory of the federation.
         """
         recalled = None
         if level in self.compensated and tailored is not None and shared is not None:
-            recalled = self.recall_missing(level, tailored, filled, memory)
+            recalled = self.recall_missing(level, stack_slots(tailored), filled, memory)
         return self.fusion[level](tailored, filled, shared, present, recalled)
 
     def recall_missing(
@@ -266,9 +269,9 @@ class Fusion(nn.Module):
 
     def forward(
         self,
-        slots: Tensor | None,
+        slots: Slots | None,
         filled: Tensor,
-        shared: Tensor | None,
+        shared: Slots | None,
         present: Tensor,
         recalled: Tensor | None,
     ) -> Tensor:
@@ -279,9 +282,9 @@ class Fusion(nn.Module):
         that no large map has to be masked, averaged or joined.
 
         Args:
-            slots: ``(B, M, C_tailored, *P)``, or None without a tailored stream.
+            slots: Slots of ``(B, C_tailored, *P)``, or None without a tailored stream.
             filled: ``(B, M)`` bool, at least one True per row; other slots are not read.
-            shared: ``(B, M, C_shared, *P)``, or None without a shared stream.
+            shared: Slots of ``(B, C_shared, *P)``, or None without a shared stream.
             present: ``(B, M)`` bool, at least one True per row: the slots of ``shared`` that the
                 mean is over.
             recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
@@ -289,36 +292,75 @@ class Fusion(nn.Module):
         (unit,) = self.mix.convs
         weight = unit.conv.weight.flatten(1)  # (C_fused, what is concatenated)
         terms: list[tuple[Tensor, Tensor]] = []  # matrices (B, C_fused, C), and maps (B, C, *P)
+
+        def add(by_case: Tensor, columns: Tensor, maps: Tensor) -> None:
+            terms.append((by_case.to(weight.dtype)[:, None, None] * columns, maps))
+
         start = 0
         if shared is not None:
-            start = shared.shape[2]
+            start = next(maps.shape[1] for maps in shared if maps is not None)
             share = present / present.sum(dim=1, keepdim=True)
-            matrix = torch.einsum("bm,fc->bfmc", share, weight[:, :start])
-            terms.append((matrix.flatten(2), shared.flatten(1, 2)))
+            for index, maps in enumerate(shared):
+                if maps is not None:
+                    add(share[:, index], weight[:, :start], maps)
         if slots is not None and self.score is not None:
-            score = self.score(slots.flatten(0, 1)).unflatten(0, filled.shape)
+            stacked = stack_slots(slots)
+            score = self.score(stacked.flatten(0, 1)).unflatten(0, filled.shape)
             hidden = ~_over(filled, score.ndim)
-            gated = score.masked_fill(hidden, -torch.inf).softmax(dim=1) * slots
+            gated = (score.masked_fill(hidden, -torch.inf).softmax(dim=1) * stacked).sum(dim=1)
             if recalled is not None:
                 assert self.trust is not None  # it was built to recall
-                gated = gated + self.trust * recalled
-            terms.append((weight[:, start:].expand(len(slots), -1, -1), gated.sum(dim=1)))
+                gated = gated + (self.trust * recalled).sum(dim=1)
+            add(torch.ones(len(filled), device=weight.device), weight[:, start:], gated)
         elif slots is not None:
-            by_slot = weight[:, start:].unflatten(1, slots.shape[1:3])
-            matrix = torch.einsum("bm,fmc->bfmc", filled.to(weight.dtype), by_slot)
-            terms.append((matrix.flatten(2), slots.flatten(1, 2)))
+            by_slot = weight[:, start:].unflatten(1, (len(slots), -1))
+            for index, maps in enumerate(slots):
+                if maps is not None:
+                    add(filled[:, index], by_slot[:, index], maps)
             if recalled is not None:
                 assert self.trust is not None  # it was built to recall
-                matrix = (self.trust * weight[:, start:]).expand(len(slots), -1, -1)
-                terms.append((matrix, recalled.flatten(1, 2)))
-        mixed = reduce(add, (matrix @ maps.flatten(2) for matrix, maps in terms))
-        if unit.conv.bias is not None:
-            # in the type of the maps: else the fused map would be float32 in half precision, too
-            mixed = mixed + unit.conv.bias[:, None].to(mixed.dtype)
-        fused: Tensor = unit.all_modules[1:](
-            mixed.reshape(*mixed.shape[:2], *terms[0][1].shape[2:])
-        )
+                every = torch.ones(len(filled), device=weight.device)
+                add(every, self.trust * weight[:, start:], recalled.flatten(1, 2))
+        # without the convolution's bias, which the norm cancels
+        fused: Tensor = unit.all_modules[1:](_sum_of_products(terms))
         return fused
+
+
+def _sum_of_products(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the sum of matrices ``(B, F, C)`` times maps ``(B, C, *P)``."""
+    size = terms[0][1].shape[2:]
+    if all(maps.stride(1) == 1 for _, maps in terms):  # channels last: no large map is joined
+        rows = [maps.movedim(1, -1).flatten(1, -2) for _, maps in terms]  # (B, voxels, C)
+        turned = [matrix.transpose(1, 2).to(rows[0].dtype) for matrix, _ in terms]
+        mixed: Tensor = _RowsTimes.apply(*rows, *turned)  # type: ignore[no-untyped-call]
+        return mixed.reshape(len(mixed), *size, -1).movedim(-1, 1)
+    joined = torch.cat([matrix for matrix, _ in terms], dim=2)
+    mixed = joined @ torch.cat([maps.flatten(2) for _, maps in terms], dim=1)
+    return mixed.reshape(*mixed.shape[:2], *size)
+
+
+class _RowsTimes(torch.autograd.Function):
+    """The sum of rows ``(B, voxels, C)`` times matrices ``(B, C, F)``, added up in place."""
+
+    @staticmethod
+    def forward(context: Any, *given: Tensor) -> Tensor:
+        """Return the sum ``(B, voxels, F)``; all rows are given first, then as many matrices."""
+        count = len(given) // 2
+        total = given[0] @ given[count]
+        for rows, matrix in zip(given[1:count], given[count + 1 :], strict=True):
+            total.baddbmm_(rows, matrix)
+        context.save_for_backward(*given)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients, in the order of the arguments."""
+        given = context.saved_tensors
+        count = len(given) // 2
+        return (
+            *(gradient @ matrix.transpose(1, 2) for matrix in given[count:]),
+            *(rows.transpose(1, 2) @ gradient for rows in given[:count]),
+        )
 
 
 class AddingDecoder(UNetDecoder):
@@ -350,6 +392,11 @@ class AddingDecoder(UNetDecoder):
             if self.deep_supervision:
                 logits.insert(0, head(maps))
         return logits or self.seg_layers[-1](maps)
+
+
+def _take(maps: Tensor, rows: Tensor) -> Tensor:
+    """Return the maps at the ascending ``rows``; all of them are not copied."""
+    return maps if len(rows) == len(maps) else maps[rows]
 
 
 def _among(maps: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -9,7 +9,8 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor
 
 from mixmfl.networks.base import Encoding, SegmentationNet, _initialise, _over, _read_by_decoder
-from mixmfl.networks.layers import planned_layers
+from mixmfl.networks.layers import planned_layers, reads_channels_last
+from mixmfl.networks.norms import channels_last
 from mixmfl.networks.prototypes import PrototypeMemory
 
 
@@ -41,4 +42,7 @@ class StackedNet(SegmentationNet):
         """Run the U-Net; memory is not read."""
         assert encoding.images is not None  # as ``encode`` made it
         available = _over(encoding.present, encoding.images.ndim)
-        return self.decoder(self.encoder(torch.where(available, encoding.images, 0)))
+        images = torch.where(available, encoding.images, 0)
+        if reads_channels_last(images):
+            images = channels_last(images)
+        return self.decoder(self.encoder(images))

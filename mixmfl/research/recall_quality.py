@@ -13,7 +13,7 @@ from mixmfl.core.declarations import within
 from mixmfl.data.label_sets import labels_each
 from mixmfl.data.modalities import ModalityName
 from mixmfl.inference.model import Model
-from mixmfl.networks.base import Encoding, place_modalities
+from mixmfl.networks.base import place_modalities, stack_slots
 from mixmfl.networks.mdmnet import Fusion, MDMNet
 from mixmfl.networks.prototypes import PrototypeMemory, can_recall
 from mixmfl.planning.bounds import MOST_STAGES
@@ -74,10 +74,9 @@ def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[Reca
             others[:, index] = False
             for level in sorted(network.compensated):
                 if can_recall(model.memory, modality, level):
-                    at_level = functional.interpolate(
-                        classes, encoding.tailored[level].shape[3:], mode="nearest"
-                    )
-                    sums = _compare(network, model, encoding, modality, level, others, at_level)
+                    slots = stack_slots(encoding.tailored[level])
+                    at_level = functional.interpolate(classes, slots.shape[3:], mode="nearest")
+                    sums = _compare(network, model, slots, modality, level, others, at_level)
                     by_place.setdefault((modality, level), []).append(sums)
     qualities = []
     for (modality, level), parts in sorted(by_place.items()):
@@ -124,14 +123,13 @@ def _slices(case: PreprocessedCase, known: Sequence[str], model: Model) -> tuple
 def _compare(
     network: MDMNet,
     model: Model,
-    encoding: Encoding,
+    slots: Tensor,
     modality: str,
     level: int,
     others: Tensor,
     classes: Tensor,
 ) -> Tensor:
     """Return sums over voxels by class, ``(6, K)``: squared features and errors; hits; voxels."""
-    slots = encoding.tailored[level]
     prototypes = model.memory[modality, level]
 
     def recall(memory: PrototypeMemory) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import MixmflError
-from mixmfl.networks.base import Encoding, SegmentationNet
+from mixmfl.networks.base import Encoding, SegmentationNet, stack_slots
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.imputation import impute_missing
 from mixmfl.networks.parameters import block_of
@@ -188,7 +188,8 @@ def _loss(
     losses = [compare(network.decode(view, memory)) for view in views]
     loss = torch.stack(losses).mean()
     for name, weight in sorted(settings.losses.items()):
-        loss = loss + weight * LOSSES[name](encoding.tailored[-1], encoding.shared[-1], present)
+        tailored, shared = stack_slots(encoding.tailored[-1]), stack_slots(encoding.shared[-1])
+        loss = loss + weight * LOSSES[name](tailored, shared, present)
     return loss, encoding
 
 
@@ -206,7 +207,7 @@ def _observe_batch(
     """
     observed, count = {}, len(plans.labels.values)
     for level in levels:
-        tailored = encoding.tailored[level].detach()
+        tailored = stack_slots(encoding.tailored[level]).detach()
         at_level = classes_at(classes, tailored)
         has = classes_of_each(at_level, count)
         for index, modality in enumerate(network.modalities):

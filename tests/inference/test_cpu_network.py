@@ -32,6 +32,7 @@ def plain_and_optimised(
         return plain, optimised.predictor(memory or {}, available)(images)
 
 
+@pytest.mark.usefixtures("norm_part")
 @pytest.mark.parametrize("available", SUBSETS)
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 12)])
 @pytest.mark.parametrize(

@@ -234,7 +234,9 @@ def test_a_stem_of_nnunet_is_split_by_channel_into_tailored_encoders(tmp_path: P
             encoding = network.encode(*place_modalities(image(1), [modality], plans.modalities))
         slot = plans.modalities.index(modality)
         for level, maps in enumerate(expected):
-            assert torch.allclose(encoding.tailored[level][:, slot], maps, atol=1e-5)
+            found = encoding.tailored[level][slot]
+            assert found is not None
+            assert torch.allclose(found, maps, atol=1e-5)
 
 
 def test_a_residual_encoder_is_named_and_not_taken(tmp_path: Path) -> None:

@@ -6,8 +6,16 @@ from small import random_network
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mixmfl.networks import norms
 from mixmfl.networks.base import SegmentationNet
-from mixmfl.networks.layers import InstanceNorm2d, InstanceNorm3d, speed_up_narrow
+from mixmfl.networks.layers import (
+    AppliedLeakyReLU,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    NormReLU2d,
+    NormReLU3d,
+    speed_up,
+)
 from mixmfl.networks.mdmnet import MDMNet
 
 FORMS: list[dict[str, Any]] = [
@@ -15,12 +23,13 @@ FORMS: list[dict[str, Any]] = [
     {"form": "stacked", "compensation_levels": ()},
     {"decoder_skips": "added"},
 ]
+OURS = NormReLU2d, NormReLU3d, AppliedLeakyReLU, ConvTranspose2d, ConvTranspose3d
 
 
 def plain(network: SegmentationNet) -> SegmentationNet:
     """Let the network compute by torch's own layers."""
     for module in network.modules():
-        if isinstance(module, InstanceNorm2d | InstanceNorm3d):
+        if isinstance(module, OURS):
             (module.__class__,) = module.__class__.__bases__
         module._forward_pre_hooks.clear()
     return network
@@ -29,7 +38,7 @@ def plain(network: SegmentationNet) -> SegmentationNet:
 def step(network: SegmentationNet, patch: tuple[int, ...], half: bool) -> tuple[float, Tensor]:
     """Return a loss, and its gradient for all parameters."""
     images = torch.randn(4, 3, *patch, generator=torch.Generator().manual_seed(1))
-    present = torch.tensor([[True, True, False]] * 4)
+    present = torch.tensor([[True, True, False], [True, False, False]] * 2)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         logits = network.train()(images, present, {})
     losses = [level.float().log_softmax(dim=1)[:, 1].mean() for level in logits]
@@ -44,7 +53,7 @@ def step(network: SegmentationNet, patch: tuple[int, ...], half: bool) -> tuple[
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
 @pytest.mark.parametrize(("half", "apart"), [(False, 1e-5), (True, 0.03)])
 def test_loss_and_gradient_are_those_of_torchs_own_layers(
-    patch: tuple[int, ...], settings: dict[str, Any], half: bool, apart: float
+    norm_part: str, patch: tuple[int, ...], settings: dict[str, Any], half: bool, apart: float
 ) -> None:
     loss, gradient = step(random_network(patch, **settings), patch, half)
     expected, same = step(plain(random_network(patch, **settings)), patch, half)
@@ -53,16 +62,22 @@ def test_loss_and_gradient_are_those_of_torchs_own_layers(
 
 
 def test_every_norm_of_a_network_is_the_faster_one() -> None:
-    for patch, faster in [((16, 16), InstanceNorm2d), ((8, 16, 16), InstanceNorm3d)]:
+    for patch, faster in [((16, 16), NormReLU2d), ((8, 16, 16), NormReLU3d)]:
         for settings in FORMS:
             network = random_network(patch, **settings)
             norms = [module for module in network.modules() if isinstance(module, _InstanceNorm)]
             assert norms
             assert {type(norm) for norm in norms} == {faster}
+            # of each, the activation is applied once
+            after = [module for module in network.modules() if isinstance(module, nn.LeakyReLU)]
+            assert len(after) == len(norms)
+            assert {type(each) for each in after} == {AppliedLeakyReLU}
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_narrow_convolutions_read_channels_last_in_half_precision_alone(half: bool) -> None:
+def test_narrow_convolutions_read_channels_last_in_half_precision_or_with_the_compiled_part(
+    norm_part: str, half: bool
+) -> None:
     network = random_network()
     read: dict[int, set[bool]] = {}  # by channels: whether channels came last
 
@@ -79,22 +94,22 @@ def test_narrow_convolutions_read_channels_last_in_half_precision_alone(half: bo
     step(network, (16, 16), half)
     assert 1 in read
     assert len(read) > 1
-    assert all(each == {half} for each in read.values())
+    assert all(each == {half or norm_part == "compiled"} for each in read.values())
 
 
 def test_gradients_before_a_narrow_convolution_are_planar() -> None:
     conv = nn.Conv2d(4, 4, 3)
-    speed_up_narrow(conv)
+    speed_up(conv)
     maps = torch.randn(2, 4, 6, 5, requires_grad=True)
     gradients: list[Tensor] = []
     before = maps.clone()
     before.register_hook(gradients.append)  # type: ignore[no-untyped-call]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with norms.by_torch(), torch.autocast("cpu", dtype=torch.bfloat16):
         conv(before).sum().backward()
     assert gradients[0].is_contiguous()
 
 
-def test_fused_maps_are_of_half_precision_in_half_precision() -> None:
+def test_fused_maps_are_of_half_precision_in_half_precision(norm_part: str) -> None:
     network = random_network()
     assert isinstance(network, MDMNet)
     types: list[torch.dtype] = []
@@ -102,3 +117,24 @@ def test_fused_maps_are_of_half_precision_in_half_precision() -> None:
         fusion.register_forward_hook(lambda *given: types.append(given[-1].dtype))
     step(network, (16, 16), half=True)
     assert types == [torch.bfloat16] * len(network.fusion)
+
+
+def test_a_transposed_convolution_has_the_gradients_of_torchs() -> None:
+    for planned, faster, axes in [
+        (nn.ConvTranspose2d, ConvTranspose2d, (3, 5)),
+        (nn.ConvTranspose3d, ConvTranspose3d, (2, 3, 5)),
+    ]:
+        for last in (False, True):
+            module = planned(4, 6, 2, 2)
+            maps = torch.randn(2, 4, *axes)
+            maps = maps.contiguous(memory_format=norms.LAST[maps.ndim]) if last else maps
+            results: list[tuple[Tensor, Any]] = []
+            for expected in (planned, faster):
+                network = nn.Sequential(module)
+                if results:
+                    speed_up(network)
+                assert type(network[0]) is expected
+                given = [maps.clone().requires_grad_(), *module.parameters()]
+                out = network(given[0])
+                results.append((out, torch.autograd.grad(out.square().sum(), given)))
+            torch.testing.assert_close(results[1], results[0])

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from small import LABELS, MODALITIES, small_plans
@@ -5,9 +7,10 @@ from torch import Tensor
 
 from mixmfl.core.errors import PlansError
 from mixmfl.inference.predictor import case_predictor
-from mixmfl.networks.base import SegmentationNet
+from mixmfl.networks.base import SegmentationNet, stack_slots
 from mixmfl.networks.build import build_network
 from mixmfl.networks.mdmnet import Fusion, MDMNet
+from mixmfl.networks.norms import channels_last
 from mixmfl.networks.parameters import assign_parameters, load_state, network_state
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 from mixmfl.planning import nnunet_planner
@@ -163,7 +166,10 @@ def maps(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("trust", [0.0, 0.5])
-def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(trust: float) -> None:
+@pytest.mark.parametrize("layout", [torch.clone, channels_last])
+def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(
+    trust: float, layout: Callable[[Tensor], Tensor]
+) -> None:
     """The fusion computes it otherwise; here the concatenation is written out."""
     fusion = fusion_of(gated=False)
     with torch.no_grad():
@@ -175,10 +181,11 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(tru
     first = [shared[0, :2].mean(dim=0), slots[0, 0], slots[0, 1], trust * recalled[0, 2]]
     second = [shared[1, 2], trust * recalled[1, 0], slots[1, 1], slots[1, 2]]
     want = fusion.mix(torch.stack([torch.cat(first), torch.cat(second)]))
-    result = fusion(slots, filled, shared, present, recalled)
+    given, common = ([layout(slot) for slot in each.unbind(1)] for each in (slots, shared))
+    result = fusion(given, filled, common, present, recalled)
     assert torch.allclose(result, want, atol=1e-5)
     without = [torch.cat([*first[:3], empty]), torch.cat([second[0], empty, *second[2:]])]
-    result = fusion(slots, filled, shared, present, None)
+    result = fusion(given, filled, common, present, None)
     assert torch.allclose(result, fusion.mix(torch.stack(without)), atol=1e-5)
 
 
@@ -188,10 +195,14 @@ def test_a_fusion_may_have_one_stream_alone() -> None:
     available = presence("flair+t2")
     tailored = Fusion(3, 1, 0, 4, planned, gated=False, recalls=False)
     want = tailored.mix(torch.cat([slots[:, 0], torch.zeros(1, 1, 8, 8), slots[:, 2]], dim=1))
-    assert torch.allclose(tailored(slots, available, None, available, None), want, atol=1e-5)
+    assert torch.allclose(
+        tailored(slots.unbind(1), available, None, available, None), want, atol=1e-5
+    )
     common = Fusion(3, 0, 2, 4, planned, gated=False, recalls=False)
     want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
-    assert torch.allclose(common(None, available, shared, available, None), want, atol=1e-5)
+    assert torch.allclose(
+        common(None, available, shared.unbind(1), available, None), want, atol=1e-5
+    )
 
 
 def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
@@ -208,9 +219,10 @@ def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
     gated = (first * slots[0, 0] + second * slots[0, 1]) / (first + second)
     mean = shared[0, :2].mean(dim=0)
     want = fusion.mix(torch.cat([mean, gated])[None])
-    assert torch.allclose(fusion(slots, available, shared, available, None), want, atol=1e-5)
+    given = slots.unbind(1), available, shared.unbind(1), available
+    assert torch.allclose(fusion(*given, None), want, atol=1e-5)
     want = fusion.mix(torch.cat([mean, gated + 0.5 * recalled[0, 2]])[None])
-    assert torch.allclose(fusion(slots, available, shared, available, recalled), want, atol=1e-5)
+    assert torch.allclose(fusion(*given, recalled), want, atol=1e-5)
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:
@@ -294,7 +306,8 @@ def test_the_planned_memory_is_that_of_the_features_really_stored(
         if isinstance(module, torch.nn.modules.conv._ConvNd | Fusion):
             module.register_forward_hook(count)
     encoding = network.encode(torch.randn(1, 3, *patch), presence("t1+t2+flair"))
-    slots = sum(level.numel() for level in encoding.tailored)
+    # where not every case has a modality, its slot is a copy
+    slots = sum(stack_slots(level).numel() for level in encoding.tailored)
     network.decode(encoding, {})
     planned = plans.configuration(configuration)["architecture"]["arch_kwargs"]
     estimate = nnunet_planner.feature_map_size(patch, 3, len(LABELS.values), planned, plans.network)

@@ -86,7 +86,7 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
 
     def encode(images: torch.Tensor, present: torch.Tensor) -> Encoding:
         one_hot = torch.cat([1 - lesion, lesion], dim=2).expand(len(images), 3, 2, 16, 16)
-        return Encoding([10 * one_hot] * 3, [one_hot] * 3, present)
+        return Encoding([(10 * one_hot).unbind(1)] * 3, [one_hot.unbind(1)] * 3, present)
 
     monkeypatch.setattr(network, "encode", encode)
     monkeypatch.setattr(

@@ -11,6 +11,7 @@ from torch.nn import functional
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.state import RunSettings, first_state, register
+from mixmfl.networks.base import stack_slots
 from mixmfl.networks.build import build_network
 from mixmfl.networks.prototypes import Prototypes
 from mixmfl.planning.plans import replace_settings
@@ -174,9 +175,10 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
             compare(network.decode(seen, memory), targets)
             for seen in (encoding, encoding.restricted_to(shown))
         ]
-        losses.append(alignment(encoding.shared[-1], present))
-        losses.append(separation(encoding.tailored[-1], encoding.shared[-1], present))
-    assert encoding.shared[-1].dtype == dtype
+        tailored, shared = stack_slots(encoding.tailored[-1]), stack_slots(encoding.shared[-1])
+        losses.append(alignment(shared, present))
+        losses.append(separation(tailored, shared, present))
+    assert shared.dtype == dtype
     assert all(loss.isfinite() for loss in losses)
     torch.autograd.backward(losses)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]

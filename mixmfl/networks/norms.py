@@ -1,0 +1,187 @@
+"""Instance norm and leaky ReLU in one pass on a CPU, where the compiled part is there.
+
+``_norms.c`` is optional: without a compiler the package is installed without it, and torch's group
+norm, of one channel each, does the same in more time. The compiled part reads maps with channels
+last, in which oneDNN convolves without copying; torch's is many times slower on these.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+try:
+    import mixmfl.networks._norms as _norms
+except ImportError:
+    _norms = None  # type: ignore[assignment]
+
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory formats with channels last, by the axes of a map."""
+
+_TYPES = (torch.float32, torch.bfloat16)
+
+_ALONE = 1 << 18
+"""Numbers of all maps up to which one thread is quicker than several."""
+
+
+def compiled() -> bool:
+    """Return whether the compiled part is there."""
+    return _norms is not None
+
+
+@contextmanager
+def by_torch() -> Iterator[None]:
+    """Compute norms by torch within the block, as without the compiled part; for comparison."""
+    global _norms
+    part, _norms = _norms, None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _norms = part
+
+
+def norm_relu(
+    maps: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, slope: float
+) -> Tensor:
+    """Return maps ``(B, C, *P)`` on a CPU after instance norm and leaky ReLU.
+
+    Args:
+        maps: ``(B, C, *P)``
+        weight: ``(C,)`` float32, or None with ``bias``: ones and zeros.
+        bias: ``(C,)`` float32.
+        eps: Added to the variance.
+        slope: Slope of the leaky ReLU below 0.
+    """
+    if not compiled() or maps.dtype not in _TYPES:
+        # contiguous: torch's group norm is many times slower on maps with channels last
+        maps = functional.group_norm(maps.contiguous(), maps.shape[1], weight, bias, eps)
+        return functional.leaky_relu_(maps, slope)
+    if weight is None or bias is None:
+        weight, bias = torch.ones(maps.shape[1]), torch.zeros(maps.shape[1])
+    return _NormReLU.apply(maps, weight, bias, eps, slope)  # type: ignore[no-untyped-call]
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """Return maps ``(B, C, *P)`` with channels last, and strides that say so for one channel."""
+    if maps.movedim(1, -1).is_contiguous() and maps.stride(1) == 1:
+        return maps
+    # clone() and not contiguous(), which leaves the strides of a single channel as they are
+    return maps.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+
+
+def norm_relu_(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
+    """As ``norm_relu``, in place of maps with channels last, and without a gradient.
+
+    The compiled part must be there.
+    """
+    _compute(maps, maps, weight, bias, eps, slope)
+    return maps
+
+
+def _compute(
+    maps: Tensor, result: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
+) -> Tensor:
+    """Write what norm and activation make of maps into ``result``; return tables for the gradient.
+
+    Args:
+        maps: ``(B, C, *P)`` with channels last, float32 or bfloat16.
+        result: A tensor of the same form, or ``maps`` itself.
+        weight: ``(C,)``
+        bias: ``(C,)``
+        eps: Added to the variance.
+        slope: Slope of the leaky ReLU below 0.
+    """
+    assert maps.is_contiguous(memory_format=LAST[maps.ndim])
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    tables = maps.new_empty((6, *maps.shape[:2]), dtype=torch.float32)
+    sums = maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
+    half, whole = maps.dtype == torch.bfloat16, _whole(maps)
+    at, table = maps.data_ptr(), tables.data_ptr()
+    _in_parts(_norms.sums, (at,), sums, whole, half)
+    affine = weight.data_ptr(), bias.data_ptr()
+    _norms.finish(at, sums.data_ptr(), *affine, table, whole, eps, half)
+    _in_parts(_norms.apply, (at, result.data_ptr(), table), None, whole, slope, half)
+    return tables
+
+
+class _NormReLU(torch.autograd.Function):
+    """The compiled part, with its gradient."""
+
+    @staticmethod
+    def forward(
+        context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float
+    ) -> Tensor:
+        """Return the maps after norm and activation."""
+        maps = maps.contiguous(memory_format=LAST[maps.ndim])
+        result = torch.empty_like(maps)
+        tables = _compute(maps, result, weight, bias, eps, slope)
+        context.save_for_backward(maps, tables)
+        context.slope = slope
+        return result
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of maps, weight and bias."""
+        maps, tables = context.saved_tensors
+        gradient = gradient.to(maps.dtype).contiguous(memory_format=LAST[maps.ndim])
+        sums = maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
+        of_affine = maps.new_empty((2, maps.shape[1]), dtype=torch.float32)
+        result = torch.empty_like(maps)
+        half, whole = maps.dtype == torch.bfloat16, _whole(maps)
+        at, above, table = maps.data_ptr(), gradient.data_ptr(), tables.data_ptr()
+        _in_parts(_norms.gradient_sums, (at, above, table), sums, whole, context.slope, half)
+        _norms.finish_gradient(at, sums.data_ptr(), table, of_affine.data_ptr(), whole, half)
+        _in_parts(
+            _norms.gradient, (at, above, result.data_ptr(), table), None, whole, context.slope, half
+        )
+        return result, of_affine[0], of_affine[1], None, None
+
+
+def _whole(maps: Tensor) -> tuple[int, int, int, int, int]:
+    """Return cases, voxels, channels, and the first and last voxel, as the compiled part wants."""
+    voxels = maps[0, 0].numel()
+    return len(maps), voxels, maps.shape[1], 0, voxels
+
+
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+"""Threads that work on one map, by their number; made where first needed."""
+
+
+def _in_parts(
+    function: Callable[..., None],
+    addresses: tuple[int, ...],
+    sums: Tensor | None,
+    whole: tuple[int, int, int, int, int],
+    *rest: object,
+) -> None:
+    """Call a function of the compiled part for all voxels, in as many threads as torch has.
+
+    Args:
+        function: Takes the addresses, that of its sums, the part, and the rest.
+        addresses: Addresses of the tensors that it reads and writes.
+        sums: What it writes its sums into, added up over the parts; None: it has none.
+        whole: From ``_whole``.
+        rest: Further arguments.
+    """
+    cases, voxels, channels, _, _ = whole
+    threads = torch.get_num_threads()
+    if threads == 1 or cases * voxels * channels <= _ALONE:
+        function(*addresses, *([] if sums is None else [sums.data_ptr()]), whole, *rest)
+        return
+    if threads not in _POOLS:
+        _POOLS[threads] = ThreadPoolExecutor(threads, "mixmfl-norm")
+    edges = [voxels * part // threads for part in range(threads + 1)]
+    partial = None if sums is None else sums.new_empty((threads, *sums.shape))
+
+    def work(part: int) -> None:
+        into = [] if partial is None else [partial[part].data_ptr()]
+        piece = cases, voxels, channels, edges[part], edges[part + 1]
+        function(*addresses, *into, piece, *rest)
+
+    list(_POOLS[threads].map(work, range(threads)))
+    if sums is not None and partial is not None:
+        torch.sum(partial, dim=0, out=sums)
