@@ -206,7 +206,7 @@ class OtherImages:
 class Dicom:
     """One file of a series is spoilt: the voxels are those of before, but for its own slice.
 
-    Or the case is refused, or has a warning, or the table of series tells of the file.
+    Or the case is refused, or has a warning, or the table of series shows of the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -218,14 +218,14 @@ class Dicom:
     def _load(self) -> tuple[LoadedCase | None, str, bool]:
         """Return the case, all that is said of it, and whether there is a warning."""
         found, rows = find_all(self.folder, Modalities())
-        told = describe(found) + describe_rows(rows) + mapping_table(rows, self.folder)
-        told += "".join(each.reason for each in found.refused)
+        shown = describe(found) + describe_rows(rows) + mapping_table(rows, self.folder)
+        shown += "".join(each.reason for each in found.refused)
         if not found.cases:
-            return None, told, False
+            return None, shown, False
         case = found.cases[0]
         loaded = load_case(case)
         warnings = (*case.warnings, *loaded.warnings)
-        return loaded, told + "".join((*warnings, *case.notes)), bool(warnings)
+        return loaded, shown + "".join((*warnings, *case.notes)), bool(warnings)
 
     def attack(self, draw: random.Random) -> str:
         file = draw.choice(list(self.files))
@@ -244,16 +244,16 @@ class Dicom:
         file.write_bytes(made)
         return True  # which of its numbers were changed is not known
 
-    def _right(self, loaded: LoadedCase | None, told: str, warned: bool, own: bool) -> str:
-        if "\x1b" in told or "\x00" in told:
-            raise WrongError("a control character is told")
+    def _right(self, loaded: LoadedCase | None, shown: str, warned: bool, own: bool) -> str:
+        if "\x1b" in shown or "\x00" in shown:
+            raise WrongError("a control character is shown")
         good = self.good[0]
         if loaded is None or good is None:
             return REFUSED
         finite(loaded)
         image, before = loaded.images["t1"], good.images["t1"]
         if loaded.canonical != good.canonical or image.shape != before.shape:
-            if warned or told != self.good[1]:
+            if warned or shown != self.good[1]:
                 return HARMLESS
             raise WrongError(f"another grid without a word: {loaded.canonical}")
         slices = {int(z) for z in np.argwhere(image != before)[:, 0]}
@@ -389,8 +389,8 @@ class FileNames:
         table = mapping_table(rows, self.folder, found.records)
         return found, describe(found), table
 
-    def _right(self, told: Any) -> str:
-        found, lines, table = told
+    def _right(self, shown: Any) -> str:
+        found, lines, table = shown
         for case in found.cases:
             if set(case.name) & set("/\\\0") or case.name.startswith("."):
                 raise WrongError(f"a case {case.name!r}")

@@ -6,14 +6,14 @@ from typing import Any
 
 from images import Dicom, FileNames, Nifti, OtherImages, Segmentations
 from messages import Replies, Tasks
-from models import InitialWeights, ModelFile, RunFolder, StoredCase
+from models import CaseOnDisk, InitialWeights, ModelFile, RunFolder
 from records import JSON_FILES, TABLES, AuditFile
 
 KINDS: Mapping[str, Callable[[Path], Any]] = {
     "model file": ModelFile,
     "checkpoint for --init": InitialWeights,
     "run folder": RunFolder,
-    "preprocessed case": StoredCase,
+    "preprocessed case": CaseOnDisk,
     "NIfTI": Nifti,
     "NRRD, MetaImage, MGZ": OtherImages,
     "DICOM series": Dicom,

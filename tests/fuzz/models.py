@@ -230,8 +230,8 @@ class RunFolder:
         self.state = first_state(plans, SETTINGS)
         for number in (1, 2):
             state = dataclasses.replace(self.state, round=number)
-            told = SiteRound(0.5, {"lesion": 0.5, "core": None}, 10, 10, 1.0)
-            save_round(run, state, {}, dict.fromkeys(("north", "south"), told), 0.5)
+            shown = SiteRound(0.5, {"lesion": 0.5, "core": None}, 10, 10, 1.0)
+            save_round(run, state, {}, dict.fromkeys(("north", "south"), shown), 0.5)
         dice = dict.fromkeys(("lesion", "core"), (1,) * 2 + (0,) * 18)
         save_measured(run, 2, Measured((SubsetDice(("t1",), dice),), {}))
         self.good = {
@@ -287,7 +287,7 @@ class RunFolder:
         return plain((run.settings, run.registrations, run.history, run.dice))
 
 
-class StoredCase:
+class CaseOnDisk:
     """A preprocessed case: what opens has the numbers that were stored."""
 
     def __init__(self, folder: Path) -> None:

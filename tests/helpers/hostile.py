@@ -81,11 +81,11 @@ def spoilt(content: Any) -> Iterator[tuple[Path, Any]]:
 
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     """Return a good fingerprint as JSON."""
-    told = modality_cases or {"t1": cases, "t2": 1}
+    counted = modality_cases or {"t1": cases, "t2": 1}
     return {
         "format": 4,
         "cases": cases,
-        "modality_cases": told,
+        "modality_cases": counted,
         "label_cases": {"0": cases, "4": 1},
         "label_voxels": {"0": 1000 * cases, "4": 50},
         "axes": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
@@ -95,7 +95,7 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "heads": {"stripped": cases},
         "subjects": {"patients": cases},
         "anatomy": {"brain": cases},
-        "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
+        "intensities": {name: [0] * (BINS - 1) + [50] for name in counted},
     }
 
 
