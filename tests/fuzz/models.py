@@ -107,7 +107,8 @@ def changed(tensor: Any, draw: random.Random) -> Any:
         made.flatten()[draw.randrange(made.numel())] = value if made.is_floating_point() else 1
         return made
     if choice == 1:
-        return torch.full_like(made, value if made.is_floating_point() else 1)
+        whole = torch.full(made.shape, value if made.is_floating_point() else 1)
+        return whole.to(made.dtype)  # too much for half precision becomes infinite
     if choice == 2:
         return made.flatten()
     if choice == 3:
