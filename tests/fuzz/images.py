@@ -206,7 +206,7 @@ class OtherImages:
 class Dicom:
     """One file of a series is spoilt: the voxels are those of before, but for its own slice.
 
-    Or the case is refused, or has a warning, or the table of series tells of the file.
+    Or the case is refused, or has a warning, or the table of series shows of the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -246,7 +246,7 @@ class Dicom:
 
     def _right(self, loaded: LoadedCase | None, shown: str, warned: bool, own: bool) -> str:
         if "\x1b" in shown or "\x00" in shown:
-            raise WrongError("a control character is told")
+            raise WrongError("a control character is shown")
         good = self.good[0]
         if loaded is None or good is None:
             return REFUSED

@@ -106,9 +106,9 @@ class Tasks:
             if self._do(encode(first)).kind == FAILED:
                 raise RuntimeError(self.config.problem_log.read_text())
         site = self.config.open(plans, "2d", "0", 0)
-        registration, state = register(site), first_state(plans, settings)
+        shown, state = register(site), first_state(plans, settings)
         after = dataclasses.replace(state, round=1)
-        by_site = {"north": registration}
+        by_site = {"north": shown}
         write_model(folder / "m.safetensors")
         import numpy as np
         import torch
@@ -116,7 +116,7 @@ class Tasks:
         content = np.fromfile(folder / "m.safetensors", np.uint8)
         model = Message("model", {}, {"file": torch.from_numpy(content)})
         often = [
-            train_task(state, registration), validation_task(after, "north", by_site),
+            train_task(state, shown), validation_task(after, "north", by_site),
             measure_task(after, "north", by_site), personalization_task(after, "north", by_site),
             self.join, model, Message("keys", {"round": 0}, {}),
         ]  # fmt: skip
@@ -184,10 +184,10 @@ class Replies:
         self.masked = MaskedFederation(
             {n: store.site(n, cases) for n in ("east", "north", "south")}
         )
-        registrations = {name: register(site) for name, site in self.masked.sites.items()}
+        shown = {name: register(site) for name, site in self.masked.sites.items()}
         self.start = first_state(PLANS, MASKED)
-        self.roster, tasks = asked(self.masked, registrations, self.start)
-        self.registrations, self.masks = registrations, self.masked.ask(tasks)
+        self.roster, tasks = asked(self.masked, shown, self.start)
+        self.shown, self.masks = shown, self.masked.ask(tasks)
         self.keys = self.masked.seen["keys"]
         self.checks += [(self.keys["north"], self._keys), (self.masks["north"], self._masked)]
 
@@ -225,8 +225,8 @@ class Replies:
 
         def ask(tasks: Mapping[str, Message]) -> Answers:
             kind = next(iter(tasks.values())).kind
-            replies = {"north": reply, "south": good} if kind == "fingerprint" else {}
-            return Answers({s: Answer(replies.get(s, done), 1, 1, 0.0) for s in tasks})
+            shown = {"north": reply, "south": good} if kind == "fingerprint" else {}
+            return Answers({s: Answer(shown.get(s, done), 1, 1, 0.0) for s in tasks})
 
         orders = PlanningJob(
             self.folder / "work", ("north", "south"), "demo", ("2d",), (0, 0), True
@@ -236,7 +236,7 @@ class Replies:
 
     def _keys(self, reply: Message) -> Any:
         keys = {**self.keys, "north": reply}
-        roster = gather_participants(self.start, keys, self.registrations, SIZES)
+        roster = gather_participants(self.start, keys, self.shown, SIZES)
         return sorted(roster.keys)
 
     def _masked(self, reply: Message) -> Any:
@@ -245,7 +245,7 @@ class Replies:
             check_masked(site, each, self.roster, self.start, SIZES)
         sums = sum_blocks(self.roster, replies)
         state, diagnostics = merge_sums(
-            self.start, self.roster, replies, sums, self.registrations, PLANS, MASKED
+            self.start, self.roster, replies, sums, self.shown, PLANS, MASKED
         )
         for name, tensor in state.weights.items():
             if not tensor.isfinite().all():

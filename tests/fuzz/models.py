@@ -107,7 +107,8 @@ def changed(tensor: Any, draw: random.Random) -> Any:
         made.flatten()[draw.randrange(made.numel())] = value if made.is_floating_point() else 1
         return made
     if choice == 1:
-        return torch.full_like(made, value if made.is_floating_point() else 1)
+        whole = torch.full(made.shape, value if made.is_floating_point() else 1)
+        return whole.to(made.dtype)  # too much for half precision becomes infinite
     if choice == 2:
         return made.flatten()
     if choice == 3:
@@ -230,8 +231,8 @@ class RunFolder:
         self.state = first_state(plans, SETTINGS)
         for number in (1, 2):
             state = dataclasses.replace(self.state, round=number)
-            report = SiteRound(0.5, {"lesion": 0.5, "core": None}, 10, 10, 1.0)
-            save_round(run, state, {}, dict.fromkeys(("north", "south"), report), 0.5)
+            shown = SiteRound(0.5, {"lesion": 0.5, "core": None}, 10, 10, 1.0)
+            save_round(run, state, {}, dict.fromkeys(("north", "south"), shown), 0.5)
         dice = dict.fromkeys(("lesion", "core"), (1,) * 2 + (0,) * 18)
         save_measured(run, 2, Measured((SubsetDice(("t1",), dice),), {}))
         self.good = {

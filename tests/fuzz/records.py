@@ -166,8 +166,8 @@ def _jobs(folder: Path) -> JsonFile:
     }  # fmt: skip
 
     def use() -> Any:
-        waiting_jobs = [facts for _, facts in waiting(folder / "jobs")]
-        return waiting_jobs, Approval(None, ask=True).decide(job, folder / "jobs")
+        shown = [facts for _, facts in waiting(folder / "jobs")]
+        return shown, Approval(None, ask=True).decide(job, folder / "jobs")
 
     return JsonFile(file, good, use)
 
@@ -188,10 +188,10 @@ def _used(folder: Path) -> JsonFile:
     file = folder / "used.json"
 
     def use() -> Any:
-        used = Limits().describe_used(file)
+        shown = Limits().describe_used(file)
         Limits(rounds=10**9, queries=10**9).use("train", file)
         Limits(bytes=10**18).use_bytes(1, file)
-        return used
+        return shown
 
     return JsonFile(file, {"rounds": 3, "queries": 5, "bytes": 700}, use)
 
@@ -431,7 +431,7 @@ TABLES: Mapping[str, Callable[[Path], Table]] = {
 
 
 class AuditFile:
-    """A hospital's record of what left: a changed line is told, a cut end is not."""
+    """A hospital's record of what left: a changed line is shown, a cut end is not."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "audit.jsonl"

@@ -115,8 +115,8 @@ class _Attacker:
             outcome = HANG, f"no answer after {taken:.0f} s of computing, {waited:.0f} s of waiting"
         else:
             try:
-                report: tuple[str, str, float, float] = self._pipe.recv()
-                return report
+                shown: tuple[str, str, float, float] = self._pipe.recv()
+                return shown
             except EOFError:
                 self._process.join()
                 outcome = DIED, f"the process ended with {self._process.exitcode}"
@@ -166,7 +166,7 @@ def main() -> int:
     columns = (REFUSED, SAME, HARMLESS, *FAULTS)
     print("| kind | mutations | " + " | ".join(columns) + " | slowest, s | peak, MB |")
     print("| --- |" + " ---: |" * (len(columns) + 3))
-    failed, reports = 0, {}
+    failed, shown = 0, {}
     for kind in options.kinds or KINDS:
         tally = fuzz(kind, options.count, options.seed, options.first)
         counts = [tally.counts[name] for name in columns]
@@ -175,9 +175,9 @@ def main() -> int:
         for number, outcome, detail in tally.faults[: options.faults]:
             print(f"  {kind} {number}: {outcome}: {detail}", file=sys.stderr, flush=True)
         failed += len(tally.faults)
-        reports[kind] = dict(tally.counts)
+        shown[kind] = dict(tally.counts)
     if options.out:
-        options.out.write_text(json.dumps(reports, indent=1) + "\n")
+        options.out.write_text(json.dumps(shown, indent=1) + "\n")
     return 1 if failed else 0
 
 

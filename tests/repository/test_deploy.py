@@ -54,9 +54,9 @@ def commands() -> list[list[str]]:
 def test_commands_and_their_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(commands()) == 6
     for name, *words in commands():
-        options = options_of(Path(name).name, capsys)
+        shown = options_of(Path(name).name, capsys)
         for option in (word for word in words if word.startswith("-")):
-            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", options), f"{name} {option}"
+            assert re.search(rf"(^|[\s,]){re.escape(option)}\b", shown), f"{name} {option}"
 
 
 def test_services_have_no_rights_and_a_read_only_root() -> None:
@@ -78,12 +78,12 @@ def test_services_have_no_rights_and_a_read_only_root() -> None:
 def test_systemd_takes_the_units(unit: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    result = subprocess.run(
+    shown = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
     )
     lines = [
         line
-        for line in result.stderr.splitlines()
+        for line in shown.stderr.splitlines()
         if unit.name in line and "is not executable" not in line
     ]
     assert not lines, lines

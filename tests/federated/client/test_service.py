@@ -744,9 +744,7 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     write_site(data, [("t1",), ("t1", "t2"), ("t1", "t2")])
 
     def minimum_of(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
-        north = ClientService(
-            SiteConfig("north", data, tmp_path / "work", minimum=here, limits=NO_FLOORS)
-        )
+        north = ClientService(SiteConfig("north", data, tmp_path / "work", minimum=here))
         record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
         reply = decode(answer(north, encode(Message("fingerprint", record, {}))))
         return reply.record["fingerprint"]
