@@ -30,6 +30,9 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 
 FOLDS = (*"01234", "all")
 
+SPLIT = 2
+"""How sites split their cases into folds; a run that was begun with another split cannot go on."""
+
 Configuration = Annotated[str, one_of(CONFIGURATIONS)]
 Fold = Annotated[str, one_of(FOLDS)]
 Cases = Annotated[int, within(0, MOST_CASES)]

@@ -55,6 +55,7 @@ from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     FOLDS,
     NETWORK,
+    SPLIT,
     Personal,
     Registration,
     RunSettings,
@@ -121,6 +122,7 @@ class Run:
         changes: What was changed between rounds, in order.
         start: What its first weights were taken from; None: they are random.
         former: Registrations of sites that took part in earlier rounds, and do not any more.
+        split: How the sites split their cases into folds.
     """
 
     folder: Path
@@ -135,6 +137,7 @@ class Run:
     changes: list[Change] = field(default_factory=list)
     start: Start | None = None
     former: dict[str, Registration] = field(default_factory=dict)
+    split: int = SPLIT
 
     @property
     def known(self) -> dict[str, Registration]:
@@ -309,6 +312,7 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         ],
         None if (start := record.get("start")) is None else read_record(Start, start, "start"),
         former,
+        whole(record.get("split", 1), Range(1, SPLIT), "split"),  # the first one had no number
     )
 
 
@@ -612,6 +616,7 @@ def _write_record(run: Run) -> None:
         "format": FORMAT,
         "settings": dataclasses.asdict(run.settings),
         "fold": run.fold,
+        "split": run.split,
         "plans_sha256": _digest(run.plans.to_json()),
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
         "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},

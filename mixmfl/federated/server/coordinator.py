@@ -119,6 +119,12 @@ def begin(
         start_run(asked, initial)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
+    if run.split != asked.split and run.fold != "all":
+        raise ModelError(
+            f"{run.folder}: was begun by an earlier version, which held other cases back to "
+            "validate; these would now train. Go on with that version, or start a new run from "
+            "its weights: --init of the file that mixmfl_export writes"
+        )
     _check_same_run(run, asked, change=change)
     state, states = (
         last_state(run, optimizers=optimizers)
