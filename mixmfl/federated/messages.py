@@ -45,6 +45,8 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "cases have a Dice in each of 20 equal ranges",
         "confidence": "per label or region, over the masks of the validation cases: their number, "
         "and sums of confidence and Dice, of their squares and products",
+        "largest": "per label or region, over the validation cases from all their modalities: "
+        "their number, the sum of Dice, and that of masks with the largest component only",
     },
     "keys": {
         "round": "number of the round",

@@ -17,6 +17,7 @@ from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
+from mixmfl.evaluation.largest_component import keep_largest
 from mixmfl.inference.confidence import confidences
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
@@ -76,6 +77,10 @@ class SegmentationModel(Protocol):
     def device(self) -> torch.device:
         """The device that the model computes on."""
 
+    @property
+    def kept_largest(self) -> tuple[str, ...]:
+        """Labels of which masks get the largest component only."""
+
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
 
@@ -100,7 +105,7 @@ class Prepared:
     """A case that is ready to be run through the networks.
 
     Attributes:
-        inputs: Input of each model.
+        inputs: Input of each model; models with one recipe share theirs.
         head: ``(Z, Y, X)`` bool, outside which the mask is background; None: no restriction.
         doubts: How the case differs from those that the models were planned for.
         notes: What was done to the case, as ``LoadedCase.notes``.
@@ -178,15 +183,19 @@ def prepare(
     head = head_mask(list(case.images.values()))
     doubts = [doubt for each in heads if (doubt := head_doubt(state, each))]
     doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
-    inputs = []
-    for recipe in recipes:
+    inputs: list[ModelInput] = []
+    for number, recipe in enumerate(recipes):
+        if (same := recipes.index(recipe)) < number:
+            inputs.append(inputs[same])
+            continue
         available = tuple(name for name in recipe.modalities if name in case.images)
         if not available:
             raise DataError(
                 f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
                 f"{', '.join(recipe.modalities)}"
             )
-        take = case.images.pop if recipe is recipes[-1] else case.images.__getitem__
+        last = all(other in recipes[: number + 1] for other in recipes[number:])
+        take = case.images.pop if last else case.images.__getitem__
         images, properties = preprocess_each(
             [partial(take, name) for name in available],
             head,
@@ -230,7 +239,7 @@ def predict_case(
     """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
 
     Args:
-        models: One model, or several whose probabilities are averaged.
+        models: One model, or several that are averaged; see ``segment``.
         case: A case with at least one modality of each model.
         options: How the networks are run.
         brains: How brains are extracted at this place; the models say whether they are.
@@ -254,40 +263,54 @@ class Segmented:
         indices: Class indices ``(Z, Y, X)`` on the case's canonical grid.
         confidences: How sure a single model is of each label or region, as ``confidences`` has it;
             empty with several models, whose mean was never measured on validation cases.
+        removed: Voxels that became background, as only the largest component of a label is kept.
     """
 
     indices: Array
     confidences: Mapping[str, float]
+    removed: int = 0
 
 
 def segment(models: Sequence[SegmentationModel], prepared: Prepared, options: Options) -> Segmented:
     """Run the networks over a case.
 
+    Models that share their input, such as the folds of a run, are averaged in their logits, and
+    these results in their probabilities, as nnU-Net does with folds and with configurations. Of
+    labels that all models keep the largest component of, only that is kept.
+
     Args:
-        models: One model, or several whose probabilities are averaged.
+        models: One model, or several that are averaged.
         prepared: The case, prepared for these models.
         options: How the networks are run.
     """
-    pairs = list(zip(models, prepared.inputs, strict=True))
+    described = models[0].plans.labels
+    shared: dict[int, list[SegmentationModel]] = {}
+    for model, case in zip(models, prepared.inputs, strict=True):
+        shared.setdefault(id(case), []).append(model)
+    cases = {id(case): case for case in prepared.inputs}
     sure: Mapping[str, float] = {}
-    if len(pairs) == 1:
-        model, case = pairs[0]
-        logits = _logits(model, case, options)
-        sure = confidences(logits, model.plans.labels)
-        mask = restore(logits, case.properties, *_description(model))
+    if len(shared) == 1:
+        case = prepared.inputs[0]
+        logits = _mean_logits(models, case, options)
+        if len(models) == 1:
+            sure = confidences(logits, described)
+        mask = restore(logits, case.properties, *_description(models[0]))
     else:
         total: Array | None = None
-        for model, case in pairs:
-            each = restore_probabilities(
-                _logits(model, case, options), case.properties, *_description(model)
-            )
+        for key, alike in shared.items():
+            case, logits = cases[key], _mean_logits(alike, cases[key], options)
+            each = restore_probabilities(logits, case.properties, *_description(alike[0]))
+            each *= len(alike)
             total = each if total is None else np.add(total, each, out=total)
         assert total is not None
-        manager = label_manager(models[0].plans.labels)
+        manager = label_manager(described)
         mask = manager.convert_probabilities_to_segmentation(total / len(models))
     if prepared.head is not None:
         mask[~prepared.head] = 0
-    return Segmented(mask, sure)
+    classes = described.consecutive().foreground
+    kept = [name for name in classes if all(name in model.kept_largest for model in models)]
+    mask, removed = keep_largest(mask, [classes[name] for name in kept])
+    return Segmented(mask, sure, removed)
 
 
 def _description(model: SegmentationModel) -> tuple[Any, ...]:
@@ -296,6 +319,18 @@ def _description(model: SegmentationModel) -> tuple[Any, ...]:
 
 _MAPS = 3
 """Least number of feature maps in memory at once, in single precision."""
+
+
+def _mean_logits(
+    models: Sequence[SegmentationModel], case: ModelInput, options: Options
+) -> torch.Tensor:
+    first = _logits(models[0], case, options)
+    if len(models) == 1:
+        return first
+    total = first.float()
+    for model in models[1:]:
+        total += _logits(model, case, options)
+    return (total / len(models)).to(first.dtype)
 
 
 def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> torch.Tensor:

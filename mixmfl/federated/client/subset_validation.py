@@ -1,12 +1,18 @@
 """Dice per subset of modalities, measured on a site's validation cases.
 
 A site sends how many of its validation cases have which Dice, for each subset of their modalities,
-and by label the sums from which the Dice of a mask is estimated.
+and by label the sums from which the Dice of a mask is estimated, and which say whether to keep only
+its largest component.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from typing import Any
 
+import numpy.typing as npt
+
+from mixmfl.data.labels import Labels
+from mixmfl.evaluation.largest_component import LargestSums, add_largest, keep_largest
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import (
     BINS,
@@ -34,7 +40,7 @@ def measure_at_site(
     settings: RunSettings,
     step: Callable[[], None] = lambda: None,
 ) -> Message:
-    """Return how many validation cases have which Dice, and how Dice goes with confidence.
+    """Return how many validation cases have which Dice, and what else tells of masks.
 
     Args:
         task: Task from ``measure_task``.
@@ -50,6 +56,7 @@ def measure_at_site(
     none = dict.fromkeys(plans.labels.foreground, (0,) * BINS)
     counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(none))
     sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums())
+    largest = dict.fromkeys(plans.labels.foreground, LargestSums())
     for case in site.validation:
         available = sorted(usable.intersection(case.modalities))
         subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
@@ -64,6 +71,11 @@ def measure_at_site(
             for name, dice in of_case.items():
                 counts[subset][name] = add_counts([counts[subset][name], count_dice(dice)])
                 pairs[name].append((predicted.confidences[name], dice))
+            if subset == tuple(available):
+                alone = _dice_of_largest(predicted.indices, case.labels[:][0], indices)
+                for name, dice in of_case.items():
+                    both = LargestSums(1, dice, alone[name])
+                    largest[name] = add_largest([largest[name], both])
         for name, each in pairs.items():
             sums[name] = add_sums([sums[name], sums_of_case(each)])
         step()
@@ -81,5 +93,25 @@ def measure_at_site(
         name: (each if each.cases >= site.validation_cases else ConfidenceSums()).to_json()
         for name, each in sums.items()
     }
-    record = {"round": task.record["round"], "subsets": rows, "confidence": confidence}
+    record = {
+        "round": task.record["round"],
+        "subsets": rows,
+        "confidence": confidence,
+        "largest": {
+            name: (each if each.cases >= site.validation_cases else LargestSums()).to_json()
+            for name, each in largest.items()
+        },
+    }
     return outgoing(MEASURE, record)
+
+
+def _dice_of_largest(
+    predicted: npt.NDArray[Any], reference: npt.NDArray[Any], indices: Labels
+) -> dict[str, float]:
+    """Return the Dice of each label if only its largest component is kept.
+
+    Regions share voxels, so that what is removed of one changes others: they keep all components.
+    """
+    if not indices.has_regions:
+        predicted = keep_largest(predicted, indices.foreground.values())[0]
+    return dice_of_case(predicted, reference, indices)

@@ -47,8 +47,9 @@ from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
+from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence, Measured
-from mixmfl.evaluation.subset_dice import Expected, SubsetDice, expect
+from mixmfl.evaluation.subset_dice import Expected, expect
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
@@ -449,15 +450,38 @@ def _strange(file: Path, error: ValueError) -> ModelError:
     return ModelError(f"{file}: is not of the network that the plans describe ({error})")
 
 
-def save_measured(run: Run, number: int, measured: Measured) -> None:
-    """Save what was measured of a round's model on validation cases."""
-    content = {"round": number, **measured.to_json()}
+def save_measured(
+    run: Run, number: int, measured: Measured, by_site: Mapping[str, Measured]
+) -> None:
+    """Save what was measured of a round's model on validation cases, of all sites and of each."""
+    sites = {site: each.to_json() for site, each in by_site.items()}
+    content = {"round": number, **measured.to_json(), "sites": sites}
     write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
-    write_text(run.folder / "subsets.csv", subsets_table(number, measured.expected))
+    write_text(run.folder / "subsets.csv", subsets_table(measured, by_site))
 
 
 def load_measured(run: Run, number: int) -> Measured | None:
     """Return what ``save_measured`` saved of a round; None where that is not the round measured.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    found = _load_measured(run, number)
+    return None if found is None else found[0]
+
+
+def load_measured_sites(run: Run, number: int) -> dict[str, Measured] | None:
+    """Return what each site measured of a round; None where that is not the round measured.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    found = _load_measured(run, number)
+    return None if found is None else found[1]
+
+
+def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]] | None:
+    """Return what was measured at all sites and at each.
 
     Raises:
         ModelError: The file is damaged.
@@ -469,14 +493,28 @@ def load_measured(run: Run, number: int) -> Measured | None:
     try:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
-        expected = read_value(Expected, content["expected"], "expected", ModelError)
-        confidence = read_value(Confidence, content["confidence"], "confidence", ModelError)
-        return Measured(expected, confidence) if content["round"] == number else None
+        if content["round"] != number or "sites" not in content:  # not yet in earlier versions
+            return None
+        sites = {site: read_measured_json(each, site) for site, each in content["sites"].items()}
+        return read_measured_json(content, "all sites"), sites
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
             "measures again"
         ) from None
+
+
+def read_measured_json(content: Mapping[str, Any], source: str) -> Measured:
+    """Read what ``Measured.to_json`` wrote.
+
+    Raises:
+        ModelError: A field is wrong; or ``KeyError``, if one is missing.
+    """
+    return Measured(
+        read_value(Expected, content["expected"], f"{source}: expected", ModelError),
+        read_value(Confidence, content["confidence"], f"{source}: confidence", ModelError),
+        read_value(Largest, content["largest"], f"{source}: largest", ModelError),
+    )
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
@@ -593,21 +631,32 @@ def progress_table(run: Run) -> str:
     return text.getvalue()
 
 
-def subsets_table(number: int, expected: Sequence[SubsetDice]) -> str:
-    """Return Dice from subsets of modalities as CSV: a row per subset and label.
+EACH_CASE = "all of each case"
+"""What stands for the modalities in a table where every case is from all that it has."""
+
+
+def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
+    """Return Dice from subsets of modalities as CSV: a row per site, subset and label.
 
     Args:
-        number: The round whose model was measured.
-        expected: Its Dice.
+        measured: What was measured at all sites; their rows have no site.
+        by_site: The same of each site.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["round", "modalities", "label", "median_dice", "low_dice", "cases"])
-    for each in expected:
-        subset = "+".join(each.modalities)
-        for label, dice in expect([each], each.modalities).dice.items():  # itself alone
-            numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
-            writer.writerow([number, subset, cell(label), *numbers])
+    writer.writerow(
+        ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
+    )
+    for site, found in {"": measured, **by_site}.items():
+        for label, sums in found.largest.items():
+            if sums.cases:
+                mean = f"{sums.dice / sums.cases:.4f}"
+                writer.writerow([cell(site), EACH_CASE, cell(label), mean, "", "", sums.cases])
+        for each in found.expected:
+            subset = "+".join(each.modalities)
+            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+                numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
+                writer.writerow([cell(site), subset, cell(label), "", *numbers])
     return text.getvalue()
 
 

@@ -228,14 +228,14 @@ def _measure(run: Run, ask: Ask) -> None:
         return
     state = load_state_of(run, number)
     answers = ask({site: measure_task(state, site, run.known) for site in run.registrations})
-    measured = []
+    measured = {}
     for site, answer in answers.came.items():
         try:
             labelled = run.registrations[site].labelled
-            measured.append(read_measured(site, answer.message, number, run.plans, labelled))
+            measured[site] = read_measured(site, answer.message, number, run.plans, labelled)
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    save_measured(run, number, merge_measured(measured))
+    save_measured(run, number, merge_measured(list(measured.values())), measured)
 
 
 def _one_round(

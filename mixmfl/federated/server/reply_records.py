@@ -14,6 +14,7 @@ from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
+from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated.messages import Message
@@ -131,7 +132,7 @@ class ValidationReply:
 
 @dataclass(frozen=True)
 class MeasureReply:
-    """Cases by Dice, for every subset of modalities; and how Dice goes with confidence."""
+    """Cases by Dice, for every subset of modalities; and what else tells of masks."""
 
     round: Round
     subsets: Annotated[
@@ -144,6 +145,7 @@ class MeasureReply:
         entries(0, _MOST_SUBSETS),
     ]
     confidence: Confidence
+    largest: Largest
 
 
 @dataclass(frozen=True)

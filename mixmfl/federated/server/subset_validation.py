@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
+from mixmfl.evaluation.largest_component import LargestSums, add_largest
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
@@ -50,7 +51,8 @@ def read_measured(
         _check_counts(site, counts, plans, labelled)
         expected.append(SubsetDice(subset, dict(counts)))
     _check_confidence(site, read.confidence, plans, labelled)
-    return Measured(expected, dict(read.confidence))
+    _check_largest(site, read.largest, plans, labelled)
+    return Measured(expected, dict(read.confidence), dict(read.largest))
 
 
 def _check_counts(
@@ -92,6 +94,25 @@ def _check_confidence(
     check_labelled(site, "confidence in", measured, labelled)
 
 
+def _check_largest(
+    site: str, found: Mapping[str, LargestSums], plans: Plans, labelled: Collection[str] | None
+) -> None:
+    """Check that sums can be those of a site's cases, each from all modalities that it has.
+
+    Raises:
+        AggregationError: They cannot be true, or are of a label that the site does not label.
+    """
+    most = CASES_PER_SUBSET * 2 ** len(plans.modalities)
+    if found.keys() != plans.labels.foreground.keys() or any(
+        not sums.is_possible or sums.cases > most for sums in found.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent sums of Dice that no cases have: {quoted(str(found), 200)}"
+        )
+    measured = [name for name, sums in found.items() if sums.cases]
+    check_labelled(site, "Dice of the largest part of", measured, labelled)
+
+
 def merge_measured(sites: Sequence[Measured]) -> Measured:
     """Return the sums over all sites' cases; small subsets come first."""
     merged = []
@@ -102,6 +123,16 @@ def merge_measured(sites: Sequence[Measured]) -> Measured:
         merged.append(
             SubsetDice(subset, {name: counts for name, counts in pooled.items() if any(counts)})
         )
-    names = dict.fromkeys(name for site in sites for name in site.confidence)
-    confidence = {name: add_sums([site.confidence[name] for site in sites]) for name in names}
-    return Measured(merged, {name: sums for name, sums in confidence.items() if sums.masks})
+    confidence = {
+        name: add_sums([site.confidence[name] for site in sites if name in site.confidence])
+        for name in dict.fromkeys(name for site in sites for name in site.confidence)
+    }
+    largest = {
+        name: add_largest([site.largest[name] for site in sites if name in site.largest])
+        for name in dict.fromkeys(name for site in sites for name in site.largest)
+    }
+    return Measured(
+        merged,
+        {name: sums for name, sums in confidence.items() if sums.masks},
+        {name: sums for name, sums in largest.items() if sums.cases},
+    )

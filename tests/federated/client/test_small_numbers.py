@@ -46,6 +46,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("measure", "round"): NOTHING,
     ("measure", "subsets"): WITHHELD,
     ("measure", "confidence"): WITHHELD,
+    ("measure", "largest"): WITHHELD,
     ("keys", "round"): NOTHING,
     ("keys", "key"): NOTHING,
     ("keys", "certificate"): NOTHING,

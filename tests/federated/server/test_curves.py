@@ -13,7 +13,13 @@ import torch
 from small import small_plans
 from small_federation import SETTINGS, write_work
 
-from mixmfl.federated.server.checkpoint import Run, load_measured, open_run
+from mixmfl.federated.server.checkpoint import (
+    EACH_CASE,
+    Run,
+    load_measured,
+    load_measured_sites,
+    open_run,
+)
 from mixmfl.federated.server.curves import Curves, scalars
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
@@ -58,19 +64,28 @@ def test_tables_have_the_federation_s_dice_and_every_subset(done: tuple[Run, Cal
         rows = list(csv.DictReader(file))
     assert {row["federation_dice"] for row in rows} == {f"{run.dice[1]:.4f}"}
     with (run.folder / "subsets.csv").open() as file:
-        found = {(row["modalities"], row["label"]): row for row in csv.DictReader(file)}
-    measured = load_measured(run, 1)
+        rows = list(csv.DictReader(file))
+    found = {(row["site"], row["modalities"], row["label"]): row for row in rows}
+    assert len(found) == len(rows)
+    measured, by_site = load_measured(run, 1), load_measured_sites(run, 1)
     assert measured
-    for each in measured.expected:
-        for label, counts in each.counts.items():
-            if not sum(counts):
-                continue
-            row = found.pop(("+".join(each.modalities), label))
-            assert (row["round"], row["cases"]) == ("1", str(sum(counts)))
-            # of one case: the middle and the lower end of the range that its Dice is in
-            own = counts.index(1)
-            assert float(row["median_dice"]) == pytest.approx((own + 0.5) / 20)
-            assert float(row["low_dice"]) == pytest.approx(own / 20)
+    assert by_site
+    assert by_site.keys() == run.registrations.keys()
+    for site, part in {"": measured, **by_site}.items():
+        for label, sums in part.largest.items():
+            row = found.pop((site, EACH_CASE, label))
+            assert row["cases"] == str(sums.cases)
+            assert float(row["mean_dice"]) == pytest.approx(sums.dice / sums.cases, abs=1e-4)
+        for each in part.expected:
+            for label, counts in each.counts.items():
+                if not sum(counts):
+                    continue
+                row = found.pop((site, "+".join(each.modalities), label))
+                assert row["cases"] == str(sum(counts))
+                # of one case: the middle and the lower end of the range that its Dice is in
+                own = counts.index(1)
+                assert float(row["median_dice"]) == pytest.approx((own + 0.5) / 20)
+                assert float(row["low_dice"]) == pytest.approx(own / 20)
     assert not found
 
 
