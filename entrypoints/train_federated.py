@@ -137,6 +137,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fixed-point numbers",
     )
     parser.add_argument(
+        "--track",
+        nargs="+",
+        default=[],
+        choices=("tensorboard", "mlflow", "wandb"),
+        help="write the numbers of every round for these, too: MLflow (RUN/mlflow.db), Weights & "
+        "Biases (RUN/wandb); nothing is sent anywhere. TensorBoard (RUN/tensorboard) is written "
+        "wherever it is installed",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="resume the run in RUN, or train it for longer"
     )
     _options.add_device(parser)
@@ -145,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.server.cross_validation import configurations_of, holds_folds
+    from mixmfl.federated.server.tracking import check_tracker
     from mixmfl.inference.model_folder import MODEL
     from mixmfl.planning.plans import Plans
 
@@ -153,6 +163,8 @@ def _work(options: argparse.Namespace) -> int:
             f"{options.input}: holds no plans.json; make it by mixmfl_plan_preprocess "
             f"-i FEDERATION -o {options.input}"
         )
+    for name in options.track:
+        check_tracker(name)
     plans = Plans.load(options.input / "plans.json")
     options.ledgers, options.like = options.out / "privacy", None
     several = len(options.fold) > 1 or len(options.configuration) > 1
@@ -539,9 +551,11 @@ def _announce_end(run: "Run") -> None:
             "the others"
         )
     from mixmfl.federated.server.checkpoint import choose_round
+    from mixmfl.federated.server.run_page import RUN_PAGE
     from mixmfl.inference.model_folder import MODEL
 
     print(f"model of round {choose_round(run, 'best')}: {run.folder / MODEL}")
+    print(f"its curves and scores: {run.folder / RUN_PAGE}")
 
 
 def _register(model: Path) -> None:
@@ -580,8 +594,10 @@ def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
 def _curves(options: argparse.Namespace) -> "Curves":
     from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.tracking import usual_trackers
 
-    return Curves(len(open_run(options.out).history) if holds_run(options.out) else 0)
+    done = len(open_run(options.out).history) if holds_run(options.out) else 0
+    return Curves(done, list(dict.fromkeys((*usual_trackers(), *options.track))))
 
 
 def _stopwatch() -> Callable[[], float]:
@@ -603,7 +619,12 @@ def _print_round(run: "Run", number: int, seconds: float) -> None:
     sites = run.history[number - 1]
     loss = "  ".join(f"{site} {_describe_site(entry)}" for site, entry in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
-    print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
+    from mixmfl.federated.server.run_page import duration
+
+    left = run.seconds_left if number == len(run.history) else math.nan
+    eta = f", {duration(left)} left" if left > 0 else ""
+    took = f"{seconds:.0f} s{eta}"
+    print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {took}", flush=True)
 
 
 def _describe_site(entry: "SiteRound") -> str:

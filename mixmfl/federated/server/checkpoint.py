@@ -43,7 +43,7 @@ from mixmfl.core.json_fields import (
     whole,
     word,
 )
-from mixmfl.core.nan import or_nan, or_none
+from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
@@ -74,6 +74,9 @@ from mixmfl.planning.plans import Plans
 log = logging.getLogger(__name__)
 
 
+_RECENT = 10
+"""Rounds that tell how long the next ones will take."""
+
 _Any = Annotated[float, within(-1e300, 1e300)]
 
 _Share = Annotated[float, within(0, 1)]
@@ -93,6 +96,10 @@ class SiteRound:
         absent: Why the site did not take part in the round; empty where it did.
         epsilon: Epsilon that the site had spent after the round; None: it has no privacy budget.
         delta: The delta that this epsilon holds for.
+        update_norm: Norm of the change of all weights that the site sent; None: not known, as in a
+            masked run.
+        memory_mb: Most memory that the site's GPU used; None: not known, as on a network, where
+            sites do not tell, and on a CPU.
     """
 
     loss: _Any | None
@@ -103,6 +110,8 @@ class SiteRound:
     absent: str = ""
     epsilon: _Any | None = None
     delta: _Any | None = None
+    update_norm: _Any | None = None
+    memory_mb: _Any | None = None
 
 
 @dataclass
@@ -124,6 +133,7 @@ class Run:
         start: What its first weights were taken from; None: they are random.
         former: Registrations of sites that took part in earlier rounds, and do not any more.
         split: How the sites split their cases into folds.
+        seconds: By round how long it took; those of an earlier version are missing.
     """
 
     folder: Path
@@ -139,6 +149,16 @@ class Run:
     start: Start | None = None
     former: dict[str, Registration] = field(default_factory=dict)
     split: int = SPLIT
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the rounds that are left will take, if as long as the last ones did.
+
+        NaN where that is not known.
+        """
+        recent = [self.seconds[number] for number in sorted(self.seconds)[-_RECENT:]]
+        return mean(recent) * max(0, self.settings.rounds - len(self.history))
 
     @property
     def known(self) -> dict[str, Registration]:
@@ -295,7 +315,12 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         sites,
         [
             {
-                site: read_record(SiteRound, entry, f"history: {site}", ModelError, whole=True)
+                site: read_record(
+                    # records of before these were measured do not have them
+                    *(SiteRound, {"update_norm": None, "memory_mb": None, **entry}),
+                    *(f"history: {site}", ModelError),
+                    whole=True,
+                )
                 for site, entry in by_site.items()
             }
             for by_site in listed(record["history"], Range(0, settings.rounds), "history")
@@ -314,6 +339,10 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         None if (start := record.get("start")) is None else read_record(Start, start, "start"),
         former,
         whole(record.get("split", 1), Range(1, SPLIT), "split"),  # the first one had no number
+        {
+            int(number): real(seconds, Range(0, 2**63), "seconds")
+            for number, seconds in record.get("seconds", {}).items()
+        },
     )
 
 
@@ -337,6 +366,7 @@ def save_round(
     optimizers: Mapping[str, State],
     sites: Mapping[str, SiteRound],
     dice: float | None,
+    seconds: float,
 ) -> None:
     """Save all that is needed to resume after a round, then record it and drop older states.
 
@@ -346,6 +376,7 @@ def save_round(
         optimizers: Optimizer states by site.
         sites: How the round went at each site.
         dice: Mean validation Dice, None where the round was not validated.
+        seconds: How long the round took.
     """
     folder = _round_folder(run, state.round)
     _save_state(run, state)
@@ -355,6 +386,7 @@ def save_round(
     run.personal.clear()  # they were made from the best of fewer rounds
     if dice is not None:
         run.dice[state.round] = dice
+    run.seconds[state.round] = seconds
     _write_record(run)
     _drop_states(run)
     write_text(run.folder / "progress.csv", progress_table(run))
@@ -553,6 +585,7 @@ def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, St
             log.warning("%s: resumes from round %d", run.folder, number)
             del run.history[number:]
             run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
+            run.seconds = {at: took for at, took in run.seconds.items() if at <= number}
             run.personal.clear()
             run.changes = [
                 dataclasses.replace(change, after=min(change.after, number))
@@ -606,11 +639,14 @@ def progress_table(run: Run) -> str:
             "seconds",
             "absent",
             "epsilon",
+            "update_norm",
+            "gpu_memory_mb",
+            "round_seconds",
         ]
     )
     for number, sites in enumerate(run.history, start=1):
         settings = settings_of(number - 1, run.settings, run.changes)
-        mean = or_none(run.dice.get(number, math.nan))
+        federation = or_none(run.dice.get(number, math.nan))
         for site, at_site in sites.items():
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
@@ -620,12 +656,15 @@ def progress_table(run: Run) -> str:
                     f"{learning_rate_of(number - 1, settings):.6g}",
                     settings.local_steps,
                     "" if at_site.loss is None else f"{at_site.loss:.5f}",
-                    *("" if value is None else f"{value:.4f}" for value in (*dice, mean)),
+                    *("" if value is None else f"{value:.4f}" for value in (*dice, federation)),
                     at_site.sent_bytes,
                     at_site.received_bytes,
                     f"{at_site.seconds:.2f}",
                     cell(at_site.absent),
                     "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
+                    "" if at_site.update_norm is None else f"{at_site.update_norm:.5g}",
+                    "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
+                    f"{run.seconds[number]:.2f}" if number in run.seconds else "",
                 ]
             )
     return text.getvalue()
@@ -650,8 +689,8 @@ def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
     for site, found in {"": measured, **by_site}.items():
         for label, sums in found.largest.items():
             if sums.cases:
-                mean = f"{sums.dice / sums.cases:.4f}"
-                writer.writerow([cell(site), EACH_CASE, cell(label), mean, "", "", sums.cases])
+                average = f"{sums.dice / sums.cases:.4f}"
+                writer.writerow([cell(site), EACH_CASE, cell(label), average, "", "", sums.cases])
         for each in found.expected:
             subset = "+".join(each.modalities)
             for label, dice in expect([each], each.modalities).dice.items():  # itself alone
@@ -670,6 +709,7 @@ def _write_record(run: Run) -> None:
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
         "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
+        "seconds": {str(n): seconds for n, seconds in run.seconds.items()},
         "personal": {
             site: [or_none(personal.dice), or_none(personal.dice_before)]
             for site, personal in run.personal.items()

@@ -29,6 +29,7 @@ from mixmfl.federated.server.checkpoint import (
     subsets_table,
 )
 from mixmfl.federated.server.export import Pooled, export_model
+from mixmfl.federated.server.run_page import write_folds_page
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.federated.state import FOLDS as NAMES
 from mixmfl.federated.state import Configuration, Fold
@@ -217,6 +218,7 @@ def pool_folds(folder: Path) -> CrossValidation:
         place = fold_folder(folder, fold)
         export_model(place, "best", place / MODEL, pooled=pooled)
     write_text(folder / "cross_validation.csv", subsets_table(result.measured, sites))
+    write_folds_page(folder, runs, result.measured, sites)
     done = dataclasses.replace(record, rounds=rounds, measured=result.measured.to_json())
     _write(folder, done)  # last: it says that all is there
     return result

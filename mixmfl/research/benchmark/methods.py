@@ -1,18 +1,24 @@
 """The methods that are compared: each describes how it differs from the plans.
 
 All share plans, cases, budget of gradient steps, augmentation, validation and code; a method names
-only its network, which cases are trained on together, and what it switches off.
+only its network, which cases are trained on together, how updates are merged, and what it switches
+off. A method of someone else is a ``Method`` in a file of theirs; see ``register``.
 """
 
+import importlib
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import sha256
+from mixmfl.federated.aggregation import Rule
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans, replace_settings
 
@@ -28,6 +34,9 @@ class Method:
         network: Settings of the network that the method replaces.
         training: Settings of training that the method replaces.
         edit_memory: Function that an ablation applies to the memory after every round.
+        rule: Function that merges the sites' changes of a block, in place of the planned rule.
+        source: Where a method that is not ours is from, ``"MODULE:NAME"``.
+        file: File of that module.
     """
 
     what: str
@@ -35,15 +44,21 @@ class Method:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
+    rule: Rule | None = None
+    source: str = ""
+    file: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the method, as JSON content."""
         edited = self.edit_memory.__name__ if self.edit_memory else ""
+        outside = {"source": self.source, "sha256": sha256(Path(self.file))} if self.file else {}
         return {
             "sites": self.sites,
             "network": dict(self.network),
             "training": dict(self.training),
             "edit_memory": edited,
+            **({"rule": self.rule.__name__} if self.rule else {}),
+            **outside,
         }
 
     def apply(self, plans: Plans) -> Plans:
@@ -196,13 +211,55 @@ def find_method(name: str) -> Method:
     return METHODS[base_of(name)]
 
 
+def register(source: str) -> str:
+    """Load a method that is not ours, and return its name, by which it can be found from now on.
+
+    Its module is run: it is code that whoever calls this command has chosen.
+
+    Args:
+        source: ``"MODULE:NAME"``: the name of a ``Method`` in a module, or of a class of one that
+            is made without arguments. The module is in the current folder, or installed.
+
+    Raises:
+        DataError: There is no such method, it is none, or its name is taken.
+    """
+    module, _, name = source.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # a command is not started from its user's folder
+    try:
+        loaded = importlib.import_module(module)
+        found = getattr(loaded, name)
+        method = found() if isinstance(found, type) else found
+    except Exception as error:  # whatever happens in a file of somebody else
+        raise DataError(
+            f"method {source!r}: cannot be loaded ({type(error).__name__}: {error}); needed is "
+            f"{module}.py here or a module that is installed, and {name or 'a name'} in it"
+        ) from None
+    if not isinstance(method, Method):
+        raise DataError(
+            f"method {source!r}: is a {type(method).__name__}; an instance or a class of "
+            "mixmfl.research.benchmark.methods.Method is needed"
+        )
+    if METHODS.get(name, method).source not in ("", source) or name in (*BASELINES, *ABLATIONS):
+        raise DataError(f"method {source!r}: there is another method {name}; rename it")
+    METHODS[name] = replace(method, source=source, file=str(loaded.__file__ or ""))
+    return name
+
+
 def choose(names: Sequence[str]) -> tuple[str, ...]:
     """Return the methods that names and groups stand for, each once.
+
+    Args:
+        names: Names of methods or groups, and ``"MODULE:NAME"``; see ``register``.
 
     Raises:
         DataError: There is no such method, or it has no global model to fine-tune.
     """
-    chosen = [method for name in names for method in GROUPS.get(name, (name,))]
+    known = [
+        register(base_of(name)) + (SITE if name.endswith(SITE) else "") if ":" in name else name
+        for name in names
+    ]
+    chosen = [method for name in known for method in GROUPS.get(name, (name,))]
     for name in chosen:
         base = base_of(name)
         if base not in METHODS:

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import write_text
+from mixmfl.core.files import write_json, write_text
 from mixmfl.evaluation.subset_dice import LOW_DICE
 from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import find_method
+from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.run import known_own, read_results
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
@@ -25,7 +26,7 @@ TITLES = {
 
 
 def write_page(out: Path, size: str, reference: str) -> Path:
-    """Write ``OUT/SIZE.md`` about all benchmarks of a size, and return the file.
+    """Write ``OUT/SIZE.md`` and ``.json`` about all benchmarks of a size; return the first.
 
     Args:
         out: Output folder of ``mixmfl_benchmark_patients``, with a benchmark in
@@ -36,7 +37,7 @@ def write_page(out: Path, size: str, reference: str) -> Path:
     Raises:
         DataError: No method has been scored at this size.
     """
-    scores, costs, trained = {}, {}, []
+    scores, costs, trained, results = {}, {}, [], {}
     for record in sorted(out.glob(f"*/{size}/benchmark.json")):
         rows, measured = read_results(record.parent)
         if rows:
@@ -44,11 +45,13 @@ def write_page(out: Path, size: str, reference: str) -> Path:
             scores[name] = Scores(rows, known_own(record.parent))
             costs[name] = measured
             trained.append(rows)
+            results[name] = results_json(record.parent, rows, measured)
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)
     if reference not in trainings.methods:
         reference = trainings.methods[0]
+    write_json(out / f"{size}.json", results)
     file = out / f"{size}.md"
     write_text(file, _page(trainings, costs, trained, size, reference))
     return file
