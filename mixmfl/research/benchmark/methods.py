@@ -35,8 +35,6 @@ class Method:
         training: Settings of training that the method replaces.
         edit_memory: Function that an ablation applies to the memory after every round.
         rule: Function that merges the sites' changes of a block, in place of the planned rule.
-        source: Where a method that is not ours is from, ``"MODULE:NAME"``.
-        file: File of that module.
     """
 
     what: str
@@ -45,25 +43,34 @@ class Method:
     training: Mapping[str, Any] = field(default_factory=dict)
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
     rule: Rule | None = None
-    source: str = ""
-    file: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the method, as JSON content."""
         edited = self.edit_memory.__name__ if self.edit_memory else ""
-        outside = {"source": self.source, "sha256": sha256(Path(self.file))} if self.file else {}
         return {
             "sites": self.sites,
             "network": dict(self.network),
             "training": dict(self.training),
             "edit_memory": edited,
             **({"rule": self.rule.__name__} if self.rule else {}),
-            **outside,
         }
 
     def apply(self, plans: Plans) -> Plans:
         """Return the plans with the settings of the method."""
         return replace_settings(plans, self.network, self.training)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Where a method of someone else is from.
+
+    Attributes:
+        source: ``"MODULE:NAME"``.
+        file: File of the module.
+    """
+
+    source: str
+    file: Path
 
 
 _NO_IMPUTATION = {"imputation": 0}
@@ -196,6 +203,9 @@ ABLATIONS = {
     ),
 }
 METHODS = {**BASELINES, **ABLATIONS}
+OURS = frozenset(METHODS)
+OUTSIDE: dict[str, "Outside"] = {}
+"""Where the methods of others are from, by name; see ``register``."""
 GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
 SITE = "+site"
 """Suffix of a method's name: the method with the sites' personalised models."""
@@ -209,6 +219,14 @@ def base_of(name: str) -> str:
 def find_method(name: str) -> Method:
     """Return a method by its name, with or without ``+site``."""
     return METHODS[base_of(name)]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Return what defines a method, as JSON content, with the digest of code that is not ours."""
+    described = find_method(name).describe()
+    if outside := OUTSIDE.get(base_of(name)):
+        described |= {"source": outside.source, "sha256": sha256(outside.file)}
+    return described
 
 
 def register(source: str) -> str:
@@ -240,9 +258,10 @@ def register(source: str) -> str:
             f"method {source!r}: is a {type(method).__name__}; an instance or a class of "
             "mixmfl.research.benchmark.methods.Method is needed"
         )
-    if METHODS.get(name, method).source not in ("", source) or name in (*BASELINES, *ABLATIONS):
+    outside = Outside(source, Path(str(loaded.__file__)))
+    if name in OURS or OUTSIDE.get(name, outside) != outside:
         raise DataError(f"method {source!r}: there is another method {name}; rename it")
-    METHODS[name] = replace(method, source=source, file=str(loaded.__file__ or ""))
+    METHODS[name], OUTSIDE[name] = method, outside
     return name
 
 

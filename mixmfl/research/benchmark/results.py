@@ -14,7 +14,7 @@ import torch
 from mixmfl.core.files import read_json
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.version import __version__
-from mixmfl.research.benchmark.methods import SITE, Method, base_of, find_method
+from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, find_method
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import Cost
 
@@ -60,9 +60,11 @@ def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[
 
 
 def _described(name: str) -> dict[str, Any]:
-    method: Method = find_method(name)
-    code = Path(method.file).read_text(encoding="utf-8") if method.file else ""
-    return {"what": method.what, **method.describe(), **({"code": code} if code else {})}
+    """Return what a method is, of one that is not ours with its code."""
+    described = {"what": find_method(name).what, **describe(name)}
+    if outside := OUTSIDE.get(base_of(name)):
+        described["code"] = outside.file.read_text(encoding="utf-8")
+    return described
 
 
 def _commands(
@@ -92,8 +94,9 @@ def _size(opened: dict[str, Any], steps: int) -> str:
 
 
 def _source(name: str) -> str:
-    method = find_method(name)
-    return f"{method.source}{SITE if name != base_of(name) else ''}" if method.source else name
+    """Return how a method is named on the command line."""
+    outside = OUTSIDE.get(base_of(name))
+    return f"{outside.source}{name.removeprefix(base_of(name))}" if outside else name
 
 
 def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -39,7 +39,16 @@ from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
-from mixmfl.research.benchmark.methods import METHODS, SITE, Method, base_of, find_method, register
+from mixmfl.research.benchmark.methods import (
+    METHODS,
+    OUTSIDE,
+    SITE,
+    Method,
+    base_of,
+    describe,
+    find_method,
+    register,
+)
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
 from mixmfl.research.benchmark.records import read_cost, read_memory, read_own
 from mixmfl.research.benchmark.results import results_json
@@ -109,8 +118,7 @@ def done_in(out: Path) -> list[tuple[str, int]]:
 def _is_scored(folder: Path, method: str) -> bool:
     if not (folder / "scores.csv").is_file():
         return False
-    described = find_method(method).describe()
-    return read_cost(folder / "cost.json").method == described
+    return read_cost(folder / "cost.json").method == describe(method)
 
 
 def open_benchmark(
@@ -244,7 +252,7 @@ def run_all(
     jobs = {
         f"{name}, seed {seed}": (
             *(run_one, benchmark, name, seed),
-            *(name in personal, find_method(name).source),
+            *(name in personal, OUTSIDE[name].source if name in OUTSIDE else ""),
         )
         for seed in seeds
         for name in trained
@@ -502,7 +510,7 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     record = {
         "sent_bytes": or_none(cost.sent_bytes),
         "seconds": cost.seconds,
-        "method": find_method(cost.method).describe(),
+        "method": describe(cost.method),
         "learning_rates": dict(cost.learning_rates),
     }
     write_json(folder / "cost.json", record)
