@@ -43,8 +43,8 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     """Return a site's aggregation weight for each block that it uses.
 
     A tailored encoder is weighted by the site's training cases that have the modality, the shared
-    encoder by its (case, modality) pairs, and fusion, decoder and a stacked network's encoder by
-    its cases.
+    encoder by its (case, modality) pairs, and the joint encoder, fusion, decoder and a stacked
+    network's encoder by its cases.
 
     Args:
         cases: Training cases of the site.
@@ -53,7 +53,7 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
     weights = {
         f"tailored.{name}": count for name, count in sorted(modality_cases.items()) if count > 0
     }
-    by_cases = dict.fromkeys(("encoder", "fusion", "decoder"), cases)
+    by_cases = dict.fromkeys(("encoder", "joint", "fusion", "decoder"), cases)
     return {**weights, "shared": sum(modality_cases.values()), **by_cases}
 
 

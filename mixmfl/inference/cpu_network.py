@@ -22,7 +22,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
-from mixmfl.networks.base import SegmentationNet, place_modalities
+from mixmfl.networks.base import SegmentationNet, hide_missing, place_modalities
 from mixmfl.networks.mdmnet import AddingDecoder, MDMNet
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
@@ -102,7 +102,8 @@ class CPUNetwork:
     ) -> Predictor:
         """Return a function from images ``(B, K, *P)`` to the logits from every subset of them.
 
-        Each modality is encoded once, whatever the number of subsets.
+        Each modality is encoded once, whatever the number of subsets; but an encoder that reads
+        all modalities at once runs for each.
 
         Args:
             memory: Memory of the federation.
@@ -118,17 +119,19 @@ class CPUNetwork:
             images = images.to(self.dtype)
             # several small maps at a time cost little more than one; large ones would not fit
             count = max(1, _TOGETHER // math.prod((len(images), *images.shape[2:])))
-            chunks = torch.split(shown, count)
+            placed, _ = place_modalities(images, available, self.network.modalities)
+            logits = []
             if isinstance(self.network, MDMNet):
                 levels = self._gather(self.network, images, available, memory)
-                logits = [self._decode([level.fused_from(c) for level in levels]) for c in chunks]
+                for chunk in torch.split(shown, count):
+                    joint = self._encode_jointly(self.network, _hide(placed, chunk))
+                    pairs = zip(levels, joint, strict=True)
+                    logits.append(self._decode([level.fused_from(chunk, j) for level, j in pairs]))
             else:
                 assert isinstance(self.network, StackedNet)
-                placed, _ = place_modalities(images, available, self.network.modalities)
-                encoder = self.network.encoder
-                logits = [
-                    self._decode(list(self._encode(encoder, _hide(placed, c)))) for c in chunks
-                ]
+                for chunk in torch.split(shown, count):
+                    encoded = self._encode(self.network.encoder, _hide(placed, chunk))
+                    logits.append(self._decode(list(encoded)))
             joined = torch.cat(logits)
             by_subset = joined.reshape(len(shown), len(images), *joined.shape[1:])
             return by_subset.movedim(0, 1).flatten(1, 2)
@@ -143,11 +146,18 @@ class CPUNetwork:
         levels: list[_Joined | _Gathered] = [
             _Gathered(network, level, slots, memory)
             if fusion.score is not None or level in network.compensated
-            else _Joined(self._units[fusion.mix.convs[0]], len(network.modalities))
+            else _Joined(self._units[fusion.mix.convs[0]], len(network.modalities), fusion.joint)
             for level, fusion in enumerate(network.fusion)
         ]
         self._add_maps(network, images, slots, levels)
         return levels
+
+    def _encode_jointly(self, network: MDMNet, images: Tensor) -> Iterator[Tensor | None]:
+        """Yield the joint map of every level of images ``(B, M, *P)``; None where there is none."""
+        if network.joint is None:
+            yield from [None] * len(network.fusion)
+        else:
+            yield from self._encode(network.joint, images)
 
     def _predict(self, images: Tensor, available: Sequence[str], memory: PrototypeMemory) -> Tensor:
         """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
@@ -174,10 +184,14 @@ class CPUNetwork:
         levels = [
             _Gathered(network, level, slots, memory)
             if fusion.score is not None or (level in network.compensated and len(slots) < known)
-            else _Summed(self._units[fusion.mix.convs[0]], known, len(slots))
+            else _Summed(self._units[fusion.mix.convs[0]], known, len(slots), fusion.joint)
             for level, fusion in enumerate(network.fusion)
         ]
         self._add_maps(network, images, slots, levels)
+        placed, _ = place_modalities(images, available, network.modalities)
+        for level, maps in zip(levels, self._encode_jointly(network, placed), strict=True):
+            if maps is not None:
+                level.add_joint(maps)
         return [level.fused() for level in levels]
 
     def _add_maps(
@@ -258,14 +272,25 @@ class _Unit:
 class _Summed:
     """A level whose slots are concatenated: its convolution is a sum over the modalities."""
 
-    def __init__(self, unit: _Unit, known: int, present: int) -> None:
-        """Args: the fusion's unit; how many modalities the network knows, and the case has."""
-        self.unit, self.known, self.present = unit, known, present
+    def __init__(self, unit: _Unit, known: int, present: int, joint: int) -> None:
+        """Prepare an empty sum.
+
+        Args:
+            unit: The fusion's.
+            known: Modalities that the network knows.
+            present: Modalities that the case has.
+            joint: Channels of the joint feature, whose weights come first.
+        """
+        self.unit, self.known, self.present, self.joint = unit, known, present, joint
         self.total: Tensor | None = None  # (1, *P, C_fused)
+
+    def add_joint(self, maps: Tensor) -> None:
+        """Add the joint map, ``(1, C_joint, *P)``."""
+        self._add(maps, self.unit.weight[:, : self.joint], 1)
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Add a modality's share of the mean over shared maps, ``(1, C_shared, *P)``."""
-        self._add(maps, self.unit.weight[:, : maps.shape[1]], 1 / self.present)
+        self._add(maps, _shared_weight(self.unit.weight, maps, self.joint), 1 / self.present)
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
         """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
@@ -289,9 +314,9 @@ class _Summed:
 class _Joined:
     """A level as ``_Summed``, that gives any subset's sum once it has all maps."""
 
-    def __init__(self, unit: _Unit, known: int) -> None:
-        """Args: the fusion's unit; how many modalities the network knows."""
-        self.unit, self.known = unit, known
+    def __init__(self, unit: _Unit, known: int, joint: int) -> None:
+        """Args: the fusion's unit; the modalities that the network knows; the joint channels."""
+        self.unit, self.known, self.joint = unit, known, joint
         self.maps: list[Tensor] = []
         self.weights: list[Tensor] = []  # (C_fused, C) of each map
         self.places: list[tuple[bool, int]] = []  # of each map: is it tailored, and its slot
@@ -299,15 +324,20 @@ class _Joined:
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Add a modality's shared map, ``(B, C_shared, *P)``."""
-        self._add((False, slot), maps, self.unit.weight[:, : maps.shape[1]])
+        self._add((False, slot), maps, _shared_weight(self.unit.weight, maps, self.joint))
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
         """Add a modality's tailored map, ``(B, C_tailored, *P)``."""
         weight = _slot_weight(self.unit.weight, maps.shape[1], slot, self.known)
         self._add((True, slot), maps, weight)
 
-    def fused_from(self, shown: Tensor) -> Tensor:
-        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
+    def fused_from(self, shown: Tensor, joint: Tensor | None) -> Tensor:
+        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool.
+
+        Args:
+            shown: The subsets.
+            joint: Their joint maps ``(S * B, C_joint, *P)``, or None without a joint encoder.
+        """
         if self.joined is None:  # so that a subset's sum is one product
             self.joined = torch.cat([maps.movedim(1, -1) for maps in self.maps], dim=-1)
             self.maps.clear()
@@ -317,7 +347,10 @@ class _Joined:
             counts = [float((subset if own else mean)[slot]) for own, slot in self.places]
             weighted = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
             sums.append(self.joined @ torch.cat(weighted, dim=1).T)  # (B, *P, C_fused)
-        return self.unit.finish(torch.cat(sums).movedim(-1, 1))
+        total = torch.cat(sums)
+        if joint is not None:
+            total += joint.movedim(1, -1) @ self.unit.weight[:, : self.joint].flatten(1).T
+        return self.unit.finish(total.movedim(-1, 1))
 
     def _add(self, place: tuple[bool, int], maps: Tensor, weight: Tensor) -> None:
         self.maps.append(maps)
@@ -337,7 +370,12 @@ class _Gathered:
         self.present[:, list(slots)] = True
         self.shared: Tensor | None = None
         self.tailored: Tensor | None = None
+        self.joint: Tensor | None = None
         self.dtype = torch.float32
+
+    def add_joint(self, maps: Tensor) -> None:
+        """Keep the joint map, ``(1, C_joint, *P)``."""
+        self.joint = maps
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Keep a modality's shared map, ``(B, C_shared, *P)``."""
@@ -349,16 +387,19 @@ class _Gathered:
 
     def fused(self) -> Tensor:
         """Return the fused map ``(1, C_fused, *P)``."""
-        return self.fused_from(self.present)
+        return self.fused_from(self.present, self.joint)
 
-    def fused_from(self, shown: Tensor) -> Tensor:
-        """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
+    def fused_from(self, shown: Tensor, joint: Tensor | None) -> Tensor:
+        """Return the fused maps ``(S * B, C_fused, *P)``; see ``_Joined.fused_from``."""
         gathered = self.shared if self.tailored is None else self.tailored
-        assert gathered is not None  # a network has a stream
+        assert gathered is not None  # a network encodes each modality
+        by_subset = [None] * len(shown) if joint is None else joint.float().chunk(len(shown))
         fused = torch.cat(
             [
-                self.network.fuse(self.level, self.tailored, self.shared, at, at, self.memory)
-                for at in shown[:, None].expand(-1, len(gathered), -1)
+                self.network.fuse(self.level, self.tailored, self.shared, at, at, self.memory, j)
+                for at, j in zip(
+                    shown[:, None].expand(-1, len(gathered), -1), by_subset, strict=True
+                )
             ]
         )
         return fused.to(self.dtype, memory_format=_CHANNELS_LAST[fused.ndim])
@@ -375,16 +416,21 @@ class _Gathered:
 _Level = _Summed | _Joined | _Gathered
 
 
+def _shared_weight(weight: Tensor, maps: Tensor, joint: int) -> Tensor:
+    """Return a fusion's weights for shared maps ``(B, C_shared, *P)``, after the joint ones."""
+    return weight[:, joint : joint + maps.shape[1]]
+
+
 def _slot_weight(weight: Tensor, channels: int, slot: int, known: int) -> Tensor:
     """Return a fusion's weights for the tailored map of one of ``known`` modalities."""
-    start = weight.shape[1] - (known - slot) * channels  # after the shared channels
+    start = weight.shape[1] - (known - slot) * channels  # after all others
     return weight[:, start : start + channels]
 
 
 def _hide(placed: Tensor, shown: Tensor) -> Tensor:
     """Return images ``(S * B, M, *P)``: ``placed``, ``(B, M, *P)``, restricted to each subset."""
-    seen = shown.reshape(len(shown), 1, -1, *[1] * (placed.ndim - 2))
-    return torch.where(seen, placed, 0).flatten(0, 1)
+    shown = shown.repeat_interleave(len(placed), dim=0)
+    return hide_missing(placed.repeat(len(shown) // len(placed), *[1] * (placed.ndim - 1)), shown)
 
 
 def _packed(module: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> Tensor:

@@ -25,7 +25,8 @@ class Encoding:
         shared: ``(B, M, C_shared, *P)``; zero where a modality is missing. Empty where the network
             has no shared stream.
         present: ``(B, M)`` bool, the available modalities; the others have no weight in ``decode``.
-        images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
+        images: ``(B, M, *P)``, kept where an encoder reads all modalities at once, because its
+            features depend on which of them are shown; else None.
         imputed: ``(B, M)`` bool, the missing modalities whose imputed features ``tailored`` holds;
             None: there are none.
     """
@@ -145,3 +146,8 @@ def _initialise(network: nn.Module) -> None:
 def _over(tensor: Tensor, ndim: int) -> Tensor:
     """Append axes of length 1 until there are ``ndim``."""
     return tensor.reshape(*tensor.shape, *[1] * (ndim - tensor.ndim))
+
+
+def hide_missing(images: Tensor, present: Tensor) -> Tensor:
+    """Return images ``(B, M, *P)``, zero where ``present``, ``(B, M)`` bool, has no modality."""
+    return torch.where(_over(present, images.ndim), images, 0)

@@ -37,6 +37,9 @@ MEAN = "the mean of the channels"
 
 _STEM = "stages.0.0.convs.0.conv.weight"
 
+_OF_ALL = ("encoder", "joint")
+"""The blocks of encoders that read all modalities at once, a channel each."""
+
 _MIX = "mix.convs.0.conv.weight"
 
 
@@ -73,8 +76,8 @@ class Part:
     """What was taken for a part of the network.
 
     Attributes:
-        name: ``"tailored.t1"``, ``"shared"``, ``"encoder"``, ``"fusion"``, ``"decoder"``,
-            ``"heads"`` or ``"memory"``.
+        name: ``"tailored.t1"``, ``"shared"``, ``"joint"``, ``"encoder"``, ``"fusion"``,
+            ``"decoder"``, ``"heads"`` or ``"memory"``.
         origin: What it was taken from.
         taken: Tensors that were taken.
         tensors: Tensors that the part has.
@@ -166,7 +169,7 @@ class _Reader:
     def read(self, name: str, own: Tensor) -> _Read:
         """Return what there is for a parameter."""
         block, rest = block_of(name), ""
-        if block in ("shared", "encoder") or block.startswith("tailored."):
+        if block in ("shared", *_OF_ALL) or block.startswith("tailored."):
             rest = name.removeprefix(f"{block}.")
             return self._encoder(block, rest, own)
         if block == "fusion":
@@ -182,8 +185,13 @@ class _Reader:
             if found is None or rest != _STEM:
                 return self._fitting(found, own, rest, "encoder")
             return self._stem(block, found, own)
-        if block == "encoder":
-            return None, "", "one encoder of all modalities cannot be made of several"
+        if block in _OF_ALL:
+            found = source.weights.get(f"joint.{rest}")
+            if found is None:
+                return None, "", "one encoder of all modalities cannot be made of several"
+            if rest == _STEM:
+                return self._stem(block, found, own)
+            return self._fitting(found, own, rest, "joint")
         if block == "shared":
             return self._fitting(source.weights.get(f"shared.{rest}"), own, rest, "shared")
         modality = block.removeprefix("tailored.")
@@ -200,13 +208,13 @@ class _Reader:
         """
         if found.ndim != own.ndim:
             return self._fitting(found, own, _STEM, "")
-        wanted = self.modalities if block == "encoder" else (block.removeprefix("tailored."),)
+        wanted = self.modalities if block in _OF_ALL else (block.removeprefix("tailored."),)
         columns, origins = [], []
         for modality in wanted:
             origin = MEAN if block == "shared" else origin_of(modality, self.source.trained)
             origins.append(MEAN if origin == SHARED else origin)
             columns.append(self._channel(found, origins[-1]))
-        label = "by channel" if block == "encoder" else origins[0]
+        label = "by channel" if block in _OF_ALL else origins[0]
         return self._fitting(torch.cat(columns, dim=1), own, _STEM, label)
 
     def _channel(self, stem: Tensor, origin: str) -> Tensor:
@@ -225,21 +233,26 @@ class _Reader:
         level = name.split(".")[1]
         mine, theirs = (_widths(weights, level) for weights in (self.fresh, source.weights))
         if mine != theirs:
-            here, there = (" and ".join(map(str, widths)) for widths in (mine, theirs))
-            return None, "", f"streams have {there} channels there, {here} here"
-        tailored, shared = mine
-        slots = (own.shape[1] - shared) // tailored if tailored else 0
+            here, there = ("{}, {} and {}".format(*widths) for widths in (mine, theirs))
+            return (
+                None,
+                "",
+                (f"tailored, shared and joint streams have {there} channels there, {here} here"),
+            )
+        tailored, shared, joint = mine
+        first = joint + shared  # columns before those of the slots
+        slots = (own.shape[1] - first) // tailored if tailored else 0
         if slots <= 1 and found.shape == own.shape:  # gated, or of one stream: nothing is by slot
             return found, "same level", ""
-        begin = [found[:, :shared]]
+        begin = [found[:, :first]]
         for modality in self.modalities:
             origin = origin_of(modality, source.trained)
             if origin == SHARED and shared == tailored:
-                begin.append(found[:, :shared])
+                begin.append(found[:, joint:first])
             elif origin == SHARED:
                 return None, "", f"no slot is like that of {modality}"
             else:
-                start = shared + source.modalities.index(origin) * tailored
+                start = first + source.modalities.index(origin) * tailored
                 begin.append(found[:, start : start + tailored])
         return self._fitting(torch.cat(begin, dim=1), own, name, "by modality")
 
@@ -273,16 +286,14 @@ class _Reader:
         return found, origin, ""
 
 
-def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int]:
-    """Return the channels of a tailored and of the shared encoder at a level; 0: there is none."""
-    tailored = shared = 0
+def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int, int]:
+    """Return the channels of a tailored, the shared and the joint encoder at a level; 0: none."""
+    widths = dict.fromkeys(("tailored", "shared", "joint"), 0)
     for name, tensor in weights.items():
-        if f".stages.{level}." in f".{name}" and name.endswith(".convs.0.conv.weight"):
-            if name.startswith("tailored."):
-                tailored = tensor.shape[0]
-            elif name.startswith("shared."):
-                shared = tensor.shape[0]
-    return tailored, shared
+        first = f".stages.{level}." in f".{name}" and name.endswith(".convs.0.conv.weight")
+        if first and (stream := name.split(".")[0]) in widths:
+            widths[stream] = tensor.shape[0]
+    return widths["tailored"], widths["shared"], widths["joint"]
 
 
 def _decoder_stages(weights: Mapping[str, Tensor]) -> int:

@@ -22,6 +22,7 @@ from mixmfl.networks.base import (
     _initialise,
     _over,
     _read_by_decoder,
+    hide_missing,
 )
 from mixmfl.networks.layers import planned_layers
 from mixmfl.networks.prototypes import PrototypeMemory, can_recall, recall
@@ -30,7 +31,7 @@ from mixmfl.planning.settings import NetworkSettings
 
 
 class MDMNet(SegmentationNet):
-    """Modality-decoupled U-Net: tailored and shared encoders, memory, fusion, one decoder.
+    """Modality-decoupled U-Net: tailored, shared and joint encoders, memory, fusion, one decoder.
 
     After the idea of MDM-MixMFL (Hu et al., arXiv 2509.02541); the building blocks are those of
     nnU-Net's plain convolutional U-Net, and the forms of fusion and read-out are our choice.
@@ -65,16 +66,18 @@ class MDMNet(SegmentationNet):
         levels = len(features)
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
-        def encoder(width: float) -> PlainConvEncoder:
+        def encoder(width: float, images: int = 1) -> PlainConvEncoder:
             scaled = [stream_channels(width, channels) for channels in features]
             return PlainConvEncoder(
-                1, **{**planned, "features_per_stage": scaled}, return_skips=True
+                images, **{**planned, "features_per_stage": scaled}, return_skips=True
             )
 
         self.tailored = nn.ModuleDict()
         if settings.tailored_width:
             self.tailored.update({name: encoder(settings.tailored_width) for name in modalities})
         self.shared = encoder(settings.shared_width) if settings.shared_width else None
+        joint = settings.joint_width
+        self.joint = encoder(joint, len(self.modalities)) if joint else None
         self.fusion = nn.ModuleList(
             Fusion(
                 len(modalities),
@@ -84,6 +87,7 @@ class MDMNet(SegmentationNet):
                 planned,
                 gated=settings.fusion == "gated",
                 recalls=level in self.compensated,
+                joint=stream_channels(settings.joint_width, channels),
             )
             for level, channels in enumerate(features)
         )
@@ -124,16 +128,20 @@ class MDMNet(SegmentationNet):
             )
             for level, maps in enumerate(next(iter(slots.values()), []))
         ]
-        return Encoding(tailored, shared, present)
+        return Encoding(tailored, shared, present, None if self.joint is None else images)
 
     def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
-        """Fill the slots of missing modalities from memory, fuse, decode.
+        """Run the joint encoder, fill the slots of missing modalities from memory, fuse, decode.
 
         Returns:
             Logits ``(B, heads, *P)``; in training a list of them, finest first.
         """
         present = encoding.present
         filled = present if encoding.imputed is None else present | encoding.imputed
+        joint: list[Tensor] = []
+        if self.joint is not None:
+            assert encoding.images is not None  # as ``encode`` made it
+            joint = self.joint(hide_missing(encoding.images, present))
         skips = [
             self.fuse(
                 level,
@@ -142,6 +150,7 @@ class MDMNet(SegmentationNet):
                 present,
                 filled,
                 memory,
+                joint[level] if joint else None,
             )
             for level in range(len(self.fusion))
         ]
@@ -155,6 +164,7 @@ class MDMNet(SegmentationNet):
         present: Tensor,
         filled: Tensor,
         memory: PrototypeMemory,
+        joint: Tensor | None = None,
     ) -> Tensor:
         """Return the fused feature map of a level, ``(B, C_fused, *P)``.
 
@@ -165,11 +175,12 @@ class MDMNet(SegmentationNet):
             present: ``(B, M)`` bool, the slots of ``shared`` that are read.
             filled: ``(B, M)`` bool, the slots of ``tailored`` that are read.
             memory: Memory of the federation.
+            joint: ``(B, C_joint, *P)``, or None without a joint encoder.
         """
         recalled = None
-        if level in self.compensated and tailored is not None and shared is not None:
+        if level in self.compensated and tailored is not None:
             recalled = self.recall_missing(level, tailored, filled, memory)
-        return self.fusion[level](tailored, filled, shared, present, recalled)
+        return self.fusion[level](tailored, filled, shared, present, recalled, joint)
 
     def recall_missing(
         self, level: int, slots: Tensor, present: Tensor, memory: PrototypeMemory
@@ -221,7 +232,7 @@ class MDMNet(SegmentationNet):
 
 
 class Fusion(nn.Module):
-    """Fuse one slot per modality and the mean shared feature into one feature map.
+    """Fuse one slot per modality, the mean shared and the joint feature into one feature map.
 
     Concatenated, in the order of the modalities, or in the gated form as a mean of the slots,
     weighted at every voxel by a softmax over the available ones. A missing modality's slot is
@@ -239,6 +250,7 @@ class Fusion(nn.Module):
         *,
         gated: bool,
         recalls: bool,
+        joint: int = 0,
     ) -> None:
         """Build it with random weights.
 
@@ -250,14 +262,16 @@ class Fusion(nn.Module):
             planned: nnU-Net's planned operators.
             gated: Whether slots are fused by a gated mean, not concatenated.
             recalls: Whether ``forward`` gets features recalled from memory.
+            joint: Channels of the joint feature; 0: there is none.
         """
         super().__init__()
+        self.joint = joint
         self.score = planned["conv_op"](tailored, 1, 1) if gated and tailored else None
         self.trust = nn.Parameter(torch.zeros(())) if recalls else None
         self.mix = StackedConvBlocks(
             1,
             planned["conv_op"],
-            (1 if gated else modalities) * tailored + shared,
+            joint + shared + (1 if gated else modalities) * tailored,
             fused,
             1,
             1,
@@ -271,6 +285,7 @@ class Fusion(nn.Module):
         shared: Tensor | None,
         present: Tensor,
         recalled: Tensor | None,
+        joint: Tensor | None = None,
     ) -> Tensor:
         """Return the fused feature map ``(B, C_fused, *P)``.
 
@@ -285,15 +300,20 @@ class Fusion(nn.Module):
             present: ``(B, M)`` bool, at least one True per row: the slots of ``shared`` that the
                 mean is over.
             recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
+            joint: ``(B, C_joint, *P)``, or None without a joint encoder.
         """
         (unit,) = self.mix.convs
         weight = unit.conv.weight.flatten(1)  # (C_fused, what is concatenated)
         terms: list[tuple[Tensor, Tensor]] = []  # matrices (B, C_fused, C), and maps (B, C, *P)
-        start = 0
+        start = 0  # of the columns of what comes next
+        if joint is not None:
+            start = joint.shape[1]
+            terms.append((weight[:, :start].expand(len(joint), -1, -1), joint))
         if shared is not None:
-            start = shared.shape[2]
+            columns = weight[:, start : start + shared.shape[2]]
+            start += shared.shape[2]
             share = present / present.sum(dim=1, keepdim=True)
-            matrix = torch.einsum("bm,fc->bfmc", share, weight[:, :start])
+            matrix = torch.einsum("bm,fc->bfmc", share, columns)
             terms.append((matrix.flatten(2), shared.flatten(1, 2)))
         if slots is not None and self.score is not None:
             score = self.score(slots.flatten(0, 1)).unflatten(0, filled.shape)

@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor
 
-from mixmfl.networks.base import Encoding, SegmentationNet, _initialise, _over, _read_by_decoder
+from mixmfl.networks.base import (
+    Encoding,
+    SegmentationNet,
+    _initialise,
+    _read_by_decoder,
+    hide_missing,
+)
 from mixmfl.networks.layers import planned_layers
 from mixmfl.networks.prototypes import PrototypeMemory
 
@@ -40,5 +45,4 @@ class StackedNet(SegmentationNet):
     def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
         """Run the U-Net; memory is not read."""
         assert encoding.images is not None  # as ``encode`` made it
-        available = _over(encoding.present, encoding.images.ndim)
-        return self.decoder(self.encoder(torch.where(available, encoding.images, 0)))
+        return self.decoder(self.encoder(hide_missing(encoding.images, encoding.present)))

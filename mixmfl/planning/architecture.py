@@ -236,14 +236,16 @@ def count_network(
         decoder_convs: Sequence[int] = arch_kwargs["n_conv_per_stage_decoder"]
     else:
         decoder_convs = [network.decoder_convs] * (len(features) - 1)
-        parts = [encoder(1, network.shared_width)] if network.shared_width else []
+        parts = [encoder(modalities, network.joint_width)] if network.joint_width else []
+        parts += [encoder(1, network.shared_width)] if network.shared_width else []
         if network.tailored_width:
             parts += [encoder(1, network.tailored_width)] * modalities
         slots = 1 if network.fusion == "gated" else modalities
         recalling = {level % len(features) for level in network.compensation_levels}
         for level, channels in enumerate(features):
             tailored = stream_channels(network.tailored_width, channels)
-            read = slots * tailored + stream_channels(network.shared_width, channels)
+            beside = (network.joint_width, network.shared_width)
+            read = slots * tailored + sum(stream_channels(width, channels) for width in beside)
             score = tailored + 1 if network.fusion == "gated" and tailored else 0
             trust = int(level in recalling)  # one number
             parts.append((1 + bool(score), (read + 3) * channels + trust + score))

@@ -97,8 +97,9 @@ class _Planner(ExperimentPlanner):
     """nnU-Net's planner, with the memory that the features of our network take.
 
     nnU-Net counts the features of one encoder over all channels. With ``M`` modalities ours keeps
-    ``M`` tailored encodings and ``M`` runs of the shared encoder, each as wide as its share of
-    the planned channels, the slots of all modalities gathered per level, and one fused map.
+    ``M`` tailored encodings, ``M`` runs of the shared encoder and one of the joint encoder, each as
+    wide as its share of the planned channels, the slots of all modalities gathered per level, and
+    one fused map.
     """
 
     def __init__(self, name: str, planner: PlannerSettings, network: NetworkSettings) -> None:
@@ -146,7 +147,7 @@ def feature_map_size(
     Counted as nnU-Net counts its own (outputs of convolutions), so that its reference values
     for 8 GB hold.
     """
-    width = network.tailored_width + network.shared_width
+    width = modalities * (network.tailored_width + network.shared_width) + network.joint_width
     decoder_convs = [network.decoder_convs] * (len(arch_kwargs["strides"]) - 1)
     ours = {**arch_kwargs, "n_conv_per_stage_decoder": decoder_convs}
     with torch.device("meta"):  # it is counted, not run: no memory is taken for it
@@ -159,9 +160,7 @@ def feature_map_size(
     ):
         size = size // np.array(stride)
         skips += float(np.prod(size)) * channels
-    return (
-        modalities * width * encoder + modalities * network.tailored_width * skips + skips + decoder
-    )
+    return width * encoder + modalities * network.tailored_width * skips + skips + decoder
 
 
 def training_memory_gb(

@@ -248,17 +248,18 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
         raise PlansError(
             f"{source}: network: tailored_width and shared_width are both 0; one is needed"
         )
-    if network.form == "stacked" or not network.tailored_width or not network.shared_width:
-        if network.compensation_levels or training.imputation:
-            raise PlansError(
-                f"{source}: a memory needs both streams; leave network: compensation_levels "
-                "empty, and make training: imputation 0"
-            )
-        if training.losses:
-            raise PlansError(
-                f"{source}: training: losses are of both streams, of which the network has one; "
-                "leave them empty"
-            )
+    beside = network.shared_width or network.joint_width
+    tailored = network.tailored_width and network.form != "stacked"
+    if (network.compensation_levels or training.imputation) and not (tailored and beside):
+        raise PlansError(
+            f"{source}: a memory needs tailored encoders and another one beside them; leave "
+            "network: compensation_levels empty, and make training: imputation 0"
+        )
+    if training.losses and not (tailored and network.shared_width):
+        raise PlansError(
+            f"{source}: training: losses are of tailored and shared features, of which the network "
+            "has one; leave them empty"
+        )
 
 
 def _labels(content: Any, source: str) -> Labels:

@@ -92,8 +92,20 @@ class NetworkSettings:
     shared_width: Annotated[
         float,
         within(0, 4),
-        setting("share of the planned channels", "width of the shared encoder; 0: none"),
+        setting(
+            "share of the planned channels",
+            "width of the shared encoder, which reads one modality at a time; 0: none",
+        ),
     ] = 0.5
+    joint_width: Annotated[
+        float,
+        within(0, 4),
+        setting(
+            "share of the planned channels",
+            "width of the joint encoder, which reads all available modalities at once, a channel "
+            "each and zeros for missing ones; 0: none",
+        ),
+    ] = 0.0
     fusion: Annotated[
         Literal["concatenated", "gated"],
         setting(

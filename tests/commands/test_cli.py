@@ -165,12 +165,12 @@ def test_the_doctor_says_no_and_why(
     monkeypatch.setattr(hardware, "compute", lambda _: small)
     model.write_bytes(b"cut off")
     assert command("mixmfl_doctor", "-w", work, "-m", model, "--device", "cpu") == 1
-    said = capsys.readouterr().out
-    assert "\nNO  torch 2.3.0; >=2.4 is needed\n" in said
-    assert "\nok  without what needs: pip install 'mixmfl[dicom-seg]'\n" in said
-    assert "\nok  device cpu: abacus, 2.0 GB of memory, 0.5 free, without bf16; " in said
-    assert "\nNO  memory to train 2d on cpu: about 1.0 GB, 0.5 GB are free\n" in said
-    assert f"\nNO  {model}: cannot be read as a model" in said
+    printed = capsys.readouterr().out
+    assert "\nNO  torch 2.3.0; >=2.4 is needed\n" in printed
+    assert "\nok  without what needs: pip install 'mixmfl[dicom-seg]'\n" in printed
+    assert "\nok  device cpu: abacus, 2.0 GB of memory, 0.5 free, without bf16; " in printed
+    assert "\nNO  memory to train 2d on cpu: about 1.0 GB, 0.5 GB are free\n" in printed
+    assert f"\nNO  {model}: cannot be read as a model" in printed
 
 
 def test_the_doctor_without_plans_or_model(command: Command, tmp_path: Path, capsys: Said) -> None:
@@ -197,9 +197,9 @@ def test_a_plan_for_so_much_memory_is_counted_as_that(configuration: str) -> Non
     planner = dataclasses.replace(preset.planner, memory_gb=2.0)
     images, labels = small_case(("t1", "t2"), 0, (96, 160, 144))
     box = nnunet_preprocessing.nonzero_box(list(images.values()))
-    told = fingerprint_case(images, labels, (1.0, 1.0, 1.0), box)
+    fingerprint = fingerprint_case(images, labels, (1.0, 1.0, 1.0), box)
     plans = nnunet_planner.plan(
-        merge_fingerprints([told] * 40), ["t1", "t2"], LABELS, planner, preset.network
+        merge_fingerprints([fingerprint] * 40), ["t1", "t2"], LABELS, planner, preset.network
     )
     counted = nnunet_planner.training_memory_gb(plans, configuration, 3, preset.network)
     # patches shrink in steps, and batches are whole cases

@@ -101,11 +101,11 @@ def refused_or(take: Callable[[Any], object], content: Any, at: object) -> bool:
 
 
 def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
-    told = modality_cases or {"t1": cases, "t2": 1}
+    counted = modality_cases or {"t1": cases, "t2": 1}
     return {
         "format": 4,
         "cases": cases,
-        "modality_cases": told,
+        "modality_cases": counted,
         "label_cases": {"0": cases, "4": 1},
         "label_voxels": {"0": 1000 * cases, "4": 50},
         "axes": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
@@ -115,7 +115,7 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "heads": {"stripped": cases},
         "subjects": {"patients": cases},
         "anatomy": {"brain": cases},
-        "intensities": {name: [0] * (BINS - 1) + [50] for name in told},
+        "intensities": {name: [0] * (BINS - 1) + [50] for name in counted},
     }
 
 
@@ -281,10 +281,10 @@ def test_a_million_cases_cost_no_more_than_twenty_thousand() -> None:
 def test_medians_are_those_of_the_cases_one_by_one() -> None:
     shares = {"0.10": 2, "0.55": 1, "0.60": 3}
     one = {**fingerprint(6, t1=6), "kept_share": shares}
-    told = Fingerprint.from_json(one, "site north")
+    parsed = Fingerprint.from_json(one, "site north")
     one_by_one = [float(share) for share, n in shares.items() for _ in range(n)]
-    assert median_kept_share(told) == np.median(one_by_one)
-    spacings, sizes = grids(told)
+    assert median_kept_share(parsed) == np.median(one_by_one)
+    spacings, sizes = grids(parsed)
     assert spacings[:, 1].tolist() == [0.9375, 1, 1, 1, 1, 1]
     assert sizes[:, 1].tolist() == [128, 20, 20, 20, 20, 20]
 
@@ -300,22 +300,26 @@ def site(store: SiteStore) -> Site:
 @pytest.fixture(scope="module")
 def tasks(site: Site) -> list[Message]:
     """Return one honest task of every kind of a run, but those of masked rounds."""
-    told, state = register(site), first_state(PLANS, SETTINGS)
+    registration, state = register(site), first_state(PLANS, SETTINGS)
     settings = dataclasses.asdict(SETTINGS)
     join = {"version": "0", "run": "abc", "plans": {}, "settings": settings, "fold": "0"}
-    validate = validation_task(dataclasses.replace(state, round=1), "north", {"north": told})
+    validate = validation_task(
+        dataclasses.replace(state, round=1), "north", {"north": registration}
+    )
     key = SignedKey("ab" * 32, "aa", "bb")
     roster = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")})
     return [
         Message("fingerprint", {"version": "0", "minimum": [5, 100]}, {}),
         Message("preprocess", {"plans": {}, "configurations": ["2d"]}, {}),
         Message("join", join, {}),
-        train_task(state, told),
+        train_task(state, registration),
         validate,
         dataclasses.replace(validate, kind="measure"),
-        personalization_task(dataclasses.replace(state, round=1), "north", {"north": told}),
+        personalization_task(dataclasses.replace(state, round=1), "north", {"north": registration}),
         Message("keys", {"round": 0}, {}),
-        dataclasses.replace(train_task(state, told), kind="masked", record=roster.to_json()),
+        dataclasses.replace(
+            train_task(state, registration), kind="masked", record=roster.to_json()
+        ),
         Message("model", {}, {"file": torch.zeros(9, dtype=torch.uint8)}),
     ]
 
@@ -365,8 +369,8 @@ def test_a_join_beyond_bounds_is_refused_before_work_begins(
     record = {"run": "abc", "plans": PLANS.to_json(), "settings": settings, "fold": "0"}
     task = StoredMessage.store(encode(Message("join", record, {})), tmp_path)
     reply = ClientService(house).answer(task)
-    told = decode(reply.read(0, reply.size))
-    assert (told.kind, told.record["error"]) == (FAILED, "AggregationError")
+    refusal = decode(reply.read(0, reply.size))
+    assert (refusal.kind, refusal.record["error"]) == (FAILED, "AggregationError")
     assert "the coordinator's task 'join': settings" in house.problem_log.read_text()
     assert name in house.problem_log.read_text()
 
@@ -377,8 +381,8 @@ def test_the_command_orders_nothing_that_no_hospital_would_do(
     PLANS.save(tmp_path / "plans.json")
     asked = ("-i", tmp_path, "-o", tmp_path / "run", "-c", "2d", "--kit", tmp_path)
     assert command("mixmfl_train_federated", *asked, "--local-steps", 10**12) == 2
-    said = capsys.readouterr().err
-    assert "the settings of the run: local_steps: is 1000000000000; it must be a whole" in said
+    printed = capsys.readouterr().err
+    assert "the settings of the run: local_steps: is 1000000000000; it must be a whole" in printed
 
 
 def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Message]) -> None:
@@ -410,8 +414,8 @@ def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Messag
 
 
 def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
-    told, state = register(site), first_state(PLANS, SETTINGS)
-    weights = select_blocks(state.weights, told.weights)
+    registration, state = register(site), first_state(PLANS, SETTINGS)
+    weights = select_blocks(state.weights, registration.weights)
     moved = {
         name: torch.zeros_like(tensor, dtype=torch.float16) for name, tensor in weights.items()
     }
@@ -425,12 +429,12 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
     counts = {name: [1] * 3 + [0] * 17 for name in PLANS.labels.foreground}
     statistics = {"fingerprint": None, "labels": PLANS.labels.to_json()}
     checks: list[tuple[Message, Callable[[Message], object]]] = [
-        (outgoing_registration(told), joined),
+        (outgoing_registration(registration), joined),
         (Message("preprocess", cases, {}), lambda m: _read_cases("north", m, ["2d"])),
         (Message("fingerprint", statistics, {}), lambda m: _read_statistics("north", m)),
         (
             trained,
-            lambda m: check_reply("north", m, 0, state.weights, told, PLANS, SETTINGS),
+            lambda m: check_reply("north", m, 0, state.weights, registration, PLANS, SETTINGS),
         ),
         (
             Message("validate", {"round": 1, "dice": dice}, {}),
@@ -472,8 +476,8 @@ def test_a_site_whose_statistics_cannot_be_is_named_with_the_field_and_stops_no_
     }
 
     def ask(tasks: Mapping[str, Message]) -> Answers:
-        told = {site: Message("fingerprint", spoilt_by[site], {}) for site in tasks}
-        return Answers({site: Answer(message, 1, 1, 0.0) for site, message in told.items()})
+        fingerprints = {site: Message("fingerprint", spoilt_by[site], {}) for site in tasks}
+        return Answers({site: Answer(message, 1, 1, 0.0) for site, message in fingerprints.items()})
 
     orders = PlanningJob(tmp_path, tuple(spoilt_by), "demo", ("2d",), (5, 100))
     with pytest.raises(DataError) as caught:
@@ -524,8 +528,8 @@ def test_a_terminal_is_not_steered_by_a_name(
         say("p1\x1b[31m: done")
         logging.getLogger("mixmfl.x").warning("site %s: late", "a\nforged")
     assert capsys.readouterr().out == "p1\\x1b[31m: done\n"
-    said, warned = (tmp_path / "a.log").read_text().splitlines()
-    assert said.endswith(r"p1\x1b[31m: done")
+    printed, warned = (tmp_path / "a.log").read_text().splitlines()
+    assert printed.endswith(r"p1\x1b[31m: done")
     assert warned.endswith(r"site a\nforged: late")
 
 
@@ -559,6 +563,6 @@ def test_a_file_whose_name_is_no_text_is_told_like_any_other(tmp_path: Path) -> 
     records = Records(tmp_path / "masks")
     for item in found.refused:
         records.add(Outcome(item.name, "failed", f"{item.name}: {item.reason}"))
-    told = Records(tmp_path / "masks").outcomes
-    assert [each.name for each in told] == [r"a\udcff", r"b\n\x1b[31m"]
+    outcomes = Records(tmp_path / "masks").outcomes
+    assert [each.name for each in outcomes] == [r"a\udcff", r"b\n\x1b[31m"]
     assert "\x1b" not in (tmp_path / "masks" / "cases.csv").read_text(encoding="utf-8")

@@ -81,11 +81,11 @@ def test_what_a_hospital_gives_by_mistake_is_refused_before_anything_starts(
 ) -> None:
     slips = {name: value.replace("kits", str(kits)) for name, value in options.items()}
     assert command("mixmfl_site", *sum({**given, **slips}.items(), ())) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("mixmfl_site: ")
-    assert reason in said.err
-    assert "Traceback" not in said.err
-    assert "Ctrl-C" not in said.out
+    printed = capsys.readouterr()
+    assert printed.err.startswith("mixmfl_site: ")
+    assert reason in printed.err
+    assert "Traceback" not in printed.err
+    assert "Ctrl-C" not in printed.out
     assert not (kits / "north" / "console.log").exists()
 
 
@@ -96,10 +96,10 @@ def test_a_hospital_with_mostly_unknown_images_is_told_the_alias_that_takes_them
         for name in ("LGE", "cine2", "cine4"):
             (cases / f"secret{number}" / f"{name}.nii.gz").touch()
     assert command("mixmfl_site", *sum(given.items(), ())) == 2
-    said = capsys.readouterr()
-    assert "15 images are of no modality that is known" in said.err
-    assert "--alias lge=lge" in said.err
-    assert "Ctrl-C" not in said.out
+    printed = capsys.readouterr()
+    assert "15 images are of no modality that is known" in printed.err
+    assert "--alias lge=lge" in printed.err
+    assert "Ctrl-C" not in printed.out
 
 
 def test_a_kit_that_is_in_use_is_not_used_twice(
@@ -114,10 +114,10 @@ def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     given: dict[str, object], kits: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
     assert command("mixmfl_site", *sum(given.items(), ()), "--dry-run") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     expires = open_kit(kits / "north", coordinator=False).expires
-    assert said.startswith(f"site north: {given['-i']}: 5 cases (layout: ")
-    _, kit, leaves = said.partition(
+    assert printed.startswith(f"site north: {given['-i']}: 5 cases (layout: ")
+    _, kit, leaves = printed.partition(
         f"\ncertificate until {expires:%Y-%m-%d}; coordinator at localhost:18002\n"
     )
     assert kit
@@ -172,12 +172,12 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     approval = ("--policy", policy, "--max-bytes", 10**9, "--min-training-cases", 3)
     options = (*minimum, *turns, *limits, *more, "--peers", peers, *approval)
     assert command("mixmfl_site", *sum(given.items(), ()), *options) == 130
-    said = capsys.readouterr()
-    told = [line for line in said.out.splitlines() if line.startswith("came from")]
-    assert told == ["came from coordinator: task 1", "came from coordinator: task 2"]
-    assert said.out.count("north/log.txt; connecting again") == 1
+    printed = capsys.readouterr()
+    sources = [line for line in printed.out.splitlines() if line.startswith("came from")]
+    assert sources == ["came from coordinator: task 1", "came from coordinator: task 2"]
+    assert printed.out.count("north/log.txt; connecting again") == 1
     assert 5 in slept  # a coordinator that is away is not asked without pause
-    assert "interrupted; completed work is kept" in said.err
+    assert "interrupted; completed work is kept" in printed.err
     assert houses[0] == houses[1]
     assert houses[0] == SiteConfig(
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),
@@ -192,8 +192,8 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
             peers,
         ),
     )
-    assert "masked rounds with north, south alone (" in said.out
-    assert f"jobs are approved by {policy} until 2999-01-01" in said.out
+    assert "masked rounds with north, south alone (" in printed.out
+    assert f"jobs are approved by {policy} until 2999-01-01" in printed.out
     assert verify_log(tmp_path / "work" / "audit.jsonl").lines == 1  # that it started
     houses[0].save(tmp_path / "config.json")
     assert SiteConfig.load(tmp_path / "config.json") == houses[0]
@@ -237,9 +237,9 @@ def test_a_person_at_the_terminal_sees_each_job_and_decides(
     monkeypatch.setattr("builtins.input", lambda prompt: answers.pop(0))
     monkeypatch.setattr(getpass, "getuser", lambda: "officer")
     assert command(*ask) == 130
-    said = capsys.readouterr().out
-    assert said.count("the coordinator asks for a job (") == 2
-    assert "  job: training\n  rounds: 20\napproved\n" in said
+    printed = capsys.readouterr().out
+    assert printed.count("the coordinator asks for a job (") == 2
+    assert "  job: training\n  rounds: 20\napproved\n" in printed
     assert decided[0] == "officer"
     assert "officer refused this job" in decided[1]
     assert not answers
@@ -252,10 +252,10 @@ def test_a_record_is_verified_by_one_command_without_a_kit(
     log.add("sent", bytes=10)
     log.add("sent", bytes=5)
     assert command("mixmfl_site", "--verify-log", log.file) == 0
-    said = capsys.readouterr().out
-    assert "2 lines from " in said
-    assert "2 messages left, 15 bytes" in said
-    assert verify_log(log.file).head in said
+    printed = capsys.readouterr().out
+    assert "2 lines from " in printed
+    assert "2 messages left, 15 bytes" in printed
+    assert verify_log(log.file).head in printed
     log.file.write_text(log.file.read_text().replace(": 10", ": 11"))
     assert command("mixmfl_site", "--verify-log", log.file) == 2
     assert "line 2 was not written after line 1 as it is now" in capsys.readouterr().err
@@ -293,9 +293,9 @@ def test_a_site_that_runs_for_months_is_warned_daily_and_ends_with_its_certifica
     monkeypatch.setattr(provisioning, "datetime", Clock)
     options = {**given, "--kit": kit}
     assert command("mixmfl_site", *sum(options.items(), ())) == 2
-    said = capsys.readouterr()
-    warnings = [line for line in said.out.splitlines() if line.startswith("warning: ")]
+    printed = capsys.readouterr()
+    warnings = [line for line in printed.out.splitlines() if line.startswith("warning: ")]
     assert len(warnings) > 5
     assert len(set(warnings)) == len(warnings)
     assert "in 2" in warnings[0]
-    assert "client.crt: expired on" in said.err
+    assert "client.crt: expired on" in printed.err

@@ -43,6 +43,7 @@ def test_a_site_counts_by_cases_with_the_modality_by_pairs_and_by_cases() -> Non
         "tailored.flair": 4,
         "shared": 14,
         "encoder": 10,
+        "joint": 10,
         "fusion": 10,
         "decoder": 10,
     }

@@ -62,7 +62,7 @@ def sites(store: SiteStore) -> Mapping[str, Site]:
 
 
 @pytest.fixture(scope="module")
-def told(sites: Mapping[str, Site]) -> dict[str, Registration]:
+def registrations(sites: Mapping[str, Site]) -> dict[str, Registration]:
     return {name: register(site) for name, site in sites.items()}
 
 
@@ -110,31 +110,34 @@ def test_no_more_of_a_sum_is_made_than_asked_for() -> None:
 
 
 def one_round(
-    federation: MaskedFederation, told: dict[str, Registration]
+    federation: MaskedFederation, registrations: dict[str, Registration]
 ) -> tuple[ServerState, Participants, dict[str, Message], dict[str, BlockSum]]:
     """Do a masked round."""
-    roster, tasks = asked(federation, told)
+    roster, tasks = asked(federation, registrations)
     replies = federation.ask(tasks)
     for site, reply in replies.items():
         check_masked(site, reply, roster, START, SIZES)
     sums = sum_blocks(roster, replies)
-    state, _ = merge_sums(START, roster, replies, sums, told, PLANS, SETTINGS)
+    state, _ = merge_sums(START, roster, replies, sums, registrations, PLANS, SETTINGS)
     return state, roster, replies, sums
 
 
-def plain_round(sites: Mapping[str, Site], told: dict[str, Registration]) -> ServerState:
+def plain_round(sites: Mapping[str, Site], registrations: dict[str, Registration]) -> ServerState:
     """Do the same round in the plain, training the blocks that three or more sites hold."""
-    blocks = list(summed_blocks(START.weights, told))
+    blocks = list(summed_blocks(START.weights, registrations))
     replies = {}
     for name, site in sites.items():
-        task = train_task(START, told[name])
+        task = train_task(START, registrations[name])
         task = dataclasses.replace(task, record={**task.record, "blocks": blocks})
         replies[name], _ = train_at_site(task, site, PLANS, PLAIN, {})
     # of what is not trained no change is sent, which the door asks for
     for name, reply in replies.items():
-        still = {n: torch.zeros_like(t) for n, t in train_task(START, told[name]).tensors.items()}
+        still = {
+            n: torch.zeros_like(t)
+            for n, t in train_task(START, registrations[name]).tensors.items()
+        }
         replies[name] = dataclasses.replace(reply, tensors={**still, **reply.tensors})
-    return merge_round(START, replies, told, PLANS, PLAIN)[0]
+    return merge_round(START, replies, registrations, PLANS, PLAIN)[0]
 
 
 def furthest(one: ServerState, other: ServerState) -> float:
@@ -151,10 +154,10 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
 
 
 def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
-    masked, roster, _, sums = one_round(MaskedFederation(sites), told)
-    plain = plain_round(sites, told)
+    masked, roster, _, sums = one_round(MaskedFederation(sites), registrations)
+    plain = plain_round(sites, registrations)
     assert furthest(masked, plain) < 1e-6
     assert furthest(masked, START) > 1e-3
     assert set(roster.holders) == {
@@ -171,59 +174,61 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     assert sums["loss"].whole()[1] == 4
 
 
-def without(told: dict[str, Registration], site: str) -> dict[str, Registration]:
-    return {name: registration for name, registration in told.items() if name != site}
+def without(registrations: dict[str, Registration], site: str) -> dict[str, Registration]:
+    return {name: registration for name, registration in registrations.items() if name != site}
 
 
 def test_the_attack_that_a_site_refuses_gives_its_numbers(
-    sites: Mapping[str, Site], told: dict[str, Registration], monkeypatch: pytest.MonkeyPatch
+    sites: Mapping[str, Site],
+    registrations: dict[str, Registration],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same round with and without south: the difference of the sums is what south sent."""
     monkeypatch.setattr(SummedSites, "agree", lambda *_: None)
     federation = MaskedFederation(sites)
-    with_south = one_round(federation, told)[3]["shared"].whole()
-    without_south = one_round(federation, without(told, "south"))[3]["shared"].whole()
-    task = train_task(START, told["south"])
+    with_south = one_round(federation, registrations)[3]["shared"].whole()
+    without_south = one_round(federation, without(registrations, "south"))[3]["shared"].whole()
+    task = train_task(START, registrations["south"])
     task = dataclasses.replace(
-        task, record={**task.record, "blocks": summed_blocks(START.weights, told)}
+        task, record={**task.record, "blocks": summed_blocks(START.weights, registrations)}
     )
     reply, _ = train_at_site(task, sites["south"], PLANS, PLAIN, {})
     own = torch.cat([reply.tensors[n].flatten() for n in sorted(reply.tensors) if "shared." in n])
-    found = (with_south - without_south) / told["south"].weights["shared"]
+    found = (with_south - without_south) / registrations["south"].weights["shared"]
     assert float(np.abs(found - own.double().numpy()).max()) < 1e-9
 
 
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("number", [0, 1])
 def test_no_sum_is_made_over_other_sites_than_the_first(
-    tmp_path: Path, sites: Mapping[str, Site], told: dict[str, Registration], number: int,
+    tmp_path: Path, sites: Mapping[str, Site], registrations: dict[str, Registration], number: int,
     restarted: bool,
 ) -> None:  # fmt: skip
     """Neither of the same round nor of the next, nor after the sites restarted."""
     federation = MaskedFederation(sites, tmp_path)
-    one_round(federation, told)
+    one_round(federation, registrations)
     if restarted:
         federation.restart()
     state = dataclasses.replace(START, round=number)
-    _, tasks = asked(federation, without(told, "south"), state)
+    _, tasks = asked(federation, without(registrations, "south"), state)
     for site, task in tasks.items():
         with pytest.raises(PrivacyError, match="was summed over east, north, south, west before"):
             federation.ask({site: task})
     # with all of them the round is repeated, as after a lost one or --resume
-    _, tasks = asked(federation, told, state)
-    assert set(federation.ask(tasks)) == set(told)
+    _, tasks = asked(federation, registrations, state)
+    assert set(federation.ask(tasks)) == set(registrations)
 
 
 def test_a_record_that_is_damaged_stops_the_site(
-    tmp_path: Path, sites: Mapping[str, Site], told: dict[str, Registration]
+    tmp_path: Path, sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites, tmp_path)
-    _, tasks = asked(federation, told)
+    _, tasks = asked(federation, registrations)
     for damaged in ("{", '{"loss": []}', '{"loss": 3}', '{"loss": ["a", 1]}'):
         (tmp_path / "north.json").write_text(damaged)
         with pytest.raises(PrivacyError, match=r"north\.json"):
             federation.ask({"north": tasks["north"]})
-        _, tasks = asked(federation, told)
+        _, tasks = asked(federation, registrations)
     (tmp_path / "north.json").unlink()  # as the hospitals may agree to
     federation.ask({"north": tasks["north"]})
 
@@ -234,13 +239,13 @@ def sum_of(roster: Participants, replies: dict[str, Message]) -> npt.NDArray[np.
 
 @pytest.mark.parametrize("prefix", ["fusion.", "tailored.t1.", "memory.t1.", "tailored.flair."])
 def test_sites_that_were_sent_different_tensors_do_not_add_up(
-    sites: Mapping[str, Site], told: dict[str, Registration], prefix: str
+    sites: Mapping[str, Site], registrations: dict[str, Registration], prefix: str
 ) -> None:
     """Else a server that stops the others from learning would see what one site learned."""
     federation = MaskedFederation(sites)
-    state, *_, sums = one_round(federation, told)
+    state, *_, sums = one_round(federation, registrations)
     assert np.abs(sums["shared"].whole()).max() < 10
-    roster, tasks = asked(federation, told, state)
+    roster, tasks = asked(federation, registrations, state)
     name = next(name for name in tasks["south"].tensors if name.startswith(prefix))
     changed = {**tasks["south"].tensors, name: tasks["south"].tensors[name] + 1e-3}
     tasks["south"] = dataclasses.replace(tasks["south"], tensors=changed)
@@ -250,14 +255,14 @@ def test_sites_that_were_sent_different_tensors_do_not_add_up(
 
 
 def test_sites_that_were_sent_different_participants_do_not_add_up(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    roster, tasks = asked(federation, told)
+    roster, tasks = asked(federation, registrations)
     again = MaskedFederation(sites, identities=federation.identities)
-    other, _ = asked(again, told)
+    other, _ = asked(again, registrations)
     stranger = dataclasses.replace(roster, keys={**roster.keys, "east": other.keys["east"]})
-    tasks["north"] = masked_tasks(START, stranger, told)["north"]
+    tasks["north"] = masked_tasks(START, stranger, registrations)["north"]
     replies = federation.ask(tasks)
     apart = dataclasses.replace(roster, holders={"shared": ("south", "west")})
     assert np.median(np.abs(sum_of(apart, replies))) > 1e6
@@ -266,10 +271,10 @@ def test_sites_that_were_sent_different_participants_do_not_add_up(
 
 @pytest.mark.parametrize("missing", sorted(MODALITIES))
 def test_of_fewer_than_all_sites_no_sum_can_be_read(
-    sites: Mapping[str, Site], told: dict[str, Registration], missing: str
+    sites: Mapping[str, Site], registrations: dict[str, Registration], missing: str
 ) -> None:
     federation = MaskedFederation(sites)
-    roster, tasks = asked(federation, told)
+    roster, tasks = asked(federation, registrations)
     replies = federation.ask(tasks)
     holders = {
         block: tuple(site for site in who if site != missing)
@@ -280,17 +285,17 @@ def test_of_fewer_than_all_sites_no_sum_can_be_read(
 
 
 def test_what_a_site_sends_looks_like_noise(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    one_round(federation, told)
+    one_round(federation, registrations)
     reply = federation.seen["masked"]["north"]
     assert set(reply.record) == {"round"}  # no loss
     assert all(name.startswith("masked.") for name in reply.tensors)
     bits = np.unpackbits(reply.tensors["masked.decoder"].numpy().view(np.uint8))
     assert abs(bits.mean() - 0.5) < 0.01  # of 60,000 bits: five standard deviations
     # the same round again gives another message: keys are new every time
-    one_round(federation, told)
+    one_round(federation, registrations)
     again = federation.seen["masked"]["north"].tensors["masked.decoder"]
     assert not (again == reply.tensors["masked.decoder"]).any()
     # and two masked replies, from which a difference could be taken, have nothing in common
@@ -300,38 +305,40 @@ def test_what_a_site_sends_looks_like_noise(
 
 
 def test_a_site_refuses_what_would_reveal_its_numbers(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
 
     def refused(why: str, **changes: Any) -> None:
-        _, tasks = asked(federation, told)
+        _, tasks = asked(federation, registrations)
         task = tasks["north"]
         record = {**task.record, **changes}
         with pytest.raises(PrivacyError, match=why):
             federation.ask({"north": dataclasses.replace(task, record=record)})
 
     with pytest.raises(PrivacyError, match="the server asked for a plain reply in a run that"):
-        federation.ask({"north": train_task(START, told["north"])})
-    roster, tasks = asked(federation, told)
+        federation.ask({"north": train_task(START, registrations["north"])})
+    roster, tasks = asked(federation, registrations)
     holders = roster.to_json()["holders"]
     refused("with 2 holders of a block", holders={**holders, "shared": ["north", "south"]})
     others = ["east", "south", "west"]
     refused("not those this site holds", holders={**holders, "shared": others})
     refused("not those this site holds", holders={**holders, "loss": others})
-    refused("not those this site holds", holders={**holders, "tailored.flair": sorted(told)})
+    refused(
+        "not those this site holds", holders={**holders, "tailored.flair": sorted(registrations)}
+    )
     refused("for which this site has no key", round=5)
-    roster, tasks = asked(federation, told)
+    roster, tasks = asked(federation, registrations)
     federation.ask({"north": tasks["north"]})
     with pytest.raises(PrivacyError, match="it uses each once"):
         federation.ask({"north": tasks["north"]})
 
 
 def test_a_server_refuses_replies_that_do_not_fit(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    keys = federation.ask(keys_tasks(0, told))
+    keys = federation.ask(keys_tasks(0, registrations))
     sent = dict(keys["south"].record)
     for record, message in (
         ({**sent, "key": "no"}, "'south': key: is 'no'; it must be hexadecimal digits of a"),
@@ -340,9 +347,9 @@ def test_a_server_refuses_replies_that_do_not_fit(
     ):
         bad_key = dataclasses.replace(keys["south"], record=record)
         with pytest.raises(AggregationError, match=message):
-            gather_participants(START, {**keys, "south": bad_key}, told, SIZES)
-    roster = gather_participants(START, keys, told, SIZES)
-    good = federation.ask(masked_tasks(START, roster, told))["north"]
+            gather_participants(START, {**keys, "south": bad_key}, registrations, SIZES)
+    roster = gather_participants(START, keys, registrations, SIZES)
+    good = federation.ask(masked_tasks(START, roster, registrations))["north"]
     for tensors in (
         {**good.tensors, "masked.shared": good.tensors["masked.shared"][:-1]},
         {**good.tensors, "masked.shared": good.tensors["masked.shared"].double()},
@@ -369,26 +376,26 @@ def plainly(one: BlockSum, numbers: npt.NDArray[np.float64]) -> BlockSum:
 
 
 def test_a_sum_that_cannot_come_of_training_is_left_out(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    _, roster, replies, sums = one_round(federation, told)
+    _, roster, replies, sums = one_round(federation, registrations)
     absurd = {**sums, "shared": plainly(sums["shared"], sums["shared"].whole() + 1e4)}
-    state, shown = merge_sums(START, roster, replies, absurd, told, PLANS, SETTINGS)
+    state, shown = merge_sums(START, roster, replies, absurd, registrations, PLANS, SETTINGS)
     assert state.round == 1
     assert furthest(state, START) == 0
-    assert set(shown.rejected) == set(told)
+    assert set(shown.rejected) == set(registrations)
     assert "cannot go further than" in shown.rejected["north"]
     seen = sums["memory.t1.2"]
     total = seen.whole()
     total[:-3] = 2.7e11  # with next to no voxels in each of three classes
     total[-3:] = 2.0**-24
     endless = {**sums, "memory.t1.2": plainly(seen, total)}
-    state, shown = merge_sums(START, roster, replies, endless, told, PLANS, SETTINGS)
+    state, shown = merge_sums(START, roster, replies, endless, registrations, PLANS, SETTINGS)
     assert furthest(state, START) == 0
     assert "sent memory.t1.2 with NaN, infinity or a norm beyond 1e19" in shown.rejected["north"]
     fewer = {**sums, "memory.t1.2": plainly(seen, -seen.whole())}
-    state, shown = merge_sums(START, roster, replies, fewer, told, PLANS, SETTINGS)
+    state, shown = merge_sums(START, roster, replies, fewer, registrations, PLANS, SETTINGS)
     assert furthest(state, START) == 0
     assert shown.rejected["north"] == "the sum of all has a count < 0"
 
@@ -403,7 +410,7 @@ def test_an_encoder_that_too_few_sites_hold_is_not_trained_and_that_is_said(
     for name, tensor in weights.items():
         if name.startswith("tailored."):
             assert torch.equal(tensor, START.weights[name]) == ("flair" in name)
-    assert len({told.loss for told in run.history[0].values()}) == 1  # the mean of all
+    assert len({report.loss for report in run.history[0].values()}) == 1  # the mean of all
 
 
 def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_millionth(
@@ -416,7 +423,7 @@ def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_milli
     one, other = (load_state_of(open_run(run.folder), 1) for run in (masked, plain))
     assert furthest(one, other) < 1e-6
     assert masked.history[0]["a"].loss == pytest.approx(
-        sum(told.loss or 0 for told in plain.history[0].values()) / 3, abs=1e-6
+        sum(report.loss or 0 for report in plain.history[0].values()) / 3, abs=1e-6
     )
 
 
@@ -458,14 +465,14 @@ def test_private_sites_can_be_masked_too(tmp_path: Path, sites: Mapping[str, Sit
     assert row["south"].loss == row["north"].loss is not None  # of north alone, who tells it
 
 
-def test_a_run_that_cannot_be_masked_is_refused(told: dict[str, Registration]) -> None:
+def test_a_run_that_cannot_be_masked_is_refused(registrations: dict[str, Registration]) -> None:
     with pytest.raises(PlansError, match="aggregation is 'median', which compares the sites'"):
-        check_masked_run(small_plans(aggregation="median"), told)
-    two = {name: told[name] for name in ("north", "south")}
+        check_masked_run(small_plans(aggregation="median"), registrations)
+    two = {name: registrations[name] for name in ("north", "south")}
     with pytest.raises(PlansError, match="2 sites would take part in a masked run; 3 are needed"):
         check_masked_run(PLANS, two)
-    some = {n: dataclasses.replace(r, labelled=["lesion"]) for n, r in told.items()}
-    some["south"] = told["south"]
+    some = {n: dataclasses.replace(r, labelled=["lesion"]) for n, r in registrations.items()}
+    some["south"] = registrations["south"]
     with pytest.raises(PlansError, match=r"'core' is labelled by south alone: a sum of its"):
         check_masked_run(PLANS, some)
     forgetful = dataclasses.replace(PLANS.network, compensation_levels=())
@@ -485,16 +492,16 @@ def test_the_command_trains_masked(
 
 
 def test_without_any_field_a_reply_of_a_masked_round_is_refused(
-    sites: Mapping[str, Site], told: dict[str, Registration]
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    roster = one_round(federation, told)[1]
+    roster = one_round(federation, registrations)[1]
 
     def taken(kind: str, reply: Message) -> bool:
         try:
             if kind == "keys":
                 keys = {**federation.seen["keys"], "north": reply}
-                gather_participants(START, keys, told, SIZES)
+                gather_participants(START, keys, registrations, SIZES)
             else:
                 check_masked("north", reply, roster, START, SIZES)
         except AggregationError:

@@ -38,7 +38,7 @@ def sites(store: SiteStore) -> Mapping[str, Site]:
 
 
 @pytest.fixture(scope="module")
-def told(sites: Mapping[str, Site]) -> dict[str, Registration]:
+def registrations(sites: Mapping[str, Site]) -> dict[str, Registration]:
     return {name: register(site) for name, site in sites.items()}
 
 
@@ -55,16 +55,16 @@ def passed_on(roster: Participants, keys: Mapping[str, SignedKey]) -> Participan
 def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
     federation: MaskedFederation,
     sites: Mapping[str, Site],
-    told: dict[str, Registration],
+    registrations: dict[str, Registration],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The attack that signatures stop: with the others' keys its own, it takes the masks off."""
     monkeypatch.setattr(Identity, "check", lambda *_: None)
-    roster, _ = asked(federation, told)
+    roster, _ = asked(federation, registrations)
     pairs = {name: key_pair() for name in OTHERS}
     keys = {n: dataclasses.replace(roster.keys[n], key=pairs[n][1].hex()) for n in OTHERS}
     forged = passed_on(roster, keys)
-    task = masked_tasks(START, forged, told)["north"]
+    task = masked_tasks(START, forged, registrations)["north"]
     words = federation.ask({"north": task})["north"].tensors["masked.shared"].numpy().view("u8")
     common = client._digests(task, forged, "north")
     for name, (private, _) in pairs.items():
@@ -72,9 +72,9 @@ def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
         purpose = f"'shared', {common[name]}"
         seed, add_or_subtract = client._pair_mask(key, forged, name, "north", purpose)
         words = add_or_subtract(words, key_stream(seed, len(words)))
-    found = from_words(words, 32) / told["north"].weights["shared"]
-    plain = train_task(START, told["north"])
-    blocks = {**plain.record, "blocks": summed_blocks(START.weights, told)}
+    found = from_words(words, 32) / registrations["north"].weights["shared"]
+    plain = train_task(START, registrations["north"])
+    blocks = {**plain.record, "blocks": summed_blocks(START.weights, registrations)}
     exact = dataclasses.replace(OPEN, half_updates=False)
     reply, _ = train_at_site(
         dataclasses.replace(plain, record=blocks), sites["north"], PLANS, exact, {}
@@ -136,21 +136,21 @@ def unsigned(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
     ],
 )
 def test_a_key_that_is_not_shown_to_be_a_sites_stops_the_others(
-    federation: MaskedFederation, told: dict[str, Registration], forge: Forge, why: str
+    federation: MaskedFederation, registrations: dict[str, Registration], forge: Forge, why: str
 ) -> None:
-    roster, _ = asked(federation, told)
+    roster, _ = asked(federation, registrations)
     forged = passed_on(roster, forge(roster, federation))
-    task = masked_tasks(START, forged, told)["north"]
+    task = masked_tasks(START, forged, registrations)["north"]
     with pytest.raises(PrivacyError, match=rf"site 'east' in round 1 .*: {why}\. Nothing is sent"):
         federation.ask({"north": task})
 
 
 def test_a_site_notices_that_its_own_key_was_exchanged(
-    federation: MaskedFederation, told: dict[str, Registration]
+    federation: MaskedFederation, registrations: dict[str, Registration]
 ) -> None:
-    roster, _ = asked(federation, told)
+    roster, _ = asked(federation, registrations)
     again = federation.identities["north"].sign("run", 0, key_pair()[1])
-    task = masked_tasks(START, passed_on(roster, {"north": again}), told)["north"]
+    task = masked_tasks(START, passed_on(roster, {"north": again}), registrations)["north"]
     with pytest.raises(PrivacyError, match="another key as that of this site in round 1 than the"):
         federation.ask({"north": task})
 
@@ -201,7 +201,7 @@ def test_in_a_simulation_a_coordinator_in_the_middle_gets_no_round(
     tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def swapped(
-        state: ServerState, roster: Participants, told: Mapping[str, Registration]
+        state: ServerState, roster: Participants, registrations: Mapping[str, Registration]
     ) -> dict[str, Message]:
         forged = {
             name: dataclasses.replace(signed, key=key_pair()[1].hex())
@@ -210,7 +210,7 @@ def test_in_a_simulation_a_coordinator_in_the_middle_gets_no_round(
         tasks = {}
         for name in roster.keys:
             keys = {**forged, name: roster.keys[name]}
-            tasks[name] = masked_tasks(state, passed_on(roster, keys), told)[name]
+            tasks[name] = masked_tasks(state, passed_on(roster, keys), registrations)[name]
         return tasks
 
     monkeypatch.setattr(coordinator, "masked_tasks", swapped)

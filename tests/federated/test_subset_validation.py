@@ -189,8 +189,8 @@ def test_what_a_reader_must_know_of_a_subset_is_said() -> None:
 
 def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -> None:
     site = store.site("north", [("t1",), ("t1", "t2"), ("t1", "t2")], validation=2)
-    told = {"north": register(site)}
-    task = measure_task(first_state(PLANS, SETTINGS), "north", told)
+    registrations = {"north": register(site)}
+    task = measure_task(first_state(PLANS, SETTINGS), "north", registrations)
     for least_cases, number in ((2, 2), (3, 0)):
         asked = dataclasses.replace(site, validation_cases=least_cases)
         reply = measure_at_site(task, asked, PLANS, SETTINGS)

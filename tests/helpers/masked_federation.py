@@ -84,9 +84,9 @@ class MaskedFederation:
 
 
 def asked(
-    federation: MaskedFederation, told: dict[str, Registration], state: ServerState = START
+    federation: MaskedFederation, registrations: dict[str, Registration], state: ServerState = START
 ) -> tuple[Participants, dict[str, Message]]:
     """Ask for keys, and return the participants and the tasks of a masked round."""
-    keys = federation.ask(keys_tasks(state.round, told))
-    roster = gather_participants(state, keys, told, SIZES)
-    return roster, masked_tasks(state, roster, told)
+    keys = federation.ask(keys_tasks(state.round, registrations))
+    roster = gather_participants(state, keys, registrations, SIZES)
+    return roster, masked_tasks(state, roster, registrations)

@@ -112,7 +112,13 @@ def small_plans(
             },
             "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
         },
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
+        NetworkSettings(
+            tailored_width=0.5,
+            shared_width=0.5,
+            compensation_levels=(-1,),
+            decoder_convs=1,
+            decoder_skips="concatenated",
+        ),
         dataclasses.replace(defaults, **training),
     )
 

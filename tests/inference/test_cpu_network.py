@@ -41,6 +41,8 @@ def plain_and_optimised(
         {"form": "stacked"},
         {"tailored_width": 0.0},
         {"shared_width": 0.0},
+        {"joint_width": 0.5},
+        {"shared_width": 0.0, "joint_width": 0.5, "fusion": "gated"},
         {"fusion": "gated"},
         {"decoder_skips": "added"},
     ],

@@ -23,6 +23,8 @@ FORMS: list[dict[str, Any]] = [
     {"form": "stacked"},
     {"tailored_width": 0.0},
     {"shared_width": 0.0},
+    {"joint_width": 0.5},
+    {"shared_width": 0.0, "joint_width": 0.5, "compensation_levels": (-1,)},
     {"fusion": "gated"},
     {"decoder_skips": "added"},
     {"compensation_levels": (-1,)},

@@ -79,12 +79,20 @@ def image(channels: int) -> Tensor:
     return torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("fusion", ["concatenated", "gated"])
-def test_a_network_with_more_modalities_starts_as_the_one_that_it_is_from(fusion: str) -> None:
-    few, more = plans_of(fusion=fusion), plans_of(("flair", "pd", "t1", "t1c", "t2"), fusion=fusion)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"fusion": "gated"}, {"joint_width": 0.5}, {"joint_width": 0.5, "shared_width": 0}],
+)
+def test_a_network_with_more_modalities_starts_as_the_one_that_it_is_from(
+    settings: dict[str, Any],
+) -> None:
+    few, more = plans_of(**settings), plans_of(("flair", "pd", "t1", "t1c", "t2"), **settings)
     before = network_of(few, 1)
     network, parts = started(more, source_of(few, before))
     assert all(part.taken == part.tensors for part in parts.values())
+    assert all(
+        part.origin == "by channel, joint" for part in parts.values() if part.name == "joint"
+    )
     for known in (["t1"], ["t2", "flair"], ["t1", "t2", "flair"]):
         shown = image(len(known))
         assert torch.equal(logits(network, shown, known), logits(before, shown, known))
@@ -116,6 +124,19 @@ def test_an_encoder_that_was_never_trained_is_not_taken() -> None:
     _, parts = started(plans, source_of(plans, network_of(plans, 1), ["flair", "t1"]))
     assert parts["tailored.t2"].origin == "flair"
     assert origin_of("t1c", ["t2"]) == "the shared encoder"
+
+
+def test_a_joint_encoder_starts_from_a_plain_one_channel_by_channel_or_at_random() -> None:
+    plain = plans_of(form="stacked")
+    before = network_of(plain, 1)
+    network, parts = started(plans_of(("t2", "t1"), joint_width=1.0), source_of(plain, before))
+    assert parts["joint"].taken == parts["joint"].tensors
+    state, old, stem = network_state(network), network_state(before), "stages.0.0.convs.0.conv"
+    by_channel = old[f"encoder.{stem}.weight"][:, [2, 1]]
+    assert torch.equal(state[f"joint.{stem}.weight"], by_channel)
+    apart = plans_of()
+    _, parts = started(plans_of(joint_width=0.5), source_of(apart, network_of(apart, 1)))
+    assert parts["joint"].left == "one encoder of all modalities cannot be made of several"
 
 
 def test_labels_are_matched_by_name_and_new_ones_start_at_random() -> None:
@@ -155,7 +176,7 @@ def test_what_has_another_size_is_named() -> None:
     assert parts["tailored.flair"].tensors == 12  # of each three a kernel, a bias and a norm
     first = "stages.0.0.convs.0.conv.weight is 2 x 1 x 3 x 3 there, 4 x 1 x 3 x 3 here; and "
     assert parts["tailored.t1"].left.startswith(first)
-    assert "streams have 2 and 2 channels there, 4 and 2 here" in parts["fusion"].left
+    assert "streams have 2, 2 and 0 channels there, 4, 2 and 0 here" in parts["fusion"].left
     stacked = plans_of(form="stacked")
     _, parts = started(stacked, source_of(narrow, network_of(narrow, 1)))
     assert parts["encoder"].taken == 0

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from small import LABELS, MODALITIES, small_plans
@@ -134,11 +136,14 @@ def test_the_order_in_which_the_images_of_a_case_are_given_changes_no_bit() -> N
 
 
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
-@pytest.mark.parametrize("fusion", ["concatenated", "gated"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"fusion": "gated"}, {"joint_width": 0.5}, {"joint_width": 1, "shared_width": 0}],
+)
 def test_a_second_view_is_as_if_the_hidden_modalities_had_never_been_available(
-    configuration: str, patch: tuple[int, ...], fusion: str
+    configuration: str, patch: tuple[int, ...], settings: dict[str, Any]
 ) -> None:
-    plans = replace_settings(small_plans(patch=patch), {"fusion": fusion}, {})
+    plans = replace_settings(small_plans(patch=patch), settings, {})
     network = build_network(plans, configuration, 0).eval()
     images, shown = torch.randn(2, 3, *patch), presence("t1", "t1+flair")
     everything = network.encode(images, torch.ones_like(shown))
@@ -192,6 +197,35 @@ def test_a_fusion_may_have_one_stream_alone() -> None:
     common = Fusion(3, 0, 2, 4, planned, gated=False, recalls=False)
     want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
     assert torch.allclose(common(None, available, shared, available, None), want, atol=1e-5)
+
+
+def test_the_joint_feature_is_concatenated_before_the_others() -> None:
+    planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
+    slots, shared, joint = maps(1, 3, 1), maps(1, 3, 2), maps(1, 5)
+    available = presence("flair+t2")
+    fusion = Fusion(3, 1, 2, 4, planned, gated=False, recalls=False, joint=5)
+    mean, empty = (shared[:, 0] + shared[:, 2]) / 2, torch.zeros(1, 1, 8, 8)
+    want = fusion.mix(torch.cat([joint, mean, slots[:, 0], empty, slots[:, 2]], dim=1))
+    result = fusion(slots, available, shared, available, None, joint)
+    assert torch.allclose(result, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_a_joint_encoder_reads_available_modalities_alone_and_all_at_once(shared: float) -> None:
+    settings = {"joint_width": 0.5, "shared_width": shared, "compensation_levels": []}
+    network = build_network(replace_settings(small_plans(), settings, {}), "2d", 0).eval()
+    images, present = torch.randn(2, 3, 16, 16), presence("t1", "t1+flair")
+    want = network(images, present, {})
+    hidden = torch.where(present[:, :, None, None], images, torch.nan)
+    assert torch.equal(network(hidden, present, {}), want)
+    # what it makes of one modality depends on the other: no sum over modalities
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith(("tailored", "shared")):
+                parameter.zero_()
+    both = network(images[:1], presence("t1+t2"), {})
+    apart = [network(images[:1], presence(name), {}) for name in ("t1", "t2")]
+    assert not torch.allclose(both, (apart[0] + apart[1]) / 2, atol=1e-2)
 
 
 def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:

@@ -185,9 +185,9 @@ def test_heads_are_counted_and_few_of_a_kind_are_not_told() -> None:
     one = Fingerprint.from_json({**case().to_json(), "heads": {"skull": 1}}, "one")
     merged = merge_fingerprints([many, one])
     assert merged.heads == {"skull": 1, "stripped": 5}
-    told = withhold_small_counts(merged, 2, 0)
-    assert told is not None
-    assert told.heads == {"stripped": 6}
+    shown = withhold_small_counts(merged, 2, 0)
+    assert shown is not None
+    assert shown.heads == {"stripped": 6}
 
 
 def test_there_must_be_something_to_merge() -> None:

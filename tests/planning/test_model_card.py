@@ -73,9 +73,9 @@ def test_the_spacing_of_a_single_case_in_twenty_is_not_told() -> None:
 
 def test_few_cases_of_other_subjects_are_told_as_the_most() -> None:
     both = merge_fingerprints([PATIENTS, PHANTOMS])
-    told = withhold_small_counts(both, 5, 0)
-    assert told is not None
-    assert told.subjects == {"patients": 20}
+    shown = withhold_small_counts(both, 5, 0)
+    assert shown is not None
+    assert shown.subjects == {"patients": 20}
     assert withhold_small_counts(both, 1, 0) == both
 
 

@@ -55,7 +55,13 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         ["t1", "t2"],
         LABELS,
         PlannerSettings(8.0, 32, 512, 320, None, "z-score"),
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 2, "concatenated"),
+        NetworkSettings(
+            tailored_width=0.5,
+            shared_width=0.5,
+            compensation_levels=(-1,),
+            decoder_convs=2,
+            decoder_skips="concatenated",
+        ),
     )
     ours = nnunet_planner.plan(*asked)
     monkeypatch.setattr(nnunet_planner, "_Planner", lambda name, *_: _plain_planner(name))
@@ -105,8 +111,20 @@ def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> 
     planner = PlannerSettings(1.0, 32, 512, 320, None, "z-score")
     sizes = []
     for settings in (
-        NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 0.1, 2, "concatenated"),
-        NetworkSettings("decoupled", 1, 1, "concatenated", (-1,), 0.1, 2, "concatenated"),
+        NetworkSettings(
+            tailored_width=0.25,
+            shared_width=0.25,
+            compensation_levels=(-1,),
+            decoder_convs=2,
+            decoder_skips="concatenated",
+        ),
+        NetworkSettings(
+            tailored_width=1,
+            shared_width=1,
+            compensation_levels=(-1,),
+            decoder_convs=2,
+            decoder_skips="concatenated",
+        ),
     ):
         plans = nnunet_planner.plan(merged, ["t1", "t2"], LABELS, planner, settings)
         planned = plans["configurations"]["3d_fullres"]

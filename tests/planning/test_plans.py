@@ -120,7 +120,7 @@ def test_the_defaults_are_within_their_own_bounds() -> None:
         ),
         (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
         (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
-        (("network", "shared_width"), 0, "a memory needs both streams; leave"),
+        (("network", "shared_width"), 0, "a memory needs tailored encoders and another"),
         (
             ("training", "personal_share"),
             1.5,
@@ -172,7 +172,7 @@ def test_a_network_without_any_stream_is_refused() -> None:
 def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
     without_memory = {**network, "compensation_levels": []}
     training = {"imputation": 0, "losses": {"separation": 1}}
-    with pytest.raises(PlansError, match="losses are of both streams, of which the network has"):
+    with pytest.raises(PlansError, match="losses are of tailored and shared features"):
         replace_settings(small_plans(), without_memory, training)
     assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CODE = sorted(
     file
-    for folder in ("mixmfl", "entrypoints", "benchmarks", "docs")
+    for folder in ("mixmfl", "entrypoints", "benchmarks", "docs", "tests")
     for file in (ROOT / folder).rglob("*.py")
 )
 

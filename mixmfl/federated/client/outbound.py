@@ -132,7 +132,12 @@ def _describe_tensor(name: str) -> str:
     block = block_of(name)
     if block.startswith("tailored."):
         return f"change of the weights of the encoder of {block.removeprefix('tailored.')}"
-    words = {"shared": "shared encoder", "fusion": "fusion", "decoder": "decoder"}
+    words = {
+        "shared": "shared encoder",
+        "joint": "joint encoder",
+        "fusion": "fusion",
+        "decoder": "decoder",
+    }
     return f"change of the weights of the {words.get(block, block)}"
 
 

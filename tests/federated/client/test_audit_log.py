@@ -78,9 +78,9 @@ def test_a_syslog_gets_every_line_with_its_digest(tmp_path: Path) -> None:
         server.settimeout(10)
         log = AuditLog(tmp_path / "audit.jsonl", f"127.0.0.1:{server.getsockname()[1]}")
         log.add("sent", to="host:1", bytes=7)
-        said = server.recv(65536).decode()
+        printed = server.recv(65536).decode()
     (line,) = log.file.read_text().splitlines()
-    assert f"{line} sha256 {verify_log(log.file).head}" in said
+    assert f"{line} sha256 {verify_log(log.file).head}" in printed
 
 
 def test_where_no_record_can_be_made_nothing_leaves(tmp_path: Path) -> None:

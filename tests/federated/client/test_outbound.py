@@ -45,13 +45,13 @@ def fingerprint_of(*cases: tuple[str, ...], core: int = 1) -> Fingerprint:
 
 def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(store: SiteStore) -> None:
     site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
-    told = {"north": register(site)}
+    registrations = {"north": register(site)}
     state = first_state(PLANS, SETTINGS)
     foretold = preview_outbound(site, fingerprint_of(("t1", "t2")), PLANS, SETTINGS)
     replies = [
-        train_at_site(train_task(state, told["north"]), site, PLANS, SETTINGS, {})[0],
-        validate_at_site(validation_task(state, "north", told), site, PLANS, SETTINGS),
-        measure_at_site(measure_task(state, "north", told), site, PLANS, SETTINGS),
+        train_at_site(train_task(state, registrations["north"]), site, PLANS, SETTINGS, {})[0],
+        validate_at_site(validation_task(state, "north", registrations), site, PLANS, SETTINGS),
+        measure_at_site(measure_task(state, "north", registrations), site, PLANS, SETTINGS),
     ]
     for reply in replies:
         want = {(d.name, d.shape) for d in foretold if d.kind == reply.kind}
@@ -129,9 +129,9 @@ def test_a_fingerprint_of_few_cases_is_withheld() -> None:
 
 
 def test_rare_labels_and_rare_modalities_are_left_out_of_a_fingerprint() -> None:
-    told = fingerprint_of(*[("t1",)] * 4, ("t1", "t2"))
-    assert told.label_cases == {"0": 5, "1": 5, "2": 1}
-    kept = withhold_small_counts(told, 5, 100)
+    fingerprint = fingerprint_of(*[("t1",)] * 4, ("t1", "t2"))
+    assert fingerprint.label_cases == {"0": 5, "1": 5, "2": 1}
+    kept = withhold_small_counts(fingerprint, 5, 100)
     assert kept is not None
     assert kept.label_cases == {"0": 5, "1": 5}
     assert kept.label_voxels.keys() == kept.label_cases.keys()
@@ -140,10 +140,10 @@ def test_rare_labels_and_rare_modalities_are_left_out_of_a_fingerprint() -> None
     assert sum(kept.intensities["t1"]) == 160
     assert sum(kept.intensities["t2"]) == 0
     assert Fingerprint.from_json(kept.to_json(), "x") == kept
-    fewer = withhold_small_counts(told, 5, 160)
+    fewer = withhold_small_counts(fingerprint, 5, 160)
     assert fewer is not None
     assert fewer.label_cases == {"0": 5}
-    assert withhold_small_counts(told, 0, 0) == told
+    assert withhold_small_counts(fingerprint, 0, 0) == fingerprint
 
 
 def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:

@@ -81,7 +81,7 @@ CASES = {
 
 def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     axis, bins = {"1x20": cases}, (0,) * (len(INTENSITY_EDGES) - 1)
-    told = dict.fromkeys(modality_cases, bins)
+    histograms = dict.fromkeys(modality_cases, bins)
     kept = {"1.00": cases}
     return Fingerprint(
         cases,
@@ -92,7 +92,7 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         (axis,) * 3,
         {"none": cases},
         kept,
-        told,
+        histograms,
         {"stripped": cases},
         {"patients": cases},
         {"brain": cases},
@@ -246,30 +246,30 @@ def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
     cases = {name: [("t1", "t2"), ("t1",)] for name in "abc"}
     federation = Federation(*configs_of(tmp_path, cases, plans))
     masked = dataclasses.replace(SETTINGS, masked=True)
-    told = {
+    settings = {
         name: register(
             config.open(plans, masked.configuration, "0", 0),
         )
         for name, config in federation.configs.items()
     }
     state, sizes = first_state(plans, masked), prototype_sizes(plans, masked.configuration)
-    for name in told:
+    for name in settings:
         assert asks(federation, name, join_task(plans, masked)) == "join"
 
     def roster() -> Participants:
-        came = federation.ask(keys_tasks(0, told)).came
-        return gather_participants(state, {n: a.message for n, a in came.items()}, told, sizes)
+        came = federation.ask(keys_tasks(0, settings)).came
+        return gather_participants(state, {n: a.message for n, a in came.items()}, settings, sizes)
 
     honest = roster()
     false = dataclasses.replace(honest.keys["b"], key=key_pair()[1].hex())
     forged = dataclasses.replace(honest, keys={**honest.keys, "b": false})
-    reason = asks(federation, "a", masked_tasks(state, forged, told)["a"])
+    reason = asks(federation, "a", masked_tasks(state, forged, settings)["a"])
     assert "as that of site 'b' in round 1 is not shown to be of that site: its signature" in reason
     assert not federation.configs["a"].summed_file.exists()
     lines = federation.configs["a"].exchange_log.read_text().splitlines()
     assert "sent to coordinator: failed, record error version, 0 tensors" in lines[-1]
-    tasks = masked_tasks(state, roster(), told)
-    assert [asks(federation, name, tasks[name]) for name in told] == ["masked"] * 3
+    tasks = masked_tasks(state, roster(), settings)
+    assert [asks(federation, name, tasks[name]) for name in settings] == ["masked"] * 3
 
 
 def audited(config: SiteConfig) -> list[dict[str, Any]]:
@@ -505,12 +505,12 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
         },
         {},
     )
-    told = decode(answer(north, encode(join))).record["registration"]
+    joined = decode(answer(north, encode(join))).record["registration"]
     site = federation.configs["north"].work
     state = first_state(plans, SETTINGS)
     (opened,) = open_sites(site, plans, "2d", "0", 0, torch.device("cpu"), 0)
     registration = register(opened)
-    assert told["cases"] == registration.cases
+    assert joined["cases"] == registration.cases
     first = encode(train_task(state, registration))
     second = encode(train_task(type(state)(1, state.weights, {}), registration))
     answer(north, first)
@@ -536,8 +536,8 @@ def test_a_lost_site_is_left_out_and_reconnects(
     federation.restart()
     assert train(federation, orders)
     history = open_run(orders.out).history
-    assert [told["south"].absent for told in history] == ["", NOT_CONNECTED, ""]
-    assert all(told["north"].loss is not None for told in history)
+    assert [reports["south"].absent for reports in history] == ["", NOT_CONNECTED, ""]
+    assert all(reports["north"].loss is not None for reports in history)
 
 
 def test_a_round_below_its_quorum_does_not_count(
@@ -579,12 +579,12 @@ def test_personalised_models_stay_at_the_site(
     tmp_path: Path, federation: Federation, orders: TrainingJob
 ) -> None:
     assert train(federation, TrainingJob(**{**vars(orders), "personalize": True}))
-    told = open_run(orders.out).personal
-    assert set(told) == set(CASES)  # each has a validation case
+    personal = open_run(orders.out).personal
+    assert set(personal) == set(CASES)  # each has a validation case
     for name, config in federation.configs.items():
         own = config.work / "runs" / "abc123" / "own_model.safetensors"
-        assert own.is_file() == told[name].kept
-        if told[name].kept:
+        assert own.is_file() == personal[name].kept
+        if personal[name].kept:
             assert (load_model(own).expected, load_model(own).confidence) == ((), {})
     assert not (orders.out / "personal").exists()
     assert "personalize" in {kind for _, kind in federation.asked}
@@ -595,7 +595,7 @@ def test_a_longer_run_leaves_no_personalised_model_of_the_shorter_one(
 ) -> None:
     short = dataclasses.replace(SETTINGS, rounds=1)
     assert train(federation, dataclasses.replace(orders, settings=short, personalize=True))
-    kept = [name for name, told in open_run(orders.out).personal.items() if told.kept]
+    kept = [name for name, report in open_run(orders.out).personal.items() if report.kept]
     assert kept
     assert train(federation, dataclasses.replace(orders, settings=TWO_FASTER))
     run = open_run(orders.out)
@@ -739,16 +739,16 @@ def test_small_counts_stay_at_the_hospital_unless_both_sides_lower_the_minimum(
     data = tmp_path / "data"
     write_site(data, [("t1",), ("t1", "t2"), ("t1", "t2")])
 
-    def told(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
+    def minimum_of(here: Minimum, asked: Minimum) -> dict[str, Any] | None:
         north = ClientService(SiteConfig("north", data, tmp_path / "work", minimum=here))
         record = {"version": mixmfl.__version__, "minimum": list(vars(asked).values())}
         reply = decode(answer(north, encode(Message("fingerprint", record, {}))))
         return reply.record["fingerprint"]
 
-    assert told(NETWORK_MINIMUM, NETWORK_MINIMUM) is None  # three cases
-    assert told(Minimum(3, 0), NETWORK_MINIMUM) is None
-    assert told(NETWORK_MINIMUM, Minimum(3, 0)) is None
-    both = told(Minimum(3, 0), Minimum(3, 0))
+    assert minimum_of(NETWORK_MINIMUM, NETWORK_MINIMUM) is None  # three cases
+    assert minimum_of(Minimum(3, 0), NETWORK_MINIMUM) is None
+    assert minimum_of(NETWORK_MINIMUM, Minimum(3, 0)) is None
+    both = minimum_of(Minimum(3, 0), Minimum(3, 0))
     assert both is not None
     assert both["cases"] == 3
     assert sum(both["intensities"]["t1"]) > 0
@@ -787,9 +787,9 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     assert train_remotely(orders, federation.ask, lambda: False)
     assert sum(tensor.nbytes for tensor in sent["train"].tensors.values()) == trained
     assert set(sent) == {"join", "train", "validate", "measure", "model"}
-    told = {(item.kind, item.name) for item in found}
+    fields = {(item.kind, item.name) for item in found}
     for kind in sent:
-        assert {(kind, n) for n in (*sent[kind].record, *sent[kind].tensors)} <= told
+        assert {(kind, n) for n in (*sent[kind].record, *sent[kind].tensors)} <= fields
 
 
 @pytest.mark.parametrize(
@@ -807,8 +807,8 @@ def test_a_failure_is_reported_without_its_reason(
 ) -> None:
     config = federation.configs["north"]
     reply = decode(answer(federation.hospitals["north"], encode(task)))
-    told = {"error": error, "version": mixmfl.__version__}
-    assert (reply.kind, reply.record, reply.tensors) == (messages.FAILED, told, {})
+    reason = {"error": error, "version": mixmfl.__version__}
+    assert (reply.kind, reply.record, reply.tensors) == (messages.FAILED, reason, {})
     assert f"{task.kind} failed: {error}: " in config.problem_log.read_text()
     assert f"sent to coordinator: {messages.FAILED}" in config.exchange_log.read_text()
 
@@ -820,8 +820,8 @@ def test_another_version_is_logged_at_the_site_too(
     task = Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {})
     reply = decode(answer(federation.hospitals["north"], encode(task)))
     assert reply.record["version"] == "9.9"
-    told = federation.configs["north"].problem_log.read_text()
-    assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9; install" in told
+    problems = federation.configs["north"].problem_log.read_text()
+    assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9; install" in problems
 
 
 def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
@@ -835,8 +835,8 @@ def test_a_run_cannot_be_called_by_a_path(
 ) -> None:
     with pytest.raises(DataError, match="join"):
         train(federation, TrainingJob(**{**vars(orders), "name": name}))
-    told = federation.configs["north"].problem_log.read_text()
-    assert "it must be letters and digits of 1 to 64 characters" in told
+    problems = federation.configs["north"].problem_log.read_text()
+    assert "it must be letters and digits of 1 to 64 characters" in problems
 
 
 def test_a_full_disk_costs_the_hospital_its_round(
@@ -854,7 +854,7 @@ def test_a_full_disk_costs_the_hospital_its_round(
     monkeypatch.undo()
     assert train(federation, orders)
     history = open_run(orders.out).history
-    assert [told["south"].absent for told in history] == ["", "could not do it (OSError)", ""]
+    assert [reports["south"].absent for reports in history] == ["", "could not do it (OSError)", ""]
 
 
 def test_the_log_tells_what_crossed_with_sizes_and_hashes(
@@ -871,13 +871,12 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
     federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
     train(federation, orders, stop_after=1)
     lines = federation.configs["north"].exchange_log.read_text().splitlines()
-    told = [line for line in lines if "sent to coordinator: train" in line]
-    assert len(told) == 1
-    assert ", round 1, block decoder, block fusion, block shared, block tailored.t1," in told[0]
+    (left,) = [line for line in lines if "sent to coordinator: train" in line]
+    assert ", round 1, block decoder, block fusion, block shared, block tailored.t1," in left
     trained = next(content for content in sent if decode(content).kind == "train")
     digest = hashlib.sha256(trained).hexdigest()
-    assert told[0].endswith(f"{len(trained)} bytes, sha256 {digest}")
-    assert "flair" not in told[0]  # it has none
+    assert left.endswith(f"{len(trained)} bytes, sha256 {digest}")
+    assert "flair" not in left  # it has none
 
 
 def test_a_reply_that_nobody_fetched_is_not_logged_as_sent(federation: Federation) -> None:
@@ -924,8 +923,8 @@ def test_a_registration_beyond_the_fingerprint_is_not_taken(
     tmp_path: Path, federation: Federation, orders: TrainingJob
 ) -> None:
     assert not train(federation, orders, stop_after=1)
-    told = fingerprint_of(cases=1, t1=1)
-    write_json(orders.work / "network" / "fingerprints" / "south.json", told)
+    fingerprint = fingerprint_of(cases=1, t1=1)
+    write_json(orders.work / "network" / "fingerprints" / "south.json", fingerprint)
     federation.restart()
     assert not train(federation, orders, stop_after=1)
     absent = open_run(orders.out).history[-1]["south"].absent
@@ -971,8 +970,8 @@ def test_a_hospital_says_for_itself_what_is_done_with_images_on_other_grids(tmp_
     assert config.cases().alignment == alignment
     federation = Federation(config)
     plan_remotely(PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0)), federation.ask)
-    (told,) = config.problem_log.read_text().splitlines()
-    assert "2d: case p1: t2 was resampled onto the grid of t1" in told
+    (problem,) = config.problem_log.read_text().splitlines()
+    assert "2d: case p1: t2 was resampled onto the grid of t1" in problem
     assert "p1" not in config.exchange_log.read_text()
 
 

@@ -96,7 +96,7 @@ def test_no_statistics_of_a_site_of_few_cases_leave(few: int) -> None:
 def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
     """Spacings, sizes, directions and shares of a crop, each alone: a plan needs the rare ones."""
     usual = of_cases(0, FLOOR)
-    told: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for odd in (of_cases(1, few), of_cases(2, few, spacing=7.0)):
         renamed = dataclasses.replace(
             odd,
@@ -108,13 +108,13 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
         )
         both = merge_fingerprints([usual, renamed])
         reply = outgoing_fingerprint(both, Labels({"a": 1, "b": 2}), Minimum(FLOOR))
-        told.append(reply.record["fingerprint"])
-    differ = {name for name in told[0] if told[0][name] != told[1][name]}
+        records.append(reply.record["fingerprint"])
+    differ = {name for name in records[0] if records[0][name] != records[1][name]}
     assert differ == {"axes", "stacked", "slices"}
-    assert "2" not in told[0]["label_cases"]
-    assert not any(told[0]["intensities"]["t2"])
-    assert told[0]["modality_cases"]["t2"] == few  # the aggregation weight
-    assert set(told[0]["heads"]) == set(usual.heads)
+    assert "2" not in records[0]["label_cases"]
+    assert not any(records[0]["intensities"]["t2"])
+    assert records[0]["modality_cases"]["t2"] == few  # the aggregation weight
+    assert set(records[0]["heads"]) == set(usual.heads)
 
 
 @pytest.mark.parametrize("few", FEW)
@@ -125,18 +125,18 @@ def test_no_dice_of_few_validation_cases_leaves(store: SiteStore, few: int) -> N
         dataclasses.replace(one, validation=who.validation[:few], validation_cases=FLOOR)
         for who in (one, other)
     ]
-    told = {"alpha": register(sites[0])}
+    registrations = {"alpha": register(sites[0])}
     state = first_state(PLANS, SETTINGS)
     for task in (
-        validation_task(state, "alpha", told),
-        measure_task(state, "alpha", told),
-        personalization_task(state, "alpha", told),
+        validation_task(state, "alpha", registrations),
+        measure_task(state, "alpha", registrations),
+        personalization_task(state, "alpha", registrations),
     ):
         replies = [encode(Client(site, PLANS, SETTINGS).handle(task, {}).reply) for site in sites]
         assert replies[0] == replies[1], task.kind
     # the floor is what withholds it
     open_ = [dataclasses.replace(site, validation_cases=few) for site in sites]
-    task = validation_task(state, "alpha", told)
+    task = validation_task(state, "alpha", registrations)
     seen = [Client(site, PLANS, SETTINGS).handle(task, {}).reply.record for site in open_]
     assert seen[0] != seen[1]
 

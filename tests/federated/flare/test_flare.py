@@ -88,8 +88,10 @@ def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Pat
     assert resources["class_list_enforcement_mode"] == "enforce"
     assert resources["allow_log_streaming"] is False
     assert not [c for c in resources["components"] if "log" in c["path"]]
-    told = json.loads((local / "authorization.json").read_text())["permissions"]
-    allowed = {right for rights in told.values() for right, who in rights.items() if who != "none"}
+    permissions = json.loads((local / "authorization.json").read_text())["permissions"]
+    allowed = {
+        right for rights in permissions.values() for right, who in rights.items() if who != "none"
+    }
     assert allowed == {"submit_job", "manage_job"}
 
 
@@ -108,7 +110,7 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
 
 
 @pytest.mark.parametrize(
-    "told",
+    "description",
     [
         {"server": "host", "sites": ["a"]},
         {"server": "host:8002", "sites": []},
@@ -131,8 +133,10 @@ def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) ->
         {"server": f"{'h' * 65}:8002", "sites": ["a"]},
     ],
 )
-def test_a_network_that_cannot_be_is_refused(tmp_path: Path, told: dict[str, object]) -> None:
-    (tmp_path / "network.json").write_text(json.dumps(told))
+def test_a_network_that_cannot_be_is_refused(
+    tmp_path: Path, description: dict[str, object]
+) -> None:
+    (tmp_path / "network.json").write_text(json.dumps(description))
     with pytest.raises(DataError, match=r'network.json: {"server": "host:port"'):
         Network.load(tmp_path / "network.json")
 
@@ -327,9 +331,9 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
         offered.produce({"place": -1}, "server.job")
     assert not offered.taken
     pieces, state = [], None
-    while (told := offered.produce(state, "server.job"))[1] is not None:
-        pieces.append(told[1])
-        state = told[2]
+    while (chunk := offered.produce(state, "server.job"))[1] is not None:
+        pieces.append(chunk[1])
+        state = chunk[2]
     assert b"".join(pieces) == parcel.read(0, parcel.size)
     assert {len(piece) for piece in pieces[:-1]} == {100}
     assert begun == [True]
@@ -559,7 +563,7 @@ def test_a_hospital_builds_no_class_but_ours_whatever_a_job_names(
     folder = kits.parent / "job"
     write_job(folder, kits / "orders.json", ["north"], 60)
     config = folder / "site_app" / "config" / "config_fed_client.json"
-    told = json.loads(config.read_text())
+    settings = json.loads(config.read_text())
     with pytest.raises(Exception, match="NoneType"):  # the class is not really loaded here
         build(config)
     assert loaded == ["mixmfl.federated.flare.SiteExecutor"]
@@ -573,7 +577,7 @@ def test_a_hospital_builds_no_class_but_ours_whatever_a_job_names(
                 {"task_data_filters": [{"tasks": ["*"], "filters": [evil]}]},
                 {"executors": [{"tasks": ["*"], "executor": {"path": SITE, "args": {"x": evil}}}]},
             ):
-                config.write_text(json.dumps({**told, **spoil}))
+                config.write_text(json.dumps({**settings, **spoil}))
                 loaded.clear()
                 with pytest.raises(Exception):  # noqa: B017, PT011  (FLARE's, of several classes)
                     build(config)
@@ -676,7 +680,7 @@ class _Jobs:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[JobResult], work: Path
     ) -> None:
-        self.clock, self.legs, self.said = _Clock(), [*legs], list[str]()
+        self.clock, self.legs, self.printed = _Clock(), [*legs], list[str]()
         settings = RunSettings("2d", 0, 3, 1, 0.01)
         self.orders = TrainingJob(work, work / "run", ("north", "south"), "abc", settings, "0")
         self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
@@ -689,13 +693,13 @@ class _Jobs:
 
     def get_system_info(self) -> SimpleNamespace:
         seen = self.last_seen.items()
-        told = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
-        return SimpleNamespace(client_info=told)
+        clients = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
+        return SimpleNamespace(client_info=clients)
 
     def run(self) -> None:
         now = datetime.now(timezone.utc)
         kit = Kit(Path("kit"), "coordinator", "localhost:1", now, "", ())
-        runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.said.append)
+        runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.printed.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
         assert load_job(file) == self.orders
@@ -719,7 +723,7 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
 
     monkeypatch.setattr(jobs.clock, "sleep", south_comes_after_a_minute)
     jobs.run()
-    assert jobs.said == [
+    assert jobs.printed == [
         "warning: ends",  # a certificate
         "serving at localhost:1",
         "connected: north",
@@ -751,7 +755,7 @@ def test_a_coordinator_that_runs_for_days_warns_of_certificates_on_each(
     monkeypatch.setattr(runner, "run_job", looks_thrice)
     monkeypatch.setattr(runner, "datetime", Clock)
     jobs.run()
-    assert jobs.said.count("warning: ends") == 2  # a minute lies between, and a midnight
+    assert jobs.printed.count("warning: ends") == 2  # a minute lies between, and a midnight
 
 
 def test_a_round_that_too_few_answer_is_repeated_twice(
@@ -761,7 +765,7 @@ def test_a_round_that_too_few_answer_is_repeated_twice(
     jobs = _Jobs(monkeypatch, [few, few, few], tmp_path)
     with pytest.raises(MixmflError, match=r"0 of 2 .*; that was the third time, .* and --resume"):
         jobs.run()
-    assert jobs.said.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
+    assert jobs.printed.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
     with pytest.raises(MixmflError, match=r"^PlansError: no$"):
         _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).run()
 
@@ -788,8 +792,8 @@ def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_c
     jobs.in_job = in_third_job_a_round_is_done_without_south
     jobs.run()
     assert paused == [False, False, False, True, True, True]  # the fake job does not remove it
-    assert "a site has come back" in jobs.said
-    assert jobs.said.count("few; the round is repeated") == 4  # not three in a row
+    assert "a site has come back" in jobs.printed
+    assert jobs.printed.count("few; the round is repeated") == 4  # not three in a row
 
 
 @pytest.mark.parametrize("connected_before", [False, True])
@@ -846,13 +850,13 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
 
     def send(self: Any, task: Any, context: FLContext, targets: list[str], **_: object) -> None:
         (name,) = targets
-        told = SimpleNamespace(result=Shareable() if name == "empty" else offered)
+        reply = SimpleNamespace(result=Shareable() if name == "empty" else offered)
         if name == "silent":
             return
         if name != "lost":
-            task.before_task_sent_cb(told, context)
+            task.before_task_sent_cb(reply, context)
         if name not in {"gone", "lost", "slow"}:
-            task.result_received_cb(told, context)
+            task.result_received_cb(reply, context)
         if name != "slow":
             task.completion_status = "CLIENT_DEAD"
             task.task_done_cb(task, context)
@@ -874,8 +878,8 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     assert 60 < clock.now - 1000 < 61
     result = json.loads(result_file(orders).read_text())
     assert result["status"] == "failed"
-    told = dict(re.findall(r"^  (\w+): (.*)$", result["reason"], re.MULTILINE))
-    assert told == {
+    reason = dict(re.findall(r"^  (\w+): (.*)$", result["reason"], re.MULTILINE))
+    assert reason == {
         "away": "is not connected",
         "broken": "its reply cannot be read (more than 10 bytes came)",
         "empty": "its reply holds no message (OK)",
@@ -891,8 +895,8 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     assert {name for name in sites if f" sent to {name}: fingerprint" in log} == {
         *("broken", "empty", "fine", "gone", "old", "slow")
     }
-    del told["away"]  # it is not even asked
-    for name, why in told.items():
+    del reason["away"]  # it is not even asked
+    for name, why in reason.items():
         assert f" nothing from {name}: fingerprint: {why}" in log
 
 
@@ -944,10 +948,10 @@ def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
 
 
 def test_another_version_is_reported_before_the_error() -> None:
-    told = {"error": "PlansError"}
-    other = controller._failure(Message("failed", {**told, "version": "9.9\n"}, {}))
+    reason = {"error": "PlansError"}
+    other = controller._failure(Message("failed", {**reason, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = controller._failure(Message("failed", {**told, "version": mixmfl.__version__}, {}))
+    same = controller._failure(Message("failed", {**reason, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
 
 

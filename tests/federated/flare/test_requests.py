@@ -143,9 +143,9 @@ def test_a_request_and_a_kit_of_it_by_the_command(
     file.write_text('{"server": "localhost:18002", "sites": ["north", "south"]}')
     made = ("mixmfl_provision", "-i", file, "-o", tmp_path / "kits", "--requests", asked)
     assert command(*made) == 0
-    said = capsys.readouterr().out
-    assert f"fingerprint of its key: {fingerprint}" in said
-    assert "no kit yet, as there is no request: south" in said
+    printed = capsys.readouterr().out
+    assert f"fingerprint of its key: {fingerprint}" in printed
+    assert "no kit yet, as there is no request: south" in printed
     assert command("mixmfl_provision", "-o", tmp_path / "kits") == 2
     assert "-i NETWORK.json is needed" in capsys.readouterr().err
     assert command("mixmfl_provision", "--request", "north", "-i", file, "-o", asked) == 2

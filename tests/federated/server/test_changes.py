@@ -56,11 +56,11 @@ def test_a_round_has_the_settings_of_its_time() -> None:
         Change(5, "stop_when_flat", 0, 3),
     ]
     now = dataclasses.replace(SETTINGS, rounds=6, learning_rate=0.1)
-    told = [settings_of(number, now, changes) for number in range(6)]
-    assert [each.rounds for each in told] == [4, 4, 8, 8, 8, 6]
-    assert [each.learning_rate for each in told] == [0.5, 0.5, 0.1, 0.1, 0.1, 0.1]
+    settings = [settings_of(number, now, changes) for number in range(6)]
+    assert [each.rounds for each in settings] == [4, 4, 8, 8, 8, 6]
+    assert [each.learning_rate for each in settings] == [0.5, 0.5, 0.1, 0.1, 0.1, 0.1]
     # the schedule of so many rounds, as if they had been meant from the start
-    assert learning_rate_of(3, told[3]) == pytest.approx(0.1 * (5 / 8) ** 0.9)
+    assert learning_rate_of(3, settings[3]) == pytest.approx(0.1 * (5 / 8) ** 0.9)
 
 
 def test_usual_norms_rise_with_steps_times_learning_rate_and_never_fall() -> None:
@@ -177,15 +177,19 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
     capsys.readouterr()
     more = ["--rounds", 4, "--learning-rate", 1e-12, "--stop-when-flat", 1]
     assert command("mixmfl_train_federated", *asked, "--resume", *more) == 0
-    said = capsys.readouterr().out
-    assert "from round 2 on: rounds 1 -> 4\nfrom round 2 on: learning_rate 0.01 -> 1e-12\n" in said
-    assert "from round 2 on: stop_when_flat 0 -> 1\nround 2/4  loss north" in said
+    printed = capsys.readouterr().out
+    assert (
+        "from round 2 on: rounds 1 -> 4\nfrom round 2 on: learning_rate 0.01 -> 1e-12\n" in printed
+    )
+    assert "from round 2 on: stop_when_flat 0 -> 1\nround 2/4  loss north" in printed
     run = open_run(tmp_path / "run")
     settings = run.settings
     assert (settings.seed, settings.local_steps, run.fold) == (4, 1, "1")
     assert not settings.half_updates
     if len(run.history) < 4:
-        assert f"ended after round {len(run.history)} of 4: validation Dice was not above" in said
+        assert (
+            f"ended after round {len(run.history)} of 4: validation Dice was not above" in printed
+        )
     capsys.readouterr()
     assert command("mixmfl_train_federated", *asked, "--resume") == 0  # nothing is left to do
     assert open_run(tmp_path / "run").changes == run.changes

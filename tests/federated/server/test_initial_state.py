@@ -108,9 +108,9 @@ def test_the_command_says_what_was_taken_and_starts_only_new_runs_so(
     assert "no.safetensors: there is no such model file" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert command("mixmfl_train_federated", *asked, "--init", model) == 0
-    said = capsys.readouterr().out
-    assert "started from m.safetensors:\n  part            from" in said
-    assert "round 1/1" in said.split("started from")[1]
+    printed = capsys.readouterr().out
+    assert "started from m.safetensors:\n  part            from" in printed
+    assert "round 1/1" in printed.split("started from")[1]
     assert command("mixmfl_train_federated", *asked, "--init", model, "--resume") == 2
     assert "--init: " in capsys.readouterr().err
     assert load_model(tmp_path / "run" / "model.safetensors").record["round"] == 1

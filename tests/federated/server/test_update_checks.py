@@ -237,11 +237,11 @@ def test_a_run_goes_on_without_a_site_that_sends_nonsense_and_says_so(
 
     monkeypatch.setattr(client, "train_at_site", hostile)
     run = simulate(PLANS, list(federation.sites.values()), SETTINGS, "0", tmp_path / "run")
-    for told in open_run(run.folder).history:
-        assert told["north"].loss is None
-        assert "times the median of recent rounds" in told["north"].absent
-        assert told["south"].loss is not None
-        assert not told["south"].absent
+    for reports in open_run(run.folder).history:
+        assert reports["north"].loss is None
+        assert "times the median of recent rounds" in reports["north"].absent
+        assert reports["south"].loss is not None
+        assert not reports["south"].absent
     assert "times the median" in (run.folder / "progress.csv").read_text()
 
 
@@ -266,7 +266,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
     assert "is damaged" in first["east"].absent
     assert "bytes came, at most" in first["north"].absent
     assert not first["south"].absent
-    assert not any(told.absent for told in second.values())
+    assert not any(report.absent for report in second.values())
 
 
 def fingerprint(cases: int, **modalities: int) -> Fingerprint:
@@ -276,7 +276,7 @@ def fingerprint(cases: int, **modalities: int) -> Fingerprint:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("registration", "message"),
     [
         (Registration(0, {}), "registered 0 training cases"),
         (Registration(3, {"t1": 4}), "registered 3 training cases, but {'t1': 4}"),
@@ -297,16 +297,21 @@ def fingerprint(cases: int, **modalities: int) -> Fingerprint:
         (Registration(8, {"t1": 8, "t2": 4}), "registered 4 for t2, its fingerprint says 3"),
     ],
 )
-def test_a_registration_that_cannot_be_true_is_refused(told: Registration, message: str) -> None:
+def test_a_registration_that_cannot_be_true_is_refused(
+    registration: Registration, message: str
+) -> None:
     with pytest.raises(AggregationError, match=message):
-        check_registration("north", told, PLANS, fingerprint(8, t1=8, t2=3))
+        check_registration("north", registration, PLANS, fingerprint(8, t1=8, t2=3))
 
 
 def test_a_site_speaks_only_of_classes_that_it_registered(
     federation: SmallFederation,
 ) -> None:
-    told = federation.registrations
-    changed = {**told, "north": dataclasses.replace(told["north"], labelled=["lesion"])}
+    registrations = federation.registrations
+    changed = {
+        **registrations,
+        "north": dataclasses.replace(registrations["north"], labelled=["lesion"]),
+    }
     _, found = merge_round(federation.start, federation.replies, changed, PLANS, SETTINGS)
     assert found.rejected.keys() == {"north"}
     assert "of classes that it does not label; it registered lesion" in found.rejected["north"]
