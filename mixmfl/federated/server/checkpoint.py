@@ -525,9 +525,11 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
     try:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
-        if content["round"] != number or "sites" not in content:  # not yet in earlier versions
+        if content["round"] != number:
             return None
-        sites = {site: read_measured_json(each, site) for site, each in content["sites"].items()}
+        # those of earlier versions have no sites, and nothing of largest components
+        found = content.get("sites", {})
+        sites = {site: read_measured_json(each, site) for site, each in found.items()}
         return read_measured_json(content, "all sites"), sites
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
@@ -545,7 +547,7 @@ def read_measured_json(content: Mapping[str, Any], source: str) -> Measured:
     return Measured(
         read_value(Expected, content["expected"], f"{source}: expected", ModelError),
         read_value(Confidence, content["confidence"], f"{source}: confidence", ModelError),
-        read_value(Largest, content["largest"], f"{source}: largest", ModelError),
+        read_value(Largest, content.get("largest", {}), f"{source}: largest", ModelError),
     )
 
 

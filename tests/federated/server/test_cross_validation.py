@@ -1,5 +1,6 @@
 """A run in folds: trained by one command, resumed, and what its folds measured added up."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mixmfl.entrypoints import train_federated
-from small import small_plans
+from small import small_plans, stored_site
 from small_federation import Cases, write_work
 
 from mixmfl.core.errors import ModelError
@@ -148,3 +149,27 @@ def test_the_configuration_with_the_higher_mean_dice_is_best(tmp_path: Path) -> 
         begin_configurations(tmp_path, ["2d", "3d_fullres"], resume=False)
     begin_configurations(tmp_path, ["2d", "3d_fullres"], resume=True)
     assert json.loads((tmp_path / "configurations.json").read_text())["best"] is None
+
+
+def test_configurations_are_trained_alike_and_the_best_one_predicts(
+    tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    flat, full = small_plans(), small_plans(patch=(8, 16, 16))
+    planned = {**flat.nnunet["configurations"], **full.nnunet["configurations"]}
+    plans = dataclasses.replace(flat, nnunet={**flat.nnunet, "configurations": planned})
+    work, out = write_work(tmp_path / "work", {}, plans), tmp_path / "run"
+    for configuration in planned:
+        stored_site(work, "north", [("t1",)] * 3, plans, configuration)
+    both = ("-i", work, "-o", out, "-c", "2d", "3d_fullres", "--fold", 0, *SHORT)
+    assert command("mixmfl_train_federated", *both) == 0
+    record = json.loads((out / "configurations.json").read_text())
+    best = max(record["dice"], key=lambda name: record["dice"][name])
+    assert record["best"] == best
+    assert model_files(out) == [out / best / "fold_0" / "model.safetensors"]
+
+    before = (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "3d_fullres")  # as if it had been stopped after the first one
+    capsys.readouterr()
+    assert command("mixmfl_train_federated", "-i", work, "-o", out, "--resume") == 0
+    assert f"best configuration by cross-validated Dice: {best}" in capsys.readouterr().out
+    assert (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes() == before
