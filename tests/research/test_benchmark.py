@@ -177,16 +177,16 @@ def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
 
     benchmark.summarise(opened, "mdm")
     assert "- `EqualVoices`: every site counts the same" in (opened.out / "table.md").read_text()
-    told = json.loads((opened.out / "results.json").read_text())
-    assert told["methods"]["EqualVoices"]["code"] == outside.read_text()
-    assert told["methods"]["EqualVoices"]["rule"] == "equally"
-    assert "code" not in told["methods"]["mdm"]
-    assert told["rerun"][1][8:12] == ["mdm,equal_voices:EqualVoices", "--seeds", "0", "--size"]
-    assert told["benchmark"]["tests"] == {"north": 2, "south": 2}
-    assert Plans.from_json(told["benchmark"]["plans"], "told") == opened.plans
+    record = json.loads((opened.out / "results.json").read_text())
+    assert record["methods"]["EqualVoices"]["code"] == outside.read_text()
+    assert record["methods"]["EqualVoices"]["rule"] == "equally"
+    assert "code" not in record["methods"]["mdm"]
+    assert record["rerun"][1][8:12] == ["mdm,equal_voices:EqualVoices", "--seeds", "0", "--size"]
+    assert record["benchmark"]["tests"] == {"north": 2, "south": 2}
+    assert Plans.from_json(record["benchmark"]["plans"], "record") == opened.plans
     (score,) = (
         each
-        for each in told["scores"]
+        for each in record["scores"]
         if (each["method"], each["site"], each["modalities"], each["region"])
         == ("EqualVoices", "north", ["t1"], "lesion")
     )

@@ -218,8 +218,8 @@ def test_mlflow_gets_every_round_and_a_database_in_the_run(
         curves.write(run)
         curves.write(run)
     library.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    told = [(call.args[1:], call.kwargs) for call in client.log_metric.call_args_list]
-    assert told == [((name, value), {"step": 1}) for name, value in scalars(run, 1).items()]
+    written = [(call.args[1:], call.kwargs) for call in client.log_metric.call_args_list]
+    assert written == [((name, value), {"step": 1}) for name, value in scalars(run, 1).items()]
     client.set_terminated.assert_called_once()
 
 
