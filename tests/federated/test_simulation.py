@@ -299,7 +299,7 @@ def test_progress_is_told_per_round_and_site(whole: Run) -> None:
 
 def test_nothing_in_a_run_is_a_pickle(whole: Run) -> None:
     files = [f for f in whole.folder.rglob("*") if f.is_file()]
-    assert {f.suffix for f in files} == {".json", ".csv", ".png", ".safetensors"}
+    assert {f.suffix for f in files} == {".json", ".csv", ".png", ".html", ".safetensors"}
     for file in files:
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the unpickler says
             pickle.loads(file.read_bytes())

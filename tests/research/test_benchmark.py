@@ -321,7 +321,9 @@ def test_one_failed_training_does_not_stop_the_others(
 ) -> None:
     opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
 
-    def only_mdm(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+    def only_mdm(
+        asked: benchmark.Benchmark, name: str, seed: int, personal: bool, source: str
+    ) -> None:
         if name != "mdm":
             raise DataError("no such luck")
 
