@@ -432,7 +432,7 @@ def test_the_command_reports_which_trainings_failed_and_ends_with_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool, source: str) -> None:
         if seed == 1:
             raise DataError("no such luck")
 

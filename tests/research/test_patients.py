@@ -105,7 +105,10 @@ def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
         write_page(tmp_path, "20", "no-memory")
     for fold, gain in enumerate((0.1, 0.2)):
         out = tmp_path / f"A{fold}" / "20"
-        write_json(out / "benchmark.json", {"own": {"north": ["t1"]}})
+        plans = {"training": {"local_steps": 20}}
+        budget = {"configuration": "2d", "rounds": 1, "local_steps": 20, "plans": plans}
+        opened = {**budget, "own": {"north": ["t1"]}, "tests": {"north": [f"p{fold}"]}}
+        write_json(out / "benchmark.json", opened)
         for method, dice in (("mdm", 0.5 + gain), ("no-memory", 0.5)):
             folder = out / "runs" / method / f"seed{fold}"
             described = find_method(method).describe()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.version import __version__
@@ -20,6 +21,8 @@ from mixmfl.research.benchmark.statistics import Cost
 
 FORMAT = 1
 
+_NEEDED = "configuration", "rounds", "local_steps", "plans", "tests"
+
 
 def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[str, Any]:
     """Return what a benchmark found, and from what, as JSON content.
@@ -28,8 +31,13 @@ def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[
         out: Folder of the benchmark.
         rows: All scores in it.
         costs: Bytes and seconds of each method and seed.
+
+    Raises:
+        DataError: The benchmark's record is damaged.
     """
     opened = read_json(out / "benchmark.json")
+    if missing := [name for name in _NEEDED if name not in opened]:
+        raise DataError(f"{out / 'benchmark.json'}: is damaged; it has no {', '.join(missing)}")
     names = list(dict.fromkeys(row.method for row in rows))
     tests = {site: len(cases) for site, cases in opened["tests"].items()}
     return {
