@@ -5,6 +5,7 @@ import logging
 import torch
 
 from mixmfl.core.version import __version__
+from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.evaluation.subset_dice import BINS, all_subsets
 from mixmfl.federated.aggregation import select_blocks
@@ -59,13 +60,14 @@ def preview_outbound(
     held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
     measured = {"round": 0, "subsets": [[list(subset), counts] for subset in sorted(held)]}
     sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums().to_json())
+    largest = dict.fromkeys(plans.labels.foreground, LargestSums().to_json())
     replies = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum),
         outgoing("preprocess", {"cases": cases}),
         outgoing_registration(registration),
         outgoing("train", {"round": 0, **record}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
-        outgoing("measure", {**measured, "confidence": sums}),
+        outgoing("measure", {**measured, "confidence": sums, "largest": largest}),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]
