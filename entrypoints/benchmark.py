@@ -13,8 +13,8 @@ from . import _options, _runner
 DESCRIPTION = """\
 Train every method on the sites in WORK with the same plans, cases, gradient steps, augmentation and
 validation, and score each on the sites' test cases from every subset of modalities. OUT gets
-table.md, cases.csv (a row per prediction and region), subsets.png and sites.png. The same command
-resumes after an interruption; with more methods or seeds, it adds them."""
+table.md, cases.csv (a row per prediction and region), results.json, subsets.png and sites.png. The
+same command resumes after an interruption; with more methods or seeds, it adds them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--methods",
         default="baselines",
         help="comma-separated; baselines (default) and ablation are groups of methods; NAME+site: "
-        "each site also fine-tunes the model for itself",
+        "each site also fine-tunes the model for itself; MODULE:NAME: a method of your own, whose "
+        "module is here or installed (docs/benchmark.md)",
     )
     parser.add_argument("--list", action=_List, nargs=0, help="list the methods and exit")
     parser.add_argument(

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--methods",
         default="local,fedavg,union,tailored,mdm,imputed",
-        help="comma-separated; mixmfl_benchmark --list lists them",
+        help="comma-separated; mixmfl_benchmark --list lists them; MODULE:NAME: one of your own, "
+        "whose module is here or installed (docs/benchmark.md)",
     )
     parser.add_argument("--sets", default="A,C", help="comma-separated modality sets; default: A,C")
     parser.add_argument("--folds", default="0,1", help="comma-separated test folds; default: 0,1")

@@ -30,8 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
+    from mixmfl.federated.server.checkpoint import choose_round, open_run
+    from mixmfl.federated.server.cross_validation import holds_folds, pooled_of, read_folds
     from mixmfl.federated.server.export import export_model
 
+    if holds_folds(options.input):
+        folds = ", ".join(f"fold_{fold}" for fold in read_folds(options.input).folds)
+        raise MixmflError(
+            f"{options.input}: is a run in folds, and a file holds one model; name one of {folds} "
+            "in it. mixmfl_predict -m takes the folder, and averages them all"
+        )
     if options.out.suffix != ".safetensors":
         raise MixmflError(f"{options.out}: the name of a model file must end in .safetensors")
     if options.out.exists() and not options.overwrite:
@@ -40,7 +48,9 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(
             "--site: personalised models are made from the best round; leave out --round"
         )
-    number, digest = export_model(options.input, options.round, options.out, options.site)
+    number = choose_round(open_run(options.input), options.round)
+    pooled = pooled_of(options.input, number)
+    number, digest = export_model(options.input, options.round, options.out, options.site, pooled)
     kind = "model"
     if options.site:
         kind = f"personalised model of site {options.site}, based on the global model"

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         nargs="+",
         default=[],
-        help="model file; several are averaged; default: the model registered last",
+        help="model file, or folder of a run; several, and the folds of a run, are averaged; "
+        "default: the model registered last",
     )
     parser.add_argument(
         "--mapping",
@@ -163,6 +164,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.mapping import images_told, mapping_table, read_mapping
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.default_model import registered_model
+    from mixmfl.inference.model_folder import model_files
 
     modalities = Modalities().with_aliases(options.alias)
     alignment = replace(_options.alignment(options, modalities), leave_out=not options.strict)
@@ -185,10 +187,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             "cases; name a folder outside"
         )
     # checked first, so that a large archive is not read in vain
-    files = options.model or [registered_model(_runner.home())]
-    for file in files:
-        if not file.is_file():
-            raise MixmflError(f"-m {file}: there is no such model file")
+    files = [file for path in options.model for file in model_files(path)]
+    files = files or [registered_model(_runner.home())]
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:

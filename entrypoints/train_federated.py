@@ -1,6 +1,7 @@
 """``mixmfl_train_federated``: train MDM-MixMFL, simulated on one machine or over a network."""
 
 import argparse
+import copy
 import dataclasses
 import math
 import sys
@@ -17,6 +18,7 @@ from . import _options, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.checkpoint import Run, SiteRound
+    from mixmfl.federated.server.cross_validation import CrossValidation
     from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
@@ -48,8 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-c",
         "--configuration",
+        nargs="+",
+        default=[],
         choices=("2d", "3d_fullres"),
-        help="default: the preprocessed one; if both are, 3d_fullres",
+        help="default: the preprocessed one; if both are, 3d_fullres. With both, each is trained "
+        "in RUN/2d and RUN/3d_fullres, and the one with the higher cross-validated Dice is best",
     )
     parser.add_argument("--rounds", type=int, help="default: as in the plans")
     parser.add_argument(
@@ -85,9 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--fold",
+        nargs="+",
+        default=[],
         choices=(*"01234", "all"),
         help="each site validates on this fifth of its cases (default: 0); all: it trains on every "
-        "case",
+        "case. Several, as in --fold 0 1 2 3 4, are trained one after another in RUN/fold_0 and so "
+        "on: mixmfl_predict -m RUN averages their models, and what they measured is added up",
     )
     _options.add_workers(parser)
     parser.add_argument(
@@ -129,6 +137,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fixed-point numbers",
     )
     parser.add_argument(
+        "--track",
+        nargs="+",
+        default=[],
+        choices=("tensorboard", "mlflow", "wandb"),
+        help="write the numbers of every round for these, too: MLflow (RUN/mlflow.db), Weights & "
+        "Biases (RUN/wandb); nothing is sent anywhere. TensorBoard (RUN/tensorboard) is written "
+        "wherever it is installed",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="resume the run in RUN, or train it for longer"
     )
     _options.add_device(parser)
@@ -136,27 +153,134 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.core.records import read_record
-    from mixmfl.federated.state import RunSettings
-    from mixmfl.planning.plans import Plans, usual_configuration
+    from mixmfl.federated.server.cross_validation import configurations_of, holds_folds
+    from mixmfl.federated.server.tracking import check_tracker
+    from mixmfl.inference.model_folder import MODEL
+    from mixmfl.planning.plans import Plans
 
     if not (options.input / "plans.json").is_file():
         raise MixmflError(
             f"{options.input}: holds no plans.json; make it by mixmfl_plan_preprocess "
             f"-i FEDERATION -o {options.input}"
         )
+    for name in options.track:
+        check_tracker(name)
     plans = Plans.load(options.input / "plans.json")
+    options.ledgers, options.like = options.out / "privacy", None
+    several = len(options.fold) > 1 or len(options.configuration) > 1
+    if several or holds_folds(options.out) or configurations_of(options.out):
+        return _cross_validate(options, plans)
+    options.fold, options.configuration = "".join(options.fold), "".join(options.configuration)
+    code = _train(options, plans)
+    _register(options.out / MODEL)
+    return code
+
+
+def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
+    """Train every fold of every configuration, and add up what they measured."""
+    from mixmfl.federated.server.cross_validation import (
+        begin_configurations,
+        begin_folds,
+        begun_fold,
+        choose_configuration,
+        configurations_of,
+        holds_folds,
+        read_folds,
+    )
+    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
+    from mixmfl.planning.plans import usual_configuration
+
+    out = options.out
+    names = configurations_of(out) or list(dict.fromkeys(options.configuration))
+    if strange := sorted(set(options.configuration) - set(names)):
+        raise MixmflError(
+            f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
+        )
+    if len(names) > 1:
+        begin_configurations(out, names, resume=options.resume)
+        folders = {name: out / name for name in names}
+    elif holds_folds(out):
+        folders = {names[0] if names else read_folds(out).configuration: out}
+    elif options.resume:
+        raise MixmflError(f"--resume: {out} holds no run in folds; leave it out to start one")
+    else:
+        folders = {names[0] if names else usual_configuration(options.input, plans): out}
+    known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
+    options.fold = options.fold or (list(known[0]) if known else ["0"])
+    found = []
+    for name, folder in folders.items():
+        begin_folds(folder, name, options.fold, resume=options.resume)
+        begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
+        options.like = next(begun, None)
+        found.append(_train_folds(options, plans, name, folder))
+    done = [each for each in found if each is not None]
+    if len(done) < len(found):
+        return 0
+    chosen = done[0]
+    if len(done) > 1:
+        best = choose_configuration(done, out)
+        chosen = next(each for each in done if each.configuration == best)
+        print(f"best configuration by cross-validated Dice: {best}")
+    print(f"mixmfl_predict -m {out} takes the mean of {len(chosen.folds)} models")
+    if (of_all := fold_folder(chosen.folder, EVERY_CASE) / MODEL).is_file():
+        _register(of_all)
+    return 0
+
+
+def _train_folds(
+    options: argparse.Namespace, plans: "Plans", configuration: str, folder: Path
+) -> "CrossValidation | None":
+    """Train the folds of one configuration; return what they measured, if all are done."""
+    from mixmfl.federated.server.checkpoint import holds_run
+    from mixmfl.federated.server.cross_validation import (
+        begun_fold,
+        pool_folds,
+        unfinished_folds,
+    )
+    from mixmfl.federated.server.orders import job_file
+    from mixmfl.inference.model_folder import EVERY_CASE, fold_folder
+
+    for fold in options.fold:
+        one = copy.copy(options)
+        one.out, one.fold, one.configuration = fold_folder(folder, fold), fold, configuration
+        one.resume = holds_run(one.out) or job_file(one.out).is_file()
+        if one.resume:
+            one.init = None  # it is for folds that have not begun
+        else:
+            one.like = begun_fold(folder) or options.like
+        if fold == EVERY_CASE:
+            one.stop_when_flat = 0  # nothing tells when it is
+        print(f"{configuration}, fold {fold}: {one.out}")
+        _train(one, plans)
+    if left := unfinished_folds(folder):
+        print(f"{folder}: folds {', '.join(left)} are left; --resume --fold trains them")
+        return None
+    pooled = pool_folds(folder)
+    print("\n".join(pooled.lines()))
+    return pooled
+
+
+def _train(options: argparse.Namespace, plans: "Plans") -> int:
+    """Train one run; a fold that has not begun is trained as the run ``options.like``."""
+    from mixmfl.core.records import read_record
+    from mixmfl.federated.state import RunSettings
+    from mixmfl.planning.plans import usual_configuration
+
     before = _before(options) if options.resume else None
-    configuration = before.settings.configuration if before else ""
+    like = before or options.like
+    configuration = like.settings.configuration if like else ""
     options.configuration = (
         options.configuration or configuration or usual_configuration(options.input, plans)
     )
+    if like is not None:
+        options.sites = options.sites or _sites_of(like, options.out)
+        _check_privacy_lasts(like, options)
+        if options.stop_when_flat is None:
+            options.stop_when_flat = like.stop_when_flat
     if before is not None:
         options.fold = options.fold or before.fold
-        options.sites = options.sites or _sites_of(before, options.out)
-        _check_privacy_lasts(before, options)
-        if options.stop_when_flat is None:
-            options.stop_when_flat = before.stop_when_flat
+    elif options.like is not None:
+        _check_starts_alike(options)
     options.fold = options.fold or "0"
     options.stop_when_flat = options.stop_when_flat or 0
     if options.stop_when_flat < 0:
@@ -166,7 +290,7 @@ def _work(options: argparse.Namespace) -> int:
             f"--init: {options.out} has begun, and weights are only where a run starts. Leave it "
             "out to resume, or start a new run in another folder"
         )
-    settings = _settings(options, plans, before.settings if before else None)
+    settings = _settings(options, plans, like.settings if like else None)
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
@@ -197,6 +321,26 @@ def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
     if isinstance(orders, TrainingJob):
         return list(orders.sites)
     return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
+
+
+def _check_starts_alike(options: argparse.Namespace) -> None:
+    """Check that a fold starts as those that have begun: with their seed and weights.
+
+    Raises:
+        MixmflError: It does not.
+    """
+    like = options.like
+    if options.seed not in (None, like.settings.seed):
+        raise MixmflError(
+            f"--seed {options.seed}: {like.folder} has begun with {like.settings.seed}, and by the "
+            "seed sites split their cases; leave it out"
+        )
+    if (like.start is None) != (options.init is None):
+        started = f"the weights of {like.start.file}" if like.start else "random weights"
+        raise MixmflError(
+            f"--init: {like.folder} started from {started}, and fold {options.fold} has not begun; "
+            f"{'name that file again' if like.start else 'leave it out'}"
+        )
 
 
 def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespace) -> None:
@@ -274,12 +418,11 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         workers,
         options.sites,
     )
-    ledgers = options.out / "privacy"
     sites = [
         dataclasses.replace(
             site,
             device=chosen[number % len(chosen)],
-            privacy=_options.privacy(options, ledgers / f"{site.name}.json"),
+            privacy=_options.privacy(options, options.ledgers / f"{site.name}.json"),
         )
         for number, site in enumerate(sites)
     ]
@@ -408,7 +551,8 @@ def _announce_end(run: "Run") -> None:
             "the others"
         )
     from mixmfl.federated.server.checkpoint import choose_round
-    from mixmfl.inference.default_model import use_model
+    from mixmfl.federated.server.run_page import RUN_PAGE
+    from mixmfl.inference.model_folder import MODEL
 
     if run.best_round is None and run.fold != "all":
         print(
@@ -416,10 +560,16 @@ def _announce_end(run: "Run") -> None:
             "validation cases, or they are fewer than the --min-validation-cases of each "
             "mixmfl_site (5 unless it is set there)"
         )
-    model = run.folder / "model.safetensors"
-    print(f"model of round {choose_round(run, 'best')}: {model}")
+    print(f"model of round {choose_round(run, 'best')}: {run.folder / MODEL}")
+    print(f"its curves and scores: {run.folder / RUN_PAGE}")
+
+
+def _register(model: Path) -> None:
+    """Register a model as the one that prediction uses."""
+    from mixmfl.inference.default_model import use_model
+
     use_model(model, _runner.home())
-    print("mixmfl_predict uses it if no other is named (mixmfl_use_model changes that)")
+    print(f"mixmfl_predict uses {model} if no other is named (mixmfl_use_model changes that)")
 
 
 def _describe_personal(site: str, result: "Personal") -> str:
@@ -450,8 +600,10 @@ def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
 def _curves(options: argparse.Namespace) -> "Curves":
     from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.tracking import usual_trackers
 
-    return Curves(len(open_run(options.out).history) if holds_run(options.out) else 0)
+    done = len(open_run(options.out).history) if holds_run(options.out) else 0
+    return Curves(done, list(dict.fromkeys((*usual_trackers(), *options.track))))
 
 
 def _stopwatch() -> Callable[[], float]:
@@ -473,7 +625,12 @@ def _print_round(run: "Run", number: int, seconds: float) -> None:
     sites = run.history[number - 1]
     loss = "  ".join(f"{site} {_describe_site(entry)}" for site, entry in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
-    print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {seconds:.0f} s", flush=True)
+    from mixmfl.federated.server.run_page import duration
+
+    left = run.seconds_left if number == len(run.history) else math.nan
+    eta = f", {duration(left)} left" if left > 0 else ""
+    took = f"{seconds:.0f} s{eta}"
+    print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {took}", flush=True)
 
 
 def _describe_site(entry: "SiteRound") -> str:

@@ -6,6 +6,8 @@ segments folders in which every case may lack other sequences.
 >>> import mixmfl
 >>> model = mixmfl.load_model("model.safetensors")  # doctest: +SKIP
 >>> mask = model.predict({"t1": "p01_T1.nii.gz", "flair": "p01_FLAIR.nii.gz"})  # doctest: +SKIP
+>>> plans = mixmfl.plan_federation("federation", "work", preset="demo")  # doctest: +SKIP
+>>> run = mixmfl.simulate_federation("work", "run", rounds=4)  # doctest: +SKIP
 
 These names are public; docs/architecture.md says where the rest is. They are imported when they are
 asked for, so that importing mixmfl loads no large library.
@@ -18,8 +20,16 @@ from mixmfl.core.version import __version__
 if TYPE_CHECKING:
     from mixmfl.data.cases import find_cases
     from mixmfl.inference.model import Model, load_model
+    from mixmfl.research.federation import plan_federation, simulate_federation
 
-__all__ = ["Model", "__version__", "find_cases", "load_model"]
+__all__ = [
+    "Model",
+    "__version__",
+    "find_cases",
+    "load_model",
+    "plan_federation",
+    "simulate_federation",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,6 +41,11 @@ def __getattr__(name: str) -> Any:
         from mixmfl.data.cases import find_cases
 
         return find_cases
+    if name in ("plan_federation", "simulate_federation"):
+        from mixmfl.research import federation
+
+        named = federation.plan_federation, federation.simulate_federation
+        return named[name == "simulate_federation"]
     raise AttributeError(f"module 'mixmfl' has no attribute {name!r}")
 
 

@@ -57,3 +57,18 @@ def autocast_dtype(device: "torch.device") -> "torch.dtype":
     import torch
 
     return torch.float16 if device.type == "cuda" else best_dtype()
+
+
+def reset_peak_of(device: "torch.device") -> None:
+    """Begin to measure anew how much memory a GPU's computations take."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_mb_of(device: "torch.device") -> float | None:
+    """Return the most memory since ``reset_peak_of`` in MB; None: the device is no GPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None

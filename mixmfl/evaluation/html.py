@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mixmfl.core.nan import mean
 from mixmfl.core.version import __version__
+from mixmfl.evaluation.charts import Chart
 from mixmfl.evaluation.overlay import PALETTE, REFERENCE_COLOUR
 
 Colour = tuple[int, int, int]
@@ -103,6 +104,19 @@ class CaseRow:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        columns: A name for each column; the first names the rows.
+        rows: The rows, one text per column.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page under a heading of its own; what is empty is not shown.
 
@@ -115,6 +129,8 @@ class Section:
         columns: A name for each of the numbers of ``cases``.
         pictures: Pictures, one below the other.
         facts: Texts by a short heading each.
+        tables: Tables of texts.
+        charts: Curves, none of them empty.
     """
 
     title: str
@@ -125,6 +141,8 @@ class Section:
     columns: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = ()
 
 
 def page(

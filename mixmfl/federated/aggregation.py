@@ -315,6 +315,7 @@ def merge_blocks(
     trimming: float,
     norms: Mapping[str, Mapping[str, float]],
     usual: Mapping[str, float],
+    own: Rule | None = None,
 ) -> State:
     """Merge the sites' changes block by block, by a rule, and return the weights after them.
 
@@ -329,6 +330,7 @@ def merge_blocks(
         trimming: Setting ``trimming`` of the plans.
         norms: Norms of the changes by site, then block.
         usual: Usual norm of a change by block; the median of ``norms`` where a block is missing.
+        own: A rule that is used in place of the named one, however few sites hold a block.
 
     Raises:
         AggregationError: Sites disagree on a shape or type, or nobody who sent a parameter has a
@@ -341,7 +343,8 @@ def merge_blocks(
         lengths = {site: norms[site][block] for site in parts}
         usual_norm = usual.get(block, statistics.median(lengths.values()))
         chosen = RULES[rule if len(parts) >= RULES[rule].fewest_holders else "clipped"]
-        change = chosen.merge(BlockChanges(parts, weights, lengths, usual_norm, trimming))
+        merge = own or chosen.merge
+        change = merge(BlockChanges(parts, weights, lengths, usual_norm, trimming))
         merged |= add_changes(before, change)
     return merged
 

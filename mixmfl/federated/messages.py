@@ -49,6 +49,8 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "reliability": "per label or region, over the voxels of the validation cases: how many "
         "have a probability in each of 32 ranges, the sum of these probabilities, and how many of "
         "the voxels are of the label",
+        "largest": "per label or region, over the validation cases from all their modalities: "
+        "their number, the sum of Dice, and that of masks with the largest component only",
     },
     "keys": {
         "round": "number of the round",

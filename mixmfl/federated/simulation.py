@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import torch
 
-from mixmfl.core.errors import AggregationError, PrivacyError
+from mixmfl.core.devices import peak_mb_of, reset_peak_of
+from mixmfl.core.errors import AggregationError, ModelError, PrivacyError
 from mixmfl.core.tensor_store import pack, unpack
 from mixmfl.core.worker_pool import spawn_context
+from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.secure_aggregation import Signer
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -47,6 +50,7 @@ def simulate(
     initial: tuple[ServerState, Start] | None = None,
     report: Callable[[Run], None] = lambda run: None,
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
+    rule: Rule | None = None,
     on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
     measured: bool = True,
     progress: Progress = lambda what, done, total: None,
@@ -70,6 +74,7 @@ def simulate(
             ``start_from``. None: a random one.
         report: Called with the run after every round.
         edit_memory: Applied to the merged prototypes after every round, for ablations.
+        rule: Merges the sites' changes of a block, in place of the rule that the plans name.
         on_message: Called with the site's name, the task and the reply, for every task.
         measured: Whether to write the expected Dice per subset of modalities into the model file.
         progress: Called while the model is measured after the last round.
@@ -78,8 +83,14 @@ def simulate(
         The run; its model is ``out/model.safetensors``.
 
     Raises:
-        ModelError: ``out`` holds a run and ``resume`` is False, or it holds another run.
+        ModelError: ``out`` holds a run and ``resume`` is False, or it holds another run; or a
+            masked run was given a rule.
     """
+    if rule is not None and settings.masked:
+        raise ModelError(
+            "a masked run is a sum over all sites, and no rule sees what each of them sent; leave "
+            "the rule out, or the masks"
+        )
     registrations = {site.name: register(site) for site in sites}
     for name, registration in registrations.items():
         check_registration(name, registration, plans)
@@ -95,23 +106,25 @@ def simulate(
     step = _counted(progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step) as executors:
 
-        def start(site: Site, task: Message) -> tuple[bytes, Done]:
+        def start(site: Site, task: Message) -> tuple[bytes, Wait]:
             received = encode(task)
             before = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
             return received, executors[str(site.device)](site.name, received, pack(before, {}))
 
         def ask(tasks: Mapping[str, Message]) -> Answers:
             chosen = [site for site in sites if site.name in tasks]
-            started: Iterable[tuple[bytes, Done]]
+            started: Iterable[tuple[bytes, Wait]]
             started = (start(site, tasks[site.name]) for site in chosen)
             if len(devices) > 1:  # in parallel; else each task is encoded when it is its turn
                 started = list(started)
             answers, absent = {}, {}
-            for site, (received, done) in zip(chosen, started, strict=True):
+            for site, (received, wait) in zip(chosen, started, strict=True):
                 try:
-                    sent, optimizer, seconds = done()
+                    done = wait()
                     # on disk until the round is merged, so that memory does not grow with the sites
-                    reply = StoredMessage.store(sent, out).open(most_reply_bytes(len(received)))
+                    reply = StoredMessage.store(done.reply, out).open(
+                        most_reply_bytes(len(received))
+                    )
                 except (AggregationError, PrivacyError) as error:
                     absent[site.name] = str(error)
                     continue
@@ -119,12 +132,16 @@ def simulate(
                     for _ in site.validation:
                         step()
                 on_message(site.name, tasks[site.name], reply)
-                answers[site.name] = Answer(reply, len(sent), len(received), seconds)
-                if after := unpack(optimizer)[0]:
+                answers[site.name] = Answer(
+                    reply, len(done.reply), len(received), done.seconds, done.memory_mb
+                )
+                if after := unpack(done.optimizer)[0]:
                     optimizers[site.name] = after
             return Answers(answers, absent)
 
-        train_rounds(run, state, ask, optimizers, report=report, edit_memory=edit_memory)
+        train_rounds(
+            *(run, state, ask, optimizers), report=report, edit_memory=edit_memory, rule=rule
+        )
         finish(run, ask if measured else None)
     return run
 
@@ -160,14 +177,31 @@ def _counted(progress: Progress, what: str, total: int) -> Callable[[], None]:
     return lambda: progress(what, next(numbers), total)
 
 
-Done = Callable[[], tuple[bytes, bytes, float]]
-"""Wait for a task; return the reply, the packed optimizer state (maybe empty) and the seconds."""
+@dataclass(frozen=True)
+class Done:
+    """A task that a site has done.
+
+    Attributes:
+        reply: The reply, encoded.
+        optimizer: The packed optimizer state, maybe empty.
+        seconds: How long it took.
+        memory_mb: Most memory that the site's GPU used; None on other devices.
+    """
+
+    reply: bytes
+    optimizer: bytes
+    seconds: float
+    memory_mb: float | None
+
+
+Wait = Callable[[], Done]
+"""Wait for a task."""
 
 
 @contextmanager
 def _device_executors(
     sites: Sequence[Site], plans: Plans, settings: RunSettings, step: Callable[[], None]
-) -> Iterator[Mapping[str, Callable[..., Done]]]:
+) -> Iterator[Mapping[str, Callable[..., Wait]]]:
     """Yield for each device a function that starts a task; a device does its tasks in order.
 
     With one device, the task is done in this process when its result is asked for; with several,
@@ -210,19 +244,19 @@ def _start_worker(
     _CLIENTS.update({site.name: Client(site, plans, settings, signer) for site, signer in sites})
 
 
-def _do_task_here(*task: Any) -> tuple[bytes, bytes, float]:
+def _do_task_here(*task: Any) -> Done:
     return _do_task(_CLIENTS, *task)
 
 
-def _do_task(
-    clients: Mapping[str, Client], site: str, received: bytes, optimizer: bytes
-) -> tuple[bytes, bytes, float]:
+def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimizer: bytes) -> Done:
     """Do a task at a site; task and reply are bytes.
 
     Raises:
         AggregationError: The task is not a valid message.
         PrivacyError: The site's privacy budget is spent, or the task would reveal its numbers.
     """
-    began = time.monotonic()
+    began, device = time.monotonic(), clients[site].site.device
+    reset_peak_of(device)
     handled = clients[site].handle(decode(received), unpack(optimizer)[0])
-    return encode(handled.reply), pack(handled.optimizer, {}), time.monotonic() - began
+    seconds = time.monotonic() - began
+    return Done(encode(handled.reply), pack(handled.optimizer, {}), seconds, peak_mb_of(device))

@@ -1,6 +1,6 @@
 """A site's preprocessed cases, and the fold that is held back to validate."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +16,34 @@ FOLDS = 5
 
 
 def split_fold(
-    names: Sequence[str], fold: str, seed: int, site: str
+    cases: Mapping[str, Collection[str]], fold: str, seed: int, site: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split a site's cases into those that train and those that validate.
 
+    Every case validates in exactly one of the five folds, and those with the same modalities are
+    dealt out evenly. The split needs nothing but the site's own names and the seed, so that the
+    server does not learn it.
+
     Args:
-        names: Names of the cases, in any order.
-        fold: ``"0"`` to ``"4"``, or ``"all"``: every case trains and none validates. A site with
-            fewer than five cases has as many folds as cases, used in turn; a single case trains.
+        cases: The modalities of each case, by its name.
+        fold: ``"0"`` to ``"4"``, or ``"all"``: every case trains and none validates. At a site with
+            fewer than five cases none validates in the last folds; a single case trains always.
         seed: Seed of the run.
         site: Name of the site.
     """
-    shuffled = sorted(names)
+    names = sorted(cases)
+    if fold == "all" or len(names) < 2:
+        return tuple(names), ()
     generator = np.random.default_rng([seed, site_number(site)])
-    generator.shuffle(shuffled)
-    folds = min(FOLDS, len(shuffled))
-    if fold == "all" or folds < 2:
-        return tuple(sorted(shuffled)), ()
-    held = set(shuffled[int(fold) % folds :: folds])
-    return tuple(n for n in sorted(names) if n not in held), tuple(sorted(held))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        groups.setdefault(tuple(sorted(cases[name])), []).append(name)
+    dealt: list[str] = []
+    for modalities in sorted(groups):
+        generator.shuffle(groups[modalities])
+        dealt += groups[modalities]
+    held = set(dealt[int(fold) :: FOLDS])
+    return tuple(name for name in names if name not in held), tuple(sorted(held))
 
 
 def open_sites(
@@ -66,10 +75,11 @@ def open_sites(
     sites, planned = [], plans.preprocessing(configuration)
     for name in sorted(set(chosen)) or available:
         folder = work / "sites" / name / configuration
-        training, validation = split_fold(case_names(folder), fold, seed, name)
-        if not training:
+        cases = {case: open_case(folder, case) for case in case_names(folder)}
+        if not cases:
             raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
-        cases = {case: open_case(folder, case) for case in (*training, *validation)}
+        held_by = {case: opened.modalities for case, opened in cases.items()}
+        training, validation = split_fold(held_by, fold, seed, name)
         if any(case.planned != planned for case in cases.values()):
             raise DataError(
                 f"{folder}: was preprocessed with other plans than {work / 'plans.json'}; run "

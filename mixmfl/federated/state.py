@@ -30,6 +30,9 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 
 FOLDS = (*"01234", "all")
 
+SPLIT = 2
+"""How sites split their cases into folds; a run that was begun with another split cannot go on."""
+
 Configuration = Annotated[str, one_of(CONFIGURATIONS)]
 Fold = Annotated[str, one_of(FOLDS)]
 Cases = Annotated[int, within(0, MOST_CASES)]
@@ -214,11 +217,13 @@ class Diagnostics:
         loss: Mean training loss by site that took part; in a masked run the mean of all sites.
         rejected: Why a reply was not used, or why none came, by site.
         epsilon: Epsilon and delta spent so far, by site that trains with differential privacy.
+        norms: Norm of the change of all weights that a site sent; not known in a masked run.
     """
 
     loss: Mapping[str, float]
     rejected: Mapping[str, str] = field(default_factory=dict)
     epsilon: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
 
 
 def register(site: Site) -> Registration:

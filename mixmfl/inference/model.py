@@ -33,6 +33,7 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
+from mixmfl.evaluation.largest_component import Largest, LargestSums
 from mixmfl.evaluation.mask_quality import (
     Confidence,
     ConfidenceSums,
@@ -102,6 +103,8 @@ class _Header:
     expected: Expected = ()
     confidence: Confidence = field(default_factory=dict)
     reliability: Reliabilities = field(default_factory=dict)
+    largest: Largest = field(default_factory=dict)
+    folds: Annotated[Sequence[Annotated[str, text(1)]], entries(0, 5, distinct=True)] = ()
     privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
         field(default_factory=dict)
     )
@@ -121,11 +124,14 @@ class Model:
             form, if it has one.
         memory: The federation's prototypes, on ``device``.
         device: The device that computes.
-        record: What the header says of its origin: version, round, sites' modalities, privacy.
+        record: What the header says of its origin: version, round, sites' modalities, privacy, and
+            the folds whose validation cases were measured together.
         expected: Dice from subsets of modalities, as measured when training ended; maybe none.
         confidence: By label or region, how Dice goes with confidence on validation cases; maybe
             nothing is known.
         reliability: By label or region, how often the network is right at which probability, there.
+        largest: By label or region, the Dice of masks with the largest component only, beside that
+            of masks as they are; maybe nothing is known.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """
@@ -140,6 +146,7 @@ class Model:
     expected: tuple[SubsetDice, ...] = ()
     confidence: Mapping[str, ConfidenceSums] = field(default_factory=dict)
     reliability: Mapping[str, Reliability] = field(default_factory=dict)
+    largest: Mapping[str, LargestSums] = field(default_factory=dict)
     sha256: str = ""
     name: str = ""
 
@@ -229,6 +236,16 @@ class Model:
         return case_predictor(self.runner, self.memory, available)
 
     @property
+    def kept_largest(self) -> tuple[str, ...]:
+        """Return the labels of which masks get the largest component only, as that raised Dice.
+
+        Regions share voxels, so that what is removed of one changes others: they keep all.
+        """
+        if self.plans.labels.has_regions:
+            return ()
+        return tuple(name for name, sums in self.largest.items() if sums.gains)
+
+    @property
     def recipe(self) -> Recipe:
         """Return what preprocessing for this model needs to know."""
         return Recipe(self.plans, self.configuration, self.modalities)
@@ -268,6 +285,7 @@ def save_model(
     privacy: Mapping[str, Mapping[str, float]] | None = None,
     measured: Measured | None = None,
     modality_sites: Mapping[str, int] | None = None,
+    folds: Sequence[str] = (),
 ) -> str:
     """Write a model file, whole or not at all.
 
@@ -282,6 +300,7 @@ def save_model(
         privacy: Epsilon and delta of the sites that trained with differential privacy.
         measured: What was measured on validation cases when training ended, if it was.
         modality_sites: How many sites had training cases with each modality, where that is known.
+        folds: The folds whose models ``measured`` adds up; empty: it is of this very model.
 
     Returns:
         The file's SHA-256.
@@ -294,6 +313,7 @@ def save_model(
         "modality_cases": dict(modality_cases),
         **({"modality_sites": dict(modality_sites)} if modality_sites else {}),
         **(measured or Measured()).to_json(),
+        **({"folds": list(folds)} if folds else {}),
         "plans": plans.to_json(),
         **({"privacy": privacy} if privacy else {}),
     }
@@ -325,7 +345,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         check_tensors(tensors, header)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    header = {**header, **Measured().to_json()}
+    header = {**header, **Measured().to_json(), "folds": []}
     merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
         write(temporary, merged, with_digests(merged, header))
@@ -430,11 +450,13 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "round": record.round,
             "modality_cases": record.modality_cases,
             "modality_sites": record.modality_sites,
+            "folds": tuple(record.folds),
             "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
         tuple(record.expected),
         record.confidence,
         record.reliability,
+        record.largest,
         sha256(path),
         path.name,
     )
@@ -482,6 +504,10 @@ def _check_origin(header: _Header, plans: Plans) -> None:
         )
     if wrong := [name for name, right in header.reliability.items() if not right.is_possible]:
         raise ModelError(f"reliability: {shown(wrong[0])}: no voxels have these counts")
+    if not header.largest.keys() <= plans.labels.foreground.keys():
+        raise ModelError(f"largest: {shown(list(header.largest))} are not the labels of the plans")
+    if wrong := [name for name, each in header.largest.items() if not each.is_possible]:
+        raise ModelError(f"largest: {shown(wrong[0])}: no masks have these sums")
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")

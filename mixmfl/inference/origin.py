@@ -47,6 +47,8 @@ def origin_of(model: Model) -> Origin:
         "heads": PLANNED_WORDS[model.plans.heads],
         "voxels": _voxels(card),
         "intensity of what was labelled": _intensities(model),
+        "validated on": _validation(model),
+        "largest part only": ", ".join(model.kept_largest) or "of no label",
         "licence": dataset.licence or NOT_STATED,
         "intended use": dataset.intended_use or NOT_STATED,
         "written by": f"mixmfl {model.record['mixmfl_version']}, round {model.record['round']}",
@@ -58,6 +60,18 @@ def _subjects(card: ModelCard) -> str:
     words = {"patients": "of patients", "simulated": "simulated", "unknown": "of unknown subjects"}
     counted = [f"{plural(number, 'case')} {words[name]}" for name, number in card.subjects.items()]
     return ", ".join(counted) or NOT_STATED
+
+
+def _validation(model: Model) -> str:
+    """Return on how many cases Dice was measured, in the fold or folds that held them back."""
+    cases = max((sums.cases for sums in model.largest.values()), default=0)
+    if not cases:
+        return NOT_STATED
+    folds = model.record["folds"]
+    how = (
+        f"by cross-validation over {plural(len(folds), 'fold')}" if folds else "that were held back"
+    )
+    return f"{plural(cases, 'case')}, {how}"
 
 
 def _sequences(model: Model) -> str:

@@ -58,6 +58,7 @@ _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
     "was edited"
 )
+_LARGEST = "smaller parts of a label, which the federation's validation found to be false mostly"
 LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond the slowest case
 
 
@@ -105,7 +106,7 @@ def predict_folder(
     and made again if not. A mask that is not as we wrote it is left alone.
 
     Args:
-        models: One model, or several whose probabilities are averaged.
+        models: One model, or several that are averaged; see ``segment``.
         cases: The cases, as ``find_cases`` returns them.
         refused: Cases that ``find_cases`` refused; they are reported as failed.
         out: Folder for the masks: each is written as ``<case>.nii.gz``, on its reference's grid,
@@ -368,6 +369,12 @@ class _Run:
         peak = read.peak_memory_mb + peak_memory_mb()
         regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
+        renamed = self.renaming_notes(job.case.name)
+        removed = (
+            [f"{segmented.removed * voxel_ml:.2f} ml were removed: {_LARGEST}"]
+            if segmented.removed
+            else []
+        )
         counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
         volumes = {
             name: float(counts[list(values)].sum()) * voxel_ml for name, values in regions.items()
@@ -393,7 +400,7 @@ class _Run:
             estimated=estimated,
             volumes_ml=volumes,
             volume_ranges_ml=segmented.volume_ranges_ml,
-            notes=(*job.case.notes, *prepared.notes, *self.renaming_notes(job.case.name)),
+            notes=(*job.case.notes, *prepared.notes, *renamed, *removed),
             warnings=tuple(warnings),
             patient=job.case.patient if self.extras.show_patient else "",
             peak_memory_mb=peak,

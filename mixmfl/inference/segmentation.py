@@ -18,6 +18,7 @@ from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
+from mixmfl.evaluation.largest_component import keep_largest
 from mixmfl.evaluation.reliability import Calibration
 from mixmfl.inference.confidence import confidences, heads_of, volume_ranges
 from mixmfl.inference.predictor import patches_at_a_time
@@ -83,6 +84,10 @@ class SegmentationModel(Protocol):
     def calibrations(self) -> Mapping[str, Calibration]:
         """Curves of calibrated probabilities, by label or region, where they are known."""
 
+    @property
+    def kept_largest(self) -> tuple[str, ...]:
+        """Labels of which masks get the largest component only."""
+
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
 
@@ -107,7 +112,7 @@ class Prepared:
     """A case that is ready to be run through the networks.
 
     Attributes:
-        inputs: Input of each model.
+        inputs: Input of each model; models with one recipe share theirs.
         head: ``(Z, Y, X)`` bool, outside which the mask is background; None: no restriction.
         doubts: How the case differs from those that the models were planned for.
         notes: What was done to the case, as ``LoadedCase.notes``.
@@ -190,15 +195,19 @@ def prepare(
     doubts = [doubt for each in heads if (doubt := head_doubt(state, each))]
     doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
     doubts += _unusual(case, recipes, force)
-    inputs = []
-    for recipe in recipes:
+    inputs: list[ModelInput] = []
+    for number, recipe in enumerate(recipes):
+        if (same := recipes.index(recipe)) < number:
+            inputs.append(inputs[same])
+            continue
         available = tuple(name for name in recipe.modalities if name in case.images)
         if not available:
             raise DataError(
                 f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
                 f"{', '.join(recipe.modalities)}"
             )
-        take = case.images.pop if recipe is recipes[-1] else case.images.__getitem__
+        last = all(other in recipes[: number + 1] for other in recipes[number:])
+        take = case.images.pop if last else case.images.__getitem__
         images, properties = preprocess_each(
             [partial(take, name) for name in available],
             head,
@@ -269,7 +278,7 @@ def predict_case(
     """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
 
     Args:
-        models: One model, or several whose probabilities are averaged.
+        models: One model, or several that are averaged; see ``segment``.
         case: A case with at least one modality of each model.
         options: How the networks are run.
         brains: How brains are extracted at this place; the models say whether they are.
@@ -296,12 +305,14 @@ class Segmented:
         volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` has them; likewise.
         probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
             calibrated where the model is; empty unless asked for.
+        removed: Voxels that became background, as only the largest component of a label is kept.
     """
 
     indices: Array
     confidences: Mapping[str, float]
     volume_ranges_ml: Mapping[str, tuple[float, float]]
     probabilities: Mapping[str, Array]
+    removed: int = 0
 
 
 def segment(
@@ -312,36 +323,46 @@ def segment(
 ) -> Segmented:
     """Run the networks over a case.
 
+    Models that share their input, such as the folds of a run, are averaged in their logits, and
+    these results in their probabilities, as nnU-Net does with folds and with configurations. Of
+    labels that all models keep the largest component of, only that is kept.
+
     Args:
-        models: One model, or several whose probabilities are averaged.
+        models: One model, or several that are averaged.
         prepared: The case, prepared for these models.
         options: How the networks are run.
         probabilities: Whether to return the probabilities, too, which takes memory.
     """
-    pairs = list(zip(models, prepared.inputs, strict=True))
+    described = models[0].plans.labels
+    shared: dict[int, list[SegmentationModel]] = {}
+    for model, case in zip(models, prepared.inputs, strict=True):
+        shared.setdefault(id(case), []).append(model)
+    cases = {id(case): case for case in prepared.inputs}
     sure: Mapping[str, float] = {}
     ranges: Mapping[str, tuple[float, float]] = {}
     shares: Mapping[str, Array] = {}
-    described = models[0].plans.labels
-    if len(pairs) == 1:
-        model, case = pairs[0]
-        logits = _logits(model, case, options)
-        sure = confidences(logits, described)
-        inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
-        ranges = volume_ranges(logits, described, model.calibrations, _voxel_ml(case), inside)
-        mask = restore(logits, case.properties, *_description(model))
+    if len(shared) == 1:
+        case = prepared.inputs[0]
+        logits = _mean_logits(models, case, options)
+        curves: Mapping[str, Calibration] = {}  # of the mean of several nothing was measured
+        if len(models) == 1:
+            curves = models[0].calibrations
+            sure = confidences(logits, described)
+            inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
+            ranges = volume_ranges(logits, described, curves, _voxel_ml(case), inside)
+        mask = restore(logits, case.properties, *_description(models[0]))
         if probabilities:
-            restored = restore_probabilities(logits, case.properties, *_description(model))
+            restored = restore_probabilities(logits, case.properties, *_description(models[0]))
             shares = {
-                name: _calibrated(restored[head], model.calibrations.get(name))
+                name: _calibrated(restored[head], curves.get(name))
                 for name, head in heads_of(described).items()
             }
     else:
         total: Array | None = None
-        for model, case in pairs:
-            each = restore_probabilities(
-                _logits(model, case, options), case.properties, *_description(model)
-            )
+        for key, alike in shared.items():
+            case, logits = cases[key], _mean_logits(alike, cases[key], options)
+            each = restore_probabilities(logits, case.properties, *_description(alike[0]))
+            each *= len(alike)
             total = each if total is None else np.add(total, each, out=total)
         assert total is not None
         total /= len(models)
@@ -352,7 +373,10 @@ def segment(
         mask[~prepared.head] = 0
         for share in shares.values():
             share[~prepared.head] = 0
-    return Segmented(mask, sure, ranges, shares)
+    classes = described.consecutive().foreground
+    kept = [name for name in classes if all(name in model.kept_largest for model in models)]
+    mask, removed = keep_largest(mask, [classes[name] for name in kept])
+    return Segmented(mask, sure, ranges, shares, removed)
 
 
 def _voxel_ml(case: ModelInput) -> float:
@@ -372,6 +396,18 @@ def _description(model: SegmentationModel) -> tuple[Any, ...]:
 
 _MAPS = 3
 """Least number of feature maps in memory at once, in single precision."""
+
+
+def _mean_logits(
+    models: Sequence[SegmentationModel], case: ModelInput, options: Options
+) -> torch.Tensor:
+    first = _logits(models[0], case, options)
+    if len(models) == 1:
+        return first
+    total = first.float()
+    for model in models[1:]:
+        total += _logits(model, case, options)
+    return (total / len(models)).to(first.dtype)
 
 
 def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> torch.Tensor:

@@ -19,7 +19,7 @@ from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, o
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import split_fold
-from mixmfl.federated.state import Site
+from mixmfl.federated.state import SPLIT, Site
 from mixmfl.inference.model import load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
@@ -299,7 +299,7 @@ def test_progress_is_told_per_round_and_site(whole: Run) -> None:
 
 def test_nothing_in_a_run_is_a_pickle(whole: Run) -> None:
     files = [f for f in whole.folder.rglob("*") if f.is_file()]
-    assert {f.suffix for f in files} == {".json", ".csv", ".png", ".safetensors"}
+    assert {f.suffix for f in files} == {".json", ".csv", ".png", ".html", ".safetensors"}
     for file in files:
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the unpickler says
             pickle.loads(file.read_bytes())
@@ -312,21 +312,44 @@ def test_a_damaged_run_is_told(tmp_path: Path, out: Path) -> None:
 
 
 def test_sites_split_their_cases_into_five_that_cover_all_once() -> None:
-    names = [f"p{n:02d}" for n in range(12)]
-    held = [split_fold(names, str(fold), 0, "north")[1] for fold in range(5)]
-    assert sorted(case for fold in held for case in fold) == names
+    cases = {f"p{n:02d}": ("t1",) for n in range(12)}
+    held = [split_fold(cases, str(fold), 0, "north")[1] for fold in range(5)]
+    assert sorted(case for fold in held for case in fold) == sorted(cases)
     assert [len(fold) for fold in held] == [3, 3, 2, 2, 2]
     for fold in range(5):
-        training, validation = split_fold(names, str(fold), 0, "north")
-        assert sorted((*training, *validation)) == names
-    assert split_fold(names[::-1], "1", 0, "north") == split_fold(names, "1", 0, "north")
-    assert split_fold(names, "1", 1, "north") != split_fold(names, "1", 0, "north")
-    assert split_fold(names, "1", 0, "south") != split_fold(names, "1", 0, "north")
+        training, validation = split_fold(cases, str(fold), 0, "north")
+        assert sorted((*training, *validation)) == sorted(cases)
+    turned = dict(reversed(cases.items()))
+    assert split_fold(turned, "1", 0, "north") == split_fold(cases, "1", 0, "north")
+    assert split_fold(cases, "1", 1, "north") != split_fold(cases, "1", 0, "north")
+    assert split_fold(cases, "1", 0, "south") != split_fold(cases, "1", 0, "north")
 
 
-def test_few_cases_are_split_as_far_as_they_go() -> None:
-    assert split_fold(["a"], "0", 0, "s") == (("a",), ())
-    training, validation = split_fold(["a", "b", "c"], "4", 0, "s")
-    assert len(training) == 2
-    assert len(validation) == 1
-    assert split_fold(["a", "b"], "all", 0, "s") == (("a", "b"), ())
+def test_cases_with_the_same_modalities_are_dealt_out_over_the_folds() -> None:
+    cases = {f"p{n:02d}": ("t1", "t2") if n < 5 else ("t1",) for n in range(15)}
+    for seed in range(3):
+        for fold in range(5):
+            held = split_fold(cases, str(fold), seed, "north")[1]
+            assert sorted(len(cases[name]) for name in held) == [1, 1, 2]
+
+
+def test_every_one_of_few_cases_validates_once() -> None:
+    assert split_fold({"a": ("t1",)}, "0", 0, "s") == (("a",), ())
+    three = dict.fromkeys("abc", ("t1",))
+    held = [split_fold(three, str(fold), 0, "s")[1] for fold in range(5)]
+    assert [len(names) for names in held] == [1, 1, 1, 0, 0]
+    assert sorted(name for names in held for name in names) == ["a", "b", "c"]
+    assert split_fold(dict.fromkeys("ab", ("t1",)), "all", 0, "s") == (("a", "b"), ())
+
+
+def test_a_run_whose_cases_were_split_otherwise_does_not_go_on(
+    plans: Plans, sites: list[Site], out: Path
+) -> None:
+    file = out / "run.json"
+    record = json.loads(file.read_text())
+    assert record.pop("split") == SPLIT
+    record["sha256"] = checkpoint._digest(record)
+    file.write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"held other cases back to validate.*--init"):
+        simulate(plans, sites, SETTINGS, "0", out, resume=True)
+    assert export_model(out, "best", out / "again.safetensors")[0] == open_run(out).best_round

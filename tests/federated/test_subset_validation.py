@@ -15,6 +15,7 @@ from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import AggregationError, ModelError
 from mixmfl.core.tensor_store import read
+from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import BINS as BINS_OF_VOXELS
 from mixmfl.evaluation.reliability import Reliability
@@ -81,7 +82,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     simulate(PLANS, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
-    save_measured(run, other, Measured(model.expected))
+    save_measured(run, other, Measured(model.expected), {})
     export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
     assert load_model(tmp_path / "m.safetensors").expected == ()
     content = json.loads(record.read_text())
@@ -203,14 +204,20 @@ def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -
         assert {sum(each.counts["lesion"]) for each in measured.expected} == {number}
         assert measured.confidence["lesion"].cases == number
         assert measured.reliability.get("lesion", Reliability()).cases == number
+        assert measured.largest["lesion"].cases == number
 
 
 def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
     """Return a site's reply about one subset."""
     confidence = {name: ConfidenceSums().to_json() for name in PLANS.labels.foreground}
     reliability = {name: Reliability().to_json() for name in PLANS.labels.foreground}
-    record = {"round": 3, "subsets": [[["t1"], counts]], "confidence": {**confidence, **sums}}
-    record["reliability"] = {**reliability, **(right or {})}
+    record = {
+        "round": 3,
+        "subsets": [[["t1"], counts]],
+        "confidence": {**confidence, **sums},
+        "reliability": {**reliability, **(right or {})},
+        "largest": {name: LargestSums().to_json() for name in PLANS.labels.foreground},
+    }
     return Message("measure", record, {})
 
 

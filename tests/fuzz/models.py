@@ -232,9 +232,9 @@ class RunFolder:
         for number in (1, 2):
             state = dataclasses.replace(self.state, round=number)
             shown = SiteRound(0.5, {"lesion": 0.5, "core": None}, 10, 10, 1.0)
-            save_round(run, state, {}, dict.fromkeys(("north", "south"), shown), 0.5)
+            save_round(run, state, {}, dict.fromkeys(("north", "south"), shown), 0.5, 1.0)
         dice = dict.fromkeys(("lesion", "core"), (1,) * 2 + (0,) * 18)
-        save_measured(run, 2, Measured((SubsetDice(("t1",), dice),), {}))
+        save_measured(run, 2, Measured((SubsetDice(("t1",), dice),)), {})
         self.good = {
             file.relative_to(self.folder): file.read_bytes()
             for file in sorted(self.folder.rglob("*"))

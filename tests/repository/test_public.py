@@ -26,10 +26,16 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_public_names_are_these_and_each_is_there() -> None:
-    assert mixmfl.__all__ == ["Model", "__version__", "find_cases", "load_model"]
+    assert mixmfl.__all__ == [
+        *("Model", "__version__", "find_cases", "load_model"),
+        *("plan_federation", "simulate_federation"),
+    ]
     assert dir(mixmfl) == sorted(mixmfl.__all__)
     assert mixmfl.load_model is importlib.import_module("mixmfl.inference.model").load_model
     assert mixmfl.Model is importlib.import_module("mixmfl.inference.model").Model
+    federation = importlib.import_module("mixmfl.research.federation")
+    assert mixmfl.plan_federation is federation.plan_federation
+    assert mixmfl.simulate_federation is federation.simulate_federation
     assert mixmfl.find_cases is importlib.import_module("mixmfl.data.cases").find_cases
     with pytest.raises(AttributeError, match="module 'mixmfl' has no attribute 'nonsense'"):
         mixmfl.nonsense  # noqa: B018

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from small import small_plans, stored_site
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.worker_pool import Workers
+from mixmfl.federated.server import checkpoint
 from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
@@ -21,8 +23,8 @@ from mixmfl.inference.model import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.unet import StackedNet
-from mixmfl.planning.plans import replace_settings
-from mixmfl.research.benchmark import methods
+from mixmfl.planning.plans import Plans, replace_settings
+from mixmfl.research.benchmark import methods, results
 from mixmfl.research.benchmark import run as benchmark
 
 Command = Callable[..., int]
@@ -136,6 +138,90 @@ def test_tables_hold_all_that_is_done_whatever_was_asked_last(
     assert "## Difference to local" in (opened.out / "table.md").read_text()
 
 
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write the example of the docs into the current folder, and forget it after the test."""
+    text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    code = text.partition("## A method of your own")[2].partition("```python\n")[2]
+    file = tmp_path / "equal_voices.py"
+    file.write_text(code.partition("```")[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+    monkeypatch.setattr(benchmark, "METHODS", methods.METHODS)
+    monkeypatch.setattr(methods, "OUTSIDE", {})
+    monkeypatch.setattr(benchmark, "OUTSIDE", methods.OUTSIDE)
+    monkeypatch.setattr(results, "OUTSIDE", methods.OUTSIDE)
+    monkeypatch.delitem(sys.modules, "equal_voices", raising=False)
+    return file
+
+
+def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
+    done: benchmark.Benchmark, outside: Path, tmp_path: Path
+) -> None:
+    # both sites have as many cases: north doubles, to tell the rule from the planned one
+    assert "fromkeys(weights, 1)" in outside.read_text()
+    doubled = outside.read_text().replace("(weights, 1)", '(weights, 1 + (site == "north"))')
+    outside.write_text(doubled)
+    assert methods.choose(["mdm", "equal_voices:EqualVoices"]) == ("mdm", "EqualVoices")
+    opened = dataclasses.replace(done, out=tmp_path / "out")
+    opened.out.mkdir()
+    shutil.copy(done.out / "benchmark.json", opened.out)
+    shutil.copytree(done.folder("mdm", 0), opened.folder("mdm", 0))
+    assert benchmark.run_all(opened, ["mdm", "EqualVoices"], [0], Workers()) == []
+    states = [
+        checkpoint.load_state_of(open_run(opened.folder(name, 0) / "all"), 1).weights
+        for name in ("mdm", "EqualVoices")
+    ]
+    assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    benchmark.summarise(opened, "mdm")
+    assert "- `EqualVoices`: every site counts the same" in (opened.out / "table.md").read_text()
+    record = json.loads((opened.out / "results.json").read_text())
+    assert record["methods"]["EqualVoices"]["code"] == outside.read_text()
+    assert record["methods"]["EqualVoices"]["rule"] == "equally"
+    assert "code" not in record["methods"]["mdm"]
+    assert record["rerun"][1][8:12] == ["mdm,equal_voices:EqualVoices", "--seeds", "0", "--size"]
+    assert record["benchmark"]["tests"] == {"north": 2, "south": 2}
+    assert Plans.from_json(record["benchmark"]["plans"], "record") == opened.plans
+    (score,) = (
+        each
+        for each in record["scores"]
+        if (each["method"], each["site"], each["modalities"], each["region"])
+        == ("EqualVoices", "north", ["t1"], "lesion")
+    )
+    rows = [
+        row
+        for row in rows_of(opened)
+        if (row["method"], row["site"], row["modalities"], row["region"])
+        == ("EqualVoices", "north", "t1", "lesion")
+    ]
+    assert score["cases"] == len(rows) == 2
+    assert score["dice"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
+
+    assert opened.is_done("EqualVoices", 0)
+    outside.write_text(outside.read_text() + "# changed\n")
+    assert not opened.is_done("EqualVoices", 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "nowhere_here:Mine",
+            r"cannot be loaded \(ModuleNotFoundError: .*needed is nowhere_here.py",
+        ),
+        ("equal_voices:Missing", r"cannot be loaded \(AttributeError"),
+        ("equal_voices:equally", "is a function; an instance or a class of"),
+        ("equal_voices:mdm", "there is another method mdm; rename it"),
+    ],
+)
+def test_what_is_no_method_is_refused_in_words(outside: Path, source: str, message: str) -> None:
+    outside.write_text(f"{outside.read_text()}\n\nmdm = EqualVoices()\n")
+    with pytest.raises(DataError, match=message):
+        methods.choose([source])
+
+
 def test_an_interrupted_method_resumes_to_the_same_scores(
     done: benchmark.Benchmark, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +321,9 @@ def test_one_failed_training_does_not_stop_the_others(
 ) -> None:
     opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
 
-    def only_mdm(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+    def only_mdm(
+        asked: benchmark.Benchmark, name: str, seed: int, personal: bool, source: str
+    ) -> None:
         if name != "mdm":
             raise DataError("no such luck")
 
@@ -344,7 +432,7 @@ def test_the_command_reports_which_trainings_failed_and_ends_with_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool) -> None:
+    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool, source: str) -> None:
         if seed == 1:
             raise DataError("no such luck")
 

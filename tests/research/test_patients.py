@@ -102,12 +102,21 @@ def test_what_cannot_be_a_federation_is_refused(tmp_path: Path) -> None:
         read_study(loaded.folder).federation("A", 0)
 
 
+OPENED: dict[str, Any] = {
+    "configuration": "2d",
+    "rounds": 1,
+    "local_steps": 20,
+    "plans": {"training": {"local_steps": 20}},
+    "tests": {"north": ["p0"]},
+}
+
+
 def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no method has been scored at size 20"):
         write_page(tmp_path, "20", "no-memory")
     for fold, gain in enumerate((0.1, 0.2)):
         out = tmp_path / f"A{fold}" / "20"
-        write_json(out / "benchmark.json", {"own": {"north": ["t1"]}})
+        write_json(out / "benchmark.json", {**OPENED, "own": {"north": ["t1"]}})
         for method, dice in (("mdm", 0.5 + gain), ("no-memory", 0.5)):
             folder = out / "runs" / method / f"seed{fold}"
             described = find_method(method).describe()
@@ -186,7 +195,7 @@ def test_a_damaged_record_of_a_benchmark_is_refused(
     tmp_path: Path, name: str, change: dict[str, Any], message: str
 ) -> None:
     out = tmp_path / "A0" / "20"
-    write_json(out / "benchmark.json", {"own": {"north": ["t1"]}})
+    write_json(out / "benchmark.json", {**OPENED, "own": {"north": ["t1"]}})
     folder = out / "runs" / "mdm" / "seed0"
     method = find_method("mdm").describe()
     write_json(folder / "cost.json", {"sent_bytes": None, "seconds": 60.0, "method": method})

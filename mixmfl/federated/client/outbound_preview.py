@@ -5,6 +5,7 @@ import logging
 import torch
 
 from mixmfl.core.version import __version__
+from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.evaluation.reliability import Reliability
 from mixmfl.evaluation.subset_dice import BINS, all_subsets
@@ -62,13 +63,16 @@ def preview_outbound(
     names = plans.labels.foreground
     sums = dict.fromkeys(names, ConfidenceSums().to_json())
     right = dict.fromkeys(names, Reliability().to_json())
+    largest = dict.fromkeys(names, LargestSums().to_json())
     replies = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum),
         outgoing("preprocess", {"cases": cases}),
         outgoing_registration(registration),
         outgoing("train", {"round": 0, **record}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
-        outgoing("measure", {**measured, "confidence": sums, "reliability": right}),
+        outgoing(
+            "measure", {**measured, "confidence": sums, "reliability": right, "largest": largest}
+        ),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]

@@ -1,14 +1,20 @@
 """Dice per subset of modalities, measured on a site's validation cases.
 
 A site sends how many of its validation cases have which Dice, for each subset of their modalities,
-by label the sums from which the Dice of a mask is estimated, and by label how often the network is
-right at which probability.
+by label the sums from which the Dice of a mask is estimated, by label how often the network is
+right at which probability, and by label the sums that say whether to keep only the largest
+component of a mask.
 """
 
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from typing import Any
 
+import numpy.typing as npt
+
+from mixmfl.data.labels import Labels
+from mixmfl.evaluation.largest_component import LargestSums, add_largest, keep_largest
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import Reliability, add_reliability
 from mixmfl.evaluation.subset_dice import (
@@ -54,6 +60,7 @@ def measure_at_site(
     counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(none))
     sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums())
     right = dict.fromkeys(plans.labels.foreground, Reliability())
+    largest = dict.fromkeys(plans.labels.foreground, LargestSums())
     for case in site.validation:
         available = sorted(usable.intersection(case.modalities))
         subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
@@ -71,6 +78,11 @@ def measure_at_site(
                 pairs[name].append((predicted.confidences[name], dice))
             for name, part in predicted.reliabilities(case, plans.labels).items():
                 by_subset[name].append(part)
+            if subset == tuple(available):
+                alone = _dice_of_largest(predicted.indices, case.labels[:][0], indices)
+                for name, dice in of_case.items():
+                    both = LargestSums(1, dice, alone[name])
+                    largest[name] = add_largest([largest[name], both])
         for name, each in pairs.items():
             sums[name] = add_sums([sums[name], sums_of_case(each)])
         for name, parts in by_subset.items():
@@ -100,5 +112,21 @@ def measure_at_site(
         "subsets": rows,
         "confidence": confidence,
         "reliability": reliability,
+        "largest": {
+            name: (each if each.cases >= site.validation_cases else LargestSums()).to_json()
+            for name, each in largest.items()
+        },
     }
     return outgoing(MEASURE, record)
+
+
+def _dice_of_largest(
+    predicted: npt.NDArray[Any], reference: npt.NDArray[Any], indices: Labels
+) -> dict[str, float]:
+    """Return the Dice of each label if only its largest component is kept.
+
+    Regions share voxels, so that what is removed of one changes others: they keep all components.
+    """
+    if not indices.has_regions:
+        predicted = keep_largest(predicted, indices.foreground.values())[0]
+    return dice_of_case(predicted, reference, indices)

@@ -43,19 +43,21 @@ from mixmfl.core.json_fields import (
     whole,
     word,
 )
-from mixmfl.core.nan import or_nan, or_none
+from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.data.labels import MOST_LABELS
+from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence, Measured
 from mixmfl.evaluation.reliability import Reliabilities
-from mixmfl.evaluation.subset_dice import Expected, SubsetDice, expect
+from mixmfl.evaluation.subset_dice import Expected, expect
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     FOLDS,
     NETWORK,
+    SPLIT,
     Personal,
     Registration,
     RunSettings,
@@ -72,6 +74,9 @@ from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
 
+
+_RECENT = 10
+"""Rounds that tell how long the next ones will take."""
 
 _Any = Annotated[float, within(-1e300, 1e300)]
 
@@ -92,6 +97,10 @@ class SiteRound:
         absent: Why the site did not take part in the round; empty where it did.
         epsilon: Epsilon that the site had spent after the round; None: it has no privacy budget.
         delta: The delta that this epsilon holds for.
+        update_norm: Norm of the change of all weights that the site sent; None: not known, as in a
+            masked run.
+        memory_mb: Most memory that the site's GPU used; None: not known, as on a network, where
+            sites do not tell, and on a CPU.
     """
 
     loss: _Any | None
@@ -102,6 +111,8 @@ class SiteRound:
     absent: str = ""
     epsilon: _Any | None = None
     delta: _Any | None = None
+    update_norm: _Any | None = None
+    memory_mb: _Any | None = None
 
 
 @dataclass
@@ -122,6 +133,8 @@ class Run:
         changes: What was changed between rounds, in order.
         start: What its first weights were taken from; None: they are random.
         former: Registrations of sites that took part in earlier rounds, and do not any more.
+        split: How the sites split their cases into folds.
+        seconds: By round how long it took; those of an earlier version are missing.
     """
 
     folder: Path
@@ -136,6 +149,17 @@ class Run:
     changes: list[Change] = field(default_factory=list)
     start: Start | None = None
     former: dict[str, Registration] = field(default_factory=dict)
+    split: int = SPLIT
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long the rounds that are left will take, if as long as the last ones did.
+
+        NaN where that is not known.
+        """
+        recent = [self.seconds[number] for number in sorted(self.seconds)[-_RECENT:]]
+        return mean(recent) * max(0, self.settings.rounds - len(self.history))
 
     @property
     def known(self) -> dict[str, Registration]:
@@ -292,7 +316,12 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         sites,
         [
             {
-                site: read_record(SiteRound, entry, f"history: {site}", ModelError, whole=True)
+                site: read_record(
+                    # records of before these were measured do not have them
+                    *(SiteRound, {"update_norm": None, "memory_mb": None, **entry}),
+                    *(f"history: {site}", ModelError),
+                    whole=True,
+                )
                 for site, entry in by_site.items()
             }
             for by_site in listed(record["history"], Range(0, settings.rounds), "history")
@@ -310,6 +339,11 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         ],
         None if (start := record.get("start")) is None else read_record(Start, start, "start"),
         former,
+        whole(record.get("split", 1), Range(1, SPLIT), "split"),  # the first one had no number
+        {
+            int(number): real(seconds, Range(0, 2**63), "seconds")
+            for number, seconds in record.get("seconds", {}).items()
+        },
     )
 
 
@@ -333,6 +367,7 @@ def save_round(
     optimizers: Mapping[str, State],
     sites: Mapping[str, SiteRound],
     dice: float | None,
+    seconds: float,
 ) -> None:
     """Save all that is needed to resume after a round, then record it and drop older states.
 
@@ -342,6 +377,7 @@ def save_round(
         optimizers: Optimizer states by site.
         sites: How the round went at each site.
         dice: Mean validation Dice, None where the round was not validated.
+        seconds: How long the round took.
     """
     folder = _round_folder(run, state.round)
     _save_state(run, state)
@@ -351,6 +387,7 @@ def save_round(
     run.personal.clear()  # they were made from the best of fewer rounds
     if dice is not None:
         run.dice[state.round] = dice
+    run.seconds[state.round] = seconds
     _write_record(run)
     _drop_states(run)
     write_text(run.folder / "progress.csv", progress_table(run))
@@ -446,15 +483,38 @@ def _strange(file: Path, error: ValueError) -> ModelError:
     return ModelError(f"{file}: is not of the network that the plans describe ({error})")
 
 
-def save_measured(run: Run, number: int, measured: Measured) -> None:
-    """Save what was measured of a round's model on validation cases."""
-    content = {"round": number, **measured.to_json()}
+def save_measured(
+    run: Run, number: int, measured: Measured, by_site: Mapping[str, Measured]
+) -> None:
+    """Save what was measured of a round's model on validation cases, of all sites and of each."""
+    sites = {site: each.to_json() for site, each in by_site.items()}
+    content = {"round": number, **measured.to_json(), "sites": sites}
     write_json(run.folder / "expected.json", {**content, "sha256": _digest(content)})
-    write_text(run.folder / "subsets.csv", subsets_table(number, measured.expected))
+    write_text(run.folder / "subsets.csv", subsets_table(measured, by_site))
 
 
 def load_measured(run: Run, number: int) -> Measured | None:
     """Return what ``save_measured`` saved of a round; None where that is not the round measured.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    found = _load_measured(run, number)
+    return None if found is None else found[0]
+
+
+def load_measured_sites(run: Run, number: int) -> dict[str, Measured] | None:
+    """Return what each site measured of a round; None where that is not the round measured.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    found = _load_measured(run, number)
+    return None if found is None else found[1]
+
+
+def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]] | None:
+    """Return what was measured at all sites and at each.
 
     Raises:
         ModelError: The file is damaged.
@@ -466,17 +526,33 @@ def load_measured(run: Run, number: int) -> Measured | None:
     try:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
-        expected = read_value(Expected, content["expected"], "expected", ModelError)
-        confidence = read_value(Confidence, content["confidence"], "confidence", ModelError)
-        known = content.get("reliability", {})  # which runs of before do not have
-        right = read_value(Reliabilities, known, "reliability", ModelError)
-        measured = Measured(expected, confidence, right)
-        return measured if content["round"] == number else None
+        if content["round"] != number:
+            return None
+        # those of earlier versions have no sites, and nothing of reliability and largest components
+        found = content.get("sites", {})
+        sites = {site: read_measured_json(each, site) for site, each in found.items()}
+        return read_measured_json(content, "all sites"), sites
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
             "measures again"
         ) from None
+
+
+def read_measured_json(content: Mapping[str, Any], source: str) -> Measured:
+    """Read what ``Measured.to_json`` wrote.
+
+    Raises:
+        ModelError: A field is wrong; or ``KeyError``, if one is missing.
+    """
+    return Measured(
+        read_value(Expected, content["expected"], f"{source}: expected", ModelError),
+        read_value(Confidence, content["confidence"], f"{source}: confidence", ModelError),
+        read_value(
+            Reliabilities, content.get("reliability", {}), f"{source}: reliability", ModelError
+        ),
+        read_value(Largest, content.get("largest", {}), f"{source}: largest", ModelError),
+    )
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, State]:
@@ -515,6 +591,7 @@ def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, St
             log.warning("%s: resumes from round %d", run.folder, number)
             del run.history[number:]
             run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
+            run.seconds = {at: took for at, took in run.seconds.items() if at <= number}
             run.personal.clear()
             run.changes = [
                 dataclasses.replace(change, after=min(change.after, number))
@@ -568,11 +645,14 @@ def progress_table(run: Run) -> str:
             "seconds",
             "absent",
             "epsilon",
+            "update_norm",
+            "gpu_memory_mb",
+            "round_seconds",
         ]
     )
     for number, sites in enumerate(run.history, start=1):
         settings = settings_of(number - 1, run.settings, run.changes)
-        mean = or_none(run.dice.get(number, math.nan))
+        federation = or_none(run.dice.get(number, math.nan))
         for site, at_site in sites.items():
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
@@ -582,32 +662,46 @@ def progress_table(run: Run) -> str:
                     f"{learning_rate_of(number - 1, settings):.6g}",
                     settings.local_steps,
                     "" if at_site.loss is None else f"{at_site.loss:.5f}",
-                    *("" if value is None else f"{value:.4f}" for value in (*dice, mean)),
+                    *("" if value is None else f"{value:.4f}" for value in (*dice, federation)),
                     at_site.sent_bytes,
                     at_site.received_bytes,
                     f"{at_site.seconds:.2f}",
                     cell(at_site.absent),
                     "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
+                    "" if at_site.update_norm is None else f"{at_site.update_norm:.5g}",
+                    "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
+                    f"{run.seconds[number]:.2f}" if number in run.seconds else "",
                 ]
             )
     return text.getvalue()
 
 
-def subsets_table(number: int, expected: Sequence[SubsetDice]) -> str:
-    """Return Dice from subsets of modalities as CSV: a row per subset and label.
+EACH_CASE = "all of each case"
+"""What stands for the modalities in a table where every case is from all that it has."""
+
+
+def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
+    """Return Dice from subsets of modalities as CSV: a row per site, subset and label.
 
     Args:
-        number: The round whose model was measured.
-        expected: Its Dice.
+        measured: What was measured at all sites; their rows have no site.
+        by_site: The same of each site.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["round", "modalities", "label", "median_dice", "low_dice", "cases"])
-    for each in expected:
-        subset = "+".join(each.modalities)
-        for label, dice in expect([each], each.modalities).dice.items():  # itself alone
-            numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
-            writer.writerow([number, subset, cell(label), *numbers])
+    writer.writerow(
+        ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
+    )
+    for site, found in {"": measured, **by_site}.items():
+        for label, sums in found.largest.items():
+            if sums.cases:
+                average = f"{sums.dice / sums.cases:.4f}"
+                writer.writerow([cell(site), EACH_CASE, cell(label), average, "", "", sums.cases])
+        for each in found.expected:
+            subset = "+".join(each.modalities)
+            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+                numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
+                writer.writerow([cell(site), subset, cell(label), "", *numbers])
     return text.getvalue()
 
 
@@ -616,10 +710,12 @@ def _write_record(run: Run) -> None:
         "format": FORMAT,
         "settings": dataclasses.asdict(run.settings),
         "fold": run.fold,
+        "split": run.split,
         "plans_sha256": _digest(run.plans.to_json()),
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
         "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
+        "seconds": {str(n): seconds for n, seconds in run.seconds.items()},
         "personal": {
             site: [or_none(personal.dice), or_none(personal.dice_before)]
             for site, personal in run.personal.items()

@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
+from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import (
     CHANGEABLE,
@@ -34,6 +36,7 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.joining import new_modalities, start_new_modalities
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
 from mixmfl.federated.server.progress_plot import draw_progress
+from mixmfl.federated.server.run_page import write_run_page
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
     check_masked_run,
@@ -62,12 +65,14 @@ class Answer:
         sent_bytes: Bytes that the site sent.
         received_bytes: Bytes that the site received.
         seconds: Seconds from the task to the reply.
+        memory_mb: Most memory that the site's GPU used for it; None: not known.
     """
 
     message: Message
     sent_bytes: int
     received_bytes: int
     seconds: float
+    memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,12 @@ def begin(
         start_run(asked, initial)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
+    if run.split != asked.split and run.fold != "all":
+        raise ModelError(
+            f"{run.folder}: was begun by an earlier version, which held other cases back to "
+            "validate; these would now train. Go on with that version, or start a new run from "
+            "its weights: --init of the file that mixmfl_export writes"
+        )
     _check_same_run(run, asked, change=change)
     state, states = (
         last_state(run, optimizers=optimizers)
@@ -171,6 +182,7 @@ def train_rounds(
     pause: Callable[[], bool] = lambda: False,
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     quorum: int = 1,
+    rule: Rule | None = None,
 ) -> bool:
     """Train for the rounds that are left, or until validation Dice is flat.
 
@@ -184,6 +196,8 @@ def train_rounds(
         pause: Asked before every round whether to stop here.
         edit_memory: Changes the merged memory after every round, for an ablation.
         quorum: Number of sites that must take part in a round; in a masked one all must.
+        rule: Merges the sites' changes of a block, in place of the rule that the plans name; not
+            in a masked run, where the server sees their sum alone.
 
     Returns:
         Whether all rounds are done that the run is to have.
@@ -194,14 +208,16 @@ def train_rounds(
     while state.round < run.settings.rounds and not run.is_flat:
         if pause():
             return False
-        state = _one_round(run, state, ask, optimizers, edit_memory, quorum)
+        state = _one_round(run, state, ask, optimizers, edit_memory, quorum, rule)
         give_back_memory()
         report(run)
     return True
 
 
 def finish(run: Run, ask: Ask | None) -> Path:
-    """Draw how a run went and export the model of its best round; return the model's file.
+    """Draw how a run went, export the model of its best round, and write the page of both.
+
+    Returns the model's file.
 
     Args:
         run: A run with at least one round.
@@ -213,6 +229,7 @@ def finish(run: Run, ask: Ask | None) -> Path:
         _measure(run, ask)
     model = run.folder / "model.safetensors"
     export_model(run.folder, "best", model)
+    write_run_page(run)
     return model
 
 
@@ -222,14 +239,14 @@ def _measure(run: Run, ask: Ask) -> None:
         return
     state = load_state_of(run, number)
     answers = ask({site: measure_task(state, site, run.known) for site in run.registrations})
-    measured = []
+    measured = {}
     for site, answer in answers.came.items():
         try:
             labelled = run.registrations[site].labelled
-            measured.append(read_measured(site, answer.message, number, run.plans, labelled))
+            measured[site] = read_measured(site, answer.message, number, run.plans, labelled)
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    save_measured(run, number, merge_measured(measured))
+    save_measured(run, number, merge_measured(list(measured.values())), measured)
 
 
 def _one_round(
@@ -239,12 +256,14 @@ def _one_round(
     optimizers: Mapping[str, State],
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None,
     quorum: int,
+    rule: Rule | None,
 ) -> ServerState:
     """Let the sites train, merge their replies, validate where it is time to, and save."""
+    began = time.monotonic()
     state, diagnostics, trained = (
         _masked_round(run, state, ask)
         if run.settings.masked
-        else _plain_round(run, state, ask, quorum)
+        else _plain_round(run, state, ask, quorum, rule)
     )
     if edit_memory is not None:
         state = dataclasses.replace(state, memory=edit_memory(state.memory))
@@ -266,19 +285,29 @@ def _one_round(
             sum(answers[site].received_bytes for answers in trained if site in answers),
             sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
             diagnostics.rejected.get(site, ""),
-            *diagnostics.epsilon.get(site, (None, None)),
+            epsilon=(spent := diagnostics.epsilon.get(site, (None, None)))[0],
+            delta=spent[1],
+            update_norm=diagnostics.norms.get(site),
+            memory_mb=_most_memory(
+                [answers[site] for answers in (*trained, judged) if site in answers]
+            ),
         )
         for site in run.registrations
     }
-    save_round(run, state, optimizers, sites, mean_dice(dice.values()) if due else None)
+    mean = mean_dice(dice.values()) if due else None
+    save_round(run, state, optimizers, sites, mean, time.monotonic() - began)
     return state
+
+
+def _most_memory(answers: Sequence[Answer]) -> float | None:
+    return max((each.memory_mb for each in answers if each.memory_mb is not None), default=None)
 
 
 Trained = tuple[ServerState, Diagnostics, list[Mapping[str, Answer]]]
 """The state after a round, what it showed, and the answers of the sites, step by step."""
 
 
-def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained:
+def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int, rule: Rule | None) -> Trained:
     """Let the sites train, and merge the replies that pass the checks."""
     asked = ask({site: train_task(state, r) for site, r in run.registrations.items()})
     merged, diagnostics = merge_round(
@@ -289,6 +318,7 @@ def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int) -> Trained
         run.settings,
         refused=asked.absent,
         quorum=quorum,
+        rule=rule,
     )
     return merged, diagnostics, [asked.came]
 

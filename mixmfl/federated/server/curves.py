@@ -1,25 +1,23 @@
-"""The history of a run for TensorBoard, where that is installed; nothing is sent anywhere."""
+"""The history of a run for those who look at curves; see ``tracking``."""
 
-import importlib.util
 import math
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.tracking import TRACKERS, Tracker
 from mixmfl.federated.state import learning_rate_of
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class Curves:
-    """Writes rounds into ``RUN/tensorboard``, each once; does nothing without TensorBoard."""
+    """Writes rounds to trackers, each round once."""
 
-    def __init__(self, done: int) -> None:
-        """Args: done: how many rounds of the run were written before."""
+    def __init__(self, done: int, names: Sequence[str]) -> None:
+        """Args: done: how many rounds were written before; names: names of the trackers."""
         self._written = done
-        self._writer: SummaryWriter | None = None
+        self._names = names
+        self._trackers: list[Tracker] | None = None
 
     def __enter__(self) -> "Curves":
         return self
@@ -30,24 +28,21 @@ class Curves:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers or ():
+            tracker.close()
 
     def write(self, run: Run) -> None:
         """Write the rounds that are new."""
         first, last = self._written + 1, len(run.history)
-        if first > last or importlib.util.find_spec("tensorboard") is None:
+        if first > last:
             return
-        if self._writer is None:  # not before there is a run, whose folder must be new
-            from torch.utils.tensorboard import SummaryWriter
-
-            # rounds that are done again replace what they were
-            self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first)
+        if self._trackers is None:  # not before there is a run, whose folder must be new
+            self._trackers = [TRACKERS[name](run, first) for name in self._names]
         for number in range(first, last + 1):
-            for name, value in scalars(run, number).items():
-                self._writer.add_scalar(name, value, number)
+            values = scalars(run, number)
+            for tracker in self._trackers:
+                tracker.write(number, values)
         self._written = last
-        self._writer.flush()
 
 
 def scalars(run: Run, number: int) -> dict[str, float]:
@@ -62,6 +57,7 @@ def scalars(run: Run, number: int) -> dict[str, float]:
         "learning_rate": learning_rate_of(number - 1, settings),
         "local_steps": settings.local_steps,
         "dice/federation": run.dice.get(number),
+        "seconds_of_round": run.seconds.get(number),
     }
     for site, at_site in run.history[number - 1].items():
         if at_site.absent:
@@ -72,6 +68,8 @@ def scalars(run: Run, number: int) -> dict[str, float]:
             f"bytes_received/{site}": at_site.received_bytes,
             f"seconds/{site}": at_site.seconds,
             f"epsilon/{site}": at_site.epsilon,
+            f"update_norm/{site}": at_site.update_norm,
+            f"gpu_memory_mb/{site}": at_site.memory_mb,
             **{f"dice_of_{name}/{site}": dice for name, dice in at_site.dice.items()},
         }
     return {n: value for n, value in found.items() if value is not None and not math.isnan(value)}

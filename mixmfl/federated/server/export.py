@@ -1,9 +1,11 @@
 """From a run to a model file: of any saved round, or of a personalised model."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.errors import ModelError
+from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.server.checkpoint import (
     choose_round,
     load_measured,
@@ -15,7 +17,22 @@ from mixmfl.federated.server.checkpoint import (
 from mixmfl.inference.model import save_model
 
 
-def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tuple[int, str]:
+@dataclass(frozen=True)
+class Pooled:
+    """What the models of several folds measured together.
+
+    Attributes:
+        measured: The sums over all folds.
+        folds: The folds.
+    """
+
+    measured: Measured
+    folds: tuple[str, ...]
+
+
+def export_model(
+    run_folder: Path, which: str, out: Path, site: str = "", pooled: Pooled | None = None
+) -> tuple[int, str]:
     """Write the model of a saved round, or a site's personalised model, to a file.
 
     Args:
@@ -23,6 +40,7 @@ def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tup
         which: ``"best"``, ``"last"`` or a round's number.
         out: The file to write; replaced if it is there.
         site: Site whose personalised model is written; empty: the global model.
+        pooled: What all folds measured, in place of what this one did; None: it is written.
 
     Returns:
         The round, and the file's SHA-256.
@@ -38,7 +56,7 @@ def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tup
             raise ModelError(f"{run_folder}: personalised models are made from the best round only")
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
-        measured = None  # it was measured for the global model
+        measured, pooled = None, None  # they were measured for the global model
     digest = save_model(
         out,
         state,
@@ -46,7 +64,8 @@ def export_model(run_folder: Path, which: str, out: Path, site: str = "") -> tup
         run.settings.configuration,
         run.modality_cases,
         privacy_spent(run, number),
-        measured,
+        pooled.measured if pooled else measured,
         run.modality_sites,
+        pooled.folds if pooled else (),
     )
     return number, digest

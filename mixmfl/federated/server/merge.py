@@ -4,11 +4,12 @@ Messages are plain (see ``messages``); nothing here knows what carries them.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 
 from mixmfl.core.errors import AggregationError, QuorumError
 from mixmfl.core.nan import or_nan
-from mixmfl.federated.aggregation import merge_blocks, select_blocks
+from mixmfl.federated.aggregation import Rule, merge_blocks, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.reply_records import PersonalReply, read_reply
 from mixmfl.federated.server.update_checks import (
@@ -92,6 +93,7 @@ def merge_round(
     *,
     refused: Mapping[str, str] | None = None,
     quorum: int = 1,
+    rule: Rule | None = None,
 ) -> tuple[ServerState, Diagnostics]:
     """Return the server's next state, and what the round showed.
 
@@ -106,6 +108,7 @@ def merge_round(
         settings: Settings of the run.
         refused: Why no message came at all, by site.
         quorum: Sites that must have a part in the round.
+        rule: Merges the changes of a block, in place of the rule that the plans name.
 
     Raises:
         QuorumError: Fewer than ``quorum`` replies can be used.
@@ -134,6 +137,7 @@ def merge_round(
                 plans.training.trimming,
                 norms,
                 usual_norms(state.norms, norms),
+                rule,
             ),
         },
         merge_memories(
@@ -148,6 +152,10 @@ def merge_round(
         {site: float(record["loss"]) for site, record in records.items() if "loss" in record},
         rejected,
         {s: (float(r["epsilon"]), float(r["delta"])) for s, r in records.items() if "epsilon" in r},
+        {
+            site: math.hypot(*(n for place, n in found.items() if not place.startswith("memory.")))
+            for site, found in norms.items()
+        },
     )
 
 

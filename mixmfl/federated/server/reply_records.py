@@ -14,6 +14,7 @@ from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
+from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence
 from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.subset_dice import BINS
@@ -132,7 +133,7 @@ class ValidationReply:
 
 @dataclass(frozen=True)
 class MeasureReply:
-    """Cases by Dice, how Dice goes with confidence, and how often a probability is right."""
+    """Cases by Dice, for every subset of modalities; and what else is measured of masks."""
 
     round: Round
     subsets: Annotated[
@@ -146,6 +147,7 @@ class MeasureReply:
     ]
     confidence: Confidence
     reliability: Reliabilities
+    largest: Largest
 
 
 @dataclass(frozen=True)

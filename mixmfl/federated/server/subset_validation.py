@@ -1,10 +1,12 @@
 """Dice per subset of modalities: the task for the sites, and the counts of all sites' cases."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
+from mixmfl.evaluation.largest_component import LargestSums, add_largest
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums
 from mixmfl.evaluation.reliability import Reliability, add_reliability
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
@@ -19,6 +21,8 @@ from mixmfl.federated.state import (
     ServerState,
 )
 from mixmfl.planning.plans import Plans
+
+T = TypeVar("T")
 
 
 def measure_task(
@@ -52,7 +56,8 @@ def read_measured(
         expected.append(SubsetDice(subset, dict(counts)))
     _check_confidence(site, read.confidence, plans, labelled)
     _check_reliability(site, read.reliability, plans, labelled)
-    return Measured(expected, dict(read.confidence), dict(read.reliability))
+    _check_largest(site, read.largest, plans, labelled)
+    return Measured(expected, dict(read.confidence), dict(read.reliability), dict(read.largest))
 
 
 def _check_counts(
@@ -116,6 +121,25 @@ def _check_reliability(
     check_labelled(site, "probabilities of", measured, labelled)
 
 
+def _check_largest(
+    site: str, found: Mapping[str, LargestSums], plans: Plans, labelled: Collection[str] | None
+) -> None:
+    """Check that sums can be those of a site's cases, each from all modalities that it has.
+
+    Raises:
+        AggregationError: They cannot be true, or are of a label that the site does not label.
+    """
+    most = CASES_PER_SUBSET * 2 ** len(plans.modalities)
+    if found.keys() != plans.labels.foreground.keys() or any(
+        not sums.is_possible or sums.cases > most for sums in found.values()
+    ):
+        raise AggregationError(
+            f"site {site!r} sent sums of Dice that no cases have: {quoted(str(found), 200)}"
+        )
+    measured = [name for name, sums in found.items() if sums.cases]
+    check_labelled(site, "Dice of the largest part of", measured, labelled)
+
+
 def merge_measured(sites: Sequence[Measured]) -> Measured:
     """Return the sums over all sites' cases; small subsets come first."""
     merged = []
@@ -126,12 +150,18 @@ def merge_measured(sites: Sequence[Measured]) -> Measured:
         merged.append(
             SubsetDice(subset, {name: counts for name, counts in pooled.items() if any(counts)})
         )
-    names = dict.fromkeys(name for site in sites for name in site.confidence)
-    confidence = {name: add_sums([site.confidence[name] for site in sites]) for name in names}
-    names = dict.fromkeys(name for site in sites for name in site.reliability)
-    right = {name: add_reliability([site.reliability[name] for site in sites]) for name in names}
+    confidence = _added([site.confidence for site in sites], add_sums)
+    right = _added([site.reliability for site in sites], add_reliability)
+    largest = _added([site.largest for site in sites], add_largest)
     return Measured(
         merged,
         {name: sums for name, sums in confidence.items() if sums.masks},
         {name: each for name, each in right.items() if each.cases},
+        {name: sums for name, sums in largest.items() if sums.cases},
     )
+
+
+def _added(by_site: Sequence[Mapping[str, T]], add: Callable[[Sequence[T]], T]) -> dict[str, T]:
+    """Return what the sites have of each label, added up."""
+    names = dict.fromkeys(name for site in by_site for name in site)
+    return {name: add([site[name] for site in by_site if name in site]) for name in names}

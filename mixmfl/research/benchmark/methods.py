@@ -1,18 +1,24 @@
 """The methods that are compared: each describes how it differs from the plans.
 
 All share plans, cases, budget of gradient steps, augmentation, validation and code; a method names
-only its network, which cases are trained on together, and what it switches off.
+only its network, which cases are trained on together, how updates are merged, and what it switches
+off. A method of someone else is a ``Method`` in a file of theirs; see ``register``.
 """
 
+import importlib
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import sha256
+from mixmfl.federated.aggregation import Rule
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans, replace_settings
 
@@ -28,6 +34,7 @@ class Method:
         network: Settings of the network that the method replaces.
         training: Settings of training that the method replaces.
         edit_memory: Function that an ablation applies to the memory after every round.
+        rule: Function that merges the sites' changes of a block, in place of the planned rule.
     """
 
     what: str
@@ -35,6 +42,7 @@ class Method:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
+    rule: Rule | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the method, as JSON content."""
@@ -44,11 +52,25 @@ class Method:
             "network": dict(self.network),
             "training": dict(self.training),
             "edit_memory": edited,
+            **({"rule": self.rule.__name__} if self.rule else {}),
         }
 
     def apply(self, plans: Plans) -> Plans:
         """Return the plans with the settings of the method."""
         return replace_settings(plans, self.network, self.training)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Where a method of someone else is from.
+
+    Attributes:
+        source: ``"MODULE:NAME"``.
+        file: File of the module.
+    """
+
+    source: str
+    file: Path
 
 
 _NO_IMPUTATION = {"imputation": 0}
@@ -181,6 +203,9 @@ ABLATIONS = {
     ),
 }
 METHODS = {**BASELINES, **ABLATIONS}
+OURS = frozenset(METHODS)
+OUTSIDE: dict[str, "Outside"] = {}
+"""Where the methods of others are from, by name; see ``register``."""
 GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
 SITE = "+site"
 """Suffix of a method's name: the method with the sites' personalised models."""
@@ -196,13 +221,64 @@ def find_method(name: str) -> Method:
     return METHODS[base_of(name)]
 
 
+def describe(name: str) -> dict[str, Any]:
+    """Return what defines a method, as JSON content, with the digest of code that is not ours."""
+    described = find_method(name).describe()
+    if outside := OUTSIDE.get(base_of(name)):
+        described |= {"source": outside.source, "sha256": sha256(outside.file)}
+    return described
+
+
+def register(source: str) -> str:
+    """Load a method that is not ours, and return its name, by which it can be found from now on.
+
+    Its module is run: it is code that whoever calls this command has chosen.
+
+    Args:
+        source: ``"MODULE:NAME"``: the name of a ``Method`` in a module, or of a class of one that
+            is made without arguments. The module is in the current folder, or installed.
+
+    Raises:
+        DataError: There is no such method, it is none, or its name is taken.
+    """
+    module, _, name = source.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # a command is not started from its user's folder
+    try:
+        loaded = importlib.import_module(module)
+        found = getattr(loaded, name)
+        method = found() if isinstance(found, type) else found
+    except Exception as error:  # whatever happens in a file of somebody else
+        raise DataError(
+            f"method {source!r}: cannot be loaded ({type(error).__name__}: {error}); needed is "
+            f"{module}.py here or a module that is installed, and {name or 'a name'} in it"
+        ) from None
+    if not isinstance(method, Method):
+        raise DataError(
+            f"method {source!r}: is a {type(method).__name__}; an instance or a class of "
+            "mixmfl.research.benchmark.methods.Method is needed"
+        )
+    outside = Outside(source, Path(str(loaded.__file__)))
+    if name in OURS or OUTSIDE.get(name, outside) != outside:
+        raise DataError(f"method {source!r}: there is another method {name}; rename it")
+    METHODS[name], OUTSIDE[name] = method, outside
+    return name
+
+
 def choose(names: Sequence[str]) -> tuple[str, ...]:
     """Return the methods that names and groups stand for, each once.
+
+    Args:
+        names: Names of methods or groups, and ``"MODULE:NAME"``; see ``register``.
 
     Raises:
         DataError: There is no such method, or it has no global model to fine-tune.
     """
-    chosen = [method for name in names for method in GROUPS.get(name, (name,))]
+    known = [
+        register(base_of(name)) + (SITE if name.endswith(SITE) else "") if ":" in name else name
+        for name in names
+    ]
+    chosen = [method for name in known for method in GROUPS.get(name, (name,))]
     for name in chosen:
         base = base_of(name)
         if base not in METHODS:

@@ -8,7 +8,7 @@
     OUT/runs/<method>/seed<k>/scores.csv  written last: if it exists, the rest is done
     OUT/runs/<method>/seed<k>/cost.json, memory.json, reliability.json
     OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
-    OUT/cases.csv, table.md, subsets.png, sites.png
+    OUT/cases.csv, table.md, subsets.png, sites.png, results.json
 """
 
 import dataclasses
@@ -39,7 +39,16 @@ from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
-from mixmfl.research.benchmark.methods import METHODS, SITE, Method, base_of, find_method
+from mixmfl.research.benchmark.methods import (
+    METHODS,
+    OUTSIDE,
+    SITE,
+    Method,
+    base_of,
+    describe,
+    find_method,
+    register,
+)
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
 from mixmfl.research.benchmark.probabilities import (
     Probabilities,
@@ -49,6 +58,7 @@ from mixmfl.research.benchmark.probabilities import (
     write_probabilities,
 )
 from mixmfl.research.benchmark.records import read_cost, read_memory, read_own
+from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 from mixmfl.research.benchmark.statistics import Cost, Scores
 from mixmfl.research.benchmark.tables import markdown
@@ -115,8 +125,7 @@ def done_in(out: Path) -> list[tuple[str, int]]:
 def _is_scored(folder: Path, method: str) -> bool:
     if not (folder / "scores.csv").is_file():
         return False
-    described = find_method(method).describe()
-    return read_cost(folder / "cost.json").method == described
+    return read_cost(folder / "cost.json").method == describe(method)
 
 
 def open_benchmark(
@@ -248,7 +257,10 @@ def run_all(
     trained = list(dict.fromkeys(map(base_of, methods)))
     personal = {base_of(name) for name in methods if name.endswith(SITE)}
     jobs = {
-        f"{name}, seed {seed}": (run_one, benchmark, name, seed, name in personal)
+        f"{name}, seed {seed}": (
+            *(run_one, benchmark, name, seed),
+            *(name in personal, OUTSIDE[name].source if name in OUTSIDE else ""),
+        )
         for seed in seeds
         for name in trained
         if not all(benchmark.is_done(each, seed) for each in methods if base_of(each) == name)
@@ -257,7 +269,7 @@ def run_all(
     return [f"{item.name}: {item.reason}" for item in failed]
 
 
-def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
+def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool, source: str = "") -> None:
     """Train and score one method, resuming a run that was interrupted.
 
     Args:
@@ -265,7 +277,10 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool) -> None:
         name: Name of the method, without ``+site``.
         seed: Seed of everything random.
         personal: Whether to fine-tune and score the sites' personalised models, too.
+        source: Where a method that is not ours is from: another process has not loaded it.
     """
+    if source and name not in METHODS:
+        register(source)
     method = find_method(name)
     plans = method.apply(benchmark.plans)
     sites = open_sites(
@@ -341,6 +356,7 @@ def _train_each_rate(
             folder,
             resume=holds_run(folder),
             edit_memory=method.edit_memory,
+            rule=method.rule,
         )
         for folder, each in by_folder.items()
     ]
@@ -377,12 +393,14 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     scores = Scores(rows, known_own(benchmark.out))
     if reference not in scores.methods:
         reference = scores.methods[0]
-    files = [benchmark.out / name for name in ("cases.csv", "table.md", "subsets.png", "sites.png")]
+    names = "cases.csv", "table.md", "subsets.png", "sites.png", "results.json"
+    files = [benchmark.out / name for name in names]
     write_rows(rows, files[0])
     page = markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
     write_text(files[1], page + _memory_section(benchmark, scores))
     draw_subsets(scores, files[2])
     draw_sites(scores, files[3])
+    write_json(files[4], results_json(benchmark.out, rows, costs))
     return files
 
 
@@ -513,7 +531,7 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     record = {
         "sent_bytes": or_none(cost.sent_bytes),
         "seconds": cost.seconds,
-        "method": find_method(cost.method).describe(),
+        "method": describe(cost.method),
         "learning_rates": dict(cost.learning_rates),
     }
     write_json(folder / "cost.json", record)

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import write_text
+from mixmfl.core.files import write_json, write_text
 from mixmfl.evaluation.reliability import LEVEL
 from mixmfl.evaluation.subset_dice import LOW_DICE
 from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.plots import draw_reliability
 from mixmfl.research.benchmark.probabilities import Probabilities, calibration_quality
+from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.run import known_own, read_results, read_tested
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
@@ -28,7 +29,7 @@ TITLES = {
 
 
 def write_page(out: Path, size: str, reference: str) -> Path:
-    """Write ``OUT/SIZE.md`` about all benchmarks of a size, and return the file.
+    """Write ``OUT/SIZE.md`` and ``.json`` about all benchmarks of a size; return the first.
 
     Args:
         out: Output folder of ``mixmfl_benchmark_patients``, with a benchmark in
@@ -39,7 +40,7 @@ def write_page(out: Path, size: str, reference: str) -> Path:
     Raises:
         DataError: No method has been scored at this size.
     """
-    scores, costs, trained = {}, {}, []
+    scores, costs, trained, results = {}, {}, [], {}
     tested: dict[str, list[Probabilities]] = {}
     for record in sorted(out.glob(f"*/{size}/benchmark.json")):
         rows, measured = read_results(record.parent)
@@ -50,11 +51,13 @@ def write_page(out: Path, size: str, reference: str) -> Path:
             trained.append(rows)
             for method, found in read_tested(record.parent).items():
                 tested.setdefault(method, []).extend(found)
+            results[name] = results_json(record.parent, rows, measured)
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)
     if reference not in trainings.methods:
         reference = trainings.methods[0]
+    write_json(out / f"{size}.json", results)
     file = out / f"{size}.md"
     if any(each.curves for each in tested.get(reference, ())):
         draw_reliability(tested[reference], out / f"{size}-reliability.png")

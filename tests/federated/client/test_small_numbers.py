@@ -47,6 +47,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("measure", "subsets"): WITHHELD,
     ("measure", "confidence"): WITHHELD,
     ("measure", "reliability"): WITHHELD,
+    ("measure", "largest"): WITHHELD,
     ("keys", "round"): NOTHING,
     ("keys", "key"): NOTHING,
     ("keys", "certificate"): NOTHING,

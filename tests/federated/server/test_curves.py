@@ -2,19 +2,32 @@
 
 import csv
 import dataclasses
+import math
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from small import small_plans
 from small_federation import SETTINGS, write_work
 
-from mixmfl.federated.server.checkpoint import Run, load_measured, open_run
+from mixmfl.evaluation.charts import Chart
+from mixmfl.federated.server.checkpoint import (
+    EACH_CASE,
+    Run,
+    load_measured,
+    load_measured_sites,
+    open_run,
+)
 from mixmfl.federated.server.curves import Curves, scalars
+from mixmfl.federated.server.run_page import write_run_page
+from mixmfl.federated.server.tracking import usual_trackers
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 
@@ -57,20 +70,34 @@ def test_tables_have_the_federation_s_dice_and_every_subset(done: tuple[Run, Cal
     with (run.folder / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["federation_dice"] for row in rows} == {f"{run.dice[1]:.4f}"}
+    assert {row["round_seconds"] for row in rows} == {f"{run.seconds[1]:.2f}"}
+    assert {row["site"]: row["update_norm"] for row in rows} == {
+        site: f"{each.update_norm:.5g}" for site, each in run.history[0].items()
+    }
+    assert {row["gpu_memory_mb"] for row in rows} == {""}  # on a CPU
     with (run.folder / "subsets.csv").open() as file:
-        found = {(row["modalities"], row["label"]): row for row in csv.DictReader(file)}
-    measured = load_measured(run, 1)
+        rows = list(csv.DictReader(file))
+    found = {(row["site"], row["modalities"], row["label"]): row for row in rows}
+    assert len(found) == len(rows)
+    measured, by_site = load_measured(run, 1), load_measured_sites(run, 1)
     assert measured
-    for each in measured.expected:
-        for label, counts in each.counts.items():
-            if not sum(counts):
-                continue
-            row = found.pop(("+".join(each.modalities), label))
-            assert (row["round"], row["cases"]) == ("1", str(sum(counts)))
-            # of one case: the middle and the lower end of the range that its Dice is in
-            own = counts.index(1)
-            assert float(row["median_dice"]) == pytest.approx((own + 0.5) / 20)
-            assert float(row["low_dice"]) == pytest.approx(own / 20)
+    assert by_site
+    assert by_site.keys() == run.registrations.keys()
+    for site, part in {"": measured, **by_site}.items():
+        for label, sums in part.largest.items():
+            row = found.pop((site, EACH_CASE, label))
+            assert row["cases"] == str(sums.cases)
+            assert float(row["mean_dice"]) == pytest.approx(sums.dice / sums.cases, abs=1e-4)
+        for each in part.expected:
+            for label, counts in each.counts.items():
+                if not sum(counts):
+                    continue
+                row = found.pop((site, "+".join(each.modalities), label))
+                assert row["cases"] == str(sum(counts))
+                # of one case: the middle and the lower end of the range that its Dice is in
+                own = counts.index(1)
+                assert float(row["median_dice"]) == pytest.approx((own + 0.5) / 20)
+                assert float(row["low_dice"]) == pytest.approx(own / 20)
     assert not found
 
 
@@ -83,8 +110,13 @@ def test_curves_show_what_was_measured_of_each_site(done: tuple[Run, Calls]) -> 
         assert shown[f"loss/{site}"] == at_site.loss
         assert shown[f"bytes_sent/{site}"] == at_site.sent_bytes
     assert not any(name.startswith("epsilon") for name in shown)
+    longer = dataclasses.replace(run, settings=dataclasses.replace(run.settings, rounds=4))
+    longer.seconds = {1: 10.0}
+    assert (run.seconds_left, longer.seconds_left) == (0, 30)
+    longer.seconds = {}
+    assert math.isnan(longer.seconds_left)
     left = {"north": dataclasses.replace(run.history[0]["north"], absent="is not connected")}
-    away = dataclasses.replace(run, history=[left], dice={1: float("nan")})
+    away = dataclasses.replace(run, history=[left], dice={1: math.nan}, seconds={})
     assert scalars(away, 1).keys() == {"learning_rate", "local_steps"}
 
 
@@ -115,10 +147,9 @@ def test_every_round_is_written_for_tensorboard_once(
     module: Any = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = _Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     longer = dataclasses.replace(ONE, rounds=3)
     three = dataclasses.replace(run, history=[*run.history] * 3, settings=longer)
-    with Curves(1) as curves:
+    with Curves(1, ["tensorboard"]) as curves:
         curves.write(three)
         curves.write(three)
     (writer,) = _Writer.made
@@ -128,13 +159,118 @@ def test_every_round_is_written_for_tensorboard_once(
     assert writer.closed
 
 
-def test_without_tensorboard_nothing_is_written(
-    done: tuple[Run, Calls], monkeypatch: pytest.MonkeyPatch
+def test_a_run_has_a_page_that_loads_nothing(done: tuple[Run, Calls], tmp_path: Path) -> None:
+    run = done[0]
+    assert (run.folder / "run.html").is_file()
+    nasty = 'west <script>alert("1")</script>'
+    renamed = dataclasses.replace(
+        run,
+        folder=tmp_path,
+        settings=dataclasses.replace(ONE, rounds=3),
+        registrations={nasty: run.registrations["north"]},
+        history=[{nasty: run.history[0]["north"]}] * 3,
+    )
+    for name in ("expected.json", "run.json"):
+        shutil.copy(run.folder / name, tmp_path)
+    text = write_run_page(renamed).read_text()
+    assert nasty not in text
+    assert "west &lt;script&gt;" in text
+    assert not re.search(r"(src|href)=.(?!#|data:)", text)
+    assert text.count('<svg viewBox="0 0 640 260"') == 4  # loss, Dice, norms, learning rate
+    assert "3 of 3; the model is of round 1" in text
+    measured = load_measured(run, 1)
+    assert measured
+    assert text.count('aria-label="given"') == sum(len(e.modalities) for e in measured.expected)
+
+
+def test_a_curve_has_a_gap_where_nothing_is_known_and_a_dot_where_a_point_is_alone() -> None:
+    points = [(1, 0.0), (2, 1.0), (3, math.nan), (4, 0.5), (5, math.nan), (6, 1.0), (7, 0.0)]
+    chart = Chart("t", {"a": points, "b": []}, {"best": 4}, 0, 1)
+    a, b = chart.drawn()
+    assert a.lines == ["56.0,224.0 151.3,12.0", "342.0,118.0", "532.7,12.0 628.0,224.0"]
+    assert a.dots == [(342.0, 118.0)]
+    assert (b.lines, b.dots) == ([], [])
+    assert a.colour != b.colour
+    assert chart.drawn_marks() == [(342.0, "best")]
+    assert [text for _, text in chart.x_ticks()] == list("1234567")
+    assert [text for _, text in chart.y_ticks()] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+    assert Chart("t", {"a": [(1, math.nan)]}).is_empty
+    assert len(Chart("t", {"a": [(1, 3.0)]}).y_ticks()) > 1  # one number has room around it
+
+
+def test_tensorboard_is_written_only_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for spec, names in ((None, ()), ("found", ("tensorboard",))):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
+        assert usual_trackers() == names
+
+
+def test_mlflow_gets_every_round_and_a_database_in_the_run(
+    done: tuple[Run, Calls], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dataclasses.replace(done[0], folder=tmp_path)
+    library = MagicMock()
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    client = library.MlflowClient.return_value
+    client.get_experiment_by_name.return_value = None
+    with Curves(0, ["mlflow"]) as curves:
+        curves.write(run)
+        curves.write(run)
+    library.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    written = [(call.args[1:], call.kwargs) for call in client.log_metric.call_args_list]
+    assert written == [((name, value), {"step": 1}) for name, value in scalars(run, 1).items()]
+    client.set_terminated.assert_called_once()
+
+
+def test_weights_and_biases_get_every_round_offline(
+    done: tuple[Run, Calls], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dataclasses.replace(done[0], folder=tmp_path)
+    library = MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    with Curves(0, ["wandb"]) as curves:
+        curves.write(run)
+        curves.write(run)
+    opened = library.init.call_args.kwargs
+    assert (opened["mode"], opened["dir"]) == ("offline", str(tmp_path))
+    library.init.return_value.log.assert_called_once_with(scalars(run, 1), step=1)
+    library.init.return_value.finish.assert_called_once()
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own libraries
+def test_mlflow_reads_what_was_written_also_by_a_run_that_goes_on(
+    done: tuple[Run, Calls], tmp_path: Path
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow to test what it reads")
+    run = dataclasses.replace(done[0], folder=tmp_path, history=[*done[0].history] * 2)
+    one = dataclasses.replace(run, history=run.history[:1])
+    for shown, before in ((one, 0), (run, 1)):
+        with Curves(before, ["mlflow"]) as curves:
+            curves.write(shown)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "mixmfl")
+    (found,) = client.search_runs([experiment.experiment_id])
+    losses = client.get_metric_history(found.info.run_id, "loss/north")
+    assert [each.step for each in losses] == [1, 2]
+    assert losses[0].value == run.history[0]["north"].loss
+    assert found.data.params["fold"] == run.fold
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
+    work: Path,
+    tmp_path: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with Curves(0) as curves:
-        curves.write(done[0])
-    assert not (done[0].folder / "tensorboard").exists()
+    out = tmp_path / "run"
+    assert command("mixmfl_train_federated", "-i", work, "-o", out, "--track", "wandb") == 2
+    assert "--track wandb: is not installed; pip install 'mixmfl[wandb]'" in (
+        capsys.readouterr().err
+    )
+    assert not out.exists()
 
 
 def test_the_command_writes_events_that_tensorboard_reads(

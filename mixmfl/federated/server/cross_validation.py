@@ -1,0 +1,291 @@
+"""A run in folds: each trains as a run of its own, and what they measured is added up.
+
+Every case of a site validates in one fold, so that the counts over all folds are those of all
+cases, each segmented by a model that did not train on it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from mixmfl.core.declarations import entries, within
+from mixmfl.core.errors import ModelError
+from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.nan import mean, or_none
+from mixmfl.core.records import read_record
+from mixmfl.core.text import plural
+from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.federated.server.checkpoint import (
+    Run,
+    choose_round,
+    holds_run,
+    load_measured,
+    load_measured_sites,
+    open_run,
+    read_measured_json,
+    subsets_table,
+)
+from mixmfl.federated.server.export import Pooled, export_model
+from mixmfl.federated.server.run_page import write_folds_page
+from mixmfl.federated.server.subset_validation import merge_measured
+from mixmfl.federated.state import FOLDS as NAMES
+from mixmfl.federated.state import Configuration, Fold
+from mixmfl.inference.model_folder import (
+    CONFIGURATIONS,
+    EVERY_CASE,
+    FOLDS,
+    MODEL,
+    fold_folder,
+)
+from mixmfl.planning.bounds import MOST_ROUNDS
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FoldsRecord:
+    """What ``cross_validation.json`` says.
+
+    Attributes:
+        format: ``FORMAT``.
+        configuration: Configuration of all folds.
+        folds: Folds that the run is to have.
+        rounds: The round of each fold whose model was measured; empty: not all are done.
+        measured: What was measured over all folds and sites; None: not all are done.
+    """
+
+    format: Annotated[int, within(FORMAT, FORMAT)]
+    configuration: Configuration
+    folds: Annotated[tuple[Fold, ...], entries(1, len(NAMES), distinct=True)]
+    rounds: Annotated[Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, 6)] = field(
+        default_factory=dict
+    )
+    measured: Any = None
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What the folds of a run measured together.
+
+    Attributes:
+        folder: Folder of the run.
+        configuration: Configuration of all folds.
+        folds: Folds whose validation cases were measured.
+        measured: What was measured at all sites.
+        sites: The same of each site.
+    """
+
+    folder: Path
+    configuration: str
+    folds: tuple[str, ...]
+    measured: Measured
+    sites: Mapping[str, Measured]
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """Return mean Dice by label or region, each case from all modalities that it has."""
+        return _dice_of(self.measured)
+
+    def lines(self) -> list[str]:
+        """Return what was measured, as text."""
+        lines = [
+            f"cross-validated Dice of {self.configuration}, {plural(len(self.folds), 'fold')}:"
+        ]
+        for site, found in {"all sites": self.measured, **self.sites}.items():
+            cases = max((sums.cases for sums in found.largest.values()), default=0)
+            dice = ", ".join(f"{name} {value:.3f}" for name, value in _dice_of(found).items())
+            lines.append(f"  {site}: {dice or 'not measured'} ({plural(cases, 'case')})")
+        gains = [name for name, sums in self.measured.largest.items() if sums.gains]
+        if gains:
+            lines.append(f"  prediction keeps only the largest part of: {', '.join(gains)}")
+        return lines
+
+
+def _dice_of(measured: Measured) -> dict[str, float]:
+    return {n: sums.dice / sums.cases for n, sums in measured.largest.items() if sums.cases}
+
+
+def holds_folds(folder: Path) -> bool:
+    """Say whether a run in folds was started in a folder."""
+    return (folder / FOLDS).is_file()
+
+
+def read_folds(folder: Path) -> FoldsRecord:
+    """Read the record of a run in folds.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    file = folder / FOLDS
+    return read_record(FoldsRecord, read_json(file, ModelError), str(file), ModelError)
+
+
+def begin_folds(
+    folder: Path, configuration: str, folds: Sequence[str], *, resume: bool
+) -> FoldsRecord:
+    """Start a run in folds, or resume the one in its folder, to which folds may be added.
+
+    Args:
+        folder: Folder of the run.
+        configuration: Configuration of all folds.
+        folds: Folds to train; empty: those that the run has.
+        resume: Whether the folder holds the run already.
+
+    Raises:
+        ModelError: The folder holds something else.
+    """
+    before: tuple[str, ...] = ()
+    if holds_folds(folder):
+        record = read_folds(folder)
+        if not resume:
+            raise ModelError(
+                f"{folder}: holds a run in folds; nothing was written. Resume it by --resume, or "
+                "name another folder"
+            )
+        if record.configuration != configuration:
+            raise ModelError(
+                f"{folder}: its folds are of configuration {record.configuration}, not "
+                f"{configuration}; start a new run in another folder"
+            )
+        before = record.folds
+    elif folder.is_dir() and (found := sorted(p.name for p in folder.iterdir())):
+        raise ModelError(
+            f"{folder}: holds files that are no run in folds ({', '.join(found[:3])}); nothing was "
+            "written. Name another folder"
+        )
+    wanted = tuple(name for name in NAMES if name in (*before, *folds))
+    record = FoldsRecord(FORMAT, configuration, wanted)
+    _write(folder, record)
+    return record
+
+
+def begun_fold(folder: Path) -> Run | None:
+    """Return the first fold that has begun: those that have not are trained as it is."""
+    for fold in read_folds(folder).folds:
+        if holds_run(fold_folder(folder, fold)):
+            return open_run(fold_folder(folder, fold))
+    return None
+
+
+def unfinished_folds(folder: Path) -> list[str]:
+    """Return the folds that are not trained and measured to their end."""
+    return [fold for fold in read_folds(folder).folds if not _is_finished(folder, fold)]
+
+
+def _is_finished(folder: Path, fold: str) -> bool:
+    place = fold_folder(folder, fold)
+    if not holds_run(place) or not (place / MODEL).is_file():
+        return False
+    run = open_run(place)
+    if len(run.history) < run.settings.rounds and not run.is_flat:
+        return False
+    return load_measured(run, choose_round(run, "best")) is not None
+
+
+def pool_folds(folder: Path) -> CrossValidation:
+    """Add up what the folds of a run measured, and export their models with it.
+
+    The counts are written into ``cross_validation.json`` and ``.csv``, and into the model file of
+    every fold: a model of the fold ``all``, which has no validation cases, has them, too.
+
+    Raises:
+        ModelError: A fold is not finished, or the folds do not split the cases alike.
+    """
+    if left := unfinished_folds(folder):
+        raise ModelError(f"{folder}: these folds are not trained to their end: {', '.join(left)}")
+    record = read_folds(folder)
+    runs = {fold: open_run(fold_folder(folder, fold)) for fold in record.folds}
+    if len({run.settings.seed for run in runs.values()}) > 1:
+        raise ModelError(
+            f"{folder}: its folds have different seeds, so that cases validate twice; train them "
+            "with one seed in a new folder"
+        )
+    rounds = {fold: choose_round(run, "best") for fold, run in runs.items()}
+    parts: dict[str, list[Measured]] = {}
+    folds = tuple(fold for fold in record.folds if fold != EVERY_CASE)
+    for fold in folds:
+        for site, found in (load_measured_sites(runs[fold], rounds[fold]) or {}).items():
+            parts.setdefault(site, []).append(found)
+    sites = {site: merge_measured(parts[site]) for site in sorted(parts)}
+    result = CrossValidation(
+        folder, record.configuration, folds, merge_measured(list(sites.values())), sites
+    )
+    pooled = Pooled(result.measured, folds)
+    for fold in record.folds:
+        place = fold_folder(folder, fold)
+        export_model(place, "best", place / MODEL, pooled=pooled)
+    write_text(folder / "cross_validation.csv", subsets_table(result.measured, sites))
+    write_folds_page(folder, runs, result.measured, sites)
+    done = dataclasses.replace(record, rounds=rounds, measured=result.measured.to_json())
+    _write(folder, done)  # last: it says that all is there
+    return result
+
+
+def pooled_of(run_folder: Path, number: int) -> Pooled | None:
+    """Return what all folds measured, where a folder is one of them and a round was measured.
+
+    Args:
+        run_folder: Folder of a run, maybe of a fold.
+        number: The round that is exported.
+    """
+    folder = run_folder.resolve().parent
+    if not holds_folds(folder):
+        return None
+    record = read_folds(folder)
+    for fold, measured in record.rounds.items():
+        if fold_folder(folder, fold) == run_folder.resolve() and measured == number:
+            folds = tuple(fold for fold in record.folds if fold != EVERY_CASE)
+            return Pooled(read_measured_json(record.measured, str(folder / FOLDS)), folds)
+    return None
+
+
+def begin_configurations(folder: Path, names: Sequence[str], *, resume: bool) -> None:
+    """Record which configurations are compared; which is best is not known before all are done.
+
+    Raises:
+        ModelError: The folder holds something else.
+    """
+    ours = (folder / CONFIGURATIONS).is_file()
+    if (ours and not resume) or (not ours and folder.is_dir() and any(folder.iterdir())):
+        raise ModelError(
+            f"{folder}: holds {'a run' if ours else 'other files'}; nothing was written. "
+            "Resume a run of several configurations by --resume, or name another folder"
+        )
+    write_json(folder / CONFIGURATIONS, {"configurations": list(names), "best": None})
+
+
+def configurations_of(folder: Path) -> list[str]:
+    """Return the configurations that a run compares; empty: it is none of several."""
+    if not (folder / CONFIGURATIONS).is_file():
+        return []
+    return list(read_json(folder / CONFIGURATIONS, ModelError)["configurations"])
+
+
+def choose_configuration(found: Sequence[CrossValidation], folder: Path) -> str:
+    """Return the configuration with the highest cross-validated Dice, the first of equals.
+
+    Dice is the mean over labels, each case from all modalities that it has, as in nnU-Net.
+
+    Args:
+        found: The folds of each configuration.
+        folder: Where the choice is recorded.
+    """
+    means = {each.configuration: mean(each.dice.values()) for each in found}
+    known = {name: dice for name, dice in means.items() if not math.isnan(dice)}
+    if not known:
+        raise ModelError(f"{folder}: no fold has validation cases, so that none can be chosen")
+    best = max(known, key=lambda name: known[name])
+    content = {
+        "configurations": list(means),
+        "best": best,
+        "dice": {name: or_none(dice) for name, dice in means.items()},
+    }
+    write_json(folder / CONFIGURATIONS, content)
+    return best
+
+
+def _write(folder: Path, record: FoldsRecord) -> None:
+    write_json(folder / FOLDS, dataclasses.asdict(record))

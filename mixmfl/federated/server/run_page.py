@@ -1,0 +1,226 @@
+"""The page of a run: its curves, what its sites did, and the Dice of its model; one HTML file.
+
+::
+
+    RUN/run.html                 of a run, written when it ends
+    RUN/cross_validation.html    of a run in folds, with all their curves
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mixmfl.core.files import write_text
+from mixmfl.core.nan import mean, or_nan
+from mixmfl.evaluation.charts import Chart, Point
+from mixmfl.evaluation.html import HeatTable, Section, Table, page
+from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.subset_dice import expect
+from mixmfl.federated.server.changes import settings_of
+from mixmfl.federated.server.checkpoint import Run, choose_round, load_measured, privacy_spent
+from mixmfl.federated.state import learning_rate_of
+from mixmfl.inference.report import RESEARCH_ONLY
+
+RUN_PAGE, FOLDS_PAGE = "run.html", "cross_validation.html"
+
+_NOT_KNOWN = "not known"
+
+_INTRODUCTION = """\
+What the coordinator of a run knows of it. No case is named here, and none is known to the
+coordinator. Dice is of validation cases, which did not train the model."""
+
+_EVERY_FOLD = """\
+Mean Dice, each case from all modalities that it has, by a model that did not train on it. A case
+validates in one fold; the numbers of all folds are added up."""
+
+_SUBSETS = """\
+Median Dice of the validation cases of all sites from every subset of modalities; a dot is a
+modality that was given, a ring one that was withheld."""
+
+
+def write_run_page(run: Run) -> Path:
+    """Write the page of a run with at least one round, and return it."""
+    number = choose_round(run, "best")
+    measured = load_measured(run, number)
+    sections = [
+        Section("Run", facts=_facts(run)),
+        Section("Curves", charts=_charts(run)),
+        Section("Sites", tables=[_sites(run)]),
+        *([_subsets(run, measured)] if measured and measured.expected else []),
+    ]
+    if run.start is not None:
+        sections.append(Section("Where its weights are from", text="\n\n".join(run.start.lines())))
+    return _write(run.folder / RUN_PAGE, f"Run {run.folder.name}", run, sections)
+
+
+def write_folds_page(
+    folder: Path,
+    runs: Mapping[str, Run],
+    measured: Measured,
+    sites: Mapping[str, Measured],
+) -> Path:
+    """Write the page of a run in folds, and return it.
+
+    Args:
+        folder: Folder of the run.
+        runs: Its folds.
+        measured: What they measured together.
+        sites: The same of each site.
+    """
+    first = next(iter(runs.values()))
+    curves = {
+        f"fold {fold}": [(float(number), dice) for number, dice in sorted(run.dice.items())]
+        for fold, run in runs.items()
+        if run.dice
+    }
+    chart = Chart("Validation Dice of the federation", curves, low=0, high=1)
+    sections = [
+        Section("All folds", _EVERY_FOLD, tables=[_pooled(first, measured, sites)]),
+        *([_subsets(first, measured)] if measured.expected else []),
+        Section("Folds", tables=[_folds(runs)], charts=[] if chart.is_empty else [chart]),
+        Section("The first of them", facts=_facts(first)),
+    ]
+    return _write(folder / FOLDS_PAGE, f"Folds of {folder.name}", first, sections)
+
+
+def _folds(runs: Mapping[str, Run]) -> Table:
+    rows = []
+    for fold, run in runs.items():
+        best = choose_round(run, "best")
+        judged = run.dice.get(best, math.nan)
+        cases = sum(each.cases for each in run.registrations.values())
+        dice = _NOT_KNOWN if math.isnan(judged) else f"{judged:.3f}"
+        rows.append([fold, str(cases), str(len(run.history)), str(best), dice])
+    return Table(["fold", "training cases", "rounds", "model of round", "Dice of that round"], rows)
+
+
+def _write(file: Path, title: str, run: Run, sections: Sequence[Section]) -> Path:
+    alarm = run.plans.card.alarm
+    text = page(
+        title, _INTRODUCTION, sections, notice=RESEARCH_ONLY, alarms=(alarm,) if alarm else ()
+    )
+    write_text(file, text)
+    return file
+
+
+def _facts(run: Run) -> dict[str, str]:
+    settings, done = run.settings, len(run.history)
+    best = choose_round(run, "best")
+    judged = run.dice.get(best, math.nan)
+    facts = {
+        "configuration": settings.configuration,
+        "rounds": f"{done} of {settings.rounds}; the model is of round {best}",
+        "validation Dice of the model": _NOT_KNOWN if math.isnan(judged) else f"{judged:.3f}",
+        "fold": run.fold,
+        "seed": str(settings.seed),
+        "local steps": f"{settings.local_steps} in a round",
+        "learning rate": f"{settings.learning_rate:g}, falling to 0",
+        "aggregation": run.plans.training.aggregation,
+        "masked": "yes: the server saw sums over sites only" if settings.masked else "no",
+        "took": duration(sum(run.seconds.values())) if run.seconds else _NOT_KNOWN,
+    }
+    spent = privacy_spent(run, done)
+    if spent:
+        facts["privacy spent"] = ", ".join(
+            f"{site}: epsilon {each['epsilon']:.2f}, delta {each['delta']:g}"
+            for site, each in spent.items()
+        )
+    if run.changes:
+        facts["changes"] = "; ".join(map(str, run.changes))
+    return facts
+
+
+def _charts(run: Run) -> list[Chart]:
+    """Return the curves of a run; those of which nothing is known are left out."""
+    rounds = range(1, len(run.history) + 1)
+    marks = {f"best round {choose_round(run, 'best')}": float(choose_round(run, "best"))}
+    for change in run.changes:
+        if change.after:
+            marks[str(change)] = change.after + 0.5
+
+    losses: dict[str, list[Point]] = {}
+    norms: dict[str, list[Point]] = {}
+    dice: dict[str, list[Point]] = {
+        "all sites": [(float(number), value) for number, value in sorted(run.dice.items())]
+    }
+    for site in run.known:
+        here = [(number, run.history[number - 1].get(site)) for number in rounds]
+        losses[site] = [(number, or_nan(each.loss if each else None)) for number, each in here]
+        norms[site] = [
+            (number, or_nan(each.update_norm if each else None)) for number, each in here
+        ]
+        judged = [
+            (float(number), mean(map(or_nan, each.dice.values())))
+            for number, each in here
+            if each is not None and each.dice
+        ]
+        dice[site] = [point for point in judged if not math.isnan(point[1])]
+    rates = [
+        (float(n), learning_rate_of(n - 1, settings_of(n - 1, run.settings, run.changes)))
+        for n in rounds
+    ]
+    charts = [
+        Chart("Training loss", losses, marks),
+        Chart("Validation Dice, each case from all that it has", dice, marks, 0, 1),
+        Chart("Norm of each site's update", norms, marks, 0),
+        Chart("Learning rate", {"learning rate": rates}, marks, 0),
+    ]
+    return [chart for chart in charts if not chart.is_empty]
+
+
+def _sites(run: Run) -> Table:
+    best = run.history[choose_round(run, "best") - 1]
+    rows = []
+    for site, registration in run.known.items():
+        entries = [sites[site] for sites in run.history if site in sites]
+        held = ", ".join(f"{name} {n}" for name, n in registration.modality_cases.items() if n)
+        judged = mean(map(or_nan, best[site].dice.values())) if site in best else math.nan
+        rows.append(
+            [
+                site,
+                str(registration.cases),
+                held,
+                _NOT_KNOWN if math.isnan(judged) else f"{judged:.3f}",
+                str(sum(not each.absent for each in entries)),
+                f"{sum(each.sent_bytes for each in entries) / 1e6:.1f}",
+                f"{sum(each.received_bytes for each in entries) / 1e6:.1f}",
+                duration(sum(each.seconds for each in entries)),
+            ]
+        )
+    columns = ["site", "training cases", "modalities", "Dice", "rounds", "MB sent", "MB received"]
+    return Table([*columns, "time"], rows)
+
+
+def _pooled(run: Run, measured: Measured, sites: Mapping[str, Measured]) -> Table:
+    """Return mean Dice by site and label, each case from all modalities that it has."""
+    names = list(run.plans.labels.foreground)
+    rows = []
+    for site, found in {"all sites": measured, **sites}.items():
+        sums = [found.largest.get(name) for name in names]
+        shown = [f"{each.dice / each.cases:.3f}" if each else _NOT_KNOWN for each in sums]
+        cases = max((each.cases for each in sums if each), default=0)
+        rows.append([site, *shown, str(cases)])
+    return Table(["site", *names, "cases"], rows)
+
+
+def _subsets(run: Run, measured: Measured) -> Section:
+    names = list(run.plans.labels.foreground)
+    values = []
+    for each in measured.expected:
+        dice = expect([each], each.modalities).dice
+        values.append([dice[name].median if name in dice else math.nan for name in names])
+    subsets = [each.modalities for each in measured.expected]
+    table = HeatTable(subsets, run.plans.modalities, names, values)
+    kept = [name for name, sums in measured.largest.items() if sums.gains]
+    text = _SUBSETS
+    if kept and not run.plans.labels.has_regions:
+        text += f"\n\nPrediction keeps only the largest part of: {', '.join(kept)}."
+    return Section("Dice from every subset", text, table)
+
+
+def duration(seconds: float) -> str:
+    """Return how long something takes, such as ``3 h 20 min``, in words for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

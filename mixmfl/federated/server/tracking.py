@@ -1,0 +1,133 @@
+"""Where the numbers of a run's rounds are written: TensorBoard, MLflow or Weights & Biases.
+
+Each is a small adapter and writes into the folder of the run; none sends anything anywhere.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Protocol
+
+from mixmfl.core.errors import MixmflError
+from mixmfl.federated.server.checkpoint import Run
+
+
+class Tracker(Protocol):
+    """What takes the numbers of rounds."""
+
+    def write(self, number: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a round, counted from 1, by name."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class TensorBoard:
+    """Writes into ``RUN/tensorboard``."""
+
+    def __init__(self, run: Run, first: int) -> None:
+        """Args: first: the round that is written first; later ones from before are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first)
+
+    def write(self, number: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a round."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, number)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class MLflow:
+    """Writes into the database ``RUN/mlflow.db``, whatever server the environment names."""
+
+    def __init__(self, run: Run, first: int) -> None:
+        """Args: first: the round that is written first; a run that has begun is continued."""
+        from mlflow import MlflowClient
+
+        folder = run.folder.resolve()
+        self._client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        known = self._client.get_experiment_by_name(_PROJECT)
+        if known is None:
+            place = (folder / "mlflow").as_uri()
+            experiment = self._client.create_experiment(_PROJECT, artifact_location=place)
+            self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
+            for name, value in _settings(run).items():
+                self._client.log_param(self._id, name, value)
+        else:
+            (found,) = self._client.search_runs([known.experiment_id])
+            self._id = found.info.run_id
+
+    def write(self, number: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a round."""
+        for name, value in values.items():
+            self._client.log_metric(self._id, re.sub(r"[^\w./ -]", "_", name), value, step=number)
+
+    def close(self) -> None:
+        """Say that the run has ended."""
+        self._client.set_terminated(self._id)
+
+
+class WeightsAndBiases:
+    """Writes into ``RUN/wandb``, offline; ``wandb sync`` is for the user to call."""
+
+    def __init__(self, run: Run, first: int) -> None:
+        """Args: first: the round that is written first; a run that has begun is continued."""
+        import wandb
+
+        folder = run.folder.resolve()
+        self._run = wandb.init(
+            project=_PROJECT,
+            name=folder.name,
+            id=sha256(str(folder).encode()).hexdigest()[:16],
+            resume="allow",
+            mode="offline",
+            dir=str(folder),
+            config=_settings(run),
+            settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+        )
+
+    def write(self, number: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a round."""
+        self._run.log(dict(values), step=number)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
+
+
+_PROJECT = "mixmfl"
+
+TRACKERS: Mapping[str, Callable[[Run, int], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+}
+"""What opens a tracker, by its name, which is also that of the package it needs."""
+
+
+def usual_trackers() -> tuple[str, ...]:
+    """Return the trackers that write without being asked: TensorBoard, where it is installed."""
+    return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
+
+
+def check_tracker(name: str) -> None:
+    """Check that the package of a tracker is installed.
+
+    Raises:
+        MixmflError: It is not.
+    """
+    if importlib.util.find_spec(name) is None:
+        extra = "curves" if name == "tensorboard" else name
+        raise MixmflError(f"--track {name}: is not installed; pip install 'mixmfl[{extra}]'")
+
+
+def _settings(run: Run) -> dict[str, str | int | float]:
+    """Return the settings of a run, of which none says anything of a case."""
+    return {**asdict(run.settings), "fold": run.fold, "sites": ", ".join(run.registrations)}

@@ -1,0 +1,175 @@
+"""A run in folds: trained by one command, resumed, and what its folds measured added up."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from mixmfl.entrypoints import train_federated
+from small import small_plans, stored_site
+from small_federation import Cases, write_work
+
+from mixmfl.core.errors import ModelError
+from mixmfl.evaluation.largest_component import LargestSums
+from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.federated.server import coordinator
+from mixmfl.federated.server.checkpoint import load_measured, open_run
+from mixmfl.federated.server.cross_validation import (
+    CrossValidation,
+    begin_configurations,
+    choose_configuration,
+    configurations_of,
+)
+from mixmfl.federated.server.subset_validation import merge_measured
+from mixmfl.inference.model import load_model
+from mixmfl.inference.model_folder import model_files
+
+Command = Callable[..., int]
+Said = pytest.CaptureFixture[str]
+CASES: Mapping[str, Cases] = {
+    "north": [("t1",), ("t1", "t2"), ("t1",)],
+    "south": [("flair",), ("flair",)],
+}
+SHORT = ("--rounds", 1, "--local-steps", 1, "--seed", 3)
+
+
+def train(*arguments: object) -> int:
+    return train_federated.main([str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_work(tmp_path_factory.mktemp("work"), CASES, small_plans())
+
+
+@pytest.fixture(scope="module")
+def whole(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train two folds and the model of all cases, once for all tests."""
+    home = pytest.MonkeyPatch()
+    home.setenv("MIXMFL_HOME", str(tmp_path_factory.mktemp("home")))
+    home.setattr(coordinator, "draw_progress", lambda run, path: None)
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert train("-i", work, "-o", out, "--fold", 0, 1, "all", *SHORT) == 0
+    home.undo()
+    return out
+
+
+def test_what_all_folds_measured_is_in_every_model(whole: Path) -> None:
+    runs = [open_run(whole / f"fold_{fold}") for fold in ("0", "1")]
+    assert [run.fold for run in runs] == ["0", "1"]
+    measured = [load_measured(run, 1) for run in runs]
+    pooled = merge_measured([each for each in measured if each])
+    assert pooled.largest["lesion"].cases == 4  # two of each site
+    for fold in ("0", "1", "all"):
+        model = load_model(whole / f"fold_{fold}" / "model.safetensors")
+        assert list(model.expected) == pooled.expected
+        assert model.largest == pooled.largest
+        assert model.record["folds"] == ("0", "1")
+    assert model_files(whole) == [whole / f"fold_{n}" / "model.safetensors" for n in (0, 1)]
+    rows = (whole / "cross_validation.csv").read_text().splitlines()
+    assert {row.partition(",")[0] for row in rows[1:]} == {"", "north", "south"}
+
+
+def test_a_fold_is_exported_with_what_all_measured(
+    whole: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    file = tmp_path / "m.safetensors"
+    assert command("mixmfl_export", "-i", whole / "fold_1", "-o", file) == 0
+    assert file.read_bytes() == (whole / "fold_1" / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert command("mixmfl_export", "-i", whole, "-o", tmp_path / "n.safetensors") == 2
+    assert (
+        "is a run in folds, and a file holds one model; name one of fold_0, fold_1, fold_all"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_a_fold_that_is_missing_is_trained_as_the_others(
+    whole: Path, work: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "run")
+    expected = (out / "fold_1" / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "fold_1")
+    folds = ("-i", work, "-o", out)
+    assert command("mixmfl_train_federated", *folds, "--fold", 0, 1) == 2
+    assert "holds a run in folds; nothing was written. Resume it by --resume" in (
+        capsys.readouterr().err
+    )
+    for options, message in (
+        (("--fold", 1, "--seed", 4), "fold_0 has begun with 3, and by the seed sites split"),
+        (
+            ("--fold", 1, "--init", out / "fold_0" / "model.safetensors"),
+            "started from random weights",
+        ),
+        (("-c", "3d_fullres"), "its folds are of configuration 2d, not 3d_fullres"),
+    ):
+        assert command("mixmfl_train_federated", *folds, "--resume", *options) == 2
+        assert message in capsys.readouterr().err
+    assert command("mixmfl_train_federated", *folds, "--resume", "--fold", 0) == 0
+    assert "folds 1 are left" in capsys.readouterr().out
+    with pytest.raises(ModelError, match="not all of its folds"):
+        model_files(out)
+    assert command("mixmfl_train_federated", *folds, "--resume") == 0
+    assert (out / "fold_1" / "model.safetensors").read_bytes() == expected
+    assert (out / "cross_validation.csv").read_text() == (
+        whole / "cross_validation.csv"
+    ).read_text()
+
+
+def test_privacy_that_folds_spend_adds_up(work: Path, tmp_path: Path, command: Command) -> None:
+    pytest.importorskip("dp_accounting")
+    out = tmp_path / "run"
+    folds = ("-i", work, "-o", out, "--fold", 0, 1, *SHORT, "--dp-epsilon", 900)
+    assert command("mixmfl_train_federated", *folds, "--sites", "north") == 0
+    spent = [open_run(out / f"fold_{n}").history[0]["north"].epsilon for n in (0, 1)]
+    assert spent[0] is not None
+    assert spent[1] is not None
+    assert spent[1] > spent[0]
+    assert not (out / "fold_0" / "privacy").exists()
+
+
+def folds_of(name: str, dice: Mapping[str, float], folder: Path) -> CrossValidation:
+    largest = {label: LargestSums(10, 10 * value, 0.0) for label, value in dice.items()}
+    return CrossValidation(folder, name, ("0", "1"), Measured(largest=largest), {})
+
+
+def test_the_configuration_with_the_higher_mean_dice_is_best(tmp_path: Path) -> None:
+    flat = folds_of("2d", {"lesion": 0.8, "core": 0.3}, tmp_path)
+    full = folds_of("3d_fullres", {"lesion": 0.6, "core": 0.6}, tmp_path)
+    assert choose_configuration([flat, full], tmp_path) == "3d_fullres"
+    record = json.loads((tmp_path / "configurations.json").read_text())
+    assert record["dice"] == pytest.approx({"2d": 0.55, "3d_fullres": 0.6})
+    assert configurations_of(tmp_path) == ["2d", "3d_fullres"]
+    assert choose_configuration([flat, flat], tmp_path) == "2d"
+    with pytest.raises(ModelError, match="no fold has validation cases"):
+        choose_configuration([folds_of("2d", {}, tmp_path)], tmp_path)
+    with pytest.raises(ModelError, match="holds a run; nothing was written"):
+        begin_configurations(tmp_path, ["2d", "3d_fullres"], resume=False)
+    begin_configurations(tmp_path, ["2d", "3d_fullres"], resume=True)
+    assert json.loads((tmp_path / "configurations.json").read_text())["best"] is None
+
+
+def test_configurations_are_trained_alike_and_the_best_one_predicts(
+    tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    flat, full = small_plans(), small_plans(patch=(8, 16, 16))
+    planned = {**flat.nnunet["configurations"], **full.nnunet["configurations"]}
+    plans = dataclasses.replace(flat, nnunet={**flat.nnunet, "configurations": planned})
+    work, out = write_work(tmp_path / "work", {}, plans), tmp_path / "run"
+    for configuration in planned:
+        stored_site(work, "north", [("t1",)] * 3, plans, configuration)
+    both = ("-i", work, "-o", out, "-c", "2d", "3d_fullres", "--fold", 0, *SHORT)
+    assert command("mixmfl_train_federated", *both) == 0
+    record = json.loads((out / "configurations.json").read_text())
+    best = max(record["dice"], key=lambda name: record["dice"][name])
+    assert record["best"] == best
+    assert model_files(out) == [out / best / "fold_0" / "model.safetensors"]
+
+    before = (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "3d_fullres")  # as if it had been stopped after the first one
+    capsys.readouterr()
+    assert command("mixmfl_train_federated", "-i", work, "-o", out, "--resume") == 0
+    assert f"best configuration by cross-validated Dice: {best}" in capsys.readouterr().out
+    assert (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes() == before

@@ -1,0 +1,143 @@
+"""Several models: which files a folder stands for, their mean, and the largest component."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import MODALITIES, small_case, small_plans
+
+from mixmfl.core.errors import ModelError
+from mixmfl.data.cases import Case
+from mixmfl.data.image import InMemory
+from mixmfl.data.load_case import LoadedCase, load_case
+from mixmfl.evaluation.largest_component import LargestSums, keep_largest
+from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.model import Model, load_model, save_model
+from mixmfl.inference.model_folder import model_files
+from mixmfl.inference.segmentation import Options, predict_case, prepare, segment
+from mixmfl.inference.sliding_window import predict_volume
+from mixmfl.planning.nnunet_preprocessing import restore, restore_probabilities
+
+GAINS = {"lesion": LargestSums(9, 5.0, 6.0), "core": LargestSums(9, 5.0, 4.0)}
+
+
+def save(file: Path, seed: int, measured: Measured | None = None) -> Model:
+    plans = small_plans()
+    state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, measured)
+    return load_model(file)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
+    folder = tmp_path_factory.mktemp("models")
+    return [save(folder / f"{seed}.safetensors", seed) for seed in (0, 1, 2)]
+
+
+@pytest.fixture
+def case() -> LoadedCase:
+    images, _ = small_case(["t1", "t2"], 0)
+    sources = {name: InMemory(image.T, np.eye(4)) for name, image in images.items()}
+    return load_case(Case("a", dict(sources)))
+
+
+def logits_of(model: Model, images: np.ndarray) -> torch.Tensor:
+    return predict_volume(
+        model.predictor(("t1", "t2")),
+        torch.from_numpy(images),
+        model.plans.configuration("2d")["patch_size"],
+        device=model.device,
+        dtype=torch.float16,
+    )
+
+
+def test_folds_are_averaged_in_their_logits_and_share_their_input(
+    models: list[Model], case: LoadedCase
+) -> None:
+    prepared = prepare(case, [model.recipe for model in models])
+    assert all(each is prepared.inputs[0] for each in prepared.inputs)
+    assert not case.images  # they are freed
+    shared = prepared.inputs[0]
+    mean = torch.stack([logits_of(model, shared.images).float() for model in models]).mean(dim=0)
+    plans = models[0].plans
+    expected = restore(mean.half(), shared.properties, plans.nnunet, "2d", plans.labels)
+    assert prepared.head is not None
+    expected[~prepared.head] = 0
+    assert len(np.unique(expected)) > 1
+    found = segment(models, prepared, Options())
+    assert np.array_equal(found.indices, expected)
+    assert found.confidences == {}
+
+
+def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itself(
+    models: list[Model], case: LoadedCase
+) -> None:
+    other = dataclasses.replace(
+        models[2], record={**models[2].record, "modality_cases": {"t1": 1, "t2": 1}}
+    )
+    mixed = [models[0], other, models[1]]
+    prepared = prepare(case, [model.recipe for model in mixed])
+    assert prepared.inputs[0] is prepared.inputs[2]
+    assert prepared.inputs[1] is not prepared.inputs[0]
+    plans, images = models[0].plans, prepared.inputs[0].images
+    logits = [logits_of(model, images) for model in mixed]
+    folds = ((logits[0].float() + logits[2]) / 2).half()
+    parts = [
+        restore_probabilities(each, prepared.inputs[0].properties, plans.nnunet, "2d", plans.labels)
+        for each in (folds, logits[1])
+    ]
+    expected = (2 * parts[0] + parts[1]).argmax(axis=0)
+    assert prepared.head is not None
+    expected[~prepared.head] = 0
+    assert np.array_equal(segment(mixed, prepared, Options()).indices, expected)
+
+
+def test_a_label_keeps_its_largest_part_where_all_models_say_so(
+    tmp_path: Path, models: list[Model], case: LoadedCase
+) -> None:
+    plain = predict_case([models[0]], case)
+    decided = save(tmp_path / "m.safetensors", 0, Measured(largest=GAINS))
+    assert decided.kept_largest == ("lesion",)
+    expected, removed = keep_largest(plain, [(1,)])
+    assert removed > 0
+    assert np.array_equal(predict_case([decided], case), expected)
+    together = [decided, models[0]]  # the second says nothing of it
+    prepared = prepare(dataclasses.replace(case, images=dict(case.images)), [decided.recipe] * 2)
+    assert segment(together, prepared, Options()).removed == 0
+
+
+def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ModelError, match=r"-m .*run: there is no such model file or run"):
+        model_files(run)
+    files = [run / f"fold_{fold}" / "model.safetensors" for fold in ("0", "1", "all")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    with pytest.raises(ModelError, match=r"holds no model.safetensors"):
+        model_files(run)
+    assert model_files(files[0]) == [files[0]]
+    assert model_files(files[0].parent) == [files[0]]
+
+    record: dict[str, object] = {"folds": ["0", "1", "all"], "rounds": {}}
+    (run / "cross_validation.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"not all of its folds \(0, 1, all\) are trained"):
+        model_files(run)
+    (run / "cross_validation.json").write_text(json.dumps({**record, "rounds": {"0": 1}}))
+    assert model_files(run) == files[:2]  # that of all cases is no part of the mean
+    files[1].unlink()
+    with pytest.raises(ModelError, match="not all of its folds"):
+        model_files(run)
+    files[1].touch()
+
+    run = run.rename(tmp_path / "2d")
+    (tmp_path / "configurations.json").write_text(json.dumps({"best": None}))
+    with pytest.raises(ModelError, match="no configuration was chosen yet"):
+        model_files(tmp_path)
+    (tmp_path / "configurations.json").write_text(json.dumps({"best": "2d"}))
+    assert model_files(tmp_path) == model_files(run)
