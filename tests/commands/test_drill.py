@@ -202,7 +202,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "images that do not overlap": (elsewhere, "it covers 0% of the head"),
     "mirrored left to right": (mirrored, "it fits better mirrored left to right"),
     "cut NRRD": (nrrd_cut, "its voxels cannot be read"),
-    "header without its voxels": (detached, "its voxels cannot be read"),
+    "header without its voxels": (detached, "says that its voxels are in 't1.raw'"),
     "link to nowhere": (link_to_nowhere, "there is no such file"),
     "file that cannot be read": (unreadable, "unreadable"),
     "folder named as a file": (is_folder, "cannot be read as an image"),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,8 +11,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mixmfl.core.files import replacing
 from mixmfl.evaluation.reliability import curve
-from mixmfl.research.benchmark.probabilities import Probabilities
 from mixmfl.research.benchmark.statistics import Array, Scores
+
+if TYPE_CHECKING:  # it imports torch
+    from mixmfl.research.benchmark.probabilities import Probabilities
 
 # Okabe and Ito's colour-blind-safe hues, neighbours of unequal lightness; a second lap is hatched
 PALETTE = (
@@ -105,7 +108,7 @@ def draw_sites(scores: Scores, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_reliability(trainings: Sequence[Probabilities], path: Path) -> None:
+def draw_reliability(trainings: "Sequence[Probabilities]", path: Path) -> None:
     """Draw the share of right voxels over probability, as it is and calibrated, as PNG.
 
     A thin line is a label of a training; bins of fewer than 100 voxels are left out.
