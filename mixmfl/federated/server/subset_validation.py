@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
-from mixmfl.evaluation.largest_component import LargestSums, add_largest
-from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums
-from mixmfl.evaluation.reliability import Reliability, add_reliability
+from mixmfl.evaluation.largest_component import add_largest
+from mixmfl.evaluation.mask_quality import Measured, add_sums
+from mixmfl.evaluation.reliability import add_reliability
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
@@ -23,6 +23,15 @@ from mixmfl.federated.state import (
 from mixmfl.planning.plans import Plans
 
 T = TypeVar("T")
+
+
+class _Sums(Protocol):
+    @property
+    def is_possible(self) -> bool:
+        """Whether anything can have these sums."""
+
+
+S = TypeVar("S", bound=_Sums)
 
 
 def measure_task(
@@ -54,9 +63,12 @@ def read_measured(
             raise AggregationError(f"site {site!r} measured {quoted(subset)}; no subset is that")
         _check_counts(site, counts, plans, labelled)
         expected.append(SubsetDice(subset, dict(counts)))
-    _check_confidence(site, read.confidence, plans, labelled)
-    _check_reliability(site, read.reliability, plans, labelled)
-    _check_largest(site, read.largest, plans, labelled)
+    words = "sums of confidence that are none", "confidence in"
+    _check_sums(site, read.confidence, lambda sums: sums.masks, plans, labelled, words)
+    words = "voxels by probability that none are", "probabilities of"
+    _check_sums(site, read.reliability, lambda sums: sums.cases, plans, labelled, words)
+    words = "sums of Dice that no cases have", "Dice of the largest part of"
+    _check_sums(site, read.largest, lambda sums: sums.cases, plans, labelled, words)
     return Measured(expected, dict(read.confidence), dict(read.reliability), dict(read.largest))
 
 
@@ -77,67 +89,33 @@ def _check_counts(
     check_labelled(site, "Dice of", [n for n, counts in found.items() if any(counts)], labelled)
 
 
-def _check_confidence(
+def _check_sums(
     site: str,
-    found: Mapping[str, ConfidenceSums],
+    found: Mapping[str, S],
+    number: Callable[[S], int],
     plans: Plans,
     labelled: Collection[str] | None,
+    words: tuple[str, str],
 ) -> None:
-    """Check that sums can be those of a site's masks, one a case and subset.
+    """Check that sums by label can be those of a site's masks, one a case and subset.
+
+    Args:
+        site: The site.
+        found: What it sent.
+        number: Returns how many masks or cases are behind sums.
+        plans: Plans of the run.
+        labelled: Labels that the site labels; None: all.
+        words: For messages: what sums are not that cannot be true, and what they are of.
 
     Raises:
         AggregationError: They cannot be true, or are of a label that the site does not label.
     """
     most = CASES_PER_SUBSET * 2 ** len(plans.modalities)
     if found.keys() != plans.labels.foreground.keys() or any(
-        not sums.is_possible or sums.masks > most for sums in found.values()
+        not sums.is_possible or number(sums) > most for sums in found.values()
     ):
-        raise AggregationError(
-            f"site {site!r} sent sums of confidence that are none: {quoted(str(found), 200)}"
-        )
-    measured = [name for name, sums in found.items() if sums.masks]
-    check_labelled(site, "confidence in", measured, labelled)
-
-
-def _check_reliability(
-    site: str,
-    found: Mapping[str, Reliability],
-    plans: Plans,
-    labelled: Collection[str] | None,
-) -> None:
-    """Check that histograms can be those of a site's voxels.
-
-    Raises:
-        AggregationError: They cannot be true, or are of a label that the site does not label.
-    """
-    most = CASES_PER_SUBSET * 2 ** len(plans.modalities)  # each case in another subset
-    if found.keys() != plans.labels.foreground.keys() or any(
-        not each.is_possible or each.cases > most for each in found.values()
-    ):
-        raise AggregationError(
-            f"site {site!r} sent voxels by probability that none are: {quoted(str(found), 200)}"
-        )
-    measured = [name for name, each in found.items() if each.cases]
-    check_labelled(site, "probabilities of", measured, labelled)
-
-
-def _check_largest(
-    site: str, found: Mapping[str, LargestSums], plans: Plans, labelled: Collection[str] | None
-) -> None:
-    """Check that sums can be those of a site's cases, each from all modalities that it has.
-
-    Raises:
-        AggregationError: They cannot be true, or are of a label that the site does not label.
-    """
-    most = CASES_PER_SUBSET * 2 ** len(plans.modalities)
-    if found.keys() != plans.labels.foreground.keys() or any(
-        not sums.is_possible or sums.cases > most for sums in found.values()
-    ):
-        raise AggregationError(
-            f"site {site!r} sent sums of Dice that no cases have: {quoted(str(found), 200)}"
-        )
-    measured = [name for name, sums in found.items() if sums.cases]
-    check_labelled(site, "Dice of the largest part of", measured, labelled)
+        raise AggregationError(f"site {site!r} sent {words[0]}: {quoted(str(found), 200)}")
+    check_labelled(site, words[1], [n for n, sums in found.items() if number(sums)], labelled)
 
 
 def merge_measured(sites: Sequence[Measured]) -> Measured:
