@@ -51,6 +51,8 @@ _READERS = {
 
 # what names the voxels' file in a header of NRRD and of MetaImage
 _VOXELS_FILE = re.compile(rb"(?im)^\s*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\r\n]+)")
+_AXES = re.compile(rb"(?im)^\s*NDims\s*[=:]\s*([2-5])\s*$")
+_SIZE = re.compile(rb"(?im)^\s*DimSize\s*[=:]\s*((?:\d{1,6}[ \t]+)*\d{1,6})\s*$")
 _LONGEST_HEADER = 1 << 20  # bytes of a text header
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
@@ -501,7 +503,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
 
 
 def _check_voxels_file(path: Path) -> None:
-    """Check that a header of NRRD or MetaImage names no file but one that lies beside it.
+    """Check that a header of NRRD or MetaImage can be read: it names no file but one beside it.
 
     ITK would read any file of the machine that a header names, and wait for ever for a pipe.
 
@@ -518,6 +520,10 @@ def _check_voxels_file(path: Path) -> None:
         raise nifti.not_an_image(
             path, "its header has no end, or does not say where its voxels are"
         )
+    if path.suffix.lower() in (".mha", ".mhd"):  # without them ITK reads memory that is not its own
+        axes, sizes = _AXES.findall(start), _SIZE.findall(start)
+        if len(axes) != 1 or [len(size.split()) for size in sizes] != [int(axes[0])]:
+            raise nifti.not_an_image(path, "its header has no NDims from 2 to 5, with its DimSize")
     for name in names:
         if name == "LOCAL" and path.name.lower().endswith(".mha"):
             continue

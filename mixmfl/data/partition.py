@@ -320,7 +320,8 @@ def read_partition(file: Path) -> dict[str, str]:
             )
         if site_of.setdefault(subject, site) != site:
             raise DataError(
-                f"{file}, line {line}: {subject} is at {site}, and before at {site_of[subject]}; "
+                f"{file}, line {line}: {quoted(subject)} is at {quoted(site)}, and before at "
+                f"{quoted(site_of[subject])}; "
                 "a case can be at one site only"
             )
     if not site_of:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, replacing, sha256, write_json
-from mixmfl.core.json_fields import Range, named
+from mixmfl.core.json_fields import Range, named, shown
 from mixmfl.core.records import read_record
 from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import one_line, printable
@@ -213,7 +213,7 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Outcome]:
     content = read_json(path)
     if content.get("format") != FORMAT:
-        raise DataError(f"{path}: has format {content.get('format')!r}; {FORMAT!r} is needed")
+        raise DataError(f"{path}: has format {shown(content.get('format'))}; {FORMAT!r} is needed")
     cases = named(content.get("cases"), Range(0, MOST_CASES), f"{path}: cases", DataError)
     return {
         name: read_record(

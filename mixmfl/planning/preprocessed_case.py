@@ -229,7 +229,7 @@ def _open_array(file: Path) -> Any:
             raise ValueError(f"holds {type(array).__name__}, and no array")
         if strange := sorted({*array.schunk.meta} - {"b2nd"}) or len(array.schunk.vlmeta):
             raise ValueError(f"holds more than numbers: {shown(strange)}")
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"{file}: cannot be read ({error}); run mixmfl_plan_preprocess again"
         ) from None

@@ -368,3 +368,22 @@ def test_voxels_lie_beside_their_header_and_nowhere_else(
     (folder / f"t1{ending}").write_text(text)
     with pytest.raises(DataError, match="needed is one file in the same folder"):
         image.read_image(folder / f"t1{ending}")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "NDims = 1000000\nDimSize = 2 2 2",  # ITK ends the process
+        "NDims = 3\nDimSize = 2 2",
+        "NDims = 3",
+        "NDims = 3\nNDims = 3\nDimSize = 2 2 2",
+    ],
+)
+def test_a_header_whose_axes_are_not_those_of_its_size_is_not_read(
+    tmp_path: Path, lines: str
+) -> None:
+    path = tmp_path / "t1.mha"
+    text = f"ObjectType = Image\n{lines}\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    path.write_bytes(text.encode() + bytes(8))
+    with pytest.raises(DataError, match="no NDims from 2 to 5, with its DimSize"):
+        image.read_image(path)

@@ -494,7 +494,7 @@ def test_a_partition_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
         ("", "has the columns of an empty file; needed are Partition_ID and Subject_ID"),
         ("Partition_ID,Patient\n1,a", "has the columns Partition_ID, Patient; needed are"),
         ("Partition_ID,Subject_ID\n", "holds no row"),
-        ("Partition_ID,Subject_ID\n1,a\n2,a", "line 3: a is at site_2, and before at site_1"),
+        ("Partition_ID,Subject_ID\n1,a\n2,a", "line 3: 'a' is at 'site_2', and before at 'site_1'"),
         ("Partition_ID,Subject_ID\n1", "line 2: Partition_ID is '1', Subject_ID ''"),
         ("Partition_ID,Subject_ID\n../x,a", "line 2: Partition_ID is '../x'"),
         ("Partition_ID,Subject_ID\nA_tests,a", "line 2: Partition_ID is 'A_tests'"),

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -399,6 +400,7 @@ class FileNames:
             plain(line)
         for row in table.splitlines()[1:]:
             for field in row.split(","):
-                if field.strip('" ')[:1] in tuple("=+@\t\r") and len(field) > 1:
+                text = field.strip('" ')
+                if text[:1] in tuple("=+@\t\r") and not re.fullmatch(r"[+-]?[\d.]*", text):
                     raise WrongError(f"a formula in the table: {field!r}")
         return HARMLESS

@@ -21,6 +21,7 @@ from nvflare.lighter.provisioner import Provisioner
 from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
+from mixmfl.core.json_fields import is_word
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
 from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
@@ -428,7 +429,7 @@ def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
     host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
     # what the server's certificate must say; a hospital may reach it by another name
     identity = content["servers"][0].get("identity", host)
-    if not (_is_host(host) and _is_port(port) and _is_site(name) and isinstance(identity, str)):
+    if not (_is_host(host) and _is_port(port) and _is_site(name) and is_word(identity, 255)):
         raise _damaged(config, f"server {quoted(server)}, name {quoted(name)}")
     return Kit(
         folder.resolve(),

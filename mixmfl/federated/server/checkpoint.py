@@ -38,6 +38,7 @@ from mixmfl.core.json_fields import (
     fields,
     is_text,
     listed,
+    named,
     real,
     shown,
     whole,
@@ -46,11 +47,13 @@ from mixmfl.core.json_fields import (
 from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
+from mixmfl.core.text import one_line
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence, Measured
 from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.subset_dice import Expected, expect
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
@@ -279,7 +282,8 @@ def open_run(folder: Path) -> Run:
     record = _read_record(folder)
     if record.get("format") != FORMAT:
         raise ModelError(
-            f"{folder / 'run.json'}: format {record.get('format')!r} was found, {FORMAT} is needed"
+            f"{folder / 'run.json'}: format {shown(record.get('format'))} was found, {FORMAT} is "
+            "needed"
         )
     plans = Plans.load(folder / "plans.json")
     # runs that were begun before it was recorded have none
@@ -529,8 +533,8 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
         if content["round"] != number:
             return None
         # those of earlier versions have no sites, and nothing of reliability and largest components
-        found = content.get("sites", {})
-        sites = {site: read_measured_json(each, site) for site, each in found.items()}
+        found = named(content.get("sites", {}), Range(0, MOST_SITES), "sites", ModelError)
+        sites = {site: read_measured_json(each, one_line(site)) for site, each in found.items()}
         return read_measured_json(content, "all sites"), sites
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
@@ -539,12 +543,15 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
         ) from None
 
 
-def read_measured_json(content: Mapping[str, Any], source: str) -> Measured:
-    """Read what ``Measured.to_json`` wrote.
+def read_measured_json(content: Any, source: str) -> Measured:
+    """Read what ``Measured.to_json`` wrote, maybe among other fields.
 
     Raises:
-        ModelError: A field is wrong; or ``KeyError``, if one is missing.
+        ModelError: A field is missing or wrong.
     """
+    content = named(content, Range(0, 10), source, ModelError)
+    if missing := {"expected", "confidence"} - content.keys():
+        raise ModelError(f"{source}: {sorted(missing)[0]} is missing")
     return Measured(
         read_value(Expected, content["expected"], f"{source}: expected", ModelError),
         read_value(Confidence, content["confidence"], f"{source}: confidence", ModelError),

@@ -9,6 +9,7 @@ from pathlib import Path
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import replacing
 from mixmfl.core.spreadsheet import cell, check_length, from_cell
+from mixmfl.core.text import one_line, quoted
 from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import Subset
 
@@ -80,15 +81,15 @@ def read_rows(path: Path) -> list[Row]:
             header = next(lines, [])
             if tuple(header) != COLUMNS:
                 raise DataError(
-                    f"{path}: its first line is {','.join(header)!r}; a table of scores is needed, "
-                    f"whose first line is {','.join(COLUMNS)!r}"
+                    f"{path}: its first line is {quoted(','.join(header))}; a table of scores is "
+                    f"needed, whose first line is {','.join(COLUMNS)!r}"
                 )
             for fields in lines:
                 try:
                     rows.append(_parse(fields))
                 except ValueError as reason:
                     raise DataError(
-                        f"{path}: line {lines.line_num} is damaged ({reason}); fix or remove it, "
+                        f"{path}: line {lines.line_num} is damaged ({one_line(str(reason), 300)}); fix or remove it, "
                         "or write the table again"
                     ) from None
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -599,3 +600,18 @@ def by_height(content: Any) -> dict[tuple[int, float], np.ndarray]:
             content.PerFrameFunctionalGroupsSequence, content.pixel_array, strict=True
         )
     }
+
+
+def test_no_memory_grows_with_the_number_of_an_image(tmp_path: Path) -> None:
+    far = 3_000_000
+    write_series(
+        tmp_path / "s", volume(), SeriesDescription="T1", InstanceNumber=lambda n: 1 + n * far
+    )
+    tracemalloc.start()
+    try:
+        found, _ = find_all(tmp_path, Modalities())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.cases) == 1
+    assert peak < 50e6
