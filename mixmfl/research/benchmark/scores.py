@@ -89,8 +89,8 @@ def read_rows(path: Path) -> list[Row]:
                     rows.append(_parse(fields))
                 except ValueError as reason:
                     raise DataError(
-                        f"{path}: line {lines.line_num} is damaged ({one_line(str(reason), 300)}); fix or remove it, "
-                        "or write the table again"
+                        f"{path}: line {lines.line_num} is damaged ("
+                        f"{one_line(str(reason), 300)}); fix or remove it, or write the table again"
                     ) from None
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
