@@ -142,16 +142,8 @@ def _segmentation(
                 SegmentationTypeValues.BINARY if binary else SegmentationTypeValues.FRACTIONAL
             ),
             segment_descriptions=described,
-            series_instance_uid=stable_uid("series", *origin),
-            series_number=abs(series.header.number) % 10**6 + (9000 if binary else 9002),
-            sop_instance_uid=stable_uid("instance", *origin),
-            instance_number=1,
-            manufacturer="mixmfl",
-            manufacturer_model_name="mixmfl",
-            software_versions=__version__,
-            device_serial_number=model[:16],
             content_label="SEGMENTATION" if binary else "PROBABILITY",
-            content_description="research, not for diagnosis",
+            **_origin(series, 9000 if binary else 9002, model, origin),
             omit_empty_frames=bool(frames.any()),
         )
     except (AttributeError, ValueError, TypeError, KeyError) as error:
@@ -204,21 +196,13 @@ def write_parametric_map(
             content = ParametricMap(
                 source_images=headers,
                 pixel_array=frames,
-                series_instance_uid=stable_uid("series", *origin),
-                series_number=abs(series.header.number) % 10**6 + 9003,
-                sop_instance_uid=stable_uid("instance", *origin),
-                instance_number=1,
-                manufacturer="mixmfl",
-                manufacturer_model_name="mixmfl",
-                software_versions=__version__,
-                device_serial_number=model[:16],
                 contains_recognizable_visual_features=False,
                 real_world_value_mappings=mappings,
                 voi_lut_transformations=[
                     hd.VOILUTTransformation(window_center=0.5, window_width=1.0)
                 ],
                 content_label="UNCERTAINTY",
-                content_description="research, not for diagnosis",
+                **_origin(series, 9003, model, origin),
             )
         except (AttributeError, ValueError, TypeError, KeyError) as error:
             raise DataError(
@@ -228,6 +212,28 @@ def write_parametric_map(
         content.Laterality = ""  # an image that does not say what it shows must have it, if empty
         with replacing(path) as temporary:
             content.save_as(temporary)
+
+
+def _origin(series: Series, added: int, model: str, made_of: tuple[str, ...]) -> dict[str, Any]:
+    """Return what an object says of its origin: who made it, and which object of which series.
+
+    Args:
+        series: The series that it is of.
+        added: What makes its number of the number of the series.
+        model: SHA-256 of the model.
+        made_of: What decides its content; the same gives the same identifiers.
+    """
+    return {
+        "series_instance_uid": stable_uid("series", *made_of),
+        "series_number": abs(series.header.number) % 10**6 + added,
+        "sop_instance_uid": stable_uid("instance", *made_of),
+        "instance_number": 1,
+        "manufacturer": "mixmfl",
+        "manufacturer_model_name": "mixmfl",
+        "software_versions": __version__,
+        "device_serial_number": model[:16],
+        "content_description": "research, not for diagnosis",
+    }
 
 
 def _frames(series: Series, volumes: Sequence[Array]) -> tuple[list[Any], Array]:

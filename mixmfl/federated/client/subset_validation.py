@@ -8,8 +8,8 @@ component of a mask.
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
@@ -34,6 +34,8 @@ from mixmfl.inference.every_subset import segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
 from mixmfl.training.validation import dice_of_case
+
+S = TypeVar("S", ConfidenceSums, Reliability, LargestSums)
 
 
 def measure_at_site(
@@ -99,25 +101,23 @@ def measure_at_site(
         ]
         for subset in sorted(counts)
     ]
-    confidence = {
-        name: (each if each.cases >= site.validation_cases else ConfidenceSums()).to_json()
-        for name, each in sums.items()
-    }
-    reliability = {
-        name: (each if each.cases >= site.validation_cases else Reliability()).to_json()
-        for name, each in right.items()
-    }
+    fewest = site.validation_cases
     record = {
         "round": task.record["round"],
         "subsets": rows,
-        "confidence": confidence,
-        "reliability": reliability,
-        "largest": {
-            name: (each if each.cases >= site.validation_cases else LargestSums()).to_json()
-            for name, each in largest.items()
-        },
+        "confidence": _of_enough_cases(sums, ConfidenceSums(), fewest),
+        "reliability": _of_enough_cases(right, Reliability(), fewest),
+        "largest": _of_enough_cases(largest, LargestSums(), fewest),
     }
     return outgoing(MEASURE, record)
+
+
+def _of_enough_cases(by_label: Mapping[str, S], nothing: S, fewest: int) -> dict[str, Any]:
+    """Return sums by label as JSON content, ``nothing`` in place of those of fewer cases."""
+    return {
+        name: (sums if sums.cases >= fewest else nothing).to_json()
+        for name, sums in by_label.items()
+    }
 
 
 def _dice_of_largest(
