@@ -18,6 +18,7 @@ from mixmfl.data.accounting import inside, other_format
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.patients import DAY_OR_TIME, TIME_POINT
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
 
@@ -33,13 +34,10 @@ _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, 
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
-_TIME_POINT = re.compile(
-    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+|baseline|"
-    r"followup|preop|postop"
-)
+_TIME_POINT = re.compile(TIME_POINT)
 _DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)")
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
-_TIME = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?")
+_TIME = re.compile(DAY_OR_TIME)
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "

@@ -30,7 +30,7 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 
 FOLDS = (*"01234", "all")
 
-SPLIT = 2
+SPLIT = 3
 """How sites split their cases into folds; a run that was begun with another split cannot go on."""
 
 Configuration = Annotated[str, one_of(CONFIGURATIONS)]
