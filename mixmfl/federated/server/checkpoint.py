@@ -223,6 +223,11 @@ def holds_run(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
+def record_time(folder: Path) -> int:
+    """Return when the record of a run was last written, in ns; it is only ever replaced whole."""
+    return (folder / "run.json").stat().st_mtime_ns
+
+
 def start_run(run: Run, state: ServerState | None = None) -> None:
     """Write a new run's record.
 
