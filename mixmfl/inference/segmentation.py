@@ -347,8 +347,8 @@ def segment(
         curves: Mapping[str, Calibration] = {}  # of the mean of several nothing was measured
         if len(models) == 1:
             curves = models[0].calibrations
-            sure = confidences(logits, described)
             inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
+            sure = confidences(logits, described, inside)
             ranges = volume_ranges(logits, described, curves, _voxel_ml(case), inside)
         mask = restore(logits, case.properties, *_description(models[0]))
         if probabilities:
