@@ -112,6 +112,7 @@ def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itsel
     assert np.array_equal(segment(mixed, prepared, Options()).indices, expected)
 
 
+@pytest.mark.filterwarnings("ignore:case 'a'. .* its background was not removed")
 def test_a_label_keeps_its_largest_part_where_all_models_say_so(
     tmp_path: Path, models: list[Model], case: LoadedCase
 ) -> None:
