@@ -207,7 +207,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
         train = []
         for case in cases:
             if case.name not in tests:
-                seen = _with_only(case, holds[name])
+                seen = case.only(holds[name])
                 if seen.images:
                     train.append(seen)
                 else:
@@ -229,7 +229,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
         settings,
         tuple(modalities),
         tuple(
-            dataclasses.replace(site, tests=tuple(_with_only(case, trained) for case in site.tests))
+            dataclasses.replace(site, tests=tuple(case.only(trained) for case in site.tests))
             for site in sites
         ),
         dict(sorted(left_out.items())),
@@ -447,12 +447,6 @@ def choose_tests(
 
 def _patient(case: Case) -> str:
     return case.patient or patient_of(case.name)
-
-
-def _with_only(case: Case, modalities: Collection[str]) -> Case:
-    return dataclasses.replace(
-        case, images={name: path for name, path in case.images.items() if name in modalities}
-    )
 
 
 def write_federation(

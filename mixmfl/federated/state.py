@@ -96,7 +96,6 @@ class Personal:
     Attributes:
         dice: Mean validation Dice of the personalised model; NaN without validation cases.
         dice_before: Mean validation Dice of the global model that it was made from.
-        kept: Whether the site uses its personalised model: only where that is better.
     """
 
     dice: float
@@ -104,7 +103,7 @@ class Personal:
 
     @property
     def kept(self) -> bool:
-        """Whether the site uses its personalised model."""
+        """Whether the site uses its personalised model: only where that is better."""
         return self.dice > self.dice_before
 
 
