@@ -40,7 +40,8 @@ OTHER_WORDS = (
     "deface mask", "aseg", "aparc", "aparcaseg", "aparc aseg", "aparc+aseg", "tissue", "tissues",
     "pveseg", "pve", "probseg", "wmparc", "synthseg", "parcellation", "parenchyma",
     "gm", "wm", "csf", "ribbon",
-    "mask brain", "skull mask", "bone mask", "fov mask",
+    "mask brain", "skull mask", "bone mask", "fov mask", "firstseg",
+    "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
 )  # fmt: skip
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
