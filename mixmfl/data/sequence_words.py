@@ -83,6 +83,9 @@ _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])ph\d+\s?/"), " dynamic : "),  # a time point, as GE numbers them
     # "syn" is what scanners call synthetic images, and behind the words a registration of ANTs
     (re.compile(r"(?<![a-z0-9])syn[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
+    (re.compile(r":\s?syn(?![a-z])"), " synthetic "),
+    # a subtraction of series, as GE writes it: (5-3), (1008/S8/1)-(8/S1/1)
+    (re.compile(r"\(\d+\s?-\s?\d+\)|\(\d+/[^()]*\)\s?-\s?\(\d+/[^()]*\)"), " sub "),
     (re.compile(r"(?<![a-z0-9])n\s?[/-]\s?c(?![a-z])"), " nc "),
     (re.compile(r"(?<![a-z0-9])t1-w(?![a-z0-9])"), " t1w "),
     (
