@@ -20,7 +20,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
 LABEL_WORDS = (
     "seg", "dseg", "segmentation", "segmentations", "label", "labels", "labelstr", "labelsts",
     "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
-    "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
+    "gtv", "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
     "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation", "annotations",
     "delineation", "delineations",
     "o ot",  # of BraTS 2013 to 2015 and ISLES 2015

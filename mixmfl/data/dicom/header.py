@@ -361,7 +361,7 @@ def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, i
         _numbers(values, "PixelSpacing", 2),
         number_in(values, "SliceThickness"),
         shape,
-        (f"{header.echo_ms:g}", header.component, " ".join(kind)),
+        (f"{header.echo_ms:g}", header.component, "\\".join(kind)),
         (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
          *header.scanning),
         (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
