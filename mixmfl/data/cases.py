@@ -199,9 +199,13 @@ def find_cases(
         if file.path in aside and not file.reading.is_known
     )
     masks = {
-        name: draft.files[0].path
+        name: labels[0].path
         for name, draft in drafts.items()
-        if len(draft.files) == 1 and draft.files[0].reading.is_label and not draft.faults
+        for labels in [[file for file in draft.files if file.reading.is_label]]
+        if len(labels) == 1
+        and not draft.faults
+        # beside it may lie a mask of the head, but no image
+        and all(file in labels or file.reading.aside for file in draft.files)
     }
     cases, more = _with_unread(cases, folder, modalities)
     return Found(

@@ -19,6 +19,7 @@ from mixmfl.data.sequence_vocabulary import (
     AGENT_STEMS,
     AGENTS,
     ASIDES,
+    CONTRAST_ENDINGS,
     DENIALS,
     GRADIENT_ECHOES,
     HARMLESS,
@@ -79,6 +80,18 @@ _AGENT = (
 _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
+    (re.compile(r"(?<![a-z0-9])ph\d+\s?/"), " dynamic : "),  # a time point, as GE numbers them
+    # "syn" is what scanners call synthetic images, and behind the words a registration of ANTs
+    (re.compile(r"(?<![a-z0-9])syn[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
+    (re.compile(r":\s?syn(?![a-z])"), " synthetic "),
+    # a subtraction of series, as GE writes it: (5-3), (1008/S8/1)-(8/S1/1)
+    (re.compile(r"\(\d+\s?-\s?\d+\)|\(\d+/[^()]*\)\s?-\s?\(\d+/[^()]*\)"), " sub "),
+    (re.compile(r"(?<![a-z0-9])n\s?[/-]\s?c(?![a-z])"), " nc "),
+    (re.compile(r"(?<![a-z0-9])t1-w(?![a-z0-9])"), " t1w "),
+    (
+        re.compile(r"(?<![a-z])minus[ _-]*(?=nat|pre|ohne|vor|sans|avant|sin|senza|zonder|t1)"),
+        " sub ",
+    ),
     (re.compile(r"flair\s?\*"), " flairstar "),
     (re.compile(r"\+\s?/\s?-|±"), " either "),
     (re.compile(r"(?<![a-z0-9])\d+\s?cm(?![a-z0-9])"), " "),  # centimetres, no contrast medium
@@ -106,8 +119,10 @@ _REWRITTEN = (
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
     (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )
-_WORD = re.compile(r"[a-z0-9]+|[:&]")
+# letters of other scripts than the Latin one are words of their own
+_WORD = re.compile(r"[a-z0-9\u00df-\u024f]+|[^\W\d_\u0000-\u024f]+|[:&]")
 _INVERSIONS = frozenset(("tirm", "ir", "tir", "inversion", "dark", "fluid"))
+_FAT_AND_WATER = frozenset(("dixon", "mdixon", "ideal", "flex"))  # methods that part the two
 _SHORT = 3  # letters of a word that may abbreviate anything
 _VOWELS = frozenset("aeiouy")
 _PERHAPS_AGENTS = ("ml", "cc", "mmol", "pi")  # behind or before a number
@@ -233,7 +248,10 @@ def _understand(text: str) -> list[_Phrase]:
 def _stem(word: str) -> str:
     """Return the meaning of an unlisted word by its stem; empty if it has none."""
     if word.startswith(AGENT_STEMS):
-        return "without" if word.endswith(DENIALS) else "agent"
+        is_contrast = word.startswith(("contrast", "kontrast"))
+        if word.endswith(DENIALS):
+            return "without"
+        return "both" if is_contrast and word[8:] not in CONTRAST_ENDINGS else "agent"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""
 
 
@@ -263,7 +281,7 @@ def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
     """Return the kind of an image that is no modality of ours; empty where no word says so."""
     words = {word for each in phrases for word in each.words.split()}
     meanings = {each.meaning for each in phrases}
-    if "dixon" in words and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
+    if words & _FAT_AND_WATER and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
         return "fat image"
     for aside in ASIDES:
         if aside not in meanings:
@@ -344,6 +362,8 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
         heard["with"].append("")
     if "t1 native" in kinds:
         heard["without"].append("")
+    if {"t1", "t1 with agent"} <= kinds:
+        heard["unclear"].append(_quoted(phrases, {"t1", "t1 with agent"}))  # "T1c-T1"
     for at, each in enumerate(phrases):
         before, after = _beside(phrases, at, -1), _beside(phrases, at, 1)
         verdict = _verdict(each, before, after)
@@ -466,6 +486,8 @@ def _verdict(each: _Phrase, before: str, after: str) -> str:
         )
     elif each.meaning == "not" and after in ("end", "orientation"):
         verdict = "without"
+    elif each.words == "w" and before == "t1" and after in ("end", "orientation", "technique"):
+        verdict = "unclear"  # weighted, or with
     elif (each.meaning == "not" and after == "unknown") or (
         after == "end" and _needs_more(each, before)
     ):
