@@ -58,6 +58,12 @@ def quoted(what: object, most: int = 80) -> str:
     return one_line(repr(what), most)
 
 
+def in_plot(text: str) -> str:
+    """Return text for matplotlib: no dollar begins a formula, no ``_`` hides it in a legend."""
+    plain = text.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 def _is_shown(character: str) -> bool:
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
