@@ -8,12 +8,11 @@ import torch
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.patients import patient_of
-from mixmfl.federated.state import Site
+from mixmfl.federated.state import FOLD_COUNT, Site
+from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import case_names, open_case
 from mixmfl.training.batches import site_number
-
-FOLDS = 5
 
 
 def split_fold(
@@ -42,7 +41,7 @@ def split_fold(
     for name in names:
         patient = (patients or {}).get(name) or patient_of(name)
         examinations.setdefault(patient, []).append(name)
-    if fold == "all" or len(examinations) < 2:
+    if fold == EVERY_CASE or len(examinations) < 2:
         return tuple(names), ()
     generator = np.random.default_rng([seed, site_number(site)])
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -53,7 +52,7 @@ def split_fold(
     for modalities in sorted(groups):
         generator.shuffle(groups[modalities])
         dealt += groups[modalities]
-    held = {name for patient in dealt[int(fold) :: FOLDS] for name in examinations[patient]}
+    held = {name for patient in dealt[int(fold) :: FOLD_COUNT] for name in examinations[patient]}
     return tuple(name for name in names if name not in held), tuple(sorted(held))
 
 

@@ -58,7 +58,7 @@ from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
-    FOLDS,
+    FOLD_NAMES,
     NETWORK,
     SPLIT,
     Personal,
@@ -321,7 +321,7 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         folder,
         plans,
         settings,
-        word(record["fold"], FOLDS, "fold"),
+        word(record["fold"], FOLD_NAMES, "fold"),
         sites,
         [
             {
