@@ -174,6 +174,12 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         return FileName(case, head=case, is_bids=True)
     file_name = FileName(case, modality, head=case, processing=processing, is_bids=True)
     acquired = entities.get("acq", "")
+    made = " ".join(entities.get(key, "") for key in ("acq", "rec", "desc"))
+    if modality == "dwi" and (said := read_words(f"dwi {made}")).modality != "dwi":
+        if said.modality == "adc":
+            return replace(file_name, modality="adc")
+        if said.set_aside == "diffusion map":
+            return aside(said.set_aside)
     if modality in ("t1", "t2", "flair", "pd") and acquired:
         said = read_words(f"{modality} {_IN_ONE_WORD.sub(' ', written['acq'])}")
         if said.set_aside:
