@@ -43,6 +43,7 @@ _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, 
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
+_BEFORE = ("pre", "prae", "pra")
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
 _TIME_POINT = re.compile(TIME_POINT)
 # what in two names says that they are of two examinations, each pattern for itself
@@ -59,10 +60,15 @@ _WHEN = (
     re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
     re.compile(
         r"(?<![a-z0-9])(?:v|visite?|visit|tp|time|timepoint|m|month|monat|mois|week|woche|semaine|"
-        r"year|jahr|fu|followup|session|exam|mrt|mri)[ _-]?\d{1,3}(?![a-z0-9])"
+        r"year|jahr|fu|followup|session|exam|mrt|mri|d|day|tag|jour)[ _-]?\d{1,3}(?![a-z0-9])"
     ),
     re.compile(
-        r"(?<![a-z])(?:pre|pra|prae|post|intra)[ _-]?op(?:erativ[a-z]*)?(?![a-z])|baseline|"
+        r"(?<![a-z0-9.])\d{1,3}(?:h|m|mo|wk?|yr?)(?![a-z0-9])|(?<![a-z0-9])\d{2,3}d(?![a-z])"
+    ),
+    re.compile(r"(?<![a-z])(?:first|second|third|1st|2nd|3rd|erste|zweite|dritte)(?![a-z])"),
+    re.compile(
+        r"(?<![a-z])(?:pre|pra|prae|post|intra|vor|nach|before|after|avant|apres|prima|dopo)[ _-]?"
+        r"(?:op|operativ[a-z]*|surgery|chir[a-z]*|therap[a-z]*|treatment|rt|chemo)(?![a-z])|baseline|"
         r"follow[ _-]?up"
     ),
 )
@@ -322,6 +328,9 @@ def _home(
         words = [word for word in _words(part) if word not in _KIND_FOLDERS]
         rest = read_name("_".join(words), modalities)
         if len(words) < len(_words(part)) and (not words or rest.is_label) and not rest.case:
+            return True
+        # "with_contrast", but not "pre", which may be before surgery
+        if part.lower() not in _BEFORE and agent_in(part) in ("with", "without"):
             return True
         if file.parents[: depth + 1] in processed:
             return True
@@ -614,8 +623,15 @@ def _are_of_other_times(names: Sequence[str]) -> bool:
     """Say whether names have different days, visits or states of treatment in them."""
     names = [without_accents(name) for name in names]
     for pattern in _WHEN:
-        found = [match[0] for name in names if (match := pattern.search(name))]
-        if len({re.sub(r"[ _.-]", "", when)[:8] for when in found}) > 1:
+        found = [
+            {re.sub(r"[ _.-]", "", when[0])[:8] for when in pattern.finditer(name)}
+            for name in names
+        ]
+        some = [whens for whens in found if whens]
+        count = Counter(when for whens in some for when in whens)
+        own = [{when for when in whens if count[when] < len(some)} for whens in some]
+        # a birthday is in all names
+        if len({when for whens in own for when in whens}) > 1 and sum(map(bool, own)) > 1:
             return True
     return False
 

@@ -174,12 +174,18 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         return FileName(case, head=case, is_bids=True)
     file_name = FileName(case, modality, head=case, processing=processing, is_bids=True)
     acquired = entities.get("acq", "")
+    made = " ".join(entities.get(key, "") for key in ("acq", "rec", "desc"))
+    if modality == "dwi" and (reading := read_words(f"dwi {made}")).modality != "dwi":
+        if reading.modality == "adc":
+            return replace(file_name, modality="adc")
+        if reading.set_aside == "diffusion map":
+            return aside(reading.set_aside)
     if modality in ("t1", "t2", "flair", "pd") and acquired:
-        said = read_words(f"{modality} {_IN_ONE_WORD.sub(' ', written['acq'])}")
-        if said.set_aside:
-            return aside(said.set_aside)
-        if modality != "t1" and said.modality != modality:
-            what = f"{said.modality or said.why} by acq-{acquired}"
+        reading = read_words(f"{modality} {_IN_ONE_WORD.sub(' ', written['acq'])}")
+        if reading.set_aside:
+            return aside(reading.set_aside)
+        if modality != "t1" and reading.modality != modality:
+            what = f"{reading.modality or reading.why} by acq-{acquired}"
             doubt = f"says {what} and {modality} by its suffix"
             return FileName(case, head=case, is_bids=True, doubt=doubt)
     if modality == "t1":

@@ -49,7 +49,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         dwi, edwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff,
         b1000, b 1000, b800, b900, b1200, isotropic dwi, resolve, dwib1000
     """),
-    "adc": _phrases("adc, adcmap, adc map, dadc, apparent diffusion coefficient"),
+    "adc": _phrases("adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient"),
 }  # fmt: skip
 
 # Words for images that are no modality of ours; the first match counts.
@@ -76,14 +76,16 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     """),
     "projection": _phrases("""
         mip, mips, minip, mpmip, projection, projection image, projections, proj, volume
-        rendering, vrt, radial mip, collapse, collapsed, pjn, vr, 3d rendering, thickmip
+        rendering, vol render, vrt, curved mpr, radial mip, collapse, collapsed, pjn, vr,
+        3d rendering, thickmip
     """),
     "spectroscopy": _phrases("""
         mrs, csi, svs, spectro, spectroscopy, spektroskopie, spectroscopie, mrsi, press, steam,
         probe p, probe, mega press, megapress
     """),
     "angiography": _phrases("""
-        tof, 3dtof, 2dtof, mra, mrv, mrangio, angio, angiography, angiographie, angiografia,
+        tof, 3dtof, 2dtof, time of flight, mra, mrv, mrangio, angio, angiography, angiographie,
+        angiografia,
         angiogram, venogram, venography, inhance, trance, inflow, pca, pc3d, cemra, ce mra, phase
         contrast, phasecontrast, pc mrv, arm, 3dpc, pcmra, tofs, circle of willis, 3d pc, 2d pc,
         pc angio, ceangio, bloodflow, flow, qflow, fl tof, toff, venc, angiotof, tricks
@@ -132,8 +134,8 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "synthetic": _phrases("""
         synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas,
         synth, synthesized, synthesised, synthetised, synthesis, synthetisch, synthetique,
-        sintetico, sintetica, synthetisiert, fake, generated, predicted, prediction, pred, imputed,
-        translated
+        sintetico, sintetica, synthetisiert, synthsr, fake, generated, predicted, prediction, pred,
+        imputed, translated
     """),
     "elastography": _phrases("mre, elastography, elastogram, elasto"),
     "steady state": _phrases("""
@@ -246,7 +248,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,
         multi echo, multiecho
     """),
-    "and": _phrases("and, und, et, y, e, en, &"),
+    "and": _phrases("and, und, u, et, y, e, en, &"),
     "break": (":",),
     "filler": _phrases("""
         i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
@@ -281,20 +283,21 @@ PROCESSING = frozenset(
     coregistered, aligned, rigid, affine, normalized, normalised, mni, mni152, preproc,
     preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
     reoriented, reorient, std, acpc, dc, rai, ras, lps, crop, cropped, robustfov, defaced, deface,
-    zscore, histmatch, tilt, prenorm, lin, nonlin
+    zscore, histmatch, tilt, prenorm, lin, nonlin,
+    superres, synthstrip
 """)
 )
 
 # Beginnings of unlisted words about an agent, such as "kontrastverstärkt" and "contrastado" ...
 AGENT_STEMS = ("contrast", "kontrast", "gado", "enhanc", "inject", "injekt", "iniett", "inyect")
 # ... and endings of those that deny it, such as "kontrastfrei".
-DENIALS = ("frei", "los", "less", "free", "loos", "vrij")
+DENIALS = ("frei", "freie", "los", "lose", "less", "free", "loos", "vrij")
 # "contrast" and "kontrast" go on in other words, too ("kontrastsiz" is Turkish for without), so
 # that these have an agent only with one of these endings.
 CONTRAST_ENDINGS = frozenset(
     _phrases("""
     ado, ada, ato, ata, ed, e, o, i, s, es, agent, enhanced, mittel, mittels, middel, medium, media,
-    vloeistof, verstarkt, verstaerkt, verstarkte, iert, gabe, mittelgabe, mittelverstarkt,
+    vloeistof, verstarkt, verstaerkt, verstarkte, iert, ierte, gabe, mittelgabe, mittelverstarkt,
     mittelverstaerkt, gestutzt, gestuetzt, mittelgestutzt, mittelgestuetzt, ografica, ografico,
     angehoben, em, om, u, anhebung, mittelunterstutzt, unterstutzt, 1, 2
 """)
@@ -320,12 +323,15 @@ HARMLESS = frozenset(
     iac, iam, iacs, pit, orb, eye, ear, ohr, lws, hws, bws, isg, nnh, tmj, lab, hip, knee, leg,
     ppmi, ixi, hcp, nki, cbu, ukb, oas, aso, mr, mri, irm, rm, rmn, nmr, mrt, ped,
     new, neu, old, alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex,
-    nsa, bh, fb, wdh,
+    nsa, bh, fb, wdh, srt, cp, cpa,
     dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
     br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
     control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
 """)
 )
+
+# Words that say that something was given or done before.
+AFTER = frozenset(_phrases("nach, after, apres, dopo, despues, tras, na, efter, etter"))
 
 # Treatments: images "pre" or "post" them have an agent or not.
 TREATMENTS = frozenset(_phrases("gammaknife, gk, cyberknife"))

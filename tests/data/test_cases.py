@@ -506,7 +506,9 @@ def test_times_of_one_day_before_the_words_are_of_one_examination_in_a_patients_
         ("T1_2019-03-12", "FLAIR_2020-05-01"), ("T1_12.03.2019", "FLAIR_01.05.2020"),
         ("T1_190312", "FLAIR_200501"), ("T1_2019", "FLAIR_2020"), ("T1_Mar2019", "FLAIR_May2019"),
         ("T1_V1", "FLAIR_V2"), ("T1_m12", "FLAIR_m06"), ("T1_preop", "FLAIR_postop"),
-        ("T1_pre_op", "FLAIR_post_op"),
+        ("T1_pre_op", "FLAIR_post_op"), ("T1_vor_OP", "FLAIR_nach_OP"),
+        ("T1_first", "FLAIR_second"), ("T1_24h", "FLAIR_90d"), ("T1_D0", "FLAIR_D90"),
+        ("19530412_T1_20190312", "19530412_FLAIR_20200312"),
     ],
 )  # fmt: skip
 def test_other_days_visits_or_states_behind_the_words_are_a_question(
@@ -517,7 +519,9 @@ def test_other_days_visits_or_states_behind_the_words_are_a_question(
     found = find_cases(tmp_path)
     (case,) = found.cases
     assert case.name.startswith("p2")
-    assert "have other days or times in their names" in refusals(found)["p1"]
+    (refused,) = found.refused
+    assert refused.name.startswith("p1")
+    assert "have other days or times in their names" in refused.reason
 
 
 def test_numbers_of_series_are_no_days_or_visits(tmp_path: Path) -> None:
@@ -816,6 +820,8 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     make_files(tmp_path, "b/nach KM/T1.nii.gz", "b/T2.nii.gz", "Gad_Ben/T1.nii.gz")
     make_files(tmp_path, "NC/T1c.nii.gz", "g/T1.nii.gz")  # of groups, not of agents
     make_files(tmp_path, "T1C/f_T1.nii.gz", "T1/f_T1.nii.gz")
+    make_files(tmp_path, "h/nativ/T1.nii.gz", "h/KM/T1.nii.gz", "h/KM/FLAIR.nii.gz")
+    make_files(tmp_path, "with_contrast/i_T1.nii.gz", "without_contrast/i_T1.nii.gz")
     # before and after surgery
     make_files(tmp_path, "c/post/T1.nii.gz", "c/post/T1c.nii.gz", "c/pre/T1.nii.gz")
     found = find_cases(tmp_path)
@@ -826,10 +832,13 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
         "NC": {"t1c"},
         "g": {"t1"},
         "f": {"t1", "t1c"},
+        "h": {"t1", "t1c", "flair"},
+        "i": {"t1", "t1c"},
         "c_post": {"t1", "t1c"},
         "c_pre": {"t1"},
     }
     make_files(tmp_path, "d/post/T1.nii.gz", "d/post/FLAIR.nii.gz", "e/ohne KM/T1c.nii.gz")
+    make_files(tmp_path, "j/nach/T1.nii.gz")  # an operation, or an agent
     found = find_cases(tmp_path)
     (case,) = [case for case in found.cases if case.name == "d_post"] or [
         case for case in found.cases if case.name == "d"
@@ -837,6 +846,7 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     assert list(case.images) == ["flair"]
     assert "the folder 'post' tells of a contrast agent" in case.warnings[0]
     assert "the folder 'ohne KM' tells of a contrast agent" in str(refusals(found))
+    assert "the folder 'nach' tells of a contrast agent" in str(refusals(found))
 
 
 def test_a_short_word_behind_a_t1_is_the_patients_where_other_sequences_have_it(

@@ -78,6 +78,7 @@ def read(stem: str, folder: str = "") -> FileName:
         ("p01_C+_T1", "p01", "t1c"),
         ("sub-01_acq-dixonW_T1w", "sub-01", "t1"),
         ("sub-01_acq-T2_FLAIR", "sub-01", "flair"),
+        ("sub-01_rec-ADC_dwi", "sub-01", "adc"),
     ],
 )
 def test_the_modality_is_read_from_the_name(stem: str, case: str, modality: str) -> None:
@@ -124,6 +125,7 @@ def test_other_names_stay_unknown(stem: str) -> None:
         ("p01_swi_7_ph", "phase"), ("p01_t1_se_4_real", "real part"),
         ("p01_t1_se_4_imaginaryb", "imaginary part"), ("p01_R2s", "map"),
         ("p01_SYN_T1", "synthetic"), ("p01_b0_T2", "diffusion without weighting"),
+        ("FLAIR_SynthSR", "synthetic"), ("sub-01_rec-FA_dwi", "diffusion map"),
         ("FLAIR_lesion_prob", "mask"), ("T1_to_MNI_nonlin_jac", "deformation"),
         ("BiasField_T1", "map"), ("T1_first_all_fast_firstseg", "mask"),
         ("sub-01_acq-STIR_T2w", "STIR"), ("sub-01_acq-DIR_T2w", "double inversion"),

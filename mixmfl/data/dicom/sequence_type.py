@@ -201,12 +201,12 @@ def _field_of_agent(text: str) -> str:
     """
     text = without_accents(text).replace("n/a", "na").replace("w/o", "wo").replace("n.a.", "na")
     words = re.findall(r"[^\W\d_]+", text)
-    said = read_words(f"T1 {text}")
+    reading = read_words(f"T1 {text}")
     numbers = re.search(r"[1-9]", text)
-    names_one = said.modality == "t1c" or any(map(looks_like_agent, words))
+    names_one = reading.modality == "t1c" or any(map(looks_like_agent, words))
     if text.strip("- .?") in ("", "unknown", "unbekannt"):
         return "unclear" if "?" in text else ""
-    if _NO_AGENT & set(words) or words in (["n"], ["f"]) or _says_native(said):
+    if _NO_AGENT & set(words) or words in (["n"], ["f"]) or _says_native(reading):
         return "without"
     if _NO_VOLUME.search(text) and not numbers:
         return "unclear" if any(meaning_of(word) == "agent" for word in words) else "without"
