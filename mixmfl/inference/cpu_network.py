@@ -11,7 +11,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from dynamic_network_architectures.building_blocks.residual import (
@@ -28,7 +28,7 @@ from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
-from mixmfl.networks.mdmnet import AddingDecoder, MDMNet
+from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet
 from mixmfl.networks.norms import LAST, compiled, norm_relu_
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
@@ -147,12 +147,16 @@ class CPUNetwork:
         slots = [network.modalities.index(name) for name in available]
         levels: list[_Joined | _Gathered] = [
             _Gathered(network, level, slots, memory)
-            if fusion.score is not None or level in network.compensated
-            else _Joined(self._units[fusion.mix.convs[0]], len(network.modalities))
-            for level, fusion in enumerate(network.fusion)
+            if level in network.compensated
+            else _Joined(self._fusing(network, level), len(network.modalities))
+            for level in range(len(network.fusion))
         ]
         self._add_maps(network, images, slots, levels)
         return levels
+
+    def _fusing(self, network: MDMNet, level: int) -> "_Unit":
+        """Return the convolution that fuses the maps of a level."""
+        return self._units[cast(Fusion, network.fusion[level]).mix.convs[0]]
 
     def _predict(self, images: Tensor, available: Sequence[str], memory: PrototypeMemory) -> Tensor:
         """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
@@ -197,9 +201,9 @@ class CPUNetwork:
         slots = [network.modalities.index(name) for name in available]
         levels = [
             _Gathered(network, level, slots, memory)
-            if fusion.score is not None or (level in network.compensated and len(slots) < known)
-            else _Summed(self._units[fusion.mix.convs[0]], known, len(slots))
-            for level, fusion in enumerate(network.fusion)
+            if level in network.compensated and len(slots) < known
+            else _Summed(self._fusing(network, level), known, len(slots))
+            for level in range(len(network.fusion))
         ]
         self._add_maps(network, images, slots, levels)
         return [level.fused() for level in levels]

@@ -236,7 +236,7 @@ class _Reader:
             return None, "", f"streams have {there} channels there, {here} here"
         tailored, shared = mine
         slots = (own.shape[1] - shared) // tailored if tailored else 0
-        if slots <= 1 and found.shape == own.shape:  # gated, or of one stream: nothing is by slot
+        if slots <= 1 and found.shape == own.shape:  # of one stream: nothing is by slot
             return self._fitting(found, own, name, "same level")
         begin = [found[:, :shared]]
         for modality in self.modalities:

@@ -19,7 +19,6 @@ from mixmfl.networks.base import (
     SegmentationNet,
     Slots,
     _initialise,
-    _over,
     _read_by_decoder,
     build_encoder,
     stack_slots,
@@ -82,7 +81,6 @@ class MDMNet(SegmentationNet):
                 stream_channels(settings.shared_width, channels),
                 channels,
                 planned,
-                gated=settings.fusion == "gated",
                 recalls=level in self.compensated,
             )
             for level, channels in enumerate(features)
@@ -225,10 +223,9 @@ class MDMNet(SegmentationNet):
 class Fusion(nn.Module):
     """Fuse one slot per modality and the mean shared feature into one feature map.
 
-    Concatenated, in the order of the modalities, or in the gated form as a mean of the slots,
-    weighted at every voxel by a softmax over the available ones. A missing modality's slot is
-    empty, or holds what memory recalls times a trust that is learnt and starts at 0; a level that
-    recalls nothing has no trust.
+    They are concatenated, in the order of the modalities. A missing modality's slot is empty, or
+    holds what memory recalls times a trust that is learnt and starts at 0; a level that recalls
+    nothing has no trust.
     """
 
     def __init__(
@@ -239,7 +236,6 @@ class Fusion(nn.Module):
         fused: int,
         planned: Mapping[str, Any],
         *,
-        gated: bool,
         recalls: bool,
     ) -> None:
         """Build it with random weights.
@@ -250,16 +246,14 @@ class Fusion(nn.Module):
             shared: Channels of the shared feature; 0: there is none.
             fused: Channels of the result.
             planned: nnU-Net's planned operators.
-            gated: Whether slots are fused by a gated mean, not concatenated.
             recalls: Whether ``forward`` gets features recalled from memory.
         """
         super().__init__()
-        self.score = planned["conv_op"](tailored, 1, 1) if gated and tailored else None
         self.trust = nn.Parameter(torch.zeros(())) if recalls else None
         self.mix = StackedConvBlocks(
             1,
             planned["conv_op"],
-            (1 if gated else modalities) * tailored + shared,
+            modalities * tailored + shared,
             fused,
             1,
             1,
@@ -302,16 +296,7 @@ class Fusion(nn.Module):
             for index, maps in enumerate(shared):
                 if maps is not None:
                     add(share[:, index], weight[:, :start], maps)
-        if slots is not None and self.score is not None:
-            stacked = stack_slots(slots)
-            score = self.score(stacked.flatten(0, 1)).unflatten(0, filled.shape)
-            hidden = ~_over(filled, score.ndim)
-            gated = (score.masked_fill(hidden, -torch.inf).softmax(dim=1) * stacked).sum(dim=1)
-            if recalled is not None:
-                assert self.trust is not None  # it was built to recall
-                gated = gated + (self.trust * recalled).sum(dim=1)
-            add(torch.ones(len(filled), device=weight.device), weight[:, start:], gated)
-        elif slots is not None:
+        if slots is not None:
             by_slot = weight[:, start:].unflatten(1, (len(slots), -1))
             for index, maps in enumerate(slots):
                 if maps is not None:

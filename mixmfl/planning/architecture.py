@@ -267,14 +267,12 @@ def count_network(
         parts = [encoder(1, network.shared_width)] if network.shared_width else []
         if network.tailored_width:
             parts += [encoder(1, network.tailored_width)] * modalities
-        slots = 1 if network.fusion == "gated" else modalities
         recalling = {level % len(features) for level in network.compensation_levels}
         for level, channels in enumerate(features):
             tailored = stream_channels(network.tailored_width, channels)
-            read = slots * tailored + stream_channels(network.shared_width, channels)
-            score = tailored + 1 if network.fusion == "gated" and tailored else 0
+            read = modalities * tailored + stream_channels(network.shared_width, channels)
             trust = int(level in recalling)  # one number
-            parts.append((1 + bool(score), (read + 3) * channels + trust + score))
+            parts.append((1, (read + 3) * channels + trust))
     joined = 1 if network.decoder_skips == "added" and not stacked else 2
     for number, repeated in enumerate(decoder_convs, start=1):
         below, here = features[-number], features[-number - 1]

@@ -269,17 +269,12 @@ def _check_streams(network: NetworkSettings, training: TrainingSettings, source:
         raise PlansError(
             f"{source}: network: tailored_width and shared_width are both 0; one is needed"
         )
-    if network.form == "stacked" or not network.tailored_width or not network.shared_width:
-        if network.compensation_levels or training.imputation:
-            raise PlansError(
-                f"{source}: a memory needs both streams; leave network: compensation_levels "
-                "empty, and make training: imputation 0"
-            )
-        if training.losses:
-            raise PlansError(
-                f"{source}: training: losses are of both streams, of which the network has one; "
-                "leave them empty"
-            )
+    both = network.form != "stacked" and network.tailored_width and network.shared_width
+    if not both and (network.compensation_levels or training.imputation):
+        raise PlansError(
+            f"{source}: a memory needs both streams; leave network: compensation_levels empty, and "
+            "make training: imputation 0"
+        )
 
 
 def _labels(content: Any, source: str) -> Labels:

@@ -5,8 +5,7 @@ defaults are those of the preset ``default``; another preset holds what it chang
 docs/plans.md has the tables, which ``make tables`` writes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from mixmfl.core.declarations import entries, setting, within
@@ -25,7 +24,6 @@ _Channels = Annotated[int, within(CHANNELS.least, CHANNELS.greatest)]
 
 
 Aggregation = Literal["mean", "clipped", "median", "trimmed"]
-Loss = Literal["alignment", "separation"]
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,6 @@ class NetworkSettings:
         within(0, 4),
         setting("share of the planned channels", "width of the shared encoder; 0: none"),
     ] = 0.5
-    fusion: Annotated[
-        Literal["concatenated", "gated"],
-        setting(
-            "word",
-            "how slots become one: `gated` is a mean of the slots, weighted at every voxel; "
-            "[experiments.md](experiments.md#views-streams-and-recall) compares them",
-        ),
-    ] = "concatenated"
     compensation_levels: Annotated[
         tuple[Annotated[int, within(-MOST_STAGES, MOST_STAGES - 1)], ...],
         entries(0, MOST_STAGES),
@@ -213,16 +203,6 @@ class TrainingSettings:
             "because [patients](experiments.md#on-patients) did not favour it",
         ),
     ] = 0.0
-    losses: Annotated[
-        Mapping[Loss, Annotated[float, within(0, 10**6, above=True)]],
-        entries(0, 16),
-        setting(
-            "weights by name",
-            "losses on the deepest features of both streams: `alignment` makes the shared features "
-            "of a case's modalities similar, `separation` decorrelates tailored from shared "
-            "features; a loss that is not named is off",
-        ),
-    ] = field(default_factory=dict)
     memory_decay: Annotated[
         float,
         within(0, 1),

@@ -26,7 +26,6 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
-from mixmfl.training.feature_losses import LOSSES
 from mixmfl.training.supervision import Supervision, known_classes
 
 _SCALE = "gradient_scale"
@@ -205,11 +204,7 @@ def batch_loss(
         )
         views += [imputed] if imputed is not None else []
     losses = [compare(network.decode(view, memory)) for view in views]
-    loss = torch.stack(losses).mean()
-    for name, weight in sorted(settings.losses.items()):
-        tailored, shared = stack_slots(encoding.tailored[-1]), stack_slots(encoding.shared[-1])
-        loss = loss + weight * LOSSES[name](tailored, shared, present)
-    return loss, encoding
+    return torch.stack(losses).mean(), encoding
 
 
 @torch.no_grad()

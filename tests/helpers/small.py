@@ -89,7 +89,6 @@ def small_plans(
         foreground_share=0.33,
         modality_dropping=0.5,
         imputation=0.5,
-        losses={},
         memory_decay=0.9,
         validate_every=1,
         keep_every=100,
@@ -113,7 +112,7 @@ def small_plans(
             },
             "configurations": {"2d" if dim == 2 else "3d_fullres": planned},
         },
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 1, "concatenated"),
+        NetworkSettings("decoupled", 0.5, 0.5, (-1,), 0.1, 1, "concatenated"),
         dataclasses.replace(defaults, **training),
     )
 

@@ -42,7 +42,6 @@ def plain_and_optimised(
         {"form": "stacked"},
         {"tailored_width": 0.0},
         {"shared_width": 0.0},
-        {"fusion": "gated"},
         {"decoder_skips": "added"},
         {"residual": True},
         {"residual": True, "form": "stacked"},

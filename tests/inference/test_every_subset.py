@@ -23,7 +23,6 @@ FORMS: list[dict[str, Any]] = [
     {"form": "stacked"},
     {"tailored_width": 0.0},
     {"shared_width": 0.0},
-    {"fusion": "gated"},
     {"decoder_skips": "added"},
     {"compensation_levels": (-1,)},
 ]

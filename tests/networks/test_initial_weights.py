@@ -80,9 +80,8 @@ def image(channels: int) -> Tensor:
     return torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("fusion", ["concatenated", "gated"])
-def test_a_network_with_more_modalities_starts_as_the_one_that_it_is_from(fusion: str) -> None:
-    few, more = plans_of(fusion=fusion), plans_of(("flair", "pd", "t1", "t1c", "t2"), fusion=fusion)
+def test_a_network_with_more_modalities_starts_as_the_one_that_it_is_from() -> None:
+    few, more = plans_of(), plans_of(("flair", "pd", "t1", "t1c", "t2"))
     before = network_of(few, 1)
     network, parts = started(more, source_of(few, before))
     assert all(part.taken == part.tensors for part in parts.values())

@@ -108,26 +108,6 @@ def test_memory_stands_in_for_missing_modalities_and_only_for_them() -> None:
     assert torch.equal(without, network(images, lacking, of_t1_alone))
 
 
-def test_the_order_of_modalities_changes_nothing_in_the_gated_form() -> None:
-    # concatenation has an order: that of the plans, which is alphabetical however sites have it
-    turned = ("t2", "flair", "t1")
-    plans, others = (
-        replace_settings(small_plans(modalities=names), {"fusion": "gated"}, {})
-        for names in (MODALITIES, turned)
-    )
-    network = build_network(plans, "2d", 0).eval()
-    other = build_network(others, "2d", 5).eval()
-    load_state(other, network_state(network))
-    images, present = torch.randn(2, 3, 16, 16), presence("t1+t2", "flair")
-    memory = some_memory(network)
-    order = [MODALITIES.index(name) for name in turned]
-    assert torch.allclose(
-        network(images, present, memory),
-        other(images[:, order], present[:, order], memory),
-        atol=1e-5,
-    )
-
-
 def test_the_order_in_which_the_images_of_a_case_are_given_changes_no_bit() -> None:
     network = build_network(small_plans(), "2d", 0).eval()
     images = torch.randn(2, 2, 16, 16)
@@ -137,11 +117,10 @@ def test_the_order_in_which_the_images_of_a_case_are_given_changes_no_bit() -> N
 
 
 @pytest.mark.parametrize(("configuration", "patch"), CONFIGURATIONS)
-@pytest.mark.parametrize("fusion", ["concatenated", "gated"])
 def test_a_second_view_is_as_if_the_hidden_modalities_had_never_been_available(
-    configuration: str, patch: tuple[int, ...], fusion: str
+    configuration: str, patch: tuple[int, ...]
 ) -> None:
-    plans = replace_settings(small_plans(patch=patch), {"fusion": fusion}, {})
+    plans = small_plans(patch=patch)
     network = build_network(plans, configuration, 0).eval()
     images, shown = torch.randn(2, 3, *patch), presence("t1", "t1+flair")
     everything = network.encode(images, torch.ones_like(shown))
@@ -152,10 +131,10 @@ def test_a_second_view_is_as_if_the_hidden_modalities_had_never_been_available(
     assert not torch.allclose(second, network(images, torch.ones_like(shown), memory), atol=1e-2)
 
 
-def fusion_of(*, gated: bool) -> Fusion:
+def fusion_of() -> Fusion:
     """Return a fusion of three slots of one channel and two shared channels, into four."""
     planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
-    fusion = Fusion(3, 1, 2, 4, planned, gated=gated, recalls=True)
+    fusion = Fusion(3, 1, 2, 4, planned, recalls=True)
     with torch.no_grad():
         fusion.get_parameter("trust").fill_(0.5)
     return fusion
@@ -171,7 +150,7 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(
     trust: float, layout: Callable[[Tensor], Tensor]
 ) -> None:
     """The fusion computes it otherwise; here the concatenation is written out."""
-    fusion = fusion_of(gated=False)
+    fusion = fusion_of()
     with torch.no_grad():
         fusion.get_parameter("trust").fill_(trust)
     slots, shared, recalled = maps(2, 3, 1), maps(2, 3, 2), maps(2, 3, 1)
@@ -193,36 +172,16 @@ def test_a_fusion_may_have_one_stream_alone() -> None:
     planned = resolve_architecture(small_plans().configuration("2d")["architecture"]["arch_kwargs"])
     slots, shared = maps(1, 3, 1), maps(1, 3, 2)
     available = presence("flair+t2")
-    tailored = Fusion(3, 1, 0, 4, planned, gated=False, recalls=False)
+    tailored = Fusion(3, 1, 0, 4, planned, recalls=False)
     want = tailored.mix(torch.cat([slots[:, 0], torch.zeros(1, 1, 8, 8), slots[:, 2]], dim=1))
     assert torch.allclose(
         tailored(slots.unbind(1), available, None, available, None), want, atol=1e-5
     )
-    common = Fusion(3, 0, 2, 4, planned, gated=False, recalls=False)
+    common = Fusion(3, 0, 2, 4, planned, recalls=False)
     want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
     assert torch.allclose(
         common(None, available, shared.unbind(1), available, None), want, atol=1e-5
     )
-
-
-def test_a_gate_weighs_those_at_hand_by_a_softmax_of_their_scores() -> None:
-    fusion = fusion_of(gated=True)
-    assert isinstance(fusion.score, torch.nn.Conv2d)
-    assert fusion.score.bias is not None
-    with torch.no_grad():
-        fusion.score.weight.fill_(1.0)  # the score of a slot is what it holds
-        fusion.score.bias.zero_()
-    slots, shared, recalled = maps(1, 3, 1), maps(1, 3, 2), maps(1, 3, 1)
-    recalled[:, :2] = 0
-    available = presence("flair+t1")  # t2 is missing
-    first, second = slots[0, 0].exp(), slots[0, 1].exp()
-    gated = (first * slots[0, 0] + second * slots[0, 1]) / (first + second)
-    mean = shared[0, :2].mean(dim=0)
-    want = fusion.mix(torch.cat([mean, gated])[None])
-    given = slots.unbind(1), available, shared.unbind(1), available
-    assert torch.allclose(fusion(*given, None), want, atol=1e-5)
-    want = fusion.mix(torch.cat([mean, gated + 0.5 * recalled[0, 2]])[None])
-    assert torch.allclose(fusion(*given, recalled), want, atol=1e-5)
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:

@@ -296,7 +296,6 @@ NAMED = [
     ("nnunet", "configurations", "2d", "architecture", "network_class_name"),
     ("nnunet", "configurations", "2d", "architecture", "_kw_requires_import", 0),
     ("network", "form"),
-    ("network", "fusion"),
     ("network", "recall"),
     ("training", "aggregation"),
     ("modalities", 0),
@@ -329,16 +328,14 @@ def test_no_other_word_of_plans_is_looked_up(watch: Watch, place: tuple[Any, ...
     assert set(sys.modules) == modules
 
 
-@pytest.mark.parametrize(
-    "place", [("planner", "memory_gb"), ("network", "form"), ("training", "losses")], ids=str
-)
+@pytest.mark.parametrize("place", [("planner", "memory_gb"), ("network", "form")], ids=str)
 def test_no_word_of_a_preset_is_looked_up(
     watch: Watch, tmp_path: Path, place: tuple[str, ...]
 ) -> None:
     shipped = Path(__file__).parents[2] / "plans" / "demo.json"
     content, file = json.loads(shipped.read_text()), tmp_path / "mine.json"
     for named in [*NAMES[::3], *NO_NAMES]:
-        if named in ({}, 1, 0.5):  # no losses; gigabytes
+        if named in (1, 0.5):  # gigabytes
             continue
         file.write_text(json.dumps(put(content, place, named)))
         with pytest.raises(PlansError, match=place[-1]):
@@ -573,18 +570,14 @@ def test_labels_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "patch", "fusion"),
-    [
-        ("decoupled", (16, 16), "gated"),
-        ("decoupled", (8, 16, 16), "concatenated"),
-        ("stacked", (8, 16, 16), "gated"),
-    ],
+    ("form", "patch"),
+    [("decoupled", (16, 16)), ("decoupled", (8, 16, 16)), ("stacked", (8, 16, 16))],
 )
-def test_what_is_counted_is_what_is_built(form: str, patch: tuple[int, ...], fusion: str) -> None:
+def test_what_is_counted_is_what_is_built(form: str, patch: tuple[int, ...]) -> None:
     levels = [[], [-1, -2]] if form == "decoupled" else [[]]
     kinds = (("added", False), ("concatenated", False), ("concatenated", True))
     for (skips, residual), recalling in product(kinds, levels):
-        changes = {"form": form, "fusion": fusion, "compensation_levels": recalling}
+        changes = {"form": form, "compensation_levels": recalling}
         small = small_plans(patch=patch)
         plans = replace_settings(
             with_residual_encoders(small) if residual else small,

@@ -60,7 +60,7 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         ["t1", "t2"],
         LABELS,
         PlannerSettings(8.0, 32, 512, 320, None, "z-score"),
-        NetworkSettings("decoupled", 0.5, 0.5, "concatenated", (-1,), 0.1, 2, "concatenated"),
+        NetworkSettings("decoupled", 0.5, 0.5, (-1,), 0.1, 2, "concatenated"),
     )
     ours = nnunet_planner.plan(*asked)
     monkeypatch.setattr(nnunet_planner, "_Planner", lambda name, *_: _plain_planner(name))
@@ -166,8 +166,8 @@ def test_more_modalities_get_smaller_patches_or_batches_in_the_same_memory() -> 
     planner = PlannerSettings(1.0, 32, 512, 320, None, "z-score")
     sizes = []
     for settings in (
-        NetworkSettings("decoupled", 0.25, 0.25, "concatenated", (-1,), 0.1, 2, "concatenated"),
-        NetworkSettings("decoupled", 1, 1, "concatenated", (-1,), 0.1, 2, "concatenated"),
+        NetworkSettings("decoupled", 0.25, 0.25, (-1,), 0.1, 2, "concatenated"),
+        NetworkSettings("decoupled", 1, 1, (-1,), 0.1, 2, "concatenated"),
     ):
         plans = nnunet_planner.plan(merged, ["t1", "t2"], LABELS, planner, settings)
         planned = plans["configurations"]["3d_fullres"]

@@ -116,19 +116,7 @@ def test_the_defaults_are_within_their_own_bounds() -> None:
             0,
             "network: temperature: is 0; it must be a number from 0.0001",
         ),
-        (
-            ("training", "losses"),
-            {"focal": 1},
-            "name: is 'focal'; it must be alignment or separation",
-        ),
-        (("training", "losses"), [1], r"losses: an object with fields is needed, not \[1\]"),
-        (
-            ("training", "losses"),
-            {"alignment": 0},
-            "losses: alignment: is 0; it must be a number above 0",
-        ),
         (("network", "form"), "plain", "form: is 'plain'; it must be decoupled or stacked"),
-        (("network", "fusion"), 1, "fusion: is 1; it must be concatenated or gated"),
         (("network", "shared_width"), 0, "a memory needs both streams; leave"),
         (
             ("training", "personal_share"),
@@ -177,18 +165,9 @@ def test_a_network_without_any_stream_is_refused() -> None:
         replace_settings(small_plans(), nothing, {})
 
 
-@pytest.mark.parametrize("network", [{"form": "stacked"}, {"shared_width": 0}])
-def test_losses_on_both_streams_need_both(network: dict[str, Any]) -> None:
-    without_memory = {**network, "compensation_levels": []}
-    training = {"imputation": 0, "losses": {"separation": 1}}
-    with pytest.raises(PlansError, match="losses are of both streams, of which the network has"):
-        replace_settings(small_plans(), without_memory, training)
-    assert replace_settings(small_plans(), {}, training).training.losses == {"separation": 1.0}
-
-
 def test_replaced_settings_are_checked_as_if_read() -> None:
-    plans = replace_settings(small_plans(), {"fusion": "gated"}, {"rounds": 7})
-    assert (plans.network.fusion, plans.training.rounds) == ("gated", 7)
+    plans = replace_settings(small_plans(), {"tailored_width": 0.25}, {"rounds": 7})
+    assert (plans.network.tailored_width, plans.training.rounds) == (0.25, 7)
     with pytest.raises(PlansError, match=r"unknown fields \['epochs'\]"):
         replace_settings(small_plans(), {}, {"epochs": 7})
     with pytest.raises(PlansError, match="rounds: is 0; it must be a whole number from 1 to"):
@@ -208,7 +187,9 @@ def test_what_was_not_planned_cannot_be_asked_for() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
-    with pytest.raises(PlansError, match="there are brats, default, demo, patients, phantom, wide"):
+    with pytest.raises(
+        PlansError, match="there are brats, default, demo, patients, phantom, resenc"
+    ):
         load_preset("huge")
     with pytest.raises(PlansError, match="there is no such file"):
         load_preset("/nowhere/mine.json")

@@ -83,34 +83,33 @@ class Outside:
 
 _NO_IMPUTATION = {"imputation": 0}
 _IMPUTATION = {"imputation": 0.5}
-_ONE_STREAM = {**_NO_IMPUTATION, "losses": {}}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
         "each site trains a U-Net alone, a channel per modality and zeros for missing ones",
         sites="alone",
         network=_STACKED,
-        training={**_ONE_STREAM, "modality_dropping": 0},
+        training={**_NO_IMPUTATION, "modality_dropping": 0},
     ),
     "fedavg": Method(
         "that U-Net by federated averaging",
         network=_STACKED,
-        training={**_ONE_STREAM, "modality_dropping": 0},
+        training={**_NO_IMPUTATION, "modality_dropping": 0},
     ),
     "fedprox": Method(
         "the same, held near the weights of the round's start (mu = 0.01)",
         network=_STACKED,
-        training={**_ONE_STREAM, "modality_dropping": 0, "proximal": 0.01},
+        training={**_NO_IMPUTATION, "modality_dropping": 0, "proximal": 0.01},
     ),
     "union": Method(
         "the network of `fedavg`, with modalities hidden at random in training",
         network=_STACKED,
-        training=_ONE_STREAM,
+        training=_NO_IMPUTATION,
     ),
     "tailored": Method(
         "an encoder per modality, averaged over those who have it; no shared stream, no memory",
         network={"shared_width": 0, "compensation_levels": []},
-        training=_ONE_STREAM,
+        training=_NO_IMPUTATION,
     ),
     "mdm": Method("as planned: tailored and shared encoders, and what else the plans switch on"),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
@@ -181,15 +180,10 @@ ABLATIONS = {
     ),
     "no-memory": _plain("nothing is imputed; the rows below are compared with this one"),
     "no-tailored": _plain(
-        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _ONE_STREAM
+        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _NO_IMPUTATION
     ),
-    "gated": _plain("a gated mean of the slots, not their concatenation", {"fusion": "gated"}),
     "no-dropping": _plain(
         "no second view with modalities hidden", training={"modality_dropping": 0}
-    ),
-    "alignment": _plain("shared features drawn together", training={"losses": {"alignment": 0.1}}),
-    "separation": _plain(
-        "tailored features kept from shared ones", training={"losses": {"separation": 1}}
     ),
     "memory": _plain(
         "memory read at the two deepest levels, by votes of the available modalities", _DEEP
