@@ -18,6 +18,7 @@ from mixmfl.data.accounting import inside, other_format
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.patients import DAY_OR_TIME, TIME_POINT
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
 
@@ -44,10 +45,7 @@ _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
 _BEFORE = ("pre", "prae", "pra")
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
-_TIME_POINT = re.compile(
-    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+|baseline|"
-    r"followup|preop|postop"
-)
+_TIME_POINT = re.compile(TIME_POINT)
 # what in two names says that they are of two examinations, each pattern for itself
 _MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
 _MONTH_OR_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
@@ -75,7 +73,7 @@ _WHEN = (
     ),
 )
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
-_TIME = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?")
+_TIME = re.compile(DAY_OR_TIME)
 _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (

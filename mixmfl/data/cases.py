@@ -9,7 +9,7 @@ import fnmatch
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ class Case:
     def files(self) -> dict[str, Path]:
         """Return the images that are single files, as all images of ``find_cases`` are."""
         return {name: path for name, path in self.images.items() if isinstance(path, Path)}
+
+    def only(self, modalities: Collection[str]) -> "Case":
+        """Return the case with its images of some modalities alone."""
+        images = {name: image for name, image in self.images.items() if name in modalities}
+        return replace(self, images=images)
 
 
 @dataclass(frozen=True)
