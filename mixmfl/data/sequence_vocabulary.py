@@ -323,7 +323,7 @@ HARMLESS = frozenset(
     iac, iam, iacs, pit, orb, eye, ear, ohr, lws, hws, bws, isg, nnh, tmj, lab, hip, knee, leg,
     ppmi, ixi, hcp, nki, cbu, ukb, oas, aso, mr, mri, irm, rm, rmn, nmr, mrt, ped,
     new, neu, old, alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex,
-    nsa, bh, fb, wdh, srt, cp, cpa,
+    nsa, bh, fb, wdh, srt, cp, cpa, drb, drg, drs,
     dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
     br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
     control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra

@@ -217,7 +217,8 @@ def read_instance(file: Path) -> Instance | None:
         _text(content, "SOPInstanceUID"),
         (
             _plain_id(_text(content, "PatientID")),
-            _plain_name(_text(content, "PatientName")),
+            # a middle name is often left out, and tells people without an ID apart
+            _plain_name(_text(content, "PatientName"), 2 if _text(content, "PatientID") else 3),
             *(_text(content, name).casefold() for name in ("PatientBirthDate", "PatientSex")),
         ),
         tuple(_text(content, name) for name in _VISIT),
@@ -246,9 +247,14 @@ def _plain_id(text: str) -> str:
     return text.lstrip("0") or text if text.isdecimal() else text
 
 
-def _plain_name(text: str) -> str:
-    """Return a name as "Müller^Hans", "MUELLER HANS" and "Mueller, Hans^^Dr" have it alike."""
-    spoken = " ".join(text.split("^")[:3])  # family, given and middle name; then titles
+def _plain_name(text: str, parts: int) -> str:
+    """Return a name as "Müller^Hans", "MUELLER HANS" and "Mueller, Hans^^Dr" have it alike.
+
+    Args:
+        text: The name.
+        parts: How many of its parts count: family, given and middle name, title.
+    """
+    spoken = " ".join(text.split("^")[:parts])
     words = sorted(re.findall(r"\w+", without_accents(spoken)))
     return re.sub("([aou])e", r"\1", " ".join(words))
 
@@ -418,12 +424,14 @@ def _header(values: Any) -> Header:
 
 
 def _agent(values: Any) -> str:
-    """Return the contrast agent's name, with the volume if that is 0."""
+    """Return the contrast agent's name, with its volume if that is 0, or all that is known."""
     agent = _text(values, "ContrastBolusAgent") or " ".join(
         _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
         for item in _value(values, "ContrastBolusAgentSequence") or ()
     )
     amounts = [number_in(values, f"ContrastBolus{name}") for name in ("Volume", "TotalDose")]
+    if not agent and (given := [amount for amount in amounts if amount > 0]):
+        return f"{given[0]:g} ml"
     return f"{agent} 0 ml" if agent and 0 in amounts and not max(amounts) > 0 else agent
 
 

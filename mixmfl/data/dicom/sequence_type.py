@@ -237,6 +237,12 @@ def _first_reading(header: Header) -> tuple[Reading, str]:
             agent = read_words(f"T1 {header.description}")
             if agent.modality != "t1" or _says_native(agent):
                 return agent, f"description {header.description!r} of protocol {text!r}"
+        if (place, reading.modality, read_words(header.protocol).modality) == (
+            "description", "t2", "flair",
+        ):  # fmt: skip
+            return Reading(
+                "", f"its protocol {header.protocol!r} names a FLAIR"
+            ), f"{place} {text!r}"
         if place == "description" and reading.modality == "t1" and not _says_native(reading):
             protocol = read_words(header.protocol)
             if protocol.modality == "t1c":  # made with it, or once copied from it

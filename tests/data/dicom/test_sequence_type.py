@@ -46,6 +46,7 @@ from mixmfl.data.modalities import Modalities
         # a protocol that names a T1 with an agent: made with it, or copied from one that was
         (Header(description="t1_mprage", protocol="t1_mprage_KM"), ""),
         (Header(description="t1_mprage", protocol="t1_mprage_KM", agent="Gadovist"), "t1c"),
+        (Header(description="T2 tra", protocol="t2_tirm_tra_dark-fluid"), ""),
         (Header(description="t1_mprage nativ", protocol="t1_mprage_KM"), "t1"),
         # a word that may tell of an agent, and a field that does
         (Header(description="AX T1 xyz"), ""),

@@ -239,6 +239,8 @@ def test_an_agent_of_no_volume_is_a_question(tmp_path: Path) -> None:
     case = only_case(tmp_path)
     assert numbers(case) == {"flair": 1}
     assert "the contrast agent 'Gadovist 0 ml'" in case.warnings[0]
+    write(tmp_path, 2, "AX T1", ContrastBolusVolume=7.5)  # of an agent without a name
+    assert numbers(only_case(tmp_path)) == {"flair": 1, "t1c": 2}
 
 
 @pytest.mark.parametrize(
