@@ -70,7 +70,10 @@ def make_entries(scores: Scores, costs: Sequence[Cost]) -> list[Entry]:
                 find_method(method).what,
                 describe(method, scores.seeds[method][0]).get("sha256"),
                 scores.seeds[method],
-                *map(or_none, (own.mean, own.std, subsets.mean, subsets.std)),
+                or_none(own.mean),
+                or_none(own.std),
+                or_none(subsets.mean),
+                or_none(subsets.std),
                 or_none(Estimate.over([cost.sent_bytes for cost in mine]).mean),
                 or_none(Estimate.over([cost.seconds for cost in mine]).mean),
             )
