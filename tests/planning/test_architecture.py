@@ -761,7 +761,8 @@ def test_a_patch_that_memory_does_not_hold_is_refused_before_the_network_runs(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(model)
-    image = np.random.default_rng(0).normal(size=(20, 20, 4)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(20, 20, 6)).astype(np.float32)
+    image[:8] = 0
     monkeypatch.setattr(segmentation, "available_bytes", lambda: 4 * 3 * 16 * 16 * 4 - 1)
     with pytest.raises(DataError, match=r"a patch of \[16, 16\] voxels takes .* GB in this model"):
         loaded.predict({"t1": (image, np.eye(4))})
