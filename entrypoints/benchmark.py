@@ -13,8 +13,9 @@ from . import _options, _runner
 DESCRIPTION = """\
 Train every method on the sites in WORK with the same plans, cases, gradient steps, augmentation and
 validation, and score each on the sites' test cases from every subset of modalities. OUT gets
-table.md, cases.csv (a row per prediction and region), results.json, subsets.png and sites.png. The
-same command resumes after an interruption; with more methods or seeds, it adds them."""
+table.md, cases.csv (a row per prediction and region), results.json, leaderboard.html, subsets.png
+and sites.png. The same command resumes after an interruption; with more methods or seeds, it adds
+them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plans' own rounds and steps; or a number of steps per site",
     )
     parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    parser.add_argument(
+        "--others",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="results.json of other people for the same benchmark, whose methods join "
+        "leaderboard.html",
+    )
     parser.add_argument(
         "-n",
         "--processes",
@@ -103,7 +113,7 @@ def _work(options: argparse.Namespace) -> int:
     if failed:
         heading = f"{plural(len(failed), 'training')} failed:"
         print(heading, *failed, sep="\n  ", file=sys.stderr)
-    for path in run.summarise(benchmark, options.reference):
+    for path in run.summarise(benchmark, options.reference, options.others):
         print(path)
     return _runner.SOME_FAILED if failed else 0
 

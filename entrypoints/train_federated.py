@@ -543,12 +543,14 @@ def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSet
 
 
 def _announce_end(run: "Run") -> None:
+    from mixmfl.core.text import plural
+
     if len(run.history) < run.settings.rounds:
         print(
             f"ended after round {len(run.history)} of {run.settings.rounds}: validation Dice was "
             f"not above that of round {run.best_round} ({run.dice[run.best_round or 0]:.3f}) for "
-            f"{run.stop_when_flat} rounds (--stop-when-flat). --resume --stop-when-flat 0 trains "
-            "the others"
+            f"{plural(run.stop_when_flat, 'round')} (--stop-when-flat). --resume "
+            "--stop-when-flat 0 trains the others"
         )
     from mixmfl.federated.server.checkpoint import choose_round
     from mixmfl.federated.server.run_page import RUN_PAGE

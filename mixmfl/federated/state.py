@@ -9,6 +9,7 @@ import torch
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.nan import mean
+from mixmfl.core.text import plural
 from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
@@ -185,6 +186,17 @@ class Registration:
     labelled: (
         Annotated[Sequence[Annotated[str, text(LONGEST_LABEL)]], entries(0, MOST_LABELS)] | None
     ) = None
+
+    def __str__(self) -> str:
+        """Return all of it in words, for people."""
+        held = ", ".join(f"{name} {cases}" for name, cases in sorted(self.modality_cases.items()))
+        words = [
+            f"{plural(self.cases, 'training case')} with {held or 'nothing'}",
+            f"validation cases with {', '.join(sorted(self.validated)) or 'nothing'}",
+        ]
+        if self.labelled is not None:
+            words.append(f"labels {', '.join(self.labelled)}")
+        return "; ".join(words)
 
     @property
     def weights(self) -> dict[str, int]:

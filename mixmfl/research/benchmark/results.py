@@ -15,20 +15,24 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.version import __version__
+from mixmfl.research.benchmark.leaderboard import entries_json, make_entries
 from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, find_method
 from mixmfl.research.benchmark.scores import Row
-from mixmfl.research.benchmark.statistics import Cost
+from mixmfl.research.benchmark.statistics import Cost, Scores
 
 FORMAT = 1
 
 _NEEDED = "configuration", "rounds", "local_steps", "plans", "tests"
 
 
-def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[str, Any]:
+def results_json(
+    out: Path, scores: Scores, rows: Sequence[Row], costs: Sequence[Cost]
+) -> dict[str, Any]:
     """Return what a benchmark found, and from what, as JSON content.
 
     Args:
         out: Folder of the benchmark.
+        scores: Statistics of ``rows``.
         rows: All scores in it.
         costs: Bytes and seconds of each method and seed.
 
@@ -67,6 +71,7 @@ def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[
             }
             for cost in costs
         ],
+        "entries": entries_json(make_entries(scores, costs)),
         "scores": _scores(rows),
     }
 

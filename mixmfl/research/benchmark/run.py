@@ -9,7 +9,7 @@
     OUT/runs/<method>/seed<k>/method.json what is trained here; another begins anew
     OUT/runs/<method>/seed<k>/cost.json, memory.json, reliability.json
     OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
-    OUT/cases.csv, table.md, subsets.png, sites.png, results.json
+    OUT/cases.csv, table.md, subsets.png, sites.png, results.json, leaderboard.html
 """
 
 import dataclasses
@@ -44,6 +44,7 @@ from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
+from mixmfl.research.benchmark.leaderboard import leaderboard_page, make_entries, read_entries
 from mixmfl.research.benchmark.methods import (
     METHODS,
     OUTSIDE,
@@ -71,6 +72,7 @@ from mixmfl.research.benchmark.tables import markdown
 from mixmfl.research.recall_quality import RecallQuality, recall_quality
 
 FOLD = "0"
+LEADERBOARD = "leaderboard.html"
 ALL = "all"
 """Name of the one run of a method that does not train at each site alone."""
 QUICK_ROUNDS, QUICK_STEPS = 30, 10
@@ -417,21 +419,26 @@ def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, 
     }
 
 
-def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
+def summarise(benchmark: Benchmark, reference: str, others: Sequence[Path] = ()) -> list[Path]:
     """Write tables and plots of all that is done, and return the files.
 
     Args:
         benchmark: The benchmark.
         reference: Method that the others are compared with, if it is done.
+        others: Other people's ``results.json`` of the same benchmark, for the leaderboard.
 
     Raises:
-        DataError: No method is done.
+        DataError: No method is done, or one of ``others`` is of another benchmark.
     """
     rows, costs = read_results(benchmark.out)
     scores = Scores(rows, known_own(benchmark.out))
+    results = results_json(benchmark.out, scores, rows, costs)
+    compared = results["benchmark"]
+    made = {"": make_entries(scores, costs)}
+    made |= {str(file): read_entries(file, compared) for file in others}
     if reference not in scores.methods:
         reference = scores.methods[0]
-    names = "cases.csv", "table.md", "subsets.png", "sites.png", "results.json"
+    names = "cases.csv", "table.md", "subsets.png", "sites.png", "results.json", LEADERBOARD
     files = [benchmark.out / name for name in names]
     write_rows(rows, files[0])
     page = markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
@@ -439,7 +446,8 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     write_text(files[1], page + speed + _memory_section(benchmark, scores))
     draw_subsets(scores, files[2])
     draw_sites(scores, files[3])
-    write_json(files[4], results_json(benchmark.out, rows, costs))
+    write_json(files[4], results)
+    write_text(files[5], leaderboard_page(made, compared))
     return files
 
 

@@ -52,7 +52,7 @@ def write_page(out: Path, size: str, reference: str) -> Path:
             trained.append(rows)
             for method, found in read_tested(record.parent).items():
                 tested.setdefault(method, []).extend(found)
-            results[name] = results_json(record.parent, rows, measured)
+            results[name] = results_json(record.parent, scores[name], rows, measured)
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)

@@ -134,8 +134,11 @@ def test_sites_are_not_changed_where_that_would_reveal_or_mix_up_cases(
     with pytest.raises(ModelError, match=r"started with other .*site south"):
         simulate(PLANS, [north], TWO, "0", out, resume=True)
     more = dataclasses.replace(north, training=(*north.training, *north.validation), validation=())
-    with pytest.raises(ModelError, match=r"started with other site north \(Registration"):
+    words = r"started with other site north \(\d+ training cases? with .*, now .*with nothing\)\. R"
+    with pytest.raises(ModelError, match=words):
         simulate(PLANS, [more, south], FOUR, "0", out, resume=True, change=True)
+    with pytest.raises(ModelError, match=r"started with other fold \(0, now 1\)\. Resume"):
+        simulate(PLANS, [more, south], FOUR, "1", out, resume=True, change=True)
     begin(Run(out, PLANS, FOUR, "0", {"south": register(south)}), resume=True, change=True)
     with pytest.raises(ModelError, match=r"site north took part before with other cases .* name"):
         simulate(PLANS, [more, south], FOUR, "0", out, resume=True, change=True)
