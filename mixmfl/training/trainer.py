@@ -185,7 +185,7 @@ def _loss(
             *(settings.imputation, generator),
         )
         views += [imputed] if imputed is not None else []
-    losses = [compare(network.decode(view, memory)) for view in views]
+    losses = [compare(logits) for logits in network.decode_views(views, memory)]
     loss = torch.stack(losses).mean()
     for name, weight in sorted(settings.losses.items()):
         tailored, shared = stack_slots(encoding.tailored[-1]), stack_slots(encoding.shared[-1])
