@@ -221,7 +221,7 @@ def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     drawn = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # it may be a site's name
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

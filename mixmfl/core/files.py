@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from mixmfl.core.errors import DataError, MixmflError
 from mixmfl.core.strict_json import MOST_BYTES, parse_json
 
 _UNFINISHED = ".writing-"
+
+_MOST_WAYS, _MOST_LEVELS = 100, 64
 
 
 @contextmanager
@@ -82,7 +85,7 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
 def clear_unfinished(folder: Path) -> None:
     """Remove half-written files of killed processes from a folder that nobody else writes to."""
     for path in folder.glob(f"{_UNFINISHED}*"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -112,7 +115,7 @@ def locked(path: Path, seconds: float, refusal: MixmflError) -> Iterator[None]:
         lock.release()
 
 
-def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder, sorted, following links but not in circles.
 
     Hidden files are passed over, and so are macOS's ``._`` twins of real files, and pipes and
@@ -120,11 +123,30 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
     Args:
         folder: The folder to search.
-        above: The folders around it that are being searched already.
+
+    Raises:
+        DataError: Folders lie too deep, or links lead to one in too many ways: a few links to
+            folders of links are as many ways as anybody likes.
     """
+    yield from _files_below(folder, (), Counter())
+
+
+def _files_below(folder: Path, above: tuple[Path, ...], ways: Counter[Path]) -> Iterator[Path]:
+    """Args: above: the folders around this one; ways: how often each was searched so far."""
     real = folder.resolve()
     if real in above:
         return
+    ways[real] += 1
+    if ways[real] > _MOST_WAYS:
+        raise DataError(
+            f"{folder}: links lead to {real} in more than {_MOST_WAYS} ways; a folder is searched "
+            "by as many at most. Remove links, or name a folder without them"
+        )
+    if len(above) == _MOST_LEVELS:
+        raise DataError(
+            f"{above[0]}: has folders in each other, more than {_MOST_LEVELS} deep; that many are "
+            "searched. Name the folder that the images are in"
+        )
     try:
         entries = sorted(folder.iterdir())
     except PermissionError:  # ``data.accounting`` reports what may not be read
@@ -133,7 +155,7 @@ def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from files_below(entry, (*above, real))
+            yield from _files_below(entry, (*above, real), ways)
         elif entry.is_file() or not entry.exists():  # a link to nothing is reported when it is read
             yield entry
 
@@ -167,6 +189,11 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record, such as plans, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:

@@ -70,23 +70,26 @@ class Workers:
         """
         done: dict[str, Any] = {}
         refused: list[Refused] = []
-        for count, (name, outcome) in enumerate(self._outcomes(jobs), start=1):
-            try:
-                done[name] = outcome()
-            except MixmflError as error:
-                refused.append(Refused(name, str(error)))
-            except BrokenProcessPool:
-                raise MixmflError(
-                    f"{what}: a process was killed, most likely because memory ran out; run the "
-                    "same command again with fewer processes (-n 1)"
-                ) from None
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
+        try:
+            for count, (name, outcome) in enumerate(self._outcomes(jobs), start=1):
+                try:
+                    done[name] = outcome()
+                except MixmflError as error:
+                    refused.append(Refused(name, str(error)))
+                except OSError as error:
+                    if error.errno == errno.ENOSPC:
+                        raise
+                    refused.append(Refused(name, f"cannot be read or written: {error}"))
+                except BrokenProcessPool:  # a RuntimeError, but not of one case
                     raise
-                refused.append(Refused(name, f"cannot be read or written: {error}"))
-            except (ValueError, RuntimeError, MemoryError) as error:  # of nnU-Net, torch or ITK
-                refused.append(Refused(name, f"{type(error).__name__}: {error}"))
-            self._report(what, count, len(jobs))
+                except (ValueError, RuntimeError, MemoryError) as error:  # of nnU-Net, torch or ITK
+                    refused.append(Refused(name, f"{type(error).__name__}: {error}"))
+                self._report(what, count, len(jobs))
+        except BrokenProcessPool:  # also where it was killed between two lists of jobs
+            raise MixmflError(
+                f"{what}: a process was killed, most likely because memory ran out; run the "
+                "same command again with fewer processes (-n 1)"
+            ) from None
         ordered = {name: done[name] for name in jobs if name in done}
         return ordered, sorted(refused, key=lambda item: item.name)
 

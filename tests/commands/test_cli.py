@@ -125,6 +125,12 @@ def test_trouble_is_coloured_on_terminals_only(
     assert capsys.readouterr().err == "mixmfl_any: went wrong\n"
 
 
+def test_a_bar_shows_any_name_of_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    with _runner.bars() as report:
+        report("site a[/b]", 0, 1)
+
+
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = on_a_terminal(monkeypatch, NO_COLOR="1")
     assert shown == "\x1b[1mmixmfl_any\x1b[0m: went wrong\r\n"  # bold, no colour

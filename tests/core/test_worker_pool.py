@@ -54,3 +54,6 @@ def test_processes_give_what_one_gives_and_one_that_is_killed_is_reported_with_w
         assert workers.run(jobs, "reading") == alone.run(jobs, "reading")
         with pytest.raises(MixmflError, match=r"^reading: a process was killed, .* \(-n 1\)$"):
             workers.run({"p0": (os._exit, 1), "p1": (divmod, 7, 2)}, "reading")
+        # and where it was killed while there was nothing to do
+        with pytest.raises(MixmflError, match=r"^writing: a process was killed"):
+            workers.run({"p0": (divmod, 7, 2), "p1": (divmod, 9, 2)}, "writing")

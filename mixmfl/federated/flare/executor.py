@@ -15,7 +15,7 @@ from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import clear_unfinished
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.exchange_log import note
-from mixmfl.federated.flare.provisioning import SITE_CONFIG
+from mixmfl.federated.flare.hospital_settings import SITE_CONFIG
 from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
 from mixmfl.federated.messages import MOST_BYTES
 

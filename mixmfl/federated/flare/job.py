@@ -14,8 +14,9 @@ from nvflare.fuel.flare_api.flare_api import Session
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
+from mixmfl.federated.flare.hospital_settings import SITE_CLASS
 from mixmfl.federated.flare.processes import retry_while_busy
-from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS, SITE_CLASS
+from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS
 
 _ENDING = 15.0
 """Seconds that FLARE has to end a job that has finished; twice that for one that is aborted."""

@@ -1,6 +1,7 @@
 """FLARE's processes: each runs for the length of a ``with`` block; one at a time uses a kit."""
 
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -16,7 +17,13 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.federated.client.service import SiteConfig
-from mixmfl.federated.flare.provisioning import ADMIN, CERTIFICATES, ORG, SITE_CONFIG, Kit
+from mixmfl.federated.flare.hospital_settings import (
+    SITE_CONFIG,
+    check_files,
+    write_address,
+    write_policies,
+)
+from mixmfl.federated.flare.provisioning import ADMIN, CERTIFICATES, ORG, Kit
 
 _BUSY = 120.0
 """Seconds for which the server may be too busy to answer."""
@@ -51,10 +58,13 @@ def running_client(kit: Kit, config: SiteConfig) -> Iterator[subprocess.Popen[by
     """Run a hospital's client: it joins and answers tasks until the block ends.
 
     Raises:
-        MixmflError: The client runs already.
+        MixmflError: The client runs already, or the kit holds what FLARE might run.
     """
     with exclusive(kit):
         _end_orphans(kit)
+        check_files(kit.folder)
+        write_policies(kit.folder / "local")
+        write_address(kit.folder / "startup", kit.name, kit.server, kit.coordinators[0])
         config.save(kit.folder / "local" / SITE_CONFIG)
         with _process(kit, "client", [f"uid={kit.name}", f"org={ORG}"]) as process:
             yield process
@@ -89,6 +99,8 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
+            # no file of the kit is a module; Python 3.10 does not know this word
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # only we receive Ctrl-C, and then end it in order
         )
     try:

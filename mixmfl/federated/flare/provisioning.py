@@ -24,16 +24,15 @@ from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
+from mixmfl.federated.flare.hospital_settings import check_files, write_policies
 from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
 
 COORDINATOR = "coordinator"
 ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
 ORG = "mixmfl"  # FLARE wants one; rights here are by role
-SITE_CONFIG = "mixmfl.json"  # in local/ of a hospital's kit: its SiteConfig, read by the job
 COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
-SITE_CLASS = "mixmfl.federated.flare.SiteExecutor"
-"""The classes that a job may run. Kits outlast our files' names, so these paths must not change."""
+"""The class that a job may run here, as ``SITE_CLASS`` at a hospital."""
 
 CERTIFICATES = "certificates.json"  # in local/ of the coordinator's kit: those that are accepted
 WARNING_DAYS = 30
@@ -47,17 +46,6 @@ _LONGEST_NAME = 64  # in a certificate
 _AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
 _PROJECT = "mixmfl"
 _STATE = Path(_PROJECT) / "state" / "cert.json"  # where FLARE's authority keeps what it issued
-_NOTHING_BUT_JOBS = {
-    "submit_job": "any",
-    "manage_job": "any",
-    "clone_job": "none",
-    "download_job": "none",
-    "view": "none",
-    "operate": "none",
-    "shell_commands": "none",
-    "byoc": "none",
-}
-"""The coordinator's rights at a hospital: start and stop jobs. It sees no file and no log."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +224,11 @@ def provision(
             if not (out / name).exists():
                 if name in requested:
                     (source / "startup" / "client.key").unlink()
-                _write_policies(source, name)  # before it is where somebody may take it
+                # before it is where somebody may take it
+                if name == COORDINATOR:
+                    _write_coordinator_policy(source / "local")
+                else:
+                    write_policies(source / "local")
                 shutil.move(source, out / name)
                 written.append(out / name)
         write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
@@ -389,9 +381,12 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
         coordinator: Whether the kit must be the coordinator's; otherwise it must be a hospital's.
 
     Raises:
-        DataError: The folder is no kit of this kind, or its certificate has expired.
+        DataError: The folder is no kit of this kind, its certificate has expired, or it is a
+            hospital's and holds what ``hospital_settings.check_files`` refuses.
     """
     kit = _read_kit(folder, coordinator=coordinator)
+    if not coordinator:
+        check_files(folder)
     if kit.expires < datetime.now(timezone.utc):
         certificate = folder / "startup" / ("server.crt" if coordinator else "client.crt")
         raise DataError(
@@ -454,21 +449,14 @@ def site_names(kit: Kit) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _write_policies(kit: Path, name: str) -> None:
-    """Write into a kit what FLARE at its owner allows others to do."""
-    local = kit / "local"
+def _write_coordinator_policy(local: Path) -> None:
+    """Write into the coordinator's kit which class a job may run there."""
     resources = read_json(local / "resources.json.default")
-    resources["class_allow_list"] = [COORDINATOR_CLASS if name == COORDINATOR else SITE_CLASS]
+    resources["class_allow_list"] = [COORDINATOR_CLASS]
     resources["class_list_enforcement_mode"] = "enforce"
-    # FLARE would stream a hospital's error log to the server; ours stays at the site
     resources["allow_log_streaming"] = False
     resources["components"] = [c for c in resources["components"] if "log" not in c["id"]]
     write_json(local / "resources.json", resources)
-    if name != COORDINATOR:
-        permissions = {_ROLE: _NOTHING_BUT_JOBS}
-        write_json(
-            local / "authorization.json", {"format_version": "1.0", "permissions": permissions}
-        )
 
 
 def _is_host(name: str) -> bool:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mixmfl.core.files import replacing
+from mixmfl.core.text import in_plot
 from mixmfl.evaluation.reliability import curve
 from mixmfl.research.benchmark.statistics import Array, Scores
 
@@ -87,13 +88,13 @@ def draw_sites(scores: Scores, path: Path) -> None:
             [group + (n - (len(methods) - 1) / 2) * width for group in groups],
             [each.mean for each in estimates],
             width * 0.92,
-            label=method,
+            label=in_plot(method),
             color=PALETTE[n % len(PALETTE)],
             hatch=HATCHES[n // len(PALETTE) % len(HATCHES)],
             yerr=[each.std for each in estimates],
             error_kw={"elinewidth": 1, "ecolor": INK, "capsize": 2},
         )
-    names = [f"{site}\n{'+'.join(scores.own[site])}" for site in sites]
+    names = [f"{in_plot(site)}\n{'+'.join(scores.own[site])}" for site in sites]
     axes.set_xticks(groups, [*names, "mean\nover sites"], fontsize=9)
     axes.tick_params(axis="x", length=0)
     axes.axvline(len(sites) - 0.375, color=FAINT, linewidth=1)

@@ -46,6 +46,7 @@ from mixmfl.federated.flare import controller, job, processes, provisioning, run
 from mixmfl.federated.flare import executor as executor_module
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
+from mixmfl.federated.flare.hospital_settings import check_files
 from mixmfl.federated.flare.job import JobResult, pause_file, result_file, write_job
 from mixmfl.federated.flare.provisioning import (
     Kit,
@@ -93,6 +94,74 @@ def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Pat
         right for rights in permissions.values() for right, who in rights.items() if who != "none"
     }
     assert allowed == {"submit_job", "manage_job"}
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "refusal"),
+    [
+        ("hashlib.py", "", r"holds 'hashlib\.py', which mixmfl_provision does not write"),
+        ("torch/__init__.py", "", r"holds 'torch', which"),
+        ("local/custom/evil.py", "", r"holds 'custom', which"),
+        ("local/evil__resources.json", "", r"holds 'evil__resources\.json', which"),
+        ("startup/relay__p_resources.json", "", r"holds 'relay__p_resources\.json', which"),
+        ("local/job_resources.json", "", r"holds 'job_resources\.json', which"),
+        ("local/privacy.json", "", r"holds 'privacy\.json', which"),
+        ("console.log", "/nowhere", r"console\.log: is a link"),
+        ("local/resources.json", "/nowhere", r"local/resources\.json: is a link"),
+    ],
+)
+def test_a_kit_that_brings_what_might_be_run_is_refused(
+    tmp_path: Path, name: str, link: str, refusal: str
+) -> None:
+    for folder in ("startup", "local", "transfer", "35815f89-c643-4770-9c20-546d08cd19de"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "startup" / "client.key").symlink_to("/where/keys/are")
+    check_files(tmp_path)
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    if link:
+        file.symlink_to(link)
+    else:
+        file.write_text("{}")
+    with pytest.raises(DataError, match=refusal):
+        check_files(tmp_path)
+
+
+def test_a_hospitals_settings_are_its_own_whatever_the_kit_says(
+    kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = kits / "north"
+    good = {path.name: path.read_text() for path in (kit / "local").glob("*.json")}
+    evil = {"path": "subprocess.Popen", "args": {"args": ["touch", str(tmp_path / "ran")]}}
+    settings = {"components": [{"id": "x", **evil}], "class_list_enforcement_mode": "off"}
+    write_json(kit / "local" / "resources.json", settings)
+    write_json(kit / "local" / "authorization.json", {"permissions": {"project_admin": "any"}})
+    write_json(kit / "local" / "log_config.json", {"formatters": {"f": {"()": "os.system"}}})
+    address = json.loads((kit / "startup" / "fed_client.json").read_text())
+    address["client"]["connection_security"] = "clear"
+    write_json(kit / "startup" / "fed_client.json", {**address, **settings})
+    monkeypatch.setattr(
+        processes, "_RUN_AS_CHILD", "import os; print(os.environ['PYTHONSAFEPATH'])"
+    )
+    config, opened = SiteConfig("north", tmp_path, tmp_path), open_kit(kit, coordinator=False)
+    with processes.running_client(opened, config) as process:
+        process.wait(60)
+    assert (kit / "console.log").read_text() == "1\n"
+    for name, content in good.items():
+        assert (kit / "local" / name).read_text() == content
+    assert "os.system" not in (kit / "local" / "log_config.json").read_text()
+    read = json.loads((kit / "startup" / "fed_client.json").read_text())
+    assert read.keys() == {"format_version", "servers", "client"}
+    assert read["client"]["connection_security"] == "mtls"
+    assert (open_kit(kit, coordinator=False).name, read["servers"][0]["identity"]) == (
+        "north",
+        "localhost",
+    )
+    (kit / "hashlib.py").write_text("")
+    with pytest.raises(DataError, match="does not write, and which might be run; ask whoever"):
+        open_kit(kit, coordinator=False)
+    with pytest.raises(DataError, match="which might be run"):
+        processes.running_client(opened, config).__enter__()
 
 
 def test_hospitals_are_added_later_and_the_others_keep_their_kits(kits: Path) -> None:
@@ -780,6 +849,7 @@ def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_c
         monkeypatch, [few, few, JobResult("paused"), few, few, JobResult("done")], tmp_path
     )
     monkeypatch.setattr(runner, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(runner, "record_time", lambda folder: len(run.history))
     monkeypatch.setattr(runner, "open_run", lambda folder: run)
     pause = tmp_path / "run" / "network" / "pause"
     paused: list[bool] = []
@@ -804,6 +874,7 @@ def test_a_site_that_is_to_join_a_run_is_in_the_job_after_it_has_connected(
     run = SimpleNamespace(history=[{"north": here}], registrations={"north": 1})
     jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
     monkeypatch.setattr(runner, "holds_run", lambda folder: True)
+    monkeypatch.setattr(runner, "record_time", lambda folder: len(run.history))
     monkeypatch.setattr(runner, "open_run", lambda folder: run)
     if not connected_before:
         jobs.last_seen["south"] = jobs.clock.now - 41

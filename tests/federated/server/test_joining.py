@@ -151,6 +151,14 @@ def test_a_site_with_a_dollar_in_its_name_is_drawn(out: Path) -> None:
     run = open_run(out)
     record_changes(run, [Change(1, "site a$\\b$c", 0, 3)])
     draw_progress(run, out / "progress.png")
+    named = {site: f"{site}$\\b$" for site in run.known}
+    odd = dataclasses.replace(
+        run,
+        registrations={named[site]: each for site, each in run.registrations.items()},
+        former={named[site]: each for site, each in run.former.items()},
+        history=[{named[site]: at for site, at in sites.items()} for sites in run.history],
+    )
+    draw_progress(odd, out / "progress.png")
 
 
 def test_a_site_with_a_budget_resumes_with_its_optimizer_and_never_without_privacy(
