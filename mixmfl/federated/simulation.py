@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,7 +29,7 @@ from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
-from mixmfl.networks.prototypes import PrototypeMemory
+from mixmfl.networks.prototypes import PrototypeMemory, State
 from mixmfl.planning.plans import Plans
 
 Progress = Callable[[str, int, int], None]
@@ -109,7 +108,7 @@ def simulate(
         def start(site: Site, task: Message) -> tuple[bytes, Wait]:
             received = encode(task)
             before = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
-            return received, executors[str(site.device)](site.name, received, pack(before, {}))
+            return received, executors[str(site.device)](site.name, received, before)
 
         def ask(tasks: Mapping[str, Message]) -> Answers:
             chosen = [site for site in sites if site.name in tasks]
@@ -135,8 +134,8 @@ def simulate(
                 answers[site.name] = Answer(
                     reply, len(done.reply), len(received), done.seconds, done.memory_mb
                 )
-                if after := unpack(done.optimizer)[0]:
-                    optimizers[site.name] = after
+                if done.optimizer:
+                    optimizers[site.name] = done.optimizer
             return Answers(answers, absent)
 
         train_rounds(
@@ -183,13 +182,13 @@ class Done:
 
     Attributes:
         reply: The reply, encoded.
-        optimizer: The packed optimizer state, maybe empty.
+        optimizer: The optimizer state, maybe empty.
         seconds: How long it took.
         memory_mb: Most memory that the site's GPU used; None on other devices.
     """
 
     reply: bytes
-    optimizer: bytes
+    optimizer: State
     seconds: float
     memory_mb: float | None
 
@@ -227,10 +226,7 @@ def _device_executors(
             )
             for device in sorted(by_device)
         }
-        yield {
-            device: lambda *task, pool=pool: pool.submit(_do_task_here, *task).result
-            for device, pool in pools.items()
-        }
+        yield {device: partial(_start_elsewhere, pool) for device, pool in pools.items()}
 
 
 _CLIENTS: dict[str, Client] = {}
@@ -244,11 +240,26 @@ def _start_worker(
     _CLIENTS.update({site.name: Client(site, plans, settings, signer) for site, signer in sites})
 
 
-def _do_task_here(*task: Any) -> Done:
-    return _do_task(_CLIENTS, *task)
+def _start_elsewhere(
+    pool: ProcessPoolExecutor, site: str, received: bytes, optimizer: State
+) -> Wait:
+    """Start a task in another process; tensors travel as bytes."""
+    started = pool.submit(_do_task_here, site, received, pack(optimizer, {}))
+
+    def wait() -> Done:
+        done, packed = started.result()
+        return dataclasses.replace(done, optimizer=unpack(packed)[0])
+
+    return wait
 
 
-def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimizer: bytes) -> Done:
+def _do_task_here(site: str, received: bytes, optimizer: bytes) -> tuple[Done, bytes]:
+    """Do a task in a process of ``_CLIENTS``; the optimizer state is returned beside the rest."""
+    done = _do_task(_CLIENTS, site, received, unpack(optimizer)[0])
+    return dataclasses.replace(done, optimizer={}), pack(done.optimizer, {})
+
+
+def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimizer: State) -> Done:
     """Do a task at a site; task and reply are bytes.
 
     Raises:
@@ -257,6 +268,6 @@ def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimize
     """
     began, device = time.monotonic(), clients[site].site.device
     reset_peak_of(device)
-    handled = clients[site].handle(decode(received), unpack(optimizer)[0])
+    handled = clients[site].handle(decode(received), optimizer)
     seconds = time.monotonic() - began
-    return Done(encode(handled.reply), pack(handled.optimizer, {}), seconds, peak_mb_of(device))
+    return Done(encode(handled.reply), handled.optimizer, seconds, peak_mb_of(device))

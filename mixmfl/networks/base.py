@@ -90,6 +90,12 @@ class SegmentationNet(nn.Module, ABC):
             Logits ``(B, heads, *P)``; in training a list of them, finest first.
         """
 
+    def decode_views(
+        self, views: Sequence[Encoding], memory: PrototypeMemory
+    ) -> list[Tensor | list[Tensor]]:
+        """Return what ``decode`` returns for each of several views of one batch."""
+        return [self.decode(view, memory) for view in views]
+
     def forward(
         self, images: Tensor, present: Tensor, memory: PrototypeMemory
     ) -> Tensor | list[Tensor]:

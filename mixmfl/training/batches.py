@@ -238,7 +238,7 @@ def seeded(generator: np.random.Generator) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # that of CPUs, the only one restored
             yield
     finally:
         random.setstate(before[0])

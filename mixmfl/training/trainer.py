@@ -203,7 +203,7 @@ def batch_loss(
             *(settings.imputation, generator),
         )
         views += [imputed] if imputed is not None else []
-    losses = [compare(network.decode(view, memory)) for view in views]
+    losses = [compare(logits) for logits in network.decode_views(views, memory)]
     return torch.stack(losses).mean(), encoding
 
 

@@ -12,6 +12,8 @@ from mixmfl.networks import norms
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.layers import (
     AppliedLeakyReLU,
+    Conv2dBeforeNorm,
+    Conv3dBeforeNorm,
     ConvTranspose2d,
     ConvTranspose3d,
     NormReLU2d,
@@ -26,7 +28,10 @@ FORMS: list[dict[str, Any]] = [
     {"decoder_skips": "added"},
     {"residual": True},
 ]
-OURS = NormReLU2d, NormReLU3d, AppliedLeakyReLU, ConvTranspose2d, ConvTranspose3d
+OURS = (
+    *(NormReLU2d, NormReLU3d, AppliedLeakyReLU, ConvTranspose2d, ConvTranspose3d),
+    *(Conv2dBeforeNorm, Conv3dBeforeNorm),
+)
 
 
 def plain(network: SegmentationNet) -> SegmentationNet:
@@ -47,9 +52,8 @@ def step(network: SegmentationNet, patch: tuple[int, ...], half: bool) -> tuple[
     losses = [level.float().log_softmax(dim=1)[:, 1].mean() for level in logits]
     loss = torch.stack(losses).sum()
     loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item(), torch.cat(
-        [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-    )
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+    return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 @pytest.mark.parametrize("settings", FORMS)
@@ -64,6 +68,18 @@ def test_loss_and_gradient_are_those_of_torchs_own_layers(
     expected, same = step(plain(random_network(patch, **settings)), patch, half)
     assert loss == pytest.approx(expected, rel=apart)
     assert (gradient - same).norm() < apart * same.norm()
+
+
+def test_a_bias_that_a_norm_cancels_is_not_added() -> None:
+    for patch in [(16, 16), (8, 16, 16)]:
+        for settings in FORMS:
+            network = random_network(patch, **settings)
+            step(network, patch, half=False)
+            given = {name: p.grad for name, p in network.named_parameters()}
+            cancelled = {name for name in given if name.endswith("conv.bias")}
+            assert cancelled
+            assert all(given[name] is None for name in cancelled)
+            assert given["decoder.seg_layers.0.bias"] is not None
 
 
 def test_every_norm_of_a_network_is_the_faster_one() -> None:

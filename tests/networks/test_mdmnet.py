@@ -1,8 +1,9 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from small import LABELS, MODALITIES, small_plans
+from small import LABELS, MODALITIES, random_network, small_plans
 from torch import Tensor
 
 from mixmfl.core.errors import PlansError
@@ -129,6 +130,22 @@ def test_a_second_view_is_as_if_the_hidden_modalities_had_never_been_available(
     assert isinstance(second, Tensor)
     assert torch.allclose(second, network(images, shown, memory), atol=1e-5)
     assert not torch.allclose(second, network(images, torch.ones_like(shown), memory), atol=1e-2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"form": "stacked", "compensation_levels": ()}])
+def test_views_decoded_together_are_those_decoded_one_by_one(settings: dict[str, Any]) -> None:
+    network = random_network(**settings).train()
+    images, shown = torch.randn(2, 3, 16, 16), presence("t1", "t1+flair")
+    everything = network.encode(images, torch.ones_like(shown))
+    memory = some_memory(network) if network.compensated else {}
+    views = [everything, everything.restricted_to(shown)]
+    together = network.decode_views(views, memory)
+    assert len(together) == 2
+    for logits, view in zip(together, views, strict=True):
+        alone = network.decode(view, memory)
+        assert isinstance(logits, list)
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together[0][0], together[1][0], atol=1e-2)
 
 
 def fusion_of() -> Fusion:
