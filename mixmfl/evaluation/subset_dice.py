@@ -135,7 +135,8 @@ class Expectation:
             return measured
         part = f"{self.filled} from {'+'.join(self.inside)}"
         if not self.cases:
-            return f"never measured; as at least {part}, which is part of it"
+            inside = "+".join(self.inside)
+            return f"never measured; at least that of {inside}, a part of it ({self.filled} cases)"
         return f"{measured}, filled up with {part}, which is part of it"
 
     def warnings(self) -> list[str]:

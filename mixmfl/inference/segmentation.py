@@ -25,7 +25,7 @@ from mixmfl.inference.confidence import confidences, heads_of, volume_ranges
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
-from mixmfl.planning.heads import UNKNOWN, head_doubt
+from mixmfl.planning.heads import DEEPBET, OWN, STRIPPED, UNKNOWN, head_doubt
 from mixmfl.planning.model_card import misuse
 from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_plans import largest_map
@@ -37,7 +37,7 @@ from mixmfl.planning.nnunet_preprocessing import (
     restore_probabilities,
 )
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.typical import describe_image, differences
+from mixmfl.planning.typical import describe_image, differences, mistaken
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +45,7 @@ _AS_THEY_ARE = BrainExtraction()
 
 FAR_SPACING = 3.01  # times the planned one, along any axis; headers round
 FEW_SLICES = 5
+_BRAINS = (STRIPPED, DEEPBET, OWN)  # what plans say of heads without skulls
 NO_BACKGROUND = 0.9  # of the voxels: a brain alone fills at most two thirds of its box
 
 
@@ -251,16 +252,24 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[s
         DataError: One is far from them, and ``force`` is not given.
     """
     doubts = []
-    for name, image in case.images.items():
-        usual = [
-            recipe.plans.card.typical[name]
-            for recipe in recipes
-            if name in recipe.plans.card.typical
+    known = [recipe.plans for recipe in recipes if recipe.plans.card.typical]
+    described = {
+        name: numbers
+        for name, image in case.images.items()
+        if any(name in plans.card.typical for plans in known)
+        and (numbers := describe_image(image, case.canonical.spacing)) is not None
+    }
+    for plans in known:
+        usual = plans.card.typical
+        found = [
+            (name, each)
+            for name, numbers in described.items()
+            if name in usual
+            for each in differences(numbers, usual[name])
         ]
-        described = describe_image(image, case.canonical.spacing) if usual else None
-        if described is None:
-            continue
-        for each in [found for known in usual for found in differences(described, known)]:
+        if plans.heads in _BRAINS:  # among heads with skulls one warning in ten was wrong
+            found += mistaken(described, usual)
+        for name, each in found:
             if each.is_far and not force:
                 raise DataError(
                     f"case {case.name!r}: {name}: {each.what}. It is far from the images that the "

@@ -2,7 +2,8 @@
 
 An image is described by numbers that scanners agree on and that normalisation leaves: how many mm
 its head measures, where along each axis the head is thick, which grey values it has once they are
-standardised, and how much these change from voxel to voxel. Sites send sums and sums of squares of
+standardised, how much these change from voxel to voxel, and where in the head it is brighter than
+around. Sites send sums and sums of squares of
 these numbers over cases, which merge exactly; from them come a mean and a spread of each number.
 ``benchmarks/input_checks.py`` measures what the rules find.
 """
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from mixmfl.core.declarations import entries, within
 from mixmfl.planning.skull import tissue_level
@@ -26,18 +28,28 @@ SLABS = 8
 GREYS = np.linspace(-3, 3, 13)
 """Edges of the ranges of standardised grey values."""
 
+CELLS = 8
+"""Cells of a head along each axis, in which its brightness is averaged."""
+
 _EXTENT = slice(0, 3)
 _SHAPE = slice(3, 3 + 3 * SLABS)
 _CONTRAST = slice(_SHAPE.stop, _SHAPE.stop + len(GREYS) + 1)
 _DETAIL = slice(_CONTRAST.stop, _CONTRAST.stop + 3)
-NUMBERS = _DETAIL.stop
+_CURVATURE = slice(_DETAIL.stop, _DETAIL.stop + 3)
+_HALVES = slice(_CURVATURE.stop, _CURVATURE.stop + 3)
+_MAP = slice(_HALVES.stop, _HALVES.stop + CELLS * CELLS * CELLS // 2)
+NUMBERS = _MAP.stop
 """Numbers that describe an image, whole thousandths."""
+
+EARLIER_NUMBERS = _DETAIL.stop
+"""So many had earlier versions, the first of these."""
 
 FEWEST_IMAGES = 10
 """Images of a modality behind what is usual, below which nothing is compared."""
 
 SMALLEST_HEAD = 1000  # voxels; a smaller one is not described
 THIN = 0.05  # of the largest section: a head begins where a section is larger
+HELD = 0.1  # of a cell's voxels show the head, or the cell is left out
 _SCALE, _MOST_IMAGES, _MOST_NUMBER = 1000, 10**6, 20_000
 
 # Per part: the least spread of a number, and the distance from the usual above which an image is
@@ -48,9 +60,22 @@ _RULES: Mapping[str, tuple[slice, float, float]] = {
     "shape": (_SHAPE, 4, 1.3),
     "contrast": (_CONTRAST, 10, 1.7),
     "detail": (_DETAIL, 50, 2.4),
+    "curvature": (_CURVATURE, 50, 2.4),
+    "ends": (slice(_HALVES.start, _HALVES.stop - 1), 10, 3.0),
+    "sides": (slice(_HALVES.stop - 1, _HALVES.stop), 10, 4.0),
 }
 _TURNED = 1.6  # times as far as if turned round; twice that, and it is refused
 _FAR = 2.0
+_HARMLESS = ("curvature",)  # never refused: masks of blurred images were nearly as good
+
+# Between what is usual of the modality that an image is called (0) and of another one (1)
+_EXCHANGED = 0.6  # the mean over two images of a case that are called by each other's name
+_SURELY = 0.8  # likewise; refused
+_MISTAKEN = 0.9  # one image
+_LEAST_CELL_SPREAD = 30
+# Squared distance of the mean maps of two modalities, in spreads, above what chance makes of it: 36
+# to 95 in patients
+_LEAST_APART = 20
 
 _Sum = _MOST_IMAGES * _MOST_NUMBER
 
@@ -66,14 +91,19 @@ class Typical:
     """
 
     images: Annotated[int, within(1, _MOST_IMAGES)]
-    sums: Annotated[tuple[Annotated[int, within(-_Sum, _Sum)], ...], entries(NUMBERS, NUMBERS)]
+    sums: Annotated[
+        tuple[Annotated[int, within(-_Sum, _Sum)], ...], entries(EARLIER_NUMBERS, NUMBERS)
+    ]
     squares: Annotated[
-        tuple[Annotated[int, within(0, _Sum * _MOST_NUMBER)], ...], entries(NUMBERS, NUMBERS)
+        tuple[Annotated[int, within(0, _Sum * _MOST_NUMBER)], ...],
+        entries(EARLIER_NUMBERS, NUMBERS),
     ]
 
     @property
     def is_possible(self) -> bool:
         """Say whether whole numbers within bounds have these sums."""
+        if len(self.sums) != len(self.squares) or len(self.sums) not in (EARLIER_NUMBERS, NUMBERS):
+            return False
         return all(
             total**2 <= self.images * square <= (self.images * _MOST_NUMBER) ** 2
             for total, square in zip(self.sums, self.squares, strict=True)
@@ -109,21 +139,72 @@ def describe_image(image: Array, spacing: Sequence[float]) -> Typical | None:
     inside, head = image[tuple(box)], head[tuple(box)]
     values = inside[head].astype(np.float64)
     spread = max(float(values.std()), 1e-8)
-    ranges = np.digitize((values - values.mean()) / spread, GREYS)
+    standard = (inside - values.mean()) / spread
+    ranges = np.digitize(standard[head], GREYS)
     contrast = np.bincount(ranges, minlength=len(GREYS) + 1) / len(values)
-    detail = []
+    detail, curvature = [], []
     for axis in range(3):
-        both = np.take(head, range(1, head.shape[axis]), axis)
-        both = both & np.take(head, range(head.shape[axis] - 1), axis)
-        change = np.abs(np.diff(inside, axis=axis))[both]
-        detail.append(math.log(max(float(change.mean()) / spread if len(change) else 0.0, 1e-6)))
-    numbers = np.rint(_SCALE * np.array([*extent, *shape, *contrast, *detail]))
+        both = _overlap(head, axis, 1)
+        change = np.diff(standard, axis=axis)
+        step = _mean_size(change[both])
+        detail.append(math.log(step))
+        bend = np.diff(change, axis=axis)[_overlap(head, axis, 2)]
+        curvature.append(math.log(_mean_size(bend) / step))
+    brightness = _brightness(standard, head)
+    numbers = np.rint(
+        _SCALE * np.array([*extent, *shape, *contrast, *detail, *curvature, *brightness])
+    )
     whole = [int(n) for n in np.clip(numbers, -_MOST_NUMBER, _MOST_NUMBER)]
     return Typical(1, tuple(whole), tuple(n * n for n in whole))
 
 
+def _overlap(head: Array, axis: int, step: int) -> Array:
+    """Return where a voxel and the next ``step`` along an axis are all of the head."""
+    count = head.shape[axis] - step
+    parts = [np.take(head, range(at, at + count), axis) for at in range(step + 1)]
+    return np.logical_and.reduce(parts)
+
+
+def _mean_size(values: Array) -> float:
+    return max(float(np.abs(values).mean()) if len(values) else 0.0, 1e-6)
+
+
+def _brightness(standard: Array, head: Array) -> Array:
+    """Return how much brighter one half is than the other, by axis, and a map of the head.
+
+    The head's box is cut into ``CELLS`` parts along each axis. Cells are ranked by their mean grey
+    value, from -0.5 to 0.5, so that scanners with other grey scales agree. The map has what a cell
+    differs from those around it, so that they agree although one side is brighter; it has the means
+    of left and right.
+    """
+    axes = (np.arange(n) * CELLS // n for n in head.shape)
+    cell = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), (CELLS,) * 3)
+    voxels, shown, total = (
+        np.bincount(cell.ravel(), weights, CELLS**3).reshape((CELLS,) * 3)
+        for weights in (None, head.ravel(), np.where(head, standard, 0).ravel())
+    )
+    share = shown / np.maximum(voxels, 1)
+    held = share > HELD
+    rank = np.zeros(share.shape)
+    order = np.argsort(np.argsort(total[held] / shown[held], kind="stable"), kind="stable")
+    rank[held] = order / max(len(order) - 1, 1) - 0.5
+    halves = []
+    for axis in range(3):
+        parts = zip(np.split(rank, 2, axis), np.split(held, 2, axis), strict=True)
+        first, second = (part[seen].mean() if seen.any() else 0.0 for part, seen in parts)
+        halves.append(second - first)
+    weight = ndimage.gaussian_filter(share, 1, mode="constant")
+    around = ndimage.gaussian_filter(rank * share, 1, mode="constant") / np.maximum(weight, 1e-3)
+    differs = np.where(held, rank - around, 0)
+    folded = (differs + differs[:, :, ::-1])[:, :, : CELLS // 2] / 2
+    return np.concatenate([halves, folded.ravel()])
+
+
 def merge_typical(parts: Iterable[Mapping[str, Typical]]) -> dict[str, Typical]:
-    """Add sums up, by modality; in any order they are the same, for all are integers."""
+    """Add sums up, by modality; in any order they are the same, for all are integers.
+
+    Where one has the numbers of earlier versions, so has the sum.
+    """
     found: dict[str, list[Typical]] = {}
     for part in parts:
         for name, each in part.items():
@@ -131,8 +212,8 @@ def merge_typical(parts: Iterable[Mapping[str, Typical]]) -> dict[str, Typical]:
     return {
         name: Typical(
             sum(one.images for one in each),
-            tuple(map(sum, zip(*(one.sums for one in each), strict=True))),
-            tuple(map(sum, zip(*(one.squares for one in each), strict=True))),
+            tuple(map(sum, zip(*(one.sums for one in each), strict=False))),
+            tuple(map(sum, zip(*(one.squares for one in each), strict=False))),
         )
         for name, each in sorted(found.items())
     }
@@ -143,8 +224,8 @@ class Difference:
     """How an image differs from the usual.
 
     Attributes:
-        kind: ``"extent"``, ``"shape"``, ``"contrast"``, ``"detail"``, ``"up-down"`` or
-            ``"front-back"``.
+        kind: ``"extent"``, ``"shape"``, ``"contrast"``, ``"detail"``, ``"curvature"``, ``"ends"``,
+            ``"sides"``, ``"up-down"``, ``"front-back"`` or ``"name"``.
         what: It in words.
         is_far: Whether it is so far that a mask would mean nothing.
     """
@@ -163,18 +244,20 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
     """
     if usual.images < FEWEST_IMAGES:
         return []
-    numbers, count = np.array(image.sums, dtype=float), usual.images
-    mean = np.array(usual.sums, dtype=float) / count
-    spread = np.array(usual.squares, dtype=float) / count - mean**2
-    spread = np.sqrt(np.maximum(spread, 0) * count / (count - 1))
+    numbers = np.array(image.sums, dtype=float)
+    mean, variance = _mean_and_variance(usual)
+    spread = np.sqrt(variance)
     found = []
     for kind, (part, least, limit) in _RULES.items():
-        scores = (numbers - mean)[part] / np.hypot(spread[part], least)
+        if part.stop > len(mean):
+            continue
+        scores = (numbers[part] - mean[part]) / np.hypot(spread[part], least)
         distance = float(np.sqrt(np.mean(scores**2)))
         if distance > limit:
             measured = f"distance {distance:.1f}, usual below {limit:g}"
             what = f"{_in_words(kind, numbers, mean, scores)} ({measured})"
-            found.append(Difference(kind, what, distance > _FAR * limit))
+            is_far = distance > _FAR * limit and kind not in _HARMLESS
+            found.append(Difference(kind, what, is_far))
     for axis, kind in enumerate(("up-down", "front-back")):
         part = slice(_SHAPE.start + axis * SLABS, _SHAPE.start + (axis + 1) * SLABS)
         width = np.hypot(spread[part], _RULES["shape"][1])
@@ -189,6 +272,68 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
     return found
 
 
+def mistaken(
+    images: Mapping[str, Typical], usual: Mapping[str, Typical]
+) -> list[tuple[str, Difference]]:
+    """Return which images of a case look like another modality than the one that they are called.
+
+    An image's map is placed on the line between the mean maps of two modalities (Fisher 1936, The
+    Use of Multiple Measurements in Taxonomic Problems; cells are taken for independent). What is
+    peculiar to a patient cancels where two images of a case have each other's names.
+
+    Args:
+        images: Numbers of the images by modality, from ``describe_image``.
+        usual: Sums over the images that a model was planned for, by modality.
+    """
+    known = {
+        name: _mean_and_variance(each)
+        for name, each in sorted(usual.items())
+        if each.images >= FEWEST_IMAGES and len(each.sums) == NUMBERS
+    }
+    if len(known) < 2:
+        return []
+    free = {name: usual[name].images - 1 for name in known}
+    variance = sum(free[name] * each[1][_MAP] for name, each in known.items()) / sum(free.values())
+    variance = variance + _LEAST_CELL_SPREAD**2
+    nearer: dict[tuple[str, str], float] = {}
+    for name in sorted(set(images) & set(known)):
+        for other in known:
+            here, there = known[name][0][_MAP], known[other][0][_MAP]
+            apart = (there - here) / variance
+            length = float(apart @ (there - here))
+            by_chance = len(apart) * (1 / usual[name].images + 1 / usual[other].images)
+            if other != name and length - by_chance > _LEAST_APART:
+                image = np.array(images[name].sums, dtype=float)[_MAP]
+                nearer[name, other] = float(apart @ (image - here)) / length
+    found: dict[str, Difference] = {}
+    pairs = {
+        (name, other): (place + nearer[other, name]) / 2
+        for (name, other), place in nearer.items()
+        if name < other and (other, name) in nearer
+    }
+    for pair in sorted(pairs, key=lambda each: -pairs[each]):
+        if pairs[pair] > _EXCHANGED and not set(pair) & set(found):
+            measured = f"{pairs[pair]:.2f}, usual below {_EXCHANGED:g}"
+            for name, other in (pair, pair[::-1]):
+                what = f"it looks like {other}, and {other} like {name}: are their names exchanged?"
+                found[name] = Difference("name", f"{what} ({measured})", pairs[pair] > _SURELY)
+    for name in sorted(set(images) - set(found)):
+        places = {other: place for (own, other), place in nearer.items() if own == name}
+        other = max(places, key=lambda each: places[each], default="")
+        if other and places[other] > _MISTAKEN:
+            measured = f"{places[other]:.2f}, usual below {_MISTAKEN:g}"
+            what = f"it looks like {other}: is its name right? ({measured})"
+            found[name] = Difference("name", what, False)
+    return sorted(found.items())
+
+
+def _mean_and_variance(usual: Typical) -> tuple[Array, Array]:
+    count = usual.images
+    mean = np.array(usual.sums, dtype=float) / count
+    variance = np.array(usual.squares, dtype=float) / count - mean**2
+    return mean, np.maximum(variance, 0) * count / (count - 1)
+
+
 def _in_words(kind: str, numbers: Array, mean: Array, scores: Array) -> str:
     if kind == "extent":
         sizes = (np.exp(each[_EXTENT] / _SCALE).round() for each in (numbers, mean))
@@ -201,5 +346,11 @@ def _in_words(kind: str, numbers: Array, mean: Array, scores: Array) -> str:
         return "the head has an unusual shape: is part of it missing, or is it turned?"
     if kind == "contrast":
         return "grey values are unusual: are they inverted or cut off, is it another sequence?"
+    if kind == "curvature":
+        how = "finer" if scores.mean() > 0 else "coarser"
+        return f"its detail is {how} than usual: was it filtered or resampled, is it noise?"
+    if kind in ("ends", "sides"):
+        halves = "left and right half" if kind == "sides" else "front and back, or top and bottom,"
+        return f"{halves} differ in brightness more than usual: is there a bias field?"
     how = "noisier" if scores.mean() > 0 else "smoother"
     return f"the image is {how} than usual: did the patient move, or was it filtered?"

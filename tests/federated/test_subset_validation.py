@@ -169,7 +169,7 @@ def test_a_subset_that_nobody_measured_is_bounded_by_a_part_or_unknown() -> None
     bound = expect(known, ["t1", "t2"])
     assert bound.dice == {"a": LabelDice(0.725, 0.7, 0)}
     assert bound.is_known
-    assert bound.basis() == "never measured; as at least 5 from t1, which is part of it"
+    assert bound.basis() == "never measured; at least that of t1, a part of it (5 cases)"
     assert bound.warnings() == ["how good masks from t1+t2 are was never measured"]
     unknown = expect(known, ["t2"])
     assert (unknown.dice, unknown.is_known, unknown.basis()) == ({}, False, "")

@@ -28,6 +28,7 @@ from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.segmentation import Options, Recipe, prepare, segment
 from mixmfl.networks.parameters import network_state
+from mixmfl.planning.heads import SKULLS, STRIPPED
 from mixmfl.planning.typical import describe_image, merge_typical
 
 Command = Callable[..., int]
@@ -199,6 +200,38 @@ def test_an_image_far_from_the_usual_is_refused_unless_forced(
     forced = predicted(model, cases, tmp_path / "forced", force=True)
     assert statuses(forced) == {"a": "done", "b": "done", "c": "done"}
     assert any(w.startswith("t1: the head measures 12 x 18") for w in forced["b"].warnings)
+
+
+def test_images_of_brains_under_each_others_names_are_a_warning() -> None:
+    shape, spacing = (12, 24, 20), (2.0, 1.0, 1.0)
+    grid = make_grid(shape, spacing, (0, 0, 0), GRID.direction)
+
+    def pair(seed: int) -> dict[str, np.ndarray]:
+        images = small_case(("t1", "t2"), seed, shape)[0]
+        return {"t1": images["t1"], "t2": 30 - images["t2"]}
+
+    usual = merge_typical(
+        {name: described for name, image in pair(seed).items()
+         if (described := describe_image(image, spacing))} for seed in range(12)
+    )  # fmt: skip
+    plans = small_plans(patch=(4, 16, 16))
+    card = dataclasses.replace(plans.card, typical=usual)
+
+    def said(heads: str, **images: np.ndarray) -> list[str]:
+        planned = dataclasses.replace(plans, card=card, heads=heads)
+        loaded = LoadedCase("p", images, None, grid, grid, "t1")
+        recipe = Recipe(planned, "3d_fullres", MODALITIES)
+        doubts = prepare(loaded, [recipe], force=True).doubts  # they are unusual in more ways
+        return [each for each in doubts if "names exchanged" in each]
+
+    t1, t2 = pair(20).values()
+    assert said(STRIPPED, t1=t1, t2=t2) == []
+    told = said(STRIPPED, t1=t2, t2=t1)
+    assert [each.split(", and")[0] for each in told] == [
+        "t1: it looks like t2",
+        "t2: it looks like t1",
+    ]
+    assert said(SKULLS, t1=t2, t2=t1) == []
 
 
 def test_a_mask_that_a_user_corrected_is_left_alone(

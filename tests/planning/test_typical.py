@@ -20,12 +20,14 @@ from mixmfl.planning.fingerprint import (
 from mixmfl.planning.model_card import make_card
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.typical import (
+    EARLIER_NUMBERS,
     FEWEST_IMAGES,
     NUMBERS,
     Typical,
     describe_image,
     differences,
     merge_typical,
+    mistaken,
 )
 
 SPACING = (2.0, 1.5, 1.5)
@@ -166,3 +168,85 @@ def test_sums_that_no_images_have_are_refused(change: dict[str, Any], reason: st
     content["typical"]["t1"] |= change
     with pytest.raises(PlansError, match=reason):
         Fingerprint.from_json(content, "north")
+
+
+PLACES = {"flair": (19, 20), "t1": (24, 12), "t1c": (14, 30)}
+
+
+def bright_at(seed: int, modality: str) -> np.ndarray:
+    """Return a head that is twice as bright in one place, which its modality decides."""
+    z, y, x = np.ogrid[:32, :40, :36]
+    middle = PLACES[modality]
+    ball = ((z - middle[0]) / 5) ** 2 + ((y - middle[1]) / 7) ** 2 + ((x - 18) / 8) ** 2 < 1
+    return np.where(ball, 2, 1).astype(np.float32) * head(seed)
+
+
+NAMED = merge_typical(
+    {name: described(bright_at(seed, name)) for name in PLACES} for seed in range(12)
+)
+
+
+def looks_of(**shown: str) -> list[tuple[str, str]]:
+    """Return what is said of the names of images, by what they show."""
+    images = {name: described(bright_at(30, kind)) for name, kind in shown.items()}
+    return [(name, each.what) for name, each in mistaken(images, NAMED)]
+
+
+def test_images_under_each_others_name_are_told() -> None:
+    assert looks_of(flair="flair", t1="t1", t1c="t1c") == []
+    told = looks_of(flair="t1c", t1="t1", t1c="flair")
+    assert [name for name, _ in told] == ["flair", "t1c"]
+    assert told[0][1].startswith("it looks like t1c, and t1c like flair: are their names exchanged")
+    assert [name for name, _ in looks_of(flair="t1", t1="flair")] == ["flair", "t1"]
+    swapped = {name: described(bright_at(30, name)) for name in PLACES}
+    swapped["t1"], swapped["flair"] = swapped["flair"], swapped["t1"]
+    assert [each.is_far for _, each in mistaken(swapped, NAMED)] == [True, True]
+    one = mistaken({"t1c": described(bright_at(30, "flair"))}, NAMED)
+    assert [each.is_far for _, each in one] == [False]
+
+
+def test_an_image_under_the_name_of_another_modality_is_told() -> None:
+    ((name, what),) = looks_of(t1c="flair")
+    assert (name, what.split(" (")[0]) == ("t1c", "it looks like flair: is its name right?")
+    assert looks_of(flair="flair") == []
+
+
+def test_names_are_not_judged_where_too_little_is_known() -> None:
+    swapped = {
+        name: described(bright_at(30, shown)) for name, shown in (("t1", "t1c"), ("t1c", "t1"))
+    }
+    assert mistaken(swapped, NAMED)
+    few = {"t1": NAMED["t1"], "t1c": dataclasses.replace(NAMED["t1c"], images=FEWEST_IMAGES - 1)}
+    assert mistaken(swapped, few) == []
+    # modalities that look alike cannot be told from each other
+    assert mistaken(swapped, {"t1": NAMED["t1"], "t1c": NAMED["t1"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("axis", "kind", "words"),
+    [(2, "sides", "left and right half differ"), (1, "ends", "front and back, or top and bottom")],
+)
+def test_a_bias_field_is_told(axis: int, kind: str, words: str) -> None:
+    image = head(30)
+    shape = [-1 if each == axis else 1 for each in range(3)]
+    field = np.exp(np.linspace(-1, 1, image.shape[axis])).reshape(shape)
+    found = differences(described((image * field).astype(np.float32)), USUAL)
+    assert words in next(each.what for each in found if each.kind == kind)
+
+
+def test_a_blurred_image_is_told_and_never_refused_for_its_curvature() -> None:
+    image = head(30)
+    blurred = np.where(image, ndimage.gaussian_filter(image, 1.5), 0).astype(np.float32)
+    found = {each.kind: each for each in differences(described(blurred), USUAL)}
+    assert "its detail is coarser than usual" in found["curvature"].what
+    assert not found["curvature"].is_far
+
+
+def test_sums_of_earlier_versions_are_read_and_merged_and_say_nothing_of_names() -> None:
+    earlier = Typical(12, USUAL.sums[:EARLIER_NUMBERS], USUAL.squares[:EARLIER_NUMBERS])
+    assert earlier.is_possible
+    assert not Typical(12, USUAL.sums[:-1], USUAL.squares[:-1]).is_possible
+    merged = merge_typical([{"t1": earlier}, {"t1": USUAL}])["t1"]
+    assert (merged.images, len(merged.sums)) == (24, EARLIER_NUMBERS)
+    assert differences(described(head(30)[::-1]), earlier)
+    assert mistaken({"t1": described(head(30))}, {"t1": earlier, "t1c": USUAL}) == []
