@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--show-patient",
         action="store_true",
         help="show the patient in tables and report, if DICOM files name one, and case names there "
-        "that may be a person's (words without a digit); default: hide them",
+        "that have a word which may be a person's; default: hide them",
     )
     _options.add_alignment(parser)
     _options.add_brains(parser)

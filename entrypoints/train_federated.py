@@ -552,9 +552,9 @@ def _announce_end(run: "Run") -> None:
         )
     from mixmfl.federated.server.checkpoint import choose_round
     from mixmfl.federated.server.run_page import RUN_PAGE
-    from mixmfl.inference.model_folder import MODEL
+    from mixmfl.inference.model_folder import EVERY_CASE, MODEL
 
-    if run.best_round is None and run.fold != "all":
+    if run.best_round is None and run.fold != EVERY_CASE:
         print(
             "no validation Dice is known, so the last round is taken for the best: no site has "
             "validation cases, or they are fewer than the --min-validation-cases of each "

@@ -1,20 +1,19 @@
 """Checks of JSON in a free form, such as nnU-Net's plans; ``records`` reads what has fixed fields.
 
-The content of files and messages is JSON (see ``strict_json``). The functions check one value, and
-``JsonFields`` checks the fields of an object one by one. All of them raise an error that names the
-source, the field, what was found and what is needed. A value is never changed or looked up; what
-passes can be used as it is.
+The content of files and messages is JSON (see ``strict_json``). Each function checks one value, and
+raises an error that names the source, the field, what was found and what is needed. A value is
+never changed or looked up; what passes can be used as it is.
 """
 
 import math
 import re
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mixmfl.core.errors import MixmflError, PlansError
-from mixmfl.core.text import is_printable, one_line, shorten
+from mixmfl.core.text import is_printable
 
 MOST_NAME = 100
 """Characters of a name."""
@@ -60,13 +59,6 @@ def shown(value: object) -> str:
 def is_whole(value: object, least: float, most: float) -> bool:
     """Say whether a value is a whole number in a range; true, false and 2.0 are none."""
     return type(value) is int and value in Range(least, most)
-
-
-def is_real(value: object, least: float, most: float) -> bool:
-    """Say whether a value is a finite number in a range; true, false and NaN are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return value in Range(least, most)
 
 
 def is_word(value: object, longest: int = 80) -> bool:
@@ -171,75 +163,3 @@ def fields(
     if unknown or missing:
         raise error(f"{source}: unknown fields {shown(unknown)}, missing fields {shown(missing)}")
     return value
-
-
-@dataclass(frozen=True)
-class JsonFields:
-    """An object of JSON whose fields are checked one by one.
-
-    Attributes:
-        content: The object as it was read.
-        source: What messages call the object, such as ``site north`` or the name of a file.
-        error: The class of the error that is raised where a field is not what is needed.
-    """
-
-    content: Mapping[str, Any]
-    source: str
-    error: type[MixmflError]
-
-    def __post_init__(self) -> None:
-        """Refuse content that is no object."""
-        named(self.content, Range(0, math.inf), self.source, self.error)
-
-    def only(self, needed: Collection[str], optional: Collection[str] = ()) -> "JsonFields":
-        """Return itself where it has the fields that are needed, and no unknown ones."""
-        fields(self.content, needed, self.source, may=optional, error=self.error)
-        return self
-
-    def value(self, name: str) -> Any:
-        """Return a field unchecked."""
-        if name not in self.content:
-            raise self.error(f"{self._at(name)}: is missing")
-        return self.content[name]
-
-    def wrong(self, name: str, needed: str) -> MixmflError:
-        """Return the error that a field is not what is needed."""
-        return self.error(
-            f"{self._at(name)}: is {shown(self.content.get(name))}; needed is {needed}"
-        )
-
-    def whole(self, name: str, least: int, most: int) -> int:
-        """Return a whole number from ``least`` to ``most``."""
-        return whole(self.value(name), Range(least, most), self._at(name), self.error)
-
-    def choice(self, name: str, words: Collection[str]) -> str:
-        """Return one of the words."""
-        return word(self.value(name), words, self._at(name), self.error)
-
-    def choices(self, name: str, words: Collection[str]) -> tuple[str, ...]:
-        """Return a list of some of the words, none of them twice."""
-        value = self.value(name)
-        if (
-            not isinstance(value, list | tuple)
-            or not all(isinstance(item, str) and item in words for item in value)
-            or len(set(value)) != len(value)
-        ):
-            raise self.wrong(name, f"a list of {shorten(sorted(words), 20)}, each at most once")
-        return tuple(value)
-
-    def items(self, name: str, most: int) -> Sequence[Any]:
-        """Return a list of at most ``most`` entries."""
-        return listed(self.value(name), Range(0, most), self._at(name), self.error)
-
-    def inside(self, name: str, most: int) -> "JsonFields":
-        """Return the object in a field, which has at most ``most`` fields."""
-        inner = named(self.value(name), Range(0, most), self._at(name), self.error)
-        return JsonFields(inner, self._at(name), self.error)
-
-    def counts(self, name: str, least: int, most: int, names: int) -> dict[str, int]:
-        """Return whole numbers from ``least`` to ``most`` by at most so many ``names``."""
-        inner = self.inside(name, names)
-        return {key: inner.whole(key, least, most) for key in inner.content}
-
-    def _at(self, name: str) -> str:
-        return f"{self.source}: {one_line(name)}"

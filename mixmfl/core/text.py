@@ -48,6 +48,11 @@ def one_line(what: object, most: int = 80) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def times(values: Sequence[float]) -> str:
+    """Return the sizes along axes as people write them: ``1 x 0.5 x 0.5``."""
+    return " x ".join(f"{value:g}" for value in values)
+
+
 def quoted(what: object, most: int = 80) -> str:
     """Return the ``repr`` of an object from elsewhere, cut to ``most`` characters."""
     return one_line(repr(what), most)

@@ -18,28 +18,63 @@ from mixmfl.data.accounting import inside, other_format
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.patients import DAY_OR_TIME, TIME_POINT
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {
     "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
-    "resources", "files", "structural", "anatomical",
+    "resources", "files", "structural", "anatomical", "rawdata",
+}  # fmt: skip
+# folders of what a person sorted out, as words
+_REJECTED = {
+    f" {name} "
+    for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
+                 "trash", "papierkorb", "nicht verwendet", "ausgeschlossen")
 }  # fmt: skip
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 _ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
+_OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
+_T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
+_CT1 = re.compile(r"(?<![a-z0-9])ct1(?![a-z0-9])")
+_BESIDE_CT1 = ("t1", "t1w", "ct", "ct0", "ct2", "ct3", "at1", "st1", "t1c", "t1ce", "t1gd", "t1km")
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
+_BEFORE = ("pre", "prae", "pra")
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
-_TIME_POINT = re.compile(
-    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+|baseline|"
-    r"followup|preop|postop"
+_TIME_POINT = re.compile(TIME_POINT)
+# what in two names says that they are of two examinations, each pattern for itself
+_MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
+_MONTH_OR_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_WHEN = (
+    re.compile(  # a day: 20190312, 20190312101530, 2019-03-12, 12.03.2019
+        r"(?<!\d)(?:(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)"
+        rf"|(?:19|20)\d\d[-_.]{_MONTH_OR_DAY}[-_.]{_MONTH_OR_DAY}(?!\d)"
+        rf"|{_MONTH_OR_DAY}[-_.]{_MONTH_OR_DAY}[-_.](?:19|20)\d\d(?!\d))"
+    ),
+    re.compile(r"(?<!\d)[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
+    re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d(?!\d)"),  # Mar2019
+    re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
+    re.compile(
+        r"(?<![a-z0-9])(?:v|visite?|visit|tp|time|timepoint|m|month|monat|mois|week|woche|semaine|"
+        r"year|jahr|fu|followup|session|exam|mrt|mri|d|day|tag|jour)[ _-]?\d{1,3}(?![a-z0-9])"
+    ),
+    re.compile(
+        r"(?<![a-z0-9.])\d{1,3}(?:h|m|mo|wk?|yr?)(?![a-z0-9])|(?<![a-z0-9])\d{2,3}d(?![a-z])"
+    ),
+    re.compile(r"(?<![a-z])(?:first|second|third|1st|2nd|3rd|erste|zweite|dritte)(?![a-z])"),
+    re.compile(
+        r"(?<![a-z])(?:pre|pra|prae|post|intra|vor|nach|before|after|avant|apres|prima|dopo)[ _-]?"
+        r"(?:op|operativ[a-z]*|surgery|chir[a-z]*|therap[a-z]*|treatment|rt|chemo)(?![a-z])|baseline|"
+        r"follow[ _-]?up"
+    ),
 )
-_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)")
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
-_TIME = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?")
+_TIME = re.compile(DAY_OR_TIME)
+_OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
@@ -107,9 +142,11 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     same rest at two places is two cases.
     """
     files = [_read_file(path, folder, modalities) for path in paths]
+    files = _with_time_points(files)
+    files = _with_ct1(files)
     files = _named_by_folder(files, folder, modalities)
     files = _placed(files, modalities)
-    files = _without_products_of_spm(files)
+    files = _without_products_of_tools(files)
     files = _with_words_of_patients(files)
     files = _with_agent_of_folder(files, folder)
     files = _joined_by_name(files, folder)
@@ -164,7 +201,10 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
         file_name = replace(file_name, case="", head="")
     if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
-    if _NO_DATA & set(parents) and (folder / "dataset_description.json").is_file():
+    if rejected := next((part for part in parents if _spaced(part) in _REJECTED), ""):
+        aside = f"a file of the folder {rejected!r}"
+        file_name = replace(file_name, modality=None, is_label=False, doubt="", aside=aside)
+    if _NO_DATA & set(parents) and any((folder / each).exists() for each in _OF_BIDS):
         aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
         file_name = replace(
             file_name, modality=None, is_label=False, doubt="", aside=aside, is_bids=True
@@ -176,6 +216,46 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
     return ImageFile(path, file_name, parents)
+
+
+def _with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Leave a name undecided whose T1 or T2 is a time point, as in p1_T1_FLAIR beside p1_T0_FLAIR.
+
+    There is no T0 and no T3 among the sequences, so such a name beside it shows what is counted.
+    """
+
+    def patterns(file: ImageFile, counted: re.Pattern[str]) -> set[tuple[Path, str]]:
+        stem = stem_of(file.path).lower()
+        return {
+            (file.path.parent, f"{stem[: each.start()]}#{stem[each.end() :]}")
+            for each in counted.finditer(stem)
+        }
+
+    times = {each for file in files for each in patterns(file, _OTHER_T)}
+    doubt = "has a T1 or T2 that may be a time point, for another name has a T0 or T3 in its place"
+    return [
+        replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
+        if file.reading.modality and times & patterns(file, _T1_OR_T2)
+        else file
+        for file in files
+    ]
+
+
+def _with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Read CT1 beside T1 as a T1 with contrast agent, as tools for gliomas call it.
+
+    Beside CT or CT2 it may be a computed tomography, and beside AT1 or ST1 a coronal T1.
+    """
+    names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
+    decided = []
+    for file in files:
+        stem = stem_of(file.path).lower()
+        parts = _CT1.split(stem)
+        beside = {each for each in _BESIDE_CT1 if (file.path.parent, each.join(parts)) in names}
+        if file.reading.doubt and len(parts) == 2 and beside and beside <= {"t1", "t1w"}:
+            file = replace(file, reading=replace(file.reading, modality="t1c", doubt=""))
+        decided.append(file)
+    return decided
 
 
 def _in_series_folder(parents: Parts) -> bool:
@@ -249,6 +329,9 @@ def _home(
         rest = read_name("_".join(words), modalities)
         if len(words) < len(_words(part)) and (not words or rest.is_label) and not rest.case:
             return True
+        # "with_contrast", but not "pre", which may be before surgery
+        if part.lower() not in _BEFORE and agent_in(part) in ("with", "without"):
+            return True
         if file.parents[: depth + 1] in processed:
             return True
         if file.parents[: depth + 1] in patients:
@@ -309,18 +392,27 @@ def _named_by_its_folder(
     return file
 
 
-def _without_products_of_spm(files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Set aside what SPM made of an image beside it or in the folder above: ``c1T1``, ``wmT1``."""
+def _without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Set aside what SPM or dcm2nii made of an image beside it or in the folder above.
+
+    SPM writes ``c1T1`` and ``wmT1``; dcm2nii ``o`` before the name of the image that it turned
+    upright, and ``co`` before that of the one that it cropped, too.
+    """
     by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
     for file in files:
         by_stem[file.path.parent][stem_of(file.path)] = file
+
+    def is_of_dcm2nii(prefix: str, original: ImageFile) -> bool:
+        name, beside = stem_of(original.path), by_stem[original.path.parent]
+        both = f"o{name}" in beside and f"co{name}" in beside
+        return prefix in ("o", "co") and (both or bool(re.match(r"\d{8}", name)))
 
     def original_of(file: ImageFile) -> tuple[int, ImageFile | None]:
         stem, folder = stem_of(file.path), file.path.parent
         for at in reversed(range(1, min(len(stem), _LONGEST_PREFIX))):
             name = stem[at:]
             original = by_stem[folder].get(name) or by_stem.get(folder.parent, {}).get(name)
-            if original and _SPM.fullmatch(stem[:at]):
+            if original and (_SPM.fullmatch(stem[:at]) or is_of_dcm2nii(stem[:at], original)):
                 return at, original
         return 0, None
 
@@ -335,12 +427,13 @@ def _without_products_of_spm(files: Sequence[ImageFile]) -> list[ImageFile]:
     for file, (at, original) in zip(files, originals, strict=True):
         if original:
             stem, name = stem_of(file.path), stem_of(original.path)
+            turned = is_of_dcm2nii(stem[:at], original)
             clear = re.search(r"[\d_]", stem[:at]) or (
                 not original.reading.case or original.path.parent in sure
             )
             is_patient = at == 1 and name[0].isdecimal()  # s01_T1 beside 01_T1
-            if clear and not is_patient:
-                aside = f"an image that SPM made of {name}"
+            if turned or (clear and not is_patient):
+                aside = f"an image that {'dcm2nii' if turned else 'SPM'} made of {name}"
                 reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
                 file = replace(file, reading=reading, place=original.place, home=original.home)
         left.append(file)
@@ -508,8 +601,7 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
         for image in mine:
             by_rest[home, rests[image.path]].append(image)
     for together in by_rest.values():
-        dates = [_DATE.search(stem_of(image.path)) for image in together]
-        if len({date[0] for date in dates if date}) > 1:
+        if _are_of_other_times([stem_of(image.path) for image in together]):
             paths = [image.path for image in together]
             unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(_names(paths))))
     for each in numbered:
@@ -525,6 +617,23 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
 
 def _names(paths: Sequence[Path]) -> str:
     return ", ".join(sorted(path.name for path in paths))
+
+
+def _are_of_other_times(names: Sequence[str]) -> bool:
+    """Say whether names have different days, visits or states of treatment in them."""
+    names = [without_accents(name) for name in names]
+    for pattern in _WHEN:
+        found = [
+            {re.sub(r"[ _.-]", "", when[0])[:8] for when in pattern.finditer(name)}
+            for name in names
+        ]
+        some = [whens for whens in found if whens]
+        count = Counter(when for whens in some for when in whens)
+        own = [{when for when in whens if count[when] < len(some)} for whens in some]
+        # a birthday is in all names
+        if len({when for whens in own for when in whens}) > 1 and sum(map(bool, own)) > 1:
+            return True
+    return False
 
 
 def _are_times(heads: Collection[str]) -> bool:
@@ -613,7 +722,10 @@ def _are_series(
         return True if all(one == other for one, other in shared) else None
     first, last = min(mine), max(mine)
     counted = first < 2 and last - first == len(mine) - 1  # 1, 2, 3, as patients are, too
-    if counted or group.have_zeros or len({*mine.values()}) < len(mine):
+    jumps = last - first > len(mine) - 1
+    if counted or len({*mine.values()}) < len(mine):
+        return None
+    if group.have_zeros and not (group.home and jumps and len(mine) > 2):
         return None
     if group.name and not is_patient:
         return None

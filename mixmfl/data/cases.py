@@ -9,7 +9,7 @@ import fnmatch
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ class Case:
     def files(self) -> dict[str, Path]:
         """Return the images that are single files, as all images of ``find_cases`` are."""
         return {name: path for name, path in self.images.items() if isinstance(path, Path)}
+
+    def only(self, modalities: Collection[str]) -> "Case":
+        """Return the case with its images of some modalities alone."""
+        images = {name: image for name, image in self.images.items() if name in modalities}
+        return replace(self, images=images)
 
 
 @dataclass(frozen=True)
@@ -194,9 +199,13 @@ def find_cases(
         if file.path in aside and not file.reading.is_known
     )
     masks = {
-        name: draft.files[0].path
+        name: labels[0].path
         for name, draft in drafts.items()
-        if len(draft.files) == 1 and draft.files[0].reading.is_label and not draft.faults
+        for labels in [[file for file in draft.files if file.reading.is_label]]
+        if len(labels) == 1
+        and not draft.faults
+        # beside it may lie a mask of the head, but no image
+        and all(file in labels or file.reading.aside for file in draft.files)
     }
     cases, more = _with_unread(cases, folder, modalities)
     return Found(

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
-from mixmfl.data.sequence_vocabulary import KINDS, PROCESSING
+from mixmfl.data.sequence_vocabulary import AGENTS, KINDS, PROCESSING
 from mixmfl.data.sequence_words import (
     Reading,
+    agent_in,
     begins_kind,
     is_sequence_word,
     looks_like_agent,
@@ -54,7 +55,11 @@ class FileName:
 
 
 # "T1_to_T2" is a T1 on the grid of a T2
-_CONNECTORS = frozenset(("to", "in", "into", "onto", "reg2", "regto", "reg"))
+_CONNECTORS = frozenset(
+    ("to", "in", "into", "on", "onto", "reg2", "regto", "reg", "coreg", "registered", "aligned")
+)
+# words that may begin a patient's name, and before a sequence say what it is
+_ASIDE_BEFORE = {"syn": "synthetic", "b0": "diffusion without weighting"}
 _TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))
 _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
     r"(?i)(?<![a-z0-9])(?:(flair|t1c|t1ce|t1w?|t2w?)[ _.-]*(?:reg)?|reg)(?:2|to|in)"
@@ -79,6 +84,7 @@ _BIDS = re.compile(
     r"_(?P<suffix>[a-z0-9*]+)",
     re.IGNORECASE,
 )
+_IN_ONE_WORD = re.compile(r"(?<=[a-z])(?=[A-Z0-9])")  # BIDS: "dixonF" is two words
 _SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
 _SUFFIXES = {
     "t1w": "t1", "t2w": "t2", "flair": "flair", "pdw": "pd", "pd": "pd", "t2starw": "t2star",
@@ -143,8 +149,9 @@ def _without_time(match: re.Match[str]) -> str:
 
 def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: str) -> FileName:
     case, suffix = parts["case"], parts["suffix"].lower()
-    pairs = [pair.partition("-") for pair in parts["entities"].lower().split("_") if pair]
-    entities = {key: value for key, _, value in pairs}
+    pairs = [pair.partition("-") for pair in parts["entities"].split("_") if pair]
+    written = {key.lower(): value for key, _, value in pairs}
+    entities = {key: value.lower() for key, value in written.items()}
 
     def aside(what: str) -> FileName:
         return FileName(case, head=case, aside=what, is_bids=True)
@@ -167,17 +174,27 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         return FileName(case, head=case, is_bids=True)
     file_name = FileName(case, modality, head=case, processing=processing, is_bids=True)
     acquired = entities.get("acq", "")
-    if modality == "t2" and read_words(acquired).modality == "flair":
-        return FileName(
-            case,
-            head=case,
-            is_bids=True,
-            doubt=f"says flair by acq-{acquired} and t2 by its suffix",
-        )
+    made = " ".join(entities.get(key, "") for key in ("acq", "rec", "desc"))
+    if modality == "dwi" and (reading := read_words(f"dwi {made}")).modality != "dwi":
+        if reading.modality == "adc":
+            return replace(file_name, modality="adc")
+        if reading.set_aside == "diffusion map":
+            return aside(reading.set_aside)
+    if modality in ("t1", "t2", "flair", "pd") and acquired:
+        reading = read_words(f"{modality} {_IN_ONE_WORD.sub(' ', written['acq'])}")
+        if reading.set_aside:
+            return aside(reading.set_aside)
+        if modality != "t1" and reading.modality != modality:
+            what = f"{reading.modality or reading.why} by acq-{acquired}"
+            doubt = f"says {what} and {modality} by its suffix"
+            return FileName(case, head=case, is_bids=True, doubt=doubt)
     if modality == "t1":
         # the contrast agent is an entity in BIDS, and may have any name
         reading = read_words(f"T1 {acquired}") if acquired else Reading("t1", "")
         agent = entities.get("ce")
+        if agent is None and agent_in(session := parts["case"].partition("_ses-")[2]) == "with":
+            doubt = f"says no agent by 'ce', and one by its session {session!r}"
+            return FileName(case, head=case, is_bids=True, doubt=doubt)
         if agent is not None:
             without = agent in ("no", "none", "pre", "without", "nativ", "native", "0")
             reading = Reading("t1" if without else "t1c", "")
@@ -202,6 +219,8 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     if any(match.kind == OTHER for match in matches if match.start >= first):
         return FileName(case=stem, head=head, aside="mask")
     body = words[first:]
+    if first and words[first - 1].lower() in _ASIDE_BEFORE:
+        return FileName(stem, head=head, aside=_ASIDE_BEFORE[words[first - 1].lower()])
     matches = [
         Match(match.start - first, match.stop - first, match.kind)
         for match in matches
@@ -265,6 +284,8 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
     def is_about_sequence(at: int) -> bool:
         word, meaning = words[at].lower(), meaning_of(words[at])
         if at in matched or meaning in KINDS or begins_kind(words[at:]):
+            return True
+        if "+" in word and meaning in AGENTS:  # "+C" and "C+" are no part of a patient's name
             return True
         if not meaning or meaning in ("beside", "filler", "before", "other", "perhaps not"):
             return False

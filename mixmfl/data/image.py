@@ -21,7 +21,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import is_file, replacing
-from mixmfl.core.text import quoted
+from mixmfl.core.text import quoted, times
 from mixmfl.data import freesurfer, nifti
 
 Array = npt.NDArray[Any]
@@ -298,7 +298,7 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
     with replacing(path) as temporary:
         try:
             if path.name.lower().endswith(nifti.ENDINGS):
-                affine, place = _affine(grid), grid.place
+                affine, place = affine_ras(grid), grid.place
                 if place is not None and difference(_placed(place.affine, grid), grid) is not None:
                     place = None  # a grid that was made from that of a file
                 nifti.write(temporary, image, affine, place)
@@ -321,7 +321,7 @@ def to_sitk(image: Array, grid: Grid) -> Any:
 
 def to_nibabel(array: Array, grid: Grid) -> Any:
     """Return an array ``(Z, Y, X)`` as a nibabel image, whose places are RAS."""
-    return nib.Nifti1Image(np.ascontiguousarray(array.T), _affine(grid))
+    return nib.Nifti1Image(np.ascontiguousarray(array.T), affine_ras(grid))
 
 
 def read_back(image: Any) -> Array:
@@ -368,8 +368,8 @@ def doubts(grid: Grid) -> tuple[list[str], list[str]]:
     pixdim = dict(place.fields)["pixdim"][3:0:-1]
     if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
         warnings.append(
-            f"by its sform it has voxels of {_times(_round(grid.spacing))} mm, by its pixdim of "
-            f"{_times(pixdim)} mm; the sform was taken"
+            f"by its sform it has voxels of {times(_round(grid.spacing))} mm, by its pixdim of "
+            f"{times(pixdim)} mm; the sform was taken"
         )
     return notes, warnings
 
@@ -546,7 +546,7 @@ def _check_size(grid: Grid, source: str) -> None:
             f"{source}: promises {count} voxels, but at most {MOST_VOXELS} are read. Its header is "
             "damaged, or it is too large; export it again"
         )
-    size_text = f"{source}: has {_times(grid.shape)} voxels of {_times(_round(grid.spacing))} mm"
+    size_text = f"{source}: has {times(grid.shape)} voxels of {times(_round(grid.spacing))} mm"
     if not all(SMALLEST_MM <= step <= LARGEST_MM for step in grid.spacing):
         raise DataError(
             f"{size_text}; from {SMALLEST_MM:g} to {LARGEST_MM:g} mm are believed. Does its header "
@@ -590,12 +590,17 @@ def _placed(rows: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
     return _grid_of(affine, grid.shape, spacing, "header")
 
 
-def _affine(grid: Grid) -> Array:
-    """Return the affine of a grid as nibabel has it, 4x4, from an index to mm, RAS."""
+def affine_ras(grid: Grid) -> Array:
+    """Return the affine of a grid as nibabel has it, 4x4, from an index (x, y, z) to mm, RAS."""
+    return _FLIP @ affine_lps(grid)
+
+
+def affine_lps(grid: Grid) -> Array:
+    """Return the affine of a grid as ITK has it, 4x4, from an index (x, y, z) to mm, LPS."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
     matrix[:3, 3] = grid.origin
-    return _FLIP @ matrix
+    return matrix
 
 
 def check_directions(grid: Grid, source: str) -> None:
@@ -635,10 +640,6 @@ def make_grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
 
 def _round(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values)
-
-
-def _times(values: tuple[float, ...]) -> str:
-    return " x ".join(f"{value:g}" for value in values)
 
 
 def _either(endings: tuple[str, ...]) -> str:

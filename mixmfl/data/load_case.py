@@ -1,7 +1,7 @@
 """From a case's files to its voxels, which are read, checked and brought onto one grid."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -87,7 +87,7 @@ def load_case(
     case: Case,
     labels: Labels | LabelMap | None = None,
     alignment: AlignmentOptions = _AS_HEADERS_SAY,
-    worth: Mapping[tuple[str, ...], float] | None = None,
+    worth: Callable[[Collection[str]], float] = lambda modalities: 0.0,
 ) -> LoadedCase:
     """Read a case, check it, bring it onto one grid, and turn it to canonical orientation.
 
@@ -96,7 +96,7 @@ def load_case(
         labels: The meaning of the label file's values; for a site with its own values a map from
             ``label_sets.map_labels``. Without it the label file is not read.
         alignment: What to do with images that are not on one grid.
-        worth: The expected Dice by modalities (sorted). Where images do not lie on each other and
+        worth: Returns the Dice expected from modalities. Where images do not lie on each other and
             some are left out, the largest set that agrees is used, and of equally large sets the
             one with the highest Dice.
 
@@ -116,7 +116,7 @@ def load_case(
         )
     checks: _Checks = {}
     if alignment.leave_out and reference != alignment.reference:
-        reference = _agreeing_reference(reference, arrays, grids, worth or {}, checks)
+        reference = _agreeing_reference(reference, arrays, grids, worth, checks)
     grid = grids[reference]
     images, canonical = {}, grid
     for modality in tuple(arrays):
@@ -206,7 +206,7 @@ def _agreeing_reference(
     first: str,
     arrays: Mapping[str, npt.NDArray[np.float32]],
     grids: Mapping[str, Grid],
-    worth: Mapping[tuple[str, ...], float],
+    worth: Callable[[Collection[str]], float],
     checks: _Checks,
 ) -> str:
     """Return the modality on which most images lie; ``load_case`` describes how ties are decided.
@@ -223,7 +223,7 @@ def _agreeing_reference(
             if name == candidate
             or _check_alignment(checks, arrays, grids, candidate, name).fault is None
         ]
-        rank = len(agreeing), worth.get(tuple(sorted(agreeing)), 0.0)
+        rank = len(agreeing), worth(agreeing)
         if rank > most:
             best, most = candidate, rank
         if len(agreeing) == len(grids) or not others:

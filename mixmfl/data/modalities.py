@@ -20,7 +20,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
 LABEL_WORDS = (
     "seg", "dseg", "segmentation", "segmentations", "label", "labels", "labelstr", "labelsts",
     "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
-    "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
+    "gtv", "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
     "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation", "annotations",
     "delineation", "delineations",
     "o ot",  # of BraTS 2013 to 2015 and ISLES 2015
@@ -40,7 +40,8 @@ OTHER_WORDS = (
     "deface mask", "aseg", "aparc", "aparcaseg", "aparc aseg", "aparc+aseg", "tissue", "tissues",
     "pveseg", "pve", "probseg", "wmparc", "synthseg", "parcellation", "parenchyma",
     "gm", "wm", "csf", "ribbon",
-    "mask brain", "skull mask", "bone mask", "fov mask",
+    "mask brain", "skull mask", "bone mask", "fov mask", "firstseg",
+    "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
 )  # fmt: skip
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities

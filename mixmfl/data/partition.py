@@ -25,6 +25,7 @@ from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import Case, Found
 from mixmfl.data.image import DETACHED, FILE_ENDINGS
 from mixmfl.data.labels import Labels
+from mixmfl.data.patients import patient_of
 
 SETTINGS = ("mix-modal", "multi-modal", "cross-modal")
 COLUMNS = ("Partition_ID", "Subject_ID")  # of the file that FeTS ships
@@ -34,8 +35,6 @@ SHUFFLES = 1000  # tries to find modality sets in which every modality has its h
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TESTS = "_tests"
-# BraTS since 2023: patient and examination; BIDS: subject and session
-_EXAMINATION = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+|(sub-[^_]+)_ses-.+")
 # independent random draws: the site of a case does not depend on the sites' modalities
 _DEAL, _MODALITIES, _TEST = range(3)
 
@@ -208,7 +207,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
         train = []
         for case in cases:
             if case.name not in tests:
-                seen = _with_only(case, holds[name])
+                seen = case.only(holds[name])
                 if seen.images:
                     train.append(seen)
                 else:
@@ -230,7 +229,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
         settings,
         tuple(modalities),
         tuple(
-            dataclasses.replace(site, tests=tuple(_with_only(case, trained) for case in site.tests))
+            dataclasses.replace(site, tests=tuple(case.only(trained) for case in site.tests))
             for site in sites
         ),
         dict(sorted(left_out.items())),
@@ -251,7 +250,8 @@ def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
                 "another data set?"
             )
         return site_of
-    site_of = assign_cases(names, settings.sites, np.random.default_rng((settings.seed, _DEAL)))
+    patients = {case.name: _patient(case) for case in found.cases}
+    site_of = assign_cases(patients, settings.sites, np.random.default_rng((settings.seed, _DEAL)))
     count = Counter(site_of.values())
     smallest = min(count[name] for name in site_names(map(str, range(1, settings.sites + 1))))
     if smallest < settings.least:
@@ -261,12 +261,6 @@ def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
             "lower what is needed (--least)"
         )
     return site_of
-
-
-def patient_of(case: str) -> str:
-    """Return the patient of a case, if its name follows BraTS or BIDS; else the case's name."""
-    match = _EXAMINATION.fullmatch(case)
-    return (match[1] or match[2]) if match else case
 
 
 def site_names(identifiers: Iterable[str]) -> list[str]:
@@ -329,7 +323,9 @@ def read_partition(file: Path) -> dict[str, str]:
     return site_of
 
 
-def assign_cases(names: Collection[str], sites: int, rng: np.random.Generator) -> dict[str, str]:
+def assign_cases(
+    patient_by_case: Mapping[str, str], sites: int, rng: np.random.Generator
+) -> dict[str, str]:
     """Deal cases at random to sites whose sizes are as 1 : 2 : … : ``sites``, as patients differ.
 
     All examinations of a patient go to one site.
@@ -337,7 +333,7 @@ def assign_cases(names: Collection[str], sites: int, rng: np.random.Generator) -
     Returns:
         The site's name by case.
     """
-    patients = sorted({patient_of(name) for name in names})
+    patients = sorted({*patient_by_case.values()})
     order = rng.permutation(len(patients))
     ends = [round(len(order) * k * (k + 1) / (sites * (sites + 1))) for k in range(sites + 1)]
     site_of = {
@@ -347,7 +343,7 @@ def assign_cases(names: Collection[str], sites: int, rng: np.random.Generator) -
         )
         for index in order[start:end]
     }
-    return {name: site_of[patient_of(name)] for name in sorted(names)}
+    return {case: site_of[patient] for case, patient in sorted(patient_by_case.items())}
 
 
 def choose_modalities(
@@ -436,7 +432,7 @@ def choose_tests(
     count = min(count, len(cases) - 1)
     patients: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        patients[patient_of(case.name)].append(case)
+        patients[_patient(case)].append(case)
     complete = [
         [case.name for case in own]
         for own in patients.values()
@@ -449,10 +445,8 @@ def choose_tests(
     return chosen
 
 
-def _with_only(case: Case, modalities: Collection[str]) -> Case:
-    return dataclasses.replace(
-        case, images={name: path for name, path in case.images.items() if name in modalities}
-    )
+def _patient(case: Case) -> str:
+    return case.patient or patient_of(case.name)
 
 
 def write_federation(

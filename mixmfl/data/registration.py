@@ -18,7 +18,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.image import Grid, read_back, to_sitk
+from mixmfl.data.image import Grid, affine_lps, read_back, to_sitk
 
 Array = npt.NDArray[Any]
 
@@ -317,7 +317,7 @@ def _turns(grid: Grid, head: Array) -> Iterator[tuple[Array, Array]]:
         head: Whether a voxel of it shows the head, through whose middle the axes go.
     """
     where = np.argwhere(head) if head.any() else np.array(grid.shape)[None] / 2
-    middle = (_affine(grid) @ [*where.mean(axis=0)[::-1], 1])[:3]
+    middle = (affine_lps(grid) @ [*where.mean(axis=0)[::-1], 1])[:3]
     sine, cosine = (f(math.radians(TURNED_DEGREES)) for f in (math.sin, math.cos))
     for x, y, z in np.reshape(grid.direction, (3, 3)).T:
         cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -343,7 +343,7 @@ def _coarse(grid: Grid, mm: float = COARSE_MM) -> Grid:
 def _widened(grid: Grid, rim: int) -> Grid:
     """Return the grid with ``rim`` more voxels on each of its sides."""
     z, y, x = (n + 2 * rim for n in grid.shape)
-    first = _affine(grid) @ [-rim, -rim, -rim, 1]
+    first = affine_lps(grid) @ [-rim, -rim, -rim, 1]
     origin = (float(first[0]), float(first[1]), float(first[2]))
     return Grid((z, y, x), grid.spacing, origin, grid.direction)
 
@@ -353,23 +353,15 @@ def _part(array: Array, start: Array, shape: tuple[int, ...]) -> Array:
     return array[tuple(slice(at, at + n) for at, n in zip(start, shape, strict=True))]
 
 
-def _affine(grid: Grid) -> Array:
-    """Return the 4x4 matrix from an index (x, y, z) to its place, LPS, mm."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
-    matrix[:3, 3] = grid.origin
-    return matrix
-
-
 def _centre(grid: Grid) -> Array:
     middle = [(n - 1) / 2 for n in grid.shape[::-1]]
-    return (_affine(grid) @ [*middle, 1])[:3]
+    return (affine_lps(grid) @ [*middle, 1])[:3]
 
 
 def _inside(points: Grid, chosen: Array, grid: Grid, transform: Rigid) -> Array:
     """Return for each chosen voxel of ``points`` whether it lies within ``grid``."""
     index = np.argwhere(chosen)[:, ::-1]  # x, y, z
-    to_index = np.linalg.inv(_affine(grid)) @ transform.matrix @ _affine(points)
+    to_index = np.linalg.inv(affine_lps(grid)) @ transform.matrix @ affine_lps(points)
     positions = index @ to_index[:3, :3].T + to_index[:3, 3]
     size = np.array(grid.shape[::-1])
     within = (positions > -0.5) & (positions < size - 0.5)

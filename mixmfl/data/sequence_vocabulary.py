@@ -15,7 +15,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 # Words about the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
-        t1, t1w, t1wi, t1 w, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
+        t1, t1w, t1wi, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
     "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc, ct1"),
@@ -41,12 +41,15 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         swi, swan, ven bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
         suszeptibilitat, qsm swi
     """),
-    "pd": _phrases("pd, pdw, pdwi, proton density, protondensity, densite de protons, dp"),
+    "pd": _phrases("""
+        pd, pdw, pdwi, proton density, protondensity, densite de protons, dp, protonendichte,
+        densite protonique, densita protonica, densidad protonica, densidad de protones
+    """),
     "dwi": _phrases("""
         dwi, edwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff,
         b1000, b 1000, b800, b900, b1200, isotropic dwi, resolve, dwib1000
     """),
-    "adc": _phrases("adc, adcmap, adc map, dadc, apparent diffusion coefficient"),
+    "adc": _phrases("adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient"),
 }  # fmt: skip
 
 # Words for images that are no modality of ours; the first match counts.
@@ -73,14 +76,16 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     """),
     "projection": _phrases("""
         mip, mips, minip, mpmip, projection, projection image, projections, proj, volume
-        rendering, vrt, radial mip, collapse, collapsed, pjn, vr, 3d rendering, thickmip
+        rendering, vol render, vrt, curved mpr, radial mip, collapse, collapsed, pjn, vr,
+        3d rendering, thickmip
     """),
     "spectroscopy": _phrases("""
         mrs, csi, svs, spectro, spectroscopy, spektroskopie, spectroscopie, mrsi, press, steam,
         probe p, probe, mega press, megapress
     """),
     "angiography": _phrases("""
-        tof, 3dtof, 2dtof, mra, mrv, mrangio, angio, angiography, angiographie, angiografia,
+        tof, 3dtof, 2dtof, time of flight, mra, mrv, mrangio, angio, angiography, angiographie,
+        angiografia,
         angiogram, venogram, venography, inhance, trance, inflow, pca, pc3d, cemra, ce mra, phase
         contrast, phasecontrast, pc mrv, arm, 3dpc, pcmra, tofs, circle of willis, 3d pc, 2d pc,
         pc angio, ceangio, bloodflow, flow, qflow, fl tof, toff, venc, angiotof, tricks
@@ -120,12 +125,19 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         t1map, t2map, t1 map, t2 map, t1 mapping, t2 mapping, t1 images, t2 images, relaxometry,
         r2star, r2s, t1rho, t1 rho, qt1, qt2, mwf, qsm, t2star map, r1 map, r2 map, r1map, r2map,
         pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map, maps, t2 maps,
-        t1 maps
+        t1 maps, quant, quantitative, quantitativ, quantitatif, cuantitativo, quantitativo,
+        parametric, calc, calculated, berechnet, calct1, calct2, cpmg, relax, relaxation,
+        relaxation time, fat fraction, fat frac, fatfrac, fatfraction, fat percentage, pdff,
+        bias field, biasfield, snr map, prob, probs, probability, probmap, uncertainty, entropy,
+        heatmap, saliency, residual, error, edges, ratio, dividedby
     """),
     "synthetic": _phrases("""
-        synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas
+        synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas,
+        synth, synthesized, synthesised, synthetised, synthesis, synthetisch, synthetique,
+        sintetico, sintetica, synthetisiert, synthsr, fake, generated, predicted, prediction, pred,
+        imputed, translated
     """),
-    "elastography": _phrases("mre, elastography, elastogram"),
+    "elastography": _phrases("mre, elastography, elastogram, elasto"),
     "steady state": _phrases("""
         ciss, fiesta, fiestac, trufi, truefisp, btfe, b tfe, bffe, b ffe, bssfp, ssfp, balanced,
         fiesta c, true fisp, de3d, dess, psif, fisp, basg, pbsg, trsg, cosmic
@@ -154,7 +166,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     """),
     "deformation": _phrases("""
         warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
-        displacement, warpfield
+        displacement, warpfield, jac, genericaffine, 0genericaffine, inv warp
     """),
     "mask": _phrases("""
         mask, masks, seg, segs, dseg, probseg, segmentation, segmentations, label, labels, aseg,
@@ -197,15 +209,16 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     "post": _phrases("post, pos"),
     "pre": _phrases("pre, prae, pra"),
     "not": _phrases("""
-        without, wo, w o, ohne, sans, sin, zonder, senza, sem, uten, utan, uden, bez
+        without, wo, w o, w out, ohne, sans, sin, zonder, senza, sem, uten, utan, uden, bez
     """),
     "perhaps not": _phrases("""
         no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert, n a,
-        nein, nee
+        nein, nee, nicht, niet, ikke, inte
     """),
-    "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima"),
+    "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima, przed"),
     "beside": _phrases("""
-        with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras
+        with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras, med,
+        po
     """),
     "plus": _phrases("plus, positiv, positive"),
     "minus": _phrases("""
@@ -235,7 +248,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,
         multi echo, multiecho
     """),
-    "and": _phrases("and, und, et, y, e, en, &"),
+    "and": _phrases("and, und, u, et, y, e, en, &"),
     "break": (":",),
     "filler": _phrases("""
         i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
@@ -248,8 +261,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         isotropic, hr, highres
     """),
     "technique": _phrases("""
-        tse, fse, isofse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir, fl2d,
-        fl3d, flash, gre, ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre, mffe, tirm,
+        tse, fse, isofse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir,
+        mdixon, fl2d, fl3d, flash, gre, ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre,
+        mffe, tirm,
         space, spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial,
         star, dixon, ideal, flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc,
         cs, caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,
@@ -269,21 +283,32 @@ PROCESSING = frozenset(
     coregistered, aligned, rigid, affine, normalized, normalised, mni, mni152, preproc,
     preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
     reoriented, reorient, std, acpc, dc, rai, ras, lps, crop, cropped, robustfov, defaced, deface,
-    zscore, histmatch, tilt, prenorm
+    zscore, histmatch, tilt, prenorm, lin, nonlin,
+    superres, synthstrip
 """)
 )
 
 # Beginnings of unlisted words about an agent, such as "kontrastverstärkt" and "contrastado" ...
 AGENT_STEMS = ("contrast", "kontrast", "gado", "enhanc", "inject", "injekt", "iniett", "inyect")
 # ... and endings of those that deny it, such as "kontrastfrei".
-DENIALS = ("frei", "los", "less", "free", "loos", "vrij")
+DENIALS = ("frei", "freie", "los", "lose", "less", "free", "loos", "vrij")
+# "contrast" and "kontrast" go on in other words, too ("kontrastsiz" is Turkish for without), so
+# that these have an agent only with one of these endings.
+CONTRAST_ENDINGS = frozenset(
+    _phrases("""
+    ado, ada, ato, ata, ed, e, o, i, s, es, agent, enhanced, mittel, mittels, middel, medium, media,
+    vloeistof, verstarkt, verstaerkt, verstarkte, iert, ierte, gabe, mittelgabe, mittelverstarkt,
+    mittelverstaerkt, gestutzt, gestuetzt, mittelgestutzt, mittelgestuetzt, ografica, ografico,
+    angehoben, em, om, u, anhebung, mittelunterstutzt, unterstutzt, 1, 2
+""")
+)
 
 # Letters of unlisted words beside a T1 that may tell of a contrast agent, anywhere in the word...
 AGENT_LETTERS = (
     "kontr", "contr", "cntr", "kntr", "gado", "vist", "hance", "dota", "dtpa", "bopta", "magnev",
     "omnisc", "enh", "injec", "injek", "iniez", "iniet", "inyec", "spritz", "bolus", "gabe",
     "realc", "realz", "rehauss", "aankleur", "ingespo", "anreich", "verstark", "verstaerk",
-    "impregn", "dosis", "dose", "agent",
+    "impregn", "dosis", "dose", "agent", "tehost", "varjoain", "wzmoc", "sredstv", "srodek",
 )  # fmt: skip
 # ... and where a word begins or ends.
 AGENT_ENDS = (
@@ -298,11 +323,15 @@ HARMLESS = frozenset(
     iac, iam, iacs, pit, orb, eye, ear, ohr, lws, hws, bws, isg, nnh, tmj, lab, hip, knee, leg,
     ppmi, ixi, hcp, nki, cbu, ukb, oas, aso, mr, mri, irm, rm, rmn, nmr, mrt, ped,
     new, neu, old, alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex,
-    nsa, dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
+    nsa, bh, fb, wdh, srt, cp, cpa,
+    dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
     br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
     control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
 """)
 )
+
+# Words that say that something was given or done before.
+AFTER = frozenset(_phrases("nach, after, apres, dopo, despues, tras, na, efter, etter"))
 
 # Treatments: images "pre" or "post" them have an agent or not.
 TREATMENTS = frozenset(_phrases("gammaknife, gk, cyberknife"))

@@ -14,11 +14,13 @@ from difflib import get_close_matches
 from functools import cache
 
 from mixmfl.data.sequence_vocabulary import (
+    AFTER,
     AGENT_ENDS,
     AGENT_LETTERS,
     AGENT_STEMS,
     AGENTS,
     ASIDES,
+    CONTRAST_ENDINGS,
     DENIALS,
     GRADIENT_ECHOES,
     HARMLESS,
@@ -79,8 +81,22 @@ _AGENT = (
 _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
+    (re.compile(r"(?<![a-z0-9])ph\d+\s?/"), " dynamic : "),  # a time point, as GE numbers them
+    # "syn" is what scanners call synthetic images, and behind the words a registration of ANTs
+    (re.compile(r"(?<![a-z0-9])syn[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
+    (re.compile(r":\s?syn(?![a-z])"), " synthetic "),
+    # a subtraction of series, as GE writes it: (5-3), (1008/S8/1)-(8/S1/1)
+    (re.compile(r"\(\d+\s?-\s?\d+\)|\(\d+/[^()]*\)\s?-\s?\(\d+/[^()]*\)"), " sub "),
+    (re.compile(r"(?<![a-z0-9])n\s?[/-]\s?c(?![a-z])"), " nc "),
+    (re.compile(r"(?<![a-z0-9])t1-w(?![a-z0-9])"), " t1w "),
+    (
+        re.compile(r"(?<![a-z])minus[ _-]*(?=nat|pre|ohne|vor|sans|avant|sin|senza|zonder|t1)"),
+        " sub ",
+    ),
     (re.compile(r"flair\s?\*"), " flairstar "),
     (re.compile(r"\+\s?/\s?-|±"), " either "),
+    (re.compile(r"(?<![a-z0-9])0[.,]\d*[1-9]\d*"), " "),  # 0.1 mmol/kg, of which 0 would be none
+    (re.compile(r"(?<![a-z0-9])b\s?=\s?0(?![\d.])"), " b0 "),
     (re.compile(r"(?<![a-z0-9])\d+\s?cm(?![a-z0-9])"), " "),  # centimetres, no contrast medium
     (re.compile(r"(?<![a-z0-9])\d+\s?(?:min|minuten|minutes)(?![a-z])"), " minutes "),
     (re.compile(r"(?<![a-z0-9])w\s?/?\s?(?:[/&+,]|and)\s?w\s?/?\s?o(?:ut)?(?![a-z])"), " wwo "),
@@ -106,8 +122,12 @@ _REWRITTEN = (
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
     (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )
-_WORD = re.compile(r"[a-z0-9]+|[:&]")
+# letters of other scripts than the Latin one are words of their own
+_WORD = re.compile(r"[a-z0-9\u00df-\u024f]+|[^\W\d_\u0000-\u024f]+|[:&]")
 _INVERSIONS = frozenset(("tirm", "ir", "tir", "inversion", "dark", "fluid"))
+_FAT_SUPPRESSED_T1 = frozenset(("vibe", "starvibe", "lava", "thrive", "ethrive"))
+_FAT_AND_WATER = frozenset(("dixon", "mdixon", "ideal", "flex"))  # methods that part the two
+_NONE = re.compile("0(?:ml|cc)?")
 _SHORT = 3  # letters of a word that may abbreviate anything
 _VOWELS = frozenset("aeiouy")
 _PERHAPS_AGENTS = ("ml", "cc", "mmol", "pi")  # behind or before a number
@@ -150,6 +170,8 @@ def agent_in(text: str) -> str:
         ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing or is about more.
     """
     phrases = _understand(text)
+    if [each.words for each in phrases if each.words in AFTER] == [text.strip().lower()]:
+        return "unclear"  # the agent, or surgery
     speaking = (
         "agent", "with", "without", "both", "post", "pre", "t1 with agent", "t1 native",
     )  # fmt: skip
@@ -189,10 +211,11 @@ def is_sequence_word(word: str) -> bool:
 
 
 def begins_kind(words: Sequence[str]) -> bool:
-    """Say whether words begin with a phrase of several words for a sequence, as ``dark fluid``."""
+    """Say whether words begin with a phrase of several words, as ``dark fluid`` is one."""
     lower = [word.casefold() for word in words[:_LONGEST]]
     return any(
-        _TABLE.get(tuple(lower[:length]), "") in KINDS for length in range(2, len(lower) + 1)
+        _TABLE.get(tuple(lower[:length]), "") in (*KINDS, *ASIDES)
+        for length in range(2, len(lower) + 1)
     )
 
 
@@ -233,7 +256,10 @@ def _understand(text: str) -> list[_Phrase]:
 def _stem(word: str) -> str:
     """Return the meaning of an unlisted word by its stem; empty if it has none."""
     if word.startswith(AGENT_STEMS):
-        return "without" if word.endswith(DENIALS) else "agent"
+        is_contrast = word.startswith(("contrast", "kontrast"))
+        if word.endswith(DENIALS):
+            return "without"
+        return "both" if is_contrast and word[8:] not in CONTRAST_ENDINGS else "agent"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""
 
 
@@ -263,12 +289,14 @@ def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
     """Return the kind of an image that is no modality of ours; empty where no word says so."""
     words = {word for each in phrases for word in each.words.split()}
     meanings = {each.meaning for each in phrases}
-    if "dixon" in words and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
+    if words & _FAT_SUPPRESSED_T1 and [each.words for each in phrases][-1:] == ["f"]:
+        return "fat image"  # of a Dixon, as its end says
+    if words & _FAT_AND_WATER and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
         return "fat image"
     for aside in ASIDES:
         if aside not in meanings:
             continue
-        if aside == "phase" and kinds & {*_T1, "t2", "flair"}:  # "venous phase", "in phase"
+        if aside == "phase" and kinds & {*_T1, "t2", "flair"} and _is_of_time(phrases):
             continue
         if aside == "another imaging method" and kinds:
             continue
@@ -282,6 +310,13 @@ def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
             continue
         return aside
     return ""
+
+
+def _is_of_time(phrases: Sequence[_Phrase]) -> bool:
+    """Say whether "phase" beside a T1 is not its phase image: "venous phase", "in phase"."""
+    at = [number for number, each in enumerate(phrases) if each.meaning == "phase"]
+    spoken = all(phrases[number].words in ("phase", "phasen") for number in at)
+    return spoken and all(number and phrases[number - 1].meaning not in KINDS for number in at)
 
 
 def _fat_alone(phrases: Sequence[_Phrase]) -> bool:
@@ -344,6 +379,8 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
         heard["with"].append("")
     if "t1 native" in kinds:
         heard["without"].append("")
+    if {"t1", "t1 with agent"} <= kinds:
+        heard["unclear"].append(_quoted(phrases, {"t1", "t1 with agent"}))  # "T1c-T1"
     for at, each in enumerate(phrases):
         before, after = _beside(phrases, at, -1), _beside(phrases, at, 1)
         verdict = _verdict(each, before, after)
@@ -433,7 +470,7 @@ def _is_among_unknown(phrases: Sequence[_Phrase], at: int) -> bool:
     A sign or a preposition before it tells enough, unless the unknown word comes between.
     """
     before, after = phrases[max(at - 1, 0) : at], phrases[at + 1 : at + 2]
-    if any(map(_is_unknown, before)):
+    if any(_is_unknown(each) or _NONE.fullmatch(each.words) for each in before):
         return True
     if any(each.meaning in ("plus", "beside", "post") for each in before):
         return False
@@ -466,6 +503,8 @@ def _verdict(each: _Phrase, before: str, after: str) -> str:
         )
     elif each.meaning == "not" and after in ("end", "orientation"):
         verdict = "without"
+    elif each.words == "w" and before == "t1" and after in ("end", "orientation", "technique"):
+        verdict = "unclear"  # weighted, or with
     elif (each.meaning == "not" and after == "unknown") or (
         after == "end" and _needs_more(each, before)
     ):

@@ -5,6 +5,7 @@ cases by Dice, added up over sites; ``expect`` makes of them what is shown besid
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -213,6 +214,27 @@ def least(models: Sequence[Expectation]) -> Expectation:
     }
     worst = min(models, key=lambda each: each.filled + each.cases)
     return dataclasses.replace(worst, modalities=models[0].modalities, dice=dice)
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """What may be expected of masks of several models; it travels to another process.
+
+    Attributes:
+        models: The modalities that each model takes, and what was measured of it.
+    """
+
+    models: tuple[tuple[frozenset[str], tuple[SubsetDice, ...]], ...]
+
+    def of(self, images: Iterable[str]) -> Expectation:
+        """Return what to expect of masks from some modalities; of several models, the least."""
+        given = frozenset(images)
+        return least([expect(known, takes & given) for takes, known in self.models])
+
+    def worth(self, images: Iterable[str]) -> float:
+        """Return the median of the expected Dice, mean over labels; 0 where nothing is known."""
+        median = self.of(images).median
+        return 0.0 if math.isnan(median) else median
 
 
 def _best_part(known: Sequence[SubsetDice], subset: Subset) -> SubsetDice | None:

@@ -7,42 +7,52 @@ import numpy as np
 import torch
 
 from mixmfl.core.errors import DataError
-from mixmfl.federated.state import Site
+from mixmfl.data.patients import patient_of
+from mixmfl.federated.state import FOLD_COUNT, Site
+from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import case_names, open_case
 from mixmfl.training.batches import site_number
 
-FOLDS = 5
-
 
 def split_fold(
-    cases: Mapping[str, Collection[str]], fold: str, seed: int, site: str
+    cases: Mapping[str, Collection[str]],
+    fold: str,
+    seed: int,
+    site: str,
+    patients: Mapping[str, str] | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split a site's cases into those that train and those that validate.
 
-    Every case validates in exactly one of the five folds, and those with the same modalities are
-    dealt out evenly. The split needs nothing but the site's own names and the seed, so that the
-    server does not learn it.
+    Every patient validates in exactly one of the five folds, with all examinations, and those with
+    the same modalities are dealt out evenly. The split needs nothing but what the site knows and
+    the seed, so that the server does not learn it.
 
     Args:
         cases: The modalities of each case, by its name.
         fold: ``"0"`` to ``"4"``, or ``"all"``: every case trains and none validates. At a site with
-            fewer than five cases none validates in the last folds; a single case trains always.
+            fewer than five patients none validates in the last folds; a single one trains always.
         seed: Seed of the run.
         site: Name of the site.
+        patients: The patient of each case, where more than the names tells; else ``patient_of``.
     """
     names = sorted(cases)
-    if fold == "all" or len(names) < 2:
+    examinations: dict[str, list[str]] = {}
+    for name in names:
+        patient = (patients or {}).get(name) or patient_of(name)
+        examinations.setdefault(patient, []).append(name)
+    if fold == EVERY_CASE or len(examinations) < 2:
         return tuple(names), ()
     generator = np.random.default_rng([seed, site_number(site)])
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name in names:
-        groups.setdefault(tuple(sorted(cases[name])), []).append(name)
+    for patient in sorted(examinations):
+        has = {modality for name in examinations[patient] for modality in cases[name]}
+        groups.setdefault(tuple(sorted(has)), []).append(patient)
     dealt: list[str] = []
     for modalities in sorted(groups):
         generator.shuffle(groups[modalities])
         dealt += groups[modalities]
-    held = set(dealt[int(fold) :: FOLDS])
+    held = {name for patient in dealt[int(fold) :: FOLD_COUNT] for name in examinations[patient]}
     return tuple(name for name in names if name not in held), tuple(sorted(held))
 
 
@@ -79,7 +89,8 @@ def open_sites(
         if not cases:
             raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
         held_by = {case: opened.modalities for case, opened in cases.items()}
-        training, validation = split_fold(held_by, fold, seed, name)
+        patients = {case: opened.patient for case, opened in cases.items()}
+        training, validation = split_fold(held_by, fold, seed, name, patients)
         if any(case.planned != planned for case in cases.values()):
             raise DataError(
                 f"{folder}: was preprocessed with other plans than {work / 'plans.json'}; run "

@@ -13,6 +13,7 @@ from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.federated.messages import Message
+from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
 from mixmfl.networks.prototypes import (
@@ -21,20 +22,21 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES, MOST_VOXELS
+from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
 
-CONFIGURATIONS = ("2d", "3d_fullres")
+FOLD_COUNT = 5
 
-FOLDS = (*"01234", "all")
+FOLD_NAMES = (*map(str, range(FOLD_COUNT)), EVERY_CASE)
 
-SPLIT = 2
+SPLIT = 3
 """How sites split their cases into folds; a run that was begun with another split cannot go on."""
 
 Configuration = Annotated[str, one_of(CONFIGURATIONS)]
-Fold = Annotated[str, one_of(FOLDS)]
+Fold = Annotated[str, one_of(FOLD_NAMES)]
 Cases = Annotated[int, within(0, MOST_CASES)]
 Voxels = Annotated[int, within(0, MOST_VOXELS)]
 
@@ -96,7 +98,6 @@ class Personal:
     Attributes:
         dice: Mean validation Dice of the personalised model; NaN without validation cases.
         dice_before: Mean validation Dice of the global model that it was made from.
-        kept: Whether the site uses its personalised model: only where that is better.
     """
 
     dice: float
@@ -104,7 +105,7 @@ class Personal:
 
     @property
     def kept(self) -> bool:
-        """Whether the site uses its personalised model."""
+        """Whether the site uses its personalised model: only where that is better."""
         return self.dice > self.dice_before
 
 

@@ -18,6 +18,7 @@ from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.data.cases import Case
 from mixmfl.data.image import Source, files_of
 from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case, voxels_of
+from mixmfl.evaluation.subset_dice import Expectations
 
 LARGE_BYTES = 1 << 30
 """Size of images in single precision above which a case is read when nothing else runs."""
@@ -42,26 +43,26 @@ class ReadCase:
 
 def read_case(
     wait_turn: WaitTurn,
-    constant: tuple[AlignmentOptions, bool, Mapping[tuple[str, ...], float]],
+    constant: tuple[AlignmentOptions, bool, Expectations],
     case: Case,
 ) -> ReadCase:
     """Read a case, for ``pipeline.PrefetchProcess``.
 
     Args:
         wait_turn: Called before a case is read that is too large to be read beside another.
-        constant: What to do with images on different grids; whether a page is written; and the
-            expected Dice, by modalities.
+        constant: What to do with images on different grids; whether a page is written; and what
+            to expect of masks from some modalities.
         case: The case to read.
 
     Raises:
         DataError: The case cannot be used.
     """
-    alignment, report, expected_dice = constant
+    alignment, report, expectations = constant
     reset_peak()
     if 4 * voxels_of(case) * len(case.images) > LARGE_BYTES:
         wait_turn()
     inputs = digests_of(case)
-    loaded = load_case(case, None, alignment, expected_dice)
+    loaded = load_case(case, None, alignment, expectations.worth)
     shown = {name: for_pages(image) for name, image in loaded.images.items() if report}
     return ReadCase(loaded, shown, inputs, peak_memory_mb())
 

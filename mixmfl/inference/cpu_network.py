@@ -14,7 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual import (
+    BasicBlockD,
+    StackedResidualBlocks,
+)
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +26,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
-from mixmfl.networks.base import SegmentationNet, place_modalities
+from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
+from mixmfl.networks.layers import slope_of
 from mixmfl.networks.mdmnet import AddingDecoder, MDMNet
 from mixmfl.networks.norms import LAST, compiled, norm_relu_
 from mixmfl.networks.prototypes import PrototypeMemory
@@ -57,7 +62,8 @@ def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) ->
 def supports(network: SegmentationNet) -> bool:
     """Return whether ``CPUNetwork`` can run the network: its operators are those of nnU-Net."""
     return all(
-        isinstance(unit.norm, _InstanceNorm) and isinstance(unit.nonlin, nn.LeakyReLU)
+        isinstance(unit.norm, _InstanceNorm)
+        and isinstance(getattr(unit, "nonlin", nn.LeakyReLU()), nn.LeakyReLU)
         for unit in network.modules()
         if isinstance(unit, ConvDropoutNormReLU)
     )
@@ -157,12 +163,31 @@ class CPUNetwork:
         placed, _ = place_modalities(images, available, self.network.modalities)
         return self._decode(list(self._encode(self.network.encoder, placed)))
 
-    def _encode(self, encoder: PlainConvEncoder, images: Tensor) -> Iterator[Tensor]:
+    def _encode(self, encoder: Encoder, images: Tensor) -> Iterator[Tensor]:
         """Yield the feature map ``(B, C, *P)`` of every level of images ``(B, N, *P)``."""
         maps = images.contiguous(memory_format=LAST[images.ndim])
+        if isinstance(encoder, ResidualEncoder):
+            maps = self._convolve(encoder.stem, [maps])
         for stage in encoder.stages:
-            maps = self._convolve(stage, [maps])
+            if isinstance(stage, StackedResidualBlocks):
+                for block in stage.blocks:
+                    maps = self._add(block, maps)
+            else:
+                maps = self._convolve(stage, [maps])
             yield maps
+
+    def _add(self, block: BasicBlockD, maps: Tensor) -> Tensor:
+        """Return what a residual block makes of a map: two convolutions of it, and itself."""
+        added = maps
+        for module in block.skip if isinstance(block.skip, nn.Sequential) else ():
+            if isinstance(module, ConvDropoutNormReLU):
+                added = self._convolve(module, [added])
+            else:  # a mean over blocks, which torch has not in half precision in 3-D
+                means = module(added.float())
+                added = means.to(self.dtype, memory_format=LAST[maps.ndim])
+        maps = self._convolve(block.conv1, [maps])
+        maps = self._convolve(block.conv2, [maps])
+        return functional.leaky_relu_(maps.add_(added), block.nonlin2.negative_slope)
 
     def _fuse(
         self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
@@ -237,7 +262,7 @@ class _Unit:
     def __init__(self, module: ConvDropoutNormReLU, weight: Tensor) -> None:
         self.weight = weight
         self.stride, self.padding = module.conv.stride, module.conv.padding
-        self.norm, self.slope = module.norm, module.nonlin.negative_slope
+        self.norm, self.slope = module.norm, slope_of(module)
 
     def convolve(self, maps: Tensor) -> Tensor:
         """Return the convolved maps; without a bias, which the norm would cancel."""

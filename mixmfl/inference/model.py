@@ -160,6 +160,7 @@ class Model:
         mirror: bool = False,
         brain_only: bool = False,
         brain_command: str = "",
+        force: bool = False,
     ) -> npt.NDArray[Any]:
         """Segment one case.
 
@@ -174,13 +175,15 @@ class Model:
             brain_only: Whether deepbet removes the skull of a case that shows it. Where the model
                 was planned so, it does in any case.
             brain_command: A command of yours that finds the brain, ``"tool {image} {mask}"``.
+            force: Whether to segment what the command would refuse: any case with a model of
+                simulated images, and images that are far from those that the model was planned for.
 
         Returns:
             Label values ``(X, Y, Z)`` on the reference's grid, uint8 or uint16; their meaning is
-            ``plans.labels``.
+            ``plans.labels``. What is doubtful about the images is told by ``warnings.warn``.
 
         Raises:
-            DataError: An image cannot be used, or they do not fit together.
+            DataError: An image cannot be used, or they do not fit together; or ``force`` is needed.
             TypeError: ``images`` is no mapping from modalities to images.
         """
         if not isinstance(images, Mapping):
@@ -199,7 +202,7 @@ class Model:
             raise DataError(f"reference {reference!r}: there are {', '.join(sources)}")
         loaded = load_case(Case("case", sources), None, AlignmentOptions(reference, register))
         brains = asked_extraction(brain_only, brain_command)
-        indices = predict_case([self], loaded, Options(step, mirror), brains)
+        indices = predict_case([self], loaded, Options(step, mirror), brains, force)
         values = from_canonical(self.plans.labels.to_values(indices), loaded.grid)
         return np.ascontiguousarray(values.T, dtype=np.min_scalar_type(int(values.max())))
 

@@ -15,8 +15,8 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json
 
 MODEL = "model.safetensors"
-FOLDS = "cross_validation.json"
-CONFIGURATIONS = "configurations.json"
+CROSS_VALIDATION_FILE = "cross_validation.json"
+CONFIGURATIONS_FILE = "configurations.json"
 
 EVERY_CASE = "all"
 """The fold in which every case trains; its model is no part of an ensemble."""
@@ -41,15 +41,15 @@ def model_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ModelError(f"-m {path}: there is no such model file or run")
-    if (path / CONFIGURATIONS).is_file():
-        best = read_json(path / CONFIGURATIONS, ModelError).get("best")
-        if not isinstance(best, str) or not (path / best / FOLDS).is_file():
+    if (path / CONFIGURATIONS_FILE).is_file():
+        best = read_json(path / CONFIGURATIONS_FILE, ModelError).get("best")
+        if not isinstance(best, str) or not (path / best / CROSS_VALIDATION_FILE).is_file():
             raise ModelError(
-                f"{path / CONFIGURATIONS}: no configuration was chosen yet; end the run by "
+                f"{path / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
                 "mixmfl_train_federated --resume, or name the folder of one configuration by -m"
             )
         return model_files(path / best)
-    if (path / FOLDS).is_file():
+    if (path / CROSS_VALIDATION_FILE).is_file():
         return _models_of_folds(path)
     if (path / MODEL).is_file():
         return [path / MODEL]
@@ -60,10 +60,10 @@ def model_files(path: Path) -> list[Path]:
 
 
 def _models_of_folds(folder: Path) -> list[Path]:
-    record = read_json(folder / FOLDS, ModelError)
+    record = read_json(folder / CROSS_VALIDATION_FILE, ModelError)
     folds = record.get("folds")
     if not isinstance(folds, list) or not all(isinstance(fold, str) for fold in folds):
-        raise ModelError(f"{folder / FOLDS}: is damaged; it names no folds")
+        raise ModelError(f"{folder / CROSS_VALIDATION_FILE}: is damaged; it names no folds")
     files = [fold_folder(folder, fold) / MODEL for fold in folds if fold != EVERY_CASE]
     if not record.get("rounds") or not all(file.is_file() for file in files):
         raise ModelError(

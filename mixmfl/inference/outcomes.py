@@ -121,7 +121,7 @@ class Records:
         """
         self.folder = folder
         self.origins = origins
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # add writes while it holds it
         self._outcomes: dict[str, Outcome] = {}
         record = folder / "cases.json"
         try:
@@ -165,8 +165,12 @@ class Records:
             )
         )
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome, *, write: bool = True) -> None:
         """Record an outcome, and write the tables again.
+
+        Args:
+            outcome: What came of a case.
+            write: Whether to write the tables now, which takes the longer the more cases there are.
 
         Raises:
             OSError: The tables cannot be written; the outcome is recorded all the same.
@@ -174,7 +178,8 @@ class Records:
         outcome = _as_text(outcome)
         with self._lock:
             self._outcomes[outcome.name] = outcome
-            self.write()
+            if write:
+                self.write()
 
     def write(self) -> None:
         """Write the tables, each whole or not at all.
@@ -182,14 +187,15 @@ class Records:
         Raises:
             OSError: The tables cannot be written.
         """
-        content = {
-            "format": FORMAT,
-            "models": {each.sha256: each.to_json() for each in self.origins},
-            "cases": {each.name: _to_json(each) for each in self.outcomes},
-        }
-        write_json(self.folder / "cases.json", content)
-        with replacing(self.folder / "cases.csv") as temporary:
-            temporary.write_text(_table(self.outcomes), encoding="utf-8", newline="")
+        with self._lock:
+            content = {
+                "format": FORMAT,
+                "models": {each.sha256: each.to_json() for each in self.origins},
+                "cases": {each.name: _to_json(each) for each in self.outcomes},
+            }
+            write_json(self.folder / "cases.json", content)
+            with replacing(self.folder / "cases.csv") as temporary:
+                temporary.write_text(_table(self.outcomes), encoding="utf-8", newline="")
 
 
 def _as_text(outcome: Outcome) -> Outcome:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, from_canonical, write_labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.mask_quality import look_closely
-from mixmfl.evaluation.subset_dice import Expectation, all_subsets, expect, least
+from mixmfl.evaluation.subset_dice import Expectation, Expectations
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
@@ -157,8 +157,12 @@ def predict_folder(
         records.write()  # first, so that after an interruption the folder is known as ours
         write_text(out / "set_aside.csv", set_aside)
     extras = _Extras(report, dicom_seg, dicom_sr, dicom_seg_fractional, maps, show_patient)
+    expectations = Expectations(
+        tuple((frozenset(model.modalities), tuple(model.expected)) for model in models)
+    )
     run = _Run(
         models,
+        expectations,
         out,
         records,
         _settings(alignment, options, brains),
@@ -169,21 +173,15 @@ def predict_folder(
         origins,
         force,
     )
-    expected_dice = {
-        subset: 0.0 if math.isnan(mean) else mean
-        for subset in all_subsets(known)
-        for mean in (_expected(models, subset).median,)
-    }
 
     jobs = []
     for item in refused:
-        yield run.note(run.failed(item.name, item.reason))
+        yield run.note(run.failed(item.name, item.reason), write=False)
     for case in cases:
         images = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
         missing = tuple(name for name in known if name not in images)
-        job = _Job(
-            dataclasses.replace(case, images=images, label=None), missing, _expected(models, images)
-        )
+        used = dataclasses.replace(case, images=images, label=None)
+        job = _Job(used, missing, expectations.of(images))
         try:
             if not images:
                 raise DataError(
@@ -200,14 +198,15 @@ def predict_folder(
             _check_expected(job.expected, least_dice)
             existing = run.existing(job, overwrite)
         except Exception as error:  # whatever it is, only this case fails
-            yield run.note(run.job_failed(job, reason_of(error)))
+            yield run.note(run.job_failed(job, reason_of(error)), write=False)
             continue
         if existing is not None:
-            yield run.note(existing)
+            yield run.note(existing, write=False)
         else:
             jobs.append(job)
+    run.write_tables()  # once for all cases that need no network
     with (
-        PrefetchProcess(read_case, (alignment, report, expected_dice), limit_seconds) as reader,
+        PrefetchProcess(read_case, (alignment, report, expectations), limit_seconds) as reader,
         WriterThread(limit_seconds) as writer,
     ):
         yield from _overlapped(run, jobs, reader, writer)
@@ -273,6 +272,7 @@ class _Run:
     def __init__(
         self,
         models: Sequence[Model],
+        expectations: Expectations,
         out: Path,
         records: Records,
         settings: Mapping[str, Any],
@@ -284,6 +284,7 @@ class _Run:
         force: bool,
     ) -> None:
         self.models = models
+        self.expectations = expectations
         self.digests = tuple(model.sha256 for model in models)
         self.labels = models[0].plans.labels
         self.out = out
@@ -357,7 +358,7 @@ class _Run:
         loaded = read.loaded
         used = tuple(loaded.images)
         left_out = tuple(name for name in job.case.images if name not in used)
-        expected = _expected(self.models, used) if left_out else job.expected
+        expected = self.expectations.of(used) if left_out else job.expected
         _check_expected(expected, self.least_dice)
         recipes = [model.recipe for model in self.models]
         prepared = prepare(loaded, recipes, self.brains, self.force)
@@ -501,15 +502,21 @@ class _Run:
             seconds=seconds,
         )
 
-    def note(self, outcome: Outcome) -> Outcome:
+    def note(self, outcome: Outcome, *, write: bool = True) -> Outcome:
         """Record an outcome in the tables; if they cannot be written now, the run continues."""
+        self.records.add(outcome, write=False)
+        if write:
+            self.write_tables()
+        return outcome
+
+    def write_tables(self) -> None:
+        """Write the tables; if they cannot be written now, the run continues."""
         try:
-            self.records.add(outcome)
+            self.records.write()
             self._unwritten = None
         except OSError as error:
             log.warning("%s: the tables could not be written (%s)", self.out, error)
             self._unwritten = error
-        return outcome
 
     def finish(self) -> None:
         """Write the page, and the tables once more where they could not be written before.
@@ -543,11 +550,6 @@ def _settings(
         **dataclasses.asdict(options),
         **({} if brains == _AS_THEY_ARE else {"brains": dataclasses.asdict(brains)}),
     }
-
-
-def _expected(models: Sequence[Model], images: Collection[str]) -> Expectation:
-    """Return the Dice expected from a case's modalities; of several models, the lowest."""
-    return least([expect(model.expected, set(model.modalities) & set(images)) for model in models])
 
 
 def _check_expected(expected: Expectation, least_dice: float) -> None:

@@ -5,6 +5,7 @@ In two steps: ``prepare`` preprocesses and needs no network, ``segment`` runs it
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
 from mixmfl.planning.heads import UNKNOWN, head_doubt
+from mixmfl.planning.model_card import misuse
 from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_plans import largest_map
 from mixmfl.planning.nnunet_preprocessing import (
@@ -274,23 +276,35 @@ def predict_case(
     case: LoadedCase,
     options: Options | None = None,
     brains: BrainExtraction = _AS_THEY_ARE,
+    force: bool = False,
 ) -> Array:
     """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
+
+    What is doubtful about the case is told by ``warnings``.
 
     Args:
         models: One model, or several that are averaged; see ``segment``.
         case: A case with at least one modality of each model.
         options: How the networks are run.
         brains: How brains are extracted at this place; the models say whether they are.
+        force: Whether a case is segmented that the models were not made for.
 
     Raises:
-        DataError: A model knows none of the case's modalities, or the case is too thin.
+        DataError: A model knows none of the case's modalities, or the case is too thin; or
+            it is not what a model was made for, or far from what it was planned for.
         MixmflError: ``extraction_for`` raised it.
     """
+    cards = [model.plans.card for model in models]
+    if reason := next(filter(None, (misuse(card, {}) for card in cards)), ""):
+        if not force:
+            raise DataError(f"case {case.name!r}: {reason}. force=True segments it all the same")
+        warnings.warn(f"case {case.name!r}: {reason}", stacklevel=3)
     recipes = [model.recipe for model in models]
     brains = extraction_for(recipes, brains)
     case = dataclasses.replace(case, images=dict(case.images))  # prepare takes them out
-    prepared = prepare(case, recipes, brains, force=True)
+    prepared = prepare(case, recipes, brains, force)
+    for doubt in (*case.warnings, *prepared.doubts):
+        warnings.warn(f"case {case.name!r}: {doubt}", stacklevel=3)
     return segment(models, prepared, options or Options()).indices
 
 
@@ -347,8 +361,8 @@ def segment(
         curves: Mapping[str, Calibration] = {}  # of the mean of several nothing was measured
         if len(models) == 1:
             curves = models[0].calibrations
-            sure = confidences(logits, described)
             inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
+            sure = confidences(logits, described, inside)
             ranges = volume_ranges(logits, described, curves, _voxel_ml(case), inside)
         mask = restore(logits, case.properties, *_description(models[0]))
         if probabilities:

@@ -2,17 +2,23 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
 from mixmfl.networks.layers import speed_up
 from mixmfl.networks.prototypes import PrototypeMemory
+from mixmfl.planning.architecture import is_residual
+
+Encoder: TypeAlias = PlainConvEncoder | ResidualEncoder
+"""An encoder of plain convolutions, or of residual blocks; it returns a map per level."""
 
 Slots = Sequence[Tensor | None]
 """A map ``(B, C, *P)`` per modality; zero in cases that lack it, None where all cases do."""
@@ -124,7 +130,18 @@ def place_modalities(
     return placed, present
 
 
-def _read_by_decoder(encoder: PlainConvEncoder, features: Sequence[int]) -> SimpleNamespace:
+def build_encoder(channels: int, planned: Mapping[str, Any]) -> Encoder:
+    """Build a planned encoder with random weights.
+
+    Args:
+        channels: Channels of its input.
+        planned: nnU-Net's planned ``arch_kwargs`` without those of the decoder, layers as classes.
+    """
+    kind = ResidualEncoder if is_residual(planned) else PlainConvEncoder
+    return kind(channels, **planned, return_skips=True)
+
+
+def _read_by_decoder(encoder: Encoder, features: Sequence[int]) -> SimpleNamespace:
     """Return the sizes and operators that a decoder of ``features`` channels reads off its encoder.
 
     They come as a namespace, so that the decoder does not register the encoder's weights as its

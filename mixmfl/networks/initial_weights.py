@@ -35,7 +35,11 @@ SHARED = "the shared encoder"
 
 MEAN = "the mean of the channels"
 
-_STEM = "stages.0.0.convs.0.conv.weight"
+_STEMS = "stages.0.0.convs.0.conv.weight", "stem.convs.0.conv.weight"
+"""The first kernel of an encoder: of plain convolutions, and of residual blocks."""
+
+_FIRST = ".convs.0.conv.weight", ".blocks.0.conv1.conv.weight"
+"""Ends of the names of a stage's first kernel, likewise."""
 
 _MIX = "mix.convs.0.conv.weight"
 
@@ -52,7 +56,7 @@ class Source:
         heads: Names of the outputs, in order.
         weights: Parameters by name.
         spacing: mm per voxel, in array order.
-        residual: Whether its encoder is a residual one, which is none of ours.
+        residual: Whether its encoders are of residual blocks.
     """
 
     form: str
@@ -175,13 +179,16 @@ class _Reader:
 
     def _encoder(self, block: str, rest: str, own: Tensor) -> _Read:
         source = self.source
-        if source.residual:
+        residual = any(f"{block}.{stem}" in self.fresh for stem in _STEMS[1:])
+        if source.residual and not residual:
             return None, "", "its blocks are residual ones, which add their input; ours do not"
+        if residual and not source.residual:
+            return None, "", "ours are residual blocks, which add their input; its do not"
         if source.form == "stacked":
             found = source.weights.get(f"encoder.{rest}")
-            if found is None or rest != _STEM:
+            if found is None or rest not in _STEMS:
                 return self._fitting(found, own, rest, "encoder")
-            return self._stem(block, found, own)
+            return self._stem(block, rest, found, own)
         if block == "encoder":
             return None, "", "one encoder of all modalities cannot be made of several"
         if block == "shared":
@@ -193,13 +200,13 @@ class _Reader:
             origin, found = SHARED, source.weights.get(f"shared.{rest}")
         return self._fitting(found, own, rest, origin)
 
-    def _stem(self, block: str, found: Tensor, own: Tensor) -> _Read:
+    def _stem(self, block: str, rest: str, found: Tensor, own: Tensor) -> _Read:
         """Split a stem ``(C, channels, *kernel)`` by channel.
 
         The norm behind it takes out its scale, so that a channel alone needs no factor.
         """
         if found.ndim != own.ndim:
-            return self._fitting(found, own, _STEM, "")
+            return self._fitting(found, own, rest, "")
         wanted = self.modalities if block == "encoder" else (block.removeprefix("tailored."),)
         columns, origins = [], []
         for modality in wanted:
@@ -207,7 +214,7 @@ class _Reader:
             origins.append(MEAN if origin == SHARED else origin)
             columns.append(self._channel(found, origins[-1]))
         label = "by channel" if block == "encoder" else origins[0]
-        return self._fitting(torch.cat(columns, dim=1), own, _STEM, label)
+        return self._fitting(torch.cat(columns, dim=1), own, rest, label)
 
     def _channel(self, stem: Tensor, origin: str) -> Tensor:
         if origin == MEAN:
@@ -285,7 +292,7 @@ def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int]:
     """Return the channels of a tailored and of the shared encoder at a level; 0: there is none."""
     tailored = shared = 0
     for name, tensor in weights.items():
-        if f".stages.{level}." in f".{name}" and name.endswith(".convs.0.conv.weight"):
+        if f".stages.{level}." in f".{name}" and name.endswith(_FIRST):
             if name.startswith("tailored."):
                 tailored = tensor.shape[0]
             elif name.startswith("shared."):

@@ -1,47 +1,43 @@
 """Layers that compute what torch's do, in less time on a CPU."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mixmfl.networks.norms import compiled, norm_relu
-from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.networks.norms import activated_, compiled, norm_relu
 
 NARROW = 16
 """Channels below which a bfloat16 convolution of planar maps is slow: it is padded to as many."""
 
 
 class NormReLU2d(nn.InstanceNorm2d):
-    """Instance norm and the leaky ReLU after it, in one."""
+    """Instance norm and the leaky ReLU after it, in one.
 
-    def __init__(self, *given: Any, slope: float, **options: Any) -> None:
-        """Take what torch's instance norm takes, and the slope of the leaky ReLU."""
-        super().__init__(*given, **options)
-        self.slope = slope
+    Attributes:
+        slope: Slope of the leaky ReLU; 1: there is none after this norm.
+    """
+
+    slope: float
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps ``(B, C, Y, X)``, normalised and activated."""
         if maps.device.type == "cpu":
             return norm_relu(maps, self.weight, self.bias, self.eps, self.slope)
-        return functional.leaky_relu_(super().forward(maps), self.slope)
+        return activated_(super().forward(maps), self.slope)
 
 
 class NormReLU3d(nn.InstanceNorm3d):
     """``NormReLU2d`` for three axes."""
 
-    def __init__(self, *given: Any, slope: float, **options: Any) -> None:
-        """Take what torch's instance norm takes, and the slope of the leaky ReLU."""
-        super().__init__(*given, **options)
-        self.slope = slope
+    slope: float
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps ``(B, C, Z, Y, X)``, normalised and activated."""
         if maps.device.type == "cpu":
             return norm_relu(maps, self.weight, self.bias, self.eps, self.slope)
-        return functional.leaky_relu_(super().forward(maps), self.slope)
+        return activated_(super().forward(maps), self.slope)
 
 
 class AppliedLeakyReLU(nn.LeakyReLU):
@@ -50,26 +46,6 @@ class AppliedLeakyReLU(nn.LeakyReLU):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps as they are."""
         return maps
-
-
-_FASTER = {nn.InstanceNorm2d: NormReLU2d, nn.InstanceNorm3d: NormReLU3d}
-"""By the layers that plans may name."""
-
-
-def planned_layers(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Return planned ``arch_kwargs`` with classes for names, those of this module where it can.
-
-    Raises:
-        PlansError: A name is not one that plans may have.
-    """
-    planned = resolve_architecture(architecture)
-    slope = (planned["nonlin_kwargs"] or {}).get("negative_slope", nn.LeakyReLU().negative_slope)
-    return {
-        **planned,
-        "norm_op": _FASTER[planned["norm_op"]],
-        "norm_op_kwargs": {**(planned["norm_op_kwargs"] or {}), "slope": slope},
-        "nonlin": AppliedLeakyReLU,
-    }
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -134,10 +110,18 @@ class _Enlarge(torch.autograd.Function):
         return of_maps, of_weight, of_bias, None
 
 
-_FASTER_TRANSPOSED: dict[type[nn.Module], type[nn.Module]] = {
+_FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    nn.InstanceNorm2d: NormReLU2d,
+    nn.InstanceNorm3d: NormReLU3d,
+    nn.LeakyReLU: AppliedLeakyReLU,
     nn.ConvTranspose2d: ConvTranspose2d,
     nn.ConvTranspose3d: ConvTranspose3d,
 }
+
+
+def slope_of(unit: ConvDropoutNormReLU) -> float:
+    """Return the slope of a unit's leaky ReLU; 1 where it has none, as before a sum."""
+    return float(unit.nonlin.negative_slope) if hasattr(unit, "nonlin") else 1.0
 
 
 def reads_channels_last(images: Tensor) -> bool:
@@ -146,14 +130,19 @@ def reads_channels_last(images: Tensor) -> bool:
 
 
 def speed_up(network: nn.Module) -> None:
-    """Let a network's convolutions compute in less time on a CPU.
+    """Let a network compute in less time on a CPU.
 
-    Transposed ones become those of this module. By autocast 2-D ones to few channels read maps
-    with channels last, where norms do not have their compiled part.
+    Norms with the activation behind them, and transposed convolutions, become those of this module.
+    By autocast 2-D convolutions to few channels read maps with channels last, where norms do not
+    have their compiled part.
     """
     for module in network.modules():
-        if type(module) in _FASTER_TRANSPOSED:  # the same weights and settings
-            module.__class__ = _FASTER_TRANSPOSED[type(module)]
+        if isinstance(module, ConvDropoutNormReLU):
+            module.norm.slope = slope_of(module)
+            for part in (module.norm, *([module.nonlin] if hasattr(module, "nonlin") else [])):
+                part.__class__ = _FASTER[type(part)]
+        elif type(module) in (nn.ConvTranspose2d, nn.ConvTranspose3d):
+            module.__class__ = _FASTER[type(module)]
         # a convolution of one voxel gains nothing
         if (
             isinstance(module, nn.Conv2d)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
@@ -15,18 +14,20 @@ from torch import Tensor, nn
 from mixmfl.core.errors import PlansError
 from mixmfl.networks.base import (
     _DECODER_READS,
+    Encoder,
     Encoding,
     SegmentationNet,
     Slots,
     _initialise,
     _over,
     _read_by_decoder,
+    build_encoder,
     stack_slots,
 )
-from mixmfl.networks.layers import planned_layers, reads_channels_last
+from mixmfl.networks.layers import reads_channels_last
 from mixmfl.networks.norms import channels_last
 from mixmfl.networks.prototypes import PrototypeMemory, can_recall, recall
-from mixmfl.planning.architecture import stream_channels
+from mixmfl.planning.architecture import resolve_architecture, stream_channels
 from mixmfl.planning.settings import NetworkSettings
 
 
@@ -56,7 +57,7 @@ class MDMNet(SegmentationNet):
             PlansError: A modality's name is an attribute of torch's containers.
         """
         super().__init__()
-        planned = planned_layers(architecture)
+        planned = resolve_architecture(architecture)
         del planned["n_conv_per_stage_decoder"]  # nnU-Net's; ours are in the settings
         features = list(planned["features_per_stage"])
         if reserved := [name for name in modalities if hasattr(nn.ModuleDict, name)]:
@@ -66,11 +67,9 @@ class MDMNet(SegmentationNet):
         levels = len(features)
         self.compensated = frozenset(level % levels for level in settings.compensation_levels)
 
-        def encoder(width: float) -> PlainConvEncoder:
+        def encoder(width: float) -> Encoder:
             scaled = [stream_channels(width, channels) for channels in features]
-            return PlainConvEncoder(
-                1, **{**planned, "features_per_stage": scaled}, return_skips=True
-            )
+            return build_encoder(1, {**planned, "features_per_stage": scaled})
 
         self.tailored = nn.ModuleDict()
         if settings.tailored_width:
@@ -88,7 +87,7 @@ class MDMNet(SegmentationNet):
             )
             for level, channels in enumerate(features)
         )
-        any_encoder = next(m for m in self.modules() if isinstance(m, PlainConvEncoder))
+        any_encoder = next(m for m in self.modules() if isinstance(m, Encoder))
         read = _read_by_decoder(any_encoder, features)
         decoder = AddingDecoder if settings.decoder_skips == "added" else UNetDecoder
         decoder_convs = [settings.decoder_convs] * (levels - 1)

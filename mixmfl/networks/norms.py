@@ -54,15 +54,20 @@ def norm_relu(
         weight: ``(C,)`` float32, or None with ``bias``: ones and zeros.
         bias: ``(C,)`` float32.
         eps: Added to the variance.
-        slope: Slope of the leaky ReLU below 0.
+        slope: Slope of the leaky ReLU below 0; 1: there is none.
     """
     if not compiled() or maps.dtype not in _TYPES:
         # contiguous: torch's group norm is many times slower on maps with channels last
         maps = functional.group_norm(maps.contiguous(), maps.shape[1], weight, bias, eps)
-        return functional.leaky_relu_(maps, slope)
+        return activated_(maps, slope)
     if weight is None or bias is None:
         weight, bias = torch.ones(maps.shape[1]), torch.zeros(maps.shape[1])
     return _NormReLU.apply(maps, weight, bias, eps, slope)  # type: ignore[no-untyped-call]
+
+
+def activated_(maps: Tensor, slope: float) -> Tensor:
+    """Return maps after a leaky ReLU in place; with a slope of 1 they are not touched."""
+    return maps if slope == 1 else functional.leaky_relu_(maps, slope)
 
 
 def channels_last(maps: Tensor) -> Tensor:

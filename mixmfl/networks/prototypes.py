@@ -199,8 +199,7 @@ def recall(
     ``softmax(mean over available m of cos(t_m - v̄_m, v_m - v̄_m) / temperature) @ v`` over the
     classes that the missing modality and an available one have seen, where ``v̄_m`` is the mean
     value of those classes: features of one level have much in common whatever the class, and taking
-    the mean off leaves what separates the classes. (The attention is DESIGN's; centring is our
-    choice.)
+    the mean off leaves what separates the classes.
 
     Args:
         features: By modality, tailored features ``(B, C_tailored, *P)``, and ``(B,)`` bool, the

@@ -4,18 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor
 
-from mixmfl.networks.base import Encoding, SegmentationNet, _initialise, _over, _read_by_decoder
-from mixmfl.networks.layers import planned_layers, reads_channels_last
+from mixmfl.networks.base import (
+    Encoding,
+    SegmentationNet,
+    _initialise,
+    _over,
+    _read_by_decoder,
+    build_encoder,
+)
+from mixmfl.networks.layers import reads_channels_last
 from mixmfl.networks.norms import channels_last
 from mixmfl.networks.prototypes import PrototypeMemory
+from mixmfl.planning.architecture import resolve_architecture
 
 
 class StackedNet(SegmentationNet):
-    """nnU-Net's plain U-Net with a channel per modality, zero where that is missing.
+    """nnU-Net's U-Net with a channel per modality, zero where that is missing.
 
     It is the baseline: federated averaging without regard to modalities.
     """
@@ -25,11 +32,11 @@ class StackedNet(SegmentationNet):
     ) -> None:
         """Build the network with random weights; ``MDMNet`` describes the arguments."""
         super().__init__()
-        planned = planned_layers(architecture)
+        planned = resolve_architecture(architecture)
         decoder_convs = planned.pop("n_conv_per_stage_decoder")
         self.modalities = tuple(modalities)
         self.compensated = frozenset()
-        self.encoder = PlainConvEncoder(len(self.modalities), **planned, return_skips=True)
+        self.encoder = build_encoder(len(self.modalities), planned)
         read = _read_by_decoder(self.encoder, planned["features_per_stage"])
         self.decoder = UNetDecoder(read, heads, decoder_convs, deep_supervision=True)
         _initialise(self)

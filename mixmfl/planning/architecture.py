@@ -21,8 +21,14 @@ from mixmfl.planning.bounds import CHANNELS, CONVOLUTIONS, STAGES
 if TYPE_CHECKING:  # settings are needed for their type only
     from mixmfl.planning.settings import NetworkSettings
 
-NETWORK = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-"""The network that nnU-Net plans, as its plans name it. It is compared, never looked up."""
+_BLOCKS = "n_blocks_per_stage"
+
+NETWORKS: Mapping[str, str] = {
+    "dynamic_network_architectures.architectures.unet.PlainConvUNet": "n_conv_per_stage",
+    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet": _BLOCKS,
+}
+"""The networks that nnU-Net plans, as its plans name them, and the field that says how deep a stage
+of the encoder is. They are compared, never looked up."""
 
 KERNEL = Range(1, 7)
 STRIDE = Range(1, 4)
@@ -77,10 +83,14 @@ _SIZES = (
     "features_per_stage",
     "kernel_sizes",
     "strides",
-    "n_conv_per_stage",
     "n_conv_per_stage_decoder",
 )
 _OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
+
+
+def is_residual(arch_kwargs: Mapping[str, Any]) -> bool:
+    """Return whether planned ``arch_kwargs`` are of encoders of residual blocks."""
+    return _BLOCKS in arch_kwargs
 
 
 def resolve_architecture(arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +116,9 @@ def check_architecture(architecture: Any, axes: int, source: str) -> None:
     """
     needed = ("network_class_name", "arch_kwargs")
     fields(architecture, needed, source, may=("_kw_requires_import",))
-    word(architecture["network_class_name"], (NETWORK,), f"{source}: network_class_name")
+    network = word(
+        architecture["network_class_name"], tuple(NETWORKS), f"{source}: network_class_name"
+    )
     for named in listed(
         architecture.get("_kw_requires_import", []),
         Range(0, len(LAYERS)),
@@ -114,7 +126,7 @@ def check_architecture(architecture: Any, axes: int, source: str) -> None:
     ):
         word(named, tuple(LAYERS), f"{source}: _kw_requires_import")
     planned, at = architecture["arch_kwargs"], f"{source}: arch_kwargs"
-    fields(planned, (*_SIZES, "conv_bias", *LAYERS, *_OPTIONS), at)
+    fields(planned, (*_SIZES, NETWORKS[network], "conv_bias", *LAYERS, *_OPTIONS), at)
     for key in LAYERS:
         layer = _layer(planned, key, at)
         if layer is not None and layer.axes not in (None, axes):
@@ -122,7 +134,7 @@ def check_architecture(architecture: Any, axes: int, source: str) -> None:
                 f"{at}: {key} is for patches of {layer.axes} axes; those planned have {axes}"
             )
     flag(planned["conv_bias"], f"{at}: conv_bias")
-    _check_sizes(planned, axes, at)
+    _check_sizes(planned, NETWORKS[network], axes, at)
 
 
 def _layer(arch_kwargs: Mapping[str, Any], key: str, source: str) -> Layer | None:
@@ -155,11 +167,11 @@ def _layer(arch_kwargs: Mapping[str, Any], key: str, source: str) -> Layer | Non
     return layer
 
 
-def _check_sizes(planned: Mapping[str, Any], axes: int, source: str) -> None:
+def _check_sizes(planned: Mapping[str, Any], depth: str, axes: int, source: str) -> None:
     stages = whole(planned["n_stages"], STAGES, f"{source}: n_stages")
     for key, count, allowed in (
         ("features_per_stage", stages, CHANNELS),
-        ("n_conv_per_stage", stages, CONVOLUTIONS),
+        (depth, stages, CONVOLUTIONS),
         ("n_conv_per_stage_decoder", stages - 1, CONVOLUTIONS),
     ):
         for number in listed(planned[key], count, f"{source}: {key}"):
@@ -220,15 +232,31 @@ def count_network(
     """
     features: Sequence[int] = arch_kwargs["features_per_stage"]
     kernels = [math.prod(row) for row in arch_kwargs["kernel_sizes"]]
-    convs: Sequence[int] = arch_kwargs["n_conv_per_stage"]
+    residual = is_residual(arch_kwargs)
+    depths: Sequence[int] = arch_kwargs[_BLOCKS if residual else "n_conv_per_stage"]
 
     def encoder(channels_in: int, width: float) -> tuple[int, int]:
+        return residual_encoder(channels_in, width) if residual else plain(channels_in, width)
+
+    def residual_encoder(channels_in: int, width: float) -> tuple[int, int]:
+        before = stream_channels(width, features[0])
+        layers, count = 1, (channels_in * kernels[0] + 3) * before  # the stem
+        for channels, kernel, blocks in zip(features, kernels, depths, strict=True):
+            out = stream_channels(width, channels)
+            count += (before + (2 * blocks - 1) * out) * out * kernel + 3 * out * 2 * blocks
+            layers += 2 * blocks
+            if before != out:  # what is added is made as wide, without a bias
+                layers, count = layers + 1, count + (before + 2) * out
+            before = out
+        return layers, count
+
+    def plain(channels_in: int, width: float) -> tuple[int, int]:
         count, before = 0, channels_in
-        for channels, kernel, repeated in zip(features, kernels, convs, strict=True):
+        for channels, kernel, repeated in zip(features, kernels, depths, strict=True):
             out = stream_channels(width, channels)
             count += (before + (repeated - 1) * out) * out * kernel + 3 * out * repeated
             before = out
-        return sum(convs), count
+        return sum(depths), count
 
     stacked = network.form == "stacked"
     if stacked:

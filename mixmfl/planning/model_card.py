@@ -115,7 +115,7 @@ def make_card(fingerprint: Fingerprint, dataset: DatasetCard, labels: Labels) ->
     )
 
 
-def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str) -> str:
+def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str = UNKNOWN) -> str:
     """Return why a case is surely not of the kind that a model was made for; empty: it may be.
 
     Args:

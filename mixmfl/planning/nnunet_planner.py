@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
+)
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (  # noqa: E501
+    ResEncUNetPlanner,
 )
 
 from mixmfl.core.files import write_json
 from mixmfl.data.labels import Labels
-from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.planning.architecture import is_residual, resolve_architecture
 from mixmfl.planning.fingerprint import (
     Fingerprint,
     grids,
@@ -80,7 +83,8 @@ def plan(
         preprocessed = Path(folder) / "nnUNet_preprocessed" / name
         write_json(preprocessed / "dataset_fingerprint.json", content)
         with _captured_output():
-            plans = _Planner(name, planner, network).plan_experiment()
+            chosen = _ResidualPlanner if planner.encoder == "residual" else _Planner
+            plans = chosen(name, planner, network).plan_experiment()
     plans = known_fields(plans)
     extracted = fingerprint.heads.keys() & {DEEPBET, OWN}
     for configuration in plans["configurations"].values():
@@ -134,6 +138,17 @@ class _Planner(ExperimentPlanner):
         )
 
 
+class _ResidualPlanner(_Planner, ResEncUNetPlanner):
+    """The same for encoders of residual blocks: nnU-Net's planners ResEncM and ResEncL.
+
+    Which of both it is, ``memory_gb`` says: nnU-Net's are 8 and 24.
+    """
+
+    def __init__(self, name: str, planner: PlannerSettings, network: NetworkSettings) -> None:
+        super().__init__(name, planner, network)
+        self.max_dataset_covered = 1  # as theirs: small data sets have the planned batch, too
+
+
 def feature_map_size(
     patch_size: Sequence[int],
     modalities: int,
@@ -150,7 +165,8 @@ def feature_map_size(
     decoder_convs = [network.decoder_convs] * (len(arch_kwargs["strides"]) - 1)
     ours = {**arch_kwargs, "n_conv_per_stage_decoder": decoder_convs}
     with torch.device("meta"):  # it is counted, not run: no memory is taken for it
-        unet = PlainConvUNet(1, num_classes=heads, **resolve_architecture(ours))
+        unet_class = ResidualEncoderUNet if is_residual(ours) else PlainConvUNet
+        unet = unet_class(1, num_classes=heads, **resolve_architecture(ours))
     encoder = float(unet.encoder.compute_conv_feature_map_size(patch_size))
     decoder = float(unet.decoder.compute_conv_feature_map_size(patch_size))
     skips, size = 0.0, np.array(patch_size)
@@ -180,10 +196,13 @@ def training_memory_gb(
     """
     planned = plans["configurations"][configuration]
     flat = len(planned["patch_size"]) == 2
-    # of nnU-Net's planner: voxels for 8 GB, and the batch that they were found with
-    voxels, batch, gigabytes = (85e6, 12, 8) if flat else (560e6, 2, 8)
     modalities = len(planned["normalization_schemes"])
     arch_kwargs = planned["architecture"]["arch_kwargs"]
+    # of nnU-Net's planners: voxels for 8 GB, and the batch that they were found with
+    if is_residual(arch_kwargs):
+        voxels, batch, gigabytes = (135e6, 12, 8) if flat else (680e6, 2, 8)
+    else:
+        voxels, batch, gigabytes = (85e6, 12, 8) if flat else (560e6, 2, 8)
     size = feature_map_size(planned["patch_size"], modalities, heads, arch_kwargs, network)
     return float(size * planned["batch_size"] / batch / voxels * gigabytes)
 

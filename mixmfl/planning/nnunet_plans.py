@@ -39,7 +39,7 @@ _APART = (0, 1)  # along an axis of long voxels
 # what nnU-Net writes beside what is used; to be compared, as it is a name of code there
 _WORDS = {
     "image_reader_writer": ("SimpleITKIO",),
-    "experiment_planner_used": ("_Planner", "ExperimentPlanner"),
+    "experiment_planner_used": ("_Planner", "_ResidualPlanner", "ExperimentPlanner"),
     "label_manager": ("LabelManager",),
 }
 _LABELS = ("dataset_name", "plans_name")  # names of nothing that is here

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.process_memory import available_bytes
+from mixmfl.core.text import times
 from mixmfl.data.labels import Labels
 from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, _turn, spacings
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, check_resampling
@@ -130,10 +131,6 @@ def preprocess_each(
     return resampled, crop.properties()
 
 
-def _times(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)
-
-
 class _Crop:
     """The box of a case's head, and how it is resampled to the planned voxels.
 
@@ -180,8 +177,8 @@ class _Crop:
 
     def _becomes(self) -> str:
         return (
-            f"its voxels of {_times(self.before)} mm become {_times(self.shape)} voxels of "
-            f"{_times(self.after)} mm"
+            f"its voxels of {times(self.before)} mm become {times(self.shape)} voxels of "
+            f"{times(self.after)} mm"
         )
 
     def cut(self, volume: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from mixmfl.data.labels import Labels, read_site_labels
 from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
 from mixmfl.data.mapping import read_mapping
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.patients import patient_key
 from mixmfl.data.training_cases import MAPPING, find_training_cases
 from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.planning import nnunet_preprocessing
@@ -502,6 +503,7 @@ def _preprocess_job(
         made_from,
         plans.preprocessing(configuration),
         mapped.labelled,
+        patient_key(case.patient),
     )
     return (*loaded.notes, *loaded.warnings, *([doubt] if doubt else []))
 

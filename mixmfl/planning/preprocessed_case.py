@@ -52,6 +52,7 @@ class _Record:
         entries(0, MOST_LABELS),
     ]
     labelled: Annotated[tuple[_Name, ...], entries(0, MOST_LABELS)] | None = None
+    patient: Annotated[str, text(16, "[0-9a-f]+", "hexadecimal digits")] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class PreprocessedCase:
             which foreground patches are chosen.
         labelled: The plans' labels and regions that the case labels; None: all of them. Where some
             are missing, background may hide them.
+        patient: What stands for the patient, ``patients.patient_key``; empty where only the name
+            tells.
     """
 
     folder: Path
@@ -83,6 +86,7 @@ class PreprocessedCase:
     labels: Any
     class_locations: Mapping[Any, np.ndarray]
     labelled: tuple[str, ...] | None = None
+    patient: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_case, (self.folder, self.name)
@@ -100,6 +104,7 @@ def save_case(
     origin: str,
     planned: str,
     labelled: Sequence[str] | None = None,
+    patient: str = "",
 ) -> None:
     """Write a case, its record last.
 
@@ -116,6 +121,7 @@ def save_case(
         origin: Digest of what the case was made from; see ``preprocess.origin``.
         planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
         labelled: The plans' labels and regions that the case labels; None: all of them.
+        patient: What stands for the patient, ``patients.patient_key``.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
     for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
@@ -148,6 +154,7 @@ def save_case(
             "planned": planned,
             "class_locations": locations,
             **({} if labelled is None else {"labelled": list(labelled)}),
+            **({"patient": patient} if patient else {}),
         },
     )
 
@@ -211,6 +218,7 @@ def open_case(folder: Path, name: str) -> PreprocessedCase:
         labels,
         {_class_key(k): _voxels(flat, record.shape) for k, flat in record.class_locations.items()},
         record.labelled,
+        record.patient or "",
     )
 
 

@@ -69,6 +69,14 @@ class PlannerSettings:
             "it gains less than `--brain-only` ([experiments.md](experiments.md#whole-heads))",
         ),
     ] = "z-score"
+    encoder: Annotated[
+        Literal["plain", "residual"],
+        setting(
+            "word",
+            "blocks of every encoder: `plain` convolutions, or `residual` ones, as nnU-Net's "
+            "planners ResEncM and ResEncL lay them out, with their memory",
+        ),
+    ] = "plain"
 
 
 @dataclass(frozen=True)

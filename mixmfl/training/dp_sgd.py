@@ -16,7 +16,14 @@ from mixmfl.networks.prototypes import (
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
 from mixmfl.training.privacy_budget import Privacy
-from mixmfl.training.trainer import _loss, _optimizer, _save_optimizer, _supervision
+from mixmfl.training.trainer import (
+    add_proximal,
+    batch_loss,
+    optimizer_of,
+    round_start,
+    save_optimizer,
+    supervision_of,
+)
 
 
 def clip_blocks(gradients: Mapping[str, Tensor], clip: float) -> State:
@@ -75,14 +82,16 @@ def train_privately(
     Returns:
         The optimizer state.
     """
-    parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
-    supervision = _supervision(plans, configuration)
+    parameters, optimizer = optimizer_of(network, optimizer_state, plans, blocks, learning_rate)
+    supervision = supervision_of(plans, configuration)
+    proximal = plans.training.proximal
+    start = round_start(parameters, proximal)
     network.train()
     memory = memory_to(memory, device)
     for examples in batches:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for example in examples:
-            loss, _ = _loss(network, example.to(device), memory, supervision, plans)
+            loss, _ = batch_loss(network, example.to(device), memory, supervision, plans)
             # a case gives no gradient for the encoder of a modality that it lacks
             per_case = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             gradients = {
@@ -94,5 +103,6 @@ def train_privately(
         for name, parameter in parameters.items():
             noise = torch.randn(parameter.shape, generator=generator).to(device)
             parameter.grad = (total[name] + privacy.noise * privacy.clip * noise) / expected
+        add_proximal(parameters, start, proximal)  # it does not depend on cases, and needs no noise
         optimizer.step()
-    return _save_optimizer(optimizer, parameters)
+    return save_optimizer(optimizer, parameters)

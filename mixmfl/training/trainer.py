@@ -85,9 +85,9 @@ def train_locally(
         MixmflError: The loss became NaN or infinite.
     """
     settings = plans.training
-    parameters, optimizer = _optimizer(network, optimizer_state, plans, blocks, learning_rate)
-    start = [each.detach().clone() for each in parameters.values()] if settings.proximal else []
-    supervision = _supervision(plans, configuration)
+    parameters, optimizer = optimizer_of(network, optimizer_state, plans, blocks, learning_rate)
+    start = round_start(parameters, settings.proximal)
+    supervision = supervision_of(plans, configuration)
     levels = prototype_sizes(plans, configuration)
     dtype = autocast_dtype(device)
     # the scale is part of the optimizer state: finding it again would cost steps
@@ -104,12 +104,10 @@ def train_locally(
         batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss, encoding = _loss(network, batch, memory, supervision, plans)
+            loss, encoding = batch_loss(network, batch, memory, supervision, plans)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
-        for parameter, before in zip(parameters.values(), start, strict=False):
-            if parameter.grad is not None:  # FedProx's gradient; none is where nothing was used
-                parameter.grad.add_(parameter.detach() - before, alpha=settings.proximal)
+        add_proximal(parameters, start, settings.proximal)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         scaler.step(optimizer)
         scaler.update()
@@ -131,13 +129,34 @@ def train_locally(
         memory_to(seen, torch.device("cpu")),
         {place: _count_cases(parts) for place, parts in found.items()},
         {
-            **_save_optimizer(optimizer, parameters),
+            **save_optimizer(optimizer, parameters),
             **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
         },
     )
 
 
-def _optimizer(
+def round_start(parameters: Mapping[str, nn.Parameter], proximal: float) -> State:
+    """Return the weights that a round begins with, for ``add_proximal``; empty where unused."""
+    return {name: each.detach().clone() for name, each in parameters.items()} if proximal else {}
+
+
+def add_proximal(
+    parameters: Mapping[str, nn.Parameter], start: Mapping[str, Tensor], proximal: float
+) -> None:
+    """Add the gradient of FedProx's term, mu times the way from the round's start (Li et al. 2020).
+
+    Args:
+        parameters: The trained parameters, with gradients where they were used.
+        start: What ``round_start`` returned.
+        proximal: FedProx's mu.
+    """
+    for name, before in start.items():
+        parameter = parameters[name]
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - before, alpha=proximal)
+
+
+def optimizer_of(
     network: SegmentationNet,
     state: Mapping[str, Tensor],
     plans: Plans,
@@ -157,14 +176,14 @@ def _optimizer(
     return parameters, optimizer
 
 
-def _supervision(plans: Plans, configuration: str) -> Supervision:
+def supervision_of(plans: Plans, configuration: str) -> Supervision:
     """Return the loss on masks for a network of the plans."""
     planned = plans.configuration(configuration)
     outputs = len(planned["architecture"]["arch_kwargs"]["strides"]) - 1
     return Supervision(plans.labels, outputs, bool(planned["batch_dice"]))
 
 
-def _loss(
+def batch_loss(
     network: SegmentationNet,
     batch: Batch,
     memory: PrototypeMemory,
@@ -229,7 +248,8 @@ def _count_cases(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.tensor([len(set(cases[column].tolist())) for column in has.T])
 
 
-def _save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
+def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
+    """Return an optimizer's moments and steps on the CPU, named by parameter."""
     return {
         f"{name}.{moment}": value.detach().to("cpu", copy=True)
         for name, parameter in parameters.items()

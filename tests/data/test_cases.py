@@ -437,12 +437,16 @@ def test_what_may_be_one_patient_or_several_is_refused_once_with_a_hint(tmp_path
         ("s5_t1 s7_flair", {}),
         ("t1_1 t2_2", {}),
         ("5_t1 7_t2 9_flair 12_t1", {}),
+        ("p/03_t1 p/04_t2", {}),
+        ("p/003_t1 p/004_t2 p/005_flair", {}),
+        ("003_t1 004_t2 007_flair 011_t1_KM", {}),
         ("a/1_t1 a/2_t2 b/1_t2 b/2_t1", {}),
         # of series
         ("5_t1 7_t2 9_flair", {"in": "flair t1 t2"}),
         ("p/t1_mprage_5 p/t2_tse_7", {"p": "t1 t2"}),
         ("p/1_t1 p/2_t2 q/1_t1 q/2_t2", {"p": "t1 t2", "q": "t1 t2"}),
         ("001_t1 002_flair seg", {"in": "flair t1"}),
+        ("p/003_t1 p/004_t2 p/007_flair p/011_t1_KM", {"p": "flair t1 t1c t2"}),
         # of patients
         ("001_t1 001_seg 002_flair 002_seg", {"001": "t1", "002": "flair"}),
         ("001_t1 002_t1 003_flair 004_flair 005_t1", None),
@@ -494,6 +498,102 @@ def test_times_of_one_day_before_the_words_are_of_one_examination_in_a_patients_
         (refused,) = find_cases(tmp_path / folder).refused
         assert "have other days or times in their names, and may be of one" in refused.reason
     assert set(taken(find_cases(tmp_path / "c"))) == {"p9_20190312", "p9_20200101"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("T1_2019-03-12", "FLAIR_2020-05-01"), ("T1_12.03.2019", "FLAIR_01.05.2020"),
+        ("T1_190312", "FLAIR_200501"), ("T1_2019", "FLAIR_2020"), ("T1_Mar2019", "FLAIR_May2019"),
+        ("T1_V1", "FLAIR_V2"), ("T1_m12", "FLAIR_m06"), ("T1_preop", "FLAIR_postop"),
+        ("T1_pre_op", "FLAIR_post_op"), ("T1_vor_OP", "FLAIR_nach_OP"),
+        ("T1_first", "FLAIR_second"), ("T1_24h", "FLAIR_90d"), ("T1_D0", "FLAIR_D90"),
+        ("19530412_T1_20190312", "19530412_FLAIR_20200312"),
+    ],
+)  # fmt: skip
+def test_other_days_visits_or_states_behind_the_words_are_a_question(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    make_files(tmp_path, f"p1/p1_{one}.nii.gz", f"p1/p1_{other}.nii.gz")
+    make_files(tmp_path, f"p2/p2_{one}.nii.gz", f"p2/p2_{one.replace('T1', 'FLAIR')}.nii.gz")
+    found = find_cases(tmp_path)
+    (case,) = found.cases
+    assert case.name.startswith("p2")
+    (refused,) = found.refused
+    assert refused.name.startswith("p1")
+    assert "have other days or times in their names" in refused.reason
+
+
+def test_numbers_of_series_are_no_days_or_visits(tmp_path: Path) -> None:
+    make_files(
+        tmp_path, "p1/p1_T1_1901.nii.gz", "p1/p1_FLAIR_2001.nii.gz", "p1/p1_T2_101540.nii.gz"
+    )
+    assert set(taken(find_cases(tmp_path))["p1"]) == {"t1", "t2", "flair"}
+
+
+def test_a_t1_beside_a_t0_may_be_a_time_point(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1_T0_FLAIR.nii.gz", "p1_T1_FLAIR.nii.gz", "p1_T2_FLAIR.nii.gz")
+    make_files(tmp_path, "p2_T1_FLAIR.nii.gz", "p2_T2_FLAIR.nii.gz")  # GE's names
+    found = find_cases(tmp_path)
+    assert [(case.name, set(case.images)) for case in found.cases] == [
+        ("p1_T0", {"flair"}),
+        ("p2", {"t1", "flair"}),
+    ]
+    assert (
+        "p1_T1_FLAIR.nii.gz: the name 'p1_T1_FLAIR' has a T1 or T2 that may be a time point, "
+        in (refusals(found)["p1"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "modality"),
+    [
+        (("T1", "T2", "FLAIR"), "t1c"), (("T1",), "t1c"),
+        # of a computed tomography, or coronal, or a T1c is there
+        (("T2",), ""), (("T1", "CT2"), ""), (("T1", "AT1", "ST1"), ""), (("T1", "T1c"), ""),
+    ],
+)  # fmt: skip
+def test_ct1_beside_t1_is_a_t1_with_contrast_agent(
+    tmp_path: Path, others: tuple[str, ...], modality: str
+) -> None:
+    make_files(tmp_path, *(f"p1/p1_{name}.nii.gz" for name in ("CT1", *others)))
+    (case,) = find_cases(tmp_path).cases
+    assert {case.files[name].name for name in case.files if "CT1" in case.files[name].name} == (
+        {"p1_CT1.nii.gz"} if modality else set()
+    )
+    assert (case.files.get("t1c") == tmp_path / "p1/p1_CT1.nii.gz") == bool(modality)
+
+
+def test_what_dcm2nii_turned_and_cropped_is_no_patient_of_its_own(tmp_path: Path) -> None:
+    name = "s002a1001_t1_mprage.nii.gz"
+    make_files(tmp_path, f"p1/{name}", f"p1/o{name}", f"p1/co{name}", "p2/bo_t1.nii.gz")
+    make_files(tmp_path, "p2/obo_t1.nii.gz")  # two people
+    found = find_cases(tmp_path)
+    assert [case.files["t1"].name for case in found.cases][2] == name
+    assert [case.name for case in found.cases] == ["bo", "obo", "s002a1001"]
+    assert {each.why for each in found.aside} == {
+        "its name says an image that dcm2nii made of s002a1001_t1_mprage"
+    }
+
+
+def test_raw_data_beside_derivatives_are_one_bids_data_set(tmp_path: Path) -> None:
+    make_files(tmp_path, "rawdata/sub-01/anat/sub-01_T1w.nii.gz", "sourcedata/sub-01/T1.nii.gz")
+    make_files(tmp_path, "derivatives/masks/sub-01/anat/sub-01_label-lesion_mask.nii.gz")
+    (case,) = find_cases(tmp_path, labels_needed=True).cases
+    assert case.files["t1"] == tmp_path / "rawdata/sub-01/anat/sub-01_T1w.nii.gz"
+
+
+def test_a_folder_of_what_was_sorted_out_is_not_used(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1/not_used/T2.nii.gz")
+    found = find_cases(tmp_path)
+    assert set(taken(found)["p1"]) == {"t1"}
+    assert [each.why for each in found.aside] == ["its name says a file of the folder 'not_used'"]
+
+
+def test_patients_with_letters_of_another_script_are_kept_apart(tmp_path: Path) -> None:
+    for name in ("\u0418\u0432\u0430\u043d", "\u041f\u0451\u0442\u0440"):
+        make_files(tmp_path, f"T1_{name}.nii.gz", f"FLAIR_{name}.nii.gz")
+    assert [set(files) for files in taken(find_cases(tmp_path)).values()] == [{"t1", "flair"}] * 2
 
 
 def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -> None:
@@ -720,6 +820,8 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     make_files(tmp_path, "b/nach KM/T1.nii.gz", "b/T2.nii.gz", "Gad_Ben/T1.nii.gz")
     make_files(tmp_path, "NC/T1c.nii.gz", "g/T1.nii.gz")  # of groups, not of agents
     make_files(tmp_path, "T1C/f_T1.nii.gz", "T1/f_T1.nii.gz")
+    make_files(tmp_path, "h/nativ/T1.nii.gz", "h/KM/T1.nii.gz", "h/KM/FLAIR.nii.gz")
+    make_files(tmp_path, "with_contrast/i_T1.nii.gz", "without_contrast/i_T1.nii.gz")
     # before and after surgery
     make_files(tmp_path, "c/post/T1.nii.gz", "c/post/T1c.nii.gz", "c/pre/T1.nii.gz")
     found = find_cases(tmp_path)
@@ -730,10 +832,13 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
         "NC": {"t1c"},
         "g": {"t1"},
         "f": {"t1", "t1c"},
+        "h": {"t1", "t1c", "flair"},
+        "i": {"t1", "t1c"},
         "c_post": {"t1", "t1c"},
         "c_pre": {"t1"},
     }
     make_files(tmp_path, "d/post/T1.nii.gz", "d/post/FLAIR.nii.gz", "e/ohne KM/T1c.nii.gz")
+    make_files(tmp_path, "j/nach/T1.nii.gz")  # an operation, or an agent
     found = find_cases(tmp_path)
     (case,) = [case for case in found.cases if case.name == "d_post"] or [
         case for case in found.cases if case.name == "d"
@@ -741,6 +846,7 @@ def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     assert list(case.images) == ["flair"]
     assert "the folder 'post' tells of a contrast agent" in case.warnings[0]
     assert "the folder 'ohne KM' tells of a contrast agent" in str(refusals(found))
+    assert "the folder 'nach' tells of a contrast agent" in str(refusals(found))
 
 
 def test_a_short_word_behind_a_t1_is_the_patients_where_other_sequences_have_it(

@@ -71,6 +71,14 @@ def read(stem: str, folder: str = "") -> FileName:
         ("T1Warped", "", "t1"),
         ("T1_to_T2", "", "t1"),
         ("FLAIR_reg2T1", "", "flair"),
+        ("T1c_coreg_T1", "", "t1c"),
+        ("T1_syn", "", "t1"),  # registered by ANTs
+        # a sign is no part of a patient's name
+        ("p01_+C_T1", "p01", "t1c"),
+        ("p01_C+_T1", "p01", "t1c"),
+        ("sub-01_acq-dixonW_T1w", "sub-01", "t1"),
+        ("sub-01_acq-T2_FLAIR", "sub-01", "flair"),
+        ("sub-01_rec-ADC_dwi", "sub-01", "adc"),
     ],
 )
 def test_the_modality_is_read_from_the_name(stem: str, case: str, modality: str) -> None:
@@ -116,6 +124,12 @@ def test_other_names_stay_unknown(stem: str) -> None:
         ("sub-01_angio", "angiography"), ("sub-01_asl", "perfusion"),
         ("p01_swi_7_ph", "phase"), ("p01_t1_se_4_real", "real part"),
         ("p01_t1_se_4_imaginaryb", "imaginary part"), ("p01_R2s", "map"),
+        ("p01_SYN_T1", "synthetic"), ("p01_b0_T2", "diffusion without weighting"),
+        ("FLAIR_SynthSR", "synthetic"), ("sub-01_rec-FA_dwi", "diffusion map"),
+        ("FLAIR_lesion_prob", "mask"), ("T1_to_MNI_nonlin_jac", "deformation"),
+        ("BiasField_T1", "map"), ("T1_first_all_fast_firstseg", "mask"),
+        ("sub-01_acq-STIR_T2w", "STIR"), ("sub-01_acq-DIR_T2w", "double inversion"),
+        ("sub-01_acq-TOF_T1w", "angiography"), ("sub-01_acq-dixonF_T1w", "fat image"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_to_segment_is_known_for_what_it_is(stem: str, aside: str) -> None:
@@ -146,6 +160,8 @@ def test_the_type_of_data_of_a_bids_folder_counts() -> None:
         ("sub-01_acq-pi_T1w", "is undecided ('t1' is a T1, but 'pi' may tell of a contrast agent)"),
         ("sub-01_acq-FLAIR_T2w", "says flair by acq-flair and t2 by its suffix"),
         ("sub-01_acq-c_T1w", "is undecided ('t1' is a T1, but 'c' does not say"),
+        ("sub-01_acq-T1_FLAIR", "says t1 by acq-t1 and flair by its suffix"),
+        ("sub-01_ses-postgd_T1w", "says no agent by 'ce', and one by its session 'postgd'"),
     ],
 )
 def test_a_name_that_does_not_decide_says_why(stem: str, doubt: str) -> None:

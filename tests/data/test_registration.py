@@ -4,6 +4,7 @@ its second sequence is another function of the same field."""
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -355,7 +356,11 @@ def test_of_two_images_the_one_is_kept_from_which_more_is_expected(tmp_path: Pat
         ({("t1",): 0.7, ("t2",): 0.4, ("t1", "t2"): 0.9}, "t1", "t2"),
         ({}, "t1", "t2"),
     ]
-    for worth, kept, other in kinds:
+    for dice, kept, other in kinds:
+
+        def worth(names: Collection[str], dice: dict[tuple[str, ...], float] = dice) -> float:
+            return dice.get(tuple(sorted(names)), 0.0)
+
         loaded = load_case(Case("p", files), None, drop, worth)
         assert tuple(loaded.images) == (kept,)
         first, second = loaded.warnings

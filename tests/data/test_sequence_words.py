@@ -8,14 +8,14 @@ from mixmfl.data.sequence_vocabulary import MEANINGS
 from mixmfl.data.sequence_words import is_sequence_word, read_words
 
 # descriptions of series: 367 from public archives and protocols, with what each is and its source,
-# and 255 made up to be hard ("made", "unseen"), whose modality is the truth, though words may not
-# decide it
+# and 898 made up to be hard, whose modality is the truth, though words may not decide it
 TABLE_OF_DESCRIPTIONS = Path(__file__).parent / "series_descriptions.csv"
 DESCRIPTIONS = list(csv.DictReader(TABLE_OF_DESCRIPTIONS.read_text(encoding="utf-8").splitlines()))
+_MADE_UP = ("made", "unseen", "third", "fourth")
 
 
 def test_descriptions_of_public_protocols_are_read_right() -> None:
-    public = [row for row in DESCRIPTIONS if row["held_out"] not in ("made", "unseen")]
+    public = [row for row in DESCRIPTIONS if row["held_out"] not in _MADE_UP]
     assert len(public) >= 150
     wrong = [
         row["description"]
@@ -26,9 +26,9 @@ def test_descriptions_of_public_protocols_are_read_right() -> None:
 
 
 def test_most_descriptions_that_were_made_up_to_be_hard_are_read_right() -> None:
-    hard = [row for row in DESCRIPTIONS if row["held_out"] in ("made", "unseen")]
+    hard = [row for row in DESCRIPTIONS if row["held_out"] in _MADE_UP]
     right = [row for row in hard if read_words(row["description"]).modality == row["modality"]]
-    assert len(hard) > 250
+    assert len(hard) > 800
     assert len(right) >= 0.8 * len(hard)
 
 
@@ -53,7 +53,8 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     T1 ohne KM mit FS|T1_POST_OP_PRE_GD|T1 km neg|T1 W/OUT CONTRAST|T1 prior to Gd|T1 KM-frei
     T1 prima del contrasto|T1 voor contrast|T1 basale|T1 kontrastmittelfrei|T1 s.m.d.c.|T1 s/CIV
     T1 senza m.c.|T1 Gd free|T1 CM-
-    T1 s. mdc|T1 high contrast""".replace("\n", "|").split("|"),
+    T1 s. mdc|T1 high contrast|T1 N/C|T1 w/out gad|T1 nicht KM-verstärkt|T1 utan kontrast
+    T1 n-c|T1 przed kontrastem""".replace("\n", "|").split("|"),
 )
 def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> None:
     assert read_words(text).modality == "t1"
@@ -67,7 +68,8 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     BRAVO +C|AX T1 FLAIR POST GAD|AX T1 POST: Processed|T1 kontrastverstärkt
     T1 contrastado|T1 après gadolinium|T1 con m.d.c.|T1 nach Gabe von KM
     T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
-    T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI""".replace("\n", "|").split("|"),
+    T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI|T1 med kontrast
+    T1 kontrastmittelgestützt|Ax T1 W GD|T1 dotarem 0.1""".replace("\n", "|").split("|"),
 )
 def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
     assert read_words(text).modality == "t1c"
@@ -79,11 +81,15 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "AX T1 - GD", "T1 GADO -", "T1 mit und ohne KM", "T1 sans et avec gado", "T1 W+WO",
      "T1 w & w/o contrast", "T1 sin y con contraste", "T1 zonder en met contrast", "T1 prae/post",
      "T1 WITH", "T1 GD NO", "T1 with and without", "t1ce nativ", "T1 post resection", "T1 Gd?",
-     "T1 contrast not given", "T1 (Gd refused)", "T1 delayed", "T1 spät", "T1 PC", "T1 CM", "T1_CM",
+     "T1 contrast not given", "T1 (Gd refused)", "T1 mit u. ohne KM", "T1 0ml gadovist",
+     "T1 0 gad", "T1 delayed", "T1 spät", "T1 PC", "T1 CM", "T1_CM",
      "T1 iv", "T1 i.v.", "T1 (C)", "T1 -c", "T1 G", "T1 K", "T1 EV", "T1 MC", "T1 P.C.", "T1 pos",
      "T1 abc KM", "T1 p KM", "T1 s gd", "T1 KM nein", "T1 KM abgebrochen", "T1 dotarem 0",
      "T1 contrast optimized", "T1 gray-white contrast", "T1 post cyberknife", "T1 pre stealth",
-     "T1 VIBE arteriell", "T1 portal venous", "T1 5 min", "T1 unkontrastiert"],
+     "T1 VIBE arteriell", "T1 portal venous", "T1 5 min", "T1 unkontrastiert",
+     # Turkish and Swedish: "without" is an ending
+     "T1 kontrastsiz", "T1 kontrasts\u0131z", "T1 kontrastfri",
+     "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
     reading = read_words(text)
@@ -99,6 +105,11 @@ def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> 
         ("T1 10 ml", ("ml",)), ("T1 10ml", ("10ml",)), ("T1 KM2", ("km2",)), ("T1 sKM", ("skm",)),
         ("T1 Rehaussement", ("rehaussement",)), ("T1 postcontr", ("postcontr",)),
         ("T1 contarst", ("contarst",)), ("T1 double dose", ("dose",)),
+        # "enhanced", "plain scan" and "with contrast" in other scripts, and "agent" in Finnish
+        ("T1WI\u589e\u5f3a", ("\u589e\u5f3a",)), ("T1 \u5e73\u626b", ("\u5e73\u626b",)),
+        ("T1 \u0441 \u043a\u043e\u043d\u0442\u0440\u0430\u0441\u0442\u043e\u043c",
+         ("\u0441", "\u043a\u043e\u043d\u0442\u0440\u0430\u0441\u0442\u043e\u043c")),
+        ("T1 tehosteaine", ("tehosteaine",)),
     ],
 )  # fmt: skip
 def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undecided(
@@ -112,7 +123,17 @@ def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undec
 
 @pytest.mark.parametrize(
     "text",
-    ["T1 C5-C7", "OSag T1", "T1 straight", "IXI T1", "T1 p2 32ch", "T1 iso control", "T1 p01"],
+    [
+        "T1 C5-C7",
+        "OSag T1",
+        "T1 straight",
+        "IXI T1",
+        "T1 p2 32ch",
+        "T1 iso control",
+        "T1 p01",
+        "T1-W",
+        "t1_vibe_dixon_tra_bh_W",
+    ],
 )
 def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
     assert read_words(text).modality == "t1"
@@ -131,6 +152,15 @@ def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
         ("T1 fusion PET", "fused image"), ("T2 MRCP", "cholangiography or myelography"),
         ("FLAIR*", "synthetic"), ("T1 template", "template"),
         ("T1 VIBE dixon_F", "fat image"), ("CISS T2", "steady state"), ("eADC", "diffusion map"),
+        ("T1 mDIXON F", "fat image"), ("FAT: Ax T1 LAVA Flex", "fat image"),
+        ("T2 IDEAL FAT", "fat image"), ("T2 IDEAL: FatFrac", "map"), ("T1 fat fraction", "map"),
+        ("quantitative T1", "map"), ("T2_calc", "map"), ("T2 CPMG", "map"),
+        ("T1w/T2w ratio", "map"),
+        ("Ph2/AX T1 LAVA", "dynamic"), ("Syn T2 FLAIR", "synthetic"), ("synth T1", "synthetic"),
+        ("FLAIR_synthesized", "synthetic"), ("predicted T1c", "synthetic"),
+        ("T1 VIBE F", "fat image"), ("T1 phase", "phase"), ("T1 time of flight", "angiography"),
+        ("T1 Curved MPR", "projection"),
+        ("post minus pre T1", "subtraction"), ("T1 KM minus nativ", "subtraction"),
     ],
 )  # fmt: skip
 def test_what_is_none_to_segment_is_known_for_what_it_is(text: str, aside: str) -> None:

@@ -64,6 +64,7 @@ def indices(folder: Path) -> np.ndarray:
         ("labelsTr/p0.nii.gz", "labelsTr/p1.nii.gz"),
         ("p0_seg.nii.gz", "masks/p1_seg.nii.gz"),
         ("p0/drawn/anna_seg.nii.gz", "p1/DICOM/T1/ben_seg.nii.gz"),
+        ("p0/seg.nii.gz", "p1/GTV.nii.gz"),
     ],
 )
 def test_dicom_cases_are_trained_on_with_masks_in_nifti(
@@ -72,6 +73,7 @@ def test_dicom_cases_are_trained_on_with_masks_in_nifti(
     folder = write_site(tmp_path / "north")
     for place in places:
         write_labels(folder / place, MASK, GRID)
+    write_labels(folder / "p1" / "brain_mask.nii.gz", MASK, GRID)  # which is no lesion
     site = find_site(folder)
     assert [case.name for case in site.found.cases] == ["p0", "p1"]
     assert not site.found.refused

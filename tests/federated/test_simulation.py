@@ -342,6 +342,21 @@ def test_every_one_of_few_cases_validates_once() -> None:
     assert split_fold(dict.fromkeys("ab", ("t1",)), "all", 0, "s") == (("a", "b"), ())
 
 
+def test_no_patient_both_trains_and_validates() -> None:
+    cases = {f"sub-{n:02d}_ses-{k}": ("t1",) for n in range(10) for k in (1, 2)}
+    # and examinations whose names say nothing, of one DICOM patient
+    cases |= dict.fromkeys(("a", "b"), ("t1",))
+    dicom = {"a": "0f", "b": "0f", "sub-00_ses-1": ""}
+    for seed in range(5):
+        held = [split_fold(cases, str(fold), seed, "north", dicom)[1] for fold in range(5)]
+        assert sorted(name for names in held for name in names) == sorted(cases)
+        for names in held:
+            assert {
+                f"sub-{name[4:6]}_ses-{k}" for name in names if "sub" in name for k in (1, 2)
+            } == {name for name in names if "sub" in name}
+            assert ("a" in names) == ("b" in names)
+
+
 def test_a_run_whose_cases_were_split_otherwise_does_not_go_on(
     plans: Plans, sites: list[Site], out: Path
 ) -> None:

@@ -23,6 +23,7 @@ from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
     Expectation,
+    Expectations,
     LabelDice,
     SubsetDice,
     add_counts,
@@ -311,3 +312,16 @@ def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None
     header["expected"] = [{"modalities": ["t1"], "dice": {"core": [0.9, 1]}}]
     file.write_bytes(model_bytes(tensors, header))
     assert load_model(file).expected == ()
+
+
+def test_a_set_of_images_is_worth_the_least_median_of_the_models_and_nothing_if_unknown() -> None:
+    good, fair = (
+        SubsetDice(("t1",), {"a": counts(d90=20)}),
+        SubsetDice(("t1",), {"a": counts(d60=20)}),
+    )
+    # as many modalities as a model may have; to list their subsets would take hours
+    wide = frozenset(("t1", *(f"m{n}" for n in range(31))))
+    both = Expectations(((wide, (good,)), (wide, (fair,))))
+    assert both.worth(["t1"]) == expect([fair], ["t1"]).median
+    assert both.of(["t1", "flair"]).modalities == ("t1",)  # flair is of no model
+    assert both.worth(["m1"]) == 0.0

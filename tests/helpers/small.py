@@ -1,5 +1,6 @@
 """A small plan, made by hand, and small cases for it."""
 
+import copy
 import dataclasses
 import json
 import zlib
@@ -117,6 +118,22 @@ def small_plans(
     )
 
 
+def with_residual_encoders(plans: Plans) -> Plans:
+    """Return plans whose encoders are of residual blocks, as nnU-Net's ResEnc planners write."""
+    nnunet = copy.deepcopy(dict(plans.nnunet))
+    for planned in nnunet["configurations"].values():
+        architecture = planned["architecture"]
+        architecture["network_class_name"] = (
+            "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        )
+        del architecture["arch_kwargs"]["n_conv_per_stage"]
+        architecture["arch_kwargs"]["n_blocks_per_stage"] = [1, 2, 2]
+        if len(planned["patch_size"]) == 3:
+            # torch 2.13 has wrong gradients in half precision where maps have a depth of two
+            architecture["arch_kwargs"]["strides"][-1][0] = 1
+    return dataclasses.replace(plans, nnunet=nnunet)
+
+
 def write_model(file: Path) -> Path:
     """Write a model of the small plans as it is before training, and return its file."""
     plans = small_plans()
@@ -130,9 +147,12 @@ def model_bytes(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) 
     return pack(tensors, with_digests(tensors, header))
 
 
-def random_network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationNet:
+def random_network(
+    patch: tuple[int, ...] = (16, 16), residual: bool = False, **settings: Any
+) -> SegmentationNet:
     """Return a network whose biases, norms and trust are random, too."""
     plans = small_plans(patch=patch)
+    plans = with_residual_encoders(plans) if residual else plans
     plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
     built = build_network(plans, plans.configurations[0], seed=0).eval()
     generator = torch.Generator().manual_seed(1)

@@ -44,6 +44,8 @@ def plain_and_optimised(
         {"shared_width": 0.0},
         {"fusion": "gated"},
         {"decoder_skips": "added"},
+        {"residual": True},
+        {"residual": True, "form": "stacked"},
     ],
 )
 def test_logits_are_those_of_the_plain_form(

@@ -16,6 +16,7 @@ from mixmfl.data.load_case import LoadedCase, load_case
 from mixmfl.evaluation.largest_component import LargestSums, keep_largest
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.confidence import confidences
 from mixmfl.inference.model import Model, load_model, save_model
 from mixmfl.inference.model_folder import model_files
 from mixmfl.inference.segmentation import Options, predict_case, prepare, segment
@@ -74,6 +75,20 @@ def test_folds_are_averaged_in_their_logits_and_share_their_input(
     assert found.confidences == {}
 
 
+def test_how_sure_a_model_is_counts_no_voxel_that_the_mask_leaves_out(
+    models: list[Model], case: LoadedCase
+) -> None:
+    for image in case.images.values():
+        image[:, : image.shape[1] // 2, : image.shape[2] // 2] = 0  # no part of the head
+    prepared = prepare(case, [models[0].recipe])
+    images, labels = prepared.inputs[0].images, models[0].plans.labels
+    inside = np.any(images != 0, axis=0)
+    logits = logits_of(models[0], images)
+    found = segment(models[:1], prepared, Options()).confidences
+    assert found == confidences(logits, labels, inside)  # as sites measure it
+    assert found != confidences(logits, labels)  # for it finds labels outside, too
+
+
 def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itself(
     models: list[Model], case: LoadedCase
 ) -> None:
@@ -97,6 +112,7 @@ def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itsel
     assert np.array_equal(segment(mixed, prepared, Options()).indices, expected)
 
 
+@pytest.mark.filterwarnings("ignore:case 'a'. .* its background was not removed")
 def test_a_label_keeps_its_largest_part_where_all_models_say_so(
     tmp_path: Path, models: list[Model], case: LoadedCase
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from small import LABELS, small_plans
+from small import LABELS, small_plans, with_residual_encoders
 from torch import Tensor
 
 from mixmfl.core.errors import ModelError
@@ -22,7 +22,7 @@ from mixmfl.networks.build import build_network
 from mixmfl.networks.initial_weights import Part, Source, head_names, origin_of, take_weights
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
 from mixmfl.networks.parameters import load_state, network_state
-from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.planning.architecture import is_residual, resolve_architecture
 from mixmfl.planning.plans import Plans
 
 CHANNELS = {"0": "T1", "1": "FLAIR", "2": "T2"}
@@ -55,6 +55,7 @@ def source_of(plans: Plans, network: SegmentationNet, trained: Sequence[str] = (
         head_names(plans.labels),
         network_state(network),
         (1.0, 1.0),
+        is_residual(plans.configuration("2d")["architecture"]["arch_kwargs"]),
     )
 
 
@@ -170,7 +171,7 @@ def trained_by_nnunet(
 ) -> tuple[torch.nn.Module, Path]:
     """Write a checkpoint as nnU-Net's trainer does, and return its network, too."""
     arch = resolve_architecture(plans.configuration("2d")["architecture"]["arch_kwargs"])
-    if network is ResidualEncoderUNet:
+    if network is ResidualEncoderUNet and not is_residual(arch):
         arch["n_blocks_per_stage"] = arch.pop("n_conv_per_stage")
     heads = len(LABELS.values)
     torch.manual_seed(3)
@@ -218,9 +219,14 @@ def test_a_stacked_network_starts_as_the_network_of_nnunet(tmp_path: Path) -> No
     assert torch.allclose(logits(network, shown, ("t1", "flair", "t2")), expected, atol=1e-5)
 
 
-def test_a_stem_of_nnunet_is_split_by_channel_into_tailored_encoders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_stem_of_nnunet_is_split_by_channel_into_tailored_encoders(
+    tmp_path: Path, residual: bool
+) -> None:
     plans = plans_of(tailored_width=1.0, shared_width=1.0)
-    theirs, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans)
+    plans = with_residual_encoders(plans) if residual else plans
+    network_class = ResidualEncoderUNet if residual else PlainConvUNet
+    theirs, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans, network_class)
     network, parts = started(plans, read_checkpoint(file, Modalities()))
     for name in ("tailored.flair", "tailored.t1", "tailored.t2", "shared", "decoder", "heads"):
         assert parts[name].taken == parts[name].tensors > 0, name
@@ -239,13 +245,18 @@ def test_a_stem_of_nnunet_is_split_by_channel_into_tailored_encoders(tmp_path: P
             assert torch.allclose(found, maps, atol=1e-5)
 
 
-def test_a_residual_encoder_is_named_and_not_taken(tmp_path: Path) -> None:
+def test_encoders_of_other_blocks_are_named_and_not_taken(tmp_path: Path) -> None:
     plans = plans_of(tailored_width=1.0)
-    _, file = trained_by_nnunet(tmp_path / "checkpoint_best.pth", plans, ResidualEncoderUNet)
-    _, parts = started(plans, read_checkpoint(file, Modalities()))
-    assert parts["tailored.t1"].taken == 0
-    assert "residual" in parts["tailored.t1"].left
-    assert parts["decoder"].taken == parts["decoder"].tensors
+    residual = with_residual_encoders(plans)
+    for here, there, network, why in (
+        (plans, residual, ResidualEncoderUNet, "its blocks are residual ones, which add"),
+        (residual, plans, PlainConvUNet, "ours are residual blocks, which add"),
+    ):
+        _, file = trained_by_nnunet(tmp_path / "checkpoint_best.pth", there, network)
+        _, parts = started(here, read_checkpoint(file, Modalities()))
+        assert parts["tailored.t1"].taken == 0
+        assert parts["tailored.t1"].left.startswith(why)
+        assert parts["decoder"].taken == parts["decoder"].tensors
 
 
 def test_channels_that_nobody_knows_are_left_out_or_named(tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import LABELS, MODALITIES, model_bytes, small_case, small_plans
+from small import (
+    LABELS,
+    MODALITIES,
+    model_bytes,
+    small_case,
+    small_plans,
+    with_residual_encoders,
+)
 from torch import nn
 
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
@@ -575,10 +582,14 @@ def test_labels_are_bounded() -> None:
 )
 def test_what_is_counted_is_what_is_built(form: str, patch: tuple[int, ...], fusion: str) -> None:
     levels = [[], [-1, -2]] if form == "decoupled" else [[]]
-    for skips, recalling in product(("added", "concatenated"), levels):
+    kinds = (("added", False), ("concatenated", False), ("concatenated", True))
+    for (skips, residual), recalling in product(kinds, levels):
         changes = {"form": form, "fusion": fusion, "compensation_levels": recalling}
+        small = small_plans(patch=patch)
         plans = replace_settings(
-            small_plans(patch=patch), {**changes, "decoder_skips": skips}, {"imputation": 0}
+            with_residual_encoders(small) if residual else small,
+            {**changes, "decoder_skips": skips},
+            {"imputation": 0},
         )
         (name,) = plans.configurations
         network = build_network(plans, name, 0)
@@ -750,7 +761,8 @@ def test_a_patch_that_memory_does_not_hold_is_refused_before_the_network_runs(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(model)
-    image = np.random.default_rng(0).normal(size=(20, 20, 4)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(20, 20, 6)).astype(np.float32)
+    image[:8] = 0
     monkeypatch.setattr(segmentation, "available_bytes", lambda: 4 * 3 * 16 * 16 * 4 - 1)
     with pytest.raises(DataError, match=r"a patch of \[16, 16\] voxels takes .* GB in this model"):
         loaded.predict({"t1": (image, np.eye(4))})

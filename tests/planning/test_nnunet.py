@@ -11,13 +11,18 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (  # noqa: E501
+    nnUNetPlannerResEncM,
+)
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from small import LABELS, small_case, small_plans
+from small import LABELS, small_case, small_plans, with_residual_encoders
 
 from mixmfl.core.errors import DataError, PlansError
 from mixmfl.data.labels import Labels
+from mixmfl.networks.build import build_outline
+from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.planning import nnunet_planner, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
@@ -69,6 +74,62 @@ def test_plans_are_those_of_nnunets_own_planner_but_for_the_memory(
         assert one["normalization_schemes"] == other["normalization_schemes"]
         assert one["batch_size"] <= other["batch_size"]
     assert ours["transpose_forward"] == theirs["transpose_forward"]
+
+
+def test_residual_encoders_are_planned_as_by_nnunets_planner_in_the_memory_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    merged = merge_fingerprints(fingerprints())
+    preset = load_preset("resenc-m")
+    plans = make_plans(merged, LABELS, preset)
+    small = dataclasses.replace(preset.planner, memory_gb=1.0)
+    tight = make_plans(merged, LABELS, dataclasses.replace(preset, planner=small))
+
+    def theirs(name: str, *_: object) -> Any:
+        planner = nnUNetPlannerResEncM(name)
+        planner.determine_reader_writer = lambda: dict  # there is no image to find a reader for
+        return planner
+
+    monkeypatch.setattr(nnunet_planner, "_ResidualPlanner", theirs)
+    asked = (merged, ["t1", "t2"], LABELS, preset.planner, preset.network)
+    nnunet = nnunet_planner.plan(*asked)["configurations"]
+    for name in ("2d", "3d_fullres"):
+        one, other = plans.configuration(name)["architecture"], nnunet[name]["architecture"]
+        assert one["network_class_name"] == other["network_class_name"]
+        assert one["network_class_name"].endswith(".ResidualEncoderUNet")
+        stages = one["arch_kwargs"]["n_stages"]
+        assert one["arch_kwargs"]["n_blocks_per_stage"] == [1, 3, 4, 6, 6, 6][:stages]
+        for planned, most in ((plans, 8.0), (tight, 1.0)):
+            needed = nnunet_planner.training_memory_gb(planned.nnunet, name, 3, preset.network)
+            assert 0.4 * most < needed < 1.1 * most, name
+
+
+def test_the_memory_of_residual_encoders_is_that_of_their_convolutions() -> None:
+    plans = with_residual_encoders(small_plans(patch=(16, 16)))
+    arch = plans.configuration("2d")["architecture"]["arch_kwargs"]
+    arch["features_per_stage"] = [4, 8, 16]  # where channels stay, nnU-Net counts a mean, too
+    counted = []
+    for shared in (0.0, 1.0):
+        network = dataclasses.replace(
+            plans.network, tailored_width=1.0, shared_width=shared, compensation_levels=()
+        )
+        counted.append(nnunet_planner.feature_map_size((16, 16), 3, 3, arch, network))
+    built = build_outline(
+        dataclasses.replace(
+            plans,
+            network=dataclasses.replace(network, shared_width=1.0),
+            training=dataclasses.replace(plans.training, imputation=0),
+        ),
+        "2d",
+    )
+    made: list[int] = []
+    for module in built.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda *given: made.append(given[-1][0].numel()))
+    assert isinstance(built, MDMNet)
+    assert built.shared is not None
+    built.shared(torch.empty(1, 1, 16, 16, device="meta"))
+    assert counted[1] - counted[0] == 3 * sum(made)
 
 
 def _plain_planner(name: str) -> Any:

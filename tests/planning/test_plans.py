@@ -31,7 +31,16 @@ def test_plans_survive_their_file(tmp_path: Path) -> None:
 
 
 def test_every_shipped_preset_is_read() -> None:
-    assert set(preset_names()) == {"brats", "default", "demo", "patients", "phantom", "wide"}
+    assert set(preset_names()) == {
+        "brats",
+        "default",
+        "demo",
+        "patients",
+        "phantom",
+        "resenc-l",
+        "resenc-m",
+        "wide",
+    }
     for name in preset_names():
         assert load_preset(name).training.rounds > 0
 

@@ -46,6 +46,7 @@ DOORS = {
     "dynamic_network_architectures": {
         "planning.nnunet_planner",
         "networks.base",
+        "networks.layers",
         "networks.mdmnet",
         "networks.unet",
         "inference.cpu_network",

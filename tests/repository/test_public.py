@@ -1,5 +1,6 @@
 """What ``import mixmfl`` offers, and that it stays so."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -56,9 +57,24 @@ def test_a_model_predicts_from_words_paths_images_and_arrays_alike(
     image = nibabel.Nifti1Image(voxels, affine)
     file = tmp_path / "p01_T1.nii"
     nibabel.save(image, file)
-    masks = [model.predict({"t1": each}) for each in (str(file), file, image, (voxels, affine))]
+    masks = []
+    for each in (str(file), file, image, (voxels, affine)):
+        with pytest.warns(UserWarning, match="its background was not removed"):
+            masks.append(model.predict({"t1": each}))
     assert masks[0].shape == voxels.shape
     assert all(np.array_equal(masks[0], mask) for mask in masks[1:])
+
+
+@pytest.mark.filterwarnings("ignore:case 'case'. .* its background was not removed")
+def test_a_model_of_simulated_images_segments_only_when_forced(model_file: Path) -> None:
+    model = mixmfl.load_model(model_file)
+    card = dataclasses.replace(model.plans.card, subjects={"simulated": 4})
+    model = dataclasses.replace(model, plans=dataclasses.replace(model.plans, card=card))
+    images = {"t1": (np.random.default_rng(0).normal(100, 20, (20, 22, 6)), np.eye(4))}
+    with pytest.raises(DataError, match=r"trained on simulated images only.*force=True segments"):
+        model.predict(images)
+    with pytest.warns(UserWarning, match="trained on simulated images only"):
+        assert model.predict(images, force=True).shape == (20, 22, 6)
 
 
 def test_what_is_no_image_is_refused_in_words(model_file: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from small import small_plans, stored_site
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import sha256
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.server import checkpoint
 from mixmfl.federated.server.checkpoint import open_run
@@ -202,6 +203,37 @@ def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
     assert opened.is_done("EqualVoices", 0)
     outside.write_text(outside.read_text() + "# changed\n")
     assert not opened.is_done("EqualVoices", 0)
+
+
+def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_others(
+    done: benchmark.Benchmark, outside: Path, tmp_path: Path
+) -> None:
+    opened = dataclasses.replace(done, out=tmp_path / "out", rounds=1)
+    shutil.copytree(done.folder("mdm", 0), opened.folder("mdm", 0))
+    shutil.copy(done.out / "benchmark.json", opened.out)
+    started = methods.Method("starts from a model", init="model{seed}.safetensors")
+    methods.METHODS["started"] = started
+    folder = opened.folder("started", 0) / "all"
+    weights = tmp_path / "model0.safetensors"
+    for method in ("mdm", "central"):
+        shutil.copy(done.folder(method, 0) / "all" / "model.safetensors", weights)
+        assert not opened.is_done("started", 0)
+        assert benchmark.run_all(opened, ["started"], [0], Workers()) == []
+        assert opened.is_done("started", 0)
+        start = open_run(folder).start
+        assert start is not None
+        assert start.sha256 == sha256(weights)
+    benchmark.summarise(opened, "mdm")
+    assert "\n| seed 0: started | " in (opened.out / "table.md").read_text()
+    record = json.loads((opened.out / "results.json").read_text())
+    assert record["methods"]["started"]["init_sha256"] == {"0": sha256(weights)}
+    (cost,) = (each for each in record["costs"] if each["method"] == "started")
+    assert cost["validation_dice"] == {"all": {"1": open_run(folder).dice[1]}}
+
+    weights.unlink()
+    assert benchmark.run_all(opened, ["started"], [0], Workers()) == [
+        "started, seed 0: model0.safetensors: there is no such model file"
+    ]
 
 
 @pytest.mark.parametrize(

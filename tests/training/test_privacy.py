@@ -28,6 +28,7 @@ from mixmfl.federated.state import Site, first_state, register
 from mixmfl.inference.model import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
+from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import clip_blocks, train_privately
 from mixmfl.training.privacy_budget import (
@@ -165,16 +166,21 @@ def test_a_damaged_ledger_stops_the_site(tmp_path: Path, content: str, found: st
 
 
 def trained(
-    site: Site, noise: float, steps: int = 1, seed: int = 0, rate: float = 1.0
+    site: Site,
+    noise: float,
+    steps: int = 1,
+    seed: int = 0,
+    rate: float = 1.0,
+    plans: Plans = PLANS,
 ) -> dict[str, torch.Tensor]:
-    network = build_network(PLANS, "2d", 0)
-    batches = Batches(site.training, PLANS, "2d", (0, 0, "north"), steps)
+    network = build_network(plans, "2d", 0)
+    batches = Batches(site.training, plans, "2d", (0, 0, "north"), steps)
     train_privately(
         network,
         {},
         {},
         loader(PoissonBatches(batches, rate), 0),
-        PLANS,
+        plans,
         "2d",
         register(site).weights,
         1e-2,
@@ -195,24 +201,42 @@ def test_noise_is_added_even_where_nobody_was_drawn(site: Site) -> None:
     assert not torch.allclose(noisy[name], silent[name], atol=1e-4)
 
 
-def test_the_noise_has_the_size_that_is_accounted_for(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[float] = []
+@pytest.fixture
+def gradients(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Return where the gradient of each step is kept, which plain gradient descent follows."""
+    seen: list[torch.Tensor] = []
 
     class Watched(torch.optim.SGD):
         def __init__(self, parameters: Iterator[torch.Tensor], lr: float, **rest: object) -> None:
             super().__init__(parameters, lr=lr)
 
         def step(self, closure: None = None) -> None:  # type: ignore[override]
-            gradients = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
-            seen.append(float(torch.cat(gradients).std()))
+            every = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
+            seen.append(torch.cat(every).clone())
+            super().step()
 
     monkeypatch.setattr(torch.optim, "AdamW", Watched)
-    monkeypatch.setattr("mixmfl.training.trainer._save_optimizer", lambda *_: {})
+    monkeypatch.setattr("mixmfl.training.dp_sgd.save_optimizer", lambda *_: {})
+    return seen
+
+
+def test_the_noise_has_the_size_that_is_accounted_for(
+    site: Site, gradients: list[torch.Tensor]
+) -> None:
     trained(site, noise=5.0)
     # noise 5 times clip 1, over the 3 cases expected; gradients of norm 1 are lost in that
-    assert seen[0] == pytest.approx(5 / 3, rel=0.05)
+    assert float(gradients[0].std()) == pytest.approx(5 / 3, rel=0.05)
+
+
+def test_the_proximal_term_is_that_of_a_site_without_privacy(
+    site: Site, gradients: list[torch.Tensor]
+) -> None:
+    near = dataclasses.replace(PLANS, training=dataclasses.replace(PLANS.training, proximal=3.0))
+    for plans in (PLANS, near):  # nobody is drawn: all that is seen is noise, and the term
+        trained(site, noise=1e-6, steps=2, rate=1e-6, plans=plans)
+    first, plain, _, pulled = gradients
+    # one step of 0.01 down the first gradient, and mu = 3 times that way
+    assert torch.allclose(pulled - plain, -3.0 * 0.01 * first, atol=1e-5 * float(first.abs().max()))
 
 
 def test_blocks_of_other_modalities_are_left_alone(site: Site) -> None:

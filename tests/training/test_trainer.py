@@ -8,7 +8,7 @@ from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import block_of, network_state
 from mixmfl.networks.prototypes import State
 from mixmfl.training.batches import Batch
-from mixmfl.training.trainer import _optimizer, _save_optimizer, train_locally
+from mixmfl.training.trainer import optimizer_of, save_optimizer, train_locally
 
 
 def two_rounds() -> tuple[State, State]:
@@ -19,12 +19,12 @@ def two_rounds() -> tuple[State, State]:
     generator = torch.Generator().manual_seed(0)
     state: State = {}
     for _ in range(2):
-        parameters, optimizer = _optimizer(network, state, plans, blocks, 1e-2)
+        parameters, optimizer = optimizer_of(network, state, plans, blocks, 1e-2)
         for _ in range(2):
             for parameter in parameters.values():
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             optimizer.step()
-        state = _save_optimizer(optimizer, parameters)
+        state = save_optimizer(optimizer, parameters)
     return network_state(network), state
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.files import Stored, read_header
 from mixmfl.data.image import MOST_VOXELS
+from mixmfl.data.sequence_words import without_accents
 
 MOST_FRAMES = 20_000
 """The frames that a file may have; each has a place, which takes memory before any pixel."""
@@ -31,8 +33,9 @@ _NAMES = [
     "Modality", "SeriesNumber", "InstanceNumber",
     "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
     "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
-    "ContrastBolusStartTime", "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast",
-    "PhaseContrast", "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
+    "ContrastBolusVolume", "ContrastBolusTotalDose", "ContrastBolusStartTime",
+    "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast", "PhaseContrast",
+    "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
     "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType",
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
@@ -149,7 +152,7 @@ class Instance:
         study: StudyInstanceUID; empty where it is missing.
         series: SeriesInstanceUID; empty where it is missing.
         sop: SOPInstanceUID; empty where it is missing.
-        patient: ID, name, date of birth and sex, in lower case.
+        patient: ID, name, date of birth and sex, without what differs between two spellings.
         visit: Age, weight, size, date, time, ID and accession number of the examination, which are
             the same in all of its files.
         frame_of_reference: FrameOfReferenceUID; empty where it is missing.
@@ -212,9 +215,10 @@ def read_instance(file: Path) -> Instance | None:
         _text(content, "StudyInstanceUID"),
         _text(content, "SeriesInstanceUID"),
         _text(content, "SOPInstanceUID"),
-        tuple(
-            _text(content, name).strip("^ ").casefold()
-            for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+        (
+            _plain_id(_text(content, "PatientID")),
+            _plain_name(_text(content, "PatientName")),
+            *(_text(content, name).casefold() for name in ("PatientBirthDate", "PatientSex")),
         ),
         tuple(_text(content, name) for name in _VISIT),
         _text(content, "FrameOfReferenceUID"),
@@ -234,6 +238,19 @@ def read_instance(file: Path) -> Instance | None:
             _whole(content, "NumberOfSlices")),
         _whole(content, "ImagesInAcquisition"),
     )  # fmt: skip
+
+
+def _plain_id(text: str) -> str:
+    """Return an ID as two systems write it alike: some fill it up with zeros."""
+    text = text.strip("^ ").casefold()
+    return text.lstrip("0") or text if text.isdecimal() else text
+
+
+def _plain_name(text: str) -> str:
+    """Return a name as "Müller^Hans", "MUELLER HANS" and "Mueller, Hans^^Dr" have it alike."""
+    spoken = " ".join(text.split("^")[:3])  # family, given and middle name; then titles
+    words = sorted(re.findall(r"\w+", without_accents(spoken)))
+    return re.sub("([aou])e", r"\1", " ".join(words))
 
 
 def frames_of(content: Any) -> int:
@@ -344,7 +361,7 @@ def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, i
         _numbers(values, "PixelSpacing", 2),
         number_in(values, "SliceThickness"),
         shape,
-        (f"{header.echo_ms:g}", header.component, " ".join(kind)),
+        (f"{header.echo_ms:g}", header.component, "\\".join(kind)),
         (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
          *header.scanning),
         (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
@@ -401,13 +418,13 @@ def _header(values: Any) -> Header:
 
 
 def _agent(values: Any) -> str:
-    """Return the contrast agent's name."""
-    if agent := _text(values, "ContrastBolusAgent"):
-        return agent
-    return " ".join(
+    """Return the contrast agent's name, with the volume if that is 0."""
+    agent = _text(values, "ContrastBolusAgent") or " ".join(
         _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
         for item in _value(values, "ContrastBolusAgentSequence") or ()
     )
+    amounts = [number_in(values, f"ContrastBolus{name}") for name in ("Volume", "TotalDose")]
+    return f"{agent} 0 ml" if agent and 0 in amounts and not max(amounts) > 0 else agent
 
 
 def _phase(values: Any) -> str:
@@ -420,7 +437,10 @@ def _phase(values: Any) -> str:
         return "contrast"
     start, acquired = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
     if len(start) >= 6 and len(acquired) >= 6 and (start[:6] + acquired[:6]).isdigit():
-        return "native" if acquired[:6] < start[:6] else "contrast"
+        hours = [int(time[:2]) + int(time[2:4]) / 60 + int(time[4:6]) / 3600
+                 for time in (start, acquired)]  # fmt: skip
+        later = (hours[1] - hours[0] + 12) % 24 - 12  # midnight may lie between them
+        return "native" if later < 0 else "contrast"
     return ""
 
 

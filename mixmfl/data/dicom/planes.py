@@ -116,7 +116,7 @@ def _label(key: Hashable) -> str:
     """Return a short name for the values that distinguish an image."""
     if isinstance(key, tuple):
         return "/".join(filter(None, map(_label, key)))
-    return "" if key in ("", "nan") else str(key)
+    return "" if key in ("", "nan") else str(key).replace("\\", " ")
 
 
 def _levels(planes: Sequence[Plane]) -> list[int]:

@@ -6,14 +6,23 @@ never taken for each other, nor is another contrast taken for one of ours.
 """
 
 import math
+import re
 from dataclasses import dataclass
+from functools import cache
 
 from mixmfl.core.text import plural
 from mixmfl.data.dicom.header import Header
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.sequence_words import Reading, names_both_echoes, read_words
+from mixmfl.data.sequence_words import (
+    Reading,
+    looks_like_agent,
+    meaning_of,
+    names_both_echoes,
+    read_words,
+    without_accents,
+)
 
 # modalities by AcquisitionContrast, and the kinds of images that are none of ours
 _CONTRASTS = {
@@ -28,6 +37,7 @@ _OTHER_CONTRASTS = {
 _FINER = {
     "t1": {"t1", "t1c"}, "t2": {"t2", "flair", "dwi", "t2star"}, "pd": {"pd"},
     "flair": {"flair", "t1", "t1c"}, "t2star": {"t2star", "swi"}, "dwi": {"dwi", "adc"},
+    "adc": {"adc", "dwi"},
 }  # fmt: skip
 _COMPONENTS = {
     "PHASE": "phase", "REAL": "real part", "IMAGINARY": "imaginary part", "P": "phase",
@@ -51,15 +61,31 @@ _TYPES = {
     "MOSAIC": "mosaic", "SCREEN SAVE": "screen shot", "CSA REPORT": "screen shot",
     "FAT": "fat image", "F": "fat image", "OPP_PHASE": "opposed-phase image",
     "OUT_PHASE": "opposed-phase image", "OP": "opposed-phase image", "SWI_PHASE": "phase",
-    "FMRI": "functional", "STDDEV": "map",
+    "FMRI": "functional", "STDDEV": "map", "FAT_FRACTION": "map", "FATFRACTION": "map",
+    "PDFF": "map", "EADC": "diffusion map", "CALC_BVALUE": "diffusion map",
+    "M_PCA": "angiography", "P_PCA": "angiography", "PHASE CORR REAL": "real part",
+    **{f"R_{kind}": "real part" for kind in ("IR", "SE", "FFE")},
+    **{f"I_{kind}": "imaginary part" for kind in ("IR", "SE", "FFE")},
+    **{f"P_{kind}": "phase" for kind in ("IR", "SE", "FFE")},
 }  # fmt: skip
+# of Philips, for what was computed; in an original they may name the sequence
+_MAPS = {"T1", "T2", "T2*", "T2_STAR", "R1", "R2", "R2*", "R2_STAR", "PD"}
 _REFORMATTED = {"REFORMATTED", "MPR", "CSA MPR", "CURVED MPR"}
 _DIFFUSION = {"DIFFUSION", "TRACEW", "TRACE"}
+# what people write into the field of the contrast agent if there is none, as words
 _NO_AGENT = {
-    "", "0", "n", "na", "n/a", "none", "no", "non", "nein", "null", "false", "nil", "-", "--",
-    "unknown", "nativ", "native", "not applicable", "plain",
+    "na", "none", "no", "non", "not", "nein", "null", "false", "nil", "nativ", "native",
+    "plain", "without", "wo", "ohne", "kein", "keine", "keines", "nicht", "sans", "aucun",
+    "sin", "ninguno", "ninguna", "senza", "nessuno", "nessun", "zonder", "geen", "niet",
+    "sem", "nenhum", "uden", "uten", "utan", "ingen", "ikke", "inte", "bez", "refused",
+    "declined", "abgelehnt", "verweigert",
 }  # fmt: skip
-_NO_AGENT_STARTS = ("no ", "non ", "none", "without", "w/o", "ohne", "kein", "sans ", "sin ")
+_NO_VOLUME = re.compile(r"(?<![\d.,])0+(?:[.,]0+)?(?![\d.,])")
+# ... and if there is one
+_SOME_AGENT = {"y", "yes", "j", "ja", "oui", "si", "true", "iv", "given", "with", "mit"}
+
+# inversion times that darken fluid and fat, and the longest repetition time of a T1 by spin echoes
+_DARK_FLUID_MS, _DARK_FAT_MS, _LONGEST_T1_MS = 1200, 400, 2000
 
 _ECHOES = "two echoes"  # in DICOM they are separate images, each with its echo time
 
@@ -103,6 +129,8 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
     if stated and not named and reading.why != SILENT:
         return Recognised("", f"{UNSURE}: {field} says {stated}; {place}: {reading.why}")
     modality, why = (named, place) if named else (stated, field)
+    if (stated, named) == ("adc", "dwi"):  # words name the sequence, and the field its map
+        modality, why = stated, field
     if not modality:
         if echo := _echo(header):
             return Recognised(echo, f"{place}, and the echo time of {header.echo_ms:g} ms")
@@ -130,6 +158,8 @@ def why_set_aside(series: Series) -> str:
         return f"{part} (ComplexImageComponent {header.component})"
     if "REFORMATTED" in types or ("DERIVED" in types and types & _REFORMATTED):
         return "derived (reformatted)"
+    if "DERIVED" in types and (made := _MAPS & set(header.image_type[2:])):
+        return f"map (ImageType {min(made)})"
     # the first two values are the origin, and the third of classic images may be a component
     for value in header.image_type[2:]:
         if value in _TYPES or (value in _COMPONENTS and value == header.image_type[2]):
@@ -148,6 +178,8 @@ def why_set_aside(series: Series) -> str:
     reading, place = _first_reading(header)
     if reading.set_aside:
         return f"{reading.set_aside} ({place})"
+    if _is_one_inversion(header):
+        return f"one inversion of an MP2RAGE (InversionTime {header.inversion_ms:g} ms)"
     if aside := _from_sequence_name(header.sequence):
         return f"{aside} (SequenceName {header.sequence})"
     if series.slices < FEWEST_SLICES:
@@ -157,14 +189,34 @@ def why_set_aside(series: Series) -> str:
 
 def has_agent(header: Header) -> bool:
     """Say whether the header names a contrast agent."""
-    agent = header.agent.strip().lower()
-    return agent not in _NO_AGENT and not agent.startswith(_NO_AGENT_STARTS)
+    return _field_of_agent(header.agent) == "with"
+
+
+@cache
+def _field_of_agent(text: str) -> str:
+    """Return what the field of the contrast agent says.
+
+    Returns:
+        ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing.
+    """
+    text = without_accents(text).replace("n/a", "na").replace("w/o", "wo").replace("n.a.", "na")
+    words = re.findall(r"[^\W\d_]+", text)
+    reading = read_words(f"T1 {text}")
+    numbers = re.search(r"[1-9]", text)
+    names_one = reading.modality == "t1c" or any(map(looks_like_agent, words))
+    if text.strip("- .?") in ("", "unknown", "unbekannt"):
+        return "unclear" if "?" in text else ""
+    if _NO_AGENT & set(words) or words in (["n"], ["f"]) or _says_native(reading):
+        return "without"
+    if _NO_VOLUME.search(text) and not numbers:
+        return "unclear" if any(meaning_of(word) == "agent" for word in words) else "without"
+    return "with" if names_one or numbers or _SOME_AGENT & set(words) else "unclear"
 
 
 def is_silent_on_agent(header: Header) -> bool:
     """Say whether nothing indicates a contrast agent or its lack, as after anonymisation."""
     reading, _ = _first_reading(header)
-    return not (header.phase or has_agent(header) or _says_native(reading))
+    return not (header.phase or _field_of_agent(header.agent) or _says_native(reading))
 
 
 def _texts(header: Header) -> list[tuple[str, str]]:
@@ -185,6 +237,11 @@ def _first_reading(header: Header) -> tuple[Reading, str]:
             agent = read_words(f"T1 {header.description}")
             if agent.modality != "t1" or _says_native(agent):
                 return agent, f"description {header.description!r} of protocol {text!r}"
+        if place == "description" and reading.modality == "t1" and not _says_native(reading):
+            protocol = read_words(header.protocol)
+            if protocol.modality == "t1c":  # made with it, or once copied from it
+                why = f"its protocol {header.protocol!r} names a contrast agent"
+                return Reading("", why, "", (header.protocol,)), f"{place} {text!r}"
         return reading, f"{place} {text!r}"
     return read_words(""), "no description"
 
@@ -238,15 +295,36 @@ def _from_sequence_name(name: str) -> str:
     return ""
 
 
+def _is_one_inversion(header: Header) -> bool:
+    """Say whether this is one of the two images that an MP2RAGE's T1 is made of."""
+    text = f"{header.description} {header.protocol} {header.sequence}".lower()
+    made = "UNI" in header.image_type or re.search(r"(?<![a-z])uni", text)
+    return "mp2rage" in text and not made and header.inversion_ms > 0
+
+
 def _contradiction(modality: str, header: Header) -> str:
     """Say which field or time contradicts a modality; empty where none does."""
-    te, kinds = header.echo_ms, set(header.scanning)
+    te, ti, kinds = header.echo_ms, header.inversion_ms, set(header.scanning)
     if modality in ("t1", "t1c", "t2", "flair", "pd") and "EP" in kinds:
         return "ScanningSequence says echo planar"
     if (modality in ("t1", "t1c") and te > 60) or (modality == "t2" and te < 30):
         return f"the echo time is {te:g} ms"
     if modality == "flair" and te < 45:
         return f"the echo time is {te:g} ms"
+    if (
+        "IR" in kinds
+        and ti > 0
+        and ((modality == "flair" and ti < _DARK_FLUID_MS) or modality in ("t2", "pd"))
+    ):
+        what = "fluid" if ti >= _DARK_FLUID_MS else "fat" if ti < _DARK_FAT_MS else "something"
+        return f"an inversion time of {ti:g} ms darkens {what}"
+    if modality in ("t2", "flair") and kinds == {"GR"}:
+        return "ScanningSequence says gradient echo"
+    if modality in ("t1", "t1c") and kinds == {"SE"} and not ti > 0:
+        tr = header.repetition_ms
+        return f"the repetition time is {tr:g} ms" if tr > _LONGEST_T1_MS else ""
+    if modality == "dwi" and header.b_value == 0:
+        return "its b-value is 0"
     return ""
 
 
@@ -258,11 +336,11 @@ def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Re
     if reading.modality not in ("t1", "t1c") and not (reading.unknown and phase):
         return Recognised("", f"{UNSURE}: {why} says a T1, but {reading.why}")
     modality = reading.modality
-    denied = header.agent and not has_agent(header) and header.agent.lower() != "unknown"
+    field = _field_of_agent(header.agent)
     if modality == "t1c":
         if header.phase == "native":
             return Recognised("", f"{UNSURE}: {why} names a contrast agent, given later")
-        if denied:
+        if field == "without":
             return Recognised(
                 "", f"{UNSURE}: {why} names a contrast agent, the header {header.agent!r}"
             )
@@ -273,8 +351,10 @@ def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Re
         return Recognised("t1", why)
     if header.phase == "native":
         return Recognised("t1", f"{why}, before the contrast agent")
-    if header.phase == "contrast" or has_agent(header):
+    if header.phase == "contrast" or field == "with":
         return Recognised("t1c", f"{why}, contrast agent {header.agent!r}")
+    if field == "unclear":
+        return Recognised("", f"{UNSURE}: {why} says a T1, and the contrast agent {header.agent!r}")
     return Recognised("t1", why)
 
 

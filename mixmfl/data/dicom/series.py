@@ -268,13 +268,14 @@ def _images(
 
 
 def _of_part(header: Header, planes: Sequence[Plane]) -> Header:
-    """Return a header with the times of these planes; a file may hold several echoes."""
-    (echo, component, _), physics = planes[0].variety, planes[0].physics
+    """Return a header with the times and kind of these planes; a file may hold several images."""
+    (echo, component, kind), physics = planes[0].variety, planes[0].physics
     repetition, inversion, flip = map(float, physics[:3])
     return replace(
         header,
         echo_ms=float(echo),
         component=component,
+        image_type=(*header.image_type[:2], *kind.split("\\")) if kind else header.image_type,
         repetition_ms=repetition,
         inversion_ms=inversion,
         flip_degrees=flip,

@@ -6,14 +6,12 @@ tasks has no terminal, so it leaves a file per job in a folder, and waits for th
 
 import dataclasses
 import getpass
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import PrivacyError
@@ -197,11 +195,6 @@ def answer_job(file: Path, approved: bool) -> None:
     """Record what a person decided, who that was and when."""
     decision = _by(APPROVED if approved else REFUSED, getpass.getuser())
     write_json(file, {**dataclasses.asdict(_record(file)), **decision, "person": True})
-
-
-def digest_of(content: Mapping[str, Any]) -> str:
-    """Return the digest of a record, such as that of plans."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _decided(job: Job, file: Path, decision: str, by: str) -> str:

@@ -26,7 +26,7 @@ BEFORE_THE_FIRST = "0" * 64
 """What the first line has for the digest of the one before it."""
 
 _LOCK_SECONDS = 30.0
-_LONGEST_LINE = 10_000
+_LONGEST_LINE = 2_000_000  # bytes, of which the names of a job's labels may be 1,200,000
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class AuditLog:
             fields: What else is known of it.
 
         Raises:
-            PrivacyError: It cannot be recorded; then it must not happen.
+            PrivacyError: It cannot be recorded, or is longer than what is read back; then it must
+                not happen.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         busy = PrivacyError(
@@ -61,6 +62,11 @@ class AuditLog:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             entry = {"number": number + 1, "time": now, "what": what, **fields}
             line = json.dumps({**entry, "previous": previous}).encode()
+            if len(line) >= _LONGEST_LINE:
+                raise PrivacyError(
+                    f"{self.file}: what is to be recorded of {one_line(what)} has {len(line)} "
+                    f"bytes; {_LONGEST_LINE} at most, and nothing leaves without a record"
+                )
             try:
                 self._tell(f"{line.decode()} sha256 {_digest(line)}")
                 end = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixmfl.core.files import json_digest
 from mixmfl.core.text import one_line, shorten
-from mixmfl.federated.client.approval import Job, digest_of
+from mixmfl.federated.client.approval import Job
 from mixmfl.federated.messages import SENT
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.state import MEASURE, Minimum, RunSettings
@@ -24,7 +25,7 @@ def planning_job(record: Mapping[str, Any], minimum: Minimum) -> Job:
         "leaves": _leaving(["fingerprint", "preprocess"]),
         "withheld": _withheld(minimum),
     }
-    return Job(digest_of({"job": "fingerprint", "minimum": list(record["minimum"])}), facts)
+    return Job(json_digest({"job": "fingerprint", "minimum": list(record["minimum"])}), facts)
 
 
 def training_job(
@@ -49,7 +50,7 @@ def training_job(
         PrivacyError: The ledger is damaged.
     """
     asked = {name: record[name] for name in ("run", "plans", "settings", "fold")}
-    plans_digest = digest_of(asked["plans"])
+    plans_digest = json_digest(asked["plans"])
     trained = MASKED_KINDS if settings.masked else ("train",)
     least = minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
     facts = {
@@ -66,7 +67,7 @@ def training_job(
         "plans": plans_digest,
     }
     return Job(
-        digest_of({"job": "join", **asked}),
+        json_digest({"job": "join", **asked}),
         {name: one_line(fact, 1000) for name, fact in facts.items()},
         settings.rounds,
         settings.masked,

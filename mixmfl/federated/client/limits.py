@@ -4,8 +4,6 @@ What was used lasts in a file, so that neither a restart nor another run begins 
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import json_digest, read_json, write_json
 from mixmfl.core.records import read_record
 from mixmfl.federated.state import NETWORK_MINIMUM, Cases, Registration, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
@@ -213,14 +211,14 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
     schedule: dict[str, Any] = {name: content["settings"][name] for name in _MAY_CHANGE}
     lasting = {n: value for n, value in content["settings"].items() if n not in _MAY_CHANGE}
     agreed: dict[str, Any] = {
-        "sha256": _digest({**content, "settings": lasting}),
+        "sha256": json_digest({**content, "settings": lasting}),
         "schedule": schedule,
     }
     before = _Joined(agreed["sha256"], schedule)
     if file.exists():
         before = read_record(_Joined, read_json(file, PrivacyError), str(file), PrivacyError)
     # a version that let nothing change recorded one digest of everything
-    expected = _digest(content) if before.schedule is None else agreed["sha256"]
+    expected = json_digest(content) if before.schedule is None else agreed["sha256"]
     if before.sha256 != expected:
         raise PrivacyError(
             f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
@@ -234,7 +232,3 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
         if n in known and known[n] != schedule[n]
     ]
     return ", ".join(changed)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

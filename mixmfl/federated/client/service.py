@@ -23,7 +23,6 @@ from mixmfl.core.errors import (
     PrivacyError,
 )
 from mixmfl.core.files import locked, read_json, replacing, write_json
-from mixmfl.core.json_fields import JsonFields
 from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
 from mixmfl.core.version import __version__
@@ -532,8 +531,7 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
 
 
 def _read_plans(task: Message) -> Plans:
-    fields = JsonFields(task.record, f"the coordinator's task {task.kind!r}", PlansError)
-    return Plans.from_json(fields.inside("plans", 20).content, "the coordinator's plans")
+    return Plans.from_json(task.record.get("plans"), "the coordinator's plans")
 
 
 def _read_run(task: Message) -> tuple[Plans, RunSettings]:

@@ -5,12 +5,14 @@ of the run have. Anything else is refused before anything is computed, written o
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 
+from mixmfl.core.declarations import entries, one_of
 from mixmfl.core.errors import AggregationError
-from mixmfl.core.json_fields import JsonFields
-from mixmfl.core.records import read_record
+from mixmfl.core.json_fields import Range, named, whole
+from mixmfl.core.records import read_record, read_value
 from mixmfl.core.tensor_store import Form, form_of
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.client.task_records import TASKS
@@ -75,24 +77,31 @@ def check_run_task(
         AggregationError: The task has a round, modality, block or tensor that is not of the run,
             or lacks blocks that the site needs for it.
     """
-    record = JsonFields(task.record, f"the coordinator's task {task.kind!r}", AggregationError)
+    source = f"the coordinator's task {task.kind!r}"
     validates = task.kind in ("validate", "measure", "personalize")
-    if "round" in record.content:  # a model is judged after a round, the last one too
-        record.whole("round", 0, settings.rounds if validates else settings.rounds - 1)
+    if "round" in task.record:  # a model is judged after a round, the last one too
+        last = settings.rounds if validates else settings.rounds - 1
+        whole(task.record["round"], Range(0, last), f"{source}: round", AggregationError)
     blocks = {block_of(name) for name in forms if not name.startswith("memory.")}
     places = {name.rpartition(".")[0] for name in forms if name.startswith("memory.")}
     needed: set[str] = set()
     if validates:
-        usable = record.choices("modalities", plans.modalities)
+        some = Annotated[
+            tuple[Annotated[str, one_of(plans.modalities)], ...],
+            entries(0, len(plans.modalities), distinct=True),
+        ]
+        at = f"{source}: modalities"
+        usable = read_value(some, task.record.get("modalities"), at, AggregationError)
         needed = set(block_weights(1, dict.fromkeys(usable, 1)))
     if task.kind in ("train", "masked", "personalize"):
         needed |= set(register(site).weights)
     if task.kind == "masked":
-        holders = record.inside("holders", len(blocks) + len(places) + 1)
-        if strange := sorted(holders.content.keys() - blocks - places - {LOSS}):
-            raise AggregationError(f"{holders.source}: the run has no block {quoted(strange[0])}")
+        most, at = Range(0, len(blocks) + len(places) + 1), f"{source}: holders"
+        holders = named(task.record.get("holders"), most, at, AggregationError)
+        if strange := sorted(holders.keys() - blocks - places - {LOSS}):
+            raise AggregationError(f"{at}: the run has no block {quoted(strange[0])}")
     if task.kind != "model":
-        _check_tensors(record.source, task, forms, needed)
+        _check_tensors(source, task, forms, needed)
 
 
 def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
-from mixmfl.federated.state import CONFIGURATIONS, Cases, Fold, RunSettings, Voxels
+from mixmfl.federated.state import Cases, Fold, RunSettings, Voxels
 from mixmfl.planning.bounds import MOST_ROUNDS
+from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 
 _Round = Annotated[int, within(0, MOST_ROUNDS)]
 

@@ -11,7 +11,7 @@ from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
 from mixmfl.federated.flare.processes import retry_while_busy, running_server
 from mixmfl.federated.flare.provisioning import Kit, ending_soon
-from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
+from mixmfl.federated.server.checkpoint import Run, holds_run, open_run, record_time
 from mixmfl.federated.server.orders import Orders, job_file, save_job
 from mixmfl.federated.state import ALIVE, NOT_CONNECTED
 
@@ -49,13 +49,17 @@ def run_jobs(
     save_job(orders, file)
     done = 0
     warned: date | None = None
+    read: tuple[int, Run] | None = None
 
     def read_progress() -> Run | None:
-        """Read the run up to its last round, and report it."""
-        nonlocal done
+        """Read the run up to its last round, where it has changed, and report it."""
+        nonlocal done, read
         if not holds_run(orders.out):
             return None
-        run = open_run(orders.out)
+        written = record_time(orders.out)
+        if read is None or read[0] != written:
+            read = written, open_run(orders.out)
+        run = read[1]
         done = len(run.history)
         report(run)
         return run

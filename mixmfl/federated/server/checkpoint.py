@@ -58,7 +58,7 @@ from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
-    FOLDS,
+    FOLD_NAMES,
     NETWORK,
     SPLIT,
     Personal,
@@ -223,6 +223,11 @@ def holds_run(folder: Path) -> bool:
     return (folder / "run.json").is_file()
 
 
+def record_time(folder: Path) -> int:
+    """Return when the record of a run was last written, in ns; it is only ever replaced whole."""
+    return (folder / "run.json").stat().st_mtime_ns
+
+
 def start_run(run: Run, state: ServerState | None = None) -> None:
     """Write a new run's record.
 
@@ -316,7 +321,7 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
         folder,
         plans,
         settings,
-        word(record["fold"], FOLDS, "fold"),
+        word(record["fold"], FOLD_NAMES, "fold"),
         sites,
         [
             {

@@ -49,6 +49,7 @@ from mixmfl.federated.server.secure_aggregation import (
 from mixmfl.federated.server.subset_validation import measure_task, merge_measured, read_measured
 from mixmfl.federated.server.update_checks import check_validation
 from mixmfl.federated.state import Diagnostics, ServerState, first_state, mean_dice, read_dice
+from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PrototypeMemory, State
 from mixmfl.training.validation import DiceSum
@@ -124,7 +125,7 @@ def begin(
         start_run(asked, initial)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
-    if run.split != asked.split and run.fold != "all":
+    if run.split != asked.split and run.fold != EVERY_CASE:
         raise ModelError(
             f"{run.folder}: was begun by an earlier version, which held other cases back to "
             "validate; these would now train. Go on with that version, or start a new run from "

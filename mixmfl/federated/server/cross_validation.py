@@ -31,12 +31,11 @@ from mixmfl.federated.server.checkpoint import (
 from mixmfl.federated.server.export import Pooled, export_model
 from mixmfl.federated.server.run_page import write_folds_page
 from mixmfl.federated.server.subset_validation import merge_measured
-from mixmfl.federated.state import FOLDS as NAMES
-from mixmfl.federated.state import Configuration, Fold
+from mixmfl.federated.state import FOLD_NAMES, Configuration, Fold
 from mixmfl.inference.model_folder import (
-    CONFIGURATIONS,
+    CONFIGURATIONS_FILE,
+    CROSS_VALIDATION_FILE,
     EVERY_CASE,
-    FOLDS,
     MODEL,
     fold_folder,
 )
@@ -59,7 +58,7 @@ class FoldsRecord:
 
     format: Annotated[int, within(FORMAT, FORMAT)]
     configuration: Configuration
-    folds: Annotated[tuple[Fold, ...], entries(1, len(NAMES), distinct=True)]
+    folds: Annotated[tuple[Fold, ...], entries(1, len(FOLD_NAMES), distinct=True)]
     rounds: Annotated[Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, 6)] = field(
         default_factory=dict
     )
@@ -110,7 +109,7 @@ def _dice_of(measured: Measured) -> dict[str, float]:
 
 def holds_folds(folder: Path) -> bool:
     """Say whether a run in folds was started in a folder."""
-    return (folder / FOLDS).is_file()
+    return (folder / CROSS_VALIDATION_FILE).is_file()
 
 
 def read_folds(folder: Path) -> FoldsRecord:
@@ -119,7 +118,7 @@ def read_folds(folder: Path) -> FoldsRecord:
     Raises:
         ModelError: It is damaged.
     """
-    file = folder / FOLDS
+    file = folder / CROSS_VALIDATION_FILE
     return read_record(FoldsRecord, read_json(file, ModelError), str(file), ModelError)
 
 
@@ -156,7 +155,7 @@ def begin_folds(
             f"{folder}: holds files that are no run in folds ({', '.join(found[:3])}); nothing was "
             "written. Name another folder"
         )
-    wanted = tuple(name for name in NAMES if name in (*before, *folds))
+    wanted = tuple(name for name in FOLD_NAMES if name in (*before, *folds))
     record = FoldsRecord(FORMAT, configuration, wanted)
     _write(folder, record)
     return record
@@ -238,7 +237,9 @@ def pooled_of(run_folder: Path, number: int) -> Pooled | None:
     for fold, measured in record.rounds.items():
         if fold_folder(folder, fold) == run_folder.resolve() and measured == number:
             folds = tuple(fold for fold in record.folds if fold != EVERY_CASE)
-            return Pooled(read_measured_json(record.measured, str(folder / FOLDS)), folds)
+            return Pooled(
+                read_measured_json(record.measured, str(folder / CROSS_VALIDATION_FILE)), folds
+            )
     return None
 
 
@@ -248,20 +249,20 @@ def begin_configurations(folder: Path, names: Sequence[str], *, resume: bool) ->
     Raises:
         ModelError: The folder holds something else.
     """
-    ours = (folder / CONFIGURATIONS).is_file()
+    ours = (folder / CONFIGURATIONS_FILE).is_file()
     if (ours and not resume) or (not ours and folder.is_dir() and any(folder.iterdir())):
         raise ModelError(
             f"{folder}: holds {'a run' if ours else 'other files'}; nothing was written. "
             "Resume a run of several configurations by --resume, or name another folder"
         )
-    write_json(folder / CONFIGURATIONS, {"configurations": list(names), "best": None})
+    write_json(folder / CONFIGURATIONS_FILE, {"configurations": list(names), "best": None})
 
 
 def configurations_of(folder: Path) -> list[str]:
     """Return the configurations that a run compares; empty: it is none of several."""
-    if not (folder / CONFIGURATIONS).is_file():
+    if not (folder / CONFIGURATIONS_FILE).is_file():
         return []
-    return list(read_json(folder / CONFIGURATIONS, ModelError)["configurations"])
+    return list(read_json(folder / CONFIGURATIONS_FILE, ModelError)["configurations"])
 
 
 def choose_configuration(found: Sequence[CrossValidation], folder: Path) -> str:
@@ -283,9 +284,9 @@ def choose_configuration(found: Sequence[CrossValidation], folder: Path) -> str:
         "best": best,
         "dice": {name: or_none(dice) for name, dice in means.items()},
     }
-    write_json(folder / CONFIGURATIONS, content)
+    write_json(folder / CONFIGURATIONS_FILE, content)
     return best
 
 
 def _write(folder: Path, record: FoldsRecord) -> None:
-    write_json(folder / FOLDS, dataclasses.asdict(record))
+    write_json(folder / CROSS_VALIDATION_FILE, dataclasses.asdict(record))

@@ -15,6 +15,7 @@ from mixmfl.networks.build import memory_shapes, prototype_sizes
 from mixmfl.networks.initial_weights import Part, Source, head_names, take_weights
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
 from mixmfl.networks.prototypes import PrototypeMemory, memory_from_state, memory_to_state
+from mixmfl.planning.architecture import is_residual
 from mixmfl.planning.plans import Plans
 
 
@@ -79,13 +80,15 @@ def start_from(
 
 
 def _source(model: Model) -> Source:
+    planned = model.plans.configuration(model.configuration)
     return Source(
         form=model.plans.network.form,
         modalities=model.plans.modalities,
         trained=model.modalities,
         heads=head_names(model.plans.labels),
         weights=model.weights,
-        spacing=tuple(model.plans.configuration(model.configuration)["spacing"]),
+        spacing=tuple(planned["spacing"]),
+        residual=is_residual(planned["architecture"]["arch_kwargs"]),
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.core.json_fields import JsonFields, fields
+from mixmfl.core.json_fields import Range, fields, whole, word
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
 from mixmfl.data.dataset_card import read_card
@@ -142,16 +142,14 @@ def load_job(path: Path) -> Orders:
     Raises:
         DataError: The file is damaged, or orders what no site would do.
     """
-    record = JsonFields(read_json(path), str(path), DataError)
-    job = record.choice("job", ("PlanningJob", "TrainingJob"))
-    content = {name: value for name, value in record.content.items() if name != "job"}
+    content = dict(read_json(path))
+    job = word(content.pop("job", None), ("PlanningJob", "TrainingJob"), f"{path}: job", DataError)
     if job == "PlanningJob":
-        return read_record(PlanningJob, content, record.source, DataError, whole=True)
+        return read_record(PlanningJob, content, str(path), DataError, whole=True)
     # those of before this could be asked for
     content = {"stop_when_flat": 0, "init": None, "aliases": [], **content}
-    orders = read_record(TrainingJob, content, record.source, DataError, whole=True)
-    if orders.quorum > len(orders.sites):
-        raise record.wrong("quorum", f"at most the number of sites, {len(orders.sites)}")
+    orders = read_record(TrainingJob, content, str(path), DataError, whole=True)
+    whole(orders.quorum, Range(1, len(orders.sites)), f"{path}: quorum", DataError)
     return orders
 
 

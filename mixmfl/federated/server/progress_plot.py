@@ -11,7 +11,7 @@ from mixmfl.federated.server.checkpoint import Run
 
 def draw_progress(run: Run, path: Path) -> None:
     """Draw training loss and mean validation Dice per site as PNG, whole or not at all."""
-    from matplotlib.figure import Figure  # a site never draws, but imports this module
+    from matplotlib.figure import Figure  # slow to import, and needed once a run
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, dice = figure.subplots(1, 2)

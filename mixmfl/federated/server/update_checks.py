@@ -7,7 +7,7 @@ reason; its site is counted as missing from the round.
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,14 +26,12 @@ from mixmfl.federated.server.reply_records import (
     check_round,
     read_reply,
 )
+from mixmfl.federated.state import Registration, RunSettings
 from mixmfl.networks.build import PrototypeSizes, memory_shapes, prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint
 from mixmfl.planning.plans import Plans
-
-if TYPE_CHECKING:  # rounds calls this module
-    from mixmfl.federated.state import Registration, RunSettings
 
 NORM_FACTOR = 10.0
 """How many times the usual norm an update may have.
@@ -79,7 +77,7 @@ def check_answer(site: str, asked: str, reply: Message) -> None:
 
 def check_registration(
     site: str,
-    registration: "Registration",
+    registration: Registration,
     plans: Plans,
     fingerprint: Fingerprint | None = None,
 ) -> None:
@@ -141,9 +139,9 @@ def check_reply(
     reply: Message,
     round_number: int,
     weights: State,
-    registration: "Registration",
+    registration: Registration,
     plans: Plans,
-    settings: "RunSettings",
+    settings: RunSettings,
 ) -> dict[str, float]:
     """Check that a training reply is what its site was asked for, and can be true.
 
@@ -399,9 +397,9 @@ def _memory_shapes(
 def _check_counts(
     site: str,
     tensors: Mapping[str, Tensor],
-    registration: "Registration",
+    registration: Registration,
     plans: Plans,
-    settings: "RunSettings",
+    settings: RunSettings,
 ) -> None:
     """Check that prototypes claim no more voxels than the round's batches can have had.
 

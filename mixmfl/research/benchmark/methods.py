@@ -35,6 +35,8 @@ class Method:
         training: Settings of training that the method replaces.
         edit_memory: Function that an ablation applies to the memory after every round.
         rule: Function that merges the sites' changes of a block, in place of the planned rule.
+        init: File of weights that training starts from, as ``--init`` of mixmfl_train_federated;
+            ``{seed}`` in it stands for the seed, which is the fold of patients. Empty: random ones.
     """
 
     what: str
@@ -43,6 +45,7 @@ class Method:
     training: Mapping[str, Any] = field(default_factory=dict)
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
     rule: Rule | None = None
+    init: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the method, as JSON content."""
@@ -53,11 +56,16 @@ class Method:
             "training": dict(self.training),
             "edit_memory": edited,
             **({"rule": self.rule.__name__} if self.rule else {}),
+            **({"init": self.init} if self.init else {}),
         }
 
     def apply(self, plans: Plans) -> Plans:
         """Return the plans with the settings of the method."""
         return replace_settings(plans, self.network, self.training)
+
+    def init_file(self, seed: int) -> Path | None:
+        """Return the file of weights that training with a seed starts from; None: there is none."""
+        return Path(self.init.replace("{seed}", str(seed))) if self.init else None
 
 
 @dataclass(frozen=True)
@@ -221,11 +229,14 @@ def find_method(name: str) -> Method:
     return METHODS[base_of(name)]
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Return what defines a method, as JSON content, with the digest of code that is not ours."""
-    described = find_method(name).describe()
+def describe(name: str, seed: int) -> dict[str, Any]:
+    """Return what defines a method, as JSON content, with digests of code and weights not ours."""
+    method = find_method(name)
+    described = method.describe()
     if outside := OUTSIDE.get(base_of(name)):
         described |= {"source": outside.source, "sha256": sha256(outside.file)}
+    if init := method.init_file(seed):
+        described["init_sha256"] = sha256(init) if init.is_file() else ""
     return described
 
 

@@ -73,7 +73,7 @@ class Study:
         for name, modalities in sorted(self.modality_sets[modality_set].items()):
             tested = tests.get(name, ())
             cases = [case for case in self.cases[name] if case.name not in tested]
-            seen = [_with_only(case, modalities) for case in cases]
+            seen = [case.only(modalities) for case in cases]
             train = tuple(case for case in seen if case.images)
             if not train:
                 raise DataError(
@@ -85,7 +85,7 @@ class Study:
         # plans know a modality only by cases that train on it
         trained = {m for site in sites for case in site.train for m in case.images}
         return tuple(
-            dataclasses.replace(site, tests=tuple(_with_only(case, trained) for case in site.tests))
+            dataclasses.replace(site, tests=tuple(case.only(trained) for case in site.tests))
             for site in sites
         )
 
@@ -153,12 +153,6 @@ def write_patients(study: Study, modality_set: str, fold: int, out: Path) -> Non
         "sites": {site.name: site.to_json() for site in sites},
     }
     write_sites(out, study.folder, sites, record, study.labels)
-
-
-def _with_only(case: Case, modalities: "set[str] | tuple[str, ...]") -> Case:
-    return dataclasses.replace(
-        case, images={name: file for name, file in case.images.items() if name in modalities}
-    )
 
 
 def _modality(word: str, modalities: Modalities, file: Path) -> str:

@@ -10,13 +10,14 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
 from mixmfl.core.records import read_record, read_value
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
-from mixmfl.planning.bounds import MOST_LEARNING_RATE
+from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES
 from mixmfl.research.recall_quality import RecallQuality
 
 _MOST_SITES, _MOST_RUNS = 1000, 10_000
 
 Name = Annotated[str, text(255)]
+_Share = Annotated[float, within(0, 1)]
 _Names = Annotated[tuple[Name, ...], entries(0, MOST_CASES, distinct=True)]
 
 
@@ -29,6 +30,7 @@ class CostRecord:
         seconds: See ``Cost``.
         method: The method as it was described, which is only compared.
         learning_rates: See ``Cost``.
+        dice: See ``Cost``.
     """
 
     sent_bytes: Annotated[float, within(0, 1e18)] | None
@@ -36,6 +38,10 @@ class CostRecord:
     method: Any
     learning_rates: Annotated[
         Mapping[Name, Annotated[float, within(0, MOST_LEARNING_RATE)]], entries(0, _MOST_RUNS)
+    ] = field(default_factory=dict)
+    dice: Annotated[
+        Mapping[Name, Annotated[Mapping[Name, _Share], entries(0, MOST_ROUNDS)]],
+        entries(0, _MOST_RUNS),
     ] = field(default_factory=dict)
 
 

@@ -51,7 +51,10 @@ def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[
         },
         # the data by their digest: training and test cases, and what they were made from
         "benchmark": {**opened, "tests": tests},
-        "methods": {name: _described(name) for name in names},
+        "methods": {
+            name: _described(name, sorted({row.seed for row in rows if row.method == name}))
+            for name in names
+        },
         "rerun": _commands(opened, names, sorted({row.seed for row in rows})),
         "costs": [
             {
@@ -60,6 +63,7 @@ def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[
                 "sent_bytes": or_none(cost.sent_bytes),
                 "seconds": cost.seconds,
                 "learning_rates": dict(cost.learning_rates),
+                "validation_dice": {name: dict(dice) for name, dice in cost.dice.items()},
             }
             for cost in costs
         ],
@@ -67,9 +71,11 @@ def results_json(out: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> dict[
     }
 
 
-def _described(name: str) -> dict[str, Any]:
+def _described(name: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Return what a method is, of one that is not ours with its code."""
-    described = {"what": find_method(name).what, **describe(name)}
+    described = {"what": find_method(name).what, **describe(name, seeds[0])}
+    if "init_sha256" in described:
+        described["init_sha256"] = {seed: describe(name, seed)["init_sha256"] for seed in seeds}
     if outside := OUTSIDE.get(base_of(name)):
         described["code"] = outside.file.read_text(encoding="utf-8")
     return described

@@ -6,6 +6,7 @@
     OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``;
                                           <run>-rate-<r> for each of several learning rates
     OUT/runs/<method>/seed<k>/scores.csv  written last: if it exists, the rest is done
+    OUT/runs/<method>/seed<k>/method.json what is trained here; another begins anew
     OUT/runs/<method>/seed<k>/cost.json, memory.json, reliability.json
     OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
     OUT/cases.csv, table.md, subsets.png, sites.png, results.json
@@ -14,10 +15,12 @@
 import dataclasses
 import hashlib
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +31,12 @@ from mixmfl.core.files import read_json, write_json, write_text
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
+from mixmfl.data.modalities import Modalities
 from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
 from mixmfl.federated.server.checkpoint import Run, SiteRound, holds_run
 from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site
@@ -59,6 +64,7 @@ from mixmfl.research.benchmark.probabilities import (
 )
 from mixmfl.research.benchmark.records import read_cost, read_memory, read_own
 from mixmfl.research.benchmark.results import results_json
+from mixmfl.research.benchmark.rounds import rounds_section
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 from mixmfl.research.benchmark.statistics import Cost, Scores
 from mixmfl.research.benchmark.tables import markdown
@@ -114,7 +120,7 @@ class Benchmark:
 def done_in(out: Path) -> list[tuple[str, int]]:
     """Return the methods and seeds that are done in a benchmark's folder."""
     return [
-        (name, int(folder.name.removeprefix("seed")))
+        (name, seed_of(folder))
         for base in METHODS
         for name in (base, base + SITE)
         for folder in sorted((out / "runs" / name).glob("seed*"))
@@ -122,10 +128,15 @@ def done_in(out: Path) -> list[tuple[str, int]]:
     ]
 
 
+def seed_of(folder: Path) -> int:
+    """Return the seed of a folder of runs."""
+    return int(folder.name.removeprefix("seed"))
+
+
 def _is_scored(folder: Path, method: str) -> bool:
     if not (folder / "scores.csv").is_file():
         return False
-    return read_cost(folder / "cost.json").method == describe(method)
+    return read_cost(folder / "cost.json").method == describe(method, seed_of(folder))
 
 
 def open_benchmark(
@@ -293,6 +304,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool, source: 
         benchmark.workers,
     )
     folder = benchmark.folder(name, seed)
+    _begin(folder, describe(name, seed))
     runs: dict[str, Run] = {}
     for federation, members in _federations(method, sites).items():
         settings = RunSettings(
@@ -311,6 +323,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool, source: 
         _sent_bytes(method, runs),
         sum(each.seconds for each in _site_rounds(runs)),
         {federation: run.settings.learning_rate for federation, run in runs.items()},
+        {federation: _known_dice(run) for federation, run in runs.items()},
     )
     if not benchmark.is_done(name, seed):
         of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
@@ -347,6 +360,7 @@ def _train_each_rate(
         )
         for rate in benchmark.learning_rates
     } or {out: settings}
+    init = method.init_file(settings.seed)
     return [
         simulate(
             plans,
@@ -355,11 +369,35 @@ def _train_each_rate(
             FOLD,
             folder,
             resume=holds_run(folder),
+            initial=start_from(init, plans, each, Modalities())
+            if init and not holds_run(folder)
+            else None,
             edit_memory=method.edit_memory,
             rule=method.rule,
         )
         for folder, each in by_folder.items()
     ]
+
+
+def _begin(folder: Path, described: Mapping[str, Any]) -> None:
+    """Record what a training is of; what is there of a method that was another is removed.
+
+    A run knows its plans, but not the rule that merges its updates, nor whose weights it began
+    with: resumed, it would be finished as what it was, and scored as what it is called now.
+    """
+    record, cost = folder / "method.json", folder / "cost.json"
+    before = described
+    if record.is_file():
+        before = read_json(record)
+    elif cost.is_file():
+        before = read_cost(cost).method
+    if before != described:
+        shutil.rmtree(folder)
+    write_json(record, described)
+
+
+def _known_dice(run: Run) -> dict[str, float]:
+    return {str(number): dice for number, dice in run.dice.items() if not math.isnan(dice)}
 
 
 def _best_dice(run: Run) -> float:
@@ -397,7 +435,8 @@ def summarise(benchmark: Benchmark, reference: str) -> list[Path]:
     files = [benchmark.out / name for name in names]
     write_rows(rows, files[0])
     page = markdown(scores, costs, reference, "Benchmark", _introduction(benchmark, scores))
-    write_text(files[1], page + _memory_section(benchmark, scores))
+    speed = rounds_section({"": costs}, reference)
+    write_text(files[1], page + speed + _memory_section(benchmark, scores))
     draw_subsets(scores, files[2])
     draw_sites(scores, files[3])
     write_json(files[4], results_json(benchmark.out, rows, costs))
@@ -412,7 +451,7 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
         rows += read_rows(folder / "scores.csv")
         cost = read_cost(folder / "cost.json")
         sent = or_nan(cost.sent_bytes)
-        costs.append(Cost(method, seed, sent, cost.seconds, cost.learning_rates))
+        costs.append(Cost(method, seed, sent, cost.seconds, cost.learning_rates, cost.dice))
     return rows, costs
 
 
@@ -531,8 +570,9 @@ def _score(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     record = {
         "sent_bytes": or_none(cost.sent_bytes),
         "seconds": cost.seconds,
-        "method": describe(cost.method),
+        "method": describe(cost.method, cost.seed),
         "learning_rates": dict(cost.learning_rates),
+        "dice": {name: dict(dice) for name, dice in cost.dice.items()},
     }
     write_json(folder / "cost.json", record)
     write_rows(rows, folder / "scores.csv")

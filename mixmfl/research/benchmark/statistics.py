@@ -43,6 +43,7 @@ class Cost:
         sent_bytes: Bytes that a site sent in the whole training, mean over sites.
         seconds: Duration of the whole training, with the one learning rate that was chosen.
         learning_rates: The learning rate of each run of the training, by the run's name.
+        dice: Mean validation Dice of each run by validated round, which is written as text.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Cost:
     sent_bytes: float
     seconds: float
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    dice: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

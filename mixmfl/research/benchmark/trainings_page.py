@@ -13,6 +13,7 @@ from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.plots import draw_reliability
 from mixmfl.research.benchmark.probabilities import Probabilities, calibration_quality
 from mixmfl.research.benchmark.results import results_json
+from mixmfl.research.benchmark.rounds import rounds_section
 from mixmfl.research.benchmark.run import known_own, read_results, read_tested
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
@@ -85,7 +86,7 @@ def _page(
         f"## Calibrated probabilities\n\n{_calibration(tested)}",
         f"## By training\n\n{_each(trainings)}",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n" + rounds_section(costs, reference)
 
 
 def _differences(trainings: Trainings, reference: str) -> str:

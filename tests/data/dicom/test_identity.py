@@ -54,6 +54,18 @@ def test_anonymous_patients_with_one_identifier_and_different_series_are_kept_ap
     assert {c.name: set(c.images) for c in found.cases} == {"p01": {"flair", "t1"}, "p02": {"t1c"}}
 
 
+def test_one_patient_spelled_in_several_ways_is_one_case(tmp_path: Path) -> None:
+    spelled = (("T1", "Müller^Hans", "0004711"), ("T2", "MUELLER HANS", "4711"),
+               ("FLAIR", "Muller, Hans^^^Dr", "4711"))  # fmt: skip
+    for text, name, number in spelled:
+        write_series(tmp_path / "p" / text, volume(), patient=name, PatientID=number,
+                     SeriesDescription=text, SpecificCharacterSet="ISO_IR 100")  # fmt: skip
+    write_series(tmp_path / "q" / "T1", volume(1), patient="Muller^Hanna", PatientID="4711",
+                 SeriesDescription="T1")  # fmt: skip
+    found = find_dicom(tmp_path, KNOWN)
+    assert {c.name: set(c.images) for c in found.cases} == {"p": {"t1", "t2", "flair"}, "q": {"t1"}}
+
+
 def test_two_examinations_of_a_patient_with_one_identifier_are_told_apart_by_date(
     tmp_path: Path,
 ) -> None:

@@ -43,6 +43,10 @@ from mixmfl.data.modalities import Modalities
         (Header(description="sag KM", protocol="t1_se"), "t1c"),
         (Header(description="t1_mprage", protocol="BRAIN W CONTRAST"), "t1"),
         (Header(description="AX T1 C", agent=""), ""),
+        # a protocol that names a T1 with an agent: made with it, or copied from one that was
+        (Header(description="t1_mprage", protocol="t1_mprage_KM"), ""),
+        (Header(description="t1_mprage", protocol="t1_mprage_KM", agent="Gadovist"), "t1c"),
+        (Header(description="t1_mprage nativ", protocol="t1_mprage_KM"), "t1"),
         # a word that may tell of an agent, and a field that does
         (Header(description="AX T1 xyz"), ""),
         (Header(description="AX T1 xyz", agent="Gadovist"), "t1c"),
@@ -52,12 +56,25 @@ from mixmfl.data.modalities import Modalities
         (Header(description="AX T1 xyz", contrast="T2"), ""),
         (Header(description="AX T1 C", agent="Gadovist"), ""),
         (Header(image_type=("DERIVED", "PRIMARY", "DIFFUSION", "ADC")), "adc"),
+        (Header(description="ep2d_diff", image_type=("DERIVED", "PRIMARY", "ADC")), "adc"),
+        (Header(description="DWI", scanning=("EP",), b_value=0), ""),
         (Header(scanning=("GR", "IR"), variant=("SP", "MP")), "t1"),
         # times that a sequence of that name cannot have
         (Header(description="T2 tra", echo_ms=10), ""),
         (Header(description="T1 tra", echo_ms=100), ""),
         (Header(description="FLAIR", echo_ms=10), ""),
         (Header(description="T2", scanning=("EP", "SE"), echo_ms=90), ""),
+        (Header(description="T2", scanning=("GR",), echo_ms=35), ""),
+        (Header(description="T1", scanning=("SE",), echo_ms=12, repetition_ms=3500), ""),
+        # an inversion that darkens fat, or fluid
+        (Header(description="T2 fs", scanning=("SE", "IR"), echo_ms=60, inversion_ms=160), ""),
+        (Header(description="FLAIR fs", scanning=("SE", "IR"), echo_ms=60, inversion_ms=170), ""),
+        (Header(description="T2", scanning=("SE", "IR"), echo_ms=120, inversion_ms=2500), ""),
+        (
+            Header(description="FLAIR", scanning=("SE", "IR"), echo_ms=350, inversion_ms=1650),
+            "flair",
+        ),
+        (Header(description="T2 SPAIR", scanning=("SE",), echo_ms=80, inversion_ms=130), "t2"),
         # by times alone, in ms: echo, repetition, inversion
         (Header(scanning=("SE",), echo_ms=12, repetition_ms=500), "t1"),
         (Header(scanning=("SE",), echo_ms=12, repetition_ms=500, agent="Dotarem"), "t1c"),
@@ -82,6 +99,26 @@ def test_sequences_are_recognised_by_their_header(header: Header, modality: str)
     found = recognise(header, Modalities())
     assert found.modality == modality
     assert found.why
+
+
+@pytest.mark.parametrize(
+    ("agent", "modality"),
+    [
+        *((agent, "t1") for agent in (
+            "0 ml", "0ml", "0.0", "NOT GIVEN", "geen contrast", "senza mdc", "nessuno", "aucun",
+            "nicht gegeben", "-NONE-", "N.A.", "n/a", "(none)", "refused", "NoContrast", "PRE",
+            "non-contrast", "w/o", "N", "", "unknown",
+        )),
+        *((agent, "t1c") for agent in (
+            "Gadovist 7.5ml", "DOTAREM", "Y", "7.5 ml", "IV", "GD", "KM", "1", "Prohance 10",
+        )),
+        *((agent, "") for agent in ("?", "tbd", "planned", "Allergie", "Gadovist 0 ml")),
+    ],
+)  # fmt: skip
+def test_a_t1_is_with_or_without_an_agent_by_what_people_write_into_its_field(
+    agent: str, modality: str
+) -> None:
+    assert recognise(Header(description="AX T1", agent=agent), Modalities()).modality == modality
 
 
 def test_no_description_of_public_protocols_is_taken_for_another_sequence() -> None:

@@ -511,6 +511,27 @@ def test_the_command_writes_segmentations_of_dicom_cases_only(
     assert "pip install 'mixmfl[dicom-seg]'" in capsys.readouterr().err
 
 
+def test_each_image_of_an_enhanced_file_has_its_own_kind(tmp_path: Path) -> None:
+    """Otherwise the fat image is taken for a T1, as the water image is."""
+    kinds = ("FAT", "WATER")
+    normal = np.reshape(GRID.direction, (3, 3))[:, 2]
+
+    def change(frame: int, group: Any) -> None:
+        kind, place = pydicom.Dataset(), pydicom.Dataset()
+        kind.FrameType = ["DERIVED", "PRIMARY", "DIXON", kinds[frame % 2]]
+        place.ImagePositionPatient = [
+            float(mm) for mm in np.array(GRID.origin) + normal * GRID.spacing[0] * (frame // 2)
+        ]
+        group.MRImageFrameTypeSequence, group.PlanePositionSequence = [kind], [place]
+
+    voxels = np.repeat(volume(), 2, axis=0)
+    write_enhanced(tmp_path / "p", voxels, change, SeriesDescription="t1 dixon",
+                   ImageType=["DERIVED", "PRIMARY", "DIXON", "NONE"])  # fmt: skip
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert "fat image (ImageType FAT)" in case.notes[1]
+    assert set(case.images) == {"t1"}
+
+
 def test_each_echo_of_an_enhanced_file_has_its_own_time(tmp_path: Path) -> None:
     """Otherwise both echoes are taken for the first one."""
     voxels = np.repeat(volume(), 2, axis=0)

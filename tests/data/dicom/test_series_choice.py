@@ -206,6 +206,14 @@ def test_an_original_goes_before_what_was_reformatted(tmp_path: Path) -> None:
         ({"SequenceName": "*fm2d2r"}, "field map (SequenceName *fm2d2r)"),
         ({"SequenceName": "*fl3d1r_t70"}, "angiography (SequenceName *fl3d1r_t70)"),
         ({"SeriesDescription": "t1_sub"}, "subtraction (description 't1_sub')"),
+        ({"SeriesDescription": "(5-3) T1 post"}, "subtraction (description '(5-3) T1 post')"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "T1", "T1"]}, "map (ImageType T1)"),
+        (
+            {"ImageType": ["DERIVED", "PRIMARY", "DIXON", "FAT_FRACTION"]},
+            "map (ImageType FAT_FRACTION)",
+        ),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "R_IR", "R", "IR"]}, "real part (ImageType R_IR)"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M_PCA", "M"]}, "angiography (ImageType M_PCA)"),
     ],
 )
 def test_what_is_none_to_segment_is_known_for_what_it_is(
@@ -214,6 +222,34 @@ def test_what_is_none_to_segment_is_known_for_what_it_is(
     write_series(tmp_path / "p", volume(), **{"SeriesDescription": "t1", **tags})
     (refused,) = find_dicom(tmp_path, Modalities()).refused
     assert refused.reason.endswith(f": {reason}")
+
+
+def test_the_inversions_of_an_mp2rage_are_not_its_t1(tmp_path: Path) -> None:
+    for number, inversion in enumerate((700, 2500), start=1):
+        write(tmp_path, number, "t1_mp2rage_sag", InversionTime=inversion)
+    write(tmp_path, 3, "t1_mp2rage_sag", ImageType=["DERIVED", "PRIMARY", "M", "ND", "UNI"])
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t1": 3}
+    assert "one inversion of an MP2RAGE (InversionTime 2500 ms)" in " ".join(case.notes)
+
+
+def test_an_agent_of_no_volume_is_a_question(tmp_path: Path) -> None:
+    write(tmp_path, 1, "AX FLAIR")
+    write(tmp_path, 2, "AX T1", ContrastBolusAgent="Gadovist", ContrastBolusVolume=0)
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1}
+    assert "the contrast agent 'Gadovist 0 ml'" in case.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("start", "acquired", "modality"),
+    [("235500", "000510", "t1c"), ("000500", "235510", "t1"), ("102000", "101900.5", "t1")],
+)
+def test_midnight_may_lie_between_an_injection_and_an_image(
+    tmp_path: Path, start: str, acquired: str, modality: str
+) -> None:
+    write(tmp_path, 1, "AX T1", ContrastBolusStartTime=start, AcquisitionTime=acquired)
+    assert numbers(only_case(tmp_path)) == {modality: 1}
 
 
 def test_mprage_and_parallel_imaging_are_originals(tmp_path: Path) -> None:

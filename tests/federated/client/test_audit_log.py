@@ -31,6 +31,16 @@ def test_a_record_that_nobody_touched_is_whole_and_goes_on(log: AuditLog) -> Non
     assert log.file.stat().st_mode & 0o77 == 0
 
 
+def test_names_that_others_chose_cannot_make_a_line_that_is_not_read_back(log: AuditLog) -> None:
+    log.add("approved", labels=["\N{BRAIN}" * 100] * 1000)  # as long as a job's names may be
+    log.add("sent", bytes=1)
+    assert verify_log(log.file).lines == 6
+    with pytest.raises(PrivacyError, match=r"of approved has \d+ bytes; 2000000 at most"):
+        log.add("approved", labels=["\N{BRAIN}" * 100] * 2000)
+    log.add("sent", bytes=1)
+    assert verify_log(log.file).lines == 7
+
+
 @pytest.mark.parametrize("line", range(4))
 def test_a_line_that_was_changed_removed_doubled_or_moved_is_noticed(
     log: AuditLog, line: int

@@ -849,6 +849,7 @@ def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_c
         monkeypatch, [few, few, JobResult("paused"), few, few, JobResult("done")], tmp_path
     )
     monkeypatch.setattr(runner, "holds_run", lambda folder: bool(run.history))
+    monkeypatch.setattr(runner, "record_time", lambda folder: len(run.history))
     monkeypatch.setattr(runner, "open_run", lambda folder: run)
     pause = tmp_path / "run" / "network" / "pause"
     paused: list[bool] = []
@@ -873,6 +874,7 @@ def test_a_site_that_is_to_join_a_run_is_in_the_job_after_it_has_connected(
     run = SimpleNamespace(history=[{"north": here}], registrations={"north": 1})
     jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
     monkeypatch.setattr(runner, "holds_run", lambda folder: True)
+    monkeypatch.setattr(runner, "record_time", lambda folder: len(run.history))
     monkeypatch.setattr(runner, "open_run", lambda folder: run)
     if not connected_before:
         jobs.last_seen["south"] = jobs.clock.now - 41
