@@ -189,10 +189,10 @@ class Measured:
         outcome.left_bytes += sum(file.stat().st_size for file in left.values())
         if left:
             outcome.reasons.append(f"left over: {sorted(left)[:3]}")
-        _, traceback, told = log.read_text(errors="replace").partition("Traceback")
+        _, traceback, rest = log.read_text(errors="replace").partition("Traceback")
         if traceback:
             outcome.tracebacks += 1
-            outcome.reasons.append(told[:2000])
+            outcome.reasons.append(rest[:2000])
         shutil.rmtree(out, ignore_errors=True)
 
     def killed(self, draw: random.Random, outcome: Outcome) -> None:
