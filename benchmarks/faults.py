@@ -2,10 +2,12 @@
 
 Each fault hits a command that works on a small phantom; then the same command is run again, as a
 user would, and what it has made is compared with that of a run that nobody disturbed. A process is
-killed by its id, with SIGKILL: the command itself or any that it started.
+killed by its id, with SIGKILL: the command itself or any that it started. OUT keeps what was
+counted, so that the same command goes on where it was ended.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import random
@@ -14,14 +16,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
+
+from mixmfl.core.files import read_json, write_json
 
 LONGEST = 600.0
 """Seconds after which a command that a fault has hit is taken for hung."""
@@ -101,6 +105,12 @@ def _family(pid: int) -> list[psutil.Process]:
     return []
 
 
+def _until_begun(process: "subprocess.Popen[bytes]", out: Path) -> None:
+    """Wait until a command writes to its folder, or has ended."""
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.05)
+
+
 @contextmanager
 def _gone() -> Iterator[None]:
     try:
@@ -128,13 +138,17 @@ class Measured:
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder = job, folder
-        folder.mkdir()
-        began = time.monotonic()
-        whole = folder / "whole"
-        process = start(self._command(whole, self.job.command), folder / "whole.txt")
-        if process.wait() != 0:
-            raise RuntimeError(f"{job.name}: {(folder / 'whole.txt').read_text()[-2000:]}")
-        self.seconds = time.monotonic() - began
+        whole, record = folder / "whole", folder / "whole.json"
+        if not record.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            process = start(self._command(whole, self.job.command), folder / "whole.txt")
+            _until_begun(process, whole)
+            began = time.monotonic()
+            if process.wait() != 0:
+                raise RuntimeError(f"{job.name}: {(folder / 'whole.txt').read_text()[-2000:]}")
+            write_json(record, {"seconds": time.monotonic() - began})
+        self.seconds = float(read_json(record)["seconds"])
         self.good = digests(whole, job.results)
         self.names = set(files_of(whole))
         if not self.good:
@@ -152,6 +166,7 @@ class Measured:
             hit: Starts the command, does the fault, and returns the exit code.
         """
         out, log = self.folder / f"fault-{outcome.times}", self.folder / "log.txt"
+        shutil.rmtree(out, ignore_errors=True)  # of a measurement that was ended
         log.unlink(missing_ok=True)
         outcome.times += 1
         hit(out, log)
@@ -174,9 +189,10 @@ class Measured:
         outcome.left_bytes += sum(file.stat().st_size for file in left.values())
         if left:
             outcome.reasons.append(f"left over: {sorted(left)[:3]}")
-        if "Traceback" in log.read_text(errors="replace"):
+        _, traceback, rest = log.read_text(errors="replace").partition("Traceback")
+        if traceback:
             outcome.tracebacks += 1
-            outcome.reasons.append(log.read_text(errors="replace")[-600:])
+            outcome.reasons.append(rest[:2000])
         shutil.rmtree(out, ignore_errors=True)
 
     def killed(self, draw: random.Random, outcome: Outcome) -> None:
@@ -184,7 +200,8 @@ class Measured:
 
         def hit(out: Path, log: Path) -> int:
             process = start(self._command(out, self.job.command), log)
-            time.sleep(draw.uniform(0.1, 1.0) * self.seconds)
+            _until_begun(process, out)  # nothing is at risk before
+            time.sleep(draw.uniform(0.0, 1.0) * self.seconds)
             if family := _family(process.pid):
                 with _gone():
                     draw.choice(family).send_signal(signal.SIGKILL)
@@ -230,6 +247,7 @@ class Measured:
                 "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }  # fmt: skip
             process = start(self._command(out, self.job.command), log, env=fake)
+            _until_begun(process, out)
             for _ in range(3):
                 time.sleep(draw.uniform(0.1, 0.4) * self.seconds)
                 clock.write_text(draw.choice(("+3000d", "-3000d", "+1h", "-1h")))
@@ -240,18 +258,21 @@ class Measured:
 
 def jobs(folder: Path) -> list[Job]:
     """Make a small phantom with plans and a model, and return the jobs that are disturbed."""
-    log = folder / "prepare.txt"
-    federation, work, run = folder / "federation", folder / "work", folder / "run"
+    log, made = folder / "prepare.txt", folder / "prepared"
+    federation, work, run = made / "federation", made / "work", made / "run"
     preprocess = ["mixmfl_plan_preprocess", "-i", str(federation), "--preset", "demo", "-c", "2d"]
     train = ["mixmfl_train_federated", "-i", str(work), "-c", "2d", "--rounds", "3"]
     train += ["--local-steps", "2", "--device", "cpu"]
-    for command in (
+    steps = (
         ["mixmfl_demo_data", "-o", str(federation), "--spacing", "6", "--cases", "2"],
         [*preprocess, "-o", str(work)],
         [*train, "-o", str(run)],
-    ):
-        if start(command, log).wait() != 0:
-            raise RuntimeError(f"{command[0]}: {log.read_text()[-2000:]}")
+    )
+    if not (run / "model.safetensors").is_file():
+        shutil.rmtree(made, ignore_errors=True)
+        for command in steps:
+            if start(command, log).wait() != 0:
+                raise RuntimeError(f"{command[0]}: {log.read_text()[-2000:]}")
     predict = ["mixmfl_predict", "-i", str(federation / "unseen"), "-o", "{out}"]
     predict += ["-m", str(run / "model.safetensors"), "--device", "cpu"]
     return [
@@ -267,40 +288,39 @@ def jobs(folder: Path) -> list[Job]:
 def main() -> int:
     """Disturb every job, print a table, and return 1 if something was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, default=Path("faults"), help="default: faults")
     parser.add_argument("--kills", type=int, default=50, help="processes killed, per job")
     parser.add_argument("--full", type=int, default=5, help="times without room, per job")
     parser.add_argument("--jumps", type=int, default=3, help="runs in which the clock jumps")
     parser.add_argument("--libfaketime", type=Path, help="libfaketime.so.1; without it no jumps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.nice(10)
+    folder: Path = options.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     print("| job | fault | times | hung | tracebacks | not done when run again | results lost | "
           "bytes left over | other bytes |")  # fmt: skip
     print("| --- | --- |" + " ---: |" * 7)
     faults = 0
-    with tempfile.TemporaryDirectory(prefix="mixmfl-faults-") as name:
-        folder = Path(name)
-        for number, job in enumerate(jobs(folder)):
-            measured = Measured(job, folder / str(number))
-            draw = random.Random(f"{options.seed} {job.name}")
-            sorts: list[tuple[str, int, Callable[[Outcome], None]]] = [
-                ("kill -9", options.kills, lambda o, m=measured, d=draw: m.killed(d, o)),  # type: ignore[misc]
-                ("no room", options.full, lambda o, m=measured, d=draw: m.without_room(d, o)),  # type: ignore[misc]
-            ]
-            if (library := options.libfaketime) is not None:
-                sorts.append((
-                    "clock jumps", options.jumps,
-                    lambda o, m=measured, d=draw: m.clock_jumps(d, o, library),  # type: ignore[misc]
-                ))  # fmt: skip
-            for fault, times, hit in sorts:
-                outcome = Outcome()
-                for _ in range(times):
-                    hit(outcome)
-                print(outcome.row(job.name, fault), flush=True)
-                for reason in outcome.reasons[:4]:
-                    print(f"  {job.name}, {fault}: {reason}", file=sys.stderr, flush=True)
-                faults += outcome.hung + outcome.tracebacks + outcome.failed
-                faults += outcome.lost + outcome.other
+    for number, job in enumerate(jobs(folder)):
+        measured = Measured(job, folder / str(number))
+        sorts: list[tuple[str, int, Callable[[random.Random, Outcome], None]]] = [
+            ("kill -9", options.kills, measured.killed),
+            ("no room", options.full, measured.without_room),
+        ]
+        if options.libfaketime is not None:
+            jump = partial(measured.clock_jumps, library=options.libfaketime.absolute())
+            sorts.append(("clock jumps", options.jumps, jump))
+        for fault, times, hit in sorts:
+            counted = measured.folder / f"{fault.split()[0]}-{options.seed}.json"
+            outcome = Outcome(**read_json(counted)) if counted.is_file() else Outcome()
+            while outcome.times < times:
+                hit(random.Random(f"{options.seed} {job.name} {fault} {outcome.times}"), outcome)
+                write_json(counted, dataclasses.asdict(outcome))
+            print(outcome.row(job.name, fault), flush=True)
+            for reason in outcome.reasons[:4]:
+                print(f"  {job.name}, {fault}: {reason}", file=sys.stderr, flush=True)
+            faults += outcome.hung + outcome.tracebacks + outcome.failed
+            faults += outcome.lost + outcome.other
     return 1 if faults else 0
 
 

@@ -119,6 +119,9 @@ def run(
 
         argcomplete.autocomplete(parser)
     options = parser.parse_args(argv)
+    # Python's helper processes take modules from the current folder first, which may be one of
+    # images from elsewhere: a torch.py there would be run. Python 3.10 does not know this word
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     shown = logging.StreamHandler()
     # by its own level, because --log lowers that of the loggers
     shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)

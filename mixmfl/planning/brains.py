@@ -6,6 +6,7 @@ a command: reading them must not run one.
 """
 
 import dataclasses
+import os
 import shlex
 import shutil
 import subprocess
@@ -248,6 +249,8 @@ def _by_command(case: LoadedCase, name: str, command: str) -> Mask:
                 errors="replace",
                 timeout=COMMAND_SECONDS,
                 check=False,
+                # our word for our own helpers; a program of the user's may lie beside its modules
+                env={n: value for n, value in os.environ.items() if n != "PYTHONSAFEPATH"},
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise DataError(f"case {case.name!r}: --brain-command failed: {error}") from None

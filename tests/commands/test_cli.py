@@ -125,6 +125,21 @@ def test_trouble_is_coloured_on_terminals_only(
     assert capsys.readouterr().err == "mixmfl_any: went wrong\n"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH")
+def test_helpers_of_a_command_take_no_module_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit(7)")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+    def work(_: object) -> int:
+        # as multiprocessing starts them
+        helper = [sys.executable, "-S", "-c", "import torch"]
+        return subprocess.run(helper, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert _runner.run(_runner.parser("mixmfl_any", "does"), [], work) == 1  # there is none
+
+
 def test_a_bar_shows_any_name_of_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     with _runner.bars() as report:

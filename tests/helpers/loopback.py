@@ -84,6 +84,7 @@ class Cable:
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self.to_server = self.to_site = 0
+        self.repeat = False  # whether the next bytes go to the server twice
         self._listener = socket.create_server(("localhost", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -135,6 +136,9 @@ class Cable:
                 else:
                     self.to_site += len(data)
                 target.sendall(data)
+                if upward and self.repeat:
+                    self.repeat = False
+                    target.sendall(data)
         for end in (source, target):
             end.close()
 

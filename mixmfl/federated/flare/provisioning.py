@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.signature import SignatureBuilder
@@ -414,7 +415,8 @@ def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
     content = read_json(config)
     try:
         x509_certificate = x509.load_pem_x509_certificate(certificate.read_bytes())
-    except ValueError as error:
+        fingerprint = fingerprint_of(x509_certificate)
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise _damaged(certificate, error) from None
     try:
         name = COORDINATOR if coordinator else content["client"]["fqsn"]
@@ -431,7 +433,7 @@ def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
         name,
         server,
         x509_certificate.not_valid_after_utc,
-        fingerprint_of(x509_certificate),
+        fingerprint,
         (identity, ADMIN),
     )
 

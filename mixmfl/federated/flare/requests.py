@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -70,7 +71,7 @@ def read_requests(folder: Path, sites: Sequence[str]) -> dict[str, x509.Certific
             ]
             key = request.public_key()
             valid = request.is_signature_valid
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise DataError(f"{file}: is no signing request ({error})") from None
         if not (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_KEY_BITS and valid):
             raise DataError(

@@ -1,6 +1,8 @@
 """Hospitals make their own private keys, and whoever makes kits signs their requests only."""
 
+import base64
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -117,10 +119,30 @@ def test_renewal_needs_another_key_and_ends_the_old_one(folder: Path, tmp_path: 
     load_identity("south", KeyFiles(startup, ("localhost",))).check("run", 3, stolen)
 
 
+RSA, UNKNOWN = bytes.fromhex("2a864886f70d010101"), bytes.fromhex("2a864886f70d010163")
+
+
+def with_another_key(pem: bytes) -> bytes:
+    """Return a request or certificate whose key is of a kind that nobody knows."""
+    begin, *lines, end = pem.strip().split(b"\n")
+    content = base64.b64decode(b"".join(lines))
+    assert RSA in content
+    return b"\n".join([begin, base64.b64encode(content.replace(RSA, UNKNOWN)), end, b""])
+
+
+def test_a_kit_with_a_key_of_an_unknown_kind_is_damaged(folder: Path, tmp_path: Path) -> None:
+    kit = shutil.copytree(folder / "kits" / "north", tmp_path / "kit")
+    certificate = kit / "startup" / "client.crt"
+    certificate.write_bytes(with_another_key(certificate.read_bytes()))
+    with pytest.raises(DataError, match=r"client\.crt: is damaged \(Unknown key type"):
+        open_kit(kit, coordinator=False)
+
+
 def test_what_is_no_request_of_the_network_is_refused(folder: Path, tmp_path: Path) -> None:
     good = (folder / "asked" / "north.csr").read_bytes()
     for name, content, why in (
         ("north", b"no", "north.csr: is no signing request"),
+        ("north", with_another_key(good), r"is no signing request \(Unknown key type"),
         ("south", good, r"south.csr: is a request of \['north'\]"),
         ("east", good, r"east.csr: is a request of \['north'\]; needed is one of north, south"),
     ):
