@@ -177,14 +177,15 @@ def add_counts(parts: Iterable[Counts]) -> Counts:
 def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectation:
     """Return what to expect of masks from some modalities.
 
-    Where fewer than ``ENOUGH_CASES`` were measured from them, the counts are filled up to as many
-    with those of the best measured part of the subset: with a further modality masks should not
-    become worse, and one lucky or unlucky case must not say otherwise. Where none was measured,
-    the part alone is a bound from below.
+    Where fewer than ``ENOUGH_CASES`` of a label were measured from them, its counts are filled up
+    to as many with those of the best measured part of the subset: with a further modality masks
+    should not become worse, and one lucky or unlucky case must not say otherwise. Where none was
+    measured, the part alone is a bound from below.
     """
     subset = tuple(sorted(modalities))
     own = next((each for each in known if each.modalities == subset), SubsetDice(subset, {}))
-    part = _best_part(known, subset) if own.cases < ENOUGH_CASES else None
+    fewest = min(map(sum, own.counts.values()), default=0)
+    part = _best_part(known, subset) if fewest < ENOUGH_CASES else None
     if part is None:
         return Expectation(
             subset, {n: _label_dice(counts, sum(counts)) for n, counts in _measured(own).items()}
@@ -198,7 +199,7 @@ def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectatio
         mixed = [here + share * inside for here, inside in zip(counts, other, strict=True)]
         dice[name] = _label_dice(mixed, cases)
         filled = max(filled, more)
-    return Expectation(subset, dice, part.modalities, filled)
+    return Expectation(subset, dice, part.modalities if filled else (), filled)
 
 
 def least(models: Sequence[Expectation]) -> Expectation:

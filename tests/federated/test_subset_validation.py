@@ -314,6 +314,17 @@ def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None
     assert load_model(file).expected == ()
 
 
+def test_a_label_with_few_cases_is_filled_up_beside_one_with_enough() -> None:
+    pair = SubsetDice(("t1", "t2"), {"a": counts(d80=30), "b": counts(d90=2)})
+    part = SubsetDice(("t1",), {"a": counts(d40=30), "b": counts(d30=30)})
+    found = expect([pair, part], pair.modalities)
+    assert found.dice["a"] == expect([pair], pair.modalities).dice["a"]
+    # 18 cases of the part beside the two lucky ones
+    assert found.dice["b"].median == expect([part], part.modalities).dice["b"].median
+    assert (found.dice["b"].cases, found.filled) == (2, 18)
+    assert "filled up with 18 from t1" in found.basis()
+
+
 def test_a_set_of_images_is_worth_the_least_median_of_the_models_and_nothing_if_unknown() -> None:
     good, fair = (
         SubsetDice(("t1",), {"a": counts(d90=20)}),

@@ -217,7 +217,7 @@ def test_images_of_brains_under_each_others_names_are_a_warning() -> None:
     plans = small_plans(patch=(4, 16, 16))
     card = dataclasses.replace(plans.card, typical=usual)
 
-    def said(heads: str, **images: np.ndarray) -> list[str]:
+    def doubts_of(heads: str, **images: np.ndarray) -> list[str]:
         planned = dataclasses.replace(plans, card=card, heads=heads)
         loaded = LoadedCase("p", images, None, grid, grid, "t1")
         recipe = Recipe(planned, "3d_fullres", MODALITIES)
@@ -225,13 +225,13 @@ def test_images_of_brains_under_each_others_names_are_a_warning() -> None:
         return [each for each in doubts if "names exchanged" in each]
 
     t1, t2 = pair(20).values()
-    assert said(STRIPPED, t1=t1, t2=t2) == []
-    told = said(STRIPPED, t1=t2, t2=t1)
-    assert [each.split(", and")[0] for each in told] == [
+    assert doubts_of(STRIPPED, t1=t1, t2=t2) == []
+    found = doubts_of(STRIPPED, t1=t2, t2=t1)
+    assert [each.split(", and")[0] for each in found] == [
         "t1: it looks like t2",
         "t2: it looks like t1",
     ]
-    assert said(SKULLS, t1=t2, t2=t1) == []
+    assert doubts_of(SKULLS, t1=t2, t2=t1) == []
 
 
 def test_a_mask_that_a_user_corrected_is_left_alone(

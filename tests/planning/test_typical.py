@@ -194,9 +194,11 @@ def looks_of(**shown: str) -> list[tuple[str, str]]:
 
 def test_images_under_each_others_name_are_told() -> None:
     assert looks_of(flair="flair", t1="t1", t1c="t1c") == []
-    told = looks_of(flair="t1c", t1="t1", t1c="flair")
-    assert [name for name, _ in told] == ["flair", "t1c"]
-    assert told[0][1].startswith("it looks like t1c, and t1c like flair: are their names exchanged")
+    found = looks_of(flair="t1c", t1="t1", t1c="flair")
+    assert [name for name, _ in found] == ["flair", "t1c"]
+    assert found[0][1].startswith(
+        "it looks like t1c, and t1c like flair: are their names exchanged"
+    )
     assert [name for name, _ in looks_of(flair="t1", t1="flair")] == ["flair", "t1"]
     swapped = {name: described(bright_at(30, name)) for name in PLACES}
     swapped["t1"], swapped["flair"] = swapped["flair"], swapped["t1"]

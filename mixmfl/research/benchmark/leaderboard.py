@@ -39,9 +39,9 @@ class Entry:
         own: Points on own modalities, mean over seeds.
         own_deviation: Standard deviation over seeds.
         subsets: Points over every subset of modalities, likewise.
-        subsets_deviation: Likewise.
+        subsets_deviation: Its standard deviation over seeds.
         sent_bytes: Bytes that a site sent in a training, mean over seeds.
-        seconds: Of a training, mean over seeds.
+        seconds: Seconds that a training took, mean over seeds.
     """
 
     method: Name
