@@ -442,13 +442,13 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     del network, numbers
     give_back_memory()  # the weights as they came are another copy
     return Model(
-        plans,
-        configuration,
-        weights,
-        runner,
-        memory,
-        device,
-        {
+        plans=plans,
+        configuration=configuration,
+        weights=weights,
+        runner=runner,
+        memory=memory,
+        device=device,
+        record={
             "mixmfl_version": record.mixmfl_version,
             "round": record.round,
             "modality_cases": record.modality_cases,
@@ -456,12 +456,12 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             "folds": tuple(record.folds),
             "privacy": {site: asdict(spent) for site, spent in record.privacy.items()},
         },
-        tuple(record.expected),
-        record.confidence,
-        record.reliability,
-        record.largest,
-        sha256(path),
-        path.name,
+        expected=tuple(record.expected),
+        confidence=record.confidence,
+        reliability=record.reliability,
+        largest=record.largest,
+        sha256=sha256(path),
+        name=path.name,
     )
 
 

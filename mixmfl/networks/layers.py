@@ -88,7 +88,8 @@ _Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
 
 def _simple(module: _Transposed, maps: Tensor) -> bool:
     """Return whether a transposed convolution is one of a decoder: its blocks do not overlap."""
-    return maps.device.type == "cpu" and module.bias is not None and module.groups == 1
+    own = module.kernel_size == module.stride and not any(map(int, module.padding))
+    return maps.device.type == "cpu" and own and module.bias is not None and module.groups == 1
 
 
 def _enlarge(module: _Transposed, maps: Tensor) -> Tensor:

@@ -318,38 +318,46 @@ def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
     settings = read_record(RunSettings, record["settings"], "settings", ModelError, whole=True)
     plans.configuration(settings.configuration)
     return Run(
-        folder,
-        plans,
-        settings,
-        word(record["fold"], FOLD_NAMES, "fold"),
-        sites,
-        [
+        folder=folder,
+        plans=plans,
+        settings=settings,
+        fold=word(record["fold"], FOLD_NAMES, "fold"),
+        registrations=sites,
+        history=[
             {
                 site: read_record(
                     # records of before these were measured do not have them
-                    *(SiteRound, {"update_norm": None, "memory_mb": None, **entry}),
-                    *(f"history: {site}", ModelError),
+                    SiteRound,
+                    {"update_norm": None, "memory_mb": None, **entry},
+                    f"history: {site}",
+                    ModelError,
                     whole=True,
                 )
                 for site, entry in by_site.items()
             }
             for by_site in listed(record["history"], Range(0, settings.rounds), "history")
         ],
-        {int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
-        {
+        dice={int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
+        personal={
             site: Personal(*(_or_nan(dice, "personal") for dice in listed(pair, 2, "personal")))
             for site, pair in record["personal"].items()
         },
         # runs of before this could be asked for, or changed, do not say
-        whole(record.get("stop_when_flat", 0), Range(0, MOST_ROUNDS), "stop_when_flat"),
-        [
+        stop_when_flat=whole(
+            record.get("stop_when_flat", 0), Range(0, MOST_ROUNDS), "stop_when_flat"
+        ),
+        changes=[
             read_record(Change, entry, "changes", ModelError, whole=True)
             for entry in listed(record.get("changes", []), Range(0, 10**6), "changes")
         ],
-        None if (start := record.get("start")) is None else read_record(Start, start, "start"),
-        former,
-        whole(record.get("split", 1), Range(1, SPLIT), "split"),  # the first one had no number
-        {
+        start=None
+        if (start := record.get("start")) is None
+        else read_record(Start, start, "start"),
+        former=former,
+        split=whole(
+            record.get("split", 1), Range(1, SPLIT), "split"
+        ),  # the first one had no number
+        seconds={
             int(number): real(seconds, Range(0, 2**63), "seconds")
             for number, seconds in record.get("seconds", {}).items()
         },
