@@ -26,24 +26,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 
-from mixmfl.core.declarations import entries, within
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import MixmflError, ModelError
 from mixmfl.core.files import read_json, write_json, write_text
-from mixmfl.core.json_fields import (
-    Range,
-    fields,
-    is_text,
-    listed,
-    named,
-    real,
-    shown,
-    whole,
-    word,
-)
+from mixmfl.core.json_fields import MOST_NAME, Range, fields, named, shown, whole
 from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
@@ -58,9 +48,9 @@ from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
-    FOLD_NAMES,
     NETWORK,
     SPLIT,
+    Fold,
     Personal,
     Registration,
     RunSettings,
@@ -299,83 +289,80 @@ def open_run(folder: Path) -> Run:
         )
     try:
         return _read_run(folder, record, plans)
-    except (KeyError, TypeError, AttributeError, ValueError, MixmflError) as error:
+    except MixmflError as error:
         raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
 
 
-def _read_run(folder: Path, record: Mapping[str, Any], plans: Plans) -> Run:
+_Site = Annotated[str, text(MOST_NAME)]
+_Sites = Annotated[Mapping[_Site, Registration], entries(0, MOST_SITES)]
+_Number = Annotated[str, text(9, "[0-9]+", "a round's number")]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """``run.json``, but for its digests; ``Run`` says what is in it.
+
+    Fields with a default are those that runs of before do not have.
+    """
+
+    format: Literal[4]
+    settings: RunSettings
+    fold: Fold
+    sites: _Sites
+    dice: Annotated[Mapping[_Number, _Share | None], entries(0, MOST_ROUNDS)]
+    personal: Annotated[Mapping[_Site, tuple[_Share | None, _Share | None]], entries(0, MOST_SITES)]
+    history: Annotated[
+        tuple[Annotated[Mapping[_Site, SiteRound], entries(0, MOST_SITES)], ...],
+        entries(0, MOST_ROUNDS),
+    ]
+    split: Annotated[int, within(1, SPLIT)] = 1
+    former: _Sites = field(default_factory=dict)
+    seconds: Annotated[
+        Mapping[_Number, Annotated[float, within(0, 2**63)]], entries(0, MOST_ROUNDS)
+    ] = field(default_factory=dict)
+    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
+    changes: Annotated[tuple[Change, ...], entries(0, 10**6)] = ()
+    start: Start | None = None
+
+
+def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:
     """Return the run that a record describes.
 
     Raises:
-        MixmflError: A field is wrong; or ``KeyError``, ``TypeError``, ``AttributeError``,
-            ``ValueError``.
+        MixmflError: A field is wrong.
     """
-    sites = _read_sites(record["sites"], plans)
-    former = _read_sites(record.get("former", {}), plans)
-    for by_site in (*record["history"], record["personal"]):
-        fields(by_site, (), "sites", may=(*sites, *former))
+    digests = ("sha256", "plans_sha256")
+    stored = {name: value for name, value in content.items() if name not in digests}
+    record = read_record(_Record, stored, "run", ModelError)
+    for site, registration in (*record.sites.items(), *record.former.items()):
+        if site.startswith(".") or set(site) & set("/\\"):  # names a file
+            raise ModelError(f"{shown(site)} cannot name a site")
+        check_registration(site, registration, plans)
+    for by_site in (*record.history, record.personal):
+        fields(by_site, (), "sites", may=(*record.sites, *record.former))
     # a record has every setting; only in a message some have a default
-    settings = read_record(RunSettings, record["settings"], "settings", ModelError, whole=True)
+    settings = read_record(RunSettings, stored["settings"], "settings", ModelError, whole=True)
     plans.configuration(settings.configuration)
+    whole(len(record.history), Range(0, settings.rounds), "rounds in the history", ModelError)
     return Run(
         folder=folder,
         plans=plans,
         settings=settings,
-        fold=word(record["fold"], FOLD_NAMES, "fold"),
-        registrations=sites,
-        history=[
-            {
-                site: read_record(
-                    # records of before these were measured do not have them
-                    SiteRound,
-                    {"update_norm": None, "memory_mb": None, **entry},
-                    f"history: {site}",
-                    ModelError,
-                    whole=True,
-                )
-                for site, entry in by_site.items()
-            }
-            for by_site in listed(record["history"], Range(0, settings.rounds), "history")
-        ],
-        dice={int(number): _or_nan(dice, "dice") for number, dice in record["dice"].items()},
+        fold=record.fold,
+        registrations=record.sites,
+        history=list(record.history),
+        dice={int(number): or_nan(dice) for number, dice in record.dice.items()},
         personal={
-            site: Personal(*(_or_nan(dice, "personal") for dice in listed(pair, 2, "personal")))
-            for site, pair in record["personal"].items()
+            site: Personal(or_nan(dice), or_nan(before))
+            for site, (dice, before) in record.personal.items()
         },
-        # runs of before this could be asked for, or changed, do not say
-        stop_when_flat=whole(
-            record.get("stop_when_flat", 0), Range(0, MOST_ROUNDS), "stop_when_flat"
-        ),
-        changes=[
-            read_record(Change, entry, "changes", ModelError, whole=True)
-            for entry in listed(record.get("changes", []), Range(0, 10**6), "changes")
-        ],
-        start=None
-        if (start := record.get("start")) is None
-        else read_record(Start, start, "start"),
-        former=former,
-        split=whole(
-            record.get("split", 1), Range(1, SPLIT), "split"
-        ),  # the first one had no number
-        seconds={
-            int(number): real(seconds, Range(0, 2**63), "seconds")
-            for number, seconds in record.get("seconds", {}).items()
-        },
+        stop_when_flat=record.stop_when_flat,
+        changes=list(record.changes),
+        start=record.start,
+        former=dict(record.former),
+        split=record.split,
+        seconds={int(number): seconds for number, seconds in record.seconds.items()},
     )
-
-
-def _read_sites(content: Mapping[str, Any], plans: Plans) -> dict[str, Registration]:
-    sites = {}
-    for site, registration in content.items():
-        if not is_text(site) or site.startswith(".") or set(site) & set("/\\"):  # names a file
-            raise ModelError(f"{shown(site)} cannot name a site")
-        sites[site] = read_record(Registration, registration, f"sites: {site}", ModelError)
-        check_registration(site, sites[site], plans)
-    return sites
-
-
-def _or_nan(dice: Any, source: str) -> float:
-    return or_nan(dice if dice is None else real(dice, Range(0, 1), source))
 
 
 def save_round(
