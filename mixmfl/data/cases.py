@@ -61,6 +61,8 @@ class Case:
         notes: How its images were recognised, where names alone did not decide.
         patient: Name and ID from DICOM files, else empty; shown only on request.
         warnings: Doubts about the choice of images.
+        person: What all examinations of the patient have in common in DICOM files, else empty;
+            never shown.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Case:
     notes: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
     warnings: tuple[str, ...] = ()
+    person: str = field(default="", repr=False)
 
     @property
     def files(self) -> dict[str, Path]:

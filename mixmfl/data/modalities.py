@@ -40,7 +40,7 @@ OTHER_WORDS = (
     "deface mask", "aseg", "aparc", "aparcaseg", "aparc aseg", "aparc+aseg", "tissue", "tissues",
     "pveseg", "pve", "probseg", "wmparc", "synthseg", "parcellation", "parenchyma",
     "gm", "wm", "csf", "ribbon",
-    "mask brain", "skull mask", "bone mask", "fov mask", "firstseg",
+    "mask brain", "skull mask", "bone mask", "fov mask", "firstseg", "fast seg", "fastseg",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
 )  # fmt: skip
 

@@ -446,7 +446,7 @@ def choose_tests(
 
 
 def _patient(case: Case) -> str:
-    return case.patient or patient_of(case.name)
+    return case.person or patient_of(case.name)
 
 
 def write_federation(

@@ -23,6 +23,6 @@ def patient_of(case: str) -> str:
     return next(filter(None, match.groups())) if match else case
 
 
-def patient_key(patient: str) -> str:
+def patient_key(person: str) -> str:
     """Return what stands for a DICOM patient in a site's own records, which name nobody."""
-    return hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else ""
+    return hashlib.sha256(person.encode()).hexdigest()[:16] if person else ""

@@ -56,7 +56,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 ASIDES: Mapping[str, tuple[str, ...]] = {
     "screen shot": _phrases("""
         screen save, screensave, screenshot, screen shot, phoenixzipreport, phoenix, key images,
-        secondary capture, exam card, examcard, dose report, protocol page
+        secondary capture, exam card, examcard, dose report, protocol page, report
     """),
     "localiser": _phrases("""
         localizer, localiser, localizers, localisers, loc, scout, scouts, survey, 3plane, 3 plane,

@@ -503,7 +503,7 @@ def _preprocess_job(
         made_from,
         plans.preprocessing(configuration),
         mapped.labelled,
-        patient_key(case.patient),
+        patient_key(case.person),
     )
     return (*loaded.notes, *loaded.warnings, *([doubt] if doubt else []))
 

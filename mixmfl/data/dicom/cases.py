@@ -121,15 +121,16 @@ def find_dicom(
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
         warnings += damage_notes.get(name, [])
         if images:
-            patient = chosen[0].series.patient
+            first = chosen[0].series
             cases.append(
                 Case(
                     name,
                     dict(sorted(images.items())),
                     None,
                     tuple(notes),
-                    patient,
+                    first.patient,
                     tuple(warnings),
+                    first.person,
                 )
             )
         else:

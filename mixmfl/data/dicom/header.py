@@ -186,6 +186,11 @@ class Instance:
     slices: int
     images: int
 
+    @property
+    def person(self) -> str:
+        """Return the ID, else the name, as all examinations have it; empty if it tells nobody."""
+        return next((text for text in self.patient[:2] if not _is_nobody(text)), "")
+
 
 def read_instance(file: Path) -> Instance | None:
     """Read a file's header; return None where the file is a list of other files.
@@ -239,6 +244,10 @@ def read_instance(file: Path) -> Instance | None:
             _whole(content, "NumberOfSlices")),
         _whole(content, "ImagesInAcquisition"),
     )  # fmt: skip
+
+
+def _is_nobody(plain: str) -> bool:
+    return plain in _NOBODY or re.fullmatch(r"anon[^\W\d]*", plain) is not None
 
 
 def _plain_id(text: str) -> str:

@@ -64,6 +64,7 @@ class Series:
         warnings: Doubts about its completeness.
         is_doubtful: Whether its examination may be of several patients.
         patient: Name and ID, shown only on request.
+        person: What all examinations of the patient have in common, ``Instance.person``.
     """
 
     uid: str
@@ -81,6 +82,7 @@ class Series:
     slices: int
     warnings: tuple[str, ...] = ()
     patient: str = field(default="", repr=False)
+    person: str = field(default="", repr=False)
     is_doubtful: bool = False
 
     def __str__(self) -> str:
@@ -262,6 +264,7 @@ def _images(
                 len(part),
                 warnings,
                 first.who,
+                first.person,
             )
         )
     return images
