@@ -713,8 +713,9 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
             {"x": {"cases": 10**9, "modality_cases": {"t1": 1}}},
             "cases: is 10+; it must be",
         ),
-        (("history",), [{"x": {}}], "sites: unknown fields"),
-        (("dice",), {"1": 7}, "dice: is 7; it must be from 0 to 1"),
+        (("history",), [{"x": {}}], r"history: x: unknown fields \[\], missing fields \['dice'"),
+        (("personal",), {"x": [0.5, 0.5]}, r"sites: unknown fields \['x'\]"),
+        (("dice",), {"1": 7}, "dice: 1: is 7; it must be a number from 0 to 1"),
     ],
 )
 def test_a_run_that_says_what_cannot_be_is_refused(
