@@ -250,7 +250,7 @@ def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
                 "another data set?"
             )
         return site_of
-    patients = {case.name: _patient(case) for case in found.cases}
+    patients = {case.name: patient_of(case.name, case.person) for case in found.cases}
     site_of = assign_cases(patients, settings.sites, np.random.default_rng((settings.seed, _DEAL)))
     count = Counter(site_of.values())
     smallest = min(count[name] for name in site_names(map(str, range(1, settings.sites + 1))))
@@ -432,7 +432,7 @@ def choose_tests(
     count = min(count, len(cases) - 1)
     patients: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        patients[_patient(case)].append(case)
+        patients[patient_of(case.name, case.person)].append(case)
     complete = [
         [case.name for case in own]
         for own in patients.values()
@@ -443,10 +443,6 @@ def choose_tests(
         if len(chosen) + len(complete[index]) <= count:
             chosen.update(complete[index])
     return chosen
-
-
-def _patient(case: Case) -> str:
-    return case.person or patient_of(case.name)
 
 
 def write_federation(

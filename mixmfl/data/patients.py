@@ -17,8 +17,15 @@ _EXAMINATION = re.compile(
 )
 
 
-def patient_of(case: str) -> str:
-    """Return the patient of a case, if its name says which examination it is; else the name."""
+def patient_of(case: str, known: str = "") -> str:
+    """Return the patient of a case.
+
+    Args:
+        case: Name of the case. Where it says which examination it is, the rest is the patient.
+        known: What else tells the patient, such as DICOM files; it goes before the name.
+    """
+    if known:
+        return known
     match = _EXAMINATION.fullmatch(case)
     return next(filter(None, match.groups())) if match else case
 

@@ -5,14 +5,13 @@ cases by Dice, added up over sites; ``expect`` makes of them what is shown besid
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.nan import mean
+from mixmfl.core.nan import mean, or_none
 from mixmfl.core.text import plural
 from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
@@ -133,11 +132,10 @@ class Expectation:
         measured = plural(self.cases, "validation case")
         if not self.inside:
             return measured
-        part = f"{self.filled} from {'+'.join(self.inside)}"
+        inside = "+".join(self.inside)
         if not self.cases:
-            inside = "+".join(self.inside)
             return f"never measured; at least that of {inside}, a part of it ({self.filled} cases)"
-        return f"{measured}, filled up with {part}, which is part of it"
+        return f"{measured}, filled up with {self.filled} from {inside}, which is part of it"
 
     def warnings(self) -> list[str]:
         """Say what is known to be bad, or hardly known, about masks from this subset."""
@@ -235,8 +233,7 @@ class Expectations:
 
     def worth(self, images: Iterable[str]) -> float:
         """Return the median of the expected Dice, mean over labels; 0 where nothing is known."""
-        median = self.of(images).median
-        return 0.0 if math.isnan(median) else median
+        return or_none(self.of(images).median) or 0.0
 
 
 def _best_part(known: Sequence[SubsetDice], subset: Subset) -> SubsetDice | None:

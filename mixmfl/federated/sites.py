@@ -34,12 +34,12 @@ def split_fold(
             fewer than five patients none validates in the last folds; a single one trains always.
         seed: Seed of the run.
         site: Name of the site.
-        patients: The patient of each case, where more than the names tells; else ``patient_of``.
+        patients: What more than the names tells of patients, by case; see ``patient_of``.
     """
     names = sorted(cases)
     examinations: dict[str, list[str]] = {}
     for name in names:
-        patient = (patients or {}).get(name) or patient_of(name)
+        patient = patient_of(name, (patients or {}).get(name, ""))
         examinations.setdefault(patient, []).append(name)
     if fold == EVERY_CASE or len(examinations) < 2:
         return tuple(names), ()

@@ -46,7 +46,7 @@ from mixmfl.inference.segmentation import (
 )
 from mixmfl.inference.uncertainty import Maps, uncalibrated
 from mixmfl.planning.brains import BrainExtraction
-from mixmfl.planning.model_card import misuse
+from mixmfl.planning.model_card import misuse_of_any
 
 log = logging.getLogger(__name__)
 
@@ -536,8 +536,7 @@ def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjec
     parts = {
         name: image.header.body_part for name, image in images.items() if isinstance(image, Series)
     }
-    reasons = (misuse(model.plans.card, parts, subjects) for model in models)
-    return next(filter(None, reasons), "")
+    return misuse_of_any((model.plans.card for model in models), parts, subjects)
 
 
 def _settings(

@@ -26,7 +26,7 @@ from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
 from mixmfl.planning.heads import DEEPBET, OWN, STRIPPED, UNKNOWN, head_doubt
-from mixmfl.planning.model_card import misuse
+from mixmfl.planning.model_card import misuse_of_any
 from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_plans import largest_map
 from mixmfl.planning.nnunet_preprocessing import (
@@ -303,8 +303,7 @@ def predict_case(
             it is not what a model was made for, or far from what it was planned for.
         MixmflError: ``extraction_for`` raised it.
     """
-    cards = [model.plans.card for model in models]
-    if reason := next(filter(None, (misuse(card, {}) for card in cards)), ""):
+    if reason := misuse_of_any((model.plans.card for model in models), {}):
         if not force:
             raise DataError(f"case {case.name!r}: {reason}. force=True segments it all the same")
         warnings.warn(f"case {case.name!r}: {reason}", stacklevel=3)

@@ -17,6 +17,8 @@ from mixmfl.core.tensor_store import MOST_TENSORS
 from mixmfl.data.labels import Labels
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
+from mixmfl.planning.architecture import is_residual
+from mixmfl.planning.plans import Plans
 
 NEAREST: Mapping[str, tuple[str, ...]] = {
     "t1": ("t1c", "pd"),
@@ -66,6 +68,29 @@ class Source:
     weights: Mapping[str, Tensor]
     spacing: tuple[float, ...]
     residual: bool = False
+
+
+def source_of(
+    plans: Plans, configuration: str, trained: tuple[str, ...], weights: Mapping[str, Tensor]
+) -> Source:
+    """Return a network of ours as a source.
+
+    Args:
+        plans: Its plans.
+        configuration: Its configuration, ``"2d"`` or ``"3d_fullres"``.
+        trained: Modalities that it was trained on.
+        weights: Its parameters by name.
+    """
+    planned = plans.configuration(configuration)
+    return Source(
+        form=plans.network.form,
+        modalities=plans.modalities,
+        trained=trained,
+        heads=head_names(plans.labels),
+        weights=weights,
+        spacing=tuple(planned["spacing"]),
+        residual=is_residual(planned["architecture"]["arch_kwargs"]),
+    )
 
 
 _Words = Annotated[str, text(10_000)]

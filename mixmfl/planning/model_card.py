@@ -4,7 +4,7 @@ Plans carry it, and so the model file; prediction shows it and refuses what it e
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -115,7 +115,7 @@ def make_card(fingerprint: Fingerprint, dataset: DatasetCard, labels: Labels) ->
     )
 
 
-def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str = UNKNOWN) -> str:
+def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str) -> str:
     """Return why a case is surely not of the kind that a model was made for; empty: it may be.
 
     Args:
@@ -134,3 +134,10 @@ def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str = UNKNO
             '("subjects" in a dataset.json beside the cases says what they are of)'
         )
     return ""
+
+
+def misuse_of_any(
+    cards: Iterable[ModelCard], body_parts: Mapping[str, str], subjects: str = UNKNOWN
+) -> str:
+    """Return ``misuse`` of the first model that a case is surely not for; empty: there is none."""
+    return next(filter(None, (misuse(card, body_parts, subjects) for card in cards)), "")

@@ -9,7 +9,6 @@ import pytest
 from mixmfl.core.errors import DataError
 from mixmfl.research.benchmark.leaderboard import (
     Entry,
-    entries_json,
     leaderboard_page,
     read_entries,
 )
@@ -38,12 +37,16 @@ def test_methods_are_placed_by_their_points_over_all_subsets_whoevers_they_are()
 
 def test_results_of_others_are_read_back_if_they_are_of_the_same_benchmark(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    content = {"benchmark": BENCHMARK, "entries": entries_json([THEIRS, MINE]), "more": 1}
+    content = {
+        "benchmark": BENCHMARK,
+        "entries": [dataclasses.asdict(THEIRS), dataclasses.asdict(MINE)],
+        "more": 1,
+    }
     file.write_text(json.dumps(content))
     assert read_entries(file, BENCHMARK) == [THEIRS, MINE]
     with pytest.raises(DataError, match="is of a benchmark with other cases, precision; its num"):
         read_entries(file, {**BENCHMARK, "cases": "abd", "precision": "torch.bfloat16"})
-    harmed = entries_json([THEIRS])
+    harmed = [dataclasses.asdict(THEIRS)]
     harmed[0]["subsets"] = 1e9
     for other, why in (
         ({**content, "entries": harmed}, "subsets: is 1000000000.0"),

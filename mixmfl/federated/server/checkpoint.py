@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 
@@ -305,8 +305,8 @@ class _Record:
     Fields with a default are those that runs of before do not have.
     """
 
-    format: Literal[4]
-    settings: RunSettings
+    format: Annotated[int, within(FORMAT, FORMAT)]
+    settings: Any  # a record has every setting; only in a message some have a default
     fold: Fold
     sites: _Sites
     dice: Annotated[Mapping[_Number, _Share | None], entries(0, MOST_ROUNDS)]
@@ -340,8 +340,7 @@ def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:
         check_registration(site, registration, plans)
     for by_site in (*record.history, record.personal):
         fields(by_site, (), "sites", may=(*record.sites, *record.former))
-    # a record has every setting; only in a message some have a default
-    settings = read_record(RunSettings, stored["settings"], "settings", ModelError, whole=True)
+    settings = read_record(RunSettings, record.settings, "settings", ModelError, whole=True)
     plans.configuration(settings.configuration)
     whole(len(record.history), Range(0, settings.rounds), "rounds in the history", ModelError)
     return Run(

@@ -12,10 +12,9 @@ from mixmfl.data.modalities import MOST_MODALITIES, Modalities
 from mixmfl.federated.state import RunSettings, ServerState, first_state
 from mixmfl.inference.model import Model, load_model
 from mixmfl.networks.build import memory_shapes, prototype_sizes
-from mixmfl.networks.initial_weights import Part, Source, head_names, take_weights
+from mixmfl.networks.initial_weights import Part, head_names, source_of, take_weights
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
 from mixmfl.networks.prototypes import PrototypeMemory, memory_from_state, memory_to_state
-from mixmfl.planning.architecture import is_residual
 from mixmfl.planning.plans import Plans
 
 
@@ -62,7 +61,11 @@ def start_from(
         ModelError: The file cannot be read, or nothing of its encoders fits.
     """
     model = load_model(path) if path.suffix == ".safetensors" else None
-    source = read_checkpoint(path, modalities) if model is None else _source(model)
+    source = (
+        read_checkpoint(path, modalities)
+        if model is None
+        else source_of(model.plans, model.configuration, model.modalities, model.weights)
+    )
     fresh = first_state(plans, settings)
     weights, parts = take_weights(fresh.weights, plans.modalities, head_names(plans.labels), source)
     encoders = [p for p in parts if p.name in ("shared", "encoder") or "tailored." in p.name]
@@ -77,19 +80,6 @@ def start_from(
     here, there = (" x ".join(f"{mm:g}" for mm in each) for each in (spacing, source.spacing))
     file = path.name if here == there else f"{path.name} ({there} mm; here {here} mm)"
     return ServerState(0, weights, memory), Start(file, sha256(path), [*parts, *row])
-
-
-def _source(model: Model) -> Source:
-    planned = model.plans.configuration(model.configuration)
-    return Source(
-        form=model.plans.network.form,
-        modalities=model.plans.modalities,
-        trained=model.modalities,
-        heads=head_names(model.plans.labels),
-        weights=model.weights,
-        spacing=tuple(planned["spacing"]),
-        residual=is_residual(planned["architecture"]["arch_kwargs"]),
-    )
 
 
 def _memory(

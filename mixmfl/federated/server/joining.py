@@ -2,10 +2,9 @@
 
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.checkpoint import Run
-from mixmfl.networks.initial_weights import Source, head_names, origin_of, take_weights
+from mixmfl.networks.initial_weights import origin_of, source_of, take_weights
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
-from mixmfl.planning.architecture import is_residual
 
 
 def new_modalities(run: Run) -> list[Change]:
@@ -45,16 +44,8 @@ def start_new_modalities(run: Run, weights: State) -> State:
     if not joined:
         return weights
     plans = run.plans
-    planned = plans.configuration(run.settings.configuration)
-    source = Source(
-        form=plans.network.form,
-        modalities=plans.modalities,
-        trained=tuple(sorted(_trained(run))),
-        heads=head_names(plans.labels),
-        weights=weights,
-        spacing=tuple(planned["spacing"]),
-        residual=is_residual(planned["architecture"]["arch_kwargs"]),
-    )
+    trained = tuple(sorted(_trained(run)))
+    source = source_of(plans, run.settings.configuration, trained, weights)
     started, _ = take_weights(weights, plans.modalities, source.heads, source)
     changed = {"fusion", "encoder", *(f"tailored.{name}" for name in joined)}
     return {n: started[n] if block_of(n) in changed else tensor for n, tensor in weights.items()}

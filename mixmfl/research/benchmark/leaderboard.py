@@ -4,9 +4,8 @@ Whoever has the same plans and cases trains a method of theirs and sends ``resul
 ``entries`` and no case. Nothing of it but what is declared here is read.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,11 +106,6 @@ def read_entries(file: Path, benchmark: Mapping[str, Any]) -> list[Entry]:
     return list(read_value(kind, content["entries"], f"{file}: entries", DataError))
 
 
-def entries_json(made: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return entries as JSON content."""
-    return [asdict(entry) for entry in made]
-
-
 def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str, Any]) -> str:
     """Return the page, the method with most points over all subsets first.
 
@@ -121,7 +115,7 @@ def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str
     """
     ranked = sorted(
         ((entry, whose) for whose, each in made.items() for entry in each),
-        key=lambda pair: (-_known(pair[0].subsets), pair[0].method),
+        key=lambda pair: (-_points_or_last(pair[0]), pair[0].method),
     )
     rows = [
         [
@@ -158,5 +152,5 @@ def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str
     return page("Leaderboard", "One benchmark, many methods.", sections, notice=RESEARCH_ONLY)
 
 
-def _known(points: float | None) -> float:
-    return -1.0 if points is None or math.isnan(points) else points
+def _points_or_last(entry: Entry) -> float:
+    return -1.0 if entry.subsets is None else entry.subsets

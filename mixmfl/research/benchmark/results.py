@@ -3,6 +3,7 @@
 Cases are not named in it: numbers are means over the cases of a site.
 """
 
+import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.version import __version__
-from mixmfl.research.benchmark.leaderboard import entries_json, make_entries
+from mixmfl.research.benchmark.leaderboard import Entry
 from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, find_method
 from mixmfl.research.benchmark.scores import Row
-from mixmfl.research.benchmark.statistics import Cost, Scores
+from mixmfl.research.benchmark.statistics import Cost
 
 FORMAT = 1
 
@@ -26,15 +27,15 @@ _NEEDED = "configuration", "rounds", "local_steps", "plans", "tests"
 
 
 def results_json(
-    out: Path, scores: Scores, rows: Sequence[Row], costs: Sequence[Cost]
+    out: Path, rows: Sequence[Row], costs: Sequence[Cost], entries: Sequence[Entry]
 ) -> dict[str, Any]:
     """Return what a benchmark found, and from what, as JSON content.
 
     Args:
         out: Folder of the benchmark.
-        scores: Statistics of ``rows``.
         rows: All scores in it.
         costs: Bytes and seconds of each method and seed.
+        entries: What its methods are on a leaderboard, ``leaderboard.make_entries``.
 
     Raises:
         DataError: The benchmark's record is damaged.
@@ -71,7 +72,7 @@ def results_json(
             }
             for cost in costs
         ],
-        "entries": entries_json(make_entries(scores, costs)),
+        "entries": [dataclasses.asdict(entry) for entry in entries],
         "scores": _scores(rows),
     }
 

@@ -432,9 +432,9 @@ def summarise(benchmark: Benchmark, reference: str, others: Sequence[Path] = ())
     """
     rows, costs = read_results(benchmark.out)
     scores = Scores(rows, known_own(benchmark.out))
-    results = results_json(benchmark.out, scores, rows, costs)
-    compared = results["benchmark"]
     made = {"": make_entries(scores, costs)}
+    results = results_json(benchmark.out, rows, costs, made[""])
+    compared = results["benchmark"]
     made |= {str(file): read_entries(file, compared) for file in others}
     if reference not in scores.methods:
         reference = scores.methods[0]

@@ -8,6 +8,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import write_json, write_text
 from mixmfl.evaluation.reliability import LEVEL
 from mixmfl.evaluation.subset_dice import LOW_DICE
+from mixmfl.research.benchmark.leaderboard import make_entries
 from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.plots import draw_reliability
@@ -52,7 +53,9 @@ def write_page(out: Path, size: str, reference: str) -> Path:
             trained.append(rows)
             for method, found in read_tested(record.parent).items():
                 tested.setdefault(method, []).extend(found)
-            results[name] = results_json(record.parent, scores[name], rows, measured)
+            results[name] = results_json(
+                record.parent, rows, measured, make_entries(scores[name], measured)
+            )
     if not scores:
         raise DataError(f"{out}: no method has been scored at size {size}")
     trainings = Trainings(scores)
