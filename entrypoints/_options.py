@@ -30,19 +30,29 @@ def add_alias(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_alignment(parser: argparse.ArgumentParser) -> None:
-    """Add ``--reference`` and ``--register``, for commands that read cases."""
+def add_alignment(
+    parser: argparse.ArgumentParser,
+    grid: str = "the grid of the label, else the one",
+    without: str = "refuse the case",
+) -> None:
+    """Add ``--reference`` and ``--register``, for commands that read cases.
+
+    Args:
+        parser: The command's.
+        grid: What help says of the grid that is taken by default.
+        without: What help says that comes of images that are not aligned.
+    """
     parser.add_argument(
         "--reference",
         default="",
         metavar="MODALITY",
-        help="modality onto whose grid the other images of a case are resampled; default: the grid "
-        "of the label, else the one with the finest in-plane resolution",
+        help="modality onto whose grid the other images of a case are resampled; default: "
+        f"{grid} with the finest in-plane resolution",
     )
     parser.add_argument(
         "--register",
         action="store_true",
-        help="rigidly register images of a case that are not aligned; default: refuse the case",
+        help=f"rigidly register images of a case that are not aligned; default: {without}",
     )
 
 

@@ -128,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="show the patient in tables and report, if DICOM files name one, and case names there "
         "that have a word which may be a person's; default: hide them",
     )
-    _options.add_alignment(parser)
+    _options.add_alignment(
+        parser, "that", "leave the image out, with a warning; with --strict refuse the case"
+    )
     _options.add_brains(parser)
     parser.add_argument(
         "--strict",
