@@ -260,7 +260,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 def _line(outcome: "Outcome") -> str:
     """Return the line about a case."""
     from mixmfl.evaluation.mask_quality import in_words
-    from mixmfl.evaluation.subset_dice import Expectation
+    from mixmfl.evaluation.subset_dice import Expectation, low_in_words
 
     if outcome.status == "kept":
         return f"{outcome.name}: {outcome.reason}"
@@ -268,7 +268,8 @@ def _line(outcome: "Outcome") -> str:
     expected = Expectation(outcome.used, outcome.expected)
     dice = ""
     if outcome.expected:
-        dice = f", expected Dice {expected.median:.2f} (one in ten below {expected.low:.2f})"
+        low = low_in_words(expected.low)
+        dice = f", expected Dice {expected.median:.2f} (one in ten {low})"
     if outcome.estimated:
         dice += f", this mask's Dice {in_words(outcome.estimated)}"
     warnings = "".join(f"\n  {warning}" for warning in outcome.warnings)

@@ -95,14 +95,15 @@ class Expectation:
     Attributes:
         modalities: The subset, sorted.
         dice: By label or region; a label that nobody measured is missing.
-        inside: A part of the subset, whose cases fill up those of the subset, as these are few or
-            none; empty: they are enough, or no part was measured.
-        filled: How many cases of that part count.
+        inside: Parts of the subset, whose cases fill up those of the subset, as these are few or
+            none: the best part, then the best part of this one if it has few itself, and so on.
+            Empty: the cases are enough, or no part was measured.
+        filled: How many cases of these parts count.
     """
 
     modalities: Subset
     dice: Mapping[str, LabelDice] = field(default_factory=dict)
-    inside: Subset = ()
+    inside: tuple[Subset, ...] = ()
     filled: int = 0
 
     @property
@@ -132,10 +133,12 @@ class Expectation:
         measured = plural(self.cases, "validation case")
         if not self.inside:
             return measured
-        inside = "+".join(self.inside)
+        best, *others = ("+".join(part) for part in self.inside)
+        rest = f", itself filled up from {' and '.join(others)}" if others else ""
         if not self.cases:
-            return f"never measured; at least that of {inside}, a part of it ({self.filled} cases)"
-        return f"{measured}, filled up with {self.filled} from {inside}, which is part of it"
+            cases = plural(self.filled, "case")
+            return f"never measured; at least that of {best}, a part of it{rest} ({cases})"
+        return f"{measured}, filled up with {self.filled} from {best}, a part of it{rest}"
 
     def warnings(self) -> list[str]:
         """Say what is known to be bad, or hardly known, about masks from this subset."""
@@ -144,7 +147,7 @@ class Expectation:
         if not self.cases:
             warnings.append(f"how good masks from {subset} are was never measured")
         bad = [
-            f"{name} {each.median:.2f} (one case in ten below {each.low:.2f})"
+            f"{name} {each.median:.2f} (one case in ten {low_in_words(each.low)})"
             for name, each in self.dice.items()
             if each.median < LOW_DICE
         ]
@@ -153,6 +156,11 @@ class Expectation:
         if 0 < self.cases < FEW_CASES:
             warnings.append(f"the expected Dice from {subset} rests on {self.basis()}")
         return warnings
+
+
+def low_in_words(low: float) -> str:
+    """Return where the worst tenth of the cases lies, by its lower bound."""
+    return f"below {low:.2f}" if low else "near 0"
 
 
 def all_subsets(modalities: Sequence[str]) -> list[Subset]:
@@ -176,28 +184,24 @@ def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectatio
     """Return what to expect of masks from some modalities.
 
     Where fewer than ``ENOUGH_CASES`` of a label were measured from them, its counts are filled up
-    to as many with those of the best measured part of the subset: with a further modality masks
-    should not become worse, and one lucky or unlucky case must not say otherwise. Where none was
-    measured, the part alone is a bound from below.
+    to as many with those of the best measured part of the subset, themselves filled up by the same
+    rule: with a further modality masks should not become worse, and one lucky or unlucky case must
+    not say otherwise. Where none was measured, the part alone is a bound from below.
+
+    The best part has the highest mean Dice, if ``FEW_CASES`` with a Dice of 0 were among its cases.
     """
     subset = tuple(sorted(modalities))
     own = next((each for each in known if each.modalities == subset), SubsetDice(subset, {}))
-    fewest = min(map(sum, own.counts.values()), default=0)
-    part = _best_part(known, subset) if fewest < ENOUGH_CASES else None
-    if part is None:
-        return Expectation(
-            subset, {n: _label_dice(counts, sum(counts)) for n, counts in _measured(own).items()}
-        )
-    dice, filled = {}, 0
-    for name in {**_measured(own), **_measured(part)}:
-        counts, other = (each.counts.get(name, (0,) * BINS) for each in (own, part))
-        cases, there = sum(counts), sum(other)
-        more = max(0, min(ENOUGH_CASES - cases, there))
-        share = more / there if there else 0.0
-        mixed = [here + share * inside for here, inside in zip(counts, other, strict=True)]
-        dice[name] = _label_dice(mixed, cases)
-        filled = max(filled, more)
-    return Expectation(subset, dice, part.modalities if filled else (), filled)
+    parts: list[_Filled] = []
+    for each in sorted(known, key=lambda each: len(each.modalities)):
+        if each.cases and {*each.modalities} < {*subset}:
+            parts.append(_fill(each, parts))
+    filled = _fill(own, parts)
+    dice = {
+        name: _label_dice(counts, sum(own.counts.get(name, ())))
+        for name, counts in filled.counts.items()
+    }
+    return Expectation(subset, dice, filled.inside, filled.added)
 
 
 def least(models: Sequence[Expectation]) -> Expectation:
@@ -236,19 +240,52 @@ class Expectations:
         return or_none(self.of(images).median) or 0.0
 
 
-def _best_part(known: Sequence[SubsetDice], subset: Subset) -> SubsetDice | None:
-    """Return the measured part of a subset with enough cases and the highest lower bound."""
-    parts = [each for each in known if each.cases and {*each.modalities} < {*subset}]
+@dataclass(frozen=True)
+class _Filled:
+    """Counts of a subset with those of a part of it beside.
 
-    def rank(each: SubsetDice) -> tuple[int, float, Subset]:
-        low = mean(_label_dice(c, 0).low for c in _measured(each).values())
-        return min(each.cases, ENOUGH_CASES), low, each.modalities
+    Attributes:
+        modalities: The subset, sorted.
+        counts: By label, of those with any case.
+        inside: The part, and those with which it was filled up itself; empty if nothing of it
+            counts.
+        added: How many of their cases count, of the label with most of them.
+    """
 
-    return max(parts, key=rank, default=None)
+    modalities: Subset
+    counts: Mapping[str, Sequence[float]]
+    inside: tuple[Subset, ...] = ()
+    added: int = 0
+
+    @property
+    def worth(self) -> float:
+        """Return by how much this is to be preferred to other parts of a subset."""
+        return mean(
+            sum((number + 0.5) / BINS * count for number, count in enumerate(counts))
+            / (sum(counts) + FEW_CASES)
+            for counts in self.counts.values()
+        )
 
 
-def _measured(each: SubsetDice) -> dict[str, Counts]:
-    return {name: counts for name, counts in each.counts.items() if sum(counts)}
+def _fill(own: SubsetDice, parts: Iterable[_Filled]) -> _Filled:
+    """Return the counts of a subset, those of few cases with as many of its best part."""
+    counts: dict[str, Sequence[float]] = {n: each for n, each in own.counts.items() if sum(each)}
+    if counts and min(map(sum, own.counts.values())) >= ENOUGH_CASES:
+        return _Filled(own.modalities, counts)
+    inside = [each for each in parts if {*each.modalities} < {*own.modalities}]
+    part = max(inside, key=lambda each: (each.worth, each.modalities), default=None)
+    if part is None:
+        return _Filled(own.modalities, counts)
+    most = 0
+    for name, other in part.counts.items():
+        here = counts.get(name, (0,) * BINS)
+        there = sum(other)
+        added = max(0.0, min(ENOUGH_CASES - sum(here), there))
+        counts[name] = [one + added / there * more for one, more in zip(here, other, strict=True)]
+        most = max(most, round(added))
+    if not most:
+        return _Filled(own.modalities, counts)
+    return _Filled(own.modalities, counts, (part.modalities, *part.inside), most)
 
 
 def _label_dice(counts: Sequence[float], cases: int) -> LabelDice:

@@ -27,7 +27,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.mask_quality import DiceEstimate, in_words
 from mixmfl.evaluation.overlay import overlay
-from mixmfl.evaluation.subset_dice import LabelDice
+from mixmfl.evaluation.subset_dice import LabelDice, low_in_words
 from mixmfl.evaluation.viewer import CaseTexts, viewer_page
 from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
@@ -213,8 +213,10 @@ def _lines(outcome: Outcome) -> list[str]:
     if outcome.estimated:
         lines.append(f"This mask's Dice, estimated: {in_words(outcome.estimated)}.")
     if outcome.expected_from:
-        low = ", ".join(f"{name} {each.low:.2f}" for name, each in outcome.expected.items())
-        lines.append(f"Expected Dice: {outcome.expected_from}; one in ten below {low}.")
+        low = ", ".join(
+            f"{name} {low_in_words(each.low)}" for name, each in outcome.expected.items()
+        )
+        lines.append(f"Expected Dice: {outcome.expected_from}; one in ten: {low}.")
     return [*lines, *outcome.notes]
 
 

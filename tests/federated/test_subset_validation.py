@@ -156,10 +156,8 @@ def test_one_lucky_and_one_unlucky_case_do_not_decide() -> None:
         known.append(SubsetDice(("flair", "t1", "t2"), {"a": single}))
         found = expect(known, ["flair", "t1", "t2"])
         assert found.dice == {"a": LabelDice(0.625, 0.3, 1)}
-        assert found.inside == ("t1", "t2")  # not t1, which one case measured
-        assert found.basis() == (
-            "1 validation case, filled up with 19 from t1+t2, which is part of it"
-        )
+        assert found.inside == (("t1", "t2"),)  # not t1, which one lucky case measured
+        assert found.basis() == ("1 validation case, filled up with 19 from t1+t2, a part of it")
     enough = SubsetDice(("flair", "t1", "t2"), {"a": counts(d10=20)})
     assert expect([pair, enough], enough.modalities).dice["a"].median == pytest.approx(0.125)
 
@@ -176,6 +174,24 @@ def test_a_subset_that_nobody_measured_is_bounded_by_a_part_or_unknown() -> None
     assert not expect([SubsetDice(("t1",), {"a": counts(d90=2)})], ["t1"]).is_known
 
 
+def test_many_bad_cases_of_a_part_do_not_hide_few_good_ones_of_another() -> None:
+    few, many = SubsetDice(("flair",), {"a": counts(d60=4)}), ("t1c",)
+    known = [few, SubsetDice(many, {"a": counts(d0=5)})]
+    bound = expect(known, ["flair", "t1", "t1c"])
+    assert bound.dice == {"a": LabelDice(0.625, 0.6, 0)}
+    assert bound.basis() == "never measured; at least that of flair, a part of it (4 cases)"
+
+    known.append(SubsetDice(("flair", "t1c"), {"a": counts(d70=2)}))
+    pair, triple = (expect(known, given) for given in (["flair", "t1c"], ["flair", "t1", "t1c"]))
+    assert pair.dice == {"a": LabelDice(0.625, 0.6, 2)}  # 2 and 4 cases
+    assert pair.basis() == "2 validation cases, filled up with 4 from flair, a part of it"
+    assert triple.dice["a"] == dataclasses.replace(pair.dice["a"], cases=0)
+    assert triple.basis() == (
+        "never measured; at least that of flair+t1c, a part of it, itself filled up from flair "
+        "(6 cases)"
+    )
+
+
 def test_several_models_are_expected_to_be_as_good_as_the_worst() -> None:
     one = Expectation(("t1",), {"a": LabelDice(0.8, 0.6, 5), "b": LabelDice(0.5, 0.2, 3)})
     other = Expectation(("t1",), {"a": LabelDice(0.7, 0.65, 9)})
@@ -189,6 +205,8 @@ def test_what_a_reader_must_know_of_a_subset_is_said() -> None:
     assert Expectation(("t1",), {"a": good, "b": bad}).warnings() == [
         "low Dice is expected from t1: b 0.47 (one case in ten below 0.10)"
     ]
+    missed = Expectation(("t1",), {"a": LabelDice(0.025, 0.0, 9)})
+    assert missed.warnings() == ["low Dice is expected from t1: a 0.03 (one case in ten near 0)"]
     few = Expectation(("t1",), {"a": dataclasses.replace(good, cases=1)})
     assert few.warnings() == ["the expected Dice from t1 rests on 1 validation case"]
     assert Expectation(("t1",), {"a": good}).warnings() == []
