@@ -1,18 +1,21 @@
 """A case while its files are gathered, and the choice of those that are used."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.data.accounting import LABEL, FileRecord, inside
-from mixmfl.data.file_names import EVEN, FileName
+from mixmfl.data.body_parts import regions
+from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
 from mixmfl.data.modalities import words_of
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 # among several segmentations, these words mark the one to use
 _LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus"}
+# what a person does to a label, so that it is no worse for it
+_BY_HAND = {"corrected", "corr"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Draft:
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
-            best = _least_processed(files)
+            best = files if _show_several_parts(files) else _least_processed(files)
             taken = best[0] if len(best) == 1 else None
             records += [_record(file, modality, taken, len(files)) for file in files]
             if taken is not None:
@@ -112,7 +115,7 @@ class Draft:
         if not faults and not images:
             faults = [self._nothing_known(folder)]
         if not faults and labels_needed and label is None:
-            faults = [fault or "no label, which training needs"]
+            faults = [fault or f"no label, which training needs{self._by_programs(folder)}"]
         warnings = tuple(f"not used: {question}" for question in questions)
         return Chosen(images, label, tuple(records), warnings, "; ".join(faults))
 
@@ -122,7 +125,7 @@ class Draft:
         lesions = [
             file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
         ]
-        best = _least_processed(lesions or files)
+        best = _least_processed(lesions or files, _BY_HAND)
         if len(best) != 1:
             why = "one of several labels" if needed else "a label, which prediction does not need"
             records = [FileRecord(file.path, why) for file in files]
@@ -137,6 +140,16 @@ class Draft:
         ]
         return taken.path, records, ""
 
+    def _by_programs(self, folder: Path) -> str:
+        """Name the segmentations by programs, which are no labels unless the user says so."""
+        made = [file for file in self.files if file.reading.aside.startswith(BY_PROGRAM)]
+        if not made:
+            return ""
+        return (
+            f"; {listed(made, folder)} may be by a program, as names say; if a person has checked "
+            "it, say by --mapping that it is the label"
+        )
+
     def _nothing_known(self, folder: Path) -> str:
         what = sorted(
             inside(file.path, folder) + (f" ({_why_aside(file)})" if file.reading.aside else "")
@@ -150,7 +163,18 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
     return ", ".join(sorted(inside(file.path, folder) for file in files))
 
 
-def _least_processed(files: Sequence[GatheredFile]) -> list[GatheredFile]:
+def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
+    """Say whether names of images say other parts of the body: T2_brain beside T2_spine."""
+    if any(file.given for file in files):
+        return False
+    parts = [regions(" ".join(words_of(file.path.name))) for file in files]
+    named = [part for part in parts if part]
+    return len(named) > 1 and not frozenset.intersection(*named)
+
+
+def _least_processed(
+    files: Sequence[GatheredFile], no_processing: Set[str] = frozenset()
+) -> list[GatheredFile]:
     """Return the files that are least processed, or that the user chose: one, or a question.
 
     Copies of a file, packed or not, count once.
@@ -160,8 +184,10 @@ def _least_processed(files: Sequence[GatheredFile]) -> list[GatheredFile]:
     """
     files = [file for file in files if file.given] or list(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
-    least = min((len(file.reading.processing) for file in files), default=0)
-    best = [file for file in files if len(file.reading.processing) == least]
+    steps = [
+        sum(word.lower() not in no_processing for word in file.reading.processing) for file in files
+    ]
+    best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]
     return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
 
 

@@ -15,23 +15,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixmfl.data.accounting import inside, other_format
-from mixmfl.data.file_names import FileName, read_name
+from mixmfl.data.file_names import BY_PROGRAM, FileName, maker_in, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.patients import DAY_OR_TIME, TIME_POINT
-from mixmfl.data.sequence_vocabulary import PROCESSING
+from mixmfl.data.patients import patients_by_place
+from mixmfl.data.sequence_vocabulary import AFTER, PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
+from mixmfl.data.time_points import (
+    are_of_other_times,
+    is_day,
+    is_examination,
+    is_of_another_state,
+    names_examination,
+)
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 _KIND_FOLDERS = {
     "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
-    "resources", "files", "structural", "anatomical", "rawdata",
+    "resources", "files", "structural", "anatomical", "rawdata", "data",
 }  # fmt: skip
 # folders of what a person sorted out, as words
 _REJECTED = {
     f" {name} "
     for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
-                 "trash", "papierkorb", "nicht verwendet", "ausgeschlossen")
+                 "trash", "papierkorb", "nicht verwendet", "ausgeschlossen", "backup", "backups",
+                 "sicherung", "sicherungskopie", "sauvegarde", "$recycle bin", "macosx")
 }  # fmt: skip
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 _ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
@@ -45,37 +53,10 @@ _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
 _BEFORE = ("pre", "prae", "pra")
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
-_TIME_POINT = re.compile(TIME_POINT)
-# what in two names says that they are of two examinations, each pattern for itself
-_MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
-_MONTH_OR_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
-_WHEN = (
-    re.compile(  # a day: 20190312, 20190312101530, 2019-03-12, 12.03.2019
-        r"(?<!\d)(?:(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)"
-        rf"|(?:19|20)\d\d[-_.]{_MONTH_OR_DAY}[-_.]{_MONTH_OR_DAY}(?!\d)"
-        rf"|{_MONTH_OR_DAY}[-_.]{_MONTH_OR_DAY}[-_.](?:19|20)\d\d(?!\d))"
-    ),
-    re.compile(r"(?<!\d)[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
-    re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d(?!\d)"),  # Mar2019
-    re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
-    re.compile(
-        r"(?<![a-z0-9])(?:v|visite?|visit|tp|time|timepoint|m|month|monat|mois|week|woche|semaine|"
-        r"year|jahr|fu|followup|session|exam|mrt|mri|d|day|tag|jour)[ _-]?\d{1,3}(?![a-z0-9])"
-    ),
-    re.compile(
-        r"(?<![a-z0-9.])\d{1,3}(?:h|m|mo|wk?|yr?)(?![a-z0-9])|(?<![a-z0-9])\d{2,3}d(?![a-z])"
-    ),
-    re.compile(r"(?<![a-z])(?:first|second|third|1st|2nd|3rd|erste|zweite|dritte)(?![a-z])"),
-    re.compile(
-        r"(?<![a-z])(?:pre|pra|prae|post|intra|vor|nach|before|after|avant|apres|prima|dopo)[ _-]?"
-        r"(?:op|operativ[a-z]*|surgery|chir[a-z]*|therap[a-z]*|treatment|rt|chemo)(?![a-z])|baseline|"
-        r"follow[ _-]?up"
-    ),
-)
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
-_TIME = re.compile(DAY_OR_TIME)
 _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
+_ANY_IMAGE = {"scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri"}
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
     "or by their modality alone (t1.nii.gz) in a folder per patient, or say by --mapping"
@@ -127,11 +108,13 @@ class Grouped:
         files: All files, each with the name of its case.
         faults: Reasons why a case cannot be used, by the case's name.
         layout: The layout by which the files were grouped.
+        patients: The patient of each case whose folders tell more of it than its name.
     """
 
     files: tuple[tuple[ImageFile, str], ...]
     faults: Mapping[str, tuple[str, ...]]
     layout: str
+    patients: Mapping[str, str]
 
 
 def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Grouped:
@@ -145,10 +128,13 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = _with_time_points(files)
     files = _with_ct1(files)
     files = _named_by_folder(files, folder, modalities)
-    files = _placed(files, modalities)
+    people = _called_as_agents(files, modalities)
+    files = _placed(files, modalities, people)
     files = _without_products_of_tools(files)
+    files = _without_segmentations_of_tools(files)
     files = _with_words_of_patients(files)
-    files = _with_agent_of_folder(files, folder)
+    files = _with_agent_of_folder(files, folder, people)
+    files = _with_patients_called_as_agents(files)
     files = _joined_by_name(files, folder)
     rests, unclear = _rests(files)
     known = [file for file in files if file.reading.is_known]
@@ -172,9 +158,13 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     beside: dict[Path, set[Key]] = defaultdict(set)
     for path, each in key_of.items():
         beside[path.parent].add(each)
+    misplaced = _misplaced(known, key_of)
     placed, faults = [], defaultdict(list)
     for file in files:
         if file.reading.is_known:
+            if doubt := misplaced.get(file.path):
+                reading = replace(file.reading, modality=None, is_label=False, doubt=doubt)
+                file = replace(file, reading=reading)
             placed.append((file, name_of[key_of[file.path]]))
         else:
             near = beside[file.path.parent] if file.path.parent != folder else set()
@@ -183,15 +173,25 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             placed.append((file, name))
     for name, count in Counter(name_of.values()).items():
         if count > 1:
-            paths_of = [path for path, key in key_of.items() if name_of[key] == name]
-            listed = ", ".join(inside(path, folder) for path in paths_of)
+            its_files = [path for path, key in key_of.items() if name_of[key] == name]
+            listed = ", ".join(inside(path, folder) for path in its_files)
             faults[name].append(f"is the name of {count} cases: {listed}; rename one")
+    for one, others in _differ_in_case_alone(name_of.values()).items():
+        faults[one].append(f"differs from {others} in upper and lower case alone; rename one")
+    paths = _of_no_patient(known, key_of, folder)
+    unclear |= dict.fromkeys(paths, _WHOSE_NUMBERS.format(_names(paths)))
     questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}
     for name, question in sorted(questions):
         faults[name].append(question)
     in_folders = sum(not rest for _, rest in name_of)
     layout = "a folder per case" if 2 * in_folders > len(name_of) else "names with modality"
-    return Grouped(tuple(placed), {name: tuple(texts) for name, texts in faults.items()}, layout)
+    home_of = {key_of[file.path]: file.home for file in known if file.reading.modality}
+    patients = patients_by_place(
+        {name: (home_of.get(key, key[0]), key[1]) for key, name in name_of.items()}
+    )
+    return Grouped(
+        tuple(placed), {name: tuple(texts) for name, texts in faults.items()}, layout, patients
+    )
 
 
 def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
@@ -201,6 +201,8 @@ def _read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
         file_name = replace(file_name, case="", head="")
     if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
+    if file_name.is_label and (maker := next(filter(None, map(maker_in, parents)), "")):
+        file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     if rejected := next((part for part in parents if _spaced(part) in _REJECTED), ""):
         aside = f"a file of the folder {rejected!r}"
         file_name = replace(file_name, modality=None, is_label=False, doubt="", aside=aside)
@@ -225,14 +227,26 @@ def _with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
     """
 
     def patterns(file: ImageFile, counted: re.Pattern[str]) -> set[tuple[Path, str]]:
-        stem = stem_of(file.path).lower()
+        stem, folder = stem_of(file.path).lower(), file.path.parent
         return {
-            (file.path.parent, f"{stem[: each.start()]}#{stem[each.end() :]}")
+            (
+                folder.parent if folder.name.lower() == each[0] else folder,
+                f"{stem[: each.start()]}#{stem[each.end() :]}",
+            )
             for each in counted.finditer(stem)
         }
 
     times = {each for file in files for each in patterns(file, _OTHER_T)}
-    doubt = "has a T1 or T2 that may be a time point, for another name has a T0 or T3 in its place"
+    # T1/P5_T1_FLAIR beside T2/P5_T2_FLAIR: of two times, or two kinds of FLAIR
+    counted: dict[tuple[Path, str], set[Path]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality and _T1_OR_T2.fullmatch(file.path.parent.name.lower()):
+            for pattern in patterns(file, _T1_OR_T2):
+                counted[pattern].add(file.path.parent)
+    times |= {pattern for pattern, folders in counted.items() if len(folders) > 1}
+    doubt = (
+        "has a T1 or T2 that may be a time point, for another name has a T0, T2 or T3 in its place"
+    )
     return [
         replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
         if file.reading.modality and times & patterns(file, _T1_OR_T2)
@@ -262,24 +276,57 @@ def _in_series_folder(parents: Parts) -> bool:
     return any(part.lower() in _SERIES_FOLDERS for part in parents[:-1])
 
 
-def _placed(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
+def _called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[Parts]:
+    """Return the folders that a word for an agent names, and that may be a patient's: Gado, KM.
+
+    Beside them lie folders without such a word that hold an image of the same bare name.
+    """
+    names: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.parents and file.reading.modality and not file.reading.case:
+            names[file.parents].add(stem_of(file.path).lower())
+
+    def is_of_agent(part: str) -> bool:
+        return agent_in(part) in ("with", "without")
+
+    others: dict[Parts, set[str]] = defaultdict(set)
+    for parents, stems in names.items():
+        sorts = parents[-1].lower() in _KIND_FOLDERS | _ORIGINALS
+        made = all(word in PROCESSING for word in _words(parents[-1]))
+        is_known = read_name(parents[-1], modalities).is_known
+        if not (sorts or made or is_known or agent_in(parents[-1])):
+            others[parents[:-1]] |= stems
+    return {
+        parents
+        for parents, stems in names.items()
+        if is_of_agent(parents[-1]) and stems & others[parents[:-1]]
+    }
+
+
+def _placed(
+    files: Sequence[ImageFile], modalities: Modalities, people: Set[Parts]
+) -> list[ImageFile]:
     """Give files their place, of which folders that sort by kind are no part."""
     kinds: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
         for depth in range(len(file.parents) if file.reading.modality else 0):
             kinds[file.parents[: depth + 1]].add(file.reading.modality or "")
-    patients = set()  # FLAIR-001/T1.nii: a folder that holds more than the kind in its name
+    patients = {*people}  # FLAIR-001/T1.nii: a folder that holds more than the kind in its name
     for parents, found in kinds.items():
         named = read_name(parents[-1], modalities)
         if named.is_label or (named.modality and len(found) > 1):
             patients.add(parents)
-    folders = {file.parents[:depth] for file in files for depth in range(1, len(file.parents) + 1)}
+    contents: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        for depth in range(1, len(file.parents) + 1):
+            rest = "/".join((*file.parents[depth:], stem_of(file.path)))
+            contents[file.parents[:depth]].add(rest if file.reading.case else "")
     placed = []
     for file in files:
         made = {
             file.parents[: depth + 1]: part
             for depth, part in enumerate(file.parents)
-            if _is_processed(part, file.parents[:depth], folders)
+            if _is_processed(part, file.parents[:depth], contents)
         }
         home = _home(file, modalities, patients, {*made})
         reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
@@ -289,15 +336,20 @@ def _placed(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFil
     return placed
 
 
-def _is_processed(part: str, above: Parts, folders: Set[Parts]) -> bool:
+def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -> bool:
     """Say whether a folder's name says that its images were made of those in another one.
 
-    Short words are left to patients: they may be initials.
+    Short words are left to patients, as they may be initials, unless a folder beside it holds an
+    image of the same name, with the patient in it.
     """
+    beside = [other for other in contents if other[:-1] == above and other[-1] != part]
     if part.lower() == "pre":
-        return any(other[:-1] == above and other[-1].lower() in _ORIGINALS for other in folders)
+        return any(other[-1].lower() in _ORIGINALS for other in beside)
     words = [word for word in _words(part) if word not in _KIND_FOLDERS]
-    return len(part) > 7 and bool(words) and all(word in PROCESSING for word in words)
+    if not words or not all(word in PROCESSING for word in words):
+        return False
+    mine = contents[(*above, part)] - {""}
+    return len(part) > 7 or any(contents[other] & mine for other in beside)
 
 
 def _home(
@@ -329,6 +381,8 @@ def _home(
         rest = read_name("_".join(words), modalities)
         if len(words) < len(_words(part)) and (not words or rest.is_label) and not rest.case:
             return True
+        if file.parents[: depth + 1] in patients and agent_in(part):
+            return False
         # "with_contrast", but not "pre", which may be before surgery
         if part.lower() not in _BEFORE and agent_in(part) in ("with", "without"):
             return True
@@ -378,10 +432,16 @@ def _named_by_its_folder(
         name = _OF_ARCHIVE.sub(r"\1", _composed(place.name))
         above, alone = read_name(name, modalities), below[place] == 1
         parents = tuple(map(_composed, place.relative_to(folder).parts[:-1]))
-        if above.modality and not above.case and (alone or not home):
-            is_patient = not alone or (not home and stem_of(file.path) in shared)
-            case = file.reading.case if is_patient else ""
-            reading = FileName(case, above.modality, head=case, processing=above.processing)
+        tail = _words_of_kind(stem_of(file.path))
+        if above.modality and not above.case and (alone or not home or tail):
+            # T1/p01_post and T1/p01_brain are read as p01_T1_post and p01_T1_brain
+            stem = stem_of(file.path)
+            patient = stem[: len(stem) - len(tail)].rstrip(" _-.")
+            is_patient = not alone or (not home and stem in shared)
+            reading = read_name("_".join(filter(None, (patient, name, tail))), modalities)
+            if not (tail and (reading.modality or reading.doubt)):
+                case = file.reading.case if is_patient else ""
+                reading = FileName(case, above.modality, head=case, processing=above.processing)
             return ImageFile(file.path, reading, parents)
         if alone and (above.is_known or above.doubt or above.aside):
             if {part.lower() for part in parents} & _SERIES_FOLDERS and above.head.isdecimal():
@@ -390,6 +450,16 @@ def _named_by_its_folder(
         if below[place] > 1:
             return file
     return file
+
+
+def _words_of_kind(stem: str) -> str:
+    """Return the end of a name that speaks of an agent or of processing, and not of the patient."""
+    tail = ""
+    for match in reversed([*re.finditer(r"[^ _.-]+", stem)]):
+        if not (agent_in(match[0]) or match[0].lower() in (*_BEFORE, *PROCESSING)):
+            break
+        tail = stem[match.start() :]
+    return tail
 
 
 def _without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -440,6 +510,38 @@ def _without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     return left
 
 
+def _without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Set aside labels that the files beside them show to be by a program.
+
+    FAST writes ``T1_seg`` beside ``T1_pve_0``, HD-GLIO ``segmentation`` beside ``T1_r2s_bet``, UK
+    Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``.
+    """
+    beside: dict[Path, set[str]] = defaultdict(set)
+    for file in files:
+        beside[file.path.parent].add(stem_of(file.path).lower())
+
+    def maker(file: ImageFile) -> str:
+        stem, others = stem_of(file.path).lower(), beside[file.path.parent]
+        image = re.sub(r"_seg$", "", stem)
+        if image != stem and any(
+            other.startswith((f"{image}_pve", f"{image}_mixel")) for other in others
+        ):
+            return "FAST"
+        if stem == "segmentation" and any("_r2s_bet" in other for other in others):
+            return "HD-GLIO"
+        if stem == "final_mask" and "bianca_mask" in others:
+            return "BIANCA"
+        is_freesurfer = file.path.parent.name == "mri" and file.path.suffix.lower() == ".mgz"
+        return "FreeSurfer" if is_freesurfer else ""
+
+    return [
+        replace(file, reading=replace(file.reading, is_label=False, aside=f"{BY_PROGRAM} ({made})"))
+        if file.reading.is_label and (made := maker(file))
+        else file
+        for file in files
+    ]
+
+
 def _with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Decide on a T1 with a short unknown word that comes back with other sequences.
 
@@ -462,7 +564,9 @@ def _with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
     ]
 
 
-def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
+def _with_agent_of_folder(
+    files: Sequence[ImageFile], folder: Path, people: Set[Parts]
+) -> list[ImageFile]:
     """Read what a folder says of the contrast agent of a T1 whose own name does not say it.
 
     So ``post_contrast/T1.nii.gz`` is a T1 with contrast agent; ``post/T1.nii.gz`` is undecided, as
@@ -476,6 +580,8 @@ def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[Imag
         part, agent = next(spoken, ("", ""))
         if agent and part != _composed(file.path.parent.name):  # it may have another reason
             agent = "unclear" if agent == "with" else agent
+        if file.parents in people:
+            agent = "unclear"
         reading = file.reading
         own = agent_in_name(stem_of(file.path))
         doubt = f"says {reading.modality}, and the folder {part!r} tells of a contrast agent"
@@ -492,6 +598,42 @@ def _with_agent_of_folder(files: Sequence[ImageFile], folder: Path) -> list[Imag
             reading = replace(reading, modality=None, doubt=doubt)
         refined.append(replace(file, reading=reading))
     return refined
+
+
+def _with_patients_called_as_agents(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Leave a T1 undecided whose word for an agent all other sequences of its case have, too.
+
+    So ``Gado`` of ``T1_Gado`` beside ``FLAIR_Gado`` may be a patient, whom it then names.
+    """
+    by_case: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            by_case[file.home, file.reading.case].append(file)
+    patient_of: dict[Path, str] = {}
+    for mine in by_case.values():
+        words = [dict.fromkeys(_words(stem_of(file.path))) for file in mine]
+        kinds = {file.reading.modality for file in mine}
+        shared = [word for word in words[0] if all(word in each for each in words)]
+        names = [word for word in shared if agent_in(word) == "with"]
+        signs = any(each.keys() & AFTER for each in words)
+        if (
+            "t1c" in kinds
+            and len(kinds) > 1
+            and "t1" not in kinds
+            and len(names) == 1
+            and not signs
+        ):
+            patient_of.update({file.path: names[0] for file in mine})
+    decided = []
+    for file in files:
+        if name := patient_of.get(file.path):
+            reading = replace(file.reading, case=name, head=name)
+            if reading.modality == "t1c":
+                doubt = f"has {name!r}, as all names beside it: a contrast agent, or the patient"
+                reading = replace(reading, modality=None, doubt=doubt)
+            file = replace(file, reading=reading)
+        decided.append(file)
+    return decided
 
 
 def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
@@ -575,7 +717,7 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
         repeated = max(homes_of[head] for head in by_head) > 1
         if any(each.home == home and not each.name for each in numbered):
             pass  # see below
-        elif len(by_head) > 1 and count == len(mine) and _are_times(by_head):
+        elif len(by_head) > 1 and count == len(mine) and all(map(is_day, by_head)):
             days = {re.sub(r"[-_.]", "", head)[:8] for head in by_head}
             if len(days) == 1:
                 rests.update(dict.fromkeys(paths, ""))
@@ -592,8 +734,8 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
             others = [head for head in by_head if head and _spaced(head) not in _spaced(home[-1])]
             if (
                 any(re.search(r"\d", head) for head in others)
-                # anna_t1.nii and bert_flair.nii; of three such files, the words are a protocol's
-                or (len(mine) == 2 and not repeated)
+                # anna_t1.nii and bert_flair.nii
+                or not repeated
             ) and (len(others) > 1 or len(others) == len(by_head)):
                 unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
     by_rest: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
@@ -601,7 +743,7 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
         for image in mine:
             by_rest[home, rests[image.path]].append(image)
     for together in by_rest.values():
-        if _are_of_other_times([stem_of(image.path) for image in together]):
+        if are_of_other_times([stem_of(image.path) for image in together]):
             paths = [image.path for image in together]
             unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(_names(paths))))
     for each in numbered:
@@ -617,27 +759,6 @@ def _rests(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]
 
 def _names(paths: Sequence[Path]) -> str:
     return ", ".join(sorted(path.name for path in paths))
-
-
-def _are_of_other_times(names: Sequence[str]) -> bool:
-    """Say whether names have different days, visits or states of treatment in them."""
-    names = [without_accents(name) for name in names]
-    for pattern in _WHEN:
-        found = [
-            {re.sub(r"[ _.-]", "", when[0])[:8] for when in pattern.finditer(name)}
-            for name in names
-        ]
-        some = [whens for whens in found if whens]
-        count = Counter(when for whens in some for when in whens)
-        own = [{when for when in whens if count[when] < len(some)} for whens in some]
-        # a birthday is in all names
-        if len({when for whens in own for when in whens}) > 1 and sum(map(bool, own)) > 1:
-            return True
-    return False
-
-
-def _are_times(heads: Collection[str]) -> bool:
-    return all(_TIME.fullmatch(head) for head in heads)
 
 
 @dataclass(frozen=True)
@@ -740,7 +861,7 @@ def _suffix_separates_cases(
         return True
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
-    if all(_TIME_POINT.search(case[len(head) :].lower()) for case in by_case):
+    if all(names_examination(case[len(head) :]) for case in by_case):
         return True
     # an ADC is made of its DWI, and has its number
     modality_sets = [
@@ -768,6 +889,57 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
     return (place, next(iter(rests))) if len(rests) == 1 and place and not label_rest else key
 
 
+def _differ_in_case_alone(names: Collection[str]) -> dict[str, str]:
+    """Return the names that a file system may take for others of them, with these."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        alike[name.casefold()].add(name)
+    return {
+        name: ", ".join(sorted(group - {name}))
+        for group in alike.values()
+        for name in group
+        if len(group) > 1
+    }
+
+
+def _misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
+    """Return doubts about files whose names tell of another case than the place they lie at."""
+    cases = {_spaced(rest or place[-1]) for place, rest in key_of.values() if rest or place}
+    doubts = {}
+    for file in files:
+        place, rest = key_of[file.path]
+        head = file.reading.head
+        if file.reading.is_bids:
+            continue
+        if is_of_another_state(stem_of(file.path), file.parents):
+            doubts[file.path] = "says another state of treatment than the folder it lies in"
+        if place and not rest and head and _spaced(head) in cases - {_spaced(place[-1])}:
+            doubts[file.path] = f"begins with {head!r}, the name of another case"
+    return doubts
+
+
+def _of_no_patient(
+    files: Sequence[ImageFile], key_of: Mapping[Path, Key], folder: Path
+) -> list[Path]:
+    """Return files that folders for sequences make one case, and whose names may be patients'."""
+    named = [
+        file
+        for file in files
+        if key_of[file.path] == ((), "")
+        and file.path.parent != folder
+        and len(file.parents) + 1 < len(file.path.relative_to(folder).parts)
+    ]
+    stems = {stem_of(file.path) for file in named}
+    asked = len(stems) > 1 and all(map(_may_be_name, stems))
+    return [file.path for file in named] if asked else []
+
+
+def _may_be_name(stem: str) -> bool:
+    """Say whether a file's name may be a patient's, and is not that of any image or a number."""
+    words = [word for word in _words(stem) if not word.isdecimal()]
+    return bool(words) and not all(word in _KIND_FOLDERS | _ANY_IMAGE for word in words)
+
+
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
     """Give each case the shortest name that is unique and more than a date or a time point."""
     tops = Counter(place[0] for place, _ in keys if place)
@@ -775,8 +947,7 @@ def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
     names = {}
     for place, rest in keys:
         if rest:
-            when = _TIME.fullmatch(rest) or _TIME_POINT.fullmatch(rest.lower())
-            is_name = rests[rest] == 1 and not when
+            is_name = rests[rest] == 1 and not is_examination(rest)
             names[place, rest] = rest if is_name else "_".join((*place, rest))
         elif place:
             names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)

@@ -27,7 +27,7 @@ from mixmfl.data.accounting import (
     why_other,
 )
 from mixmfl.data.case_drafts import Draft, GatheredFile
-from mixmfl.data.case_grouping import group, stem_of
+from mixmfl.data.case_grouping import Grouped, group, stem_of
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, Source
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
@@ -61,8 +61,8 @@ class Case:
         notes: How its images were recognised, where names alone did not decide.
         patient: Name and ID from DICOM files, else empty; shown only on request.
         warnings: Doubts about the choice of images.
-        person: What all examinations of the patient have in common in DICOM files, else empty;
-            never shown.
+        person: What all examinations of the patient have in common in DICOM files, or in the
+            folders around them, else empty; never shown.
     """
 
     name: str
@@ -172,9 +172,15 @@ def find_cases(
         with contextlib.nullcontext() if labels_needed else contextlib.suppress(DataError):
             labels = read_folder_labels(folder)
     layout = "nnU-Net's channel numbers"
+    patients: Mapping[str, str] = {}
     drafts = _draft_from_channels(folder, modalities)
     if drafts is None:
-        drafts, layout = _draft_from_names(folder, files, modalities)
+        grouped = group(folder, files, modalities)
+        drafts, layout, patients = (
+            _draft_from_names(folder, grouped),
+            grouped.layout,
+            grouped.patients,
+        )
     _correct(drafts, folder, mapping or {})
 
     cases: list[Case] = []
@@ -192,7 +198,15 @@ def find_cases(
         elif fault:
             refused.append(Refused(name, fault))
         else:
-            cases.append(Case(name, dict(chosen.images), chosen.label, warnings=chosen.warnings))
+            cases.append(
+                Case(
+                    name,
+                    dict(chosen.images),
+                    chosen.label,
+                    warnings=chosen.warnings,
+                    person=patients.get(name, ""),
+                )
+            )
         records += [replace(each, case=name) for each in chosen.records]
     aside = {each.path for each in records if not each.modality}
     ignored = tuple(
@@ -404,11 +418,8 @@ def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[i
     return known
 
 
-def _draft_from_names(
-    folder: Path, paths: Sequence[Path], modalities: Modalities
-) -> tuple[dict[str, Draft], str]:
-    """Gather the cases of all other layouts by the words in file names; return the layout, too."""
-    grouped = group(folder, paths, modalities)
+def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
+    """Gather the cases of all other layouts, which are grouped by the words in file names."""
     hidden = _bids_ignored(folder)
     drafts: dict[str, Draft] = defaultdict(Draft)
     for file, name in grouped.files:
@@ -421,7 +432,7 @@ def _draft_from_names(
             draft.hint = _CHANNELS
     for name, faults in grouped.faults.items():
         drafts[name].faults += faults
-    return drafts, grouped.layout
+    return drafts
 
 
 def _bids_ignored(folder: Path) -> list[str]:

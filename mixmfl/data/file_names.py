@@ -4,12 +4,13 @@ Names by hospitals and converters are read by the words of ``sequence_words``; B
 by the BIDS specification, where the suffix alone says what a file is.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
-from mixmfl.data.sequence_vocabulary import AGENTS, KINDS, PROCESSING
+from mixmfl.data.sequence_vocabulary import AGENTS, HARMLESS, KINDS, PROCESSING
 from mixmfl.data.sequence_words import (
     Reading,
     agent_in,
@@ -18,6 +19,7 @@ from mixmfl.data.sequence_words import (
     looks_like_agent,
     meaning_of,
     read_words,
+    without_accents,
 )
 
 
@@ -77,6 +79,23 @@ _PARTS = {"ph": "phase", "real": "real part", "imaginary": "imaginary part"}
 EVEN = "eq"
 """The word of ``FileName.processing`` for an image on even slices made of one on uneven ones."""
 
+BY_PROGRAM = "a segmentation by a program"
+"""What ``FileName.aside`` begins with for a label that no person drew."""
+
+# programs that segment, and words for what they make
+_MAKERS = frozenset(
+    ("automated", "automatic", "automatisch", "automatique", "automatico", "predicted",
+     "prediction", "predictions", "inference", "inferred", "inferredts", "inferredtr", "nnunet",
+     "nnunetv2", "mixmfl", "deepmedic", "bianca", "samseg", "synthseg", "hdglio", "deepbratumia",
+     "totalsegmentator", "raidionics", "fmriprep", "smriprep", "nibabies", "freesurfer",
+     "fastsurfer", "volbrain")
+)  # fmt: skip
+# which may be of a patient's name, too
+_SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))
+_MAKERS_OF_TWO = (("hd", "glio"), ("total", "segmentator"), ("nn", "unet"), ("lst", "ai"))
+
+# T1_3T, T1_1.5T
+_FIELD = re.compile(r"(?i)[ _-](?:0[.,]5|1[.,_]?5|3(?:[.,]0)?|7(?:[.,]0)?) ?T(?:esla)?(?=[ _.-]|$)")
 # what dcm2nii writes: 20190101_120000t1mpragesag
 _TIMED = re.compile(r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*)")
 _BIDS = re.compile(
@@ -108,6 +127,14 @@ _ASIDE_SUFFIXES = {
 _DATATYPES = {"fmap": "field map", "func": "functional", "perf": "perfusion"}
 
 
+def maker_in(name: str, words_too: frozenset[str] = frozenset()) -> str:
+    """Return the words of a name that say that a program made its segmentations, or nothing."""
+    words = [without_accents(word) for word in words_of(name)]
+    pairs = (pair for pair in itertools.pairwise(words) if pair in _MAKERS_OF_TWO)
+    one = (word for word in words if word in _MAKERS | words_too)
+    return next(one, "") or " ".join(next(pairs, ""))
+
+
 def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """Read a file's name, without its ending.
 
@@ -117,10 +144,21 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
         folder: The name of the file's folder; in BIDS it is the type of data, such as ``anat``.
     """
     if bids := _BIDS.fullmatch(stem):
-        return _read_bids(stem, bids, modalities, folder)
+        return _by_program(_read_bids(stem, bids, modalities, folder), stem)
+    stem = _FIELD.sub("", stem)
     for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
-    return _read_converted(_TIMED.sub(_without_time, stem), modalities)
+    return _by_program(_read_converted(_TIMED.sub(_without_time, stem), modalities), stem)
+
+
+def _by_program(file_name: FileName, stem: str) -> FileName:
+    """Set aside a label whose name says that a program made it: nobody has looked at it yet."""
+    if not file_name.is_label:
+        return file_name
+    maker = maker_in(stem) or maker_in(stem[len(file_name.head) :], _SHORT_MAKERS)
+    if maker:
+        return replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
+    return file_name
 
 
 def _read_converted(stem: str, modalities: Modalities) -> FileName:
@@ -219,6 +257,8 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     if any(match.kind == OTHER for match in matches if match.start >= first):
         return FileName(case=stem, head=head, aside="mask")
     body = words[first:]
+    if doubt := _doubt_of_name_between(body):
+        return FileName(stem, head=head or words[0], doubt=doubt)
     if first and words[first - 1].lower() in _ASIDE_BEFORE:
         return FileName(stem, head=head, aside=_ASIDE_BEFORE[words[first - 1].lower()])
     matches = [
@@ -332,6 +372,16 @@ def _doubt_of_agent_before(patient: Sequence[str], body: Sequence[str]) -> str:
             return "has 'post' before a T1, which may tell the time or a contrast agent"
         if not patient and len(first) == 2 and meaning_of(first) == "agent":
             return f"begins with {body[0]!r}, a contrast agent or a patient's initials"
+    return ""
+
+
+def _doubt_of_name_between(body: Sequence[str]) -> str:
+    """Say why a name may begin with the patient's: ``Flair_Anna_T2`` is no FLAIR."""
+    first, name = meaning_of(body[0]), body[1] if len(body) > 2 else ""
+    others = {meaning_of(word) for word in body[2:]} & set(KINDS)
+    known = meaning_of(name) or name.lower() in PROCESSING | HARMLESS | _CONNECTORS
+    if first in KINDS and others - {first} and name.isalpha() and len(name) > 2 and not known:
+        return f"has {name!r} between two sequences, so that the first may be of the patient's name"
     return ""
 
 

@@ -31,6 +31,7 @@ LABEL_WORDS = (
 _LABEL = re.compile(
     r"(?:final|manual|expert|stroke)?"
     rf"(?:{'|'.join(word for word in LABEL_WORDS if ' ' not in word)})+\d*"
+    r"|(?:rater|reader|annotator|observer)\d*"
 )
 
 # masks of the head, and segmentations of healthy tissue; none must be trained on as if it were the
@@ -41,6 +42,12 @@ OTHER_WORDS = (
     "pveseg", "pve", "probseg", "wmparc", "synthseg", "parcellation", "parenchyma",
     "gm", "wm", "csf", "ribbon",
     "mask brain", "skull mask", "bone mask", "fov mask", "firstseg", "fast seg", "fastseg",
+    "hdbet mask", "bet bet mask", "synthstrip mask", "strip mask", "stripped mask",
+    "skullstrip mask", "skullstripped mask", "skull strip mask", "robex mask", "robexmask",
+    "brain extraction mask", "brainextractionmask", "brainsegmentation", "face mask", "fg mask",
+    "foreground mask", "body mask", "head masks", "brain masks", "brainmasks", "valid mask",
+    "anatomy", "anatomical", "softmax", "logits", "posterior", "posteriors", "mixeltype",
+    "origsegs", "firstsegs",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
 )  # fmt: skip
 

@@ -2,19 +2,24 @@
 
 import hashlib
 import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
-TIME_POINT = (
-    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+|baseline|"
-    r"followup|preop|postop"
-)
-DAY_OR_TIME = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6})?"
-# BraTS since 2023: patient and examination; BIDS: subject and session; a word or a day at the end,
-# behind a name that has a number where it is a day, for `study_20200101` names no patient
+from mixmfl.data.time_points import MAY_NAME_EXAMINATION, NAMES_EXAMINATION, is_examination
+
+_SIDE = "left|right|links|rechts|gauche|droite"
+# archives that number a patient's examinations (BraTS since 2023, BIDS, UPENN-GBM, UK Biobank,
+# ADNI); a word or a day at the end, behind a name that has a number where it is a day, for
+# `study_20200101` names no patient
 _EXAMINATION = re.compile(
-    r"(BraTS-[A-Za-z]+-\d+)-\d+|(sub-[^_]+)_ses-.+|"
-    rf"(.+?)[ _.-]+(?i:{TIME_POINT})(?:[ _.-].*)?|"
-    rf"(.*?\d.*?)[ _.-]+{DAY_OR_TIME}(?:[ _.-].*)?"
+    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(UPENN-GBM-\d+)_\d\d|"
+    r"(\d{7})_\d{5}_\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
+    rf"(.+?)[ _.-]+(?i:{NAMES_EXAMINATION})(?:[ _.-].*)?|"
+    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{_SIDE})(?:[ _.-].*)?"
 )
+_DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
+_NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
+_FEW = re.compile(r"[ _.-]\d{1,2}")
 
 
 def patient_of(case: str, known: str = "") -> str:
@@ -28,6 +33,45 @@ def patient_of(case: str, known: str = "") -> str:
         return known
     match = _EXAMINATION.fullmatch(case)
     return next(filter(None, match.groups())) if match else case
+
+
+def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, str]:
+    """Return the patient of each case whose folders, or other cases, tell more than its name.
+
+    So ``Mueller/2019`` and ``Mueller/2020`` are of one patient, and ``training01_02`` in the folder
+    ``training01`` is of that one. ``Mueller_20190304`` is of Mueller if there is somebody else:
+    ``study_20190304`` alone names no patient.
+
+    Args:
+        places: The folders of each case, and what its files' names say of it.
+    """
+    people = {match[1] for _, rest in places.values() if (match := _NAME_FIRST.fullmatch(rest))}
+    cases: dict[str, list[str]] = defaultdict(list)
+    for name, (folders, rest) in places.items():
+        cases[_patient_at(folders, rest, people if len(people) > 1 else ()) or name].append(name)
+    return {
+        name: patient
+        for patient, names in cases.items()
+        if len({patient_of(name) for name in names}) > 1
+        for name in names
+    }
+
+
+def _patient_at(folders: Sequence[str], rest: str, people: Collection[str]) -> str:
+    if not rest or is_examination(rest):
+        *above, last = [part for part in folders if not is_examination(part)] or [""]
+        return "_".join((*above, patient_of(last)))
+    for folder in folders:
+        if (
+            rest.startswith(folder)
+            and re.search(r"\d", folder)
+            and _FEW.fullmatch(rest[len(folder) :])
+        ):
+            return folder
+    if (match := _NAME_FIRST.fullmatch(rest)) and match[1] in people:
+        return match[1]
+    match = _DAY_FIRST.fullmatch(rest)
+    return patient_of(match[1] if match else rest)
 
 
 def patient_key(person: str) -> str:

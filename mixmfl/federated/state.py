@@ -33,7 +33,7 @@ FOLD_COUNT = 5
 
 FOLD_NAMES = (*map(str, range(FOLD_COUNT)), EVERY_CASE)
 
-SPLIT = 3
+SPLIT = 4
 """How sites split their cases into folds; a run that was begun with another split cannot go on."""
 
 Configuration = Annotated[str, one_of(CONFIGURATIONS)]

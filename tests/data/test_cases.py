@@ -599,8 +599,8 @@ def test_patients_with_letters_of_another_script_are_kept_apart(tmp_path: Path) 
 def test_two_names_of_people_in_one_folder_may_be_two_patients(tmp_path: Path) -> None:
     make_files(tmp_path, "north/anna_t1.nii.gz", "north/bert_flair.nii.gz")
     assert refusals(find_cases(tmp_path))["north"].startswith("looks like one patient, or like")
-    make_files(tmp_path, "north/routine_t2.nii.gz")  # with three, they are words of a protocol
-    assert set(taken(find_cases(tmp_path))["north"]) == {"t1", "t2", "flair"}
+    make_files(tmp_path, "north/carl_t2.nii.gz")
+    assert refusals(find_cases(tmp_path))["north"].startswith("looks like one patient, or like")
 
 
 def test_single_digits_behind_the_words_tell_patients_too(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""The words and days by which names tell the examinations of a patient apart.
+
+The one vocabulary of time points: for the grouping of files into cases, and for the patient of a
+case.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from mixmfl.data.sequence_words import without_accents
+
+_DAY_OF_MONTH = r"(?:0?[1-9]|[12]\d|3[01])"
+_MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
+_EVENTS = (
+    r"op|operativ[a-z]*|surgery|surgical|chir[a-z]*|therap[a-z]*|treatment|rt|radioth[a-z]*|"
+    r"chemo[a-z]*|resection"
+)
+_STATE = (
+    r"(?:pr[aä]e?|pr[eé]|post|intra|mid|vor|nach|before|after|avant|apr[eè]s|prima|dopo)[ _-]?"
+    rf"(?:{_EVENTS})"
+    r"|intraop|baseline|follow[ _-]?up"
+)
+_ORDINAL = "first|second|third|1st|2nd|3rd|erste|zweite|dritte"
+# words that tell nothing but examinations
+_NAMED = (
+    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+d?|baseline|"
+    r"follow[ _-]?up|preop|postop"
+)
+# words that count examinations, and other things, too
+_COUNTED = (
+    r"(?:visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|verlauf|[ck]ontroll?e?|"
+    r"controllo|suivi|study|studie|untersuchung|examen|esame)[ _-]?\d{1,2}|[vmd]\d{1,2}"
+)
+_SPAN = r"\d{1,3}(?:h|m|mo|wk?|yr?)|\d{2,3}d"
+_DAY = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6}){0,3}|\d\d\.\d\d\.(?:19|20)\d\d"
+_LOOSE_DAY = (
+    rf"(?:19|20)\d\d[-_.]{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}"
+    rf"|{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}[-_.](?:19|20)\d\d"
+)
+# what tells an examination as the whole name of a folder
+_ALONE = (
+    rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
+    r"(?:scan|week)[ _-]?\d{1,3}(?:-\d+)?|bl|fu|initial|verlauf|erstuntersuchung|[ck]ontroll?e?|"
+    r"suivi"
+)
+
+NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
+"""A pattern of words behind a patient's name that name an examination, whatever the name is."""
+
+MAY_NAME_EXAMINATION = rf"(?:{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY})"
+"""A pattern of what names an examination behind a name that has a number."""
+
+# what in two names says that they are of two examinations, each pattern for itself
+_WHEN = (
+    re.compile(  # a day: 20190312, 20190312101530, 2019-03-12, 12.03.2019
+        r"(?<!\d)(?:(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)"
+        rf"|(?:{_LOOSE_DAY})(?!\d))"
+    ),
+    re.compile(r"(?<!\d)[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
+    re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d(?!\d)"),  # Mar2019
+    re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
+    re.compile(
+        r"(?<![a-z0-9])(?:v|tp|time|timepoint|m|month|week|year|fu|followup|session|d|day|"
+        r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie)"
+        r"[ _-]?\d{1,3}(?![a-z0-9])"
+    ),
+    re.compile(
+        r"(?<![a-z0-9.])\d{1,3}(?:h|m|mo|wk?|yr?)(?![a-z0-9])|(?<![a-z0-9])\d{2,3}d(?![a-z])"
+    ),
+    re.compile(rf"(?<![a-z])(?:{_ORDINAL})(?![a-z])"),
+    re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])"),
+)
+_STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
+_ALONE_WORDS = re.compile(_ALONE)
+_TIME = re.compile(_DAY)
+_NAMED_WORDS = re.compile(_NAMED)
+
+
+def is_day(text: str) -> bool:
+    """Say whether a text is a day, or a day and a time."""
+    return bool(_TIME.fullmatch(text))
+
+
+def is_examination(text: str) -> bool:
+    """Say whether a text, such as a folder's name, is a time point and nothing else."""
+    return bool(_ALONE_WORDS.fullmatch(without_accents(text)))
+
+
+def names_examination(text: str) -> bool:
+    """Say whether a word of a text surely names an examination."""
+    return bool(_NAMED_WORDS.search(text.lower()))
+
+
+def are_of_other_times(names: Sequence[str]) -> bool:
+    """Say whether names have different days, visits or states of treatment in them."""
+    names = [without_accents(name) for name in names]
+    for pattern in _WHEN:
+        found = [
+            {re.sub(r"[ _.-]", "", when[0])[:8] for when in pattern.finditer(name)}
+            for name in names
+        ]
+        some = [whens for whens in found if whens]
+        count = Counter(when for whens in some for when in whens)
+        own = [{when for when in whens if count[when] < len(some)} for whens in some]
+        # a birthday is in all names
+        if len({when for whens in own for when in whens}) > 1 and sum(map(bool, own)) > 1:
+            return True
+    return False
+
+
+def is_of_another_state(name: str, folders: Sequence[str]) -> bool:
+    """Say whether a file's name says another state of treatment than the folders it lies in."""
+    mine, around = (_states(name), _states(" ".join(folders)))
+    return bool(mine and around and not mine & around)
+
+
+def _states(text: str) -> set[str]:
+    states = (each[0] for each in _STATE_WORDS.finditer(without_accents(text)))
+    return {
+        "during"
+        if state.startswith(("intra", "mid"))
+        else "before"
+        if state.startswith(("pr", "vor", "before", "avant", "base"))
+        else "after"
+        for state in states
+    }

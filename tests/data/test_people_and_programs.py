@@ -1,0 +1,120 @@
+"""Folders in which a patient, a time or a program is easily taken for something else."""
+
+from pathlib import Path
+
+import pytest
+
+from mixmfl.data.cases import Case, Found, find_cases
+from mixmfl.data.patients import patient_of
+
+
+def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Found:
+    """Make empty files, a word or a line each, and find the cases among them."""
+    for name in names.split("\n") if "\n" in names else names.split():
+        path = folder / f"{name.strip()}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return find_cases(folder, labels_needed=labels_needed)
+
+
+def patient(case: Case) -> str:
+    return patient_of(case.name, case.person)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "p1/2019/T1 p1/2019/FLAIR p1/2020/T1 p1/2020/FLAIR",
+        "Mueller/04.03.2019/T1 Mueller/04.03.2020/T1",
+        "p1/0mo/T1 p1/6mo/T1",
+        "p1/vor OP/T1\np1/nach OP/T1",
+        "p1_V1_T1 p1_V2_T1",
+        "p1_Erstuntersuchung_T1 p1_Verlauf_T1",
+        "p1/initial/T1 p1/controle1/T1",
+        "p1_MR1_T1 p1_MR2_T1",
+        "p1_T2_left p1_T2_right",
+        "20190304_Mueller_T1 20200304_Mueller_T1",
+        "UCSF-PDGM-0541_nifti/UCSF-PDGM-0541_T1 "
+        "UCSF-PDGM-0541_FU016d_nifti/UCSF-PDGM-0541_FU016d_T1",
+        "training01/orig/training01_01_t2 training01/orig/training01_02_t2",
+        "RHUH-0001/0/RHUH-0001_0_t1 RHUH-0001/1/RHUH-0001_1_t1",
+        "ReMIND-001/preop/ReMIND-001-preop-3D_AX_T2 ReMIND-001/intraop/ReMIND-001-intraop-3D_AX_T2",
+    ],
+)
+def test_examinations_are_cases_of_one_patient(names: str, tmp_path: Path) -> None:
+    found = found_in(tmp_path, names)
+    assert found.refused == ()
+    assert len(found.cases) == 2
+    assert len({patient(case) for case in found.cases}) == 1
+
+
+def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "Mueller/2019/T1 Mueller/2020/T1 Meier/2019/T1")
+    assert len({patient(case) for case in found.cases}) == 2
+    found = found_in(tmp_path / "more", "T1/p1_brain T1/p2_brain FLAIR/p1 FLAIR/p2")
+    assert {case.name: set(case.images) for case in found.cases} == {
+        "p1": {"t1", "flair"},
+        "p2": {"t1", "flair"},
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "sub-01/anat/sub-01_T1w derivatives/fmriprep/sub-01/anat/sub-01_dseg",
+        "p1/T1 p1/T1_r2s_bet p1/segmentation",  # of HD-GLIO
+        "p1/T1 p1/seg_pred",
+        "p1/T1 p1/lesion_auto",
+        "p1/T1 nnunet/p1/seg",
+        "p1/T1 p1/T1_seg p1/T1_pve_0",  # of FAST
+        "p1/T1 p1/final_mask p1/bianca_mask",
+    ],
+)
+def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> None:
+    found = found_in(tmp_path, names, labels_needed=True)
+    assert [case.label for case in found.cases] == []
+    assert any("no label" in refused.reason for refused in found.refused)
+
+
+def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p1/T1 p1/seg p1/seg_corrected", labels_needed=True)
+    assert found.cases == ()  # which of the two, is asked
+
+
+@pytest.mark.parametrize(
+    ("names", "of"),
+    [
+        ("p1/T1_3T p1/T1_1.5T p1/FLAIR_3T", "T1_3T"),
+        ("p1/T2_brain p1/T2_spine p1/FLAIR", "T2_spine"),
+        ("Flair_Anna_T1 Flair_Anna_T2", "Anna"),
+        ("site/anna_T1 site/bert_FLAIR site/carl_T2", "looks like one patient, or like several"),
+        ("p1/T1 p1/p2_FLAIR p2/T1", "p2"),
+        ("P5/T1/P5_T1_FLAIR P5/T2/P5_T2_FLAIR", "time point"),
+        ("P1_T1 p1_flair", "upper and lower case"),
+        ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
+        ("Gado_T1 Gado_FLAIR", "or the patient"),
+    ],
+)
+def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> None:
+    found = found_in(tmp_path, names)
+    doubts = [refused.reason for refused in found.refused]
+    doubts += [warning for case in found.cases for warning in case.warnings]
+    assert any(of in doubt for doubt in doubts), doubts
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        ("native/p1_T1 mni/p1_T1", {"t1": "native/p1_T1"}),
+        ("p1/T1 p1/FLAIR backup/p1/T1", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
+        ("p1/T1 $RECYCLE.BIN/S-1-5/T1", {"t1": "p1/T1"}),
+        ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
+    ],
+)
+def test_twins_and_leftovers_are_not_taken(
+    names: str, taken: dict[str, str], tmp_path: Path
+) -> None:
+    found = found_in(tmp_path, names)
+    (case,) = found.cases
+    files = {kind: path.relative_to(tmp_path).as_posix() for kind, path in case.files.items()}
+    assert files == {kind: f"{name}.nii.gz" for kind, name in taken.items()}
