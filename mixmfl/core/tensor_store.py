@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mixmfl.core.files import SelfClosingFile
+from mixmfl.core.files import SelfClosingFile, unlinked_file
 from mixmfl.core.strict_json import parse_json
 
 # one entry, because safetensors writes several in no fixed order
@@ -48,6 +48,10 @@ Form = tuple[tuple[int, ...], torch.dtype]
 
 class DamageError(ValueError):
     """A file is not what was written."""
+
+
+Tensors = Mapping[str, Tensor]
+"""A state that is only read; its tensors may lie on disk, as those of ``Stored``."""
 
 
 class Stored(Mapping[str, Tensor]):
@@ -256,6 +260,11 @@ def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
 
     places, header = _declared(os.fstat(file.fileno()).st_size, content)
     return Stored(file, places), header
+
+
+def stored(tensors: Mapping[str, Tensor], folder: Path) -> Stored:
+    """Write tensors to a file without a name on the disk of ``folder``; they are read on demand."""
+    return open_stored(unlinked_file(folder, lambda path: write(path, tensors, {})))[0]
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import replacing
-from mixmfl.core.tensor_store import digest, read, write
+from mixmfl.core.tensor_store import Tensors, digest, read, write
 from mixmfl.networks.prototypes import State
 
 FORMAT = 4
 
 
-def save_tensors(path: Path, state: State) -> None:
+def save_tensors(path: Path, state: Tensors) -> None:
     """Write tensors by name, whole or not at all, with their hash."""
     with replacing(path) as temporary:
         write(temporary, state, {"format": FORMAT, "sha256": digest(state)})

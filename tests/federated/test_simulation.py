@@ -5,7 +5,9 @@ import dataclasses
 import json
 import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from small_federation import SETTINGS as TWO_ROUNDS
 from small_federation import SiteStore
 
 from mixmfl.core.errors import ModelError
+from mixmfl.core.tensor_store import Stored, Tensors
 from mixmfl.federated.server import checkpoint, coordinator
 from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, open_run
 from mixmfl.federated.server.export import export_model
@@ -112,6 +115,26 @@ def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
     assert len(resumed.history) == 3
     assert equal(weights(whole), weights(resumed))
     assert [r["north"].loss for r in resumed.history] == [r["north"].loss for r in whole.history]
+
+
+def test_optimizer_states_wait_on_disk(
+    tmp_path: Path, plans: Plans, sites: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Mapping[str, Tensors]] = []
+    save = checkpoint.save_round
+
+    def watched(run: Run, state: Any, optimizers: Mapping[str, Tensors], *rest: Any) -> None:
+        seen.append(dict(optimizers))
+        save(run, state, optimizers, *rest)
+
+    monkeypatch.setattr(coordinator, "save_round", watched)
+    one_round = dataclasses.replace(SETTINGS, rounds=1)
+    simulate(plans, sites, one_round, "0", tmp_path / "run", measured=False)
+    simulate(plans, sites, SETTINGS, "0", tmp_path / "run", resume=True, change=True)
+    assert len(seen) == SETTINGS.rounds
+    for optimizers in seen:
+        assert sorted(optimizers) == ["north", "south"]
+        assert all(isinstance(each, Stored) and len(each) > 0 for each in optimizers.values())
 
 
 def test_a_round_cut_off_while_it_is_saved_is_done_again(

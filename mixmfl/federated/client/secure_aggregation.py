@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.tensor_store import digest, only, pieces
+from mixmfl.core.tensor_store import Tensors, digest, only, pieces
 from mixmfl.federated.aggregation import PIECE, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -72,7 +72,7 @@ def train_masked(
     site: Site,
     plans: Plans,
     settings: RunSettings,
-    optimizer_state: State,
+    optimizer_state: Tensors,
     key: RoundKey | None,
     signer: Signer,
 ) -> tuple[Message, State]:

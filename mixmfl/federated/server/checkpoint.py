@@ -37,6 +37,7 @@ from mixmfl.core.json_fields import MOST_NAME, Range, fields, named, shown, whol
 from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
+from mixmfl.core.tensor_store import Tensors, stored
 from mixmfl.core.text import one_line
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.largest_component import Largest
@@ -367,7 +368,7 @@ def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:
 def save_round(
     run: Run,
     state: ServerState,
-    optimizers: Mapping[str, State],
+    optimizers: Mapping[str, Tensors],
     sites: Mapping[str, SiteRound],
     dice: float | None,
     seconds: float,
@@ -561,8 +562,8 @@ def read_measured_json(content: Any, source: str) -> Measured:
     )
 
 
-def load_optimizers(run: Run, number: int) -> dict[str, State]:
-    """Return the sites' optimizer states after a round."""
+def load_optimizers(run: Run, number: int) -> dict[str, Tensors]:
+    """Return the sites' optimizer states after a round; checked here, and read on demand."""
     folder = _round_folder(run, number) / "optimizers"
     trained = {
         site
@@ -570,10 +571,13 @@ def load_optimizers(run: Run, number: int) -> dict[str, State]:
         for site, at_site in sites.items()
         if at_site.loss is not None or at_site.epsilon is not None
     }
-    return {site: load_tensors(folder / f"{site}.safetensors") for site in sorted(trained)}
+    return {
+        site: stored(load_tensors(folder / f"{site}.safetensors"), run.folder)
+        for site in sorted(trained)
+    }
 
 
-def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, State]]:
+def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, Tensors]]:
     """Return the states to resume a run from: the server's after its last round, the optimizers'.
 
     Where these are damaged, those of the round before are taken, and the run forgets the rounds

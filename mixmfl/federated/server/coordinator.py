@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
+from mixmfl.core.tensor_store import Tensors
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import (
@@ -51,7 +52,7 @@ from mixmfl.federated.server.update_checks import check_validation
 from mixmfl.federated.state import Diagnostics, ServerState, first_state, mean_dice, read_dice
 from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.prototypes import PrototypeMemory, State
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.training.validation import DiceSum
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def begin(
     change: bool = False,
     optimizers: bool = False,
     initial: ServerState | None = None,
-) -> tuple[Run, ServerState, dict[str, State]]:
+) -> tuple[Run, ServerState, dict[str, Tensors]]:
     """Start a run, or resume the one in its folder.
 
     Args:
@@ -135,7 +136,7 @@ def begin(
     state, states = (
         last_state(run, optimizers=optimizers)
         if run.history
-        else (initial_state(run), dict[str, State]())
+        else (initial_state(run), dict[str, Tensors]())
     )
     _change(run, asked)
     norms = raise_norms(state.norms, state.round, run.settings, run.changes)
@@ -177,7 +178,7 @@ def train_rounds(
     run: Run,
     state: ServerState,
     ask: Ask,
-    optimizers: Mapping[str, State],
+    optimizers: Mapping[str, Tensors],
     *,
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
@@ -254,7 +255,7 @@ def _one_round(
     run: Run,
     state: ServerState,
     ask: Ask,
-    optimizers: Mapping[str, State],
+    optimizers: Mapping[str, Tensors],
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None,
     quorum: int,
     rule: Rule | None,
