@@ -43,9 +43,9 @@ from mixmfl.inference.model import load_model, save_model
 from mixmfl.networks.build import build_network, build_outline
 from mixmfl.planning import architecture, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.architecture import LAYERS, count_network, resolve_architecture
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset, replace_settings
-from mixmfl.planning.preprocess import make_plans
 
 SETTINGS = RunSettings("2d", 0, 1, 1, 0.01)
 RELU = "torch.nn.LeakyReLU"

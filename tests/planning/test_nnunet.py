@@ -24,9 +24,9 @@ from mixmfl.data.labels import Labels
 from mixmfl.networks.build import build_outline
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.planning import nnunet_planner, nnunet_plans, nnunet_preprocessing
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.preprocess import make_plans
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings
 from mixmfl.training import nnunet_training
 

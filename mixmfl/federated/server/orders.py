@@ -55,9 +55,9 @@ from mixmfl.federated.state import (
     Voxels,
 )
 from mixmfl.planning.bounds import MOST_ROUNDS
-from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
+from mixmfl.planning.federation_plans import kept_plans, write_plans
+from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocess import make_plans
 
 log = logging.getLogger(__name__)
 
@@ -159,10 +159,8 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
     Raises:
         MixmflError: A site did not answer, or the sites do not fit together.
     """
-    file = orders.out / "plans.json"
-    if file.is_file() and not orders.replan:
-        plans = Plans.load(file)
-    else:
+    plans = kept_plans(orders.out, replan=orders.replan)
+    if plans is None:
         record = {"version": __version__, "minimum": list(orders.minimum)}
         answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
         meant = {site: answer[1] for site, answer in answers.items()}
@@ -175,18 +173,17 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
                 f"no site sent a fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
-        merged = merge_fingerprints(
+        shared = [
             fingerprint.with_labels(map_labels(meant[site], labels).renamed)
             for site, fingerprint in fingerprints.items()
-        )
+        ]
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         dataset = None
         if orders.card is not None:
             dataset = read_card(read_json(orders.card), str(orders.card))
-        plans = make_plans(merged, labels, load_preset(orders.preset), dataset)
-        write_json(orders.out / "fingerprint.json", merged.to_json())
-        plans.save(file)
+        preset = load_preset(orders.preset)
+        plans, _ = write_plans(shared, labels, preset, dataset, orders.out)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
     cases = _ask_all(ask, orders.sites, task, partial(_read_cases, configurations=names))
