@@ -17,11 +17,11 @@ from mixmfl.core.errors import MixmflError
 from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.federated.server.checkpoint import Run, SiteRound
     from mixmfl.federated.server.cross_validation import CrossValidation
     from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
+    from mixmfl.federated.server.run import Run, SiteRound
     from mixmfl.federated.state import Personal, RunSettings, ServerState
     from mixmfl.planning.plans import Plans
 
@@ -231,13 +231,13 @@ def _train_folds(
     options: argparse.Namespace, plans: "Plans", configuration: str, folder: Path
 ) -> "CrossValidation | None":
     """Train the folds of one configuration; return what they measured, if all are done."""
-    from mixmfl.federated.server.checkpoint import holds_run
     from mixmfl.federated.server.cross_validation import (
         begun_fold,
         pool_folds,
         unfinished_folds,
     )
     from mixmfl.federated.server.orders import job_file
+    from mixmfl.federated.server.run_record import holds_run
     from mixmfl.inference.model_folder import EVERY_CASE, fold_folder
 
     for fold in options.fold:
@@ -302,8 +302,8 @@ def _train(options: argparse.Namespace, plans: "Plans") -> int:
 
 def _before(options: argparse.Namespace) -> "Run | TrainingJob | None":
     """Return the run that is resumed, or the orders for it where no round was begun."""
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run, open_run
 
     if holds_run(options.out):
         return open_run(options.out)
@@ -349,7 +349,7 @@ def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespac
     Raises:
         MixmflError: It is not.
     """
-    from mixmfl.federated.server.checkpoint import Run, privacy_spent
+    from mixmfl.federated.server.run import Run, privacy_spent
 
     if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
         return
@@ -483,8 +483,8 @@ def _start(
 def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
     import uuid
 
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run, open_run
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
@@ -552,7 +552,7 @@ def _announce_end(run: "Run") -> None:
             f"{plural(run.stop_when_flat, 'round')} (--stop-when-flat). --resume "
             "--stop-when-flat 0 trains the others"
         )
-    from mixmfl.federated.server.checkpoint import choose_round
+    from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_page import RUN_PAGE
     from mixmfl.inference.model_folder import EVERY_CASE, MODEL
 
@@ -600,8 +600,8 @@ def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _curves(options: argparse.Namespace) -> "Curves":
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.run_record import holds_run, open_run
     from mixmfl.federated.server.tracking import usual_trackers
 
     done = len(open_run(options.out).history) if holds_run(options.out) else 0

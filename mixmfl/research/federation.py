@@ -17,7 +17,7 @@ from mixmfl.data.dataset_card import find_card
 from mixmfl.data.label_sets import agree_on_labels
 from mixmfl.data.labels import read_folder_labels
 from mixmfl.federated.aggregation import Rule
-from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.run import Run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings

@@ -21,7 +21,8 @@ from small import write_site
 
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.flare.provisioning import Network, provision
-from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import merge_fingerprints
 from mixmfl.planning.plans import load_preset

@@ -26,14 +26,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    choose_round,
-    holds_run,
-    load_state_of,
-    open_run,
-    record_personal,
-)
+from mixmfl.federated.server.checkpoint import load_state_of, record_personal
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
@@ -43,6 +36,8 @@ from mixmfl.federated.server.reply_records import (
     PreprocessReply,
     read_reply,
 )
+from mixmfl.federated.server.run import Run, choose_round
+from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     NETWORK,
