@@ -23,7 +23,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import times
 from mixmfl.data.labels import Labels
-from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, _turn, spacings
+from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, spacings, turn_of
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, check_resampling
 from mixmfl.planning.resampling import Resampling
 from mixmfl.planning.skull import tissue_level
@@ -151,7 +151,7 @@ class _Crop:
     ) -> None:
         _check_thickness(head, spacing, plans, configuration)
         self.planned = plans["configurations"][configuration]
-        self.spacing, self.turn = spacing, _turn(spacing, plans)
+        self.spacing, self.turn = spacing, turn_of(spacing, plans)
         self.before, self.after = spacings(spacing, plans, configuration)
         turned = self.turn(head)
         self.full = turned.shape
@@ -272,7 +272,7 @@ def _check_thickness(
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
     box = _box_of(head)
-    order = _turn(spacing, plans).order
+    order = turn_of(spacing, plans).order
     target = plans["configurations"][configuration]["spacing"]
     for axis, target_mm in zip(order[-len(target) :], target, strict=True):
         count = box[axis].stop - box[axis].start
@@ -347,7 +347,7 @@ def _uncrop(
     """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
     whole = np.zeros(properties["shape_before_cropping"], dtype=cropped.dtype)
     whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = cropped
-    return _turn(properties["spacing"], plans).back(whole)
+    return turn_of(properties["spacing"], plans).back(whole)
 
 
 def label_manager(described: Labels) -> LabelManager:

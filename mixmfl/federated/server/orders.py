@@ -157,7 +157,7 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
     plans = kept_plans(orders.out, replan=orders.replan)
     if plans is None:
         record = {"version": __version__, "minimum": list(orders.minimum)}
-        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
+        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), read_statistics)
         meant = {site: answer[1] for site, answer in answers.items()}
         labels = agree_on_labels(meant)
         for line in describe_sets(meant, labels):
@@ -181,7 +181,7 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
         plans, _ = write_plans(shared, labels, preset, dataset, orders.out)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
-    cases = _ask_all(ask, orders.sites, task, partial(_read_cases, configurations=names))
+    cases = _ask_all(ask, orders.sites, task, partial(read_case_counts, configurations=names))
     write_json(orders.out / "preprocessed.json", cases)
 
 
@@ -218,7 +218,7 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     )
     # the engine knows who of them all is away
     answers = ask(dict.fromkeys(orders.sites, task))
-    registered, failed = _registrations(answers, plans, orders.work)
+    registered, failed = read_registrations(answers, plans, orders.work)
     if not resumed:
         _need_all(task.kind, {**answers.absent, **failed})
     before = open_run(orders.out).known if resumed else {}
@@ -269,7 +269,7 @@ def _fingerprint_file(work: Path, site: str) -> Path:
     return work / NETWORK / "fingerprints" / f"{site}.json"
 
 
-def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
+def read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return a site's statistics for planning; no fingerprint where it has too few cases."""
     record, source = read_reply(FingerprintReply, site, reply, PlansError), f"site {site}"
     labels = Labels.from_dataset_json(record.labels, source)
@@ -278,7 +278,7 @@ def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Lab
     return Fingerprint.from_json(record.fingerprint, source), labels
 
 
-def _read_cases(
+def read_case_counts(
     site: str, reply: Message, configurations: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
@@ -287,11 +287,12 @@ def _read_cases(
     return dict(cases)
 
 
-def _read_registration(site: str, reply: Message) -> Registration:
+def read_registration(site: str, reply: Message) -> Registration:
+    """Return what a site registers with; ``check_registration`` judges it."""
     return read_reply(JoinReply, site, reply).registration
 
 
-def _registrations(
+def read_registrations(
     answers: Answers, plans: Plans, work: Path
 ) -> tuple[dict[str, Registration], dict[str, str]]:
     """Return the sites' registrations, and why others are not taken."""
@@ -300,7 +301,7 @@ def _registrations(
         file = _fingerprint_file(work, site)
         try:
             check_answer(site, "join", answer.message)
-            registration = _read_registration(site, answer.message)
+            registration = read_registration(site, answer.message)
             known = Fingerprint.from_json(read_json(file), str(file)) if file.is_file() else None
             check_registration(site, registration, plans, known)
         except AggregationError as error:
