@@ -213,6 +213,11 @@ def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
     assert probabilities.shape == (3, *labels.shape)
     inside = probabilities.astype(np.float32).sum(axis=0)[:, 3:]
     assert inside == pytest.approx(1, abs=2e-3)
+    both = nnunet_preprocessing.restore_both(
+        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels
+    )
+    assert np.array_equal(both[0], restored)
+    assert np.array_equal(both[1], probabilities)
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1.25)])
