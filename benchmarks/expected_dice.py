@@ -15,7 +15,7 @@ from statistics import fmean, median
 
 from mixmfl.core.files import read_json
 from mixmfl.evaluation.subset_dice import ENOUGH_CASES, FEW_CASES, SubsetDice, expect
-from mixmfl.federated.server.checkpoint import read_measured_json
+from mixmfl.federated.server.measured import read_measured_json
 from mixmfl.research.benchmark.scores import read_rows
 
 DROP = 0.1

@@ -197,6 +197,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         say(describe_rows(rows))
     from mixmfl.inference.model import load_model
     from mixmfl.inference.predict_folder import predict_folder
+    from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
     from mixmfl.inference.segmentation import Options
 
     device = devices.find_device(options.device)
@@ -213,22 +214,26 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         found.cases,
         found.refused,
         options.out,
-        only=tuple(modalities.find(word) or word for word in words if word),
-        alignment=alignment,
-        brains=brains,
-        options=Options(options.step, options.mirror),
-        least_dice=options.min_expected_dice,
-        report=not options.no_report,
-        dicom_seg=options.dicom_seg,
-        dicom_sr=options.dicom_sr,
-        dicom_seg_fractional=options.dicom_seg_fractional,
-        uncertainty=options.uncertainty,
-        show_patient=options.show_patient,
-        overwrite=options.overwrite,
-        limit_seconds=60 * options.limit,
-        set_aside=aside_table(found.aside, options.input),
-        subjects=subjects_of(options.input),
-        force=options.force,
+        PredictionOptions(
+            only=tuple(modalities.find(word) or word for word in words if word),
+            alignment=alignment,
+            brains=brains,
+            networks=Options(options.step, options.mirror),
+            least_dice=options.min_expected_dice,
+            subjects=subjects_of(options.input),
+            force=options.force,
+        ),
+        OutputOptions(
+            report=not options.no_report,
+            dicom_seg=options.dicom_seg,
+            dicom_sr=options.dicom_sr,
+            dicom_seg_fractional=options.dicom_seg_fractional,
+            uncertainty=options.uncertainty,
+            show_patient=options.show_patient,
+            overwrite=options.overwrite,
+            limit_seconds=60 * options.limit,
+            set_aside=aside_table(found.aside, options.input),
+        ),
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
     total = todo = len(found.cases) + len(found.refused)

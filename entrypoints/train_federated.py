@@ -1,13 +1,12 @@
 """``mixmfl_train_federated``: train MDM-MixMFL, simulated on one machine or over a network."""
 
 import argparse
-import copy
-import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,11 @@ from mixmfl.core.errors import MixmflError
 from . import _options, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.federated.server.checkpoint import Run, SiteRound
     from mixmfl.federated.server.cross_validation import CrossValidation
     from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
+    from mixmfl.federated.server.run import Run, SiteRound
     from mixmfl.federated.state import Personal, RunSettings, ServerState
     from mixmfl.planning.plans import Plans
 
@@ -40,6 +39,56 @@ With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK ne
 and every hospital keeps its data, optimizer state and personalised model. A round ends when all
 sites have answered, or after --deadline if --quorum of them have; a site that is lost takes part
 again as soon as it has reconnected."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command asks of one run, which is all that it trains, or one of its folds.
+
+    Attributes:
+        out: Folder of the run.
+        fold: Fold that validates; empty: as the run that is resumed, or the first.
+        configuration: Configuration; empty: as that run or ``like``, or the preprocessed one.
+        sites: Sites that take part; empty: as that run or ``like``, or all.
+        init: File whose weights a new run starts from.
+        stop_when_flat: See ``--stop-when-flat``; None: as that run or ``like``.
+        resume: Whether the run has begun.
+        like: The run of another fold, as which one that has not begun is trained.
+    """
+
+    out: Path
+    fold: str
+    configuration: str
+    sites: Sequence[str]
+    init: Path | None
+    stop_when_flat: int | None
+    resume: bool
+    like: "Run | None" = None
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a run is trained with; see ``_Asked``, of which nothing is left open here.
+
+    Attributes:
+        out: Folder of the run.
+        plans: Plans of WORK.
+        settings: Settings of the run.
+        fold: Fold that validates.
+        sites: Sites that take part; empty: all.
+        init: File whose weights a new run starts from.
+        stop_when_flat: See ``--stop-when-flat``.
+        resume: Whether the run has begun.
+    """
+
+    out: Path
+    plans: "Plans"
+    settings: "RunSettings"
+    fold: str
+    sites: Sequence[str]
+    init: Path | None
+    stop_when_flat: int
+    resume: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,14 +215,26 @@ def _work(options: argparse.Namespace) -> int:
     for name in options.track:
         check_tracker(name)
     plans = Plans.load(options.input / "plans.json")
-    options.ledgers, options.like = options.out / "privacy", None
     several = len(options.fold) > 1 or len(options.configuration) > 1
     if several or holds_folds(options.out) or configurations_of(options.out):
         return _cross_validate(options, plans)
-    options.fold, options.configuration = "".join(options.fold), "".join(options.configuration)
-    code = _train(options, plans)
+    fold, configuration = "".join(options.fold), "".join(options.configuration)
+    code = _train(options, plans, _asked(options, options.out, fold, configuration))
     _register(options.out / MODEL)
     return code
+
+
+def _asked(options: argparse.Namespace, out: Path, fold: str, configuration: str) -> _Asked:
+    """Return what the options ask of a run in a folder."""
+    return _Asked(
+        out,
+        fold,
+        configuration,
+        options.sites,
+        options.init,
+        options.stop_when_flat,
+        options.resume,
+    )
 
 
 def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
@@ -206,13 +267,13 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
     else:
         folders = {names[0] if names else usual_configuration(options.input, plans): out}
     known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
-    options.fold = options.fold or (list(known[0]) if known else ["0"])
+    folds = options.fold or (list(known[0]) if known else ["0"])
     found = []
     for name, folder in folders.items():
-        begin_folds(folder, name, options.fold, resume=options.resume)
+        begin_folds(folder, name, folds, resume=options.resume)
         begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
-        options.like = next(begun, None)
-        found.append(_train_folds(options, plans, name, folder))
+        asked = replace(_asked(options, folder, "", name), like=next(begun, None))
+        found.append(_train_folds(options, plans, folds, asked))
     done = [each for each in found if each is not None]
     if len(done) < len(found):
         return 0
@@ -228,30 +289,37 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
 
 
 def _train_folds(
-    options: argparse.Namespace, plans: "Plans", configuration: str, folder: Path
+    options: argparse.Namespace, plans: "Plans", folds: Sequence[str], asked: _Asked
 ) -> "CrossValidation | None":
-    """Train the folds of one configuration; return what they measured, if all are done."""
-    from mixmfl.federated.server.checkpoint import holds_run
+    """Train the folds of one configuration; return what they measured, if all are done.
+
+    Args:
+        options: The parsed options.
+        plans: Plans of WORK.
+        folds: The folds to train.
+        asked: What is asked of them all; ``out`` is the folder that has theirs in it.
+    """
     from mixmfl.federated.server.cross_validation import (
         begun_fold,
         pool_folds,
         unfinished_folds,
     )
     from mixmfl.federated.server.orders import job_file
+    from mixmfl.federated.server.run_record import holds_run
     from mixmfl.inference.model_folder import EVERY_CASE, fold_folder
 
-    for fold in options.fold:
-        one = copy.copy(options)
-        one.out, one.fold, one.configuration = fold_folder(folder, fold), fold, configuration
-        one.resume = holds_run(one.out) or job_file(one.out).is_file()
+    folder = asked.out
+    for fold in folds:
+        out = fold_folder(folder, fold)
+        one = replace(asked, out=out, fold=fold, resume=holds_run(out) or job_file(out).is_file())
         if one.resume:
-            one.init = None  # it is for folds that have not begun
+            one = replace(one, init=None)  # it is for folds that have not begun
         else:
-            one.like = begun_fold(folder) or options.like
+            one = replace(one, like=begun_fold(folder) or asked.like)
         if fold == EVERY_CASE:
-            one.stop_when_flat = 0  # nothing tells when it is
-        print(f"{configuration}, fold {fold}: {one.out}")
-        _train(one, plans)
+            one = replace(one, stop_when_flat=0)  # nothing tells when it is
+        print(f"{asked.configuration}, fold {fold}: {out}")
+        _train(options, plans, one)
     if left := unfinished_folds(folder):
         print(f"{folder}: folds {', '.join(left)} are left; --resume --fold trains them")
         return None
@@ -260,54 +328,71 @@ def _train_folds(
     return pooled
 
 
-def _train(options: argparse.Namespace, plans: "Plans") -> int:
-    """Train one run; a fold that has not begun is trained as the run ``options.like``."""
+def _train(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> int:
+    training = _settle(options, plans, asked)
+    return (_over_network if options.kit else _simulated)(options, training)
+
+
+def _settle(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> _Training:
+    """Return what a run is trained with: as asked, else as before, else as planned.
+
+    Raises:
+        MixmflError: What is asked does not fit the run that has begun, or is out of bounds.
+    """
     from mixmfl.core.records import read_record
     from mixmfl.federated.state import RunSettings
     from mixmfl.planning.plans import usual_configuration
 
-    before = _before(options) if options.resume else None
-    like = before or options.like
-    configuration = like.settings.configuration if like else ""
-    options.configuration = (
-        options.configuration or configuration or usual_configuration(options.input, plans)
-    )
+    before = _before(asked.out) if asked.resume else None
+    like = before or asked.like
+    sites, stop_when_flat = asked.sites, asked.stop_when_flat
     if like is not None:
-        options.sites = options.sites or _sites_of(like, options.out)
+        sites = sites or _sites_of(like, asked.out)
         _check_privacy_lasts(like, options)
-        if options.stop_when_flat is None:
-            options.stop_when_flat = like.stop_when_flat
-    if before is not None:
-        options.fold = options.fold or before.fold
-    elif options.like is not None:
-        _check_starts_alike(options)
-    options.fold = options.fold or "0"
-    options.stop_when_flat = options.stop_when_flat or 0
-    if options.stop_when_flat < 0:
+        if stop_when_flat is None:
+            stop_when_flat = like.stop_when_flat
+    if before is None and asked.like is not None:
+        _check_starts_alike(options.seed, asked, asked.like)
+    if (stop_when_flat or 0) < 0:
         raise MixmflError("--stop-when-flat: must be 0 or more rounds")
-    if options.init is not None and before is not None:
+    if asked.init is not None and before is not None:
         raise MixmflError(
-            f"--init: {options.out} has begun, and weights are only where a run starts. Leave it "
+            f"--init: {asked.out} has begun, and weights are only where a run starts. Leave it "
             "out to resume, or start a new run in another folder"
         )
-    settings = _settings(options, plans, like.settings if like else None)
+    configuration = asked.configuration or (like.settings.configuration if like else "")
+    settings = _settings(
+        options,
+        plans,
+        configuration or usual_configuration(options.input, plans),
+        like.settings if like else None,
+    )
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
-    read_record(RunSettings, dataclasses.asdict(settings), "the settings of the run", MixmflError)
-    return (_over_network if options.kit else _simulated)(options, plans, settings)
+    read_record(RunSettings, asdict(settings), "the settings of the run", MixmflError)
+    return _Training(
+        asked.out,
+        plans,
+        settings,
+        asked.fold or (before.fold if before else "0"),
+        sites,
+        asked.init,
+        stop_when_flat or 0,
+        asked.resume,
+    )
 
 
-def _before(options: argparse.Namespace) -> "Run | TrainingJob | None":
+def _before(out: Path) -> "Run | TrainingJob | None":
     """Return the run that is resumed, or the orders for it where no round was begun."""
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run, open_run
 
-    if holds_run(options.out):
-        return open_run(options.out)
-    file = job_file(options.out)
+    if holds_run(out):
+        return open_run(out)
+    file = job_file(out)
     orders = load_job(file) if file.is_file() else None
     return orders if isinstance(orders, TrainingJob) else None
 
@@ -323,22 +408,21 @@ def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
     return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
 
 
-def _check_starts_alike(options: argparse.Namespace) -> None:
-    """Check that a fold starts as those that have begun: with their seed and weights.
+def _check_starts_alike(seed: int | None, asked: _Asked, like: "Run") -> None:
+    """Check that a fold starts as one that has begun: with its seed and weights.
 
     Raises:
         MixmflError: It does not.
     """
-    like = options.like
-    if options.seed not in (None, like.settings.seed):
+    if seed not in (None, like.settings.seed):
         raise MixmflError(
-            f"--seed {options.seed}: {like.folder} has begun with {like.settings.seed}, and by the "
+            f"--seed {seed}: {like.folder} has begun with {like.settings.seed}, and by the "
             "seed sites split their cases; leave it out"
         )
-    if (like.start is None) != (options.init is None):
+    if (like.start is None) != (asked.init is None):
         started = f"the weights of {like.start.file}" if like.start else "random weights"
         raise MixmflError(
-            f"--init: {like.folder} started from {started}, and fold {options.fold} has not begun; "
+            f"--init: {like.folder} started from {started}, and fold {asked.fold} has not begun; "
             f"{'name that file again' if like.start else 'leave it out'}"
         )
 
@@ -349,7 +433,7 @@ def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespac
     Raises:
         MixmflError: It is not.
     """
-    from mixmfl.federated.server.checkpoint import Run, privacy_spent
+    from mixmfl.federated.server.run import Run, privacy_spent
 
     if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
         return
@@ -361,14 +445,17 @@ def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespac
 
 
 def _settings(
-    options: argparse.Namespace, plans: "Plans", before: "RunSettings | None"
+    options: argparse.Namespace,
+    plans: "Plans",
+    configuration: str,
+    before: "RunSettings | None",
 ) -> "RunSettings":
     """Return the settings that the options name; others are as before, or as planned."""
     from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
 
     planned = plans.training
     usual = before or RunSettings(
-        configuration=options.configuration,
+        configuration=configuration,
         seed=0,
         rounds=planned.rounds,
         local_steps=planned.local_steps,
@@ -390,9 +477,9 @@ def _settings(
         "local_steps": options.local_steps,
         "learning_rate": options.learning_rate,
     }
-    return dataclasses.replace(
+    return replace(
         usual,
-        configuration=options.configuration,
+        configuration=configuration,
         masked=masked,
         half_updates=options.updates != "single" if options.updates else usual.half_updates,
         minimum_cases=minimum.cases,
@@ -401,7 +488,7 @@ def _settings(
     )
 
 
-def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+def _simulated(options: argparse.Namespace, training: _Training) -> int:
     from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import register
@@ -410,19 +497,19 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
     workers = _options.workers(options.workers, chosen[0])
     sites = open_sites(
         options.input,
-        plans,
-        options.configuration,
-        options.fold,
-        settings.seed,
+        training.plans,
+        training.settings.configuration,
+        training.fold,
+        training.settings.seed,
         chosen[0],
         workers,
-        options.sites,
+        training.sites,
     )
     sites = [
-        dataclasses.replace(
+        replace(
             site,
             device=chosen[number % len(chosen)],
-            privacy=_options.privacy(options, options.ledgers / f"{site.name}.json"),
+            privacy=_options.privacy(options, options.out / "privacy" / f"{site.name}.json"),
         )
         for number, site in enumerate(sites)
     ]
@@ -431,23 +518,23 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
         print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
-    initial = _start(options, plans, settings)
+    initial = _start(options.alias, training)
     lap = _stopwatch()
-    with _bar_when_needed() as progress, _curves(options) as curves:
+    with _bar_when_needed() as progress, _curves(options.track, training.out) as curves:
 
         def report(run: "Run") -> None:
             _print_round(run, len(run.history), lap())
             curves.write(run)
 
         run = simulate(
-            plans,
+            training.plans,
             sites,
-            settings,
-            options.fold,
-            options.out,
-            resume=options.resume,
+            training.settings,
+            training.fold,
+            training.out,
+            resume=training.resume,
             change=True,
-            stop_when_flat=options.stop_when_flat,
+            stop_when_flat=training.stop_when_flat,
             initial=initial,
             report=report,
             progress=progress,
@@ -460,68 +547,65 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
             print(_describe_personal(name, result))
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
-        print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept one")
+        print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
 
 
-def _start(
-    options: argparse.Namespace, plans: "Plans", settings: "RunSettings"
-) -> "tuple[ServerState, Start] | None":
+def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, Start] | None":
     """Read the weights that ``--init`` names, and print what of them fits."""
-    if options.init is None:
+    if training.init is None:
         return None
     from mixmfl.data.modalities import Modalities
     from mixmfl.federated.server.initial_state import start_from
 
-    state, start = start_from(
-        options.init, plans, settings, Modalities().with_aliases(options.alias)
-    )
+    modalities = Modalities().with_aliases(aliases)
+    state, start = start_from(training.init, training.plans, training.settings, modalities)
     print("\n".join(start.lines()))
     return state, start
 
 
-def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+def _over_network(options: argparse.Namespace, training: _Training) -> int:
     import uuid
 
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run, open_run
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
-    sites = _options.sites(options.sites, flare.site_names(kit))
-    least = len(sites) if settings.masked else len(sites) // 2 + 1
+    sites = _options.sites(training.sites, flare.site_names(kit))
+    least = len(sites) if training.settings.masked else len(sites) // 2 + 1
     quorum = least if options.quorum is None else options.quorum
-    if settings.masked and quorum != least:
+    if training.settings.masked and quorum != least:
         raise MixmflError("--quorum: a masked round needs all sites; leave this option out")
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
     if options.deadline <= 0:
         raise MixmflError("--deadline: must be above 0")
-    out = options.out.resolve()
+    out = training.out.resolve()
     file = job_file(out)
-    if holds_run(out) and not options.resume:
+    if holds_run(out) and not training.resume:
         raise MixmflError(f"{out}: holds a run; resume it with --resume, or name another folder")
-    before = load_job(file) if options.resume and file.is_file() else None
+    before = load_job(file) if training.resume and file.is_file() else None
     orders = TrainingJob(
         options.input.resolve(),
         out,
         tuple(sites),
         before.name if isinstance(before, TrainingJob) else uuid.uuid4().hex[:12],
-        settings,
-        options.fold,
+        training.settings,
+        training.fold,
         quorum,
         options.personalize,
-        options.stop_when_flat,
-        options.init.resolve() if options.init else None,
+        training.stop_when_flat,
+        training.init.resolve() if training.init else None,
         tuple(options.alias),
     )
     if isinstance(before, TrainingJob) and not holds_run(out):
-        orders = dataclasses.replace(orders, init=before.init, aliases=before.aliases)
-    _start(options, plans, settings)
+        orders = replace(orders, init=before.init, aliases=before.aliases)
+    _start(options.alias, training)
     printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
-    with _curves(options) as curves:
+    with _curves(options.track, training.out) as curves:
 
         def report(run: "Run") -> None:
             nonlocal printed
@@ -552,7 +636,7 @@ def _announce_end(run: "Run") -> None:
             f"{plural(run.stop_when_flat, 'round')} (--stop-when-flat). --resume "
             "--stop-when-flat 0 trains the others"
         )
-    from mixmfl.federated.server.checkpoint import choose_round
+    from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_page import RUN_PAGE
     from mixmfl.inference.model_folder import EVERY_CASE, MODEL
 
@@ -599,13 +683,14 @@ def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def _curves(options: argparse.Namespace) -> "Curves":
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
+def _curves(asked: Sequence[str], out: Path) -> "Curves":
+    """Return what writes a run's rounds for the trackers that are asked for, and the usual ones."""
     from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.run_record import holds_run, open_run
     from mixmfl.federated.server.tracking import usual_trackers
 
-    done = len(open_run(options.out).history) if holds_run(options.out) else 0
-    return Curves(done, list(dict.fromkeys((*usual_trackers(), *options.track))))
+    done = len(open_run(out).history) if holds_run(out) else 0
+    return Curves(done, list(dict.fromkeys((*usual_trackers(), *asked))))
 
 
 def _stopwatch() -> Callable[[], float]:

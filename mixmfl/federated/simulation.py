@@ -23,10 +23,11 @@ from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
-from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
+from mixmfl.federated.server.checkpoint import load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
+from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
 from mixmfl.networks.prototypes import PrototypeMemory, State

@@ -1,10 +1,13 @@
-"""From a federation's folders to fingerprints, one plan, and every site's preprocessed cases."""
+"""From a federation's folders to its sites' cases, their fingerprints and their preprocessed cases.
+
+``federation_plans`` makes one plan of the fingerprints in between.
+"""
 
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,9 +41,8 @@ from mixmfl.planning.brains import (
     extract_brain,
 )
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
-from mixmfl.planning.heads import NONE, head_doubt, planned_heads
-from mixmfl.planning.model_card import make_card
-from mixmfl.planning.plans import Plans, Preset
+from mixmfl.planning.heads import NONE, head_doubt
+from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
 
@@ -331,37 +333,6 @@ def _extract(loaded: LoadedCase, brains: BrainExtraction, files: _Brain) -> Extr
     return extracted
 
 
-# --- plans -------------------------------------------------------------------------------------
-
-
-def make_plans(
-    fingerprint: Fingerprint, labels: Labels, preset: Preset, dataset: DatasetCard | None = None
-) -> Plans:
-    """Make one plan for all from the merged fingerprint.
-
-    The modalities of the federation are those that any site has, in alphabetical order.
-
-    Args:
-        fingerprint: The sum of the sites' fingerprints.
-        labels: The federation's labels.
-        preset: The settings.
-        dataset: What whoever plans says of the data; the model carries it.
-
-    Raises:
-        PlansError: Brains were extracted at some sites and not at others, or in two ways; or the
-            dataset's card has codes for labels that there are none of.
-    """
-    from mixmfl.planning import nnunet_planner
-
-    modalities = tuple(sorted(fingerprint.modality_cases))
-    heads = planned_heads(fingerprint.heads)
-    planned = nnunet_planner.plan(fingerprint, modalities, labels, preset.planner, preset.network)
-    card = make_card(fingerprint, dataset or DatasetCard(), labels)
-    plans = Plans(modalities, labels, planned, preset.network, preset.training, heads, card)
-    # as they will be read: checked, and with lists for tuples
-    return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
-
-
 # --- preprocessing -----------------------------------------------------------------------------
 
 
@@ -523,14 +494,3 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
                 status = file.stat()
                 parts.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def merge_received(files: Sequence[Path]) -> Fingerprint:
-    """Merge fingerprints that sites sent as files.
-
-    Raises:
-        PlansError: A file is missing or is no fingerprint.
-    """
-    return merge_fingerprints(
-        Fingerprint.from_json(read_json(file, PlansError), str(file)) for file in files
-    )

@@ -42,9 +42,10 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mixmfl.core.worker_pool import Workers
+    from mixmfl.planning.federation_plans import make_plans
     from mixmfl.planning.fingerprint import merge_fingerprints
     from mixmfl.planning.plans import load_preset
-    from mixmfl.planning.preprocess import find_sites, fingerprint_site, make_plans, preprocess_site
+    from mixmfl.planning.preprocess import find_sites, fingerprint_site, preprocess_site
 
     out = tmp_path_factory.mktemp("work")
     sites = find_sites(federation).sites

@@ -17,9 +17,11 @@ from small_federation import SiteStore
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.tensor_store import Stored, Tensors
-from mixmfl.federated.server import checkpoint, coordinator
-from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, open_run
+from mixmfl.federated.server import checkpoint, coordinator, run_record
+from mixmfl.federated.server.checkpoint import kept_rounds
 from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.run import Run, choose_round
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import split_fold
 from mixmfl.federated.state import SPLIT, Site
@@ -386,7 +388,7 @@ def test_a_run_whose_cases_were_split_otherwise_does_not_go_on(
     file = out / "run.json"
     record = json.loads(file.read_text())
     assert record.pop("split") == SPLIT
-    record["sha256"] = checkpoint._digest(record)
+    record["sha256"] = run_record.record_digest(record)
     file.write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"held other cases back to validate.*--init"):
         simulate(plans, sites, SETTINGS, "0", out, resume=True)

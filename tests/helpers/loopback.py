@@ -21,10 +21,12 @@ from small import write_site
 
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.flare.provisioning import Network, provision
-from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import holds_run, open_run
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import merge_fingerprints
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
+from mixmfl.planning.preprocess import find_site, fingerprint_site, preprocess_site
 
 MODALITIES = {"north": ("t1", "t2"), "south": ("flair", "t1"), "west": ("t2",)}
 

@@ -17,7 +17,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.server import checkpoint
-from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
 from mixmfl.inference.model import load_model

@@ -211,7 +211,7 @@ class _Asked:
             self.refuse(f"its reply cannot be read ({one_line(error)})")
             return
         if reply.kind == FAILED:
-            self.refuse(_failure(reply))
+            self.refuse(failure_in(reply))
             return
         seconds = time.monotonic() - self._began
         with self._lock:
@@ -223,7 +223,8 @@ class _Asked:
             self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
 
 
-def _failure(reply: Message) -> str:
+def failure_in(reply: Message) -> str:
+    """Return why a site did not do its task; that it runs another version comes first."""
     site_version = reply.record.get("version")
     if site_version != __version__:
         return (

@@ -11,8 +11,9 @@ from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
 from mixmfl.federated.flare.processes import retry_while_busy, running_server
 from mixmfl.federated.flare.provisioning import Kit, ending_soon
-from mixmfl.federated.server.checkpoint import Run, holds_run, open_run, record_time
 from mixmfl.federated.server.orders import Orders, job_file, save_job
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import holds_run, open_run, record_time
 from mixmfl.federated.state import ALIVE, NOT_CONNECTED
 
 _LOST_AFTER = 40.0

@@ -20,24 +20,21 @@ from mixmfl.federated.server.changes import (
     raise_norms,
 )
 from mixmfl.federated.server.checkpoint import (
-    Run,
-    SiteRound,
-    choose_round,
     initial_state,
     last_state,
-    load_measured,
     load_state_of,
-    open_run,
     record_changes,
-    save_measured,
     save_round,
     start_run,
 )
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.joining import new_modalities, start_new_modalities
+from mixmfl.federated.server.measured import load_measured, save_measured
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
 from mixmfl.federated.server.progress_plot import draw_progress
+from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_page import write_run_page
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
     check_masked_run,

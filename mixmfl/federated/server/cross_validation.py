@@ -18,18 +18,12 @@ from mixmfl.core.nan import mean, or_none
 from mixmfl.core.records import read_record
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    choose_round,
-    holds_run,
-    load_measured,
-    load_measured_sites,
-    open_run,
-    read_measured_json,
-    subsets_table,
-)
 from mixmfl.federated.server.export import Pooled, export_model
+from mixmfl.federated.server.measured import load_measured, load_measured_sites, read_measured_json
+from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_page import write_folds_page
+from mixmfl.federated.server.run_record import holds_run, open_run
+from mixmfl.federated.server.run_tables import subsets_table
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.federated.state import FOLD_NAMES, Configuration, Fold
 from mixmfl.inference.model_folder import (

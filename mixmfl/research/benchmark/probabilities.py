@@ -40,7 +40,7 @@ class RangedVolume:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """A ``Calibration``, with bounds."""
 
     slope: Annotated[float, within(0, 1e6)]
@@ -58,7 +58,7 @@ class Probabilities:
         volumes: Of labels with a calibration: one for each case and subset.
     """
 
-    curves: Annotated[Mapping[_Label, _Curve], entries(0, MOST_LABELS)]
+    curves: Annotated[Mapping[_Label, Curve], entries(0, MOST_LABELS)]
     tested: Reliabilities
     volumes: Annotated[tuple[RangedVolume, ...], entries(0, MOST_CASES * MOST_SUBSETS)]
 
@@ -85,7 +85,7 @@ def compare_probabilities(
             parts.setdefault(name, []).append(found)
             if name in ranges:
                 volumes.append(RangedVolume(sum(found.correct) * voxel_ml, *ranges[name]))
-    curves = {name: _Curve(**asdict(each)) for name, each in model.calibrations.items()}
+    curves = {name: Curve(**asdict(each)) for name, each in model.calibrations.items()}
     sums = {name: add_reliability(each) for name, each in parts.items()}
     return Probabilities(curves, sums, tuple(volumes))
 

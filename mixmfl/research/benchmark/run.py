@@ -34,9 +34,10 @@ from mixmfl.core.worker_pool import Workers
 from mixmfl.data.modalities import Modalities
 from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
-from mixmfl.federated.server.checkpoint import Run, SiteRound, holds_run
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
+from mixmfl.federated.server.run import Run, SiteRound
+from mixmfl.federated.server.run_record import holds_run
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site

@@ -33,7 +33,7 @@ from mixmfl.federated.secure_aggregation.crypto import key_pair
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import Participants
-from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -44,6 +44,7 @@ from mixmfl.federated.server.orders import (
     save_job,
     train_remotely,
 )
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
     gather_participants,
     keys_tasks,

@@ -1020,9 +1020,9 @@ def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
 
 def test_another_version_is_reported_before_the_error() -> None:
     reason = {"error": "PlansError"}
-    other = controller._failure(Message("failed", {**reason, "version": "9.9\n"}, {}))
+    other = controller.failure_in(Message("failed", {**reason, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = controller._failure(Message("failed", {**reason, "version": mixmfl.__version__}, {}))
+    same = controller.failure_in(Message("failed", {**reason, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
 
 

@@ -15,13 +15,14 @@ from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.server import coordinator
-from mixmfl.federated.server.checkpoint import load_measured, open_run
 from mixmfl.federated.server.cross_validation import (
     CrossValidation,
     begin_configurations,
     choose_configuration,
     configurations_of,
 )
+from mixmfl.federated.server.measured import load_measured
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.inference.model import load_model
 from mixmfl.inference.model_folder import model_files

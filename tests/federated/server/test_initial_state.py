@@ -12,9 +12,10 @@ from small_federation import SETTINGS, SiteStore, write_work
 from mixmfl.core.errors import ModelError
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
-from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import first_state
 from mixmfl.inference.model import load_model, save_model
