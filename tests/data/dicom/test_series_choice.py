@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import RLELossless
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
 
-from mixmfl.data.cases import Case
+from mixmfl.data.cases import Case, Given
 from mixmfl.data.dicom.cases import find_dicom
 from mixmfl.data.image import Grid
 from mixmfl.data.modalities import Modalities
@@ -146,6 +146,18 @@ def test_other_parts_of_the_body_are_set_aside_beside_a_head(tmp_path: Path) -> 
     case = only_case(tmp_path)
     assert numbers(case) == {"t2": 3}
     assert "set aside: series 2 'T2 sag' (is of CSPINE; others are of the head)" in case.notes
+
+
+def test_a_table_does_not_hide_why_a_series_was_set_aside(tmp_path: Path) -> None:
+    write(tmp_path, 1, "T1 ax", BodyPartExamined="HEAD")
+    write(tmp_path, 2, "T2 sag", BodyPartExamined="KNEE")
+    uid = find_dicom(tmp_path, Modalities()).rows[1].series.uid
+    for modality, why in (("", "mapping; else t2 ("), ("t1c", "mapping; else t2 ("), ("t2", "")):
+        mapping = {uid: Given("", modality, "table, line 2", is_file=False)}
+        (row,) = (r for r in find_dicom(tmp_path, Modalities(), mapping).rows if r.given)
+        assert row.modality == modality
+        assert row.why.startswith(why or "mapping; is of KNEE")
+        assert row.why.endswith("; is of KNEE, others are of the head")
 
 
 def test_words_tell_another_part_of_the_body_where_the_header_does_not(tmp_path: Path) -> None:
