@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.text import one_line, plural, printable
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.core.errors import Refused
@@ -36,15 +36,35 @@ Exit code 0: all cases were preprocessed; 1: some were refused; 2: nothing could
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_plan_preprocess", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, metavar="FEDERATION", help="folder of sites")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="WORK", help="folder to write"
+        "-i",
+        "--input",
+        type=_paths.folder("a folder with a folder of cases per site; with --site, of one site"),
+        metavar="FEDERATION",
+        help="folder of sites",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        metavar="WORK",
+        help="folder to write",
     )
     parser.add_argument("--site", action="store_true", help="the input is one site's own folder")
     parser.add_argument("--fingerprint-only", action="store_true", help="stop after fingerprints")
-    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="sites' fingerprints")
     parser.add_argument(
-        "--kit", type=Path, metavar="KIT", help="plan over the network, with the coordinator's kit"
+        "--merge",
+        type=_paths.file("a fingerprint.json of a site"),
+        nargs="+",
+        metavar="FILE",
+        help="sites' fingerprints",
+    )
+    parser.add_argument(
+        "--kit",
+        type=_paths.KIT,
+        metavar="KIT",
+        help="plan over the network, with the coordinator's kit",
     )
     parser.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
@@ -54,7 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "with --kit: sites withhold statistics that rest on fewer {counted} (default: 5 cases, "
         "100 voxels; a site may ask for more)",
     )
-    parser.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
+    parser.add_argument(
+        "--plans",
+        type=_paths.file("a plans.json"),
+        metavar="FILE",
+        help="preprocess with these plans",
+    )
     parser.add_argument(
         "--replan", action="store_true", help="make the plans again, although WORK has some"
     )
@@ -69,15 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--mapping",
-        type=Path,
+        type=_paths.MAPPING,
         metavar="FILE",
         help="with --site: the table of its DICOM series, from mixmfl_predict --write-mapping "
         "(default: mapping.csv in the site's folder, if it exists)",
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
+    parser.add_argument(
+        "--labels", type=_paths.LABELS, metavar="FILE", help="dataset.json for all sites"
+    )
     parser.add_argument(
         "--card",
-        type=Path,
+        type=_paths.file("a dataset.json that says where data come from"),
         metavar="FILE",
         help="dataset.json that says where the data come from, for the model file (default: the "
         "one of --labels, else of the input folder)",

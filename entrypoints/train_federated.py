@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.cross_validation import CrossValidation
@@ -29,7 +29,8 @@ Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this m
 another, or with --device cuda:0,cuda:1 a process per device. Sites exchange with the server only
 what they would exchange over a network. The same seed on one CPU gives the same weights. RUN gets
 the state of every round (--resume continues), progress.csv and .png, and at the end
-model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
+model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses;
+of a run in folds their mean is, or the model of --fold all where there is one.
 
 A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
 --sites may be others than before: they hold from the next round on, and the learning rate then
@@ -94,8 +95,8 @@ class _Training:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_train_federated", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
+    parser.add_argument("-i", "--input", type=_paths.WORK, required=True, metavar="WORK")
+    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True, metavar="RUN")
     parser.add_argument(
         "-c",
         "--configuration",
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--init",
-        type=Path,
+        type=_paths.either("a model file, the folder of a run, or a checkpoint of nnU-Net v2"),
         metavar="FILE",
         help="start a new run from these weights, as far as they fit the plans: a model file of "
         "mixmfl (.safetensors), or a checkpoint of nnU-Net v2 (.pth), of which no code is run; a "
@@ -159,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "100 voxels, and a site may ask for more)",
     )
     _options.add_privacy(parser, "every site")
-    parser.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
+    parser.add_argument(
+        "--kit", type=_paths.KIT, help="the coordinator's kit, from mixmfl_provision"
+    )
     parser.add_argument(
         "--deadline",
         type=float,
@@ -239,6 +242,7 @@ def _asked(options: argparse.Namespace, out: Path, fold: str, configuration: str
 
 def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
     """Train every fold of every configuration, and add up what they measured."""
+    from mixmfl.core.text import plural
     from mixmfl.federated.server.cross_validation import (
         begin_configurations,
         begin_folds,
@@ -256,6 +260,11 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
     if strange := sorted(set(options.configuration) - set(names)):
         raise MixmflError(
             f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
+        )
+    if len(names) > 1 and set(options.fold) == {EVERY_CASE} and not options.resume:
+        raise MixmflError(
+            f"--fold {EVERY_CASE}: holds back no case, and by these the better one of "
+            f"{', '.join(names)} is chosen; name other folds, too, such as --fold 0 {EVERY_CASE}"
         )
     if len(names) > 1:
         begin_configurations(out, names, resume=options.resume)
@@ -276,15 +285,17 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
         found.append(_train_folds(options, plans, folds, asked))
     done = [each for each in found if each is not None]
     if len(done) < len(found):
+        print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return 0
     chosen = done[0]
     if len(done) > 1:
         best = choose_configuration(done, out)
         chosen = next(each for each in done if each.configuration == best)
         print(f"best configuration by cross-validated Dice: {best}")
-    print(f"mixmfl_predict -m {out} takes the mean of {len(chosen.folds)} models")
-    if (of_all := fold_folder(chosen.folder, EVERY_CASE) / MODEL).is_file():
-        _register(of_all)
+    print(f"mixmfl_predict -m {out} takes the mean of {plural(len(chosen.folds), 'model')}")
+    # one model, of all cases, is what it was trained for
+    of_all = fold_folder(chosen.folder, EVERY_CASE) / MODEL
+    _register(of_all if of_all.is_file() else out)
     return 0
 
 
@@ -306,7 +317,7 @@ def _train_folds(
     )
     from mixmfl.federated.server.orders import job_file
     from mixmfl.federated.server.run_record import holds_run
-    from mixmfl.inference.model_folder import EVERY_CASE, fold_folder
+    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
 
     folder = asked.out
     for fold in folds:
@@ -325,6 +336,12 @@ def _train_folds(
         return None
     pooled = pool_folds(folder)
     print("\n".join(pooled.lines()))
+    if len(pooled.folds) > 1:
+        print(
+            f"{folder}/fold_*/{MODEL}: each was written again with what all folds measured; "
+            "weights are as they were, expected Dice and the labels of which the largest part is "
+            "kept are those of all folds"
+        )
     return pooled
 
 
@@ -651,11 +668,13 @@ def _announce_end(run: "Run") -> None:
 
 
 def _register(model: Path) -> None:
-    """Register a model as the one that prediction uses."""
+    """Register a model file, or a run's folder, as what prediction uses."""
     from mixmfl.inference.default_model import use_model
+    from mixmfl.inference.model_folder import describe_model
 
     use_model(model, _runner.home())
-    print(f"mixmfl_predict uses {model} if no other is named (mixmfl_use_model changes that)")
+    named = describe_model(model)
+    print(f"mixmfl_predict uses {named}, if no other is named (mixmfl_use_model changes that)")
 
 
 def _describe_personal(site: str, result: "Personal") -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixmfl.core.errors import DataError, MixmflError
+from mixmfl.core.errors import DataError, MixmflError, why
 from mixmfl.core.strict_json import MOST_BYTES, parse_json
 
 _UNFINISHED = ".writing-"
@@ -162,8 +162,13 @@ def _files_below(folder: Path, above: tuple[Path, ...], ways: Counter[Path]) -> 
 
 def is_file(path: Path) -> bool:
     """Say whether there is a file, of whatever name; one that no disk takes is that of none."""
+    return exists(path) and path.is_file()
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is a file or folder, of whatever name, as ``is_file`` does."""
     try:
-        return path.is_file()
+        return path.exists()
     except (OSError, ValueError):
         return False
 
@@ -208,7 +213,7 @@ def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any
     except FileNotFoundError:
         raise error(f"{path}: there is no such file") from None
     except (OSError, ValueError) as reason:
-        raise error(f"{path}: cannot be read as JSON ({reason})") from None
+        raise error(f"{path}: cannot be read as JSON ({why(reason)})") from None
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, an object {{…}} is needed")
     return content

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.core.errors import DataError, MixmflError, Refused
+from mixmfl.core.errors import DataError, MixmflError, Refused, explain
 from mixmfl.core.files import replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
@@ -447,7 +447,7 @@ class _Run:
             self.records.write()
             self._unwritten = None
         except OSError as error:
-            log.warning("%s: the tables could not be written (%s)", self.out, error)
+            log.warning("%s: the tables could not be written (%s)", self.out, explain(error))
             self._unwritten = error
 
     def finish(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from blosc2 import blosc2_ext
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.errors import DataError
+from mixmfl.core.errors import DataError, why
 from mixmfl.core.files import read_json, replacing, write_json
 from mixmfl.core.json_fields import MOST_NAME, shown
 from mixmfl.core.records import read_record
@@ -239,7 +239,7 @@ def _open_array(file: Path) -> Any:
             raise ValueError(f"holds more than numbers: {shown(strange)}")
     except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{file}: cannot be read ({error}); run mixmfl_plan_preprocess again"
+            f"{file}: cannot be read ({why(error)}); run mixmfl_plan_preprocess again"
         ) from None
     return array
 

@@ -482,9 +482,9 @@ def test_a_model_can_be_chosen_for_this_machine(
     ("options", "message"),
     [
         ((), "give one of -i FEDERATION, --merge"),
-        (("-i", "x", "--merge", "y"), "give one of -i FEDERATION, --merge"),
-        (("-i", "x", "-n", 0), "-n 0: at least 1 process is needed"),
-        (("--merge", "y"), "--merge needs --labels"),
+        (("-i", Path(__file__).parent, "--merge", __file__), "give one of -i FEDERATION, --merge"),
+        (("-i", Path(__file__).parent, "-n", 0), "-n 0: at least 1 process is needed"),
+        (("--merge", __file__), "--merge needs --labels"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

@@ -382,7 +382,7 @@ def test_a_full_disk_costs_the_case_that_it_met(
         patch.setattr("mixmfl.inference.predict_folder.write_labels", full)
         outcomes = predicted(model, cases, out)
     assert statuses(outcomes) == {"a": "done", "b": "failed", "c": "done"}
-    assert outcomes["b"].reason.startswith("the disk is full (")
+    assert outcomes["b"].reason.startswith("the disk is full; free space")
     assert sorted(f.name for f in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
     assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
 
@@ -488,7 +488,7 @@ def test_quiet_prints_trouble_only_and_the_log_has_it_all(
     assert "a: done from t1, t2" in text
     assert "d: FAILED: has pd" in text
     assert command("mixmfl_predict", *asked[:-1], tmp_path) == 2
-    assert f"--log {tmp_path}: cannot be written" in capsys.readouterr().err
+    assert f"--log {tmp_path}: is a folder, and no file" in capsys.readouterr().err
 
 
 def test_a_run_that_was_interrupted_before_its_first_mask_goes_on(
@@ -585,11 +585,12 @@ def test_a_case_of_no_known_modality_has_its_reason(model: Model, tmp_path: Path
 def test_a_missing_model_is_reported_before_the_folder_is_read(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["mixmfl_predict", "-i", tmp_path / "nowhere", "-o", tmp_path / "masks"]
+    (tmp_path / "empty").mkdir()
+    asked = ["mixmfl_predict", "-i", tmp_path / "empty", "-o", tmp_path / "masks"]
     assert command(*asked) == 2
     assert "no model is registered on this machine" in capsys.readouterr().err
-    assert command(*asked, "-m", tmp_path / "gone.safetensors") == 2
-    assert "gone.safetensors: there is no such model file" in capsys.readouterr().err
+    assert command(*asked, "-m", tmp_path) == 2
+    assert f"{tmp_path}: holds no model.safetensors; a model file" in capsys.readouterr().err
 
 
 def test_the_command_reports_every_file_and_takes_a_table_of_files(

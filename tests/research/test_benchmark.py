@@ -232,7 +232,7 @@ def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_
 
     weights.unlink()
     assert benchmark.run_all(opened, ["started"], [0], Workers()) == [
-        "started, seed 0: model0.safetensors: there is no such model file"
+        "started, seed 0: model0.safetensors: there is no such model file or run"
     ]
 
 

@@ -32,6 +32,7 @@ from mixmfl.inference.model_folder import (
     EVERY_CASE,
     MODEL,
     fold_folder,
+    unequal_lengths,
 )
 from mixmfl.planning.bounds import MOST_ROUNDS
 
@@ -47,6 +48,7 @@ class FoldsRecord:
         configuration: Configuration of all folds.
         folds: Folds that the run is to have.
         rounds: The round of each fold whose model was measured; empty: not all are done.
+        lengths: The rounds that each fold was trained for, at the end.
         measured: What was measured over all folds and sites; None: not all are done.
     """
 
@@ -57,6 +59,9 @@ class FoldsRecord:
         default_factory=dict
     )
     measured: Any = None
+    lengths: Annotated[Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, 6)] = (
+        field(default_factory=dict)
+    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class CrossValidation:
         folds: Folds whose validation cases were measured.
         measured: What was measured at all sites.
         sites: The same of each site.
+        lengths: The rounds that each fold was trained for.
     """
 
     folder: Path
@@ -76,6 +82,7 @@ class CrossValidation:
     folds: tuple[str, ...]
     measured: Measured
     sites: Mapping[str, Measured]
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dice(self) -> dict[str, float]:
@@ -94,7 +101,7 @@ class CrossValidation:
         gains = [name for name, sums in self.measured.largest.items() if sums.gains]
         if gains:
             lines.append(f"  prediction keeps only the largest part of: {', '.join(gains)}")
-        return lines
+        return lines + unequal_lengths(self.lengths)
 
 
 def _dice_of(measured: Measured) -> dict[str, float]:
@@ -203,8 +210,9 @@ def pool_folds(folder: Path) -> CrossValidation:
         for site, found in (load_measured_sites(runs[fold], rounds[fold]) or {}).items():
             parts.setdefault(site, []).append(found)
     sites = {site: merge_measured(parts[site]) for site in sorted(parts)}
+    lengths = {fold: run.settings.rounds for fold, run in runs.items()}
     result = CrossValidation(
-        folder, record.configuration, folds, merge_measured(list(sites.values())), sites
+        folder, record.configuration, folds, merge_measured(list(sites.values())), sites, lengths
     )
     pooled = Pooled(result.measured, folds)
     for fold in record.folds:
@@ -212,7 +220,9 @@ def pool_folds(folder: Path) -> CrossValidation:
         export_model(place, "best", place / MODEL, pooled=pooled)
     write_text(folder / "cross_validation.csv", subsets_table(result.measured, sites))
     write_folds_page(folder, runs, result.measured, sites)
-    done = dataclasses.replace(record, rounds=rounds, measured=result.measured.to_json())
+    done = dataclasses.replace(
+        record, rounds=rounds, measured=result.measured.to_json(), lengths=lengths
+    )
     _write(folder, done)  # last: it says that all is there
     return result
 

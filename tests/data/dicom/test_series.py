@@ -204,8 +204,10 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
         edited.write_text(content)
         with pytest.raises(DataError, match=message):
             read_mapping(edited, KNOWN)
-    with pytest.raises(DataError, match="cannot be read as a table"):
+    with pytest.raises(DataError, match=r"nowhere\.csv: there is no such table; mixmfl_pre"):
         read_mapping(tmp_path / "nowhere.csv", KNOWN)
+    with pytest.raises(DataError, match=r"cannot be read as a table \(it is no file\)"):
+        read_mapping(tmp_path, KNOWN)
     edited.write_text(f"{text};t1;{one}\n;;\n;t2;{two}9\n")  # an empty line, and a slip
     with pytest.raises(DataError, match=rf"mapping.csv, line 4: no series of .* '{two}9'"):
         find_dicom(folder, KNOWN, read_mapping(edited, KNOWN))

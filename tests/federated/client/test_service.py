@@ -487,7 +487,7 @@ def test_a_site_keeps_no_model_but_one_of_the_run(
     file = tmp_path / "other.safetensors"
     save_model(file, first_state(other, SETTINGS), other, "2d", {"t1": 1})
     for content, reason in (
-        (b"anything", "cannot be read as a model"),
+        (b"anything", "is no model file"),
         (file.read_bytes(), "a model of other plans than those of the run"),
     ):
         tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
