@@ -27,6 +27,7 @@ from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, from_canonical, write_labels
+from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
@@ -137,14 +138,7 @@ def predict_folder(
                     f"has {', '.join(case.images)}; the model needs at least one of "
                     f"{', '.join(usable)}"
                 )
-            if reason := _misuse(models, images, prediction.subjects):
-                if not prediction.force:
-                    raise DataError(f"{reason}. --force predicts it all the same")
-                warnings = (*case.warnings, f"was predicted by --force although {reason}")
-                job = dataclasses.replace(
-                    job, case=dataclasses.replace(job.case, warnings=warnings)
-                )
-            _check_expected(job.expected, prediction.least_dice)
+            job = run.checked(job)
             existing = run.existing(job)
         except Exception as error:  # whatever it is, only this case fails
             yield run.note(run.job_failed(job, reason_of(error)), write=False)
@@ -242,20 +236,37 @@ class _Run:
         shown = self.shown(case)
         return [f"called {shown} on the page"] if self.output.report and shown != case else []
 
+    def dicom_files(self, case: str) -> list[str]:
+        """Return the DICOM files of a case: the segmentation, volumes, and probabilities."""
+        ends = [".dcm"]
+        ends += [".sr.dcm"] if self.output.dicom_sr else []
+        ends += [".fractional.dcm"] if self.output.dicom_seg_fractional else []
+        return [f"{case}{end}" for end in ends]
+
     def requested_files(self, case: Case) -> tuple[str, ...]:
         """Return the files that are to be written for a case, relative to the folder."""
         files = [self.mask_of(case.name).name]
         if self.output.report:
             files += case_files(self.shown(case.name))
         if self.output.as_dicom and all(isinstance(i, Series) for i in case.images.values()):
-            files.append(f"{case.name}.dcm")
-            if self.output.dicom_sr:
-                files.append(f"{case.name}.sr.dcm")
-            if self.output.dicom_seg_fractional:
-                files.append(f"{case.name}.fractional.dcm")
+            files += self.dicom_files(case.name)
         if self.maps:
             files += self.maps.files(case)
         return tuple(files)
+
+    def checked(self, job: _Job) -> _Job:
+        """Return a case that may be predicted, with a warning where that is by ``force`` only.
+
+        Raises:
+            DataError: A model was not made for it, or too little is expected of its modalities.
+        """
+        if reason := _misuse(self.models, job.case.images, self.prediction.subjects):
+            if not self.prediction.force:
+                raise DataError(f"{reason}. --force predicts it all the same")
+            warnings = (*job.case.warnings, f"was predicted by --force although {reason}")
+            job = dataclasses.replace(job, case=dataclasses.replace(job.case, warnings=warnings))
+        _check_expected(job.expected, self.prediction.least_dice)
+        return job
 
     def existing(self, job: _Job) -> Outcome | None:
         """Return the outcome of a case with nothing to do; None where it is to be predicted."""
@@ -300,7 +311,6 @@ class _Run:
         indices = segmented.indices
         estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
-        regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         renamed = self.renaming_notes(job.case.name)
         removed = (
@@ -308,10 +318,7 @@ class _Run:
             if segmented.removed
             else []
         )
-        counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
-        volumes = {
-            name: float(counts[list(values)].sum()) * voxel_ml for name, values in regions.items()
-        }
+        volumes = _volumes(indices, self.labels, voxel_ml)
         warnings = [
             *job.case.warnings,
             *loaded.warnings,
@@ -368,23 +375,8 @@ class _Run:
         source = case.images[outcome.reference]
         shares = {name: from_canonical(each, grid) for name, each in probabilities.items()}
         if self.output.as_dicom and isinstance(source, Series):
-            made = [self.out / f"{case.name}.dcm"]
-            if self.output.dicom_sr:
-                made.append(self.out / f"{case.name}.sr.dcm")
-            if self.output.dicom_seg_fractional:
-                made.append(self.out / f"{case.name}.fractional.dcm")
             try:
-                write_segmentation(
-                    made[0],
-                    source,
-                    values,
-                    self.labels.foreground,
-                    "+".join(self.digests),
-                    self.models[0].plans.card.dataset.segments,
-                    self.out / f"{case.name}.sr.dcm" if self.output.dicom_sr else None,
-                    (made[-1], shares) if self.output.dicom_seg_fractional else None,
-                )
-                files += [file.name for file in made]
+                files += self._write_dicom(case.name, source, values, shares)
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
         if self.maps:
@@ -410,6 +402,23 @@ class _Run:
             seconds=time.monotonic() - began,
             files=tuple(files),
         )
+
+    def _write_dicom(
+        self, name: str, source: Series, values: Array, shares: Mapping[str, Array]
+    ) -> list[str]:
+        """Write a case's segmentation as DICOM, with what goes beside it, and return the files."""
+        first, *beside = (self.out / file for file in self.dicom_files(name))
+        write_segmentation(
+            first,
+            source,
+            values,
+            self.labels.foreground,
+            "+".join(self.digests),
+            self.models[0].plans.card.dataset.segments,
+            beside[0] if self.output.dicom_sr else None,
+            (beside[-1], shares) if self.output.dicom_seg_fractional else None,
+        )
+        return [file.name for file in (first, *beside)]
 
     def failed(self, name: str, reason: str) -> Outcome:
         """Return the outcome of a case that failed; files of an earlier run stay ours."""
@@ -461,6 +470,13 @@ class _Run:
             write_report(self.out, self.records.outcomes, self.labels, self.origins, show)
         if self._unwritten is not None:
             self.records.write()
+
+
+def _volumes(indices: Array, labels: Labels, voxel_ml: float) -> dict[str, float]:
+    """Return the volume in ml of each label or region of class indices."""
+    counts = np.bincount(indices.ravel(), minlength=len(labels.values))
+    regions = labels.consecutive().foreground
+    return {name: float(counts[list(of)].sum()) * voxel_ml for name, of in regions.items()}
 
 
 def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjects: str) -> str:
