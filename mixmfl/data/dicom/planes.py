@@ -17,6 +17,7 @@ AXES_TOLERANCE = 1e-3  # of each cosine: headers differ in the sixth digit
 LEAST_STEP = 0.01  # mm; images nearer to each other lie at one place
 OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
 FEWEST_SLICES = 5  # of a volume
+FARTHEST = 1e4  # mm from the scanner's middle; no table is so long, and places lose their digits
 OTHER_TIME = 1.25  # times of a sequence so far apart, as a ratio, are of another sequence
 OVERLAP = 1.5  # slices of one acquisition are at most so much thicker than their step
 
@@ -30,6 +31,9 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
     for name in ("place", "axes", "spacing"):
         if incomplete := next((plane for plane in planes if not getattr(plane, name)), None):
             raise DataError(f"has no place in space ({_named(incomplete)} lacks its {name})")
+    if far := next((plane for plane in planes if max(map(abs, plane.place)) > FARTHEST), None):
+        place = ", ".join(f"{mm:g}" for mm in far.place)
+        raise DataError(f"has no place in space ({_named(far)} is at {place} mm)")
     axes, spacing = _middle(planes, "axes"), _middle(planes, "spacing")
     shape = Counter(plane.shape for plane in planes).most_common(1)[0][0]
     for plane in planes:

@@ -227,6 +227,10 @@ def without_place(content: Any) -> None:
     del content.ImagePositionPatient
 
 
+def far_away(content: Any) -> None:
+    content.ImagePositionPatient = [1e10, 0, 0]
+
+
 def wider(content: Any) -> None:
     content.PixelSpacing = [2, 2]
 
@@ -235,6 +239,7 @@ def wider(content: Any) -> None:
     ("change", "message"),
     [
         (without_place, r"series 1 'T1': has no place in space"),
+        (far_away, r"has no place in space \(IM0002 is at 1e\+10, 0, 0 mm\)"),
         (wider, "its slices differ in direction or spacing"),
     ],
 )
