@@ -121,6 +121,7 @@ def find_dicom(
         notes += [f"set aside: {row.series.name} ({row.why})" for row in chosen if not row.modality]
         for modality, series in sorted(images.items()):
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
+        warnings += _apart(images, mine)
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
@@ -326,7 +327,11 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         candidates = {
             id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
         }
-        choice = choose(modality, [candidate for _, candidate in candidates.values()])
+        choice = choose(
+            modality,
+            [candidate for _, candidate in candidates.values()],
+            is_agent_named="t1c" in by_modality,
+        )
         if choice.taken is not None:
             chosen.append(candidates[id(choice.taken.series)][0])
         chosen += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
@@ -336,6 +341,26 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
 
 def _aside(row: Row, why: str) -> Row:
     return dataclasses.replace(row, modality="", why=why)
+
+
+def _apart(images: Mapping[str, Series], rows: Sequence[Row]) -> list[str]:
+    """Return a warning if a case's images have several frames of reference; else nothing.
+
+    Their places are then not comparable. If no two series of the examination share one, an
+    anonymiser may have given each its own.
+    """
+    by_frame: dict[str, list[str]] = defaultdict(list)
+    for modality, series in images.items():
+        by_frame[series.frame_of_reference].append(modality)
+    by_frame.pop("", None)
+    times = Counter(row.series.frame_of_reference for row in rows)
+    if len(by_frame) < 2 or max(times[frame] for frame in by_frame) < 2:
+        return []
+    groups = "; ".join(", ".join(sorted(names)) for names in by_frame.values())
+    return [
+        f"its images have {len(by_frame)} frames of reference ({groups}): the patient lay down "
+        "anew between them, or they are of several patients; look at whether they lie on each other"
+    ]
 
 
 def _owners_of_damaged(
