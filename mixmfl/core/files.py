@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError, MixmflError
-from mixmfl.core.strict_json import MOST_BYTES, parse_json
+from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 
 _UNFINISHED = ".writing-"
 
@@ -196,15 +196,22 @@ def json_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
+def read_json(
+    path: Path, error: type[MixmflError] = DataError, most_bytes: int = MOST_BYTES_SETTINGS
+) -> dict[str, Any]:
     """Read a JSON object, strictly: see ``strict_json.parse_json``.
+
+    Args:
+        path: The file.
+        error: The class of the error that is raised.
+        most_bytes: The bytes that the file may have.
 
     Raises:
         MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
     """
     try:
         with path.open("rb") as file:
-            content = parse_json(file.read(MOST_BYTES + 1))
+            content = parse_json(file.read(most_bytes + 1), most_bytes)
     except FileNotFoundError:
         raise error(f"{path}: there is no such file") from None
     except (OSError, ValueError) as reason:

@@ -8,6 +8,7 @@ from mixmfl.core.declarations import LONGEST_PATH, text
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import is_file, read_json, sha256, write_json
 from mixmfl.core.records import read_record
+from mixmfl.core.text import one_line
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,15 @@ def registered_model(home: Path) -> Path:
             "mixmfl_use_model MODEL, or train one"
         )
     registered = read_record(_Registered, read_json(record, ModelError), str(record), ModelError)
-    model = Path(registered.model)
+    model, named = Path(registered.model), one_line(registered.model, 1000)
     if not is_file(model):
         raise ModelError(
-            f"{model}: the registered model is gone; give one by -m MODEL or register one by "
+            f"{named}: the registered model is gone; give one by -m MODEL or register one by "
             "mixmfl_use_model MODEL"
         )
     if sha256(model) != registered.sha256:
         raise ModelError(
-            f"{model}: the contents changed since it was registered; if that is intended, "
-            f"register it again by mixmfl_use_model {model}"
+            f"{named}: the contents changed since it was registered; if that is intended, "
+            "register it again by mixmfl_use_model"
         )
     return model

@@ -21,7 +21,7 @@ from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.core.text import one_line
 from mixmfl.core.version import __version__
 from mixmfl.federated.exchange_log import describe_exchange, note
-from mixmfl.federated.flare.job import JobResult, pause_file, result_file
+from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file
 from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, most_reply_bytes
 from mixmfl.federated.server.coordinator import Answer, Answers
@@ -50,6 +50,7 @@ class Coordinator(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Carry out the orders and write how the job ended."""
+        begun_file(self._orders).touch()
         orders = load_job(self._orders)
         clear_unfinished(self._orders.parent)
         sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())

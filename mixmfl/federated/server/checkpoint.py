@@ -37,6 +37,7 @@ from mixmfl.core.json_fields import MOST_NAME, Range, fields, named, shown, whol
 from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import one_line
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.largest_component import Largest
@@ -525,7 +526,7 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
     file = run.folder / "expected.json"
     if not file.is_file():
         return None
-    content = read_json(file, ModelError)
+    content = read_json(file, ModelError, most_bytes=MOST_BYTES)
     try:
         if content["sha256"] != _digest(content):
             raise ValueError("it is not what was written")
@@ -751,7 +752,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     rounds = sorted((folder / "rounds").glob("*/run.json"), reverse=True)
     for file in (folder / "run.json", *rounds):
         try:
-            record = read_json(file, ModelError)
+            record = read_json(file, ModelError, most_bytes=MOST_BYTES)
             if record.get("format") == FORMAT and record.get("sha256") != _digest(record):
                 raise ModelError(f"{file}: is damaged; it is not what was written")
         except ModelError as error:
