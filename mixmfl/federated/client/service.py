@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mixmfl.core import devices
-from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import (
     AggregationError,
     DataError,
@@ -116,7 +116,9 @@ class SiteConfig:
     device: Annotated[str, text(40)] = "cpu"
     workers: Annotated[int, within(0, _MOST_PROCESSES)] = 0
     processes: Annotated[int, within(1, _MOST_PROCESSES)] = 1
-    aliases: Annotated[tuple[str, ...], entries(0, _MOST_ALIASES)] = ()
+    aliases: Annotated[
+        tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, _MOST_ALIASES)
+    ] = ()
     labels: Path | None = None
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     minimum: Minimum = NETWORK_MINIMUM

@@ -18,7 +18,7 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 
 from mixmfl.core.errors import MixmflError, QuorumError
 from mixmfl.core.files import clear_unfinished, write_json
-from mixmfl.core.text import one_line
+from mixmfl.core.text import one_line, printable
 from mixmfl.core.version import __version__
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file
@@ -67,11 +67,11 @@ class Coordinator(Controller):
                 done = train_remotely(orders, ask, pause_file(self._orders).exists)
                 result = JobResult("done" if done else "paused")
         except QuorumError as error:
-            result = JobResult("quorum", str(error))
+            result = JobResult("quorum", printable(str(error)))
         except Exception as error:  # the command that waits must learn of any failure
             self.log_exception(fl_ctx, "the job failed")
             prefix = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
-            result = JobResult("failed", f"{prefix}{error}")
+            result = JobResult("failed", printable(f"{prefix}{error}"))
         write_json(result_file(self._orders), dataclasses.asdict(result))
 
     def process_result_of_unknown_task(

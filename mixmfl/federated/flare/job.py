@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from nvflare.fuel.flare_api.api_spec import InternalError
 from nvflare.fuel.flare_api.flare_api import Session
 
+from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
@@ -19,7 +20,7 @@ from mixmfl.federated.flare.hospital_settings import SITE_CLASS
 from mixmfl.federated.flare.processes import Server, ServerLostError
 from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS
 
-_BEGINNING = 180.0
+_BEGINNING = 600.0
 """Seconds within which a job must begin. FLARE tries ever more rarely to start one that it could
 not start: the tenth time comes an hour after the first."""
 
@@ -42,7 +43,7 @@ class JobResult:
     """
 
     status: Status
-    reason: str = ""
+    reason: Annotated[str, text(1_000_000, least=0, lines=True)] = ""
 
 
 def run_job(

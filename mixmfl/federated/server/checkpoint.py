@@ -38,7 +38,8 @@ from mixmfl.core.nan import mean, or_nan, or_none
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.spreadsheet import cell
 from mixmfl.core.strict_json import MOST_BYTES
-from mixmfl.core.text import one_line
+from mixmfl.core.text import MOST_LINE, one_line
+from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence, Measured
@@ -98,11 +99,13 @@ class SiteRound:
     """
 
     loss: _Any | None
-    dice: Annotated[Mapping[str, _Share | None], entries(0, MOST_LABELS)]
+    dice: Annotated[
+        Mapping[Annotated[str, text(LONGEST_LABEL)], _Share | None], entries(0, MOST_LABELS)
+    ]
     sent_bytes: Annotated[int, within(0, 2**63 - 1)]
     received_bytes: Annotated[int, within(0, 2**63 - 1)]
     seconds: Annotated[float, within(0, 2**63)]
-    absent: str = ""
+    absent: Annotated[str, text(MOST_LINE, least=0)] = ""
     epsilon: _Any | None = None
     delta: _Any | None = None
     update_norm: _Any | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
+from mixmfl.core.text import MOST_LINE, one_line
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import (
@@ -285,7 +286,7 @@ def _one_round(
             sum(answers[site].sent_bytes for answers in trained if site in answers),
             sum(answers[site].received_bytes for answers in trained if site in answers),
             sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
-            diagnostics.rejected.get(site, ""),
+            one_line(diagnostics.rejected.get(site, ""), MOST_LINE),
             epsilon=(spent := diagnostics.epsilon.get(site, (None, None)))[0],
             delta=spent[1],
             update_norm=diagnostics.norms.get(site),

@@ -757,7 +757,7 @@ class _Server:
         (JobResult("done"), True, math.inf, [1016.0], JobResult("done")),
         (None, True, 900, [], JobResult("lost", "the job was lost (FLARE: FINISHED:ABORTED; ")),
         # FLARE never starts it
-        (None, False, math.inf, [1180.0], JobResult("lost", "the job did not begin within 180 s")),
+        (None, False, math.inf, [1600.0], JobResult("lost", "the job did not begin within 600 s")),
     ],
 )
 def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
