@@ -82,9 +82,14 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     return file
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove half-written files of killed processes from a folder that nobody else writes to."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+def clear_unfinished(folder: Path, *, below: bool = False) -> None:
+    """Remove half-written files of killed processes from a folder that nobody else writes to.
+
+    Args:
+        folder: The folder; it need not exist.
+        below: Whether the folders in it are searched, too.
+    """
+    for path in list((folder.rglob if below else folder.glob)(f"{_UNFINISHED}*")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

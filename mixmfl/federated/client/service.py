@@ -22,7 +22,7 @@ from mixmfl.core.errors import (
     PlansError,
     PrivacyError,
 )
-from mixmfl.core.files import locked, read_json, replacing, write_json
+from mixmfl.core.files import clear_unfinished, locked, read_json, replacing, write_json
 from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
 from mixmfl.core.version import __version__
@@ -403,6 +403,7 @@ class ClientService:
             )
             note(self._config.exchange_log, line)
         self._joined = _Joined(record["run"], client, forms)
+        clear_unfinished(self._run_folder, below=True)
         return outgoing_registration(register(site))
 
     def _signer(self, run: str) -> Signer | None:

@@ -768,8 +768,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
 def _drop_states(run: Run) -> None:
     """Remove the states but those of the last two rounds, of the best, and of ``keep_every``."""
     last, keep_every = len(run.history), run.plans.training.keep_every
-    for number in _stored_rounds(run):
-        folder = _round_folder(run, number)
+    folders = sorted(f for f in (run.folder / "rounds").iterdir() if f.name.isdecimal())
+    for folder in folders:  # also one that a killed process had begun to remove
+        number = int(folder.name)
         if number >= last - 1:  # the one before the last serves where the last is damaged
             continue
         if number != run.best_round and number % keep_every:

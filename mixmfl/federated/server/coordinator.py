@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
+from mixmfl.core.files import clear_unfinished
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.text import MOST_LINE, one_line
 from mixmfl.federated.aggregation import Rule
@@ -126,6 +127,7 @@ def begin(
         start_run(asked, initial)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
+    clear_unfinished(run.folder, below=True)
     if run.split != asked.split and run.fold != EVERY_CASE:
         raise ModelError(
             f"{run.folder}: was begun by an earlier version, which held other cases back to "
