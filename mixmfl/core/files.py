@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,14 +83,19 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     return file
 
 
-def clear_unfinished(folder: Path, *, below: bool = False) -> None:
+def clear_unfinished(folder: Path, *, below: bool = False, unused: float = 0) -> None:
     """Remove half-written files of killed processes from a folder that nobody else writes to.
 
     Args:
         folder: The folder; it need not exist.
         below: Whether the folders in it are searched, too.
+        unused: Seconds for which nobody wrote to what is removed, where others may be at work.
     """
     for path in list((folder.rglob if below else folder.glob)(f"{_UNFINISHED}*")):
+        if not os.path.lexists(path):  # it was in one that is removed by now
+            continue
+        if time.time() - path.lstat().st_mtime < unused:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError, MixmflError, Refused
-from mixmfl.core.files import replacing, sha256, write_text
+from mixmfl.core.files import clear_unfinished, replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.version import __version__
@@ -60,6 +60,9 @@ _EDITED = (
 )
 _LARGEST = "smaller parts of a label, which the federation's validation found to be false mostly"
 LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond the slowest case
+
+_UNUSED_SECONDS = 3600.0
+"""How long nobody wrote to what a killed prediction left half written, when it is removed."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def predict_folder(
     out.mkdir(parents=True, exist_ok=True)
     origins = [origin_of(model) for model in models]
     records = Records(out, overwrite=overwrite, origins=origins)
+    clear_unfinished(out, below=True, unused=_UNUSED_SECONDS)
     dicom_seg = dicom_seg or dicom_sr or dicom_seg_fractional
     if dicom_seg:
         check_available()

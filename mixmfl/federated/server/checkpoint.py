@@ -396,6 +396,14 @@ def save_round(
         run.dice[state.round] = dice
     run.seconds[state.round] = seconds
     _write_record(run)
+    follow_record(run)
+
+
+def follow_record(run: Run) -> None:
+    """Drop the states that are not needed any more, and write the table of the rounds.
+
+    A kill may come between this and the record, so that resuming does it, too.
+    """
     _drop_states(run)
     write_text(run.folder / "progress.csv", progress_table(run))
 

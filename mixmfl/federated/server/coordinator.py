@@ -24,6 +24,7 @@ from mixmfl.federated.server.checkpoint import (
     Run,
     SiteRound,
     choose_round,
+    follow_record,
     initial_state,
     last_state,
     load_measured,
@@ -125,9 +126,9 @@ def begin(
     if not resume:
         _check_can_be_flat(asked)
         start_run(asked, initial)
+        clear_unfinished(asked.folder, below=True)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
-    clear_unfinished(run.folder, below=True)
     if run.split != asked.split and run.fold != EVERY_CASE:
         raise ModelError(
             f"{run.folder}: was begun by an earlier version, which held other cases back to "
@@ -135,6 +136,9 @@ def begin(
             "its weights: --init of the file that mixmfl_export writes"
         )
     _check_same_run(run, asked, change=change)
+    clear_unfinished(run.folder, below=True)
+    if run.history:
+        follow_record(run)
     state, states = (
         last_state(run, optimizers=optimizers)
         if run.history
