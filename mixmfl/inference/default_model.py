@@ -10,6 +10,7 @@ from mixmfl.core.declarations import LONGEST_PATH, text
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import exists, read_json, sha256, write_json
 from mixmfl.core.records import read_record
+from mixmfl.core.text import one_line
 from mixmfl.inference.model_folder import model_files
 
 
@@ -53,16 +54,16 @@ def registered_model(home: Path) -> Path:
             "does mixmfl_train_federated. mixmfl_predict -m MODEL needs none"
         )
     registered = read_record(_Registered, read_json(record, ModelError), str(record), ModelError)
-    model = Path(registered.model)
+    model, named = Path(registered.model), one_line(registered.model, 1000)
     if not exists(model):
         raise ModelError(
-            f"{model}: the registered model is gone; mixmfl_use_model MODEL registers another. "
+            f"{named}: the registered model is gone; mixmfl_use_model MODEL registers another. "
             "mixmfl_predict -m MODEL needs none"
         )
     if _digest(model_files(model)) != registered.sha256:
         raise ModelError(
-            f"{model}: the contents changed since it was registered; if that is intended, "
-            f"register it again by mixmfl_use_model {model}"
+            f"{named}: the contents changed since it was registered; if that is intended, "
+            "register it again by mixmfl_use_model"
         )
     return model
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json
+from mixmfl.core.strict_json import MOST_BYTES
 
 MODEL = "model.safetensors"
 CROSS_VALIDATION_FILE = "cross_validation.json"
@@ -129,7 +130,7 @@ def _best_configuration(folder: Path) -> Path:
 
 
 def _folds_record(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / CROSS_VALIDATION_FILE, ModelError)
+    record = read_json(folder / CROSS_VALIDATION_FILE, ModelError, most_bytes=MOST_BYTES)
     folds = record.get("folds")
     if not isinstance(folds, list) or not all(isinstance(fold, str) for fold in folds):
         raise ModelError(f"{folder / CROSS_VALIDATION_FILE}: is damaged; it names no folds")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError, MixmflError, Refused, explain
-from mixmfl.core.files import replacing, sha256, write_text
+from mixmfl.core.files import clear_unfinished, replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.version import __version__
@@ -59,6 +59,9 @@ _EDITED = (
     "was edited"
 )
 _LARGEST = "smaller parts of a label, which the federation's validation found to be false mostly"
+
+_UNUSED_SECONDS = 3600.0
+"""How long nobody wrote to what a killed prediction left half written, when it is removed."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def predict_folder(
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(models, out, prediction, output)
+    clear_unfinished(out, below=True, unused=_UNUSED_SECONDS)
     if output.as_dicom:
         check_available()
     if output.set_aside:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mixmfl.core.declarations import one_of
+from mixmfl.core.declarations import LONGEST_PATH, one_of, text
 from mixmfl.core.errors import DataError, MixmflError, PlansError, explain
 from mixmfl.core.text import one_line
 from mixmfl.data import image
@@ -52,7 +52,7 @@ class BrainExtraction:
     """
 
     tool: Annotated[str, one_of((NONE, DEEPBET, OWN))] = NONE
-    command: str = ""
+    command: Annotated[str, text(LONGEST_PATH, least=0)] = ""
 
     def check(self) -> None:
         """Check that the tool is there.

@@ -18,6 +18,7 @@ import numpy as np
 from mixmfl.core.errors import DataError, MixmflError, PlansError, Refused
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import is_word
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import quoted
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data import image
@@ -219,7 +220,7 @@ def fingerprint_site(
     sources = {case.name: origin(case, site) for case in site.found.cases}
     record, file = out / "cases.json", out / "fingerprint.json"
     try:
-        before = read_json(record)
+        before = read_json(record, most_bytes=MOST_BYTES)
         if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
             known = Fingerprint.from_json(read_json(file, PlansError), str(file))
@@ -302,7 +303,7 @@ class _Brain:
     def read(self, grid: image.Grid) -> Any:
         """Return the brain on the canonical grid; None where there is none of this case."""
         try:
-            if read_json(self.record).get("origin") != self.origin:
+            if read_json(self.record, most_bytes=MOST_BYTES).get("origin") != self.origin:
                 return None
             stored, own = image.read_labels(self.mask)
         except DataError:

@@ -83,6 +83,8 @@ class Cable:
     def __init__(self, port: int) -> None:
         self._port = port
         self._whole = True
+        self._carries = threading.Event()
+        self._carries.set()
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self.to_server = self.to_site = 0
@@ -101,9 +103,14 @@ class Cable:
                 end.close()
             self._open.clear()
 
+    def stall(self) -> None:
+        """Carry nothing more; connections stay open, and new ones are accepted."""
+        self._carries.clear()
+
     def mend(self) -> None:
         """Carry again."""
         self._whole = True
+        self._carries.set()
 
     def close(self) -> None:
         """Cut it for good."""
@@ -133,6 +140,7 @@ class Cable:
         upward = target.getpeername()[1] == self._port
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                self._carries.wait()
                 if upward:
                     self.to_server += len(data)
                 else:

@@ -17,6 +17,7 @@ from mixmfl.inference.default_model import registered_model, use_model
         ({"model": 5}, r"model\.json: model: is 5"),
         ({"sha256": 5}, r"model\.json: sha256: is 5"),
         ({"other": 1}, "other"),
+        ({"model": "t" * 4000}, "^t{999}…: the registered model is gone.{,100}$"),
     ],
 )
 def test_a_damaged_record_of_the_registered_model_is_refused(

@@ -30,7 +30,7 @@ class KeyFiles:
     """
 
     folder: Path
-    no_sites: Annotated[tuple[str, ...], entries(0, 10)] = ()
+    no_sites: Annotated[tuple[Annotated[str, text(255)], ...], entries(0, 10)] = ()
     peers: Path | None = None
 
 

@@ -120,6 +120,14 @@ def save_round(
         run.dice[state.round] = dice
     run.seconds[state.round] = seconds
     write_record(run)
+    follow_record(run)
+
+
+def follow_record(run: Run) -> None:
+    """Drop the states that are not needed any more, and write the table of the rounds.
+
+    A kill may come between this and the record, so that resuming does it, too.
+    """
     _drop_states(run)
     write_text(run.folder / "progress.csv", progress_table(run))
 
@@ -272,8 +280,9 @@ def kept_rounds(run: Run) -> list[int]:
 def _drop_states(run: Run) -> None:
     """Remove the states but those of the last two rounds, of the best, and of ``keep_every``."""
     last, keep_every = len(run.history), run.plans.training.keep_every
-    for number in _stored_rounds(run):
-        folder = round_folder(run, number)
+    folders = sorted(f for f in (run.folder / "rounds").iterdir() if f.name.isdecimal())
+    for folder in folders:  # also one that a killed process had begun to remove
+        number = int(folder.name)
         if number >= last - 1:  # the one before the last serves where the last is damaged
             continue
         if number != run.best_round and number % keep_every:

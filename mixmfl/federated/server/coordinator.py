@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
+from mixmfl.core.files import clear_unfinished
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import Tensors
+from mixmfl.core.text import MOST_LINE, one_line
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import (
@@ -20,6 +22,7 @@ from mixmfl.federated.server.changes import (
     raise_norms,
 )
 from mixmfl.federated.server.checkpoint import (
+    follow_record,
     initial_state,
     last_state,
     load_state_of,
@@ -121,6 +124,7 @@ def begin(
     if not resume:
         _check_can_be_flat(asked)
         start_run(asked, initial)
+        clear_unfinished(asked.folder, below=True)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
     if run.split != asked.split and run.fold != EVERY_CASE:
@@ -130,6 +134,9 @@ def begin(
             "its weights: --init of the file that mixmfl_export writes"
         )
     _check_same_run(run, asked, change=change)
+    clear_unfinished(run.folder, below=True)
+    if run.history:
+        follow_record(run)
     state, states = (
         last_state(run, optimizers=optimizers)
         if run.history
@@ -283,7 +290,7 @@ def _one_round(
             sum(answers[site].sent_bytes for answers in trained if site in answers),
             sum(answers[site].received_bytes for answers in trained if site in answers),
             sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
-            diagnostics.rejected.get(site, ""),
+            one_line(diagnostics.rejected.get(site, ""), MOST_LINE),
             epsilon=(spent := diagnostics.epsilon.get(site, (None, None)))[0],
             delta=spent[1],
             update_norm=diagnostics.norms.get(site),

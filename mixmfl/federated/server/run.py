@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from mixmfl.core.declarations import entries, within
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import ModelError
 from mixmfl.core.nan import mean
-from mixmfl.data.labels import MOST_LABELS
+from mixmfl.core.text import MOST_LINE
+from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.federated.server.changes import Change, rounds_flat
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.state import (
@@ -49,11 +50,13 @@ class SiteRound:
     """
 
     loss: _Any | None
-    dice: Annotated[Mapping[str, _Share | None], entries(0, MOST_LABELS)]
+    dice: Annotated[
+        Mapping[Annotated[str, text(LONGEST_NAME)], _Share | None], entries(0, MOST_LABELS)
+    ]
     sent_bytes: Annotated[int, within(0, 2**63 - 1)]
     received_bytes: Annotated[int, within(0, 2**63 - 1)]
     seconds: Annotated[float, within(0, 2**63)]
-    absent: str = ""
+    absent: Annotated[str, text(MOST_LINE, least=0)] = ""
     epsilon: _Any | None = None
     delta: _Any | None = None
     update_norm: _Any | None = None
