@@ -359,7 +359,7 @@ def _apart(images: Mapping[str, Series], rows: Sequence[Row]) -> list[str]:
     groups = "; ".join(", ".join(sorted(names)) for names in by_frame.values())
     return [
         f"its images have {len(by_frame)} frames of reference ({groups}): the patient lay down "
-        "anew between them, or they are of several patients; look at whether they lie on each other"
+        "again between them, or they are of several patients; look whether they lie on each other"
     ]
 
 
